@@ -1,0 +1,64 @@
+"""What the daemon asks of an edge. A source or sink is one file that keeps one of these promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from connectors.records import Alert, Partition, RawBatch, Rejected, Scores
+
+
+class Source(Protocol):
+    """Where records come from. Offsets are those of the next record to read."""
+
+    def poll(self, timeout_seconds: float) -> RawBatch:
+        """Return the next records, at most the source's own batch limit; empty after the time-out or at the end."""
+
+    def finished(self) -> bool:
+        """Whether no record will ever come again (a file that has been read; never true of Kafka)."""
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Tell the source what has been processed for good. Only the daemon's checkpoint calls this."""
+
+    def lag(self) -> dict[Partition, int]:
+        """Return how many records each assigned partition holds that have not been polled."""
+
+    def close(self) -> None:
+        """Let go: leave the group, close files and sockets."""
+
+
+class Sink(Protocol):
+    """What every sink can do beside writing."""
+
+    def flush(self) -> None:
+        """Return when all that was written is durable; raise when it cannot be."""
+
+    def position(self) -> dict[str, int]:
+        """Return what `restore` needs to take back everything written after now (file sinks: path to bytes)."""
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Take back what was written after `position` (a crash came before the checkpoint)."""
+
+    def close(self) -> None:
+        """Flush and let go."""
+
+
+class ScoreSink(Sink, Protocol):
+    """Takes every score."""
+
+    def write(self, scores: Scores) -> None:
+        """Write a batch's scores, one record an event."""
+
+
+class AlertSink(Sink, Protocol):
+    """Takes alerts, as they fire and as they resolve."""
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        """Write alerts in their order."""
+
+
+class DeadLetterSink(Sink, Protocol):
+    """Takes what could not be decoded."""
+
+    def write(self, rejected: Sequence[Rejected]) -> None:
+        """Write refusals in their order."""

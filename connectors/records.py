@@ -1,0 +1,135 @@
+"""What crosses the border between the edges and the engine: columns of events, of scores, and alerts.
+
+Every array says its shape. `events` is the number of events in the batch, `observations` the number of feature
+values in it; the observations of event i are rows `start[i]:start[i+1]`. Names are coded: `stream[i]` is an index
+into `streams`, and so on, so that no column holds Python objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
+Bool = NDArray[np.bool_]
+
+
+class Partition(NamedTuple):
+    """Where events come from: a Kafka topic's partition, or a file (topic is its path, partition 0)."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """A micro-batch of events, in the order in which they were read.
+
+    `time` is the event's own time and `received` the record's (the broker's for Kafka), both in ns since
+    1970-01-01 UTC. `offset` is the record's offset in its partition (files: the record's number, from 0).
+    A feature that is missing from an event has no observation.
+    """
+
+    streams: list[str]  # names that occur in this batch, each once
+    features: list[str]  # likewise
+    partitions: list[Partition]  # likewise
+    stream: Int32  # [events] index into streams
+    time: Int64  # [events] ns
+    received: Int64  # [events] ns
+    partition: Int32  # [events] index into partitions
+    offset: Int64  # [events]
+    start: Int64  # [events + 1] first observation of each event
+    feature: Int32  # [observations] index into features
+    value: Float64  # [observations] finite
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return len(self.stream)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that could not be decoded, with the reason; goes to the dead-letter sink."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str  # one of decode.REASONS: a metric label
+    detail: str  # for a person: what was found, what was expected
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The engine's answer to an EventBatch: one row per scored event, in the batch's order.
+
+    `event[i]` is the row of the batch that row i scores (late and duplicate events may have been dropped, so there
+    can be fewer rows than events). Observation rows: `observation[j]` is the row of the batch's observations.
+    """
+
+    batch: EventBatch
+    event: Int64  # [scored] index into the batch's events, ascending
+    score: Float64  # [scored] log10 of the return period in events, >= 0
+    threshold: Float64  # [scored] score above which this stream may alert
+    alert: Bool  # [scored] the event is part of an alert
+    warming: Bool  # [scored] the stream is too young to be judged: score is 0
+    surprise: Float64  # [scored] mean negative log-likelihood of the event's features, in nats
+    start: Int64  # [scored + 1] first observation row of each scored event
+    observation: Int64  # [scored observations] index into the batch's observations
+    expected: Float64  # [scored observations] in the data's own unit; NaN before the first forecast
+    lower: Float64  # [scored observations] band that the model allowed
+    upper: Float64  # [scored observations]
+    contribution: Float64  # [scored observations] share of the event's surprise, sums to 1 over an event (or all 0)
+    model_version: str = ""
+
+    def __len__(self) -> int:
+        """Return the number of scored events."""
+        return len(self.event)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One incident of one stream, when it fires and again when it resolves.
+
+    Times are ns since 1970-01-01 UTC, by the events' clock. `observed`, `expected`, `lower`, `upper` and
+    `contributions` are by feature and belong to the event with the highest score so far.
+    """
+
+    id: str  # the same for an incident's firing and resolved, and after any restart
+    stream: str
+    status: str  # "firing" | "resolved"
+    severity: str  # "warning" | "critical"
+    started_at: int
+    ended_at: int | None
+    score: float
+    threshold: float
+    observed: dict[str, float]
+    expected: dict[str, float]
+    lower: dict[str, float]
+    upper: dict[str, float]
+    contributions: dict[str, float]
+    model_version: str
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(slots=True)
+class RawBatch:
+    """Undecoded records as a source hands them over: parallel lists, cheap to append to."""
+
+    partitions: list[Partition] = field(default_factory=list)
+    partition: list[int] = field(default_factory=list)  # index into partitions
+    offset: list[int] = field(default_factory=list)
+    received: list[int] = field(default_factory=list)  # ms since 1970 UTC; -1 unknown
+    key: list[bytes | None] = field(default_factory=list)
+    value: list[bytes] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.offset)
