@@ -1,0 +1,437 @@
+"""The pure heart: `Engine.step(EventBatch) -> Step`. No clock, no network, no file.
+
+Its first law is parity: cut the same events into batches in any way, in any interleaving of streams, restore from
+`drain` anywhere, and the scores are the same. So every stage is a scan over the batch with its own carried state, and
+nothing upstream depends on anything downstream: inputs know nothing of scores, the cell nothing of thresholds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from connectors.records import Alert, EventBatch, Scores
+from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules, alert_id
+from detector.recurrent import lanes_on
+from detector.scans import DUPLICATE, LATE, admit, find_lanes, judge
+from detector.scoring import MEASURED, VERDICT, measure
+from detector.states import StreamStates
+from training.history import WINDOW, record, unrolled
+from training.inputs import FRAME, INPUT_SIZE, featurise
+from training.kernels import OUTPUT_SIZE
+from training.model import Forecaster, fingerprint
+
+Int64 = NDArray[np.int64]
+
+THREAD_EVENTS = 512  # a thread is worth its start for so many events
+PRIMED_AT_ONCE = 4096  # lanes whose windows are unrolled together: 23 MB
+MOST_LANES = 1024  # features of one stream; more are dropped and counted
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What of the settings the engine must know."""
+
+    max_streams: int = 100_000
+    threads: int = 1
+    keep_late: bool = False
+    keep_duplicates: bool = False
+    mute: tuple[str, ...] = ()  # name patterns
+    rules: AlertRules = field(default_factory=AlertRules)
+
+
+@dataclass(slots=True)
+class Step:
+    """What one micro-batch brought."""
+
+    scores: Scores
+    alerts: list[Alert]
+    duplicates: int
+    late: int
+    features_dropped: int
+    evicted: int
+    moved: list[str]  # streams seen on another partition than before
+
+
+class _Sorted(NamedTuple):
+    """A batch's admitted events, sorted by stream, and where they came from."""
+
+    event: Int64  # [events] index into the batch
+    slot: Int64  # [events]
+    time: Int64  # [events]
+    start: Int64  # [events + 1]
+    observation: Int64  # [observations] index into the batch
+    lane: Int64
+    many_row: Int64
+    stream_events: Int64
+    value: NDArray[np.float64]
+
+
+class Engine:
+    """Scores events of any streams, one shared network, a state for every feature of every stream.
+
+    `fetch` brings back the states that were drained for streams not in memory (None: never seen). `on_stage` hears
+    the name of each stage as it ends, for whoever holds a clock.
+    """
+
+    def __init__(
+        self,
+        model: Forecaster,
+        settings: EngineSettings | None = None,
+        device: str = "cpu",
+        fetch: Callable[[Sequence[str]], list[bytes | None]] | None = None,
+        on_stage: Callable[[str], None] | None = None,
+    ) -> None:
+        self.settings = settings or EngineSettings()
+        self.version = fingerprint(model)
+        self._lanes = lanes_on(model, torch.device(device))
+        self._model_number = 1
+        self.states = StreamStates(self._lanes, model.state_size)
+        self._fetch = fetch or (lambda names: [None] * len(names))
+        self._on_stage = on_stage or (lambda _: None)
+        self._changed: set[int] = set()
+        self._parked: dict[str, bytes] = {}  # evicted since the last drain
+        self._pool = ThreadPoolExecutor(self.settings.threads) if self.settings.threads > 1 else None
+        r = self.settings.rules
+        self._rules = (
+            r.alerts_per_stream_per_week,
+            r.fixed_threshold,
+            r.direction,
+            r.least_deviation_absolute,
+            r.least_deviation_relative,
+            r.least_duration_seconds,
+            r.flag_repeats,
+        )
+
+    # -- the way through ---------------------------------------------------------------------------------------------
+
+    def step(self, batch: EventBatch) -> Step:
+        """Score a batch: every event against what its stream's past let expect, then learn it."""
+        slots = self._slots(batch.streams)
+        kept, fate, moved = self._admit(batch, slots)
+        work, features_dropped = self._sort(batch, slots, kept)
+        inputs, frames = self._inputs(work)
+        self._on_stage("features")
+        outputs = self._forecast(work, inputs)
+        self._on_stage("forecast")
+        measured, verdicts = self._judge(work, inputs, frames, outputs)
+        scores = self._scores(batch, work, measured, verdicts)
+        alerts = self._alerts(batch, work, measured, verdicts)
+        self._changed.update(slots.tolist())
+        evicted = self._evict()
+        self._on_stage("score")
+        return Step(
+            scores=scores,
+            alerts=alerts,
+            duplicates=int((fate == DUPLICATE).sum()),
+            late=int((fate == LATE).sum()),
+            features_dropped=features_dropped,
+            evicted=evicted,
+            moved=moved,
+        )
+
+    def _slots(self, names: list[str]) -> Int64:
+        known = self.states.slots
+        slots = np.array([known.get(name, -1) for name in names], np.int64)
+        absent = np.flatnonzero(slots < 0)
+        if len(absent):
+            wanted = [names[i] for i in absent]
+            stored = [self._parked.pop(name, None) for name in wanted]
+            unknown = [k for k, row in enumerate(stored) if row is None]
+            for k, row in zip(unknown, self._fetch([wanted[k] for k in unknown]), strict=True):
+                stored[k] = row
+            for i, name, row in zip(absent, wanted, stored, strict=True):
+                slots[i] = self._bring(name, row)
+        return slots
+
+    def _bring(self, name: str, row: bytes | None) -> int:
+        if row is None:
+            slot = self.states.add(name)
+        else:
+            slot = self.states.unpack(name, row, self._model_number, self.version)
+            if slot in self.states.notes:
+                self.states.notes[slot] = msgspec.convert(self.states.notes[slot], Alert)
+        muted = any(fnmatchcase(name, pattern) for pattern in self.settings.mute)
+        self.states.streams.rows[slot]["muted"] = muted
+        return slot
+
+    def _admit(self, batch: EventBatch, slots: Int64) -> tuple[Int64, NDArray[np.int8], list[str]]:
+        """Return which events are to be scored, sorted by stream; each event's fate; who changed partition."""
+        slot = slots[batch.stream]
+        order = np.argsort(slot, kind="stable")
+        hashes = np.array([_partition_hash(*p) for p in batch.partitions], np.int64)
+        fate, keep = np.empty(len(order), np.int8), np.empty(len(order), np.bool_)
+        moved = np.empty(len(order), np.bool_)
+        admit(
+            self.states.streams.rows,
+            slot[order],
+            batch.time[order],
+            hashes[batch.partition[order]],
+            self.settings.keep_duplicates,
+            self.settings.keep_late,
+            fate,
+            keep,
+            moved,
+        )
+        names = {batch.streams[i] for i in batch.stream[order[moved]].tolist()}
+        return order[keep], fate, sorted(names)
+
+    def _sort(self, batch: EventBatch, slots: Int64, event: Int64) -> tuple[_Sorted, int]:
+        """Lay the admitted events' observations out by stream and find their lanes, adding what is new."""
+        slot = slots[batch.stream[event]]
+        counts = (batch.start[1:] - batch.start[:-1])[event]
+        start = np.concatenate(([0], np.cumsum(counts)))
+        observation = np.repeat(batch.start[event] - start[:-1], counts) + np.arange(start[-1])
+        numbers = np.array([self.states.feature_id(name) for name in batch.features], np.int64)
+        feature = numbers[batch.feature[observation]] if len(numbers) else np.zeros(0, np.int64)
+        lane, many_row, stream_events = (np.empty(len(observation), np.int64) for _ in range(3))
+        found = (lane, many_row, stream_events)
+        dropped = 0
+        if self._find(slot, start, feature, found):
+            self._add_lanes(np.repeat(slot, counts), feature, lane)
+            if self._find(slot, start, feature, found):  # features past the limit
+                here = lane >= 0
+                dropped = int((~here).sum())
+                start = np.concatenate(([0], np.cumsum(here)))[start]
+                observation, feature = observation[here], feature[here]
+                lane, many_row, stream_events = lane[here], many_row[here], stream_events[here]
+        value = batch.value[observation]
+        time = batch.time[event]
+        return _Sorted(event, slot, time, start, observation, lane, many_row, stream_events, value), dropped
+
+    def _find(self, slot: Int64, start: Int64, feature: Int64, found: tuple[Int64, Int64, Int64]) -> int:
+        return int(find_lanes(self.states.streams.rows, self.states.lanes.rows, slot, start, feature, *found))
+
+    def _add_lanes(self, slot: Int64, feature: Int64, lane: Int64) -> None:
+        missing = lane < 0
+        new: dict[int, dict[int, None]] = {}
+        for s, f in zip(slot[missing].tolist(), feature[missing].tolist(), strict=True):
+            new.setdefault(s, {})[f] = None
+        for s, features in new.items():
+            room = MOST_LANES - int(self.states.streams.rows["lanes"][s])
+            if room > 0:
+                self.states.add_lanes(s, list(features)[:room], self._model_number)
+
+    def _inputs(self, work: _Sorted) -> tuple[NDArray[np.float32], NDArray[np.void]]:
+        count = len(work.lane)
+        inputs, frames = np.empty((count, INPUT_SIZE), np.float32), np.empty(count, FRAME)
+        time = np.repeat(work.time, np.diff(work.start))
+        normalisers = self.states.lanes.rows["input"]
+        self._in_threads(
+            work, lambda _a, _b, a, b: featurise(normalisers, work.lane, time, work.value, a, b, inputs, frames)
+        )
+        return inputs, frames
+
+    def _forecast(self, work: _Sorted, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._prime(work.lane)
+        outputs = np.empty((len(work.lane), OUTPUT_SIZE), np.float32)
+        if self._lanes.concurrent:
+            self._in_threads(work, lambda _a, _b, a, b: self._lanes.step(work.lane, inputs, a, b, outputs))
+        else:
+            self._lanes.step(work.lane, inputs, 0, len(work.lane), outputs)
+        return outputs
+
+    def _prime(self, lane: Int64) -> None:
+        """Give lanes whose hidden state belongs to former weights one of the present: replay their recent window."""
+        stale = np.unique(lane[self.states.lanes.rows["model"][lane] != self._model_number])
+        for at in range(0, len(stale), PRIMED_AT_ONCE):
+            lanes = stale[at : at + PRIMED_AT_ONCE]
+            window, _, counts = unrolled(self.states.lanes.rows["history"][lanes])
+            self._lanes.write(lanes, np.zeros((len(lanes), self.states.state_size), np.float32))
+            rows = np.arange(WINDOW)[None] >= WINDOW - counts[:, None]  # [lanes, WINDOW]
+            replayed = np.repeat(lanes, counts)
+            forgotten = np.empty((len(replayed), OUTPUT_SIZE), np.float32)
+            self._lanes.step(replayed, np.ascontiguousarray(window[rows]), 0, len(replayed), forgotten)
+            self.states.lanes.rows["model"][lanes] = self._model_number
+
+    def _judge(
+        self,
+        work: _Sorted,
+        inputs: NDArray[np.float32],
+        frames: NDArray[np.void],
+        outputs: NDArray[np.float32],
+    ) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        states, count = self.states, len(work.lane)
+        measured, verdicts = np.empty(count, MEASURED), np.empty(len(work.event), VERDICT)
+        masked = np.empty(count, np.bool_)
+        lanes, many = states.lanes.rows, states.many.rows
+
+        def scan(a: int, b: int, c: int, d: int) -> None:
+            measure(
+                lanes["score"], many, work.lane, work.many_row, work.stream_events, work.value,
+                frames, outputs, c, d, measured,
+            )  # fmt: skip
+            judge(
+                states.streams.rows, states.single.rows, many, states.matrices.rows, work.slot, work.time, work.start,
+                work.lane, work.many_row, work.value, measured, self._rules, a, b, verdicts, masked,
+            )  # fmt: skip
+            record(lanes["history"], work.lane, inputs, masked, c, d)
+
+        self._in_threads(work, scan)
+        return measured, verdicts
+
+    def _in_threads(self, work: _Sorted, scan: Callable[[int, int, int, int], None]) -> None:
+        """Call scan(first event, last event, first observation, last observation) on stretches of whole streams."""
+        events = len(work.slot)
+        if self._pool is None or events < 2 * THREAD_EVENTS:
+            scan(0, events, 0, len(work.lane))
+            return
+        edges = [0]
+        for k in range(1, self.settings.threads):
+            at = int(np.searchsorted(work.slot, work.slot[events * k // self.settings.threads]))
+            edges.append(max(at, edges[-1]))
+        edges.append(events)
+        list(self._pool.map(lambda a, b: scan(a, b, int(work.start[a]), int(work.start[b])), edges[:-1], edges[1:]))
+
+    # -- what comes out ----------------------------------------------------------------------------------------------
+
+    def _scores(
+        self, batch: EventBatch, work: _Sorted, measured: NDArray[np.void], verdicts: NDArray[np.void]
+    ) -> Scores:
+        back = np.argsort(work.event)  # in the batch's own order
+        counts = np.diff(work.start)[back]
+        start = np.concatenate(([0], np.cumsum(counts)))
+        rows = np.repeat(work.start[:-1][back] - start[:-1], counts) + np.arange(start[-1])
+        verdict, part = verdicts[back], measured[rows]
+        return Scores(
+            batch=batch,
+            event=work.event[back],
+            score=verdict["score"],
+            threshold=verdict["threshold"],
+            alert=verdict["alert"],
+            warming=verdict["warming"],
+            surprise=verdict["surprise"],
+            start=start,
+            observation=work.observation[rows],
+            expected=part["expected"],
+            lower=part["lower"],
+            upper=part["upper"],
+            contribution=part["contribution"],
+            model_version=self.version,
+        )
+
+    def _alerts(
+        self, batch: EventBatch, work: _Sorted, measured: NDArray[np.void], verdicts: NDArray[np.void]
+    ) -> list[Alert]:
+        changed = np.flatnonzero(verdicts["change"] != NONE)
+        told: list[tuple[int, Alert]] = []
+        for i in changed[np.argsort(work.event[changed])].tolist():
+            slot, change = int(work.slot[i]), verdicts["change"][i]
+            if change == RESOLVES:
+                alert = replace(self.states.notes.pop(slot), status="resolved", ended_at=int(work.time[i]))
+            else:
+                alert = self._alert_at(batch, work, measured, verdicts, i)
+                if change == PEAKS:
+                    first = self.states.notes[slot]
+                    alert = replace(
+                        alert, id=first.id, started_at=first.started_at,
+                        topic=first.topic, partition=first.partition, offset=first.offset,
+                    )  # fmt: skip
+                self.states.notes[slot] = alert
+            if change in {FIRES, RESOLVES}:
+                told.append((int(work.event[i]), alert))
+        return [alert for _, alert in told]
+
+    def _alert_at(
+        self, batch: EventBatch, work: _Sorted, measured: NDArray[np.void], verdicts: NDArray[np.void], i: int
+    ) -> Alert:
+        event, verdict = int(work.event[i]), verdicts[i]
+        rows = slice(int(work.start[i]), int(work.start[i + 1]))
+        names = [batch.features[k] for k in batch.feature[work.observation[rows]]]
+
+        def by_feature(values: NDArray[np.float64]) -> dict[str, float]:
+            return dict(zip(names, values.tolist(), strict=True))
+
+        name = batch.streams[batch.stream[event]]
+        where = batch.partitions[batch.partition[event]]
+        critical = verdict["score"] > verdict["threshold"] + self.settings.rules.critical_above_threshold
+        return Alert(
+            id=alert_id(name, int(work.time[i])),
+            stream=name,
+            status="firing",
+            severity="critical" if critical else "warning",
+            started_at=int(work.time[i]),
+            ended_at=None,
+            score=float(verdict["score"]),
+            threshold=float(verdict["threshold"]),
+            observed=by_feature(work.value[rows]),
+            expected=by_feature(measured["expected"][rows]),
+            lower=by_feature(measured["lower"][rows]),
+            upper=by_feature(measured["upper"][rows]),
+            contributions=by_feature(measured["contribution"][rows]),
+            model_version=self.version,
+            topic=where.topic,
+            partition=where.partition,
+            offset=int(batch.offset[event]),
+        )
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    def _evict(self) -> int:
+        """Let the longest idle streams go once there are more than `max_streams`; what changed waits for `drain`."""
+        excess = len(self.states.slots) - self.settings.max_streams
+        if excess <= 0:
+            return 0
+        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+        idle = slots[np.lexsort((slots, self.states.streams.rows["time"][slots]))][:excess]
+        unsaved = np.array([slot for slot in idle.tolist() if slot in self._changed], np.int64)
+        self._parked.update(self.states.pack(unsaved, self.version))
+        for slot in idle.tolist():
+            self._changed.discard(slot)
+            self.states.remove(slot)
+        return excess
+
+    def drain(self) -> Iterator[tuple[str, bytes]]:
+        """Yield name and state of every stream that changed since the last drain; they then count as saved."""
+        changed, self._changed = np.array(sorted(self._changed), np.int64), set()
+        parked, self._parked = self._parked, {}
+        yield from parked.items()
+        yield from self.states.pack(changed, self.version)
+
+    @property
+    def unsaved(self) -> int:
+        """Streams that changed since the last drain and wait outside the tables: bounded by draining often enough."""
+        return len(self._parked)
+
+    def use(self, model: Forecaster) -> None:
+        """Score with other weights from the next event on; each lane is primed as its next event comes."""
+        self._lanes.use(model)
+        self.version = fingerprint(model)
+        self._model_number += 1
+
+    def histories(self, lanes: Iterable[int] | None = None) -> NDArray[np.void]:
+        """Return copies of the recent windows of lanes (all in use by default), for retraining."""
+        if lanes is None:
+            slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+            rows = self.states.streams.rows[slots]
+            lanes = [
+                first + k
+                for first, count in zip(rows["first_lane"].tolist(), rows["lanes"].tolist(), strict=True)
+                for k in range(count)
+            ]
+        return self.states.lanes.rows["history"][np.fromiter(lanes, np.int64)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that states take."""
+        return self.states.nbytes
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool:
+            self._pool.shutdown()
+
+
+def _partition_hash(topic: str, partition: int) -> int:
+    digest = hashlib.blake2b(f"{topic}\0{partition}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True) | 1  # never 0, which means "none yet"
+

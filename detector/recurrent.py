@@ -1,0 +1,163 @@
+"""The hidden and cell states of all lanes, on the device that steps them, and the step itself.
+
+`KernelLanes` holds them in memory and steps with the compiled kernel; `TorchLanes` holds them on a GPU and steps with
+torch, gathering and scattering by row. Measured (`longwatch bench`): on a CPU the kernel keeps up with torch's LSTM in
+large batches, is far ahead in small ones, and is equal bit for bit however events are batched, which torch is not.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils.rnn import PackedSequence
+
+from training.kernels import OUTPUT_SIZE, forecast, weights_of
+from training.model import Forecaster
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+class RecurrentLanes(Protocol):
+    """State rows by lane, and the network that steps them."""
+
+    concurrent: bool  # `step` may run in several threads at once, for different lanes
+
+    def resize(self, rows: int) -> None:
+        """Make room for so many rows; the new ones are zero."""
+
+    def read(self, lanes: Int64) -> Float32:
+        """Return rows [lanes, state_size]."""
+
+    def write(self, lanes: Int64, states: Float32) -> None:
+        """Set rows."""
+
+    def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
+        """Step the lanes of observations first..last in their order; write forecasts [observations, OUTPUT_SIZE]."""
+
+    def use(self, model: Forecaster) -> None:
+        """Step with these weights from now on."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+
+
+class KernelLanes:
+    """On a CPU: the compiled kernel on a numpy array."""
+
+    concurrent = True
+
+    def __init__(self, model: Forecaster) -> None:
+        self.states = np.zeros((0, model.state_size), np.float32)
+        self.use(model)
+
+    def use(self, model: Forecaster) -> None:
+        """Step with these weights from now on."""
+        self._weights = weights_of(model)
+
+    def resize(self, rows: int) -> None:
+        """Make room for so many rows; the new ones are zero."""
+        grown = np.zeros((rows, self.states.shape[1]), np.float32)
+        grown[: len(self.states)] = self.states
+        self.states = grown
+
+    def read(self, lanes: Int64) -> Float32:
+        """Return rows [lanes, state_size]."""
+        return self.states[lanes]
+
+    def write(self, lanes: Int64, states: Float32) -> None:
+        """Set rows."""
+        self.states[lanes] = states
+
+    def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
+        """Step the lanes of observations first..last in their order; write forecasts [observations, OUTPUT_SIZE]."""
+        forecast(*self._weights, lane, inputs, self.states, first, last, out)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return self.states.nbytes
+
+
+@numba.njit(nogil=True, cache=True)
+def _ranks(lane: Int64, seen: Int64, rank: Int64) -> None:
+    """Write how many earlier observations of the batch each one's lane has; `seen` [lanes] is zero before and after."""
+    for j in range(len(lane)):
+        rank[j] = seen[lane[j]]
+        seen[lane[j]] += 1
+    for j in range(len(lane)):
+        seen[lane[j]] = 0
+
+
+class TorchLanes:
+    """On a GPU (or, for comparison, a CPU): torch on a device tensor, one packed sequence a batch."""
+
+    concurrent = False
+
+    def __init__(self, model: Forecaster, device: torch.device) -> None:
+        torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would not keep CPU and GPU within 1e-4
+        torch.backends.cuda.matmul.allow_tf32 = False
+        self._device = device
+        self._states = torch.zeros(0, model.state_size, device=device)
+        self._seen = np.zeros(0, np.int64)
+        self.use(model)
+
+    def use(self, model: Forecaster) -> None:
+        """Step with these weights from now on."""
+        twin = Forecaster(model.cell, model.hidden_size)
+        twin.load_state_dict(model.state_dict())
+        self._model = twin.to(self._device).eval()
+
+    def resize(self, rows: int) -> None:
+        """Make room for so many rows; the new ones are zero."""
+        grown = torch.zeros(rows, self._states.shape[1], device=self._device)
+        grown[: len(self._states)] = self._states
+        self._states = grown
+        self._seen = np.zeros(rows, np.int64)
+
+    def read(self, lanes: Int64) -> Float32:
+        """Return rows [lanes, state_size]."""
+        rows: Float32 = self._states[torch.from_numpy(lanes).to(self._device)].cpu().numpy()
+        return rows
+
+    def write(self, lanes: Int64, states: Float32) -> None:
+        """Set rows."""
+        self._states[torch.from_numpy(lanes).to(self._device)] = torch.from_numpy(states.copy()).to(self._device)
+
+    @torch.inference_mode()
+    def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
+        """Step the lanes of observations first..last in their order; write forecasts [observations, OUTPUT_SIZE]."""
+        if first == last:
+            return
+        part = lane[first:last]
+        rank = np.empty_like(part)
+        _ranks(part, self._seen, rank)
+        length = np.zeros(len(part), np.int64)
+        order = np.argsort(part, kind="stable")
+        starts = np.flatnonzero(np.diff(part[order], prepend=-1))
+        counts = np.diff(starts, append=len(part))
+        length[order] = np.repeat(counts, counts)
+        packed = np.lexsort((part, -length, rank))  # by rank; within it the lanes with most events first
+        sizes = np.bincount(rank)
+        lanes = torch.from_numpy(part[packed[: sizes[0]]]).to(self._device)
+        data = torch.from_numpy(inputs[first:last][packed]).to(self._device)
+        hidden, cell = (half[None].contiguous() for half in self._states[lanes].chunk(2, dim=1))
+        outputs, (hidden, cell) = self._model.rnn(PackedSequence(data, torch.from_numpy(sizes)), (hidden, cell))
+        self._states[lanes] = torch.cat([hidden[0], cell[0]], dim=1)
+        forecasts = torch.cat(self._model.heads(outputs.data, data), dim=-1)
+        out[first + packed] = forecasts.cpu().numpy().reshape(-1, OUTPUT_SIZE)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return self._states.nbytes
+
+
+def lanes_on(model: Forecaster, device: torch.device) -> RecurrentLanes:
+    """Return the way of stepping that suits the device."""
+    return KernelLanes(model) if device.type == "cpu" else TorchLanes(model, device)

@@ -1,0 +1,154 @@
+"""The engine's loops over a batch, compiled: who is admitted, which lane is whose, and each event's verdict.
+
+A batch comes sorted by stream, the events of one stream in their order. Every scan may run on a stretch of events
+first..last that holds whole streams, so stretches can run in several threads.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.alerts import threshold_of, watch
+from detector.scoring import judge_many, judge_single
+
+Int64 = NDArray[np.int64]
+Records = NDArray[np.void]
+
+ADMITTED, DUPLICATE, LATE = 0, 1, 2
+INTERVAL_MEMORY = 200  # events the running interval remembers
+OUTLIER = 5.0  # a pause counts as at most so many intervals: a night without data is not the stream's rhythm
+SETTLED = 20
+
+
+@numba.njit(nogil=True, cache=True)
+def admit(
+    streams: Records,
+    slot: Int64,  # [events]
+    time: Int64,  # [events] ns
+    partition: Int64,  # [events] hash of the partition
+    keep_duplicates: bool,
+    keep_late: bool,
+    fate: NDArray[np.int8],  # out [events] ADMITTED, DUPLICATE or LATE
+    keep: NDArray[np.bool_],  # out [events]
+    moved: NDArray[np.bool_],  # out [events] the stream was last seen on another partition
+) -> None:
+    """Tell late and duplicate events, and streams that change partition; carry time and interval on."""
+    for i in range(len(slot)):
+        s = streams[slot[i]]
+        moved[i] = s.partition != 0 and s.partition != partition[i]
+        s.partition = partition[i]
+        fate[i] = ADMITTED
+        if s.arrived > 0:
+            if time[i] == s.time:
+                fate[i] = DUPLICATE
+            elif time[i] < s.time:
+                fate[i] = LATE
+        keep[i] = fate[i] == ADMITTED or (fate[i] == DUPLICATE and keep_duplicates) or (fate[i] == LATE and keep_late)
+        if fate[i] == ADMITTED:
+            if s.arrived > 0:
+                step = (time[i] - s.time) * 1e-9
+                if s.arrived == 1:
+                    s.interval = step
+                else:
+                    if s.arrived > SETTLED:
+                        step = min(step, OUTLIER * s.interval)
+                    s.interval += max(1.0 / s.arrived, 1.0 / INTERVAL_MEMORY) * (step - s.interval)
+            s.arrived += 1
+            s.time = time[i]
+
+
+@numba.njit(nogil=True, cache=True)
+def find_lanes(
+    streams: Records,
+    lanes: Records,
+    slot: Int64,  # [events]
+    start: Int64,  # [events + 1]
+    feature: Int64,  # [observations] number of the feature
+    lane: Int64,  # out [observations] -1 where the stream has no such lane
+    many_row: Int64,  # out [observations] -1 for a stream of one feature
+    stream_events: Int64,  # out [observations] events the stream has been judged by before
+) -> int:
+    """Look lanes up; return how many are missing."""
+    missing = 0
+    earlier = 0
+    for i in range(len(slot)):
+        s = streams[slot[i]]
+        if i > 0 and slot[i] == slot[i - 1]:
+            earlier += 1
+        else:
+            earlier = 0
+        guess = 0  # features mostly come in the same order
+        for j in range(start[i], start[i + 1]):
+            found = -1
+            for k in range(s.lanes):
+                candidate = (guess + k) % s.lanes
+                if lanes[s.first_lane + candidate].feature == feature[j]:
+                    found = candidate
+                    break
+            stream_events[j] = s.events + earlier
+            if found < 0:
+                missing += 1
+                lane[j] = many_row[j] = -1
+            else:
+                guess = found + 1
+                lane[j] = s.first_lane + found
+                many_row[j] = s.first_many + found if s.first_many >= 0 else -1
+    return missing
+
+
+@numba.njit(nogil=True, cache=True)
+def judge(
+    streams: Records,
+    single: Records,
+    many: Records,
+    matrices: NDArray[np.float32],
+    slot: Int64,  # [events]
+    time: Int64,  # [events]
+    start: Int64,  # [events + 1]
+    lane: Int64,  # [observations]
+    many_row: Int64,  # [observations]
+    value: NDArray[np.float64],  # [observations]
+    measured: Records,  # MEASURED [observations]
+    rules: tuple[float, float, int, float, float, float, bool],  # as in engine.Engine
+    first: int,
+    last: int,
+    verdicts: Records,  # out VERDICT [events]
+    masked: NDArray[np.bool_],  # out [observations] part of an incident: not to be learnt by the network
+) -> None:
+    """Judge events first..last, and carry their streams' incidents on."""
+    per_week, fixed, direction, least_absolute, least_relative, least_duration, repeats = rules
+    for i in range(first, last):
+        s, v = streams[slot[i]], verdicts[i]
+        a, b = start[i], start[i + 1]
+        v.score = v.surprise = 0.0
+        v.warming, v.lead = True, -1
+        v.threshold = threshold_of(s, per_week, fixed)
+        if b > a:
+            if s.single >= 0:
+                v.score, v.surprise, v.warming = judge_single(
+                    s, single[s.single], value[a], time[i], measured[a], repeats
+                )
+            else:
+                room = matrices[:0]
+                if s.matrix >= 0:
+                    room = matrices[s.matrix : s.matrix + 2 * s.capacity * s.capacity]
+                v.score, v.surprise, v.warming = judge_many(
+                    s, many, room, lane[a:b] - s.first_lane, many_row[a:b], value[a:b], measured[a:b]
+                )
+            s.events += 1
+        total, largest = 0.0, 0.0
+        for j in range(a, b):
+            total += measured[j].contribution
+            if measured[j].contribution > largest:
+                largest, v.lead = measured[j].contribution, j
+        if total > 0.0:
+            for j in range(a, b):
+                measured[j].contribution /= total
+        deviation, expected = 0.0, 0.0
+        if v.lead >= 0:
+            deviation, expected = measured[v.lead].error, measured[v.lead].expected
+        watch(s, v, time[i], deviation, expected, direction, least_absolute, least_relative, least_duration)
+        for j in range(a, b):
+            masked[j] = s.incident.open

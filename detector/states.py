@@ -1,0 +1,329 @@
+"""What is remembered of every stream and lane: tables with a row for each, and who holds which row.
+
+`StreamStates` is a cache in front of whatever keeps the rows for good: a stream's whole state leaves as one `bytes`
+(`pack`) and comes back from it (`unpack`). The row of a stream is its STREAM record; its lanes lie together in the
+lane tables, so that one stream's work touches one stretch of memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.calibration import RETURN
+from detector.recurrent import RecurrentLanes
+from detector.scoring import LANE_SCORE, MANY_SCORE, SINGLE_SCORE
+from detector.subspace import SUBSPACE_LIMIT
+from training.history import HISTORY
+from training.inputs import NORMALISER
+
+INCIDENT = np.dtype(
+    [
+        ("open", np.bool_),
+        ("on", np.bool_),  # the last event was above the threshold
+        ("recent", np.uint8),  # one bit for each of the last events: above the threshold or not
+        ("calm", np.int64),  # events since the last one above
+        ("peak", np.float64),
+        ("since", np.int64),  # ns: when the present run above the threshold began
+    ],
+    align=True,
+)
+
+STREAM = np.dtype(
+    [
+        ("events", np.int64),  # judged
+        ("arrived", np.int64),
+        ("time", np.int64),  # of the last event, ns
+        ("interval", np.float64),  # running mean time between events, seconds
+        ("partition", np.int64),  # hash of the partition it was last seen on
+        ("muted", np.bool_),
+        ("lanes", np.int32),
+        ("capacity", np.int32),  # rows its block of lanes has
+        ("first_lane", np.int64),
+        ("single", np.int64),  # row in the table of streams of one feature; -1: it has more
+        ("first_many", np.int64),  # its lanes' rows in the table for streams of more; -1: it has one
+        ("matrix", np.int64),  # place of its covariance and components; -1: none
+        ("fit_at", np.int64),
+        ("components", np.int32),
+        ("severity", RETURN),
+        ("slow_severity", RETURN),
+        ("incident", INCIDENT),
+    ],
+    align=True,
+)
+
+LANE = np.dtype(
+    [
+        ("feature", np.int32),
+        ("model", np.int32),  # number of the weights its hidden state belongs to
+        ("input", NORMALISER),
+        ("score", LANE_SCORE),
+        ("history", HISTORY),
+    ],
+    align=True,
+)
+
+# rows a block of lanes may have: at most a third is waste
+SIZES = tuple(sorted({int(base * 2**power) for power in range(17) for base in (1, 1.5)} | {1, 2}))
+LAYOUT = hashlib.sha256(repr((STREAM.descr, LANE.descr, SINGLE_SCORE.descr, MANY_SCORE.descr)).encode()).digest()[:8]
+HEADER = struct.Struct("<8sIIII")  # layout, state size, matrix numbers, lanes, bytes of notes
+
+
+class StateError(Exception):
+    """A stored row that cannot be used, with its stream's name and what to do."""
+
+
+class Table:
+    """A structured array that grows, handing out blocks of rows by size."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.rows = np.zeros(64, dtype)
+        self._used = 0
+        self._free: dict[int, list[int]] = {}
+
+    def allocate(self, size: int) -> int:
+        """Return the first of `size` rows, zeroed."""
+        if waiting := self._free.get(size):
+            return waiting.pop()
+        first = self._used
+        self._used += size
+        if self._used > len(self.rows):
+            grown = np.zeros(max(self._used, len(self.rows) * 3 // 2), self.rows.dtype)
+            grown[:first] = self.rows[:first]
+            self.rows = grown
+        return first
+
+    def release(self, first: int, size: int) -> None:
+        """Give rows back, wiped."""
+        self.rows[first : first + size] = np.zeros((), self.rows.dtype)
+        self._free.setdefault(size, []).append(first)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use, free blocks included."""
+        return self._used * self.rows.itemsize
+
+
+def block_size(lanes: int) -> int:
+    """Return the rows that a block for so many lanes gets."""
+    return next(size for size in SIZES if size >= lanes)
+
+
+class StreamStates:
+    """Rows of streams and lanes, by slot."""
+
+    def __init__(self, recurrent: RecurrentLanes, state_size: int) -> None:
+        self.names: list[str] = []  # by slot; "" where the slot is free
+        self.slots: dict[str, int] = {}
+        self.features: list[str] = []
+        self.feature_ids: dict[str, int] = {}
+        self.streams = Table(STREAM)
+        self.lanes = Table(LANE)
+        self.single = Table(SINGLE_SCORE)
+        self.many = Table(MANY_SCORE)
+        self.matrices = Table(np.dtype(np.float32))
+        self.recurrent = recurrent  # rows as in `lanes`
+        self.state_size = state_size
+        recurrent.resize(len(self.lanes.rows))
+        self.notes: dict[int, Any] = {}  # by slot: what few streams have (an open incident's alert)
+
+    def feature_id(self, name: str) -> int:
+        """Return the number of a feature's name, a new one if need be."""
+        number = self.feature_ids.setdefault(name, len(self.features))
+        if number == len(self.features):
+            self.features.append(name)
+        return number
+
+    def _new_slot(self, name: str) -> int:
+        slot = self.streams.allocate(1)
+        if slot == len(self.names):
+            self.names.append(name)
+        else:
+            self.names[slot] = name
+        self.slots[name] = slot
+        return slot
+
+    def add(self, name: str) -> int:
+        """Give a stream that is not here a slot, with no lanes yet."""
+        slot = self._new_slot(name)
+        stream = self.streams.rows[slot]
+        stream["single"] = stream["first_many"] = stream["matrix"] = stream["first_lane"] = -1
+        return slot
+
+    def remove(self, slot: int) -> None:
+        """Forget a stream and free its rows."""
+        stream = self.streams.rows[slot]
+        capacity = int(stream["capacity"])
+        if capacity:
+            self._free_lanes(int(stream["first_lane"]), capacity)
+        if stream["single"] >= 0:
+            self.single.release(int(stream["single"]), 1)
+        if stream["first_many"] >= 0:
+            self.many.release(int(stream["first_many"]), capacity)
+        if stream["matrix"] >= 0:
+            self.matrices.release(int(stream["matrix"]), 2 * capacity * capacity)
+        del self.slots[self.names[slot]]
+        self.names[slot] = ""
+        self.notes.pop(slot, None)
+        self.streams.release(slot, 1)
+
+    def _free_lanes(self, first: int, capacity: int) -> None:
+        self.lanes.release(first, capacity)
+        self.recurrent.write(np.arange(first, first + capacity), np.zeros((capacity, self.state_size), np.float32))
+
+    def _allocate_lanes(self, capacity: int) -> int:
+        before = len(self.lanes.rows)
+        first = self.lanes.allocate(capacity)
+        if len(self.lanes.rows) != before:
+            self.recurrent.resize(len(self.lanes.rows))
+        return first
+
+    def features_of(self, slot: int) -> list[str]:
+        """Return the names of a stream's features, in the order of its lanes."""
+        stream = self.streams.rows[slot]
+        first = int(stream["first_lane"])
+        return [self.features[i] for i in self.lanes.rows["feature"][first : first + int(stream["lanes"])]]
+
+    def add_lanes(self, slot: int, features: Sequence[int], model: int) -> None:
+        """Give a stream lanes for features it has not shown before, moving its block if it must grow."""
+        old, had = int(self.streams.rows[slot]["capacity"]), int(self.streams.rows[slot]["lanes"])
+        has = had + len(features)
+        if has > old:
+            self._move(slot, block_size(has))
+        stream = self.streams.rows[slot]
+        first = int(stream["first_lane"])
+        self.lanes.rows["feature"][first + had : first + has] = features
+        self.lanes.rows["model"][first + had : first + has] = model
+        stream["lanes"] = has
+        if has == 1:
+            stream["single"] = self.single.allocate(1)
+        else:
+            self._make_many(slot)
+
+    def _move(self, slot: int, capacity: int) -> None:
+        stream = self.streams.rows[slot]
+        old, had, old_first = int(stream["capacity"]), int(stream["lanes"]), int(stream["first_lane"])
+        first = self._allocate_lanes(capacity)
+        if old:
+            self.lanes.rows[first : first + had] = self.lanes.rows[old_first : old_first + had]
+            states = self.recurrent.read(np.arange(old_first, old_first + had))
+            self.recurrent.write(np.arange(first, first + had), states)
+            self._free_lanes(old_first, old)
+        stream["first_lane"], stream["capacity"] = first, capacity
+        if stream["first_many"] >= 0:
+            old_many = int(stream["first_many"])
+            stream["first_many"] = self.many.allocate(capacity)
+            moved = int(stream["first_many"])
+            self.many.rows[moved : moved + had] = self.many.rows[old_many : old_many + had]
+            self.many.release(old_many, old)
+        if stream["matrix"] >= 0:
+            self._move_matrix(slot, old)
+
+    def _move_matrix(self, slot: int, old: int) -> None:
+        """Carry the covariance over into a larger block; components are found anew at the next fit."""
+        stream = self.streams.rows[slot]
+        before, capacity = int(stream["matrix"]), int(stream["capacity"])
+        kept = self.matrices.rows[before : before + old * old].reshape(old, old).copy()
+        self.matrices.release(before, 2 * old * old)
+        stream["matrix"], stream["components"] = -1, 0
+        if capacity <= SUBSPACE_LIMIT:
+            first = stream["matrix"] = self.matrices.allocate(2 * capacity * capacity)
+            grown = self.matrices.rows[first : first + capacity * capacity].reshape(capacity, capacity)
+            grown[:old, :old] = kept
+
+    def _make_many(self, slot: int) -> None:
+        """Let a stream of one feature become one of many: it is judged anew, from what its lanes go on to show."""
+        stream = self.streams.rows[slot]
+        if stream["single"] >= 0:
+            self.single.release(int(stream["single"]), 1)
+            stream["single"] = -1
+        if stream["first_many"] < 0:
+            capacity = int(stream["capacity"])
+            stream["first_many"] = self.many.allocate(capacity)
+            stream["events"] = 0
+            stream["severity"] = stream["slow_severity"] = np.zeros((), RETURN)
+            if capacity <= SUBSPACE_LIMIT:
+                stream["matrix"] = self.matrices.allocate(2 * capacity * capacity)
+
+    def pack(self, slots: NDArray[np.int64], version: str) -> Iterator[tuple[str, bytes]]:
+        """Yield name and whole state of streams; `version` names the weights that hidden states belong to."""
+        counts = self.streams.rows["lanes"][slots].astype(np.int64)
+        ends = np.cumsum(counts)
+        rows = np.repeat(self.streams.rows["first_lane"][slots] - (ends - counts), counts) + np.arange(counts.sum())
+        recurrent = self.recurrent.read(rows)  # at once: it may have to come from a device
+        for slot, end in zip(slots.tolist(), ends.tolist(), strict=True):
+            stream = self.streams.rows[slot]
+            lanes, capacity = int(stream["lanes"]), int(stream["capacity"])
+            first, many, matrix = int(stream["first_lane"]), int(stream["first_many"]), int(stream["matrix"])
+            numbers = 2 * capacity * capacity if matrix >= 0 else 0
+            notes = msgspec.json.encode([version, self.features_of(slot), self.notes.get(slot)])
+            parts = [
+                HEADER.pack(LAYOUT, self.state_size, numbers, lanes, len(notes)),
+                notes,
+                stream.tobytes(),
+                self.lanes.rows[first : first + lanes].tobytes(),
+                recurrent[end - lanes : end].tobytes(),
+            ]
+            if stream["single"] >= 0:
+                parts.append(self.single.rows[int(stream["single"])].tobytes())
+            if many >= 0:
+                parts.append(self.many.rows[many : many + lanes].tobytes())
+            if numbers:
+                parts.append(self.matrices.rows[matrix : matrix + numbers].tobytes())
+            yield self.names[slot], b"".join(parts)
+
+    def unpack(self, name: str, row: bytes, model: int, version: str) -> int:
+        """Bring a stream back from what `pack` gave; return its slot.
+
+        Lanes whose hidden state belongs to other weights than `version` are marked, to be primed before their next step.
+        Raises StateError for a row of another layout or of another network.
+        """
+        layout, state_size, numbers, lanes, length = HEADER.unpack_from(row)
+        if layout != LAYOUT:
+            raise StateError(f"state of stream {name!r} has another version's layout; move the state directory away")
+        if state_size != self.state_size:
+            raise StateError(f"state of stream {name!r} is of a network with {state_size} states, not {self.state_size}")
+        written_by, features, note = msgspec.json.decode(row[HEADER.size : HEADER.size + length])
+        at = HEADER.size + length
+
+        def take(dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+            nonlocal at
+            part = np.frombuffer(row, dtype, count, at)
+            at += part.nbytes
+            return part
+
+        slot = self._new_slot(name)
+        stream = self.streams.rows[slot]
+        stream[...] = take(STREAM, 1)[0]
+        capacity = int(stream["capacity"])
+        first = self._allocate_lanes(capacity) if capacity else -1
+        stream["first_lane"] = first
+        self.lanes.rows[first : first + lanes] = take(LANE, lanes)
+        self.lanes.rows["feature"][first : first + lanes] = [self.feature_id(feature) for feature in features]
+        self.lanes.rows["model"][first : first + lanes] = model if written_by == version else -1
+        states = take(np.dtype(np.float32), lanes * state_size).reshape(lanes, state_size)
+        self.recurrent.write(np.arange(first, first + lanes), states)
+        if stream["single"] >= 0:
+            stream["single"] = self.single.allocate(1)
+            self.single.rows[int(stream["single"])] = take(SINGLE_SCORE, 1)[0]
+        if stream["first_many"] >= 0:
+            many = stream["first_many"] = self.many.allocate(capacity)
+            self.many.rows[many : many + lanes] = take(MANY_SCORE, lanes)
+        if numbers:
+            matrix = stream["matrix"] = self.matrices.allocate(numbers)
+            self.matrices.rows[matrix : matrix + numbers] = take(np.dtype(np.float32), numbers)
+        if note is not None:
+            self.notes[slot] = note
+        return slot
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tables take."""
+        tables = (self.streams, self.lanes, self.single, self.many, self.matrices)
+        return sum(table.nbytes for table in tables) + self.recurrent.nbytes
