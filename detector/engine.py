@@ -72,7 +72,6 @@ class _Sorted(NamedTuple):
     observation: Int64  # [observations] index into the batch
     lane: Int64
     many_row: Int64
-    stream_events: Int64
     value: NDArray[np.float64]
 
 
@@ -193,8 +192,7 @@ class Engine:
         observation = np.repeat(batch.start[event] - start[:-1], counts) + np.arange(start[-1])
         numbers = np.array([self.states.feature_id(name) for name in batch.features], np.int64)
         feature = numbers[batch.feature[observation]] if len(numbers) else np.zeros(0, np.int64)
-        lane, many_row, stream_events = (np.empty(len(observation), np.int64) for _ in range(3))
-        found = (lane, many_row, stream_events)
+        found = lane, many_row = np.empty(len(observation), np.int64), np.empty(len(observation), np.int64)
         dropped = 0
         if self._find(slot, start, feature, found):
             self._add_lanes(np.repeat(slot, counts), feature, lane)
@@ -203,12 +201,12 @@ class Engine:
                 dropped = int((~here).sum())
                 start = np.concatenate(([0], np.cumsum(here)))[start]
                 observation, feature = observation[here], feature[here]
-                lane, many_row, stream_events = lane[here], many_row[here], stream_events[here]
+                lane, many_row = lane[here], many_row[here]
         value = batch.value[observation]
         time = batch.time[event]
-        return _Sorted(event, slot, time, start, observation, lane, many_row, stream_events, value), dropped
+        return _Sorted(event, slot, time, start, observation, lane, many_row, value), dropped
 
-    def _find(self, slot: Int64, start: Int64, feature: Int64, found: tuple[Int64, Int64, Int64]) -> int:
+    def _find(self, slot: Int64, start: Int64, feature: Int64, found: tuple[Int64, Int64]) -> int:
         return int(find_lanes(self.states.streams.rows, self.states.lanes.rows, slot, start, feature, *found))
 
     def _add_lanes(self, slot: Int64, feature: Int64, lane: Int64) -> None:
@@ -267,8 +265,8 @@ class Engine:
 
         def scan(a: int, b: int, c: int, d: int) -> None:
             measure(
-                lanes["score"], many, work.lane, work.many_row, work.stream_events, work.value,
-                frames, outputs, c, d, measured,
+                lanes["score"], many, work.lane, work.many_row, work.value, frames,
+                outputs, c, d, measured,
             )  # fmt: skip
             judge(
                 states.streams.rows, states.single.rows, many, states.matrices.rows, work.slot, work.time, work.start,
@@ -434,4 +432,3 @@ class Engine:
 def _partition_hash(topic: str, partition: int) -> int:
     digest = hashlib.blake2b(f"{topic}\0{partition}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True) | 1  # never 0, which means "none yet"
-

@@ -68,17 +68,11 @@ def find_lanes(
     feature: Int64,  # [observations] number of the feature
     lane: Int64,  # out [observations] -1 where the stream has no such lane
     many_row: Int64,  # out [observations] -1 for a stream of one feature
-    stream_events: Int64,  # out [observations] events the stream has been judged by before
 ) -> int:
     """Look lanes up; return how many are missing."""
     missing = 0
-    earlier = 0
     for i in range(len(slot)):
         s = streams[slot[i]]
-        if i > 0 and slot[i] == slot[i - 1]:
-            earlier += 1
-        else:
-            earlier = 0
         guess = 0  # features mostly come in the same order
         for j in range(start[i], start[i + 1]):
             found = -1
@@ -87,7 +81,6 @@ def find_lanes(
                 if lanes[s.first_lane + candidate].feature == feature[j]:
                     found = candidate
                     break
-            stream_events[j] = s.events + earlier
             if found < 0:
                 missing += 1
                 lane[j] = many_row[j] = -1

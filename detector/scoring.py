@@ -50,8 +50,7 @@ SINGLE_LIMIT = 6.0  # a lone jump in an otherwise constant feature is the typica
 SUBSPACE_WEIGHT = 0.3
 FEW = 4  # below so many features severity is no sum worth a term of its own
 SEVERITY_SCALE = 10.0  # severity that adds nothing to the return period
-MANY_WARMUP = 200  # events before a stream's errors are learnt ...
-RETURN_WARMUP = 150  # ... and then until return periods mean something
+RETURN_WARMUP = UNIT_WARMUP + 150  # events until return periods mean something
 SHARED_BUDGET = 0.3  # two channels share one budget: log10 2
 
 NOVELTY_WARMUP = 50
@@ -186,7 +185,6 @@ def measure(
     many: NDArray[np.void],  # MANY_SCORE
     lane: NDArray[np.int64],  # [observations]
     many_row: NDArray[np.int64],  # [observations] row of `many`, -1 for a stream of one feature
-    stream_events: NDArray[np.int64],  # [observations] events its stream has seen before
     value: NDArray[np.float64],  # [observations]
     frames: NDArray[np.void],  # FRAME [observations]
     outputs: NDArray[np.float32],  # [observations, OUTPUT_SIZE]
@@ -230,24 +228,22 @@ def measure(
         if row < 0:
             out.tail = min(-math.log10(max(_tail_probability(abs(t), nu, log_beta), 1e-12)), 12.0)
             out.units = in_units(r.unit, r.events, abs(error), LEAST_UNIT_SINGLE * span, True)
-            r.events += 1
         else:
-            if stream_events[j] >= MANY_WARMUP:
-                q = many[row]
-                least = LEAST_UNIT_MANY * span
-                one = in_units(r.unit, q.events, abs(error), least, True)
-                two = in_units(q.smoothed_unit, q.events, abs(r.smoothed), least, True)
-                ten = in_units(q.ahead_unit, q.events, abs(ahead_error), least, True)
-                out.units = max(one, two, ten)
-                if q.events >= UNIT_WARMUP:
-                    unit = max(q.slow_unit, least)
-                    out.slow_units = UNIT_LIMIT if r.slow >= UNIT_LIMIT * unit else r.slow / unit
-                grow(q.slow_histogram, SLOW_GROWTH)
-                learn(q.slow_histogram, r.slow)
-                if q.events % REFRESH == 0:
-                    q.slow_unit = quantile(q.slow_histogram, UNIT_QUANTILE)
-                q.events += 1
-            r.events += 1
+            q = many[row]
+            least = LEAST_UNIT_MANY * span
+            one = in_units(r.unit, q.events, abs(error), least, True)
+            two = in_units(q.smoothed_unit, q.events, abs(r.smoothed), least, True)
+            ten = in_units(q.ahead_unit, q.events, abs(ahead_error), least, True)
+            out.units = max(one, two, ten)
+            if q.events >= UNIT_WARMUP:
+                unit = max(q.slow_unit, least)
+                out.slow_units = UNIT_LIMIT if r.slow >= UNIT_LIMIT * unit else r.slow / unit
+            grow(q.slow_histogram, SLOW_GROWTH)
+            learn(q.slow_histogram, r.slow)
+            if q.events % REFRESH == 0:
+                q.slow_unit = quantile(q.slow_histogram, UNIT_QUANTILE)
+            q.events += 1
+        r.events += 1
 
 
 @numba.njit(nogil=True, cache=True)
@@ -263,8 +259,6 @@ def judge_many(
     """Judge one event of two or more features: return score, surprise and whether the stream is still warming."""
     count = len(value)
     residual = outside(s, many, matrices, place, many_row, value)
-    if s.events < MANY_WARMUP:
-        return 0.0, 0.0, True
     largest = second = 0.0
     for i in range(count):
         u = measured[i].units
@@ -287,7 +281,7 @@ def judge_many(
         period = max(period, return_period(s.slow_severity, math.sqrt(slow_square))) - SHARED_BUDGET
     elif severity > 0.0:
         period += math.log10(severity / SEVERITY_SCALE)
-    warming = s.events < MANY_WARMUP + RETURN_WARMUP
+    warming = s.events < RETURN_WARMUP
     return (0.0 if warming else max(period, 0.0)), surprise / max(count, 1), warming
 
 

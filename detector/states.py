@@ -288,7 +288,9 @@ class StreamStates:
         if layout != LAYOUT:
             raise StateError(f"state of stream {name!r} has another version's layout; move the state directory away")
         if state_size != self.state_size:
-            raise StateError(f"state of stream {name!r} is of a network with {state_size} states, not {self.state_size}")
+            raise StateError(
+                f"state of stream {name!r} is of a network with {state_size} states, not {self.state_size}"
+            )
         written_by, features, note = msgspec.json.decode(row[HEADER.size : HEADER.size + length])
         at = HEADER.size + length
 

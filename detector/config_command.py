@@ -1,0 +1,185 @@
+"""What `longwatch config` shows: the effective settings, their JSON schema, their reference, and a check.
+
+`python -m detector.config_command > docs/settings.md` makes the reference anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from connectors.kafka_client import KafkaConnectorError, probe
+from detector.settings import Settings
+from detector.settings_layers import is_secret
+
+LEAST_FREE_BYTES = 1 << 30  # room for a checkpoint of 10,000 streams of 27 KB, its log, and as much again
+
+_HEAD = """# Settings
+
+Every setting of longwatch, made from the code (`python -m detector.config_command > docs/settings.md`; a test
+compares). `longwatch config` prints them with the values in effect and checks them.
+
+A setting's value comes from, each winning over those before it: its default; the file given with `--config`; the
+environment, `LONGWATCH_SECTION__NAME`; the command line, `--set section.name=value`. Lists are written `["a", "b"]`,
+in variables and on the command line also `a,b`. A secret can be put into a file: its name with `_file` appended takes
+the path, as in `LONGWATCH_WEBHOOK__SECRET_FILE=/run/secrets/webhook`. A name that does not exist is an error.
+"""
+
+
+def effective(settings: Settings) -> str:
+    """Return the settings as TOML that can be read back; secrets are masked, what was set says where it came from."""
+    lines = []
+    for section, model in _sections():
+        lines.append(f"[{section}]")
+        values = getattr(settings, section)
+        for name, field in model.model_fields.items():
+            value, origin = getattr(values, name), settings.origin(f"{section}.{name}")
+            text = _toml(value)
+            if is_secret(field.annotation):
+                text = "" if _revealed(value) else '""'
+            line = f"{name} = {text}" if text else f"# {name} = {'hidden' if value is not None else 'not set'}"
+            lines.append(f"{line}  # {origin}" if origin else line)
+        lines.append("")
+    return "\n".join(lines)
+
+
+def schema() -> dict[str, Any]:
+    """Return the settings' JSON schema, for editors that check longwatch.toml as it is written."""
+    return Settings.model_json_schema()
+
+
+def check(settings: Settings, connect: bool = True) -> list[str]:
+    """Return what would stop the daemon on this machine, a line each; `connect`: also ask the Kafka brokers.
+
+    Takes as long as the brokers need to answer, at most some seconds for each. Changes nothing.
+    """
+    problems = [*_state_problems(settings.state.directory), *_file_problems(settings)]
+    if settings.compute.device.startswith("cuda"):
+        import torch  # noqa: PLC0415 - takes two seconds, which no other answer of this command needs
+
+        _, _, number = settings.compute.device.partition(":")
+        if int(number or 0) >= torch.cuda.device_count():
+            problems.append(
+                f"compute.device is {settings.compute.device}, this machine has {torch.cuda.device_count()} CUDA "
+                "devices: use auto or cpu, or install a driver"
+            )
+    if settings.source.type == "kafka" and connect:
+        try:
+            reason = probe(settings.kafka)
+        except KafkaConnectorError as error:
+            reason = str(error)
+        if reason is not None:
+            problems.append(f"kafka.bootstrap_servers: {reason}")
+    return problems
+
+
+def _state_problems(directory: Path) -> Iterator[str]:
+    place = directory
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        yield f"state.directory {directory}: {place} is not a directory"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        who = f"user id {os.geteuid()} may not write there"
+        yield f"state.directory {directory}: {who if place == directory else f'{place} exists, {who}'}"
+    elif (free := shutil.disk_usage(place).free) < LEAST_FREE_BYTES:
+        yield f"state.directory {directory}: {free >> 20} MiB free, at least {LEAST_FREE_BYTES >> 20} expected"
+
+
+def _file_problems(settings: Settings) -> Iterator[str]:
+    paths = settings.source.paths if settings.source.type == "file" else ()
+    named = [("source.paths", path) for path in paths if path != "-"]
+    kafka = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
+    named += [(f"kafka.{name}", path) for name in kafka if (path := getattr(settings.kafka, name))]
+    for name, path in named:
+        try:
+            with Path(path).open("rb"):
+                pass
+        except OSError as error:
+            yield f"{name} {path}: cannot be read: {error.strerror}"
+    if settings.model.directory and not Path(settings.model.directory).is_dir():
+        yield f"model.directory {settings.model.directory}: is not a directory"
+    for name in ("scores_path", "alerts_path", "dead_letters_path"):
+        path = getattr(settings.output, name)
+        if path and not os.access(Path(path).absolute().parent, os.W_OK | os.X_OK):
+            yield f"output.{name} {path}: its directory is missing, or user id {os.geteuid()} may not write there"
+
+
+# -- the reference -----------------------------------------------------------------------------------------------------
+
+
+def reference() -> str:
+    """Return docs/settings.md."""
+    parts = [_HEAD]
+    for section, model in _sections():
+        parts.append(f"\n## [{section}]\n\n| name | values | default | meaning |\n|---|---|---|---|\n")
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            if isinstance(default, SecretStr):
+                default = default.get_secret_value()
+            shown = "not set" if default is None else f"`{_toml(default)}`"
+            cells = (f"`{name}`", _values(field), shown, (field.description or "").replace("<", "&lt;"))
+            parts.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
+    return "".join(parts)
+
+
+def _values(field: FieldInfo) -> str:
+    """Return the values that a setting takes: "text", "number, > 0, <= 60", ..."""
+    text = _kind(field.annotation)
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    bounds = [
+        f"{sign} {bound:,}"
+        for item in field.metadata
+        for at, sign in signs.items()
+        if (bound := getattr(item, at, None)) is not None
+    ]
+    return ", ".join([text, *bounds])
+
+
+def _kind(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) in (list, tuple):
+        return "list of " + _kind(get_args(annotation)[0])
+    kinds = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path", SecretStr: "secret"}
+    if annotation in kinds:
+        return kinds[annotation]
+    return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None)) or str(annotation)
+
+
+def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in Settings.model_fields.items():
+        if not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            raise TypeError(f"{name} is not a section")
+        yield name, field.annotation
+
+
+def _revealed(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML; empty for None, which TOML cannot say."""
+    if value is None or value is PydanticUndefined:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    # JSON's strings are TOML's, but for DEL
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,0 +1,214 @@
+"""Every Prometheus metric of the daemon, declared once; the parts that count are handed what they count with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from connectors.records import Partition
+
+SEVERITIES = ("warning", "critical")
+DROP_REASONS = ("duplicate", "late")
+STAGES = ("decode", "features", "forecast", "score", "emit")
+RETRAIN_OUTCOMES = ("promoted", "rejected", "failed", "skipped")
+DELIVERY_OUTCOMES = ("delivered", "retried", "failed", "dropped")
+SPLITS = ("training", "validation")
+
+# log10 of a return period in events: 3 is once in a thousand. Alerts live between 4 and 7.
+SCORE_BUCKETS = (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8)
+BATCH_BUCKETS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+STEP_BUCKETS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+# from a batch that is waited for (ms) to a backlog that is worked off (a day)
+LATENCY_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 300, 900, 3_600, 21_600, 86_400)
+CHECKPOINT_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+RETRAIN_BUCKETS = (1, 3, 10, 30, 60, 180, 600, 1_800, 3_600)
+
+
+class ArrayHistogram(Collector):
+    """A histogram that takes a whole column at once: one event at a time would cost more than scoring it."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry, buckets: Sequence[float]) -> None:
+        """Count values up to and including each of `buckets` (ascending), and those beyond."""
+        self._name = name
+        self._documentation = documentation
+        self._bounds = np.asarray(buckets, np.float64)  # [buckets]
+        self._labels = [str(float(bound)) for bound in buckets] + ["+Inf"]
+        self._counts = np.zeros(len(buckets) + 1, np.int64)  # [buckets + 1] not cumulative
+        self._sum = 0.0
+        self._lock = threading.Lock()
+        registry.register(self)
+
+    def observe(self, values: ArrayLike) -> None:
+        """Count values, a number or an array of any shape; they must be finite."""
+        column = np.asarray(values, np.float64).ravel()
+        counts = np.bincount(np.searchsorted(self._bounds, column), minlength=len(self._counts))
+        with self._lock:
+            self._counts += counts
+            self._sum += float(column.sum())
+
+    def collect(self) -> Iterator[Metric]:
+        """Give Prometheus what was counted."""
+        with self._lock:
+            cumulative, total = self._counts.cumsum(), self._sum
+        buckets = [(label, float(count)) for label, count in zip(self._labels, cumulative, strict=True)]
+        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=total)
+
+
+class Metrics:
+    """The daemon's metrics on a registry of their own. Attributes that are dicts hold a child for each known label.
+
+    Hot paths call `inc` and `observe` on an attribute once for each batch, not for each event.
+    """
+
+    def __init__(self, registry: CollectorRegistry, version: str, rejected_reasons: Iterable[str]) -> None:
+        """Declare everything on `registry`; `rejected_reasons` are those that decoding knows."""
+
+        def counter(name: str, documentation: str) -> Counter:
+            return Counter(f"longwatch_{name}", documentation, registry=registry)
+
+        def counters(name: str, documentation: str, label: str, values: Iterable[str]) -> dict[str, Counter]:
+            parent = Counter(f"longwatch_{name}", documentation, [label], registry=registry)
+            return {value: parent.labels(value) for value in values}
+
+        def gauge(name: str, documentation: str) -> Gauge:
+            return Gauge(f"longwatch_{name}", documentation, registry=registry)
+
+        def histogram(name: str, documentation: str, buckets: Sequence[float]) -> ArrayHistogram:
+            return ArrayHistogram(f"longwatch_{name}", documentation, registry, buckets)
+
+        # Else each counter brings a gauge with its birth time, which nobody asks for: half as many series again.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves this one without types
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        Info("longwatch_build", "The version that runs.", registry=registry).info({"version": version})
+
+        # In: what came from the source
+        self.events = counter("events_total", "Events that were read and decoded.")
+        self.observations = counter("observations_total", "Feature values in the events that were read.")
+        self.events_rejected = counters(
+            "events_rejected_total",
+            "Records that could not be decoded and went to the dead-letter sink, by reason.",
+            "reason",
+            rejected_reasons,
+        )
+        self.events_duplicate = counter(
+            "events_duplicate_total", "Events with the same stream and time as one before, dropped or not."
+        )
+        self.events_late = counter(
+            "events_late_total", "Events older than the newest one of their stream, dropped or not."
+        )
+        self.events_dropped = counters(
+            "events_dropped_total", "Decoded events that were not scored, by reason.", "reason", DROP_REASONS
+        )
+        self.streams_on_two_partitions = counter(
+            "streams_on_two_partitions_total",
+            "Times a stream was found on a second partition, which splits what is learnt of it: key records by stream.",
+        )
+        self.last_event_timestamp = gauge(
+            "last_event_timestamp_seconds", "Time of the newest event scored, by the events' own clock; 0 before."
+        )
+        self._lag = Gauge(
+            "longwatch_consumer_lag",
+            "Records in an assigned partition that have not been read yet.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self._lag_partitions: set[Partition] = set()
+
+        # The engine
+        self.events_scored = counter("events_scored_total", "Events that were scored.")
+        self.score = histogram(
+            "score", "Scores: log10 of how many events come between two as surprising as this.", SCORE_BUCKETS
+        )
+        self.alerts = counters("alerts_total", "Alerts that fired, by severity.", "severity", SEVERITIES)
+        self.alerts_firing = gauge("alerts_firing", "Alerts that have fired and not resolved.")
+        self.streams = gauge("streams", "Streams held in memory.")
+        self.streams_warming = gauge("streams_warming", "Streams held in memory that are too young to be judged.")
+        self.streams_evicted = counter(
+            "streams_evicted_total", "Streams moved from memory to the store, to make room for others."
+        )
+        self.lanes = gauge("lanes", "Features of streams held in memory; each has a hidden and a cell state.")
+        self.batch_events = histogram("batch_events", "Events in a micro-batch.", BATCH_BUCKETS)
+        step = Histogram(
+            "longwatch_step_seconds",
+            "Time a micro-batch spent in each stage.",
+            ["stage"],
+            registry=registry,
+            buckets=STEP_BUCKETS,
+        )
+        self.step_seconds = {stage: step.labels(stage) for stage in STAGES}
+        self.end_to_end_latency = histogram(
+            "end_to_end_latency_seconds", "From the record's time on the broker to its score.", LATENCY_BUCKETS
+        )
+        self.device_memory = gauge("device_memory_bytes", "Memory allocated on the compute device; 0 on the CPU.")
+
+        # The loop and its checkpoints
+        self.last_loop_timestamp = gauge(
+            "last_loop_timestamp_seconds", "When the processing loop last came round, with events or without; 0 before."
+        )
+        self.checkpoint_seconds = histogram(
+            "checkpoint_seconds",
+            "Time a checkpoint took, from flushing outputs to committing offsets.",
+            CHECKPOINT_BUCKETS,
+        )
+        self.last_checkpoint_timestamp = gauge(
+            "last_checkpoint_timestamp_seconds", "When the last checkpoint was complete; 0 before the first."
+        )
+
+        # Learning
+        self.retrain = counters("retrain_total", "Retrainings, by outcome.", "outcome", RETRAIN_OUTCOMES)
+        self.retrain_seconds = histogram("retrain_seconds", "Time a retraining took.", RETRAIN_BUCKETS)
+        loss = Gauge(
+            "longwatch_training_loss",
+            "Mean negative log-likelihood of the last retraining, in nats, by split.",
+            ["split"],
+            registry=registry,
+        )
+        self.training_loss = {split: loss.labels(split) for split in SPLITS}
+        self.gradient_norm = gauge("gradient_norm", "Norm of the last training step's gradient, before clipping.")
+        self.model_trained_timestamp = gauge(
+            "model_trained_timestamp_seconds", "When the model that scores was trained; 0 if unknown."
+        )
+        self._model = Info("longwatch_model", "The model that scores.", registry=registry)
+
+        # Out
+        self._deliveries = Counter(
+            "longwatch_webhook_deliveries_total",
+            "Attempts to deliver an alert, by outcome: delivered; retried (receiver away); failed (receiver refused); "
+            "dropped (given up).",
+            ["sink", "outcome"],
+            registry=registry,
+        )
+        self.webhook_deliveries = {
+            outcome: self._deliveries.labels("webhook", outcome) for outcome in DELIVERY_OUTCOMES
+        }
+        self.outbox_pending = gauge("outbox_pending", "Alerts that wait in the outbox to be delivered.")
+
+    def set_model(self, version: str, cell: str, trained_at: float) -> None:
+        """Tell which model scores from now on; `trained_at` is a Unix time in s."""
+        self._model.info({"version": version, "cell": cell})
+        self.model_trained_timestamp.set(trained_at)
+
+    def set_lag(self, lag: Mapping[Partition, int]) -> None:
+        """Tell the lag of the partitions that are assigned now; those that no longer are disappear."""
+        for partition in self._lag_partitions - lag.keys():
+            self._lag.remove(partition.topic, str(partition.partition))
+        for partition, records in lag.items():
+            self._lag.labels(partition.topic, str(partition.partition)).set(records)
+        self._lag_partitions = set(lag)

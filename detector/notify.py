@@ -1,0 +1,80 @@
+"""What systemd is told of us (sd_notify's protocol); nothing where systemd did not start us."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+
+class Notifier:
+    """Sends state to systemd. All methods return at once and never fail: the daemon's work does not hang on it."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID."""
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):
+            self._address = "\0" + self._address[1:]  # a name in the abstract name space
+        self._socket: socket.socket | None = None
+        if self._address:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)
+        self._told_of_failure = False
+        # Half the deadline, as systemd advises: one beat may come late.
+        self.watchdog_interval_seconds = _watchdog_usec(environ) / 2e6
+        self._next_beat = 0.0
+
+    def ready(self, status: str) -> None:
+        """Say that start-up is over: the state is restored, the model loaded."""
+        self._send(f"READY=1\nSTATUS={_line(status)}")
+
+    def status(self, status: str) -> None:
+        """Say how it stands, as `systemctl status` shows it."""
+        self._send(f"STATUS={_line(status)}")
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Ask for so much more time from now, during a long start-up or stop."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    def beat(self) -> None:
+        """Say that the processing loop has advanced; call it once a round, it sends no more often than needed."""
+        now = time.monotonic()
+        if self.watchdog_interval_seconds and now >= self._next_beat:
+            self._next_beat = now + self.watchdog_interval_seconds
+            self._send("WATCHDOG=1")
+
+    def stopping(self, status: str) -> None:
+        """Say that the stop has begun."""
+        self._send(f"STOPPING=1\nSTATUS={_line(status)}")
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, message: str) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendto(message.encode(), self._address)
+        except OSError as error:
+            if not self._told_of_failure:
+                logger.warning("systemd could not be told %r: %s; its watchdog may end the daemon", message, error)
+                self._told_of_failure = True
+
+
+def _watchdog_usec(environ: Mapping[str, str]) -> int:
+    """Return the watchdog's deadline in us, 0 where none is kept on this process."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0
+    text = environ.get("WATCHDOG_USEC", "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", " ")  # a line feed would begin another assignment

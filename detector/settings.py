@@ -1,0 +1,251 @@
+"""The whole of the settings, by section. Each connector's section stands beside the connector; the rest is here.
+
+`load_settings` reads them, in rising order, from: the defaults below, longwatch.toml, the environment
+(LONGWATCH_SECTION__NAME) and `--set section.name=value`. docs/settings.md is made from these models.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+
+from connectors.decode import DecodeSettings
+from connectors.files import FileSettings, FileSinkSettings
+from connectors.http import HttpSettings
+from connectors.kafka import KafkaSettings
+from connectors.webhook import WebhookSettings
+from detector.settings_layers import (
+    Found,
+    SettingsError,
+    explain,
+    from_environment,
+    from_file,
+    from_overrides,
+    merge,
+)
+
+__all__ = ["Settings", "SettingsError", "load_settings"]
+
+
+class Section(BaseModel):
+    """What every section has in common: unknown names are errors, nothing changes after the start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class SourceSettings(FileSettings):
+    """Section [source]: where events come from; all but `type` is about files."""
+
+    type: Literal["kafka", "file"] = Field("kafka", description="A Kafka cluster (section [kafka]) or files.")
+
+    @model_validator(mode="after")
+    def _files_are_named(self) -> SourceSettings:
+        if self.type == "file" and not self.paths:
+            raise ValueError('source.type is "file" and source.paths is empty: name the files to read ("-": stdin)')
+        return self
+
+
+class ModelSettings(Section):
+    """Section [model]: the network that forecasts."""
+
+    cell: Literal["lstm"] = Field("lstm", description="The recurrent cell.")
+    hidden_size: int = Field(
+        48, ge=1, le=1024, description="Width of the hidden state; other than 48 needs a trained model in directory."
+    )
+    layers: int = Field(1, description="Recurrent layers; one is what there is.")
+    directory: str = Field(
+        "", description="A model that `longwatch train --output` wrote; empty: begin with the prior that ships."
+    )
+
+    @field_validator("cell", mode="before")
+    @classmethod
+    def _cell_exists(cls, cell: Any) -> Any:
+        if cell in ("rnn", "gru"):
+            raise ValueError('is not built yet, expected "lstm"')
+        return cell
+
+    @field_validator("layers")
+    @classmethod
+    def _one_layer(cls, layers: int) -> int:
+        if layers != 1:
+            raise ValueError("only one layer is built, expected 1")
+        return layers
+
+    @model_validator(mode="after")
+    def _the_prior_fits(self) -> ModelSettings:
+        shipped = ModelSettings.model_fields["hidden_size"].default
+        if self.hidden_size != shipped and not self.directory:
+            raise ValueError(
+                f"model.hidden_size is {self.hidden_size}, the prior that ships has {shipped}: train a model of that "
+                "size with `longwatch train` and name its directory in model.directory"
+            )
+        return self
+
+
+class TrainingSettings(Section):
+    """Section [training]: how the network learns on while it scores."""
+
+    enabled: bool = Field(True, description="Whether the daemon retrains the network on what it sees.")
+    interval_seconds: float = Field(3600.0, ge=60, description="Time from one retraining to the next.")
+    budget_seconds: float = Field(120.0, ge=1, description="Longest time that one retraining may take.")
+
+
+class StateSettings(Section):
+    """Section [state]: what survives a restart."""
+
+    directory: Path = Field(
+        Path("/var/lib/longwatch"), description="Where checkpoints, models and undelivered alerts are kept; absolute."
+    )
+    checkpoint_interval_seconds: float = Field(
+        5.0, ge=0.1, le=3600, description="Time between checkpoints: what is scored twice after a crash, at most."
+    )
+    max_streams: int = Field(
+        100_000, ge=1, le=10_000_000, description="Streams in memory; beyond, the longest idle rest in the directory."
+    )
+
+    @field_validator("directory")
+    @classmethod
+    def _absolute(cls, directory: Path) -> Path:
+        if not directory.is_absolute():
+            raise ValueError("a path from the root is expected, such as /var/lib/longwatch")
+        return directory
+
+
+class ProcessingSettings(Section):
+    """Section [processing]: what is promised about each event."""
+
+    guarantee: Literal["at_least_once"] = Field(
+        "at_least_once", description="After a crash, what follows the last checkpoint is scored again, equally."
+    )
+    late: Literal["drop", "score"] = Field("drop", description="An event older than its stream's last one.")
+    duplicates: Literal["drop", "score"] = Field("drop", description="A second event with its stream's last timestamp.")
+
+    @field_validator("guarantee", mode="before")
+    @classmethod
+    def _guarantee_exists(cls, guarantee: Any) -> Any:
+        if guarantee == "exactly_once":
+            raise ValueError('is not built yet, expected "at_least_once"')
+        return guarantee
+
+
+class AlertingSettings(Section):
+    """Section [alerting]: when a score becomes an alert."""
+
+    alerts_per_stream_per_week: float = Field(
+        7.0, gt=0, le=100_000, description="Budget of one stream: its threshold is what so many events exceed."
+    )
+    fleet_alerts_per_day: float = Field(
+        50.0, gt=0, description="Budget of all streams together. Not in effect yet: only the budget per stream is."
+    )
+    threshold: float | None = Field(
+        None, gt=0, le=300, description="A fixed score instead of the budgets: 6 is once in a million events."
+    )
+    repeats: Literal["learn", "flag"] = Field(
+        "learn", description="A repeated anomaly becomes normal (learn), or each repetition is told (flag)."
+    )
+    direction: Literal["both", "above", "below"] = Field(
+        "both", description="Which side of the expectation may alert, by the feature that contributes most."
+    )
+    least_deviation_absolute: float = Field(
+        0.0, ge=0, description="Observed and expected must differ by so much, in the data's own unit."
+    )
+    least_deviation_relative: float = Field(
+        0.0, ge=0, description="Observed and expected must differ by so much, as a share of the expected value."
+    )
+    least_duration_seconds: float = Field(
+        0.0, ge=0, description="An anomaly must last so long, in event time, before it alerts."
+    )
+    mute: tuple[str, ...] = Field((), description='Streams that never alert, by name pattern: "test-*/*".')
+    critical_above_threshold: float = Field(
+        1.0, ge=0, description="A score so far above the threshold is critical: 1 is ten times as rare."
+    )
+
+
+class OutputSettings(FileSinkSettings):
+    """Section [output]: files to write, beside Kafka's topics or instead of them."""
+
+    @model_validator(mode="after")
+    def _each_its_own(self) -> OutputSettings:
+        named = [path for path in (self.scores_path, self.alerts_path, self.dead_letters_path) if path]
+        if len({os.path.realpath(path) for path in named}) < len(named):
+            raise ValueError("output.scores_path, output.alerts_path and output.dead_letters_path must differ")
+        return self
+
+
+class ComputeSettings(Section):
+    """Section [compute]: what the network runs on."""
+
+    device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:N.")
+    threads: int = Field(0, ge=0, le=1024, description="Threads for computing; 0: as many as the process may use.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of whatever is drawn at random in training.")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError('expected "auto", "cpu", "cuda" or "cuda:N"')
+        return device
+
+
+class LoggingSettings(Section):
+    """Section [logging]: what is told on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is told.")
+    format: Literal["text", "json"] = Field("text", description="Lines for people, or one JSON object a line.")
+
+
+def _section(model: type[BaseModel]) -> Any:
+    return Field(default_factory=lambda: model.model_validate({}))
+
+
+class Settings(Section):
+    """Everything that can be set."""
+
+    source: SourceSettings = _section(SourceSettings)
+    kafka: KafkaSettings = _section(KafkaSettings)
+    decode: DecodeSettings = _section(DecodeSettings)
+    model: ModelSettings = _section(ModelSettings)
+    training: TrainingSettings = _section(TrainingSettings)
+    state: StateSettings = _section(StateSettings)
+    processing: ProcessingSettings = _section(ProcessingSettings)
+    alerting: AlertingSettings = _section(AlertingSettings)
+    output: OutputSettings = _section(OutputSettings)
+    webhook: WebhookSettings = _section(WebhookSettings)
+    http: HttpSettings = _section(HttpSettings)
+    compute: ComputeSettings = _section(ComputeSettings)
+    logging: LoggingSettings = _section(LoggingSettings)
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def origin(self, name: str) -> str | None:
+        """Return where "section.name" was set (file and line, environment variable, --set); None: the default holds."""
+        return self._origins.get(name)
+
+
+def load_settings(
+    config: Path | None = None, environment: Mapping[str, str] = os.environ, overrides: Sequence[str] = ()
+) -> Settings:
+    """Return the settings, checked. `overrides` are the values of --set, "section.name=value".
+
+    Raises SettingsError with a line for each thing that is wrong, all of them at once.
+    """
+    errors: list[str] = []
+    layers: list[dict[tuple[str, ...], Found]] = []
+    if config is not None:
+        layers.append(from_file(Settings, config, errors))
+    layers.append(from_environment(Settings, environment, errors))
+    layers.append(from_overrides(Settings, overrides, errors))
+    tree, found = merge(layers)
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as invalid:
+        errors += explain(Settings, invalid, found)
+    if errors:
+        raise SettingsError(errors) from None  # pydantic's own text would show what was found, secrets included
+    settings._origins = {".".join(path): value.origin for path, value in found.items()}
+    return settings

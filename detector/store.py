@@ -1,0 +1,307 @@
+"""Where state survives: a row of bytes for each stream, saved together with the offsets that it stands for.
+
+One checkpoint is one transaction, so rows and offsets never tell different stories, whatever ends the process. The
+store is an SQLite database, `state.db`; docs/decisions/003-state-store.md has the figures and the reasons.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import sqlite3
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+logger = logging.getLogger(__name__)
+
+DATABASE = "state.db"
+LOCK = "lock"
+APPLICATION_ID = 0x6C6F6E67  # "long", in the database's header: tells our file from any other SQLite database
+FORMAT_VERSION = 1  # of the tables; raised when an older longwatch could not read what this one writes
+ROW_LAYOUT = 1  # stands beside every row, so that a later layout can replace this one row by row
+MAX_ROW_BYTES = 1 << 28  # rows are tens of KB; SQLite itself ends at 10^9 bytes
+PAGE_BYTES = 16384  # fewest bytes written for rows of 8 to 60 KB at nearly the best speed: see the decision
+CACHE_KIB = 32768  # dirty pages held before they spill into the log; more was no faster
+LOG_BYTES = 1 << 28  # the log file is cut back to this after a checkpoint that was larger
+
+MOVE_AWAY = "restore it from a backup, or move it away to start afresh (every stream then learns anew)"
+
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE streams (name BLOB PRIMARY KEY, layout INTEGER NOT NULL, crc INTEGER NOT NULL, row BLOB NOT NULL);
+CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), crc INTEGER NOT NULL, document TEXT NOT NULL);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT_VERSION};
+COMMIT;
+"""
+_SAVE_ROW = (
+    "INSERT INTO streams (name, layout, crc, row) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (name) DO UPDATE SET layout = excluded.layout, crc = excluded.crc, row = excluded.row"
+)
+
+
+class StateError(Exception):
+    """The store cannot be opened, read or written; the text names the directory and says what to do."""
+
+
+class DamagedRowError(StateError):
+    """One stream's row is damaged; every other row can still be read."""
+
+    def __init__(self, stream: str, text: str) -> None:
+        """Keep the stream's name, so that the caller can let this one stream start afresh."""
+        super().__init__(text)
+        self.stream = stream
+
+
+class StateStore(Protocol):
+    """What the daemon asks of a place where state survives."""
+
+    def save(self, changed: Iterable[tuple[str, bytes]], deleted: Iterable[str], meta: Mapping[str, Any]) -> None:
+        """Store rows, deletions and the meta document in one transaction; durable when it returns.
+
+        Costs what changed, not what exists. Raises StateError, and then holds what it held before.
+        """
+
+    def load(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return the rows of these streams in order, None for a stream without one; raises StateError."""
+
+    def meta(self) -> dict[str, Any] | None:
+        """Return the last saved meta document, None before the first save."""
+
+    def names(self) -> list[str]:
+        """Return the name of every stream that has a row, in the order of their UTF-8 bytes."""
+
+    def count(self) -> int:
+        """Return the number of rows."""
+
+    def close(self) -> None:
+        """Let go of the directory. Closing twice does no harm."""
+
+
+class SqliteStore:
+    """StateStore in a local directory, created when missing. One process at a time; its threads may share it.
+
+    Raises StateError when the directory cannot be used, is in use by another process, or holds a database that is
+    damaged, foreign or of a newer longwatch.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        """Lock the directory, open its database and check that it is ours and readable."""
+        self.directory = Path(directory)
+        self._mutex = threading.Lock()
+        self._lock_fd = _lock(self.directory)
+        try:
+            self._db = self._open()
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        path = self.directory / DATABASE
+        db: sqlite3.Connection | None = None
+        try:
+            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            # Alone with the file by our own lock: no shared-memory file, and no reader can hold the log's reuse back.
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # takes effect in a new database only
+            application, version = (db.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version"))
+            new = application == 0 and db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+            if not new and application != APPLICATION_ID:
+                raise StateError(
+                    f"state directory {self.directory}: {DATABASE} is an SQLite database of another program "
+                    f"(application id {application:#x}, expected {APPLICATION_ID:#x}); "
+                    "move it away, or set state.directory to a directory of longwatch's own"
+                )
+            if version > FORMAT_VERSION:
+                raise StateError(
+                    f"state directory {self.directory}: {DATABASE} has format {version}, this longwatch reads up "
+                    f"to {FORMAT_VERSION}: run the newer longwatch that wrote it, or move it away to start afresh"
+                )
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")  # each commit reaches the disk before it returns
+            db.execute("PRAGMA secure_delete = OFF")  # some builds overwrite with zeros what they delete
+            db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+            db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
+            if new:
+                db.executescript(_SCHEMA)
+            rows = db.execute("SELECT count(*) FROM streams").fetchone()[0]  # walks the whole index of names
+            db.execute("SELECT document FROM meta").fetchone()
+        except sqlite3.Error as error:
+            if db is not None:
+                db.close()
+            raise self._explained(error, "open") from error
+        except StateError:
+            if db is not None:
+                db.close()
+            raise
+        logger.info("state directory %s: %s", self.directory, "new" if new else f"{rows} streams")
+        return db
+
+    def save(self, changed: Iterable[tuple[str, bytes]], deleted: Iterable[str], meta: Mapping[str, Any]) -> None:
+        """Store rows, deletions and the meta document in one transaction; durable when it returns."""
+        document = json.dumps(meta, sort_keys=True, allow_nan=False)
+        with self._mutex, self._transaction() as db:
+            db.executemany(_SAVE_ROW, _checked_rows(changed, self.directory))
+            db.executemany("DELETE FROM streams WHERE name = ?", ((_encode(name),) for name in deleted))
+            db.execute(
+                "INSERT OR REPLACE INTO meta (id, crc, document) VALUES (1, ?, ?)",
+                (zlib.crc32(document.encode()), document),
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield self._db
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            try:
+                if self._db.in_transaction:  # SQLite has ended it itself after some errors, a full disk among them
+                    self._db.execute("ROLLBACK")
+            except sqlite3.Error:
+                logger.exception("state directory %s: the rollback failed too", self.directory)
+            if isinstance(error, sqlite3.Error):
+                raise self._explained(error, "save to") from error
+            raise
+
+    def load(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return the rows of these streams in order, None for a stream without one.
+
+        Raises DamagedRowError for a row whose bytes are not those that were saved, StateError otherwise.
+        """
+        rows: list[bytes | None] = []
+        with self._mutex:
+            for name in names:
+                key = _encode(name)
+                try:
+                    found = self._db.execute(
+                        "SELECT rowid, layout, crc, row FROM streams WHERE name = ?", (key,)
+                    ).fetchone()
+                except sqlite3.Error as error:
+                    raise self._explained(error, f"read stream {name!r} from") from error
+                rows.append(None if found is None else self._verified(name, key, *found))
+        return rows
+
+    def _verified(self, name: str, key: bytes, rowid: int, layout: int, crc: int, row: bytes) -> bytes:
+        if layout != ROW_LAYOUT:
+            raise StateError(
+                f"state directory {self.directory}: stream {name!r} is stored in row layout {layout}, this longwatch "
+                f"reads {ROW_LAYOUT}: run the longwatch that wrote it, or move the directory away to start afresh"
+            )
+        if zlib.crc32(row, zlib.crc32(key)) != crc:
+            forget = f"DELETE FROM streams WHERE rowid = {rowid}"  # noqa: S608 - text for a person, never run
+            raise DamagedRowError(
+                name,
+                f"state directory {self.directory}: the row of stream {name!r} is damaged (checksum mismatch over "
+                f"{len(row)} bytes): restore the directory from a backup, or let this one stream learn anew with "
+                f"sqlite3 {self.directory / DATABASE} '{forget}'",
+            )
+        return row
+
+    def meta(self) -> dict[str, Any] | None:
+        """Return the last saved meta document, None before the first save."""
+        with self._mutex:
+            try:
+                found = self._db.execute("SELECT crc, document FROM meta").fetchone()
+            except sqlite3.Error as error:
+                raise self._explained(error, "read") from error
+        if found is None:
+            return None
+        crc, document = found
+        if zlib.crc32(document.encode()) != crc:
+            raise StateError(
+                f"state directory {self.directory}: the record of offsets is damaged (checksum mismatch): {MOVE_AWAY}"
+            )
+        result: dict[str, Any] = json.loads(document)
+        return result
+
+    def names(self) -> list[str]:
+        """Return the name of every stream that has a row, in the order of their UTF-8 bytes."""
+        with self._mutex:
+            try:
+                found = self._db.execute("SELECT name FROM streams ORDER BY name").fetchall()
+            except sqlite3.Error as error:
+                raise self._explained(error, "read") from error
+        return [key.decode("utf-8", "surrogatepass") for (key,) in found]
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        with self._mutex:
+            try:
+                rows: int = self._db.execute("SELECT count(*) FROM streams").fetchone()[0]
+            except sqlite3.Error as error:
+                raise self._explained(error, "read") from error
+        return rows
+
+    def close(self) -> None:
+        """Let go of the directory. Closing twice does no harm."""
+        with self._mutex:
+            if self._lock_fd < 0:
+                return
+            self._db.close()
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _explained(self, error: sqlite3.Error, doing: str) -> StateError:
+        """Return the error for a person: SQLite's own code, and what can be done about it."""
+        code = getattr(error, "sqlite_errorcode", None)
+        primary = None if code is None else code & 0xFF
+        where = f"cannot {doing} state directory {self.directory}"
+        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such " in str(error):
+            return StateError(f"{where}: {DATABASE} is damaged or not longwatch's ({error}): {MOVE_AWAY}")
+        if primary == sqlite3.SQLITE_FULL:
+            return StateError(f"{where}: the disk is full ({error}); the last checkpoint is intact: free some space")
+        if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            return StateError(f"{where}: {error}: make it and its files writable for user id {os.geteuid()}")
+        if primary == sqlite3.SQLITE_BUSY:
+            return StateError(f"{where}: another program has {DATABASE} open ({error}): close it")
+        return StateError(
+            f"{where}: {error} ({getattr(error, 'sqlite_errorname', 'no code')}); "
+            "the last checkpoint is intact: check the disk, its quota and the kernel's log"
+        )
+
+
+def _encode(name: str) -> bytes:
+    # JSON may carry a lone surrogate (\ud800) into a name; it must be found again, not refused here
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _checked_rows(changed: Iterable[tuple[str, bytes]], directory: Path) -> Iterator[tuple[bytes, int, int, bytes]]:
+    for name, row in changed:
+        if len(row) > MAX_ROW_BYTES:
+            raise StateError(
+                f"cannot save to state directory {directory}: the row of stream {name!r} has {len(row)} bytes, "
+                f"at most {MAX_ROW_BYTES} are expected; nothing of this checkpoint was stored"
+            )
+        key = _encode(name)
+        yield key, ROW_LAYOUT, zlib.crc32(row, zlib.crc32(key)), row
+
+
+def _lock(directory: Path) -> int:
+    """Create the directory, take its lock and return the lock's file descriptor; raises StateError."""
+    try:
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise StateError(
+            f"cannot use state directory {directory}: {error.strerror}: make it a directory that user id "
+            f"{os.geteuid()} may write, or set state.directory to one"
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise StateError(
+            f"state directory {directory} is in use by another longwatch, process id {pid}: stop it, or give this one "
+            "its own state.directory"
+        ) from error
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
