@@ -119,9 +119,21 @@ class Alert:
     offset: int
 
 
+class CsvLayout(NamedTuple):
+    """How the rows of a CSV file are read, as its header says. Cells are counted from 0."""
+
+    cells: int  # in every row
+    timestamp: int
+    stream: int | None  # None: the record's key names the stream
+    values: tuple[tuple[int, str], ...]  # cell and feature
+
+
 @dataclass(slots=True)
 class RawBatch:
-    """Undecoded records as a source hands them over: parallel lists, cheap to append to."""
+    """Undecoded records as a source hands them over: parallel lists, cheap to append to.
+
+    A file's records carry their line numbers, and the rows of a CSV file its layout; Kafka's have neither.
+    """
 
     partitions: list[Partition] = field(default_factory=list)
     partition: list[int] = field(default_factory=list)  # index into partitions
@@ -129,6 +141,8 @@ class RawBatch:
     received: list[int] = field(default_factory=list)  # ms since 1970 UTC; -1 unknown
     key: list[bytes | None] = field(default_factory=list)
     value: list[bytes] = field(default_factory=list)
+    line: list[int] = field(default_factory=list)  # files: from 1; else empty
+    csv: dict[int, CsvLayout] = field(default_factory=dict)  # by index into partitions; others hold JSON
 
     def __len__(self) -> int:
         """Return the number of records."""

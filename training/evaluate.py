@@ -3,25 +3,20 @@
 Four ways to judge a detector, each with the rule that its field publishes:
 
 - `nab_sweep`: the Numenta Anomaly Benchmark's scoring (Lavin and Ahmad 2015, arXiv:1510.03336, and its scorer 1.1).
-- `event_counts`: strict events: a labelled segment counts once, every run of alerted rows outside them is a false alarm.
+- `event_counts`: strict events: a labelled segment counts once, every run of alerted rows outside is a false alarm.
 - `delayed_point_counts`: the AIOps challenge's point F1, where a segment must be found within its first points.
 - `roc_auc`, `average_precision`: how well the scores rank the rows, whatever the threshold.
 
-`incidents` tells the same in an operator's words for one stream; `load_labels` reads the labels.
+`incidents` tells the same in an operator's words for one stream.
 Times are ns since 1970-01-01 UTC; a window is (start, end), both inclusive.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +25,7 @@ Bool = NDArray[np.bool_]
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 Window = tuple[int, int]
+_Number = TypeVar("_Number", np.float64, np.int64)
 
 # --- Counting found and missed ----------------------------------------------------------------------------------------
 
@@ -225,7 +221,11 @@ def nab_sweep(streams: Iterable[tuple[Int64, Float64, Sequence[Window]]]) -> Nab
     behind the last window, and all of it before the first or three window widths behind. As the reward within a window
     only falls, lowering the threshold adds to each sum what a row brings beyond those that score higher.
     """
-    score, reward, penalty, found, false = ([] for _ in range(5))  # each a list of [rows], by stream
+    score: list[Float64] = []  # of each stream [rows], and so the others: what a detection of the row adds to the sums
+    reward: list[Float64] = []
+    penalty: list[Float64] = []
+    found: list[Int64] = []
+    false: list[Int64] = []
     windows = 0
     for times, stream_scores, stream_windows in streams:
         _same_rows(times, stream_scores)
@@ -246,22 +246,23 @@ def nab_sweep(streams: Iterable[tuple[Int64, Float64, Sequence[Window]]]) -> Nab
         false.append((window[first:] < 0).astype(np.int64))
     if not score:
         raise ValueError("NAB's score needs at least one stream")
-    all_scores = np.concatenate(score)
-    order = np.argsort(-all_scores, kind="stable")
-    threshold = all_scores[order]
-    last_of_tie = np.flatnonzero(np.append(threshold[1:] != threshold[:-1], True))[: len(threshold)]
-
-    def total(parts: list[NDArray[np.generic]]) -> NDArray[np.generic]:
-        return np.concatenate(([0], np.cumsum(np.concatenate(parts)[order])[last_of_tie]))
-
+    scores = np.concatenate(score)
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    last_of_tie = np.flatnonzero(np.append(scores[1:] != scores[:-1], len(scores) > 0))
     return NabSweep(
-        np.concatenate(([np.inf], threshold[last_of_tie])),
-        total(reward),
-        total(penalty),
-        total(found),
-        total(false),
-        windows,
+        threshold=np.concatenate(([np.inf], scores[last_of_tie])),
+        reward=_running_sum(np.concatenate(reward)[order], last_of_tie),
+        penalty=_running_sum(np.concatenate(penalty)[order], last_of_tie),
+        windows_found=_running_sum(np.concatenate(found)[order], last_of_tie),
+        false_positive_rows=_running_sum(np.concatenate(false)[order], last_of_tie),
+        windows=windows,
     )
+
+
+def _running_sum(values: NDArray[_Number], at: Int64) -> NDArray[_Number]:
+    """Return 0, then the sum of `values` up to and with each row of `at`: [at + 1]."""
+    return np.concatenate((np.zeros(1, values.dtype), np.cumsum(values)[at]))
 
 
 def _nab_rows(times: Int64, windows: Sequence[Window]) -> tuple[Float64, Float64, Int64]:
@@ -279,11 +280,10 @@ def _nab_rows(times: Int64, windows: Sequence[Window]) -> tuple[Float64, Float64
         width = right - left + 1
         within = slice(left, right + 1)
         window[within] = number
-        reward[within] = -_scaled_sigmoid(-(right - rows[within] + 1) / width) / _scaled_sigmoid(np.array(-1.0))
-        reward[within] *= -1.0
+        reward[within] = _scaled_sigmoid((rows[within] - right - 1) / width) / _scaled_sigmoid(np.array(-1.0))
         penalty[within] = 0.0
         behind = (rows[right + 1 :] - right) / max(width - 1, 1)
-        penalty[right + 1 :] = np.where(behind >= 3.0, 1.0, -_scaled_sigmoid(behind))
+        penalty[right + 1 :] = np.where(behind >= 3.0, 1.0, -_scaled_sigmoid(np.minimum(behind, 3.0)))
     return reward, penalty, window
 
 
@@ -291,3 +291,111 @@ def _scaled_sigmoid(position: Float64) -> Float64:
     """Return 1 far before position 0, 0 there, -1 far behind it; the benchmark's slope."""
     scaled: Float64 = 2.0 / (1.0 + np.exp(5.0 * position)) - 1.0
     return scaled
+
+
+# --- Incidents, for a person ------------------------------------------------------------------------------------------
+
+
+class Incident(NamedTuple):
+    """A labelled window, and when it was first alerted."""
+
+    start: int  # ns
+    end: int  # ns
+    detected: int | None  # ns; None where no row in it was alerted
+
+    @property
+    def delay(self) -> int | None:
+        """Return the ns from the window's start to its first alerted row."""
+        return None if self.detected is None else self.detected - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class StreamIncidents:
+    """What became of one stream's labelled incidents, and when it alerted without one."""
+
+    stream: str
+    incidents: list[Incident]
+    false_alarms: list[int]  # ns: when each began
+
+    @property
+    def found(self) -> int:
+        """Return how many labelled incidents were alerted."""
+        return sum(incident.detected is not None for incident in self.incidents)
+
+    @property
+    def missed(self) -> int:
+        """Return how many were not."""
+        return len(self.incidents) - self.found
+
+
+def rows_in_windows(times: Int64, windows: Sequence[Window]) -> Bool:
+    """Return which rows lie in a window: [rows]; `times` (ns) is [rows]."""
+    inside = np.zeros(len(times), dtype=np.bool_)
+    for start, end in windows:
+        inside |= (times >= start) & (times <= end)
+    return inside
+
+
+def incidents(stream: str, times: Int64, alert: Bool, windows: Sequence[Window]) -> StreamIncidents:
+    """Match one stream's alerts with its labelled windows; `times` (ns) and `alert` are [rows].
+
+    A window is found when an alerted row lies in it. An alert (a run of alerted rows) is judged by when it fires, as
+    its receiver does: it is false where it begins outside every window. One that outlasts its window is none, which
+    tells this table from `event_counts`.
+    """
+    _same_rows(times, alert)
+    judged = []
+    for start, end in windows:
+        alerted = times[alert & (times >= start) & (times <= end)]
+        judged.append(Incident(start, end, int(alerted.min()) if len(alerted) else None))
+    first = segments(alert)[:, 0]
+    return StreamIncidents(stream, judged, times[first[~rows_in_windows(times, windows)[first]]].tolist())
+
+
+def incident_table(streams: Sequence[StreamIncidents]) -> str:
+    """Return a text table, a line per stream and one for all: labelled, found, missed, false alarms, median delay."""
+    total = StreamIncidents(
+        "all",
+        [incident for stream in streams for incident in stream.incidents],
+        [time for stream in streams for time in stream.false_alarms],
+    )
+    rows: list[tuple[str, ...]] = [("stream", "labelled", "found", "missed", "false alarms", "median delay")]
+    for stream in [*streams, total]:
+        delays = [incident.delay for incident in stream.incidents if incident.delay is not None]
+        numbers = (len(stream.incidents), stream.found, stream.missed, len(stream.false_alarms))
+        rows.append((stream.stream, *map(str, numbers), _duration(float(np.median(delays))) if delays else "-"))
+    width = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(width[0]), *(cell.rjust(w) for cell, w in zip(row[1:], width[1:], strict=True))])
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _duration(ns: float) -> str:
+    """Return a duration with its two leading units: 1 d 3 h, 5 min 10 s."""
+    seconds = round(ns / 1e9)
+    for size, unit, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            rest = seconds % size // smaller_size
+            return f"{seconds // size} {unit} {rest} {smaller}" if rest else f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def _same_rows(one: NDArray[np.generic], other: NDArray[np.generic]) -> None:
+    if one.shape != other.shape or one.ndim != 1:
+        raise ValueError(f"expected two columns of the same rows, found shapes {one.shape} and {other.shape}")
+
+
+def _no_nan(scores: Float64) -> None:
+    if np.isnan(scores).any():
+        row = int(np.flatnonzero(np.isnan(scores))[0])
+        raise ValueError(f"row {row} has no score (NaN); a row that cannot be judged scores 0")
