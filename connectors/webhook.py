@@ -1,0 +1,391 @@
+"""Alert webhooks, signed as Standard Webhooks are, from an outbox that outlives crashes and receivers that are down.
+
+What an attempt's answer means:
+
+| answer                       | counted as  | what follows                                                     |
+|------------------------------|-------------|------------------------------------------------------------------|
+| 2xx                          | `delivered` | all that waited for the receiver is due at once                  |
+| none, 408, 425, 429, 502-504 | `retried`   | the receiver is away: everything pauses and backs off            |
+| other 5xx                    | `retried`   | likewise, but alone once others get through                       |
+| 3xx, other 4xx               | `failed`    | this message backs off alone and no longer holds back its stream |
+| 410                          | `failed`    | nothing more is sent until the daemon is started again           |
+
+A message is tried until it is older than `max_age_seconds`, then it is `dropped`: a wrong path or secret (404, 401)
+is mended by a person, and the alerts should still be there then. Redirects are never followed, so that a receiver
+cannot send us elsewhere. A crash between a receiver's 2xx and our note of it sends the message once more, with the
+same `webhook-id`: receivers know it by that.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import email.utils
+import http.client
+import logging
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from connectors.message import parse_secrets, sign, webhook_body, webhook_id
+from connectors.outbox import Message, NewMessage, Outbox, OutboxError
+from connectors.records import Alert
+
+logger = logging.getLogger(__name__)
+
+OUTBOX_FILE = "outbox.sqlite3"
+
+MAX_RETRY_AFTER_SECONDS = 86_400.0  # a receiver's slip must not silence the alerts for years
+MAX_REASON_BYTES = 300  # of a refusal's body, for the log; a success is not read at all
+BACKOFF_FACTOR = 4.0  # 5 s, 20 s, 80 s, 5 min, 21 min, then the cap: a short outage costs a short wait
+STOP_SECONDS = 1.5  # close() returns within 2 s, whatever the receiver does
+IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a lost wake-up would cost
+
+# A message that makes the receiver fail (500) holds back its stream no longer than this many attempts, about two hours
+# by default, where no other stream's message shows that the receiver works.
+MAX_HOLDING_ATTEMPTS = 12
+
+AWAY = frozenset({408, 425, 429, 502, 503, 504})  # the receiver, or what stands before it, says: later
+
+
+class WebhookSettings(BaseModel):
+    """The [webhook] section."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: SecretStr = Field(
+        default=SecretStr(""), description="Where alerts are POSTed, http:// or https://; empty: nowhere."
+    )
+    secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Signs as Standard Webhooks do: whsec_<base64> or plain text of 24 bytes or more; two, separated "
+        "by a space, while one replaces the other; empty: unsigned.",
+    )
+    timeout_seconds: float = Field(default=15.0, gt=0, le=60, description="How long one delivery may take in all.")
+    retry_base_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        le=3600,
+        description="Longest wait before the first retry; four times as long before each next one.",
+    )
+    retry_cap_seconds: float = Field(default=1800.0, gt=0, le=86_400, description="Longest wait between two attempts.")
+    max_age_seconds: float = Field(
+        default=259_200.0, gt=0, description="An alert that could not be delivered for so long is dropped."
+    )
+    max_pending: int = Field(
+        default=100_000, ge=1, description="Most alerts that wait to be delivered; beyond that the oldest are dropped."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr) -> SecretStr:
+        if url.get_secret_value():
+            parse_url(url.get_secret_value())
+        return url
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr) -> SecretStr:
+        parse_secrets(secret.get_secret_value())
+        return secret
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A webhook's URL, taken apart."""
+
+    tls: bool
+    host: str
+    port: int
+    target: str  # path and query
+    authorization: str | None  # from user:password@
+
+    def __str__(self) -> str:
+        """Return what may be logged: many webhooks' paths are secrets, and user:password always is."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one attempt."""
+
+    status: int | None  # None: no HTTP answer
+    reason: str  # for the log
+    retry_after: float = 0.0  # s
+
+
+def parse_url(url: str) -> Endpoint:
+    """Take a URL apart. Raises ValueError, without the URL in its text, since it may hold secrets."""
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ValueError("webhook.url holds a space or a control character")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("webhook.url is no URL, or its port is not a number from 1 to 65535") from None
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError("webhook.url must begin with http:// or https://")
+    try:
+        host = (parts.hostname or "").encode("idna").decode()
+    except UnicodeError:
+        raise ValueError("webhook.url has a host name that is none") from None
+    if not host or port == 0:
+        raise ValueError("webhook.url has no host, or port 0: expected http(s)://host[:port]/path")
+    tls = parts.scheme == "https"
+    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=-._~")
+    if parts.query:
+        target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=-._~?")
+    authorization = None
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + base64.b64encode(credentials.encode()).decode()
+    return Endpoint(tls, host, port or (443 if tls else 80), target, authorization)
+
+
+def retry_after_seconds(header: str | None, now: float) -> float:
+    """Return what a Retry-After header (seconds or an HTTP date) asks for at Unix time `now`, in s; 0 for none."""
+    if header is None:
+        return 0.0
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        seconds = float(text)
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
+        except (ValueError, OverflowError):
+            return 0.0
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+class WebhookSink:
+    """Takes alerts into the outbox, and delivers them from there in a thread of its own, each stream's in order."""
+
+    def __init__(
+        self,
+        settings: WebhookSettings,
+        directory: Path,
+        *,
+        on_delivery: Callable[[str], object] = lambda outcome: None,
+        on_pending: Callable[[int], object] = lambda count: None,
+    ) -> None:
+        """Open the outbox in `directory` and begin to deliver what waits there.
+
+        `on_delivery` is called with each attempt's outcome (`delivered`, `retried`, `failed`, `dropped`), `on_pending`
+        with the number of alerts that wait; both from any thread. Raises OutboxError, ValueError (no url).
+        """
+        self._settings = settings
+        self._endpoint = parse_url(settings.url.get_secret_value())
+        self._keys = parse_secrets(settings.secret.get_secret_value())
+        self._tls = ssl.create_default_context() if self._endpoint.tls else None
+        self._on_delivery = on_delivery
+        self._on_pending = on_pending
+        self._outbox = Outbox(directory / OUTBOX_FILE, settings.max_pending)
+        self._failures = 0  # since the receiver last took something: how long the pause is
+        self._paused_until = 0.0  # monotonic, s
+        self._gone = False
+        self._told = ""  # the trouble that the log already knows of
+        self._socket: socket.socket | None = None  # the attempt's that is under way
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        waiting = self._outbox.pending()
+        on_pending(waiting)
+        signed = "signed" if self._keys else "unsigned, since webhook.secret is empty"
+        logger.info("alerts go to the webhook at %s, %s; %d wait from before", self._endpoint, signed, waiting)
+        self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
+        self._thread.start()
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        """Put alerts into the outbox for good; those that it has had before are left out. Raises OutboxError."""
+        if not alerts:
+            return
+        messages = [NewMessage(webhook_id(alert), alert.stream, webhook_body(alert)) for alert in alerts]
+        for message_id in self._outbox.add(messages, time.time()):
+            logger.error("alert %s was dropped: more than webhook.max_pending wait for the webhook", message_id)
+            self._on_delivery("dropped")
+        self._on_pending(self._outbox.pending())
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Do nothing: what `write` has taken is already durable."""
+
+    def position(self) -> dict[str, int]:
+        """Return nothing: an alert that is written again after a crash is known by its id."""
+        return {}
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Do nothing, see `position`."""
+
+    def close(self) -> None:
+        """Stop within 2 s; what was not delivered waits in the outbox for the next start."""
+        self._stop.set()
+        self._wake.set()
+        self._cut()
+        self._thread.join(STOP_SECONDS)
+        waiting = self._outbox.pending()
+        if waiting:
+            logger.info("%d alerts wait in %s for the next start", waiting, self._outbox.path)
+        self._outbox.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                wait = self._step()
+            except OutboxError as error:
+                if self._stop.is_set():
+                    return  # close() did not wait any longer for this attempt
+                self._tell("outbox", str(error))
+                wait = self._settings.retry_base_seconds
+            except Exception:  # whatever it is, alerts must go on
+                logger.exception("the delivery of an alert to %s failed unexpectedly", self._endpoint)
+                wait = self._settings.retry_base_seconds
+            self._wake.wait(wait)
+            self._wake.clear()
+
+    def _step(self) -> float:
+        """Deliver the next message, if one is due. Returns how long nothing needs to be done, in s."""
+        now = time.monotonic()
+        if self._gone:
+            return IDLE_SECONDS
+        if now < self._paused_until:
+            return self._paused_until - now
+        message = self._outbox.next(now)
+        if message is None:
+            due = self._outbox.next_due(now)
+            return IDLE_SECONDS if due is None else min(due - now, IDLE_SECONDS)
+        answer = self._post(message)
+        if answer.status is None and self._stop.is_set():
+            return 0.0  # cut off by close(): says nothing of the receiver
+        if answer.status is not None and 200 <= answer.status < 300:
+            self._delivered(message)
+        else:
+            self._failed(message, answer)
+        self._on_pending(self._outbox.pending())
+        return 0.0
+
+    def _delivered(self, message: Message) -> None:
+        self._outbox.finish(message.sequence, "delivered")
+        self._on_delivery("delivered")
+        logger.debug("alert %s was delivered to %s", message.id, self._endpoint)
+        if self._failures:
+            # What failed no more often than the outage lasted was its victim. What failed more often failed while
+            # others got through, and keeps its own backoff.
+            self._outbox.hurry(self._failures)
+        if self._told:
+            logger.info("the webhook at %s takes alerts again; %d wait", self._endpoint, self._outbox.pending())
+        self._failures = 0
+        self._told = ""
+
+    def _failed(self, message: Message, answer: Answer) -> None:
+        now = time.monotonic()
+        status = answer.status
+        attempts = message.attempts + 1
+        if status == 410:
+            self._gone = True
+            self._on_delivery("failed")
+            logger.error(
+                "the webhook at %s answered 410 Gone: nothing more is sent there. %d alerts wait in the outbox; set "
+                "webhook.url to where they should go, or empty, and start again",
+                self._endpoint,
+                self._outbox.pending(),
+            )
+            return
+        refused = status is not None and status < 500 and status not in AWAY
+        aside = refused
+        due = now + self._backoff(attempts)
+        if not refused:
+            self._failures += 1
+            self._paused_until = now + max(self._backoff(self._failures), answer.retry_after)
+            broken = status is not None and status not in AWAY
+            aside = attempts > self._failures or (broken and attempts >= MAX_HOLDING_ATTEMPTS)
+            if not aside:
+                due = self._paused_until
+        self._tell(str(status), f"the webhook at {self._endpoint} does not take alerts: {answer.reason}")
+        if time.time() - message.created > self._settings.max_age_seconds:
+            self._outbox.finish(message.sequence, "dropped")
+            self._on_delivery("dropped")
+            logger.error(
+                "alert %s was dropped: not delivered within webhook.max_age_seconds; last: %s",
+                message.id,
+                answer.reason,
+            )
+            return
+        self._outbox.retry(message.sequence, due, aside=aside)
+        self._on_delivery("failed" if refused else "retried")
+
+    def _backoff(self, failures: int) -> float:
+        """Return the wait after that many failures, in s: exponential, with full jitter."""
+        longest = self._settings.retry_base_seconds * BACKOFF_FACTOR ** min(failures - 1, 20)
+        return random.uniform(0.0, min(longest, self._settings.retry_cap_seconds))
+
+    def _tell(self, kind: str, trouble: str) -> None:
+        """Log a trouble when it begins or becomes another, not at every attempt."""
+        if kind != self._told:
+            logger.warning("%s; alerts wait in the outbox and are tried again", trouble)
+            self._told = kind
+
+    def _post(self, message: Message) -> Answer:
+        """Make one attempt, in at most `timeout_seconds` however slowly the receiver drips."""
+        timeout = self._settings.timeout_seconds
+        began = time.monotonic()
+        connection = self._connection(timeout)
+        deadline = threading.Timer(timeout, self._cut)
+        deadline.daemon = True
+        deadline.start()
+        try:
+            connection.connect()
+            self._socket = connection.sock
+            if self._stop.is_set():
+                self._cut()  # close() came before there was a socket to cut
+            connection.request("POST", self._endpoint.target, message.body, self._headers(message))
+            response = connection.getresponse()
+            if 200 <= response.status < 300:
+                return Answer(response.status, "")
+            retry_after = retry_after_seconds(response.headers.get("Retry-After"), time.time())
+            with contextlib.suppress(OSError, http.client.HTTPException):  # the status is known, its text is extra
+                said = response.read(MAX_REASON_BYTES)
+                return Answer(response.status, f"it answered {response.status} {said!r}", retry_after)
+            return Answer(response.status, f"it answered {response.status}", retry_after)
+        except (OSError, http.client.HTTPException) as error:
+            if time.monotonic() - began >= timeout:
+                return Answer(None, f"no answer within webhook.timeout_seconds = {timeout:g}")
+            return Answer(None, f"{type(error).__name__}: {error}")
+        finally:
+            deadline.cancel()
+            self._socket = None
+            connection.close()
+
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._endpoint.host, self._endpoint.port, timeout=timeout)
+        return http.client.HTTPSConnection(self._endpoint.host, self._endpoint.port, timeout=timeout, context=self._tls)
+
+    def _headers(self, message: Message) -> dict[str, str]:
+        timestamp = int(time.time())
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "longwatch",
+            "webhook-id": message.id,
+            "webhook-timestamp": str(timestamp),
+        }
+        if self._keys:
+            headers["webhook-signature"] = sign(self._keys, message.id, timestamp, message.body)
+        if self._endpoint.authorization is not None:
+            headers["authorization"] = self._endpoint.authorization
+        return headers
+
+    def _cut(self) -> None:
+        """Wake the attempt that is under way by ending its connection."""
+        under_way = self._socket
+        if under_way is not None:
+            with contextlib.suppress(OSError):
+                # the plain socket's shutdown: TLS would wait for its own lock
+                socket.socket.shutdown(under_way, socket.SHUT_RDWR)

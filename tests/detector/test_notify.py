@@ -1,0 +1,108 @@
+"""systemd's side of the socket, played by a real datagram socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from detector.notify import Notifier
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
+    """A listening socket, and NOTIFY_SOCKET for it."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listening.settimeout(2)
+    if request.param == "path":
+        name = str(tmp_path / "notify")
+        listening.bind(name)
+    else:
+        name = f"@longwatch-{uuid.uuid4().hex}"
+        listening.bind("\0" + name[1:])
+    yield listening, name
+    listening.close()
+
+
+def test_a_life_is_told_from_start_to_stop(manager: tuple[socket.socket, str]) -> None:
+    listening, name = manager
+    notifier = Notifier({"NOTIFY_SOCKET": name})
+    notifier.extend_timeout(12.5)
+    assert listening.recv(1000) == b"EXTEND_TIMEOUT_USEC=12500000"
+    notifier.ready("scoring 50 streams")
+    assert listening.recv(1000) == b"READY=1\nSTATUS=scoring 50 streams"
+    notifier.status("broker away\nWATCHDOG=trigger")
+    assert listening.recv(1000) == b"STATUS=broker away WATCHDOG=trigger", "a status is one line"
+    notifier.stopping("saving")
+    assert listening.recv(1000) == b"STOPPING=1\nSTATUS=saving"
+    notifier.close()
+
+
+def received(listening: socket.socket) -> list[bytes]:
+    listening.setblocking(False)
+    messages = []
+    while True:
+        try:
+            messages.append(listening.recv(1000))
+        except BlockingIOError:
+            return messages
+
+
+def test_the_watchdog_is_fed_at_half_its_time_however_often_the_loop_comes_round(
+    manager: tuple[socket.socket, str],
+) -> None:
+    listening, name = manager
+    environ = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "400000", "WATCHDOG_PID": str(os.getpid())}
+    notifier = Notifier(environ)
+    assert notifier.watchdog_interval_seconds == 0.2
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        notifier.beat()
+        time.sleep(0.002)
+    beats = received(listening)
+    assert set(beats) == {b"WATCHDOG=1"}
+    assert 2 <= len(beats) <= 3, "at 0, 0.2 and 0.4 s"
+    notifier.close()
+
+
+@pytest.mark.parametrize("environ", [{}, {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}])
+def test_a_watchdog_that_is_not_ours_is_not_fed(manager: tuple[socket.socket, str], environ: dict[str, str]) -> None:
+    listening, name = manager
+    notifier = Notifier({"NOTIFY_SOCKET": name} | environ)
+    for _ in range(3):
+        notifier.beat()
+    assert received(listening) == []
+    notifier.close()
+
+
+def test_without_systemd_nothing_happens() -> None:
+    notifier = Notifier({"WATCHDOG_USEC": "1"})
+    notifier.ready("ready")
+    notifier.beat()
+    notifier.extend_timeout(1)
+    notifier.stopping("stop")
+    notifier.close()
+
+
+def test_a_manager_that_is_gone_or_deaf_is_told_of_once_and_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    name = str(tmp_path / "notify")
+    notifier = Notifier({"NOTIFY_SOCKET": name})
+    notifier.ready("ready")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(name)
+        began = time.monotonic()
+        for _ in range(2000):  # more than its queue holds
+            notifier.status("x" * 1000)
+        assert time.monotonic() - began < 2
+    assert len(caplog.records) == 1
+    assert "its watchdog may end the daemon" in caplog.text
+    notifier.close()
