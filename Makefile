@@ -1,0 +1,48 @@
+# `make demo` and `make test` set up all they need in .venv; nothing has to be activated.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench bench-quality prior clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+# pip, not another installer: torch's CPU build is found through pip's own configuration
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing longwatch and its tools into .venv (torch is large; once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## replay bundled real data through the whole pipeline
+	@$(BIN)/longwatch demo
+
+test: $(STAMP) ## lint, types, import contracts and all tests, against real servers
+	@$(MAKE) --no-print-directory lint
+	@sh tests/fetch_tools.sh
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## put the code into shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP) ## engine, network and ingest, side by side
+	@$(BIN)/longwatch bench
+
+bench-quality: $(STAMP) ## NAB, SMD, ASD and AIOPS by the product's defaults, where the data are to be had
+	@$(BIN)/python -m tests.bench.quality all
+
+prior: $(STAMP) ## make the shipped network again from synthetic series (minutes on one core)
+	@$(BIN)/python -m training.prior
+
+clean: ## remove what was built
+	rm -rf .venv .tools build out *.egg-info
