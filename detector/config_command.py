@@ -108,7 +108,7 @@ def _file_problems(settings: Settings) -> Iterator[str]:
             yield f"{name} {path}: cannot be read: {error.strerror}"
     if settings.model.directory and not Path(settings.model.directory).is_dir():
         yield f"model.directory {settings.model.directory}: is not a directory"
-    for name in ("scores_path", "alerts_path", "dead_letters_path"):
+    for name in ("scores_file", "alerts_file", "dead_letter_file"):
         path = getattr(settings.output, name)
         if path and not os.access(Path(path).absolute().parent, os.W_OK | os.X_OK):
             yield f"output.{name} {path}: its directory is missing, or user id {os.geteuid()} may not write there"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from connectors.decode import DecodeSettings
-from connectors.files import FileSettings, FileSinkSettings
+from connectors.files import FileSettings
 from connectors.http import HttpSettings
 from connectors.kafka import KafkaSettings
 from connectors.webhook import WebhookSettings
@@ -35,7 +35,7 @@ __all__ = ["Settings", "SettingsError", "load_settings"]
 class Section(BaseModel):
     """What every section has in common: unknown names are errors, nothing changes after the start."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class SourceSettings(FileSettings):
@@ -166,14 +166,18 @@ class AlertingSettings(Section):
     )
 
 
-class OutputSettings(FileSinkSettings):
-    """Section [output]: files to write, beside Kafka's topics or instead of them."""
+class OutputSettings(Section):
+    """Section [output]: files to write, beside Kafka's topics or instead of them; JSON lines."""
+
+    scores_file: str = Field("", description="File for every score, some 400 bytes an event; empty: none.")
+    alerts_file: str = Field("", description="File for alerts, as they fire and as they resolve; empty: none.")
+    dead_letter_file: str = Field("", description="File for refused records, with the reason; empty: none.")
 
     @model_validator(mode="after")
     def _each_its_own(self) -> OutputSettings:
-        named = [path for path in (self.scores_path, self.alerts_path, self.dead_letters_path) if path]
+        named = [path for path in (self.scores_file, self.alerts_file, self.dead_letter_file) if path]
         if len({os.path.realpath(path) for path in named}) < len(named):
-            raise ValueError("output.scores_path, output.alerts_path and output.dead_letters_path must differ")
+            raise ValueError("output.scores_file, output.alerts_file and output.dead_letter_file must differ")
         return self
 
 

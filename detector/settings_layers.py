@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -87,11 +87,11 @@ class _Names:
                 secret = Path(str(found.value)).read_text(encoding="utf-8").rstrip("\r\n")
             except (OSError, ValueError) as error:
                 reason = (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8 text"
-                errors.append(f"{found.origin}: {'.'.join(path)}: cannot read {str(found.value)!r}: {reason}")
+                errors.append(f"{found.origin}: {_dotted(path)}: cannot read {str(found.value)!r}: {reason}")
                 return True
             found = Found(secret, f"{found.origin} ({found.value})")
         if target in layer:
-            errors.append(f"{found.origin}: {'.'.join(target)} is set twice, also by {layer[target].origin}: keep one")
+            errors.append(f"{found.origin}: {_dotted(target)} is set twice, also by {layer[target].origin}: keep one")
         layer[target] = found
         return True
 
@@ -110,12 +110,20 @@ class _Names:
             return _parsed(text)
         return text
 
-    def suggestion(self, name: str, written: Iterable[str]) -> str:
-        near = difflib.get_close_matches(name, list(written), n=1)
-        return f"did you mean {near[0]}?" if near else REFERENCE
+    def suggestion(self, name: str, write: Callable[[Name], str], sections: bool = False) -> str:
+        """Return what to do about an unknown name, in the source's own way of writing names."""
+        known = self.sections if sections else (*self.types, *self.secret_files)
+        written = {write(path).removeprefix(PREFIX): write(path) for path in known}  # what all share says nothing
+        near = difflib.get_close_matches(name.removeprefix(PREFIX), written, n=1)
+        return f"did you mean {written[near[0]]}?" if near else REFERENCE
 
-    def dotted(self) -> list[str]:
-        return [".".join(path) for path in (*self.types, *self.secret_files)]
+
+def _dotted(path: Name) -> str:
+    return ".".join(path)
+
+
+def _variable(path: Name) -> str:
+    return PREFIX + "__".join(path).upper()
 
 
 def _parsed(text: str) -> Any:
@@ -149,13 +157,11 @@ def from_file(model: type[BaseModel], config: Path, errors: list[str]) -> Layer:
                 if isinstance(value, dict):
                     walk(value, path)
                 else:
-                    errors.append(f"{where}: {key} is a section: write [{'.'.join(path)}], then its settings below")
+                    errors.append(f"{where}: {key} is a section: write [{_dotted(path)}], then its settings below")
             elif not names.add(layer, path, Found(value, where), errors):
-                kind, written = "setting", names.dotted()
-                if isinstance(value, dict):
-                    kind, written = "section", [".".join(section) for section in names.sections]
-                name = ".".join(path)
-                errors.append(f"{where}: unknown {kind} {name}; {names.suggestion(name, written)}")
+                name, section = _dotted(path), isinstance(value, dict)
+                kind = "section" if section else "setting"
+                errors.append(f"{where}: unknown {kind} {name}; {names.suggestion(name, _dotted, section)}")
 
     walk(tree, ())
     return layer
@@ -181,7 +187,6 @@ def _key(text: str) -> Name:
 def from_environment(model: type[BaseModel], environment: Mapping[str, str], errors: list[str]) -> Layer:
     """Return the settings of variables LONGWATCH_SECTION__NAME; capitals or not."""
     names, layer = _Names(model), Layer()
-    written = [PREFIX + "__".join(path).upper() for path in (*names.types, *names.secret_files)]
     for variable, text in sorted(environment.items()):
         name = variable.upper()
         if not name.startswith(PREFIX):
@@ -190,7 +195,7 @@ def from_environment(model: type[BaseModel], environment: Mapping[str, str], err
         found = Found(names.from_text(path, text), f"environment {variable}")
         if names.add(layer, path, found, errors) or _is_service_link(name, text):
             continue
-        errors.append(f"environment {variable}: unknown setting; {names.suggestion(name, written)}")
+        errors.append(f"environment {variable}: unknown setting; {names.suggestion(name, _variable)}")
     return layer
 
 
@@ -212,7 +217,7 @@ def from_overrides(model: type[BaseModel], overrides: Sequence[str], errors: lis
             continue
         single = Layer()
         if not names.add(single, path, Found(names.from_text(path, text), f"--set {name}"), errors):
-            errors.append(f"--set {name}: unknown setting; {names.suggestion(name, names.dotted())}")
+            errors.append(f"--set {name}: unknown setting; {names.suggestion(name, _dotted)}")
         layer |= single
     return layer
 
@@ -242,9 +247,9 @@ def _explained(error: ErrorDetails, types: Mapping[Name, Any], flat: Layer) -> s
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     path = next((location[:n] for n in range(len(location), 0, -1) if location[:n] in types), None)
     if path is None:  # about a section as a whole: the message names settings, say where these came from
-        told = [f"{'.'.join(p)}: {found.origin}" for p, found in flat.items() if ".".join(p) in message]
+        told = [f"{_dotted(p)}: {found.origin}" for p, found in flat.items() if _dotted(p) in message]
         return message + (f" ({', '.join(told)})" if told else "")
-    name = ".".join(path)
+    name = _dotted(path)
     if path not in flat:
         return f"{name}: {message}"
     origin, value = flat[path].origin, flat[path].value

@@ -1,0 +1,369 @@
+"""Records to events: JSON and CSV rows in, columns out, and a reason for every refusal.
+
+The contract, which the settings only bend: a record is a JSON object in UTF-8 (a byte-order mark is passed over) with
+`stream`, `timestamp` and `values` (an object of numbers) or `value` (one number, the feature `value`). Where both are
+there `values` counts; of a key that stands twice the last counts, as in every JSON parser. Null means missing, and an
+event all of whose features are missing is refused: there would be nothing to score. A number may be written as text;
+NaN, infinity and booleans are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from connectors.payload import TEMPLATE_FIELD, Event, NameTemplate, RefusalError, csv_event, document, field_path, shown
+from connectors.records import CsvLayout, EventBatch, Int32, RawBatch, Rejected
+from connectors.timestamps import NS_PER_MILLISECOND, parse_time
+
+REASONS = (
+    "empty",  # no bytes: a tombstone
+    "too_large",
+    "not_utf8",
+    "not_json",
+    "too_deep",  # nested beyond what a parser's stack holds
+    "not_an_object",
+    "bad_row",  # a CSV row that its header does not fit
+    "no_stream",
+    "bad_name",  # empty, not text, or with characters that could forge a log line
+    "name_too_long",
+    "bad_timestamp",
+    "no_value",
+    "not_a_number",
+    "too_many_features",
+    "unsupported",
+)
+
+MS_PER_DAY = 86_400_000
+MAX_MS = 2**63 // NS_PER_MILLISECOND - 1  # what ns in 64 bits can hold
+
+_Name = TypeVar("_Name")
+
+
+class DecodeSettings(BaseModel):
+    """How records are read; the defaults are longwatch's own JSON.
+
+    Telegraf's JSON: stream = "{tags.host}/{name}", values = "fields", batch = "metrics".
+    prometheus-kafka-adapter: stream = "{labels.instance}/{name}".
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stream: str = Field(default="{stream}", description='Stream name, made of fields: "{tags.host}/{name}".')
+    timestamp: str = Field(
+        default="timestamp", min_length=1, description="Path of the event's time; dots lead into objects."
+    )
+    values: str = Field(default="values", min_length=1, description="Path of the object of numbers.")
+    value: str = Field(
+        default="value", min_length=1, description="Path of the one number, where there is no object of them."
+    )
+    batch: str = Field(
+        default="", description="Key of a list of events, where one record holds many; empty: one record is one."
+    )
+    exclude_features: tuple[str, ...] = Field(default=(), description='Features to pass over, as patterns: "uptime_*".')
+    max_record_bytes: int = Field(
+        default=1_048_576, ge=64, description="Larger records are refused (Kafka's own limit: 1 MiB)."
+    )
+    max_features: int = Field(default=1_000, ge=1, description="Events with more features are refused.")
+    max_name_bytes: int = Field(
+        default=255, ge=1, le=4_096, description="Longest name of a stream or feature, in UTF-8."
+    )
+    max_age_days: float = Field(
+        default=10_950, gt=0, description="Older events are refused, seen from the record's own time."
+    )
+    max_ahead_seconds: float = Field(
+        default=86_400, ge=0, description="Events further ahead of the record's time are refused."
+    )
+
+    @field_validator("stream")
+    @classmethod
+    def _fields_in_braces(cls, template: str) -> str:
+        fields = TEMPLATE_FIELD.findall(template)
+        if not fields or not all(fields) or re.search(r"[{}]", TEMPLATE_FIELD.sub("", template)):
+            raise ValueError(f'{template!r} names no field; write paths in braces, such as "{{tags.host}}/{{name}}"')
+        return template
+
+
+class Decoder:
+    """Decodes batches of records; holds settings only, so that what it makes of a record depends on that record alone.
+
+    Default schema, one value: about 1.5 us a record on one core (tests/bench/bench_decode.py).
+    """
+
+    def __init__(self, settings: DecodeSettings | None = None) -> None:
+        self._settings = settings = settings or DecodeSettings()
+        self.max_record_bytes = settings.max_record_bytes
+        self._template = NameTemplate(settings.stream)
+        self._timestamp = field_path(settings.timestamp)
+        self._values = field_path(settings.values)
+        self._value = field_path(settings.value)
+        self._quick = _quick_decoder(settings)
+        self._batch = msgspec.json.Decoder(dict[str, msgspec.Raw]) if settings.batch else None
+
+    def decode(self, raw: RawBatch) -> tuple[EventBatch, list[Rejected]]:
+        """Return the records' events, in order, and the refusals, in order; raises nothing for what a record holds.
+
+        Every record is one event or one refusal; with the setting `batch`, every event in it is. A refusal's bytes are
+        the record's own (of a batch: those of the refused event).
+        """
+        columns = _Columns(self._settings)
+        rejected = []
+        for row, (value, partition, received, key) in enumerate(
+            zip(raw.value, raw.partition, raw.received, raw.key, strict=True)
+        ):
+            layout = raw.csv.get(partition) if raw.csv else None
+            for piece in (value,) if self._batch is None or layout is not None else self._pieces(value):
+                try:
+                    columns.add(row, self._event(piece, layout), key, received)
+                except RefusalError as refusal:
+                    columns.undo()
+                    rejected.append(_rejected(raw, row, piece, refusal))
+        return columns.batch(raw, compact=bool(rejected)), rejected
+
+    def time_of(self, value: bytes, layout: CsvLayout | None = None) -> int | None:
+        """Return a record's time in ns (of a batch: its first event's), or None where it says none that can be read."""
+        if self._batch is not None and layout is None:
+            value = self._pieces(value)[0]
+        try:
+            if layout is not None and layout.timestamp == 0 and b'"' not in value:
+                return parse_time(value.partition(b",")[0].decode())  # as the whole row would say, but for less
+            stamp = self._event(value, layout).timestamp
+            return None if stamp is None else parse_time(stamp)
+        except (RefusalError, ValueError):
+            return None
+
+    def _pieces(self, value: bytes) -> list[bytes]:
+        """Return the events' own bytes, or the record itself where it holds no list of them."""
+        if self._batch is None or len(value) > self._settings.max_record_bytes:
+            return [value]
+        try:
+            found = self._batch.decode(value).get(self._settings.batch)
+            pieces = [] if found is None else msgspec.json.decode(found, type=list[msgspec.Raw])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return [value]
+        return [bytes(piece) for piece in pieces] or [value]
+
+    def _event(self, value: bytes, layout: CsvLayout | None) -> Event:
+        if len(value) > self._settings.max_record_bytes:
+            limit = self._settings.max_record_bytes
+            raise RefusalError("too_large", f"{len(value)} bytes; decode.max_record_bytes is {limit}")
+        if layout is not None:
+            return csv_event(value, layout)
+        if self._quick is not None:
+            try:
+                event = self._quick.decode(value)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                pass  # unusual or broken: the thorough way tells which
+            else:
+                if event.values is not None or event.value is not None:
+                    return event
+        return self._thorough(value)
+
+    def _thorough(self, value: bytes) -> Event:
+        record = document(value)
+        if type(record) is not dict:
+            raise RefusalError("not_an_object", f"found {shown(record)}, expected a JSON object")
+        settings = self._settings
+        values, one, stamp = self._values.find(record), self._value.find(record), self._timestamp.find(record)
+        if values is None and one is None:
+            if "code" in record:
+                raise RefusalError("unsupported", "a categorical event (`code`); only numbers are scored so far")
+            raise RefusalError("no_value", f"neither `{settings.values}` nor `{settings.value}` holds a number")
+        if values is not None and type(values) is not dict:
+            raise RefusalError("not_an_object", f"`{settings.values}` is {shown(values)}, expected an object")
+        if stamp is not None and type(stamp) not in (str, int, float):
+            raise RefusalError("bad_timestamp", f"`{settings.timestamp}` is {shown(stamp)}, expected a time")
+        return Event(self._template.name(record), stamp, values, one)
+
+
+class _Columns:
+    """The columns of a batch while they grow."""
+
+    def __init__(self, settings: DecodeSettings) -> None:
+        self._settings = settings
+        self._max_age_ms = round(settings.max_age_days * MS_PER_DAY)
+        self._max_ahead_ms = round(settings.max_ahead_seconds * 1_000)
+        self._times: dict[str | int | float, int] = {}  # streams report at the same times: each is read once a batch
+        self._stream_codes: dict[str, int] = {}
+        self._feature_codes: dict[str, int] = {}  # -1: excluded
+        self._features: list[str] = []
+        self._row: list[int] = []
+        self._stream: list[int] = []
+        self._time: list[int] = []
+        self._start: list[int] = [0]
+        self._feature: list[int] = []
+        self._value: list[float] = []
+
+    def add(self, row: int, event: Event, key: bytes | None, received_ms: int) -> None:
+        """Append an event; where it is refused, `undo` must follow."""
+        values = event.values
+        if values is None:
+            if event.value is not None:
+                self._observe("value", event.value)
+        else:
+            if len(values) > self._settings.max_features:
+                limit = self._settings.max_features
+                raise RefusalError("too_many_features", f"{len(values)}; decode.max_features is {limit}")
+            codes, add_code, add_value = self._feature_codes, self._feature.append, self._value.append
+            for feature, value in values.items():
+                code = codes.get(feature, -1)
+                # The common case is told here, for speed: a known feature, a finite float
+                if code >= 0 and type(value) is float and -math.inf < value < math.inf:
+                    add_code(code)
+                    add_value(value)
+                elif value is not None:
+                    self._observe(feature, value)
+        end = len(self._value)
+        if end == self._start[-1]:
+            raise RefusalError("no_value", "every feature is missing")
+
+        stamp = event.timestamp
+        if stamp is None:
+            if not 0 <= received_ms <= MAX_MS:
+                raise RefusalError("bad_timestamp", "no timestamp, neither in the event nor on the record")
+            time = received_ms * NS_PER_MILLISECOND
+        else:
+            time = self._times.get(stamp) or self._read_time(stamp)
+            if received_ms >= 0:
+                ahead_ms = time // NS_PER_MILLISECOND - received_ms
+                if not -self._max_age_ms <= ahead_ms <= self._max_ahead_ms:
+                    raise RefusalError("bad_timestamp", self._out_of_range(stamp, ahead_ms))
+
+        name = event.stream
+        if type(name) is not str or not name:
+            name = str(name) if type(name) is int else _key_name(key)
+        stream = self._stream_codes.get(name)
+        if stream is None:
+            self._check_name("stream", name)
+            stream = self._stream_codes[name] = len(self._stream_codes)
+
+        self._row.append(row)
+        self._stream.append(stream)
+        self._time.append(time)
+        self._start.append(end)
+
+    def undo(self) -> None:
+        """Take back the observations of an event that was refused."""
+        del self._feature[self._start[-1] :], self._value[self._start[-1] :]
+
+    def batch(self, raw: RawBatch, *, compact: bool) -> EventBatch:
+        """Return the batch; `compact` where refused events may have left names behind that no event bears."""
+        row = np.array(self._row, np.intp)
+        time = np.array(self._time, np.int64)
+        received_ms = np.array(raw.received, np.int64)[row]
+        stream, streams = np.array(self._stream, np.int32), list(self._stream_codes)
+        feature, features = np.array(self._feature, np.int32), self._features
+        partition, partitions = np.array(raw.partition, np.int32)[row], list(raw.partitions)
+        if compact:
+            stream, streams = _used(stream, streams)
+            feature, features = _used(feature, features)
+            partition, partitions = _used(partition, partitions)
+        return EventBatch(
+            streams=streams,
+            features=features,
+            partitions=partitions,
+            stream=stream,
+            time=time,
+            received=np.where(received_ms < 0, time, received_ms * NS_PER_MILLISECOND),
+            partition=partition,
+            offset=np.array(raw.offset, np.int64)[row],
+            start=np.array(self._start, np.int64),
+            feature=feature,
+            value=np.array(self._value, np.float64),
+        )
+
+    def _observe(self, feature: str, value: object) -> None:
+        code = self._feature_codes.get(feature)
+        if code is None:
+            code = self._add_feature(feature)
+        if code >= 0:
+            self._value.append(_number(feature, value))
+            self._feature.append(code)
+
+    def _add_feature(self, feature: str) -> int:
+        if any(fnmatchcase(feature, pattern) for pattern in self._settings.exclude_features):
+            code = -1
+        else:
+            self._check_name("feature", feature)
+            code = len(self._features)
+            self._features.append(feature)
+        self._feature_codes[feature] = code
+        return code
+
+    def _read_time(self, stamp: str | float) -> int:
+        try:
+            time = self._times[stamp] = parse_time(stamp)
+        except ValueError as error:
+            raise RefusalError("bad_timestamp", str(error)) from None
+        return time
+
+    def _out_of_range(self, stamp: str | float, ahead_ms: int) -> str:
+        days = ahead_ms / MS_PER_DAY
+        if days < 0:
+            limit = f"decode.max_age_days is {self._settings.max_age_days:g}"
+        else:
+            limit = f"decode.max_ahead_seconds is {self._settings.max_ahead_seconds:g}"
+        where = "before" if days < 0 else "after"
+        return f"{shown(stamp)} lies {abs(days):.1f} days {where} the record's own time; {limit}"
+
+    def _check_name(self, kind: str, name: str) -> None:
+        # Control characters, line separators, direction marks and lone surrogates: none is printable.
+        if not name or not name.isprintable():
+            raise RefusalError("bad_name", f"the {kind}'s name {shown(name)} must be printable and not empty")
+        if len(name.encode()) > self._settings.max_name_bytes:
+            limit = self._settings.max_name_bytes
+            raise RefusalError("name_too_long", f"the {kind}'s name {shown(name)}: decode.max_name_bytes is {limit}")
+
+
+def _quick_decoder(settings: DecodeSettings) -> msgspec.json.Decoder[Event] | None:
+    """Return a typed parser for settings that name four different top-level fields; None for others."""
+    field = TEMPLATE_FIELD.fullmatch(settings.stream)
+    names = [field[1] if field else ".", settings.timestamp, settings.values, settings.value]
+    if any("." in name for name in names) or len(set(names)) < len(names):
+        return None
+    rename = dict(zip(Event.__struct_fields__, names, strict=True))
+    return msgspec.json.Decoder(msgspec.defstruct("_Renamed", [], bases=(Event,), gc=False, rename=rename))
+
+
+def _number(feature: str, value: object) -> float:
+    """Return a feature's value; raises a refusal where it is not a finite number."""
+    try:
+        if type(value) is str:
+            # float() would also take digits of other scripts, and underscores between them
+            number = float(value) if value.isascii() and "_" not in value else math.nan
+        elif type(value) is int or type(value) is float:
+            number = float(value)
+        else:
+            number = math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RefusalError("not_a_number", f"{shown(feature)} is {shown(value)}, expected a finite number")
+    return number
+
+
+def _key_name(key: bytes | None) -> str:
+    if not key:
+        raise RefusalError("no_stream", "neither the event nor the record's key names a stream")
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise RefusalError("no_stream", f"the event names none, and the key {key[:20]!r} is not UTF-8") from None
+
+
+def _rejected(raw: RawBatch, row: int, value: bytes, refusal: RefusalError) -> Rejected:
+    topic, partition = raw.partitions[raw.partition[row]]
+    detail = f"{topic}, line {raw.line[row]}: {refusal}" if raw.line else str(refusal)
+    return Rejected(topic, partition, raw.offset[row], refusal.reason, detail, value)
+
+
+def _used(codes: Int32, names: list[_Name]) -> tuple[Int32, list[_Name]]:
+    """Return codes [n] and names without the names that no code stands for."""
+    kept, recoded = np.unique(codes, return_inverse=True)
+    return recoded.astype(np.int32), [names[code] for code in kept.tolist()]

@@ -1,0 +1,131 @@
+"""Scores, alerts and refused records as JSON, the same for files and for Kafka."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from connectors.records import Alert, Int64, Rejected, Scores
+
+NS_PER_SECOND = 1_000_000_000
+
+_encoder = msgspec.json.Encoder()
+
+
+def rfc3339(time: Int64) -> list[str]:
+    """Return times, ns since 1970 UTC [n], as RFC 3339 in UTC with as many digits as they need."""
+    seconds, fraction = np.divmod(time, NS_PER_SECOND)
+    texts: list[str] = np.datetime_as_string(seconds.astype("datetime64[s]")).tolist()
+    if not fraction.any():
+        return [text + "Z" for text in texts]
+    return [
+        f"{text}.{nanos:09d}".rstrip("0") + "Z" if nanos else text + "Z"
+        for text, nanos in zip(texts, fraction.tolist(), strict=True)
+    ]
+
+
+class _ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
+    """A score record; the fields and their order are part of the public interface."""
+
+    stream: str
+    timestamp: str
+    score: float
+    threshold: float
+    alert: bool
+    surprise: float
+    observed: dict[str, float]
+    expected: dict[str, float]
+    lower: dict[str, float]
+    upper: dict[str, float]
+    model_version: str
+    topic: str
+    partition: int
+    offset: int
+    warming: bool = False  # only written while true
+
+
+def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
+    """Return a record for each scored event, in order: (stream's name in UTF-8, JSON). NaN and infinity become null.
+
+    A record's bytes depend on its event alone, not on the batch in which it was scored.
+    """
+    batch = scores.batch
+    event = scores.event
+    keys = [name.encode() for name in batch.streams]
+    feature = [batch.features[code] for code in batch.feature[scores.observation].tolist()]
+    observed = batch.value[scores.observation].tolist()
+    expected = scores.expected.tolist()
+    lower = scores.lower.tolist()
+    upper = scores.upper.tolist()
+    start = scores.start.tolist()
+    encode = _encoder.encode
+    records = []
+    rows = zip(
+        batch.stream[event].tolist(),
+        rfc3339(batch.time[event]),
+        scores.score.tolist(),
+        scores.threshold.tolist(),
+        scores.alert.tolist(),
+        scores.surprise.tolist(),
+        batch.partition[event].tolist(),
+        batch.offset[event].tolist(),
+        scores.warming.tolist(),
+        start[:-1],
+        start[1:],
+        strict=True,
+    )
+    for stream, timestamp, score, threshold, alert, surprise, partition, offset, warming, first, last in rows:
+        topic, number = batch.partitions[partition]
+        record = _ScoreRecord(
+            batch.streams[stream],
+            timestamp,
+            score,
+            threshold,
+            alert,
+            surprise,
+            {feature[row]: observed[row] for row in range(first, last)},
+            {feature[row]: expected[row] for row in range(first, last)},
+            {feature[row]: lower[row] for row in range(first, last)},
+            {feature[row]: upper[row] for row in range(first, last)},
+            scores.model_version,
+            topic,
+            number,
+            offset,
+            warming,
+        )
+        records.append((keys[stream], encode(record)))
+    return records
+
+
+def alert_record(alert: Alert) -> tuple[bytes, bytes]:
+    """Return an alert's record: (stream's name in UTF-8, JSON with the fields of `Alert`, times in RFC 3339)."""
+    record: dict[str, Any] = {name: getattr(alert, name) for name in Alert.__slots__}
+    record["started_at"] = _text(alert.started_at)
+    record["ended_at"] = None if alert.ended_at is None else _text(alert.ended_at)
+    return alert.stream.encode(), _encoder.encode(record)
+
+
+def rejected_record(rejected: Rejected) -> bytes:
+    """Return a refused record's JSON: where it came from, why it was refused, and its bytes.
+
+    The bytes are `raw` (text) where they are valid UTF-8, else `raw_base64`; either gives them back exactly.
+    """
+    record: dict[str, Any] = {
+        "topic": rejected.topic,
+        "partition": rejected.partition,
+        "offset": rejected.offset,
+        "reason": rejected.reason,
+        "detail": rejected.detail,
+    }
+    try:
+        record["raw"] = rejected.raw.decode()
+    except UnicodeDecodeError:
+        record["raw_base64"] = base64.b64encode(rejected.raw).decode()
+    return _encoder.encode(record)
+
+
+def _text(time: int) -> str:
+    return rfc3339(np.array([time], np.int64))[0]

@@ -1,0 +1,393 @@
+"""Files as source: CSV and JSON lines, gzipped or not, many together, and standard input; and JSON lines as sinks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from connectors.decode import Decoder
+from connectors.encode import alert_record, rejected_record, score_records
+from connectors.lines import STANDARD_INPUT, FileError, LineReader
+from connectors.payload import csv_layout
+from connectors.records import Alert, CsvLayout, Int64, Partition, RawBatch, Rejected, Scores
+
+__all__ = ["FileAlertSink", "FileDeadLetterSink", "FileError", "FileScoreSink", "FileSettings", "FileSource"]
+
+logger = logging.getLogger(__name__)
+
+_SINK_BUFFER_BYTES = 1 << 20
+_LONG_AGO = np.iinfo(np.int64).min  # the time of records that stand before the first with a time
+
+
+class FileSettings(BaseModel):
+    """Which files are read, and how fast."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    paths: tuple[str, ...] = Field(default=(), description='CSV or JSON lines, either as .gz; "-": standard input.')
+    speed: float = Field(default=0.0, ge=0, description="Times real time, by the events' clock; 0: as fast as it goes.")
+    max_poll_records: int = Field(default=10_000, ge=1, description="Most records handed over at once.")
+
+    @field_validator("paths")
+    @classmethod
+    def _each_once(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if not path or not path.isprintable():
+                raise ValueError(f"{path!r} is not the name of a file that can be printed")
+            if paths.count(path) > 1:
+                raise ValueError(f"{path!r} is named twice")
+        return paths
+
+
+class FileSource:
+    """Reads files as one source: each in its own order, several merged by event time.
+
+    A file is a partition (its path, 0); a record's offset is its number in the file, from 0, blank lines and header
+    not counted. What a file is, its first byte says: "{" JSON lines, anything else a CSV header with a column
+    `timestamp`, perhaps `stream`, and features. Where no record can name its stream, the file's stem does. `start`
+    is where to go on, by partition; standard input has no such place, since what it held before a restart is gone.
+
+    Raises FileError at once for a file that cannot be opened or that is neither kind. One that breaks off or is
+    damaged is told in the log when that is met; all that can be read of it and the others is handed over, and then
+    `poll` raises FileError.
+    """
+
+    def __init__(
+        self, settings: FileSettings, decoder: Decoder | None = None, start: Mapping[Partition, int] | None = None
+    ) -> None:
+        decoder = decoder or Decoder()
+        self._speed = settings.speed
+        self._max_poll_records = settings.max_poll_records
+        self._ready: _Block | None = None
+        self._clock: tuple[float, int] | None = None  # seconds by the monotonic clock, and the event time due then
+        self._files: list[_File] = []
+        timed = decoder if len(settings.paths) > 1 or settings.speed else None
+        try:
+            for path in settings.paths:
+                first = 0 if path == STANDARD_INPUT else (start or {}).get(Partition(path, 0), 0)
+                self._files.append(_File(path, first, decoder.max_record_bytes, timed))
+        except FileError:
+            self.close()
+            raise
+
+    def poll(self, timeout_seconds: float) -> RawBatch:
+        """Return the next records, at most max_poll_records; empty after the time-out or at the end."""
+        deadline = time.monotonic() + timeout_seconds
+        blocks: list[_Block] = []
+        room = self._max_poll_records
+        while room:
+            seconds = 0.0 if blocks else max(deadline - time.monotonic(), 0.0)
+            block = self._ready or self._merge(seconds)
+            if block is None:
+                break
+            count = min(self._due(block, seconds), room)
+            self._ready = block.part(count, None) if count < len(block.values) else None
+            if not count:
+                break
+            blocks.append(block.part(0, count))
+            room -= count
+        if not blocks:
+            self._raise_failure()
+        return self._batch(blocks)
+
+    def finished(self) -> bool:
+        """Whether every file has been handed over to its end."""
+        return self._ready is None and all(file.ended and not file.values and not file.failure for file in self._files)
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Do nothing: a file keeps no account of its readers."""
+
+    def lag(self) -> dict[Partition, int]:
+        """Return nothing: how many records a file holds is not known before it has been read."""
+        return {}
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    def _merge(self, timeout_seconds: float) -> _Block | None:
+        """Return, in order of time, the records that none still unread can precede; None where there are none yet."""
+        deadline = time.monotonic() + timeout_seconds
+        for file in self._files:
+            file.fill(max(deadline - time.monotonic(), 0.0))
+        if any(not file.values and not file.ended for file in self._files):
+            return None  # a pipe has nothing yet, and what comes may be the earliest
+        # Of equal times the earlier file's come first: the order depends on the files alone, not on how they are read.
+        horizon = min(
+            ((file.times[-1], number) for number, file in enumerate(self._files) if not file.ended), default=None
+        )
+        blocks = []
+        for number, file in enumerate(self._files):
+            count = len(file.values)
+            if horizon is not None:
+                count = int(np.searchsorted(file.times, horizon[0], "right" if number <= horizon[1] else "left"))
+            if count:
+                blocks.append(file.take(count, number))
+        return _merged(blocks) if blocks else None
+
+    def _due(self, block: _Block, timeout_seconds: float) -> int:
+        """Return how many of the block's records are due, after waiting for its first at most so long."""
+        if not self._speed or block.times[-1] == _LONG_AGO:
+            return len(block.values)
+        if self._clock is None:
+            self._clock = (time.monotonic(), int(block.times[block.times > _LONG_AGO][0]))
+        began, first = self._clock
+        wait = (int(block.times[0]) - first) / (self._speed * 1e9) - (time.monotonic() - began)
+        if wait > 0:
+            time.sleep(min(wait, timeout_seconds))
+        now = first + round((time.monotonic() - began) * self._speed * 1e9)
+        return int(np.searchsorted(block.times, now, "right"))
+
+    def _raise_failure(self) -> None:
+        if self._ready is None and all(file.ended and not file.values for file in self._files):
+            for file in self._files:
+                if file.failure:
+                    failure, file.failure = file.failure, ""
+                    raise FileError(failure)
+
+    def _batch(self, blocks: list[_Block]) -> RawBatch:
+        if not blocks:
+            return RawBatch()
+        block = _joined(blocks)
+        numbers, partition = np.unique(block.file, return_inverse=True)
+        files = [self._files[number] for number in numbers.tolist()]
+        codes = partition.tolist()
+        return RawBatch(
+            partitions=[file.partition for file in files],
+            partition=codes,
+            offset=block.offset.tolist(),
+            received=[-1] * len(codes),
+            key=[files[code].key for code in codes],
+            value=block.values,
+            line=block.line.tolist(),
+            csv={code: file.layout for code, file in enumerate(files) if file.layout is not None},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Records in the order in which they are handed over."""
+
+    values: list[bytes]
+    file: Int64  # [records] index into the source's files
+    offset: Int64  # [records]
+    line: Int64  # [records]
+    times: Int64  # [records] ns, never falling
+
+    def part(self, begin: int, end: int | None) -> _Block:
+        rows = slice(begin, end)
+        return _Block(self.values[rows], self.file[rows], self.offset[rows], self.line[rows], self.times[rows])
+
+
+def _joined(blocks: list[_Block]) -> _Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    return _Block(
+        [value for block in blocks for value in block.values],
+        np.concatenate([block.file for block in blocks]),
+        np.concatenate([block.offset for block in blocks]),
+        np.concatenate([block.line for block in blocks]),
+        np.concatenate([block.times for block in blocks]),
+    )
+
+
+def _merged(blocks: list[_Block]) -> _Block:
+    block = _joined(blocks)
+    if len(blocks) == 1:
+        return block
+    order = np.argsort(block.times, kind="stable")
+    values = [block.values[row] for row in order.tolist()]
+    return _Block(values, block.file[order], block.offset[order], block.line[order], block.times[order])
+
+
+class _File:
+    """One file: its records that have been read and not yet taken."""
+
+    def __init__(self, path: str, first: int, max_record_bytes: int, timed: Decoder | None) -> None:
+        self.partition = Partition(path, 0)
+        name = "stdin" if path == STANDARD_INPUT else Path(path).name.removesuffix(".gz")
+        self.key: bytes | None = Path(name).stem.encode()
+        self.layout: CsvLayout | None = None  # of a CSV file
+        self.values: list[bytes] = []
+        self.times: Int64 = np.empty(0, np.int64)  # [values] running maximum: the file's own order holds
+        self.ended = False  # nothing is left to read
+        self.failure = ""  # why the file could not be read to its end
+        self._lines: list[int] = []  # [values]
+        self._offset = 0  # of the first of values
+        self._first = first
+        self._latest = _LONG_AGO
+        self._timed = timed
+        self._begun = False
+        self._reader = LineReader(path, max_record_bytes)
+        if not self._reader.waits:
+            try:
+                self.fill(0.0)  # what is wrong with the header is told before anything runs
+            except FileError:
+                self.close()
+                raise
+
+    def fill(self, timeout_seconds: float) -> None:
+        """Read on until there is a record, or the file ends, or nothing came for so long."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self.values and not self.ended:
+            try:
+                read = self._reader.read(max(deadline - time.monotonic(), 0.0))
+            except FileError as error:
+                self.failure = str(error)
+                read = None
+            if read is None:
+                self._end()
+            elif read:
+                self._take_in(read)
+            elif self._reader.waits and time.monotonic() >= deadline:
+                return
+
+    def take(self, count: int, number: int) -> _Block:
+        """Hand over the first records; `number` is this file's among the source's."""
+        offset = np.arange(self._offset, self._offset + count)
+        line = np.array(self._lines[:count], np.int64)
+        block = _Block(self.values[:count], np.full(count, number), offset, line, self.times[:count])
+        self._offset += count
+        self._lines, self.values, self.times = self._lines[count:], self.values[count:], self.times[count:]
+        return block
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _take_in(self, read: list[tuple[int, bytes]]) -> None:
+        if not self._begun:
+            self._begun = True
+            number, line = read[0]
+            line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark that spreadsheets write
+            if not line.lstrip().startswith(b"{"):
+                try:
+                    self.layout = csv_layout(line)
+                except ValueError as error:
+                    raise FileError(f"{self.partition.topic}, line {number}: {error}") from None
+                if self.layout.stream is not None:
+                    self.key = None
+                read = read[1:]
+        passed = min(max(self._first - self._offset, 0), len(read))  # processed before a restart
+        self._offset += passed
+        self._lines = [number for number, _ in read[passed:]]
+        self.values = [line for _, line in read[passed:]]
+        if self._timed is None:
+            self.times = np.zeros(len(self.values), np.int64)
+        elif self.values:
+            times = [self._timed.time_of(value, self.layout) for value in self.values]
+            known = np.array([_LONG_AGO if time is None else time for time in times], np.int64)
+            self.times = np.maximum(np.maximum.accumulate(known), self._latest)
+            self._latest = int(self.times[-1])
+
+    def _end(self) -> None:
+        self.ended = True
+        self._reader.close()
+        path = self.partition.topic
+        if not self.failure and self._offset < self._first:
+            self.failure = (
+                f"{path}: ends after {self._offset} records, but {self._first} were processed before: it is another"
+                " file by now; give it another name, or start with an empty state directory"
+            )
+        if self.failure:
+            logger.error("%s", self.failure)
+        elif not self._begun:
+            logger.warning("%s: is empty", path)
+        else:
+            logger.info("%s: read to its end", path)
+
+
+class _JsonLines:
+    """A file that grows by lines. Raises FileError where it cannot be opened or written."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        try:
+            new = not self._path.exists()
+            self._file: BinaryIO = self._path.open("ab", buffering=_SINK_BUFFER_BYTES)
+            if new:
+                _sync_directory(self._path.parent)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def flush(self) -> None:
+        """Return when all lines are on the disk."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._error(error) from error
+
+    def position(self) -> dict[str, int]:
+        """Return the path and its size in bytes."""
+        return {str(self._path): self._file.tell()}
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Cut off what was written after `position`; a file that `position` does not name stays as it is."""
+        size = position.get(str(self._path))
+        if size is None:
+            return
+        found = self._file.tell()
+        if found < size:
+            logger.warning("%s: holds %d bytes, %d were written before; writing goes on there", self._path, found, size)
+        elif found > size:
+            logger.info("%s: taking back %d bytes written after the last checkpoint", self._path, found - size)
+            self._file.truncate(size)
+            self._file.seek(size)
+            self.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+
+    def _append(self, lines: Iterable[bytes]) -> None:
+        try:
+            self._file.writelines(line + b"\n" for line in lines)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> FileError:
+        return FileError(f"{self._path}: cannot be written: {error.strerror}; see to its directory, rights and space")
+
+
+class FileScoreSink(_JsonLines):
+    """Every score as a JSON line."""
+
+    def write(self, scores: Scores) -> None:
+        """Append a batch's scores, one line an event."""
+        self._append(record for _, record in score_records(scores))
+
+
+class FileAlertSink(_JsonLines):
+    """Alerts as JSON lines, as they fire and as they resolve."""
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        """Append alerts in their order."""
+        self._append(alert_record(alert)[1] for alert in alerts)
+
+
+class FileDeadLetterSink(_JsonLines):
+    """What could not be decoded, as JSON lines with the record's bytes."""
+
+    def write(self, rejected: Sequence[Rejected]) -> None:
+        """Append refusals in their order."""
+        self._append(rejected_record(refusal) for refusal in rejected)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a new file's name in its directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

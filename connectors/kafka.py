@@ -1,0 +1,255 @@
+"""Kafka as a source of events: a member of a consumer group, on kafka-python."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import FencedInstanceIdError, KafkaError
+
+from connectors.kafka_client import AuthenticationError, KafkaConnectorError, KafkaSettings, TlsError
+from connectors.kafka_reader import ANSWER_MS, Change, Polled, Reader, fenced
+from connectors.records import Partition, RawBatch
+
+__all__ = ["AuthenticationError", "KafkaConnectorError", "KafkaSettings", "KafkaSource", "TlsError"]
+
+log = logging.getLogger(__name__)
+
+STALLED_SECONDS = 120.0  # a client that does not return for so long is broken: each of its own waits is shorter
+CLOSE_SECONDS = 10.0  # leaving the group takes one answer of the broker, at most ANSWER_MS
+
+StartOffset = Callable[[Partition], int | None]
+Notice = Callable[[list[Partition]], None]
+
+
+class KafkaSource:
+    """Records of the partitions that the group gives to this member.
+
+    `start(partition)` is asked when a partition is assigned: the offset at which to begin, from the local store, which
+    rules over what is committed in Kafka; None where it knows none. `on_assigned`, `on_revoked` and `on_lost` are
+    called within `poll`, on its thread: `on_assigned` before `start` is asked; `on_revoked` before the partitions are
+    let go, while `commit` of their offsets still works (checkpoint there); `on_lost` when others may already have them.
+
+    Nothing is connected before the first `poll`. `poll` returns in time whether a broker is there or not; it raises
+    AuthenticationError or TlsError where the broker refuses us, and KafkaConnectorError where going on makes no sense.
+    All methods are for one thread, save `lag`.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        *,
+        start: StartOffset = lambda _: None,
+        on_assigned: Notice = lambda _: None,
+        on_revoked: Notice = lambda _: None,
+        on_lost: Notice = lambda _: None,
+    ) -> None:
+        self._settings = settings
+        self._start = start
+        self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
+        self._reader: Reader | None = None
+        self._failure: BaseException | None = None
+        self._paused = False
+        self._held: deque[Polled] = deque()  # taken from the reader, but paused before they were handed out
+        self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to hand out
+        self._end: dict[TopicPartition, int] = {}  # where each ended when it was assigned; fetching knows better later
+        self._commit_failed = False
+
+    def poll(self, timeout_seconds: float) -> RawBatch:
+        """Return the next records, at most max_poll_records; none after the time-out, while paused, in an outage."""
+        deadline = time.monotonic() + timeout_seconds
+        if self._failure is not None:
+            raise self._failure
+        if self._reader is None:
+            self._reader = Reader(self._settings)
+            self._reader.start()
+        while self._held and not self._paused:
+            if batch := self._columns(self._held.popleft()):
+                return batch
+        while True:
+            try:
+                item = self._reader.inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                self._check_that_it_moves(self._reader)
+                return RawBatch()
+            if isinstance(item, Change):
+                self._see_to(item)
+            elif isinstance(item, BaseException):
+                self._failure = item
+                raise item
+            else:
+                self._reader.wanted.release()
+                if not self._paused:
+                    return self._columns(item)
+                self._held.append(item)
+
+    def finished(self) -> bool:
+        """Kafka never ends."""
+        return False
+
+    def pause(self) -> None:
+        """Hand out no records until `resume`. Go on calling `poll`: it keeps this member in the group."""
+        self._set_paused(True)
+
+    def resume(self) -> None:
+        """Hand out records again, first those that were fetched before the pause."""
+        self._set_paused(False)
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Commit, for each partition that is assigned, the offset of the next record to read; others are left out.
+
+        A commit that fails is told and forgotten: the local store's offsets rule, and the next commit says more.
+        Raises KafkaConnectorError where another member has taken this one's group_instance_id: only a commit tells.
+        """
+        reader = self._reader
+        consumer = reader.consumer if reader is not None else None
+        mine = {
+            TopicPartition(*partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in offsets.items()
+            if TopicPartition(*partition) in self._next
+        }
+        # in an outage every checkpoint would wait for its time-out
+        if reader is None or consumer is None or not mine or reader.outage:
+            return
+        try:
+            consumer.commit(mine, timeout_ms=ANSWER_MS)
+        except FencedInstanceIdError:
+            raise fenced(self._settings) from None
+        except KafkaError as error:
+            if not self._commit_failed:
+                log.warning(
+                    "Offsets of group %s are not committed to Kafka (%s: %s): the local store's offsets count, and the"
+                    " next checkpoint tries again",
+                    *(self._settings.group_id, type(error).__name__, error),
+                )
+            self._commit_failed = True
+        else:
+            self._commit_failed = False
+
+    def lag(self) -> dict[Partition, int]:
+        """Return how many records of each assigned partition have not been handed out, as of the last fetch."""
+        consumer = self._reader.consumer if self._reader is not None else None
+        lags = {}
+        for partition, position in self._next.copy().items():
+            end = self._end.get(partition, 0)
+            if consumer is not None and partition in consumer.assignment():
+                end = max(end, consumer.highwater(partition) or 0)
+            lags[Partition(*partition)] = max(0, end - position)
+        return lags
+
+    def close(self) -> None:
+        """Leave the group (a static member stays until its session ends). No callback is called: checkpoint before."""
+        reader, self._reader = self._reader, None
+        self._failure = KafkaConnectorError("the Kafka source is closed")
+        if reader is None:
+            return
+        reader.closing.set()
+        reader.wanted.release()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while reader.is_alive() and time.monotonic() < deadline:
+            try:
+                item = reader.inbox.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if isinstance(item, Change):
+                item.finish()
+        if reader.is_alive():
+            log.warning("The Kafka client did not close within %.0f s and is left behind", CLOSE_SECONDS)
+
+    def _set_paused(self, paused: bool) -> None:
+        self._paused = paused
+        if self._reader is not None:
+            self._reader.paused = paused
+
+    def _columns(self, polled: Polled) -> RawBatch:
+        batch = RawBatch()
+        for code, (partition, records) in enumerate(polled.items()):
+            batch.partitions.append(Partition(*partition))
+            batch.partition += [code] * len(records)
+            batch.offset += [record.offset for record in records]
+            batch.received += [record.timestamp for record in records]
+            batch.key += [record.key for record in records]
+            # a tombstone has no value: decoding refuses the empty one, with its offset
+            batch.value += [record.value or b"" for record in records]
+            self._next[partition] = records[-1].offset + 1
+        return batch
+
+    def _check_that_it_moves(self, reader: Reader) -> None:
+        """Raise where the client hangs: better to end, and be started again, than to be alive without processing."""
+        stalled = time.monotonic() - reader.progress
+        if reader.consumer is not None and stalled > STALLED_SECONDS:
+            raise KafkaConnectorError(f"The Kafka client has not returned for {stalled:.0f} s: start the daemon again")
+
+    def _see_to(self, change: Change) -> None:
+        """Run the caller's callback and place partitions; then the reader goes on, whatever was raised."""
+        partitions = [Partition(*partition) for partition in change.partitions]
+        if change.kind != "misplaced":
+            log.info("Partitions %s: %s", change.kind, ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
+        try:
+            if change.kind == "assigned":
+                self._on_assigned(partitions)
+                self._place({partition: self._start(Partition(*partition)) for partition in change.partitions})
+            elif change.kind == "revoked":
+                self._on_revoked(partitions)
+                self._forget(change.partitions)
+            elif change.kind == "lost":
+                self._forget(change.partitions)
+                self._on_lost(partitions)
+            else:
+                self._place({p: change.truncated.get(p, self._next.get(p)) for p in change.partitions})
+        finally:
+            change.finish()
+
+    def _forget(self, partitions: Iterable[TopicPartition]) -> None:
+        for partition in partitions:
+            self._next.pop(partition, None)
+            self._end.pop(partition, None)
+            for polled in self._held:
+                polled.pop(partition, None)
+
+    def _place(self, known: dict[TopicPartition, int | None]) -> None:
+        """Seek each partition to the offset known here, else to the group's committed one, else by auto_offset_reset.
+
+        An offset outside of what the broker holds is told and moved to the nearest that it holds.
+        """
+        consumer = self._reader.consumer if self._reader is not None else None
+        if consumer is None:
+            return
+        partitions = list(known)
+        wanted = {partition: (offset, "offset") for partition, offset in known.items() if offset is not None}
+        try:
+            first = consumer.beginning_offsets(partitions, timeout_ms=ANSWER_MS)
+            end = consumer.end_offsets(partitions, timeout_ms=ANSWER_MS)
+            for partition in partitions:
+                if partition not in wanted:
+                    committed = consumer.committed(partition, timeout_ms=ANSWER_MS)
+                    if committed is not None:
+                        wanted[partition] = committed, "committed offset"
+        except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
+            # a known offset is taken as it is, others stay without: polling will ask again for what is not right
+            log.warning("Kafka does not say which offsets it holds (%s: %s)", type(error).__name__, error)
+            for partition, (offset, _) in wanted.items():
+                self._seek(consumer, partition, offset)
+            return
+        for partition in partitions:
+            low, high = first[partition], end[partition]
+            self._end[partition] = high
+            reset = low if self._settings.auto_offset_reset == "earliest" else high
+            offset, name = wanted.get(partition, (reset, "auto_offset_reset"))
+            valid = min(max(offset, low), high)
+            if valid != offset:
+                log.warning(
+                    "%s/%d: %s %d is out of range, the broker holds %d to %d (%s): going on at %d",
+                    *(partition.topic, partition.partition, name, offset, low, high),
+                    "what lies between has been deleted" if offset < low else "was the topic deleted and made anew?",
+                    valid,
+                )
+            self._seek(consumer, partition, valid)
+
+    def _seek(self, consumer: KafkaConsumer, partition: TopicPartition, offset: int) -> None:
+        consumer.seek(partition, offset)
+        self._next[partition] = offset

@@ -1,0 +1,278 @@
+"""The thread that owns kafka-python's consumer: it connects, polls, keeps the membership alive and watches for outages.
+
+It holds one poll's records ready while the caller works on those before, so that the client's work in Python overlaps
+with the engine's, which releases the interpreter's lock. What the caller must do goes through the inbox in order:
+records, changes of the assignment (the reader waits until `finish` is called, heartbeats go on), and the error that
+ended the reader.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import (
+    AuthorizationError,
+    FencedInstanceIdError,
+    KafkaError,
+    LogTruncationError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RetriableError,
+    UnsupportedCodecError,
+)
+from kafka.future import Future
+from kafka.net.compat import KafkaNetClient
+
+from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect, probe
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 500  # one wait of the reader; close() and pause() take effect within it
+ANSWER_MS = 5_000  # limit of one question to the broker: offsets, commit, leaving the group
+QUIET_SECONDS = 5.0  # without records for so long, ask the broker whether it is there
+TOPIC_CHECK_SECONDS = 2.0  # how often to look for a topic that does not exist yet
+METADATA_MAX_AGE_MS = 60_000  # new partitions, and topics that fit the pattern, are found in a minute, not in five
+BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
+
+Polled = dict[TopicPartition, list[ConsumerRecord]]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something about the assignment that the caller must see to; the reader waits for `finish()`.
+
+    `kind` is "assigned", "revoked", "lost" or "misplaced" (the broker cannot go on at a partition's position).
+    """
+
+    kind: str
+    partitions: list[TopicPartition]
+    finish: Callable[[], None]
+    truncated: dict[TopicPartition, int] = field(default_factory=dict)  # misplaced: end of what both sides agree on
+
+
+def fenced(settings: KafkaSettings) -> KafkaConnectorError:
+    """Return the error for a static member whose name another one has taken over."""
+    return KafkaConnectorError(
+        f"Another member of group {settings.group_id} runs with kafka.group_instance_id={settings.group_instance_id}:"
+        " give each daemon a name of its own"
+    )
+
+
+class Reader(threading.Thread):
+    """Reads for one source. `consumer` is None until connected; `outage` is true while the broker gives no answer."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        super().__init__(name="kafka-reader", daemon=True)
+        self.inbox: queue.SimpleQueue[Polled | Change | BaseException] = queue.SimpleQueue()
+        self.wanted = threading.Semaphore(0)  # released by the caller for each batch of records that it takes
+        self.closing = threading.Event()
+        self.paused = False
+        self.consumer: KafkaConsumer | None = None
+        self.outage = False
+        self.progress = time.monotonic()  # when the client last returned to us
+        self._settings = settings
+        self._client: KafkaNetClient | None = None
+        self._heard = self.progress  # when the broker last answered
+        self._next_topic_check = 0.0
+        self._missing: set[str] = set()
+
+    def run(self) -> None:
+        """Connect and read until `closing`; end with the error in the inbox where there is one."""
+        try:
+            consumer = connect(self._settings, self._make_consumer, self.closing)
+            if consumer is None:
+                return
+            try:
+                self._subscribe(consumer)
+                self._loop(consumer)
+            finally:
+                self.consumer = None
+                consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller's thread raises it from poll
+            self.inbox.put(error)
+
+    def _make_consumer(self) -> KafkaConsumer:
+        settings = self._settings
+
+        def make_client(**options: Any) -> KafkaNetClient:
+            self._client = KafkaNetClient(**options)
+            return self._client
+
+        return KafkaConsumer(
+            **settings.client_options(),
+            kafka_client=make_client,
+            bootstrap_timeout_ms=BOOTSTRAP_MS,
+            group_id=settings.group_id,
+            group_instance_id=settings.group_instance_id or None,
+            partition_assignment_strategy=[CooperativeStickyAssignor],
+            session_timeout_ms=round(settings.session_timeout_seconds * 1000),
+            heartbeat_interval_ms=round(settings.session_timeout_seconds * 1000 / 4),
+            max_poll_interval_ms=round(settings.max_poll_interval_seconds * 1000),
+            max_poll_records=settings.max_poll_records,
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # a missing or impossible offset comes to us, who can tell it
+            allow_auto_create_topics=False,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+            metrics_enabled=False,
+        )
+
+    def _subscribe(self, consumer: KafkaConsumer) -> None:
+        settings = self._settings
+        listener = _Listener(self)
+        if pattern := settings.whole_name_pattern():
+            consumer.subscribe(pattern=pattern.pattern, listener=listener)
+            source = f"topics that match {settings.topic_pattern!r}"
+        else:
+            consumer.subscribe(topics=settings.topics, listener=listener)
+            source = ", ".join(settings.topics)
+        self._heard = self.progress = time.monotonic()
+        self._next_topic_check = self._heard + TOPIC_CHECK_SECONDS  # the first metadata are still on their way
+        self.consumer = consumer
+        log.info("Connected to Kafka at %s; group %s reads %s", settings.bootstrap_servers, settings.group_id, source)
+
+    def _loop(self, consumer: KafkaConsumer) -> None:
+        while not self.closing.is_set():
+            self._apply_pause(consumer)
+            polled = self._poll(consumer)
+            self.progress = time.monotonic()
+            if polled:
+                self._answered()
+                self.inbox.put(polled)
+                self.wanted.acquire()
+            else:
+                self._watch_topics()
+                self._watch_broker(consumer)
+
+    def _apply_pause(self, consumer: KafkaConsumer) -> None:
+        """Pause or resume every assigned partition, also those assigned since."""
+        if self.paused:
+            consumer.pause(*consumer.assignment() - consumer.paused())
+        elif paused := consumer.paused():
+            consumer.resume(*paused)
+
+    def _poll(self, consumer: KafkaConsumer) -> Polled:
+        """Poll once; what the client raises becomes a change to see to, an error for a person, or another try."""
+        try:
+            return consumer.poll(timeout_ms=POLL_MS)  # type: ignore[no-any-return]  # kafka-python has no types
+        except NoOffsetForPartitionError as error:
+            self.hand_over("misplaced", error.args[0])
+        except OffsetOutOfRangeError as error:
+            self.hand_over("misplaced", error.args[0])
+        except LogTruncationError as error:
+            at = {partition: end.offset for partition, end in error.divergent_offsets.items() if end is not None}
+            self.hand_over("misplaced", list(error.divergent_offsets), at)
+        except RetriableError as error:
+            log.debug("Polling Kafka failed, trying again: %s", error)
+            self.closing.wait(POLL_MS / 1000)
+        except FencedInstanceIdError:
+            raise fenced(self._settings) from None
+        except AuthorizationError as error:
+            raise KafkaConnectorError(
+                f"Kafka does not allow user {self._settings.sasl_username!r} to read as group"
+                f" {self._settings.group_id} ({error}): grant Read on the topics and on the group"
+            ) from None
+        except UnsupportedCodecError as error:
+            raise KafkaConnectorError(
+                f"Records are compressed in a way that this installation cannot read ({error}): install the packages"
+                " lz4, zstandard and python-snappy"
+            ) from None
+        except KafkaError as error:
+            raise KafkaConnectorError(f"Reading from Kafka failed: {type(error).__name__}: {error}") from error
+        return {}
+
+    def hand_over(
+        self, kind: str, partitions: Collection[TopicPartition], truncated: dict[TopicPartition, int] | None = None
+    ) -> None:
+        """Give a change to the caller and wait, on the reader's own thread, until it is seen to."""
+        seen = threading.Event()
+        self.inbox.put(Change(kind, sorted(partitions), seen.set, truncated or {}))
+        seen.wait()
+
+    async def hand_over_from_client(self, kind: str, partitions: Collection[TopicPartition]) -> None:
+        """Give a change to the caller and wait, on the client's event loop, which goes on with heartbeats."""
+        if self.closing.is_set() or not partitions:
+            return
+        seen = Future()
+
+        def finish() -> None:
+            seen.success(None)
+            if self._client is not None:
+                self._client.wakeup()  # the client's loop may be asleep: the future alone does not wake it
+
+        self.inbox.put(Change(kind, sorted(partitions), finish))
+        await seen
+
+    def _watch_topics(self) -> None:
+        """Say once which topics do not exist, and look for them again and again."""
+        now = time.monotonic()
+        if now < self._next_topic_check or self.outage or self._client is None:
+            return
+        self._next_topic_check = now + TOPIC_CHECK_SECONDS
+        known = self._client.cluster.topics()
+        pattern = self._settings.whole_name_pattern()
+        if pattern is None:
+            missing = set(self._settings.topics) - known
+        else:
+            missing = set() if any(pattern.match(topic) for topic in known) else {self._settings.topic_pattern}
+        if new := missing - self._missing:
+            log.warning(
+                "No such topic on %s yet: %s (kafka.%s); waiting for it to be made",
+                *(self._settings.bootstrap_servers, ", ".join(sorted(new)), "topic_pattern" if pattern else "topics"),
+            )
+        if found := self._missing - missing:
+            log.info("Topic found: %s", ", ".join(sorted(found)))
+        self._missing = missing
+        if missing:
+            self._client.cluster.request_update()
+
+    def _watch_broker(self, consumer: KafkaConsumer) -> None:
+        """After some quiet, ask the broker for its newest offsets; tell once that it is gone, once that it is back."""
+        if time.monotonic() - self._heard < QUIET_SECONDS:
+            return
+        reason: str | None
+        assigned = consumer.assignment()
+        try:
+            if assigned:
+                consumer.end_offsets(list(assigned), timeout_ms=ANSWER_MS)
+                reason = None
+            else:
+                reason = probe(self._settings)
+        except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
+            reason = probe(self._settings) or f"{type(error).__name__}: {error}"
+        if reason is None:
+            self._answered()
+        elif not self.outage:
+            self.outage = True
+            log.warning("Kafka gives no answer (%s); waiting, reading goes on by itself", reason)
+
+    def _answered(self) -> None:
+        now = time.monotonic()
+        if self.outage:
+            log.info("Kafka answers again after %.0f s", now - self._heard)
+            self.outage = False
+        self._heard = now
+
+
+class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """Hands the client's rebalance callbacks over to the caller's thread."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        await self._reader.hand_over_from_client("assigned", assigned)
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        await self._reader.hand_over_from_client("revoked", revoked)
+
+    async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
+        await self._reader.hand_over_from_client("lost", lost)

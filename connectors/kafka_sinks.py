@@ -1,0 +1,206 @@
+"""Kafka as a sink of scores, alerts and refused records; all three write through one producer."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from connectors.encode import alert_record, score_records
+from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect
+from connectors.records import Alert, Rejected, Scores
+
+log = logging.getLogger(__name__)
+
+LINGER_MS = 20  # scores come in micro-batches: a full request is worth more than 20 ms
+BATCH_BYTES = 64 * 1024  # at 16 KiB, the client's default, it makes four times as many requests
+MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024  # the client itself has no bound: above it a write waits for the broker
+RECORD_BYTES = 500  # what a record costs in memory beside its value: key, headers and the client's own objects
+MAX_DEAD_LETTER_BYTES = 900_000  # brokers refuse records over 1 MiB by default, and headers count
+METADATA_SECONDS = 15.0  # how long a topic may take to appear: brokers make it on the first question, or never
+CLOSE_SECONDS = 5.0
+
+Headers = list[tuple[str, bytes]]
+
+
+class KafkaWriter:
+    """One idempotent producer (acks=all), shared by the sinks below. Not connected before `open` or the first record.
+
+    The first failure stays: `flush` raises it now and ever after, so that no checkpoint covers what was not delivered.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self.settings = settings
+        self._producer: KafkaProducer | None = None
+        self._closed = False
+        self._unflushed_bytes = 0
+        self._failure: KafkaConnectorError | None = None
+
+    def open(self) -> None:
+        """Connect, waiting for the broker up to delivery_timeout_seconds, and see that every topic is there.
+
+        Raises KafkaConnectorError naming the setting of a topic that does not exist and is not made by the broker.
+        """
+        producer = self._connected()
+        for name in ("scores_topic", "alerts_topic", "dead_letter_topic"):
+            topic = getattr(self.settings, name)
+            if not topic:
+                continue
+            try:
+                producer.partitions_for(topic)
+            except KafkaError as error:
+                raise KafkaConnectorError(
+                    f"kafka.{name}: topic {topic!r} cannot be written ({type(error).__name__}: {error}): make it, or"
+                    " set the name of one that exists, or an empty one"
+                ) from None
+
+    def send(self, topic: str, key: bytes | None, value: bytes, headers: Headers | None = None) -> None:
+        """Hand a record to the producer; waits where too much is on its way. Raises as `flush` does."""
+        if self._failure is not None:
+            raise self._failure
+        producer = self._producer if self._producer is not None else self._connected()
+        try:
+            producer.send(topic, value, key, headers).add_errback(self._failed, topic)
+        except KafkaError as error:
+            self._failed(topic, error)
+        self._unflushed_bytes += len(value) + RECORD_BYTES
+        if self._unflushed_bytes > MAX_UNFLUSHED_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Return when the brokers have all that was sent; KafkaConnectorError where they have not, or not in time."""
+        if self._producer is not None and self._unflushed_bytes and self._failure is None:
+            seconds = self.settings.delivery_timeout_seconds
+            try:
+                self._producer.flush(timeout=seconds + CLOSE_SECONDS)  # the producer gives records up after `seconds`
+            except KafkaError as error:
+                self._failed("", error)
+        self._unflushed_bytes = 0
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Flush and let go. A second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.flush()
+        finally:
+            if self._producer is not None:
+                self._producer.close(timeout=CLOSE_SECONDS if self._failure is None else 0)
+
+    def _failed(self, topic: str, error: BaseException) -> None:
+        """Keep the first failure; called on the producer's thread, too."""
+        if self._failure is None:
+            self._failure = KafkaConnectorError(
+                f"Kafka at {self.settings.bootstrap_servers} did not take what was written"
+                f"{f' to topic {topic}' if topic else ''}: {type(error).__name__}: {error}"
+            )
+
+    def _connected(self) -> KafkaProducer:
+        if self._closed:
+            raise KafkaConnectorError("the Kafka writer is closed")
+        if self._producer is None:
+            enough = threading.Event()
+            timer = threading.Timer(self.settings.delivery_timeout_seconds, enough.set)
+            timer.daemon = True
+            timer.start()
+            began = time.monotonic()
+            try:
+                self._producer = connect(self.settings, self._make_producer, enough)
+            finally:
+                timer.cancel()
+            if self._producer is None:
+                raise KafkaConnectorError(
+                    f"No Kafka broker at kafka.bootstrap_servers={self.settings.bootstrap_servers} to write to within"
+                    f" {time.monotonic() - began:.0f} s (kafka.delivery_timeout_seconds)"
+                )
+        return self._producer
+
+    def _make_producer(self) -> KafkaProducer:
+        settings = self.settings
+        options: dict[str, Any] = settings.client_options()
+        delivery_ms = round(settings.delivery_timeout_seconds * 1000)
+        return KafkaProducer(
+            **options,
+            acks="all",
+            enable_idempotence=True,
+            compression_type=None if settings.compression == "none" else settings.compression,
+            linger_ms=LINGER_MS,
+            batch_size=BATCH_BYTES,
+            delivery_timeout_ms=delivery_ms,
+            request_timeout_ms=min(30_000, delivery_ms // 2),  # the client wants it shorter than the whole
+            max_block_ms=round(METADATA_SECONDS * 1000),
+            metrics_enabled=False,
+        )
+
+
+class _KafkaSink:
+    """What the three sinks share."""
+
+    def __init__(self, writer: KafkaWriter) -> None:
+        self._writer = writer
+
+    def flush(self) -> None:
+        """Return when all that was written is with the brokers; KafkaConnectorError when it cannot be."""
+        self._writer.flush()
+
+    def position(self) -> dict[str, int]:
+        """Nothing can be taken back from Kafka: a replayed span is written again, with the same offsets in it."""
+        return {}
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Do nothing: see `position`."""
+
+    def close(self) -> None:
+        """Flush and close the writer, which the sinks share."""
+        self._writer.close()
+
+
+class KafkaScoreSink(_KafkaSink):
+    """Writes a record for each score to kafka.scores_topic, keyed by stream."""
+
+    def write(self, scores: Scores) -> None:
+        """Write a batch's scores in their order."""
+        topic = self._writer.settings.scores_topic
+        for key, value in score_records(scores):
+            self._writer.send(topic, key, value)
+
+
+class KafkaAlertSink(_KafkaSink):
+    """Writes a record for each alert to kafka.alerts_topic, keyed by stream; header `webhook-id` tells repeats."""
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        """Write alerts in their order."""
+        topic = self._writer.settings.alerts_topic
+        for alert in alerts:
+            key, value = alert_record(alert)
+            self._writer.send(topic, key, value, [("webhook-id", f"{alert.id}-{alert.status}".encode())])
+
+
+class KafkaDeadLetterSink(_KafkaSink):
+    """Writes refused records to kafka.dead_letter_topic: the raw bytes, and in headers where and why.
+
+    Headers: topic, partition, offset, reason, detail, and size where the value had to be cut to MAX_DEAD_LETTER_BYTES.
+    """
+
+    def write(self, rejected: Sequence[Rejected]) -> None:
+        """Write refusals in their order."""
+        topic = self._writer.settings.dead_letter_topic
+        for record in rejected:
+            headers = [
+                ("topic", record.topic.encode()),
+                ("partition", str(record.partition).encode()),
+                ("offset", str(record.offset).encode()),
+                ("reason", record.reason.encode()),
+                ("detail", record.detail.encode("utf-8", "replace")),
+            ]
+            if len(record.raw) > MAX_DEAD_LETTER_BYTES:
+                headers.append(("size", str(len(record.raw)).encode()))
+            self._writer.send(topic, None, record.raw[:MAX_DEAD_LETTER_BYTES], headers)

@@ -1,0 +1,162 @@
+"""What a record's bytes say, before it is judged: JSON and CSV rows, fields by path, a name by template."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import math
+import re
+from typing import Any
+
+import msgspec
+
+from connectors.records import CsvLayout
+
+TEMPLATE_FIELD = re.compile(r"\{([^{}]*)\}")
+
+_SHOWN_CHARACTERS = 60  # of what was found, in a refusal's detail
+_MAX_INTEGER_DIGITS = 400  # float64 ends at 309; Python refuses to convert beyond 4,300
+
+
+class Event(msgspec.Struct, gc=False):
+    """One event before it is checked.
+
+    The types are what the quick parser lets through; values from the thorough one may be of any type of JSON.
+    """
+
+    stream: str | int | None = None
+    timestamp: str | int | float | None = None
+    values: dict[str, float | str | None] | None = None
+    value: float | str | None = None
+
+
+class RefusalError(Exception):
+    """A record or an event is refused; `reason` is one of decode.REASONS."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class FieldPath:
+    """Where a field is: dots lead into objects; a key that holds the dots itself wins, the longest first."""
+
+    def __init__(self, path: str) -> None:
+        parts = path.split(".")
+        self._cuts = [
+            (".".join(parts[:cut]), field_path(".".join(parts[cut:])) if cut < len(parts) else None)
+            for cut in range(len(parts), 0, -1)
+        ]
+
+    def find(self, node: Any) -> Any:
+        """Return what is there, or None where nothing is, or null."""
+        if type(node) is dict:
+            for key, rest in self._cuts:
+                found = node.get(key)
+                if rest is not None:
+                    found = rest.find(found)
+                if found is not None:
+                    return found
+        return None
+
+
+@functools.cache
+def field_path(path: str) -> FieldPath:
+    """Return the path, made once, since the paths within a path share their ends."""
+    return FieldPath(path)
+
+
+class NameTemplate:
+    """A stream's name made of a record's fields."""
+
+    def __init__(self, template: str) -> None:
+        pieces = TEMPLATE_FIELD.split(template)  # text, field, text, field, ..., text
+        self._texts = pieces[0::2]
+        self._fields = [(field, field_path(field)) for field in pieces[1::2]]
+
+    def name(self, record: dict[str, Any]) -> str | None:
+        """Return the name, or None where a field of it is missing."""
+        name = self._texts[0]
+        for (field, path), text in zip(self._fields, self._texts[1:], strict=True):
+            found = path.find(record)
+            if found is None or found == "":
+                return None
+            if type(found) is not str and type(found) is not int:
+                raise RefusalError("bad_name", f"`{field}`, of the stream's name, is {shown(found)}, expected text")
+            name += f"{found}{text}"
+        return name
+
+
+def document(value: bytes) -> Any:
+    """Return what a record's JSON holds. The strict parser first; where it refuses, the lenient one says why."""
+    if not value:
+        raise RefusalError("empty", "no bytes")
+    if value[0] == 0:
+        raise RefusalError("unsupported", "begins with a zero byte, as schema-registry framing does; send plain JSON")
+    try:
+        return msgspec.json.decode(value)
+    except RecursionError:
+        raise RefusalError("too_deep", "nested too deeply") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass  # NaN, a byte-order mark, a lone surrogate, a number beyond float64: read on
+    try:
+        return _LENIENT.decode(value.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RefusalError("not_utf8", f"{error.reason} (byte {error.start})") from None
+    except RecursionError:
+        raise RefusalError("too_deep", "nested too deeply") from None
+    except ValueError as error:
+        begin = shown(value[:_SHOWN_CHARACTERS].decode(errors="replace"))
+        raise RefusalError("not_json", f"{error}; the record begins {begin}") from None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else math.inf
+
+
+_LENIENT = json.JSONDecoder(parse_int=_integer)
+
+
+def csv_layout(header: bytes) -> CsvLayout:
+    """Return how the rows under a CSV header are read; raises ValueError where it is none that can be used."""
+    try:
+        names = [name.strip() for name in next(csv.reader([header.decode()], strict=True))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"expected JSON, or a CSV header, in UTF-8 ({error})") from None
+    found = shown(", ".join(names))
+    if "timestamp" not in names:
+        raise ValueError(f"expected JSON, or a CSV header with a column `timestamp`; found {found}")
+    for name in names:
+        if not name or not name.isprintable() or names.count(name) > 1:
+            raise ValueError(f"every column needs a printable name of its own; found {shown(name)} in {found}")
+    values = tuple((cell, name) for cell, name in enumerate(names) if name not in ("timestamp", "stream"))
+    if not values:
+        raise ValueError(f"expected a column of values beside `timestamp`; found {found}")
+    return CsvLayout(len(names), names.index("timestamp"), names.index("stream") if "stream" in names else None, values)
+
+
+def csv_event(line: bytes, layout: CsvLayout) -> Event:
+    """Return the event in a CSV row. An empty cell is a missing value; a quoted one may hold commas, no line breaks."""
+    try:
+        text = line.decode()
+        cells = text.split(",") if '"' not in text else next(csv.reader([text], strict=True))
+    except UnicodeDecodeError as error:
+        raise RefusalError("not_utf8", f"{error.reason} (byte {error.start})") from None
+    except csv.Error as error:
+        raise RefusalError("bad_row", f"{error}: {shown(text)}") from None
+    if len(cells) != layout.cells:
+        raise RefusalError("bad_row", f"{len(cells)} cells, where the header has {layout.cells}: {shown(text)}")
+    stream = None if layout.stream is None else cells[layout.stream]
+    return Event(stream, cells[layout.timestamp], {name: cells[cell] or None for cell, name in layout.values})
+
+
+def shown(value: object) -> str:
+    """Return a value for a person: short, and with everything escaped that could forge a log line."""
+    if isinstance(value, str):
+        return ascii(value[:_SHOWN_CHARACTERS]) + ("..." if len(value) > _SHOWN_CHARACTERS else "")
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
+        return f"an integer of {value.bit_length()} bits"
+    return "null" if value is None else str(value).lower()
