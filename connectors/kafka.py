@@ -76,16 +76,18 @@ class KafkaSource:
             except queue.Empty:
                 self._check_that_it_moves(self._reader)
                 return RawBatch()
-            if isinstance(item, Change):
-                self._see_to(item)
-            elif isinstance(item, BaseException):
+            if isinstance(item, BaseException):
                 self._failure = item
                 raise item
-            else:
-                self._reader.wanted.release()
-                if not self._paused:
-                    return self._columns(item)
-                self._held.append(item)
+            if isinstance(item, Change):
+                self._see_to(item)
+                self._reader.progress = time.monotonic()  # until now it waited for us
+                continue
+            self._reader.progress = time.monotonic()
+            self._reader.wanted.release()
+            if not self._paused:
+                return self._columns(item)
+            self._held.append(item)
 
     def finished(self) -> bool:
         """Kafka never ends."""
@@ -200,7 +202,8 @@ class KafkaSource:
                 self._forget(change.partitions)
                 self._on_lost(partitions)
             else:
-                self._place({p: change.truncated.get(p, self._next.get(p)) for p in change.partitions})
+                offsets = {p: change.truncated.get(p, self._next.get(p)) for p in change.partitions}
+                self._place(offsets, refused=True)
         finally:
             change.finish()
 
@@ -211,10 +214,11 @@ class KafkaSource:
             for polled in self._held:
                 polled.pop(partition, None)
 
-    def _place(self, known: dict[TopicPartition, int | None]) -> None:
+    def _place(self, known: dict[TopicPartition, int | None], *, refused: bool = False) -> None:
         """Seek each partition to the offset known here, else to the group's committed one, else by auto_offset_reset.
 
-        An offset outside of what the broker holds is told and moved to the nearest that it holds.
+        An offset outside of what the broker holds is told and moved to the nearest that it holds; one beyond the end
+        only once a fetch from there was `refused`, for the end may be moving.
         """
         consumer = self._reader.consumer if self._reader is not None else None
         if consumer is None:
@@ -240,7 +244,7 @@ class KafkaSource:
             self._end[partition] = high
             reset = low if self._settings.auto_offset_reset == "earliest" else high
             offset, name = wanted.get(partition, (reset, "auto_offset_reset"))
-            valid = min(max(offset, low), high)
+            valid = min(max(offset, low), high) if refused else max(offset, low)
             if valid != offset:
                 log.warning(
                     "%s/%d: %s %d is out of range, the broker holds %d to %d (%s): going on at %d",

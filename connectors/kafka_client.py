@@ -73,7 +73,7 @@ class KafkaSettings(BaseModel):
     alerts_topic: str = Field("longwatch-alerts", description="Topic for alerts; empty: none.")
     dead_letter_topic: str = Field("longwatch-rejected", description="Topic for refused records; empty: none.")
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        "none", description="Compression of what is written. snappy, lz4 and zstd need longwatch[compression]."
+        "none", description="Compression of what is written."
     )
     delivery_timeout_seconds: float = Field(
         120.0, ge=1, le=3600, description="How long a written record may wait for the broker before the daemon stops."

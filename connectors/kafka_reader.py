@@ -104,6 +104,8 @@ class Reader(threading.Thread):
         settings = self._settings
 
         def make_client(**options: Any) -> KafkaNetClient:
+            if self._client is not None:  # of an attempt that failed: its thread would go on
+                self._client.close()
             self._client = KafkaNetClient(**options)
             return self._client
 
@@ -142,15 +144,14 @@ class Reader(threading.Thread):
     def _loop(self, consumer: KafkaConsumer) -> None:
         while not self.closing.is_set():
             self._apply_pause(consumer)
-            polled = self._poll(consumer)
-            self.progress = time.monotonic()
-            if polled:
+            if polled := self._poll(consumer):
                 self._answered()
                 self.inbox.put(polled)
                 self.wanted.acquire()
             else:
                 self._watch_topics()
                 self._watch_broker(consumer)
+            self.progress = time.monotonic()
 
     def _apply_pause(self, consumer: KafkaConsumer) -> None:
         """Pause or resume every assigned partition, also those assigned since."""

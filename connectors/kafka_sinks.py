@@ -127,18 +127,23 @@ class KafkaWriter:
         settings = self.settings
         options: dict[str, Any] = settings.client_options()
         delivery_ms = round(settings.delivery_timeout_seconds * 1000)
-        return KafkaProducer(
-            **options,
-            acks="all",
-            enable_idempotence=True,
-            compression_type=None if settings.compression == "none" else settings.compression,
-            linger_ms=LINGER_MS,
-            batch_size=BATCH_BYTES,
-            delivery_timeout_ms=delivery_ms,
-            request_timeout_ms=min(30_000, delivery_ms // 2),  # the client wants it shorter than the whole
-            max_block_ms=round(METADATA_SECONDS * 1000),
-            metrics_enabled=False,
-        )
+        try:
+            return KafkaProducer(
+                **options,
+                acks="all",
+                enable_idempotence=True,
+                compression_type=None if settings.compression == "none" else settings.compression,
+                linger_ms=LINGER_MS,
+                batch_size=BATCH_BYTES,
+                delivery_timeout_ms=delivery_ms,
+                request_timeout_ms=min(30_000, delivery_ms // 2),  # the client wants it shorter than the whole
+                max_block_ms=round(METADATA_SECONDS * 1000),
+                metrics_enabled=False,
+            )
+        except RuntimeError as error:  # KafkaError is one, too, and connect() sees to it
+            if isinstance(error, KafkaError):
+                raise
+            raise KafkaConnectorError(f"kafka.compression = {settings.compression!r}: {error}") from None
 
 
 class _KafkaSink:

@@ -41,14 +41,17 @@ class AlertRules:
 
 
 @numba.njit(nogil=True, cache=True)
-def threshold_of(s: NDArray[np.void], per_week: float, fixed: float) -> float:
-    """Return the score above which a stream may alert: its budget of alerts at its own rate of events."""
+def threshold_of(s: NDArray[np.void], interval: float, per_week: float, fixed: float) -> float:
+    """Return the score above which a stream may alert: its budget of alerts at its own rate of events.
+
+    `interval` is the running mean time between events as of the event that is judged, in seconds; 0: not known yet.
+    """
     if not math.isnan(fixed):
         return fixed
     least = LEAST_THRESHOLD_SINGLE if s.single >= 0 else LEAST_THRESHOLD_MANY
-    if s.interval <= 0.0:
+    if interval <= 0.0:
         return least
-    return max(math.log10(WEEK_SECONDS / s.interval / per_week), least)
+    return max(math.log10(WEEK_SECONDS / interval / per_week), least)
 
 
 @numba.njit(nogil=True, cache=True)

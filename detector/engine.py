@@ -8,7 +8,7 @@ nothing upstream depends on anything downstream: inputs know nothing of scores, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -23,7 +23,7 @@ from connectors.records import Alert, EventBatch, Scores
 from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules, alert_id
 from detector.recurrent import lanes_on
 from detector.scans import DUPLICATE, LATE, admit, find_lanes, judge
-from detector.scoring import MEASURED, VERDICT, measure
+from detector.scoring import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
 from detector.states import StreamStates
 from training.history import WINDOW, record, unrolled
 from training.inputs import FRAME, INPUT_SIZE, featurise
@@ -68,11 +68,21 @@ class _Sorted(NamedTuple):
     event: Int64  # [events] index into the batch
     slot: Int64  # [events]
     time: Int64  # [events]
+    interval: NDArray[np.float64]  # [events] running mean time between events, as of each
     start: Int64  # [events + 1]
     observation: Int64  # [observations] index into the batch
     lane: Int64
     many_row: Int64
     value: NDArray[np.float64]
+
+
+class _Judged(NamedTuple):
+    """What the stages made of a batch's events; the order of _Sorted."""
+
+    work: _Sorted
+    measured: NDArray[np.void]  # MEASURED [observations]
+    verdicts: NDArray[np.void]  # VERDICT [events]
+    features_dropped: int
 
 
 class Engine:
@@ -116,13 +126,8 @@ class Engine:
     def step(self, batch: EventBatch) -> Step:
         """Score a batch: every event against what its stream's past let expect, then learn it."""
         slots = self._slots(batch.streams)
-        kept, fate, moved = self._admit(batch, slots)
-        work, features_dropped = self._sort(batch, slots, kept)
-        inputs, frames = self._inputs(work)
-        self._on_stage("features")
-        outputs = self._forecast(work, inputs)
-        self._on_stage("forecast")
-        measured, verdicts = self._judge(work, inputs, frames, outputs)
+        kept, interval, fate, moved = self._admit(batch, slots)
+        work, measured, verdicts, features_dropped = self._through(batch, slots, kept, interval)
         scores = self._scores(batch, work, measured, verdicts)
         alerts = self._alerts(batch, work, measured, verdicts)
         self._changed.update(slots.tolist())
@@ -137,6 +142,18 @@ class Engine:
             evicted=evicted,
             moved=moved,
         )
+
+    def _through(self, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]) -> _Judged:
+        """Take events, sorted by stream, through all stages; in several passes where streams gain features midway."""
+        work, dropped, turn = self._sort(batch, slots, event, interval)
+        if turn is not None:
+            parts = [turn == k for k in range(int(turn.max()) + 1)]
+            return _joined([self._through(batch, slots, event[part], interval[part]) for part in parts])
+        inputs, frames = self._inputs(work)
+        self._on_stage("features")
+        outputs = self._forecast(work, inputs)
+        self._on_stage("forecast")
+        return _Judged(work, *self._judge(work, inputs, frames, outputs), dropped)
 
     def _slots(self, names: list[str]) -> Int64:
         known = self.states.slots
@@ -163,13 +180,16 @@ class Engine:
         self.states.streams.rows[slot]["muted"] = muted
         return slot
 
-    def _admit(self, batch: EventBatch, slots: Int64) -> tuple[Int64, NDArray[np.int8], list[str]]:
-        """Return which events are to be scored, sorted by stream; each event's fate; who changed partition."""
+    def _admit(self, batch: EventBatch, slots: Int64) -> tuple[Int64, NDArray[np.float64], NDArray[np.int8], list[str]]:
+        """Return which events are to be scored, sorted by stream, and their streams' intervals by then.
+
+        After these each event's fate, in any order, and who changed partition.
+        """
         slot = slots[batch.stream]
         order = np.argsort(slot, kind="stable")
         hashes = np.array([_partition_hash(*p) for p in batch.partitions], np.int64)
         fate, keep = np.empty(len(order), np.int8), np.empty(len(order), np.bool_)
-        moved = np.empty(len(order), np.bool_)
+        moved, interval = np.empty(len(order), np.bool_), np.empty(len(order), np.float64)
         admit(
             self.states.streams.rows,
             slot[order],
@@ -180,12 +200,19 @@ class Engine:
             fate,
             keep,
             moved,
+            interval,
         )
         names = {batch.streams[i] for i in batch.stream[order[moved]].tolist()}
-        return order[keep], fate, sorted(names)
+        return order[keep], interval[keep], fate, sorted(names)
 
-    def _sort(self, batch: EventBatch, slots: Int64, event: Int64) -> tuple[_Sorted, int]:
-        """Lay the admitted events' observations out by stream and find their lanes, adding what is new."""
+    def _sort(
+        self, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]
+    ) -> tuple[_Sorted, int, Int64 | None]:
+        """Lay the admitted events' observations out by stream and find their lanes, adding what is new.
+
+        Where the third thing returned is not None nothing was added: the events must go through in passes, and it
+        numbers each one's. A stream that gains a feature is judged in another way from that event on, no sooner.
+        """
         slot = slots[batch.stream[event]]
         counts = (batch.start[1:] - batch.start[:-1])[event]
         start = np.concatenate(([0], np.cumsum(counts)))
@@ -193,31 +220,37 @@ class Engine:
         numbers = np.array([self.states.feature_id(name) for name in batch.features], np.int64)
         feature = numbers[batch.feature[observation]] if len(numbers) else np.zeros(0, np.int64)
         found = lane, many_row = np.empty(len(observation), np.int64), np.empty(len(observation), np.int64)
-        dropped = 0
+        dropped, turn = 0, None
         if self._find(slot, start, feature, found):
-            self._add_lanes(np.repeat(slot, counts), feature, lane)
-            if self._find(slot, start, feature, found):  # features past the limit
-                here = lane >= 0
-                dropped = int((~here).sum())
-                start = np.concatenate(([0], np.cumsum(here)))[start]
-                observation, feature = observation[here], feature[here]
-                lane, many_row = lane[here], many_row[here]
+            new = self._new_features(slot, counts, feature, lane)
+            turn = _turns(slot, new)
+            if turn is None:
+                for s, features in new.items():
+                    self.states.add_lanes(s, list(features), self._model_number)
+                if self._find(slot, start, feature, found):  # features past the limit
+                    here = lane >= 0
+                    dropped = int((~here).sum())
+                    start = np.concatenate(([0], np.cumsum(here)))[start]
+                    observation, feature = observation[here], feature[here]
+                    lane, many_row = lane[here], many_row[here]
         value = batch.value[observation]
         time = batch.time[event]
-        return _Sorted(event, slot, time, start, observation, lane, many_row, value), dropped
+        return _Sorted(event, slot, time, interval, start, observation, lane, many_row, value), dropped, turn
 
     def _find(self, slot: Int64, start: Int64, feature: Int64, found: tuple[Int64, Int64]) -> int:
         return int(find_lanes(self.states.streams.rows, self.states.lanes.rows, slot, start, feature, *found))
 
-    def _add_lanes(self, slot: Int64, feature: Int64, lane: Int64) -> None:
+    def _new_features(self, slot: Int64, counts: Int64, feature: Int64, lane: Int64) -> dict[int, dict[int, int]]:
+        """Return each slot's features that have no lane and may have one, with the event that shows them first."""
         missing = lane < 0
-        new: dict[int, dict[int, None]] = {}
-        for s, f in zip(slot[missing].tolist(), feature[missing].tolist(), strict=True):
-            new.setdefault(s, {})[f] = None
+        events = np.repeat(np.arange(len(slot)), counts)[missing]
+        new: dict[int, dict[int, int]] = {}
+        for s, f, i in zip(slot[events].tolist(), feature[missing].tolist(), events.tolist(), strict=True):
+            new.setdefault(s, {}).setdefault(f, i)
         for s, features in new.items():
             room = MOST_LANES - int(self.states.streams.rows["lanes"][s])
-            if room > 0:
-                self.states.add_lanes(s, list(features)[:room], self._model_number)
+            new[s] = dict(list(features.items())[: max(room, 0)])
+        return {s: features for s, features in new.items() if features}
 
     def _inputs(self, work: _Sorted) -> tuple[NDArray[np.float32], NDArray[np.void]]:
         count = len(work.lane)
@@ -269,8 +302,9 @@ class Engine:
                 outputs, c, d, measured,
             )  # fmt: skip
             judge(
-                states.streams.rows, states.single.rows, many, states.matrices.rows, work.slot, work.time, work.start,
-                work.lane, work.many_row, work.value, measured, self._rules, a, b, verdicts, masked,
+                states.streams.rows, states.single.rows, many, states.matrices.rows, work.slot, work.time,
+                work.interval, work.start, work.lane, work.many_row, work.value, measured, self._rules, a, b,
+                verdicts, masked,
             )  # fmt: skip
             record(lanes["history"], work.lane, inputs, masked, c, d)
 
@@ -382,7 +416,7 @@ class Engine:
         slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
         idle = slots[np.lexsort((slots, self.states.streams.rows["time"][slots]))][:excess]
         unsaved = np.array([slot for slot in idle.tolist() if slot in self._changed], np.int64)
-        self._parked.update(self.states.pack(unsaved, self.version))
+        self._parked.update(self.states.pack(unsaved, self._model_number, self.version))
         for slot in idle.tolist():
             self._changed.discard(slot)
             self.states.remove(slot)
@@ -393,7 +427,7 @@ class Engine:
         changed, self._changed = np.array(sorted(self._changed), np.int64), set()
         parked, self._parked = self._parked, {}
         yield from parked.items()
-        yield from self.states.pack(changed, self.version)
+        yield from self.states.pack(changed, self._model_number, self.version)
 
     @property
     def unsaved(self) -> int:
@@ -406,17 +440,26 @@ class Engine:
         self.version = fingerprint(model)
         self._model_number += 1
 
-    def histories(self, lanes: Iterable[int] | None = None) -> NDArray[np.void]:
-        """Return copies of the recent windows of lanes (all in use by default), for retraining."""
-        if lanes is None:
-            slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
-            rows = self.states.streams.rows[slots]
-            lanes = [
-                first + k
-                for first, count in zip(rows["first_lane"].tolist(), rows["lanes"].tolist(), strict=True)
-                for k in range(count)
-            ]
-        return self.states.lanes.rows["history"][np.fromiter(lanes, np.int64)]
+    def histories(self) -> tuple[NDArray[np.void], Int64]:
+        """Return copies of all lanes' recent windows, HISTORY [lanes], and which stream each lane is of, [lanes]."""
+        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+        streams = self.states.streams.rows[slots]
+        counts = streams["lanes"].astype(np.int64)
+        ends = np.cumsum(counts)
+        lanes = np.repeat(streams["first_lane"] - (ends - counts), counts) + np.arange(counts.sum())
+        return self.states.lanes.rows["history"][lanes], np.repeat(slots, counts)
+
+    def warming(self) -> int:
+        """Return how many streams in memory are too young to be judged."""
+        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+        streams = self.states.streams.rows[slots]
+        single = streams["single"] >= 0
+        return int(np.where(single, streams["events"] < NOVELTY_WARMUP, streams["events"] < RETURN_WARMUP).sum())
+
+    def lane_count(self) -> int:
+        """Return the number of lanes in memory."""
+        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+        return int(self.states.streams.rows["lanes"][slots].sum())
 
     @property
     def nbytes(self) -> int:
@@ -427,6 +470,35 @@ class Engine:
         """End the threads."""
         if self._pool:
             self._pool.shutdown()
+
+
+def _turns(slot: Int64, new: dict[int, dict[int, int]]) -> Int64 | None:
+    """Return in which pass each event is to go through: a stream that gains features begins another; None: all in one.
+
+    Events [events] are sorted by slot; `new` says by which of them a slot gains its features.
+    """
+    begins = np.zeros(len(slot), np.int64)
+    begins[[event for features in new.values() for event in features.values()]] = 1
+    first = np.flatnonzero(np.diff(slot, prepend=-1))
+    begins[first] = 0
+    if not begins.any():
+        return None
+    passes = np.cumsum(begins)
+    return passes - np.repeat(passes[first], np.diff(first, append=len(slot)))
+
+
+def _joined(parts: list[_Judged]) -> _Judged:
+    """Return the parts as one; a stream's events stay in their order."""
+    works = [part.work for part in parts]
+    counts = np.concatenate([np.diff(work.start) for work in works])
+    columns = {name: np.concatenate([getattr(work, name) for work in works]) for name in _Sorted._fields}
+    columns["start"] = np.concatenate(([0], np.cumsum(counts)))
+    return _Judged(
+        _Sorted(**columns),
+        np.concatenate([part.measured for part in parts]),
+        np.concatenate([part.verdicts for part in parts]),
+        sum(part.features_dropped for part in parts),
+    )
 
 
 def _partition_hash(topic: str, partition: int) -> int:

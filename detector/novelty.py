@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 CELLS = 1024
 SWEEP = 32  # events between two sweeps that drop what is too old and measure the range anew
 TICK = 8  # events a stamp counts: 16 bits then reach far beyond any memory's length
-STAMPS = 65535  # stamps go round; 0 marks an empty cell
+ROUND = 0xFFFF  # stamps go round in 16 bits; 0 marks an empty cell
 FRACTION = 65536.0  # positions inside a cell
 DAMPING_DECAY = 2.0 ** (-1.0 / 300.0)  # half-life 300 events: a burst raises its own bar, and not for long
 
@@ -40,7 +40,7 @@ MEMORY = np.dtype(
 
 @numba.njit(nogil=True, cache=True, inline="always")
 def _stamp(events: int) -> int:
-    return (events // TICK) % STAMPS + 1
+    return max((events // TICK) & ROUND, 1)
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -63,7 +63,7 @@ def _merge(m: NDArray[np.void], even: int, odd: int) -> tuple[int, int]:
     a, b = int(m.stamp[even]), int(m.stamp[odd])
     if a == 0 and b == 0:
         return 0, 0
-    newer_is_even = b == 0 or (a != 0 and (now - a) % STAMPS < (now - b) % STAMPS)
+    newer_is_even = b == 0 or (a != 0 and ((now - a) & ROUND) < ((now - b) & ROUND))
     if newer_is_even:
         return a, int(m.place[even]) // 2
     return b, int(m.place[odd]) // 2 + int(FRACTION) // 2
@@ -112,7 +112,7 @@ def _sweep(m: NDArray[np.void], reach: int) -> None:
     first, last = -1, -1
     for k in range(CELLS):
         if m.stamp[k] != 0:
-            if (now - int(m.stamp[k])) % STAMPS > oldest:
+            if ((now - int(m.stamp[k])) & ROUND) > oldest:
                 m.stamp[k] = 0
             else:
                 if first < 0:
@@ -123,13 +123,14 @@ def _sweep(m: NDArray[np.void], reach: int) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def gap(m: NDArray[np.void], value: float, reach: int) -> float:
+def gap(m: NDArray[np.void], value: float, reach: int, young: bool) -> float:
     """Return the distance to the nearest remembered value over the range of all remembered and this, 0..1.
 
-    Counts the event; the caller decides whether the value is to be remembered.
+    Counts the event; the caller decides whether the value is to be remembered. In a young stream everything is new,
+    and so nothing is: 0.
     """
     m.events += 1
-    if m.events == 1:
+    if young or m.events == 1:
         return 0.0
     if m.width == 0.0:
         return 0.0 if value == m.first else 1.0

@@ -33,6 +33,7 @@ def admit(
     fate: NDArray[np.int8],  # out [events] ADMITTED, DUPLICATE or LATE
     keep: NDArray[np.bool_],  # out [events]
     moved: NDArray[np.bool_],  # out [events] the stream was last seen on another partition
+    interval: NDArray[np.float64],  # out [events] running mean time between events, this one included; seconds
 ) -> None:
     """Tell late and duplicate events, and streams that change partition; carry time and interval on."""
     for i in range(len(slot)):
@@ -57,6 +58,7 @@ def admit(
                     s.interval += max(1.0 / s.arrived, 1.0 / INTERVAL_MEMORY) * (step - s.interval)
             s.arrived += 1
             s.time = time[i]
+        interval[i] = s.interval
 
 
 @numba.njit(nogil=True, cache=True)
@@ -99,6 +101,7 @@ def judge(
     matrices: NDArray[np.float32],
     slot: Int64,  # [events]
     time: Int64,  # [events]
+    interval: NDArray[np.float64],  # [events] as of each event
     start: Int64,  # [events + 1]
     lane: Int64,  # [observations]
     many_row: Int64,  # [observations]
@@ -117,7 +120,7 @@ def judge(
         a, b = start[i], start[i + 1]
         v.score = v.surprise = 0.0
         v.warming, v.lead = True, -1
-        v.threshold = threshold_of(s, per_week, fixed)
+        v.threshold = threshold_of(s, interval[i], per_week, fixed)
         if b > a:
             if s.single >= 0:
                 v.score, v.surprise, v.warming = judge_single(

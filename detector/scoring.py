@@ -168,7 +168,7 @@ def _tail_probability(t: float, nu: float, log_beta: float) -> float:
         d = 1.0 / (1.0 + numerator * d)
         c = 1.0 + numerator / c
         h *= d * c
-        if abs(d * c - 1.0) < 1e-9:
+        if abs(d * c - 1.0) < 1e-6:
             break
     return 1.0 - front * h if swap else front * h
 
@@ -316,19 +316,20 @@ def judge_single(
     skill = n.error_size / n.spread if n.spread > 0.0 else 1.0
     context = (0.5 / (n.context + 0.1)) ** 0.75
     gate = min(1.0, m.tail)
+    young = n.events < NOVELTY_WARMUP
 
-    g = gap(n.value, x, VALUE_REACH)
-    novelty = damped(n.value, g) * context * gate
+    g = gap(n.value, x, VALUE_REACH, young)
+    novelty = damped(n.value, g * context * gate)
     remember(n.value, x)
 
-    g = gap(n.error, m.error, ERROR_REACH)
-    novelty = max(novelty, 0.15 * damped(n.error, g) * context)
+    g = gap(n.error, m.error, ERROR_REACH, young)
+    novelty = max(novelty, 0.15 * damped(n.error, g * context))
     remember(n.error, m.error)
 
     share, limit, budget = (0.6, 0.05, 30.0) if repeats else (0.3, 0.03, 10.0)
-    g = gap(n.doubted, m.error, ERROR_REACH)
+    g = gap(n.doubted, m.error, ERROR_REACH, young)
     trust = min(max((0.40 - skill) / 0.1, 0.0), 1.0)
-    novelty = max(novelty, share * trust * damped(n.doubted, g) * context)
+    novelty = max(novelty, share * trust * damped(n.doubted, g * context))
     n.doubt *= DOUBT_DECAY
     if g > limit and n.doubt < budget:
         n.doubt += 1.0
@@ -344,9 +345,9 @@ def judge_single(
             level += n.recent_level[k]
             lowest = min(lowest, n.recent[k])
         level /= ROLL
-        novelty = max(novelty, 0.1 * damped(n.level, gap(n.level, level, VALUE_REACH)) * context)
+        novelty = max(novelty, 0.1 * damped(n.level, gap(n.level, level, VALUE_REACH, young) * context))
         remember(n.level, level)
-        novelty = max(novelty, 0.05 * damped(n.floor, gap(n.floor, lowest, VALUE_REACH)) * context)
+        novelty = max(novelty, 0.05 * damped(n.floor, gap(n.floor, lowest, VALUE_REACH, young) * context))
         remember(n.floor, lowest)
 
     n.context += max(CONTEXT_DECAY, 1.0 / (n.events + 1)) * (min(m.tail, LIMIT) - n.context)
@@ -356,8 +357,7 @@ def judge_single(
     n.events += 1
 
     period = return_period(s.severity, m.units)
-    warming = n.events <= NOVELTY_WARMUP
-    if warming:
+    if young:
         return 0.0, m.surprise, True
     m.contribution = 1.0
     score = math.log10(novelty / ALARMING_NOVELTY) + ALARMING_RETURN if novelty > 0.0 else 0.0

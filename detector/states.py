@@ -72,6 +72,7 @@ LANE = np.dtype(
 # rows a block of lanes may have: at most a third is waste
 SIZES = tuple(sorted({int(base * 2**power) for power in range(17) for base in (1, 1.5)} | {1, 2}))
 LAYOUT = hashlib.sha256(repr((STREAM.descr, LANE.descr, SINGLE_SCORE.descr, MANY_SCORE.descr)).encode()).digest()[:8]
+PRESENT, FORMER = 0, -1  # LANE.model in a packed row: hidden state belongs to the weights it names, or to others
 HEADER = struct.Struct("<8sIIII")  # layout, state size, matrix numbers, lanes, bytes of notes
 
 
@@ -251,8 +252,12 @@ class StreamStates:
             if capacity <= SUBSPACE_LIMIT:
                 stream["matrix"] = self.matrices.allocate(2 * capacity * capacity)
 
-    def pack(self, slots: NDArray[np.int64], version: str) -> Iterator[tuple[str, bytes]]:
-        """Yield name and whole state of streams; `version` names the weights that hidden states belong to."""
+    def pack(self, slots: NDArray[np.int64], model: int, version: str) -> Iterator[tuple[str, bytes]]:
+        """Yield name and whole state of streams.
+
+        `version` names the weights that the hidden states of lanes marked `model` belong to; those of the others
+        belong to former weights.
+        """
         counts = self.streams.rows["lanes"][slots].astype(np.int64)
         ends = np.cumsum(counts)
         rows = np.repeat(self.streams.rows["first_lane"][slots] - (ends - counts), counts) + np.arange(counts.sum())
@@ -262,12 +267,15 @@ class StreamStates:
             lanes, capacity = int(stream["lanes"]), int(stream["capacity"])
             first, many, matrix = int(stream["first_lane"]), int(stream["first_many"]), int(stream["matrix"])
             numbers = 2 * capacity * capacity if matrix >= 0 else 0
-            notes = msgspec.json.encode([version, self.features_of(slot), self.notes.get(slot)])
+            # not JSON: it has no NaN, and an alert may hold one (what was expected of a feature never seen before)
+            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot)])
+            lane_rows = self.lanes.rows[first : first + lanes].copy()
+            lane_rows["model"] = np.where(lane_rows["model"] == model, PRESENT, FORMER)
             parts = [
                 HEADER.pack(LAYOUT, self.state_size, numbers, lanes, len(notes)),
                 notes,
                 stream.tobytes(),
-                self.lanes.rows[first : first + lanes].tobytes(),
+                lane_rows.tobytes(),
                 recurrent[end - lanes : end].tobytes(),
             ]
             if stream["single"] >= 0:
@@ -281,9 +289,12 @@ class StreamStates:
     def unpack(self, name: str, row: bytes, model: int, version: str) -> int:
         """Bring a stream back from what `pack` gave; return its slot.
 
-        Lanes whose hidden state belongs to other weights than `version` are marked, to be primed before their next step.
-        Raises StateError for a row of another layout or of another network.
+        Lanes whose hidden state belongs to other weights than `version` are marked to be primed before their next
+        step. Raises StateError, and then brings nothing, for a row of another layout, of another network, or damaged.
         """
+        damaged = f"state of stream {name!r} is damaged; move the state directory away"
+        if len(row) < HEADER.size:
+            raise StateError(f"{damaged} ({len(row)} bytes)")
         layout, state_size, numbers, lanes, length = HEADER.unpack_from(row)
         if layout != LAYOUT:
             raise StateError(f"state of stream {name!r} has another version's layout; move the state directory away")
@@ -291,7 +302,6 @@ class StreamStates:
             raise StateError(
                 f"state of stream {name!r} is of a network with {state_size} states, not {self.state_size}"
             )
-        written_by, features, note = msgspec.json.decode(row[HEADER.size : HEADER.size + length])
         at = HEADER.size + length
 
         def take(dtype: np.dtype[Any], count: int) -> NDArray[Any]:
@@ -300,15 +310,28 @@ class StreamStates:
             at += part.nbytes
             return part
 
+        try:
+            written_by, features, note = msgspec.msgpack.decode(row[HEADER.size : at])
+            stored = take(STREAM, 1)[0]
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+            raise StateError(f"{damaged} ({error})") from error
+        wanted = at + lanes * (LANE.itemsize + 4 * state_size) + 4 * numbers
+        wanted += SINGLE_SCORE.itemsize * (stored["single"] >= 0) + MANY_SCORE.itemsize * lanes * (
+            stored["first_many"] >= 0
+        )
+        if len(row) != wanted or len(features) != lanes or stored["lanes"] != lanes:
+            raise StateError(f"{damaged} ({len(row)} bytes, expected {wanted})")
+
         slot = self._new_slot(name)
+        self.streams.rows[slot] = stored
         stream = self.streams.rows[slot]
-        stream[...] = take(STREAM, 1)[0]
         capacity = int(stream["capacity"])
         first = self._allocate_lanes(capacity) if capacity else -1
         stream["first_lane"] = first
         self.lanes.rows[first : first + lanes] = take(LANE, lanes)
         self.lanes.rows["feature"][first : first + lanes] = [self.feature_id(feature) for feature in features]
-        self.lanes.rows["model"][first : first + lanes] = model if written_by == version else -1
+        present = (self.lanes.rows["model"][first : first + lanes] == PRESENT) & (written_by == version)
+        self.lanes.rows["model"][first : first + lanes] = np.where(present, model, FORMER)
         states = take(np.dtype(np.float32), lanes * state_size).reshape(lanes, state_size)
         self.recurrent.write(np.arange(first, first + lanes), states)
         if stream["single"] >= 0:

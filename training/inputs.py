@@ -42,6 +42,10 @@ PROFILE_WEIGHT = 0.3  # least weight of the newest value in a profile's slot: ab
 FAST, SLOW = 0.2, 0.03  # weights of the two running averages: about 5 and 33 events
 OUTLIER = 5.0  # an increment moves the running mean and deviation by at most this many deviations
 SETTLED = 20  # events before outliers are told from mere youth
+LASTING = 50  # outliers in a row after which they are the new normal, and may move mean and deviation ever further:
+# without it a lane that was constant for days and then moves stays off the scale for 3,500 events
+FAR = math.sinh(LIMIT)  # deviations: what the unit can still express, and so all that a profile may learn
+LARGEST = 1e30  # of a value's size: its square, and float32 profiles of differences, must stay finite
 INTERVAL_MEMORY = 200  # events the running interval remembers
 GAP_LIMIT = 3.0  # log of a time 20 times the usual one
 
@@ -51,6 +55,7 @@ NORMALISER = np.dtype(
     [
         ("events", np.int64),  # seen so far
         ("time", np.int64),  # of the last one, ns
+        ("outliers", np.int64),  # in a row, up to now
         ("mean", np.float64),
         ("variance", np.float64),
         ("low", np.float64),  # running minimum
@@ -115,10 +120,10 @@ def featurise(
     """
     for j in range(first, last):
         r = lanes[lane[j]]
-        x = value[j]
+        x = _clip(value[j], LARGEST)
         seconds = time[j] * NS
-        day_slot = int(math.floor(seconds / 900.0)) % DAY_SLOTS
-        week_slot = int(math.floor(seconds / 3600.0)) % WEEK_SLOTS  # 1970-01-01 was a Thursday: a fixed shift
+        day_slot = math.floor(seconds / 900.0) % DAY_SLOTS
+        week_slot = math.floor(seconds / 3600.0) % WEEK_SLOTS  # 1970-01-01 was a Thursday: a fixed shift
         row = inputs[j]
         if r.events == 0:
             row[:] = 0.0
@@ -153,17 +158,22 @@ def featurise(
         weight = max(1.0 / r.events, 1.0 / MEMORY)
         increment = x - r.mean
         if r.events > SETTLED:
-            increment = _clip(increment, OUTLIER * deviation_of(r.mean, r.variance))
+            usual = OUTLIER * deviation_of(r.mean, r.variance)
+            r.outliers = r.outliers + 1 if abs(increment) > usual else 0
+            increment = _clip(increment, usual * 2.0 ** min(max(r.outliers - LASTING, 0), 200))
         r.mean += weight * increment
         r.variance = (1.0 - weight) * (r.variance + weight * increment * increment)
         r.low, r.high = min(r.low, x), max(r.high, x)
-        unit = to_unit(x, r.mean, deviation_of(r.mean, r.variance))
+        deviation = deviation_of(r.mean, r.variance)
+        unit = to_unit(x, r.mean, deviation)
         if r.events == 1:
             r.value = r.average_fast = r.average_slow = unit
         r.change = _clip(unit - r.value, LIMIT)
         r.value = unit
         r.average_fast += FAST * (unit - r.average_fast)
         r.average_slow += SLOW * (unit - r.average_slow)
+        if r.events > SETTLED:  # a wild value must not own its time of day for weeks
+            x = r.mean + _clip(x - r.mean, FAR * deviation)
         _learn_slot(r.day, r.day_count, day_slot, x - r.origin)
         _learn_slot(r.week, r.week_count, week_slot, x - r.origin)
 
@@ -184,4 +194,4 @@ def targets(
         if ahead >= len(value) or math.isnan(frames[t].mean):
             out[t] = math.nan
         else:
-            out[t] = to_unit(value[ahead], frames[t].mean, frames[t].deviation)
+            out[t] = to_unit(_clip(value[ahead], LARGEST), frames[t].mean, frames[t].deviation)

@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from training.inputs import INPUT_SIZE, LIMIT
 
+CELLS = ("lstm",)
 HORIZONS = (1, 10)  # the next observation and the tenth
 PARAMETERS_OF_T = 3  # location, log scale, degrees of freedom
 SCALE_INPUT_LIMIT = 3.0  # a wild input may move the location freely, the scale only so far
@@ -59,8 +60,8 @@ class Forecaster(nn.Module):
 
     def __init__(self, cell: str = "lstm", hidden_size: int = 48) -> None:
         super().__init__()
-        if cell != "lstm":
-            raise ModelError(f"model.cell: {cell!r} is not known; known is: lstm")
+        if cell not in CELLS:
+            raise ModelError(f"model.cell: {cell!r} is not known; known is: {', '.join(CELLS)}")
         self.cell = cell
         self.hidden_size = hidden_size
         self.rnn = nn.LSTM(INPUT_SIZE, hidden_size)
@@ -72,12 +73,13 @@ class Forecaster(nn.Module):
     def reset_parameters(self) -> None:
         """Start as the literature does against vanishing gradients: orthogonal recurrence, forget bias 1."""
         size = self.hidden_size
+        rnn = {name: parameter.data for name, parameter in self.rnn.named_parameters()}
         for gate in range(4):
-            nn.init.orthogonal_(self.rnn.weight_hh_l0.data[gate * size : (gate + 1) * size])
-            nn.init.xavier_uniform_(self.rnn.weight_ih_l0.data[gate * size : (gate + 1) * size])
-        nn.init.zeros_(self.rnn.bias_hh_l0)
-        nn.init.zeros_(self.rnn.bias_ih_l0)
-        self.rnn.bias_ih_l0.data[size : 2 * size] = 1.0  # torch's order of gates: input, forget, candidate, output
+            nn.init.orthogonal_(rnn["weight_hh_l0"][gate * size : (gate + 1) * size])
+            nn.init.xavier_uniform_(rnn["weight_ih_l0"][gate * size : (gate + 1) * size])
+        nn.init.zeros_(rnn["bias_hh_l0"])
+        nn.init.zeros_(rnn["bias_ih_l0"])
+        rnn["bias_ih_l0"][size : 2 * size] = 1.0  # torch's order of gates: input, forget, candidate, output
         nn.init.normal_(self.from_hidden.weight, std=0.1 / math.sqrt(size))
         nn.init.zeros_(self.from_hidden.bias)
         nn.init.zeros_(self.from_input.weight)
@@ -137,10 +139,11 @@ def parameter_count(hidden_size: int, input_size: int = INPUT_SIZE) -> dict[str,
 
 
 def to_bytes(model: Forecaster, notes: dict[str, str] | None = None) -> bytes:
-    """Serialise to safetensors, with what is needed to build the module again."""
-    about = {"format": FORMAT, "cell": model.cell, "hidden_size": str(model.hidden_size), "inputs": str(INPUT_SIZE)}
+    """Serialise to safetensors, with what is needed to build the module again; equal models give equal bytes."""
+    about = {"format": FORMAT, "cell": model.cell, "hidden_size": model.hidden_size, "inputs": INPUT_SIZE}
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    return bytes(save(tensors, metadata=about | {"notes": json.dumps(notes or {}, sort_keys=True)}))
+    # one entry of metadata: safetensors writes several in random order
+    return bytes(save(tensors, metadata={"longwatch": json.dumps(about | {"notes": notes or {}}, sort_keys=True)}))
 
 
 def load_model(path: Path) -> Forecaster:
@@ -150,16 +153,18 @@ def load_model(path: Path) -> Forecaster:
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get("longwatch", "{}"))
             if about.get("format") != FORMAT:
                 raise ModelError(f"{path}: not a longwatch model of this version (format {about.get('format')!r})")
-            if int(about["inputs"]) != INPUT_SIZE:
+            if about["inputs"] != INPUT_SIZE:
                 raise ModelError(f"{path}: made for {about['inputs']} inputs, not {INPUT_SIZE}: train anew")
-            model = Forecaster(about["cell"], int(about["hidden_size"]))
+            if about["cell"] not in CELLS:
+                raise ModelError(f"{path}: its cell {about['cell']!r} is not known; known is: {', '.join(CELLS)}")
+            model = Forecaster(about["cell"], about["hidden_size"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such model file") from None
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: damaged or foreign model file ({error})") from error
     return model.eval()
 

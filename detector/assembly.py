@@ -1,0 +1,162 @@
+"""Settings -> parts: the engine, the source and the sinks that they ask for."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from connectors.decode import Decoder
+from connectors.files import FileAlertSink, FileDeadLetterSink, FileScoreSink, FileSource
+from connectors.kafka import KafkaSource
+from connectors.kafka_sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink, KafkaWriter
+from connectors.protocols import AlertSink, DeadLetterSink, ScoreSink, Sink, Source
+from connectors.records import Partition
+from connectors.webhook import WebhookSink
+from detector.alerts import AlertRules
+from detector.engine import EngineSettings
+from detector.metrics import Metrics
+from detector.settings import Settings, SettingsError
+from training.model import Forecaster
+from training.prior import load_prior
+from training.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+MODELS = "models"  # folder of the state directory
+Notice = Callable[[list[Partition]], None]
+
+
+def engine_settings(settings: Settings) -> EngineSettings:
+    """Return what of the settings the engine must know."""
+    alerting, processing = settings.alerting, settings.processing
+    return EngineSettings(
+        max_streams=settings.state.max_streams,
+        threads=settings.compute.threads or len(os.sched_getaffinity(0)),
+        keep_late=processing.late == "score",
+        keep_duplicates=processing.duplicates == "score",
+        mute=tuple(alerting.mute),
+        rules=AlertRules(
+            alerts_per_stream_per_week=alerting.alerts_per_stream_per_week,
+            fixed_threshold=math.nan if alerting.threshold is None else alerting.threshold,
+            direction={"above": 1, "below": -1, "both": 0}[alerting.direction],
+            least_deviation_absolute=alerting.least_deviation_absolute,
+            least_deviation_relative=alerting.least_deviation_relative,
+            least_duration_seconds=alerting.least_duration_seconds,
+            critical_above_threshold=alerting.critical_above_threshold,
+            flag_repeats=alerting.repeats == "flag",
+        ),
+    )
+
+
+def device_of(settings: Settings) -> str:
+    """Return the device to compute on. Raises SettingsError for one that is not there."""
+    wanted = settings.compute.device
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise SettingsError([f"compute.device is {wanted!r}, but torch finds no CUDA device: set it to auto or cpu"])
+    return wanted
+
+
+def first_model(settings: Settings) -> Forecaster:
+    """Return the model to begin with: the newest of model.directory, or the prior that ships."""
+    if not settings.model.directory:
+        return load_prior()
+    registry = Registry(Path(settings.model.directory))
+    versions = registry.versions()
+    if not versions:
+        raise SettingsError([f"model.directory {settings.model.directory}: holds no model; make one: longwatch train"])
+    model = registry.load(versions[-1])
+    if model.hidden_size != settings.model.hidden_size:
+        raise SettingsError(
+            [f"model.hidden_size is {settings.model.hidden_size}, the model in model.directory has {model.hidden_size}"]
+        )
+    return model
+
+
+def make_source(
+    settings: Settings, decoder: Decoder, offsets: Mapping[Partition, int], assigned: Notice, revoked: Notice
+) -> Source:
+    """Return the source, which goes on at `offsets`."""
+    if settings.source.type == "file":
+        return FileSource(settings.source, decoder, offsets)
+    return KafkaSource(settings.kafka, start=offsets.get, on_assigned=assigned, on_revoked=revoked, on_lost=revoked)
+
+
+@dataclass(frozen=True, slots=True)
+class Sinks:
+    """Where results go. The webhook stands among `alerts`."""
+
+    scores: Sequence[ScoreSink]
+    alerts: Sequence[AlertSink]
+    dead_letters: Sequence[DeadLetterSink]
+
+    def __iter__(self) -> Iterator[Sink]:
+        """Yield every sink."""
+        yield from (*self.scores, *self.alerts, *self.dead_letters)
+
+    def flush(self) -> None:
+        """Return when everything written is durable."""
+        for sink in self:
+            sink.flush()
+
+    def position(self) -> dict[str, int]:
+        """Return what `restore` needs."""
+        return {name: place for sink in self for name, place in sink.position().items()}
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Take back what was written after `position`."""
+        for sink in self:
+            sink.restore(position)
+
+    def close(self) -> None:
+        """Let go of all; the first failure is raised at the end."""
+        failure: Exception | None = None
+        for sink in self:
+            try:
+                sink.close()
+            except Exception as error:  # noqa: BLE001 - each of them must be closed
+                failure = failure or error
+        if failure:
+            raise failure
+
+
+def make_sinks(settings: Settings, metrics: Metrics, beside: Sinks | None = None) -> Sinks:
+    """Return the sinks that the settings name, and those of `beside`."""
+    output, kafka = settings.output, settings.kafka
+    scores: list[ScoreSink] = []
+    alerts: list[AlertSink] = []
+    dead_letters: list[DeadLetterSink] = []
+    if output.scores_file:
+        scores.append(FileScoreSink(output.scores_file))
+    if output.alerts_file:
+        alerts.append(FileAlertSink(output.alerts_file))
+    if output.dead_letter_file:
+        dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
+    if settings.source.type == "kafka":
+        writer = KafkaWriter(kafka)
+        if kafka.scores_topic:
+            scores.append(KafkaScoreSink(writer))
+        if kafka.alerts_topic:
+            alerts.append(KafkaAlertSink(writer))
+        if kafka.dead_letter_topic:
+            dead_letters.append(KafkaDeadLetterSink(writer))
+    if settings.webhook.url.get_secret_value():
+        alerts.append(
+            WebhookSink(
+                settings.webhook,
+                settings.state.directory,
+                on_delivery=lambda outcome: metrics.webhook_deliveries[outcome].inc(),
+                on_pending=metrics.outbox_pending.set,
+            )
+        )
+    if beside:
+        scores, alerts = [*scores, *beside.scores], [*alerts, *beside.alerts]
+        dead_letters = [*dead_letters, *beside.dead_letters]
+    return Sinks(scores, alerts, dead_letters)

@@ -1,0 +1,145 @@
+"""The same engine over history: files in, a CSV with a row for each event out, and figures where there are labels.
+
+Deterministic: same files and settings, same rows. The network is not retrained here.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from connectors.decode import Decoder
+from connectors.files import FileSettings, FileSource
+from connectors.labels import Window, windows_of
+from connectors.records import Alert, Rejected, Scores
+from detector.assembly import device_of, engine_settings, first_model
+from detector.engine import Engine
+from detector.settings import Settings
+from training.evaluate import average_precision, incident_table, incidents, roc_auc, rows_in_windows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Track:
+    """One stream's scored events in their order, for figures and pictures; every array is [events]."""
+
+    time: NDArray[np.int64]  # ns
+    score: NDArray[np.float64]
+    alert: NDArray[np.bool_]
+
+
+class Tracks:
+    """Collects the scores of every stream."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[Track]] = {}
+
+    def add(self, scores: Scores) -> None:
+        """Take a batch in."""
+        stream = scores.batch.stream[scores.event]
+        time_ = scores.batch.time[scores.event]
+        order = np.argsort(stream, kind="stable")
+        edges = np.flatnonzero(np.diff(stream[order], prepend=-1, append=-1))
+        for a, b in zip(edges[:-1], edges[1:], strict=True):
+            rows = order[a:b]
+            name = scores.batch.streams[stream[rows[0]]]
+            self._parts.setdefault(name, []).append(Track(time_[rows], scores.score[rows], scores.alert[rows]))
+
+    def all(self) -> dict[str, Track]:
+        """Return each stream's whole track, by name."""
+        return {
+            name: Track(
+                np.concatenate([part.time for part in parts]),
+                np.concatenate([part.score for part in parts]),
+                np.concatenate([part.alert for part in parts]),
+            )
+            for name, parts in sorted(self._parts.items())
+        }
+
+
+@dataclass(slots=True)
+class Replay:
+    """What a backtest brought."""
+
+    events: int = 0
+    scored: int = 0
+    dropped: int = 0
+    seconds: float = 0.0
+    alerts: list[Alert] = field(default_factory=list)
+    rejected: int = 0
+    tracks: Tracks = field(default_factory=Tracks)
+
+
+def replay(
+    paths: Sequence[str],
+    settings: Settings,
+    write: Callable[[Scores], None],
+    reject: Callable[[Sequence[Rejected]], None] = lambda _: None,
+    progress: bool = False,
+) -> Replay:
+    """Score all events of `paths`, each file at full speed; hand every batch of scores to `write`.
+
+    Raises FileError for a file that cannot be read.
+    """
+    decoder = Decoder(settings.decode)
+    source = FileSource(FileSettings(paths=tuple(paths)), decoder)
+    stored: dict[str, bytes] = {}  # states of evicted streams
+    engine = Engine(
+        first_model(settings),
+        engine_settings(settings),
+        device_of(settings),
+        lambda names: [stored.get(name) for name in names],
+    )
+    result = Replay()
+    began = time.perf_counter()
+    bar = tqdm(unit=" events", unit_scale=True, disable=not progress or None, file=sys.stderr)
+    while not source.finished():
+        raw = source.poll(0.5)
+        batch, rejected = decoder.decode(raw)
+        if rejected:
+            result.rejected += len(rejected)
+            reject(rejected)
+        step = engine.step(batch)
+        if engine.unsaved:
+            stored.update(engine.drain())
+        write(step.scores)
+        result.events += len(batch)
+        result.scored += len(step.scores)
+        result.alerts += step.alerts
+        result.tracks.add(step.scores)
+        bar.update(len(batch))
+    bar.close()
+    source.close()
+    engine.close()
+    result.dropped = result.events - result.scored
+    result.seconds = time.perf_counter() - began
+    return result
+
+
+def figures(tracks: Tracks, labels: dict[str, list[Window]]) -> str:
+    """Return a table of found and missed incidents and false alarms, and how well scores rank labelled rows."""
+    judged, scores, rows = [], [], []
+    for name, track in tracks.all().items():
+        windows = windows_of(labels, name)
+        if windows is None:
+            logger.warning("stream %r is not named in the labels: left out of the figures", name)
+            continue
+        order = np.argsort(track.time, kind="stable")
+        judged.append(incidents(name, track.time[order], track.alert[order], windows))
+        scores.append(track.score[order])
+        rows.append(rows_in_windows(track.time[order], windows))
+    if not judged:
+        return "no stream is named in the labels"
+    score, labelled = np.concatenate(scores), np.concatenate(rows)
+    auc, precision = roc_auc(score, labelled), average_precision(score, labelled)
+    return (
+        f"{incident_table(judged)}\n\nROC AUC {auc:.3f}, average precision {precision:.3f}, over {len(score):,} events"
+    )

@@ -1,0 +1,191 @@
+"""The command line: longwatch run | demo | train | backtest | bench | config."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from detector.settings import Settings, SettingsError, load_settings
+from detector.telling import describe, set_up_logging
+
+FAILED, USAGE = 1, 2
+
+_EXAMPLES = {
+    "run": """examples:
+  longwatch run --config longwatch.toml
+  longwatch run --set kafka.bootstrap_servers=broker:9092 --set 'kafka.topics=["metrics"]'
+  tail -F metrics.jsonl | longwatch run --set source.type=file --set 'source.paths=["-"]'""",
+    "demo": """examples:
+  longwatch demo
+  longwatch demo --output /tmp/demo""",
+    "train": """examples:
+  longwatch train history/*.csv --output models""",
+    "backtest": """examples:
+  longwatch backtest cpu.csv --output scores.csv
+  longwatch backtest *.csv.gz --output scores.csv --labels incidents.csv""",
+    "bench": """examples:
+  longwatch bench
+  longwatch bench --kafka 127.0.0.1:9092""",
+    "config": """examples:
+  longwatch config --config longwatch.toml
+  longwatch config --schema > longwatch.schema.json
+  longwatch config --config longwatch.toml --check""",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; exit 0, 1 (it failed) or 2 (usage or settings), with one line for what a user can mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings(options.config, overrides=options.set)
+    except SettingsError as error:
+        _fail(error, USAGE)
+    set_up_logging(settings.logging.level, settings.logging.format)
+    command: Callable[[Settings, argparse.Namespace], None] = options.command
+    try:
+        command(settings, options)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SettingsError as error:
+        _fail(error, USAGE)
+    except _MENDABLE() as error:
+        _fail(error, FAILED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help="settings to read: longwatch.toml")
+    common.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="one setting; may be repeated"
+    )
+    parser = argparse.ArgumentParser(
+        prog="longwatch", description="Watches event streams and says when one stops behaving like itself."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[[Settings, argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, parents=[common], help=text, description=text, epilog=_EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        sub.set_defaults(command=command)
+        return sub
+
+    add("run", _run, "Run the daemon.")
+    demo = add("demo", _demo, "Replay bundled real data through the whole pipeline; no Kafka needed.")
+    demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for pictures and scores")
+    train = add("train", _train, "Train a model on history, for model.directory.")
+    train.add_argument("files", nargs="+", metavar="FILE", help="CSV or JSON lines, .gz or not")
+    train.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the model registry")
+    back = add("backtest", _backtest, "Score history with the daemon's engine; write a row for each event.")
+    back.add_argument("files", nargs="+", metavar="FILE", help="CSV or JSON lines, .gz or not")
+    back.add_argument("--output", type=Path, required=True, metavar="CSV", help="table to write")
+    back.add_argument("--labels", type=Path, metavar="FILE", help="labelled incidents: CSV stream,start,end or JSON")
+    bench = add("bench", _bench, "Measure engine, network and ingest, side by side.")
+    bench.add_argument("--kafka", default="", metavar="HOST:PORT", help="a broker for the end-to-end part")
+    bench.add_argument("--quick", action="store_true", help="a tenth of the work: figures are rough")
+    config = add("config", _config, "Show the effective settings, secrets masked.")
+    config.add_argument("--schema", action="store_true", help="show the settings' JSON schema instead")
+    config.add_argument("--check", action="store_true", help="only check; print nothing if all is well")
+    return parser
+
+
+def _run(settings: Settings, _: argparse.Namespace) -> None:
+    from detector.daemon import Daemon  # noqa: PLC0415 - torch and numba load only where they are used
+
+    Daemon(settings).run()
+
+
+def _demo(settings: Settings, options: argparse.Namespace) -> None:
+    from detector.demo import run_demo  # noqa: PLC0415
+
+    run_demo(settings, options.output)
+
+
+def _train(settings: Settings, options: argparse.Namespace) -> None:
+    from detector.train_command import train_files  # noqa: PLC0415
+
+    print(train_files(options.files, options.output, settings, progress=sys.stderr.isatty()))  # noqa: T201
+
+
+def _backtest(settings: Settings, options: argparse.Namespace) -> None:
+    from connectors.labels import load_labels  # noqa: PLC0415
+    from detector.backtest import figures, replay  # noqa: PLC0415
+    from detector.score_table import ScoreTable  # noqa: PLC0415
+
+    labels = load_labels(options.labels) if options.labels else None
+    table = ScoreTable(options.output)
+    log = logging.getLogger(__name__)
+    told = 0
+
+    def reject(rejected: Sequence[object]) -> None:
+        nonlocal told
+        for refusal in rejected:
+            told += 1
+            if told <= 10:
+                log.warning("left out: %s", getattr(refusal, "detail", refusal))
+
+    result = replay(options.files, settings, table.write, reject, progress=sys.stderr.isatty())
+    table.close()
+    for alert in result.alerts:
+        if alert.status == "firing":
+            print(describe(alert))
+    firing = sum(alert.status == "firing" for alert in result.alerts)
+    print(
+        f"{result.scored:,} events scored in {result.seconds:.1f} s ({result.scored / max(result.seconds, 1e-9):,.0f}/s), "
+        f"{firing} alerts, {result.dropped} late or duplicate, {result.rejected} refused; {options.output}"
+    )
+    if labels is not None:
+        print(f"\n{figures(result.tracks, labels)}")
+
+
+def _bench(settings: Settings, options: argparse.Namespace) -> None:
+    from detector.bench import run_bench  # noqa: PLC0415
+
+    run_bench(settings, options.kafka, quick=options.quick)
+
+
+def _config(settings: Settings, options: argparse.Namespace) -> None:
+    from detector.config_command import effective, schema  # noqa: PLC0415
+
+    if options.schema:
+        print(json.dumps(schema(), indent=2))
+    elif not options.check:
+        print(effective(settings), end="")
+
+
+def _MENDABLE() -> tuple[type[Exception], ...]:  # noqa: N802
+    """Errors whose text is for the user: each names what was found, where, and what to do."""
+    from connectors.http import HttpError  # noqa: PLC0415
+    from connectors.kafka_client import KafkaConnectorError  # noqa: PLC0415
+    from connectors.labels import LabelsError  # noqa: PLC0415
+    from connectors.lines import FileError  # noqa: PLC0415
+    from connectors.outbox import OutboxError  # noqa: PLC0415
+    from detector.store import StateError  # noqa: PLC0415
+    from training.model import ModelError  # noqa: PLC0415
+    from training.registry import RegistryError  # noqa: PLC0415
+
+    return (
+        OSError,
+        FileError,
+        HttpError,
+        KafkaConnectorError,
+        LabelsError,
+        ModelError,
+        OutboxError,
+        RegistryError,
+        StateError,
+    )
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"longwatch: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

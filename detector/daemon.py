@@ -1,0 +1,347 @@
+"""The daemon: poll, decode, step, emit, checkpoint; swap models; stop.
+
+`Daemon.run` is the table of contents. A checkpoint is numbered where it is written: whatever is killed at whatever
+moment, what is on disk and in Kafka is one point in the stream, and going on from it gives the scores that an
+undisturbed run would have given.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotDone
+from typing import Any
+
+import numpy as np
+import torch
+from prometheus_client import CollectorRegistry
+
+from connectors.decode import REASONS, Decoder
+from connectors.http import HttpServer
+from connectors.records import EventBatch, Partition, RawBatch, Rejected
+from detector.assembly import MODELS, Sinks, device_of, engine_settings, first_model, make_sinks, make_source
+from detector.engine import Engine, Step
+from detector.metrics import Metrics
+from detector.notify import Notifier
+from detector.retraining import Retrainer
+from detector.settings import Settings
+from detector.store import SqliteStore
+from detector.telling import describe
+from training.model import Forecaster
+from training.registry import About, Registry
+
+logger = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+POLL_SECONDS = 0.5  # the loop turns at least so often, so that checkpoints and stops are in time
+FORCED_CHECKPOINT = 20_000  # evicted streams that wait for a checkpoint in memory: at most so many
+STOP_FLUSH_SECONDS = 5.0  # of the 10 s in which a stop must be over
+ALIVE_SECONDS = 60.0  # without a turn of the loop, after which /livez says so
+META_VERSION = 1
+
+
+class Daemon:
+    """One worker: a source, an engine, sinks, a store. `run` returns when the source ends or a signal says so."""
+
+    def __init__(self, settings: Settings, beside: Sinks | None = None) -> None:
+        """Open everything; results go to the sinks of the settings and to those of `beside`.
+
+        Raises the settings', store's, model's and connectors' own errors, each a clear line.
+        """
+        self._settings = settings
+        self.metrics = Metrics(CollectorRegistry(), VERSION, REASONS)
+        self._notifier = Notifier()
+        self._stop = threading.Event()
+        self._beat_at = time.monotonic()
+        self._http = HttpServer(settings.http, self.metrics.registry, self._live, self._ready)
+        self._assigned = settings.source.type == "file"
+
+        self._store = SqliteStore(settings.state.directory)
+        meta = self._store.meta()
+        self._registry = Registry(settings.state.directory / MODELS)
+        model = self._registry.load(meta["model"]) if meta and meta["model"] else first_model(settings)
+        self._stored_model: str = meta["model"] if meta else ""  # "": the one to begin with
+        self._offsets = {Partition(topic, number): at for topic, number, at in meta["offsets"]} if meta else {}
+        self._model: Forecaster = model
+        device = device_of(settings)
+        self._clock = _StageClock(self.metrics)
+        self._engine = Engine(model, engine_settings(settings), device, self._store.load, self._clock.ends)
+        self._decoder = Decoder(settings.decode)
+        self._sinks = make_sinks(settings, self.metrics, beside)
+        if meta:
+            self._sinks.restore(meta["sinks"])
+        self._source = make_source(settings, self._decoder, self._offsets, self._on_assigned, self._on_revoked)
+        self._retrainer = Retrainer()
+        self._flusher = ThreadPoolExecutor(1, "flush")
+        self._retrained_at = self._checkpoint_at = time.monotonic()
+        self._told_moved: set[str] = set()
+        self._dirty = meta is None  # an empty checkpoint first: it tells file sinks where this run began
+        logger.info(
+            "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
+            *(VERSION, settings.model.cell, device, self._engine.settings.threads, settings.state.directory),
+            *(f"{self._store.count()} streams, going on" if meta else "new", self._engine.version),
+        )
+
+    # -- five verbs ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the source ends or SIGTERM or SIGINT comes; the second signal does not wait."""
+        self._startup()
+        try:
+            while not self._stop.is_set() and not self._source.finished():
+                self._tick()
+        except BaseException:
+            self._shutdown(orderly=False)
+            raise
+        self._shutdown(orderly=True)
+
+    def _startup(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: self.stop())
+        self._http.start()
+        self.metrics.set_model(self._engine.version, self._model.cell, self._registry.trained_at(self._stored_model))
+        self._checkpoint()
+        self._notifier.ready("scoring")
+        source = self._settings.source
+        place = ", ".join(source.paths) if source.type == "file" else self._settings.kafka.bootstrap_servers
+        logger.info("running on %s; stop with SIGTERM or CTRL+C", place)
+
+    def _tick(self) -> None:
+        self._beat()
+        raw = self._source.poll(POLL_SECONDS)
+        if len(raw):
+            self._clock.begins()
+            batch, rejected = self._decoder.decode(raw)
+            self._clock.ends("decode")
+            step = self._engine.step(batch)
+            self._emit(step, rejected)
+            self._clock.ends("emit")
+            self._advance(raw)
+            self._count(batch, step, rejected)
+        if self._engine.unsaved > FORCED_CHECKPOINT or self._due():
+            self._checkpoint()
+        self._retrain()
+
+    def _shutdown(self, *, orderly: bool) -> None:
+        self._notifier.stopping("saving")
+        began = time.monotonic()
+        self._retrainer.stop()
+        if orderly:
+            self._last_checkpoint()
+        for close in (self._source.close, self._sinks.close, self._engine.close, self._store.close, self._http.close):
+            try:
+                close()
+            except Exception:
+                if orderly:
+                    logger.exception("while stopping")
+        self._flusher.shutdown(wait=False, cancel_futures=True)
+        self._notifier.close()
+        logger.info("stopped in %.1f s", time.monotonic() - began)
+
+    def stop(self) -> None:
+        """Ask the loop to end after its present turn; asked twice, end at once."""
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        self._stop.set()
+
+    # -- a turn's parts ------------------------------------------------------------------------------------------------
+
+    def _emit(self, step: Step, rejected: list[Rejected]) -> None:
+        for sink in self._sinks.scores:
+            sink.write(step.scores)
+        for alert_sink in self._sinks.alerts:
+            alert_sink.write(step.alerts)
+        for dead_letter_sink in self._sinks.dead_letters:
+            dead_letter_sink.write(rejected)
+        for alert in step.alerts:
+            logger.log(logging.WARNING if alert.status == "firing" else logging.INFO, "%s", describe(alert))
+        for name in step.moved[:10]:
+            if name not in self._told_moved and len(self._told_moved) < 1000:
+                self._told_moved.add(name)
+                logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
+
+    def _advance(self, raw: RawBatch) -> None:
+        """Note the next offset of each partition the batch came from."""
+        after = np.full(len(raw.partitions), -1, np.int64)
+        np.maximum.at(after, np.asarray(raw.partition, np.int64), np.asarray(raw.offset, np.int64) + 1)
+        for partition, offset in zip(raw.partitions, after.tolist(), strict=True):
+            if offset >= 0:
+                self._offsets[partition] = offset
+        self._dirty = True
+
+    def _count(self, batch: EventBatch, step: Step, rejected: list[Rejected]) -> None:
+        m, scores = self.metrics, step.scores
+        m.events.inc(len(batch))
+        m.observations.inc(len(batch.value))
+        m.events_scored.inc(len(scores))
+        m.events_duplicate.inc(step.duplicates)
+        m.events_late.inc(step.late)
+        m.streams_on_two_partitions.inc(len(step.moved))
+        m.streams_evicted.inc(step.evicted)
+        for refusal in rejected:
+            m.events_rejected[refusal.reason].inc()
+        m.batch_events.observe([len(batch)])
+        m.score.observe(scores.score)
+        for alert in step.alerts:
+            if alert.status == "firing":
+                m.alerts[alert.severity].inc()
+        m.alerts_firing.set(len(self._engine.states.notes))
+        m.streams.set(len(self._engine.states.slots))
+        if len(batch):
+            m.last_event_timestamp.set(float(batch.time.max()) * 1e-9)
+            m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
+        m.last_loop_timestamp.set_to_current_time()
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------------
+
+    def _due(self) -> bool:
+        since = time.monotonic() - self._checkpoint_at
+        return self._dirty and since >= self._settings.state.checkpoint_interval_seconds
+
+    def _checkpoint(self) -> None:
+        """Make everything so far durable, as one point in the stream.
+
+        1. Scores, alerts and dead letters are flushed: nothing below may cover what is not written.
+        2. Alerts are in the webhook's outbox since they were emitted, under ids that a replay gives again.
+        3. Changed states, offsets and the sinks' positions go to the store, in one transaction.
+        4. Offsets are committed to Kafka: for lag tools, and for a worker without this store.
+
+        Killed before 3, the former checkpoint holds: files are cut back to it, Kafka sees the span again with equal
+        scores. Killed between 3 and 4, the store's offsets rule over Kafka's.
+        """
+        began = time.monotonic()
+        self._patiently(self._sinks.flush)
+        self._store.save(self._engine.drain(), (), self._meta())
+        self._source.commit(self._offsets)
+        self._dirty = False
+        self._checkpoint_at = time.monotonic()
+        self._tell_checkpoint(self._checkpoint_at - began)
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "version": META_VERSION,
+            "offsets": [[*partition, offset] for partition, offset in sorted(self._offsets.items())],
+            "sinks": self._sinks.position(),
+            "model": self._stored_model,
+        }
+
+    def _patiently(self, work: Callable[[], None], seconds: float | None = None) -> bool:
+        """Do what waits for brokers while the loop is seen to be alive: `work` has its own deadline.
+
+        Returns whether it was over within `seconds` (None: whatever it takes).
+        """
+        future: Future[None] = self._flusher.submit(work)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while deadline is None or time.monotonic() < deadline:
+            try:
+                future.result(0.5)
+            except NotDone:
+                if future.done():
+                    raise
+                self._beat()
+            else:
+                return True
+        return False
+
+    def _last_checkpoint(self) -> None:
+        if not self._patiently(self._sinks.flush, STOP_FLUSH_SECONDS):
+            logger.warning(
+                "outputs were not taken within %.0f s: what came since the last checkpoint will be scored again",
+                STOP_FLUSH_SECONDS,
+            )
+            return
+        self._checkpoint()
+
+    def _tell_checkpoint(self, seconds: float) -> None:
+        m = self.metrics
+        m.checkpoint_seconds.observe([seconds])
+        m.last_checkpoint_timestamp.set_to_current_time()
+        m.set_lag(self._source.lag())
+        m.streams_warming.set(self._engine.warming())
+        m.lanes.set(self._engine.lane_count())
+        if torch.cuda.is_available():
+            m.device_memory.set(torch.cuda.memory_allocated())
+        if seconds > self._settings.state.checkpoint_interval_seconds:
+            logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
+
+    def _on_assigned(self, partitions: list[Partition]) -> None:
+        self._assigned = True
+        logger.info("assigned: %s", ", ".join(f"{p.topic}/{p.partition}" for p in partitions) or "no partition")
+
+    def _on_revoked(self, partitions: list[Partition]) -> None:
+        """Save what was done, then forget where these partitions stand: the next owner moves them on."""
+        logger.info("revoked: %s", ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
+        self._checkpoint()
+        for partition in partitions:
+            self._offsets.pop(partition, None)
+
+    # -- models ----------------------------------------------------------------------------------------------------------
+
+    def _retrain(self) -> None:
+        """Start a retraining when it is time; when one is over, promote its model if it is the better one."""
+        training = self._settings.training
+        if (outcome := self._retrainer.result()) is not None:
+            m = self.metrics
+            m.retrain[outcome.outcome].inc()
+            m.retrain_seconds.observe([outcome.seconds])
+            for split, loss in outcome.losses.items():
+                m.training_loss[split].set(loss)
+            m.gradient_norm.set(outcome.gradient_norm)
+            if outcome.model is not None:
+                self._swap(outcome.model, outcome.about(time.time()))
+        due = time.monotonic() - self._retrained_at >= training.interval_seconds
+        if training.enabled and due and not self._retrainer.running:
+            self._retrained_at = time.monotonic()
+            histories, stream = self._engine.histories()
+            self._retrainer.start(self._model, histories, stream, self._settings.compute.seed, training.budget_seconds)
+
+    def _swap(self, model: Forecaster, about: About) -> None:
+        """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""
+        self._stored_model = self._registry.save(model, about)
+        self._model = model
+        self._engine.use(model)
+        self.metrics.set_model(self._engine.version, model.cell, time.time())
+        self._checkpoint()
+
+    # -- health ----------------------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        self._beat_at = time.monotonic()
+        self._notifier.beat()
+
+    def _live(self) -> tuple[bool, str]:
+        idle = time.monotonic() - self._beat_at
+        return idle < ALIVE_SECONDS, f"the loop last turned {idle:.1f} s ago"
+
+    def _ready(self) -> tuple[bool, str]:
+        if self._stop.is_set():
+            return False, "stopping"
+        return self._assigned, "scoring" if self._assigned else "waiting for partitions"
+
+    @property
+    def http_port(self) -> int:
+        """The port that metrics and health are served on."""
+        return self._http.port
+
+
+class _StageClock:
+    """Measures the stages of a turn; each begins where the former ended."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._at = time.perf_counter()
+
+    def begins(self) -> None:
+        """Start with the first stage."""
+        self._at = time.perf_counter()
+
+    def ends(self, stage: str) -> None:
+        """Note the stage that is over."""
+        now = time.perf_counter()
+        self._metrics.step_seconds[stage].observe(now - self._at)
+        self._at = now

@@ -1,0 +1,116 @@
+"""Retraining beside the daemon's loop: one background thread that learns while scoring goes on.
+
+It works on copies only (a model, windows of lanes) and hands back an `Outcome`; the loop alone changes the engine.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.model import Forecaster
+from training.retrain import Outcome, retrain
+
+logger = logging.getLogger(__name__)
+
+NICENESS = 10  # scoring comes first: at half of a core's load, this thread gets what is left
+STOP_SECONDS = 2.0  # one step takes tens of milliseconds, the longest stretch between two questions about a second
+
+
+class _StoppedError(Exception):
+    """The daemon ends: nobody waits for the outcome."""
+
+
+class Retrainer:
+    """Runs one retraining at a time. Its methods are for one thread, the daemon's."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock  # s
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._outcome: Outcome | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a retraining is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(
+        self,
+        champion: Forecaster,
+        histories: NDArray[np.void],
+        stream: NDArray[np.int64],
+        seed: int,
+        budget_seconds: float,
+    ) -> None:
+        """Begin with `retrain.retrain`, learning for at most `budget_seconds`; `histories` must be copies.
+
+        Raises RuntimeError while a retraining is under way.
+        """
+        if self.running:
+            raise RuntimeError("a retraining is under way; ask `running` first")
+        self._outcome = None
+        self._stopping.clear()
+        work = (copy.deepcopy(champion), histories, stream, seed, budget_seconds)
+        self._thread = threading.Thread(target=self._run, args=work, name="retraining", daemon=True)
+        self._thread.start()
+
+    def result(self) -> Outcome | None:
+        """Return the outcome once there is one, and only once; None before and after."""
+        if self.running:
+            return None
+        outcome, self._outcome = self._outcome, None
+        return outcome
+
+    def stop(self) -> None:
+        """End a retraining that is under way without an outcome; returns within STOP_SECONDS."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+    def _run(
+        self,
+        champion: Forecaster,
+        histories: NDArray[np.void],
+        stream: NDArray[np.int64],
+        seed: int,
+        budget_seconds: float,
+    ) -> None:
+        _give_way()
+        began = self._clock()
+
+        def stop() -> bool:
+            if self._stopping.is_set():
+                raise _StoppedError
+            return self._clock() - began >= budget_seconds
+
+        try:
+            outcome = retrain(champion, histories, stream, seed, stop=stop)
+        except _StoppedError:
+            logger.info("retraining was given up: the daemon stops")
+            return
+        except Exception as error:
+            logger.exception("retraining failed; scoring goes on with the model as it is")
+            outcome = Outcome("failed", f"{type(error).__name__}: {error}")
+        outcome = replace(outcome, seconds=self._clock() - began)
+        logger.info("retraining %s after %.1f s: %s", outcome.outcome, outcome.seconds, outcome.reason)
+        self._outcome = outcome
+
+
+def _give_way() -> None:
+    """Lower this thread's priority, where the system has one for each thread."""
+    if sys.platform != "linux":  # elsewhere the number would be taken for a process's
+        return
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    except OSError as error:
+        logger.debug("retraining runs at the daemon's own priority: %s", error)

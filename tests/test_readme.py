@@ -1,0 +1,72 @@
+"""What the README shows is what the program takes and gives."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from connectors.decode import Decoder
+from connectors.records import Alert, Partition, RawBatch
+from detector.settings import load_settings
+from detector.telling import describe
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SETTINGS = [text for kind, text in BLOCKS if kind == "toml" and text.startswith("# longwatch.toml")]
+RECORDS = [json.loads(text) for kind, text in BLOCKS if kind == "json"]
+
+
+def decode(record, text, tmp_path):
+    config = tmp_path / "longwatch.toml"
+    config.write_text(text)
+    decoder = Decoder(load_settings(config, environment={}).decode)
+    value = json.dumps(record).encode()
+    batch, rejected = decoder.decode(RawBatch([Partition("metrics", 0)], [0], [0], [-1], [None], [value]))
+    assert not rejected
+    return batch.streams, batch.features, batch.value.tolist()
+
+
+@pytest.mark.parametrize("text", SETTINGS)
+def test_its_settings_are_accepted(text, tmp_path):
+    (tmp_path / "longwatch.toml").write_text(text)
+    load_settings(tmp_path / "longwatch.toml", environment={})
+
+
+def test_its_event_is_decoded(tmp_path):
+    assert decode(RECORDS[0], SETTINGS[0], tmp_path) == (["web-1/cpu"], ["user", "system"], [0.41, 0.07])
+
+
+def test_telegraf_and_the_adapter_are_decoded_by_its_settings(tmp_path):
+    telegraf = {
+        "name": "cpu",
+        "tags": {"host": "a"},
+        "fields": {"user": 1.5, "uptime_text": "3 d"},
+        "timestamp": 1700000000,
+    }
+    assert decode(telegraf, SETTINGS[1], tmp_path) == (["a/cpu"], ["user"], [1.5])
+    adapter = {"name": "up", "labels": {"instance": "a:1"}, "value": "1", "timestamp": "2026-11-20T08:15:00Z"}
+    assert decode(adapter, SETTINGS[2], tmp_path) == (["a:1/up"], ["value"], [1.0])
+
+
+def test_its_alert_has_the_fields_of_an_alert_and_reads_as_it_says():
+    record = RECORDS[1]
+    assert list(record) == [field.name for field in fields(Alert)]
+    ns = 1_414_890_000 * 10**9  # 2014-11-02T01:00:00Z
+    line = describe(Alert(**{**record, "started_at": ns}))
+    shown = re.search(r"^CRITICAL .*$", README, re.MULTILINE)[0]
+    assert line.rpartition(";")[0] == shown.rpartition(";")[0]
+
+
+def test_its_links_lead_somewhere():
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    missing = [target for target in targets if not (ROOT / target).exists()]
+    assert not missing
+
+
+def test_its_picture_is_small_enough_for_a_page():
+    assert (ROOT / "docs/images/demo.png").stat().st_size < 300_000

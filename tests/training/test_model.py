@@ -1,0 +1,251 @@
+"""The forecaster against the textbook's equations, its compiled twin, and its files."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from training.inputs import INPUT_SIZE
+from training.kernels import FREEDOM, LOCATION, LOG_SCALE, OUTPUT_SIZE, Weights, forecast, weights_of
+from training.model import (
+    HORIZONS,
+    Forecast,
+    Forecaster,
+    ModelError,
+    fingerprint,
+    load_model,
+    parameter_count,
+    student_t_nll,
+    to_bytes,
+)
+
+H = len(HORIZONS)
+
+
+def forecaster(hidden_size: int = 48, seed: int = 0) -> Forecaster:
+    """Random in every weight: zeros and symmetries of a fresh one would hide a slip."""
+    torch.manual_seed(seed)
+    model = Forecaster(hidden_size=hidden_size)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model.eval()
+
+
+def drawn(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32) * 2
+
+
+def run_kernel(weights: Weights, lane: np.ndarray, inputs: np.ndarray, state: np.ndarray) -> np.ndarray:
+    out = np.empty((len(lane), OUTPUT_SIZE), np.float32)
+    forecast(*weights, lane, inputs, state, 0, len(lane), out)
+    return out
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def by_the_book(model: Forecaster, inputs: np.ndarray, state: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Step one lane through `inputs` [time, INPUT_SIZE] in float64, gate by gate; return heads [time, H] and state."""
+    value = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
+    size = model.hidden_size
+    gate = {name: slice(k * size, (k + 1) * size) for k, name in enumerate(("input", "forget", "candidate", "output"))}
+    W, U = value["rnn.weight_ih_l0"], value["rnn.weight_hh_l0"]
+    b = value["rnn.bias_ih_l0"] + value["rnn.bias_hh_l0"]
+    h, C = state[:size].astype(np.float64), state[size:].astype(np.float64)
+    heads: dict[str, list[np.ndarray]] = {"location": [], "log_scale": [], "freedom": []}
+    for x in inputs.astype(np.float64):
+        f = sigmoid(W[gate["forget"]] @ x + U[gate["forget"]] @ h + b[gate["forget"]])
+        i = sigmoid(W[gate["input"]] @ x + U[gate["input"]] @ h + b[gate["input"]])
+        candidate = np.tanh(W[gate["candidate"]] @ x + U[gate["candidate"]] @ h + b[gate["candidate"]])
+        o = sigmoid(W[gate["output"]] @ x + U[gate["output"]] @ h + b[gate["output"]])
+        C = f * C + i * candidate
+        h = o * np.tanh(C)
+        out = value["from_hidden.weight"] @ h + value["from_hidden.bias"]
+        skip, clipped = value["from_input.weight"] @ x, value["from_input.weight"] @ np.clip(x, -3, 3)
+        heads["location"].append(out[:H] + skip[:H])
+        heads["log_scale"].append(np.clip(out[H : 2 * H] + clipped[H:], -8, 4))
+        heads["freedom"].append(1.5 + 4 * np.log1p(np.exp(out[2 * H :])))
+    return {name: np.array(rows) for name, rows in heads.items()}, np.concatenate([h, C])
+
+
+def test_module_and_kernel_compute_the_textbook_gates() -> None:
+    model, inputs = forecaster(16), drawn(40, INPUT_SIZE)
+    start = drawn(2 * 16, seed=1) / 4
+    expected, end = by_the_book(model, inputs, start)
+
+    with torch.inference_mode():
+        found, state = model(torch.from_numpy(inputs)[:, None], torch.from_numpy(start)[None])
+    for name in expected:
+        np.testing.assert_allclose(getattr(found, name)[:, 0], expected[name], atol=2e-5, rtol=2e-5)
+    np.testing.assert_allclose(state[0], end, atol=2e-5)
+
+    carried = start[None].copy()
+    out = run_kernel(weights_of(model), np.zeros(len(inputs), np.int64), inputs, carried)
+    for name, first in (("location", LOCATION), ("log_scale", LOG_SCALE), ("freedom", FREEDOM)):
+        np.testing.assert_allclose(out[:, first : first + H], expected[name], atol=2e-5, rtol=2e-5)
+    np.testing.assert_allclose(carried[0], end, atol=2e-5)
+
+
+@pytest.mark.parametrize("hidden_size", [1, 8, 48, 51])
+def test_the_parameter_count_is_the_theorys(hidden_size: int) -> None:
+    """4 ((d + H) H + H) for the cell; torch has a bias beside W and one beside U, where the theory has their sum."""
+    d, size = INPUT_SIZE, hidden_size
+    model = Forecaster(hidden_size=size)
+    count = parameter_count(size)
+    assert count["cell"] == 4 * ((d + size) * size + size)
+    assert count["second_bias"] == 4 * size == model.rnn.bias_hh_l0.numel()
+    assert count["cell"] + count["second_bias"] == sum(p.numel() for p in model.rnn.parameters())
+    assert sum(count.values()) == sum(p.numel() for p in model.parameters())
+
+
+def test_the_kernel_folds_torchs_two_biases_into_the_theorys_one() -> None:
+    model = forecaster(8)
+    weights = weights_of(model)
+    np.testing.assert_array_equal(weights.bias, (model.rnn.bias_ih_l0 + model.rnn.bias_hh_l0).detach().numpy())
+    held = weights.gates.size + weights.bias.size + weights.heads.size + weights.head_bias.size + weights.skip.size
+    count = parameter_count(8)
+    assert held == count["cell"] + count["heads"]
+
+
+@pytest.mark.parametrize(("time", "lanes"), [(1, 1), (1, 300), (300, 1), (7, 5), (50, 33)])
+def test_the_kernel_equals_torch_for_every_batch_shape(time: int, lanes: int) -> None:
+    model, inputs, start = forecaster(), drawn(time, lanes, INPUT_SIZE), drawn(lanes, 96, seed=2) / 4
+    with torch.inference_mode():
+        found, state = model(torch.from_numpy(inputs), torch.from_numpy(start))
+    carried = start.copy()
+    out = run_kernel(weights_of(model), np.tile(np.arange(lanes), time), inputs.reshape(-1, INPUT_SIZE), carried)
+    expected = torch.cat([found.location, found.log_scale, found.freedom], dim=-1).reshape(-1, OUTPUT_SIZE)
+    np.testing.assert_allclose(out, expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(carried, state, atol=1e-5)
+
+
+def test_the_kernels_arithmetic_is_the_same_bit_for_bit_however_events_are_cut_and_mixed() -> None:
+    weights = weights_of(forecaster())
+    lane = np.random.default_rng(3).integers(0, 6, 400)
+    inputs = drawn(400, INPUT_SIZE)
+    whole_state = np.zeros((6, 96), np.float32)
+    whole = run_kernel(weights, lane, inputs, whole_state)
+
+    cut_state = np.zeros((6, 96), np.float32)
+    cuts = [0, 1, 2, 9, 130, 131, 400]
+    parts = [run_kernel(weights, lane[a:b], inputs[a:b], cut_state) for a, b in itertools.pairwise(cuts)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    np.testing.assert_array_equal(cut_state, whole_state)
+
+    for alone in range(6):
+        state = np.zeros((6, 96), np.float32)
+        np.testing.assert_array_equal(
+            run_kernel(weights, lane[lane == alone], inputs[lane == alone], state), whole[lane == alone]
+        )
+
+
+def test_wild_inputs_give_finite_forecasts_within_their_limits() -> None:
+    model = forecaster()
+    inputs = np.full((50, INPUT_SIZE), 1e6, np.float32)
+    state = np.zeros((1, 96), np.float32)
+    out = run_kernel(weights_of(model), np.zeros(50, np.int64), inputs, state)
+    assert np.isfinite(out).all()
+    assert (np.abs(state[:, :48]) <= 1 + 1e-6).all()
+    scale = out[:, LOG_SCALE : LOG_SCALE + H]
+    assert ((scale >= -8) & (scale <= 4)).all()
+    assert (out[:, FREEDOM:] >= 1.5).all()
+
+
+def test_nll_is_that_of_torchs_student_t() -> None:
+    torch.manual_seed(0)
+    made = Forecast(torch.randn(200, H), torch.randn(200, H), 1.5 + 10 * torch.rand(200, H))
+    target = 5 * torch.randn(200, H)
+    expected = -torch.distributions.StudentT(made.freedom, made.location, made.log_scale.exp()).log_prob(target)
+    torch.testing.assert_close(student_t_nll(made, target), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_nll_of_a_missing_target_is_missing() -> None:
+    made = Forecast(torch.zeros(1, H), torch.zeros(1, H), torch.full((1, H), 3.0))
+    nll = student_t_nll(made, torch.tensor([[1.0, torch.nan]]))
+    assert torch.equal(torch.isnan(nll), torch.tensor([[False, True]]))
+
+
+def test_a_model_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
+    model = forecaster(12)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(to_bytes(model, {"seed": "3"}))
+    again = load_model(path)
+    assert (again.hidden_size, again.cell, again.training) == (12, "lstm", False)
+    assert fingerprint(again) == fingerprint(model)
+    inputs = torch.from_numpy(drawn(9, 2, INPUT_SIZE))
+    with torch.inference_mode():
+        first, second = (m(inputs, m.initial_state(2)) for m in (model, again))
+    assert torch.equal(first[0].location, second[0].location)
+    assert torch.equal(first[1], second[1])
+
+
+def test_the_same_model_gives_the_same_bytes_and_another_one_another_name() -> None:
+    assert to_bytes(forecaster(), {"b": "1", "a": "2"}) == to_bytes(forecaster(), {"a": "2", "b": "1"})
+    assert fingerprint(forecaster(seed=1)) != fingerprint(forecaster(seed=2))
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ModelError) as refused:
+        load_model(path)
+    assert str(path) in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_missing_model_file_is_told_by_name(tmp_path: Path) -> None:
+    assert "no such model file" in refusal(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 200, -1])
+def test_a_cut_off_model_file_is_refused(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(to_bytes(forecaster())[:keep])
+    assert "damaged" in refusal(path)
+
+
+def test_a_safetensors_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for metadata in (None, {"format": "pt"}, {"longwatch": "{"}, {"longwatch": "[]"}):
+        save_file({"weight": torch.zeros(3)}, path, metadata=metadata)
+        refusal(path)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"timestamp,value\n" * 1000)
+    assert "damaged" in refusal(path)
+
+
+def rewritten(path: Path, **changes: object) -> Path:
+    """Write a valid model file with other metadata than `to_bytes` gives it."""
+    path.write_bytes(to_bytes(forecaster()))
+    about = {"format": "longwatch-forecaster-1", "cell": "lstm", "hidden_size": 48, "inputs": INPUT_SIZE}
+    save_file(load_file(path), path, metadata={"longwatch": json.dumps(about | changes)})
+    return path
+
+
+def test_an_unchanged_rewritten_file_is_accepted(tmp_path: Path) -> None:
+    assert load_model(rewritten(tmp_path / "model.safetensors")).hidden_size == 48
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"format": "another-1"}, "not a longwatch model"),
+        ({"inputs": 10}, "10 inputs"),
+        ({"hidden_size": 64}, "damaged or foreign"),
+        ({"hidden_size": "many"}, "damaged or foreign"),
+        ({"hidden_size": -1}, "damaged or foreign"),
+        ({"cell": "transformer"}, "transformer"),
+        ({"cell": ["lstm"]}, "not known"),
+    ],
+)
+def test_a_foreign_model_file_is_refused_with_what_is_wrong(
+    tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    assert told in refusal(rewritten(tmp_path / "model.safetensors", **changes))

@@ -1,0 +1,131 @@
+"""The shipped prior: there, small, as good as its figures say, and made again by the same seed."""
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training import prior
+from training.inputs import INPUT_SIZE
+from training.model import HORIZONS, Forecaster, fingerprint
+from training.synthetic import make_series
+from training.tbptt import Sequences
+
+SHIPPED = Path(str(resources.files("training") / prior.FILE))
+
+
+@pytest.fixture(scope="module")
+def about() -> dict:
+    return json.loads(SHIPPED.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def ordinary() -> Sequences:
+    return prior.tensors_of(prior.held_back_series("ordinary"))
+
+
+def test_the_shipped_prior_loads_and_is_the_one_that_its_figures_describe(about: dict) -> None:
+    model = prior.load_prior()
+    assert fingerprint(model) == about["fingerprint"]
+    assert about["seed"] == prior.SEED
+    assert not model.training
+
+
+def test_the_file_is_under_100_kilobytes() -> None:
+    assert SHIPPED.stat().st_size < 100_000
+
+
+def test_its_likelihood_is_as_stated(about: dict, ordinary: Sequences) -> None:
+    nll = prior.held_back_nll(prior.load_prior(), ordinary).mean(axis=0)
+    assert nll[0] == pytest.approx(about["figures"]["nll_1"], abs=0.005)
+    assert nll[1] == pytest.approx(about["figures"]["nll_10"], abs=0.005)
+
+
+def test_it_beats_persistence_on_nearly_every_held_back_series(about: dict, ordinary: Sequences) -> None:
+    ours, naive = prior.held_back_nll(prior.load_prior(), ordinary), prior.persistence_nll(ordinary)
+    assert naive[:, 0].mean() == pytest.approx(about["figures"]["persistence_nll_1"], abs=0.005)
+    assert ours[:, 0].mean() < naive[:, 0].mean() - 0.1
+    assert ours[:, 1].mean() < naive[:, 1].mean() - 0.4
+    assert (ours[:, 0] < naive[:, 0]).mean() > 0.9
+
+
+def test_it_beats_persistence_on_kinds_that_it_never_learnt_and_on_irregular_clocks() -> None:
+    series = prior.held_back_series("all")
+    tensors = prior.tensors_of(series)
+    ours, naive = prior.held_back_nll(prior.load_prior(), tensors)[:, 0], prior.persistence_nll(tensors)[:, 0]
+    for kind in ("sparse", "counter", "nearly_constant"):
+        assert np.median((naive - ours)[series.kind == kind]) > 0, kind
+    assert np.median(ours[series.kind == "constant"]) < -3  # where "as last time" is all there is to know
+    assert np.median((naive - ours)[series.irregular]) > 0.1
+
+
+def test_its_forecasts_do_not_fade_over_series_far_longer_than_those_it_learnt() -> None:
+    series = make_series(np.random.default_rng(99), 40, 5 * prior.ROWS, irregular=0.0)
+    tensors = prior.tensors_of(series)
+    early, late = (
+        prior.held_back_nll(prior.load_prior(), tensors._replace(mask=in_range(tensors, first, last)))[:, 0].mean()
+        for first, last in ((200, prior.ROWS), (3 * prior.ROWS, 5 * prior.ROWS))
+    )
+    assert late < early + 0.05
+
+
+def in_range(tensors: Sequences, first: int, last: int) -> torch.Tensor:
+    mask = tensors.mask.clone()
+    mask[:first] = mask[last:] = False
+    return mask
+
+
+def test_the_seed_was_chosen_by_held_back_likelihood(about: dict) -> None:
+    best = min(about["candidates"], key=lambda seed: about["candidates"][seed]["nll_1"])
+    assert best == str(about["seed"])
+
+
+def test_the_same_seed_trains_the_same_weights_bit_for_bit() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        first, again, other = (
+            fingerprint(prior.train_prior(seed, batches=2, series=prior.LANES)) for seed in (5, 5, 6)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert first == again != other
+
+
+def test_a_short_training_writes_model_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prior, "BATCHES", 2)
+    monkeypatch.setattr(prior, "TRAINING_SERIES", prior.LANES)
+    monkeypatch.setattr(prior, "HELD_BACK_SERIES", 80)
+    path = tmp_path / "prior.safetensors"
+    prior.main(["--seed", "3", "4", "--output", str(path)])
+    written = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert set(written["candidates"]) == {"3", "4"}
+    assert fingerprint(prior.load_model(path)) == written["fingerprint"]
+
+
+def test_replay_has_the_shape_asked_for_and_only_learnable_targets_are_finite_by_mask() -> None:
+    replay = prior.replay_set(np.random.default_rng(0), 7, 100)
+    assert replay.inputs.shape == (100, 7, INPUT_SIZE)
+    assert replay.targets.shape == replay.mask.shape == (100, 7, len(HORIZONS))
+    assert replay.inputs.isfinite().all()
+    assert replay.targets.isfinite().all()
+    assert replay.mask.float().mean() > 0.9
+
+
+def test_replay_is_drawn_anew_each_time_but_the_same_for_the_same_generator() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (prior.replay_set(rng, 3, 50).inputs for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, prior.replay_set(np.random.default_rng(0), 3, 50).inputs)
+
+
+def test_replay_may_be_longer_than_the_priors_series() -> None:
+    assert len(prior.replay_set(np.random.default_rng(0), 2, prior.ROWS + 50).inputs) == prior.ROWS + 50
+
+
+def test_an_untrained_forecaster_is_worse_than_the_prior(ordinary: Sequences) -> None:
+    torch.manual_seed(0)
+    assert prior.held_back_nll(Forecaster(), ordinary).mean() > prior.held_back_nll(prior.load_prior(), ordinary).mean()

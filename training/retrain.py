@@ -1,0 +1,274 @@
+"""Retraining: a challenger learns the fleet's recent past, and is promoted where it is better on what followed.
+
+Good at: what many lanes share and the prior has not seen. It cannot learn one lane by heart, nor rhythms longer than
+the windows it is given; and a challenger that pays for the fleet with what it knew of other series is turned away.
+
+How: short windows at random places of random lanes, mixed with synthetic series (chunks of all lanes in step would be
+one and the same hour, and unlearn the rest); truncated back-propagation with the state carried on; held-back time is
+the last part of each lane. Half of the held-back windows say when to stop, the other half judge.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from training.history import SCALE, WINDOW
+from training.model import Forecaster, fingerprint
+from training.prior import load_prior, replay_set
+from training.registry import About
+from training.tbptt import Sequences, Step, train
+from training.windows import VALUE, Recorded, from_rings, window_losses
+
+MOST_LANES = 4096  # drawn from a larger fleet: what a lane has in common with others, a sample shows
+LEAST_STREAMS = 32  # half of them judge; fewer learn what does not last (6 streams of ASD, 114 lanes: gains of 0.1 to
+# 0.18 on held-back time, losses of 0.04 to 0.1 on the next 500 events)
+HELD_BACK = WINDOW // 4  # last rows of a ring, that nothing is learnt from
+STILL = 0.05  # deviations: a lane that moves less has a likelihood without bound and nothing to teach
+
+BATCH = 64  # windows of a step
+REPLAY = 0.3  # share of them that is synthetic
+REPLAY_POOL, REPLAY_JUDGES = 256, 256  # synthetic series: half a second to make
+RATE = 5e-4  # falling to 0 along a cosine
+CLIP_NORM = 1.0
+VALIDATE_EVERY, PATIENCE = 50, 3  # steps; answers without a gain
+MOST_STOPPING, MOST_JUDGING = 1024, 2048  # held-back windows
+
+LEAST_GAIN = 0.05  # nats: gains up to 0.1 changed no detection figure, and a swap asks all scales to get used to it
+STANDARD_ERRORS = 2.0  # that the mean gain must be away from nothing
+REPLAY_MARGIN = 0.05  # nats that a challenger may be worse than the shipped prior on synthetic series that move
+SHARES = (1.0, 0.75, 0.5, 0.25)  # of the way from the champion's weights to those learnt
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Lengths that go with a kind of history, in rows; see `Recorded.held_back_windows` for the judges."""
+
+    window: int
+    chunk: int  # between two cuts of the gradient
+    warm_up: int  # rows of a window that only bring the state up
+    judge: int
+    judge_warm_up: int
+    least_groups: int  # of held-back windows; half of them judge
+    steps: int = 600
+
+
+RINGS = Recipe(
+    window=80, chunk=40, warm_up=16, judge=WINDOW, judge_warm_up=WINDOW - HELD_BACK, least_groups=LEAST_STREAMS
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a retraining. Losses are in nats, as `tbptt.loss_of` counts them; NaN where it never came so far."""
+
+    outcome: Literal["promoted", "rejected", "failed", "skipped"]
+    reason: str  # for a log line
+    model: Forecaster | None = None  # the challenger, only when promoted
+    training_loss: float = math.nan  # mean of the last steps, synthetic windows included
+    validation_loss: float = math.nan  # the challenger's, by the held-back windows that judge
+    champion_loss: float = math.nan  # the champion's, by the same
+    replay_loss: float = math.nan  # the challenger's on synthetic series
+    gradient_norm: float = 0.0  # of the last step, before clipping
+    steps: int = 0
+    rows: int = 0  # that could be learnt from
+    parent: str = ""  # version of the champion
+    seed: int = 0
+    seconds: float = 0.0  # for whoever holds a clock to fill in
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Return what there is to tell, by split."""
+        both = {"training": self.training_loss, "validation": self.validation_loss}
+        return {split: loss for split, loss in both.items() if math.isfinite(loss)}
+
+    def about(self, trained_at: float) -> About:
+        """Return what the registry keeps beside the model; trained_at is a Unix time in s."""
+        figures = {
+            "training_loss": self.training_loss,
+            "validation_loss": self.validation_loss,
+            "champion_loss": self.champion_loss,
+            "replay_loss": self.replay_loss,
+        }
+        return About(parent=self.parent, trained_at=trained_at, seed=self.seed, rows=self.rows, figures=figures)
+
+
+def retrain(
+    champion: Forecaster,
+    histories: NDArray[np.void],
+    stream: NDArray[np.int64],
+    seed: int,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Outcome:
+    """Train a challenger on the recent windows of lanes and judge it; `champion` stays as it is.
+
+    histories: HISTORY [lanes]; stream: a number for the stream each belongs to [lanes]. Lanes of one stream share its
+    fate, so gains are counted by stream. The same arguments give the same outcome. `stop` ends the learning early (a
+    budget), and what was learnt is judged all the same; it is asked before each step, and what it raises goes through.
+    """
+    full = np.flatnonzero(histories["events"] >= WINDOW)
+    if len(full) > MOST_LANES:
+        full = np.sort(np.random.default_rng(seed).choice(full, MOST_LANES, replace=False))
+    moving = full[histories["inputs"][full, :, VALUE].std(axis=1) > STILL * SCALE]
+    streams = len(np.unique(stream[moving]))
+    if streams < LEAST_STREAMS:
+        reason = f"{streams} streams have shown {WINDOW} events of a feature that moves, {LEAST_STREAMS} are needed"
+        return Outcome("skipped", reason)
+    recorded = from_rings(histories[moving], stream[moving], HELD_BACK)
+    return fine_tune(champion, recorded, RINGS, seed, stop=stop, on_step=on_step)
+
+
+def fine_tune(
+    champion: Forecaster,
+    recorded: Recorded,
+    recipe: Recipe,
+    seed: int,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Outcome:
+    """Train a challenger on what was recorded and judge it, by a recipe; otherwise as `retrain`."""
+    rng = np.random.default_rng(seed)
+    stopping, judging = _held_back(recorded, recipe, rng)
+    groups, least = len(np.unique(judging.group)), recipe.least_groups // 2
+    if groups < least:
+        reason = f"{groups} stretches of held-back time outside incidents are there to judge by, {least} are needed"
+        return Outcome("skipped", reason)
+
+    champion = copy.deepcopy(champion).cpu().eval()
+    challenger = copy.deepcopy(champion)
+    optimiser = Adam(challenger.parameters(), lr=RATE)
+    steps: list[Step] = []
+
+    def heard(step: Step) -> None:
+        steps.append(step)
+        on_step(step)
+
+    run = train(
+        challenger,
+        _batches(recorded, recipe, rng),
+        optimiser,
+        chunk=recipe.chunk,
+        schedule=CosineAnnealingLR(optimiser, recipe.steps),
+        clip_norm=CLIP_NORM,
+        validate=lambda model: float(window_losses(model, stopping.windows).mean()),
+        validate_every=VALIDATE_EVERY,
+        patience=PATIENCE,
+        stop=stop,
+        on_step=heard,
+    )
+    learnt = Outcome(
+        "failed",
+        f"the training diverged after {run.steps} steps",
+        training_loss=float(np.mean([step.loss for step in steps[-VALIDATE_EVERY:]])) if steps else math.nan,
+        gradient_norm=steps[-1].gradient_norm if steps else 0.0,
+        steps=run.steps,
+        rows=recorded.rows_to_learn,
+        parent=fingerprint(champion),
+        seed=seed,
+    )
+    return learnt if run.outcome == "diverged" else _judged(learnt, champion, challenger, judging, rng)
+
+
+class _HeldBack(NamedTuple):
+    windows: Sequences
+    group: NDArray[np.int64]  # [windows]
+
+    def losses(self, model: Forecaster) -> NDArray[np.float64]:
+        """Return the mean loss of each group [groups]."""
+        _, group = np.unique(self.group, return_inverse=True)
+        found: NDArray[np.float64] = np.bincount(group, window_losses(model, self.windows)) / np.bincount(group)
+        return found
+
+
+def _held_back(recorded: Recorded, recipe: Recipe, rng: np.random.Generator) -> tuple[_HeldBack, _HeldBack]:
+    """Split held-back time by groups: windows that say when to stop, windows that judge."""
+    first, group = recorded.held_back_windows(recipe.judge, recipe.judge_warm_up)
+    names, number = np.unique(group, return_inverse=True)
+    side = (rng.permutation(len(names)) % 2)[number]
+    halves = []
+    for half, most in enumerate((MOST_STOPPING, MOST_JUDGING)):
+        places = rng.permutation(np.flatnonzero(side == half))[:most]
+        windows = recorded.part(first[places], recipe.judge, held_back=True, warm_up=recipe.judge_warm_up)
+        countable = windows.mask[..., 0].any(dim=0)
+        halves.append(_HeldBack(_windows(windows, countable), group[places[countable.numpy()]]))
+    return halves[0], halves[1]
+
+
+def _judged(
+    learnt: Outcome, champion: Forecaster, tuned: Forecaster, judging: _HeldBack, rng: np.random.Generator
+) -> Outcome:
+    """Promote what was learnt where it is better on held-back time beyond noise, and the rest is not forgotten.
+
+    Weights between the champion's and the tuned ones keep most of what either knows (Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models"): the challenger goes as far of the way as the synthetic series allow.
+    """
+    replay = replay_set(rng, REPLAY_JUDGES, WINDOW)
+    replay.mask[: WINDOW // 2] = False
+    replay = _windows(replay, replay.inputs[..., VALUE].std(dim=0) > STILL)
+
+    def forgotten(model: Forecaster) -> float:
+        return float(np.nanmean(window_losses(model, replay)))
+
+    # Against the prior, not only the champion: else every retraining could give away a margin more.
+    limit = max(forgotten(load_prior()) + REPLAY_MARGIN, forgotten(champion))
+    for share in SHARES:
+        challenger = _between(champion, tuned, share)
+        on_replay = forgotten(challenger)
+        if on_replay <= limit:
+            break
+    before, after = judging.losses(champion), judging.losses(challenger)  # [groups]
+    gain = float((before - after).mean())
+    asked = max(LEAST_GAIN, STANDARD_ERRORS * float((before - after).std(ddof=1)) / math.sqrt(len(before)))
+    promoted = on_replay <= limit and gain >= asked
+    reason = (
+        f"held-back loss {before.mean():.3f} -> {after.mean():.3f} by {len(before)} judges after {learnt.steps} steps "
+        f"({gain:.3f} better, {asked:.3f} asked for); {share:.0%} of the way, loss on synthetic series "
+        f"{on_replay:.3f} of at most {limit:.3f}"
+    )
+    return replace(
+        learnt,
+        outcome="promoted" if promoted else "rejected",
+        reason=reason,
+        model=challenger if promoted else None,
+        validation_loss=float(after.mean()),
+        champion_loss=float(before.mean()),
+        replay_loss=on_replay,
+    )
+
+
+def _between(champion: Forecaster, tuned: Forecaster, share: float) -> Forecaster:
+    found = copy.deepcopy(champion)
+    far = tuned.state_dict()
+    found.load_state_dict({name: torch.lerp(near, far[name], share) for name, near in champion.state_dict().items()})
+    return found
+
+
+def _batches(recorded: Recorded, recipe: Recipe, rng: np.random.Generator) -> Iterator[Sequences]:
+    """Draw windows, recorded and synthetic, [window, BATCH], for as many steps as the recipe has."""
+    synthetic = round(BATCH * REPLAY)
+    pool = replay_set(rng, REPLAY_POOL, 2 * recipe.window)
+    rows = np.arange(recipe.window)[:, None]
+    for _ in range(math.ceil(recipe.steps * recipe.chunk / recipe.window)):
+        first = recorded.draw(rng, BATCH - synthetic, recipe.window)
+        real = recorded.part(first, recipe.window, held_back=False, warm_up=recipe.warm_up)
+        row = torch.from_numpy(rows + rng.integers(0, recipe.window + 1, synthetic))
+        series = torch.from_numpy(rng.integers(0, REPLAY_POOL, synthetic))
+        replayed = Sequences(*(tensor[row, series] for tensor in pool))
+        replayed.mask[: recipe.warm_up] = False
+        yield Sequences(*(torch.cat(pair, dim=1) for pair in zip(real, replayed, strict=True)))
+
+
+def _windows(windows: Sequences, which: torch.Tensor) -> Sequences:
+    return Sequences(*(tensor[:, which] for tensor in windows))
