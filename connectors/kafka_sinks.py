@@ -140,9 +140,7 @@ class KafkaWriter:
                 max_block_ms=round(METADATA_SECONDS * 1000),
                 metrics_enabled=False,
             )
-        except RuntimeError as error:  # KafkaError is one, too, and connect() sees to it
-            if isinstance(error, KafkaError):
-                raise
+        except RuntimeError as error:  # the codec's package is not there
             raise KafkaConnectorError(f"kafka.compression = {settings.compression!r}: {error}") from None
 
 

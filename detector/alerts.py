@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 
 import numba
-import numpy as np
-from numpy.typing import NDArray
+
+from detector.calibration import Record
 
 NONE, FIRES, PEAKS, RESOLVES = 0, 1, 2, 3  # VERDICT.change: what becomes of the stream's incident
 
@@ -41,7 +41,7 @@ class AlertRules:
 
 
 @numba.njit(nogil=True, cache=True)
-def threshold_of(s: NDArray[np.void], interval: float, per_week: float, fixed: float) -> float:
+def threshold_of(s: Record, interval: float, per_week: float, fixed: float) -> float:
     """Return the score above which a stream may alert: its budget of alerts at its own rate of events.
 
     `interval` is the running mean time between events as of the event that is judged, in seconds; 0: not known yet.
@@ -56,8 +56,8 @@ def threshold_of(s: NDArray[np.void], interval: float, per_week: float, fixed: f
 
 @numba.njit(nogil=True, cache=True)
 def watch(
-    s: NDArray[np.void],  # STREAM, one record
-    v: NDArray[np.void],  # VERDICT, one record: score, threshold, warming in; alert, change out
+    s: Record,  # STREAM, one record
+    v: Record,  # VERDICT, one record: score, threshold, warming in; alert, change out
     time: int,
     deviation: float,  # observed - expected of the feature that contributes most
     expected: float,

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Tracks:
         time_ = scores.batch.time[scores.event]
         order = np.argsort(stream, kind="stable")
         edges = np.flatnonzero(np.diff(stream[order], prepend=-1, append=-1))
-        for a, b in zip(edges[:-1], edges[1:], strict=True):
+        for a, b in pairwise(edges):
             rows = order[a:b]
             name = scores.batch.streams[stream[rows[0]]]
             self._parts.setdefault(name, []).append(Track(time_[rows], scores.score[rows], scores.alert[rows]))

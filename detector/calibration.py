@@ -8,10 +8,12 @@ quantiles move smoothly with the data (a value's last bit can never jump a bin).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+
+Record = Any  # a row of a structured array, or an array of rows: compiled code reads its fields as attributes
 
 BINS = 192
 WIDTH = 0.18  # nats a bin: 192 bins hold 15 decades around the first value seen
@@ -55,7 +57,7 @@ RETURN = np.dtype(
 
 
 @numba.njit(nogil=True, cache=True)
-def grow(h: NDArray[np.void], growth: float) -> None:
+def grow(h: Record, growth: float) -> None:
     """Let one event's time pass: whatever is learnt from now on weighs `growth` times more."""
     h.weight = 1.0 if h.weight == 0.0 else h.weight * growth
     if h.weight > 1e6:
@@ -67,12 +69,12 @@ def grow(h: NDArray[np.void], growth: float) -> None:
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _position(h: NDArray[np.void], x: float) -> float:
+def _position(h: Record, x: float) -> float:
     return min(max((math.log(x) - h.origin) / WIDTH, 0.0), BINS - 1.0)
 
 
 @numba.njit(nogil=True, cache=True)
-def learn(h: NDArray[np.void], x: float) -> None:
+def learn(h: Record, x: float) -> None:
     """Add x >= 0 at the current weight."""
     position = 0.0
     if x > 0.0:
@@ -88,7 +90,7 @@ def learn(h: NDArray[np.void], x: float) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def quantile(h: NDArray[np.void], q: float) -> float:
+def quantile(h: Record, q: float) -> float:
     """Return the value that a share q of the mass lies below; 0 where that is bin 0."""
     wanted = (1.0 - q) * h.mass
     above = 0.0
@@ -101,7 +103,7 @@ def quantile(h: NDArray[np.void], q: float) -> float:
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc"})  # a sum that vectorises; the same in every batch
-def mass_above(h: NDArray[np.void], x: float) -> float:
+def mass_above(h: Record, x: float) -> float:
     """Return the mass at or above x, in units of the current weight."""
     if h.weight == 0.0:
         return 0.0
@@ -120,7 +122,7 @@ def mass_above(h: NDArray[np.void], x: float) -> float:
 
 
 @numba.njit(nogil=True, cache=True)
-def in_units(c: NDArray[np.void], events: int, size: float, least: float, fast: bool) -> float:
+def in_units(c: Record, events: int, size: float, least: float, fast: bool) -> float:
     """Return an error's size in units of its own kind's 99 % quantile, 0..UNIT_LIMIT, and learn it.
 
     `least` is the smallest unit allowed (a share of the lane's range). With `fast` the larger of the slow and the fast
@@ -143,7 +145,7 @@ def in_units(c: NDArray[np.void], events: int, size: float, least: float, fast: 
 
 
 @numba.njit(nogil=True, cache=True)
-def return_period(c: NDArray[np.void], severity: float) -> float:
+def return_period(c: Record, severity: float) -> float:
     """Return log10 of how many events pass between peaks as high as `severity`, judged by the past; then learn it."""
     common = -math.log10(1.0 - PEAK_QUANTILE)
     result = 0.0

@@ -109,7 +109,7 @@ def _demo(settings: Settings, options: argparse.Namespace) -> None:
 def _train(settings: Settings, options: argparse.Namespace) -> None:
     from detector.train_command import train_files  # noqa: PLC0415
 
-    print(train_files(options.files, options.output, settings, progress=sys.stderr.isatty()))  # noqa: T201
+    print(train_files(options.files, options.output, settings, progress=sys.stderr.isatty()))
 
 
 def _backtest(settings: Settings, options: argparse.Namespace) -> None:
@@ -136,8 +136,9 @@ def _backtest(settings: Settings, options: argparse.Namespace) -> None:
             print(describe(alert))
     firing = sum(alert.status == "firing" for alert in result.alerts)
     print(
-        f"{result.scored:,} events scored in {result.seconds:.1f} s ({result.scored / max(result.seconds, 1e-9):,.0f}/s), "
-        f"{firing} alerts, {result.dropped} late or duplicate, {result.rejected} refused; {options.output}"
+        f"{result.scored:,} events scored in {result.seconds:.1f} s "
+        f"({result.scored / max(result.seconds, 1e-9):,.0f}/s), {firing} alerts, "
+        f"{result.dropped} late or duplicate, {result.rejected} refused; {options.output}"
     )
     if labels is not None:
         print(f"\n{figures(result.tracks, labels)}")

@@ -86,7 +86,7 @@ class Daemon:
             *(f"{self._store.count()} streams, going on" if meta else "new", self._engine.version),
         )
 
-    # -- five verbs ----------------------------------------------------------------------------------------------------
+    # -- five verbs ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until the source ends or SIGTERM or SIGINT comes; the second signal does not wait."""
@@ -197,7 +197,7 @@ class Daemon:
             m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
         m.last_loop_timestamp.set_to_current_time()
 
-    # -- checkpoints -----------------------------------------------------------------------------------------------------
+    # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _due(self) -> bool:
         since = time.monotonic() - self._checkpoint_at
@@ -280,7 +280,7 @@ class Daemon:
         for partition in partitions:
             self._offsets.pop(partition, None)
 
-    # -- models ----------------------------------------------------------------------------------------------------------
+    # -- models -------------------------------------------------------------------------------------------------------
 
     def _retrain(self) -> None:
         """Start a retraining when it is time; when one is over, promote its model if it is the better one."""
@@ -308,7 +308,7 @@ class Daemon:
         self.metrics.set_model(self._engine.version, model.cell, time.time())
         self._checkpoint()
 
-    # -- health ----------------------------------------------------------------------------------------------------------
+    # -- health -------------------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
         self._beat_at = time.monotonic()

@@ -13,7 +13,8 @@ import math
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+
+from detector.calibration import Record
 
 CELLS = 1024
 SWEEP = 32  # events between two sweeps that drop what is too old and measure the range anew
@@ -44,12 +45,12 @@ def _stamp(events: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
-def _value(m: NDArray[np.void], cell: int) -> float:
+def _value(m: Record, cell: int) -> float:
     return m.origin + (cell + (m.place[cell] + 0.5) / FRACTION) * m.width
 
 
 @numba.njit(nogil=True, cache=True)
-def _store(m: NDArray[np.void], value: float, stamp: int) -> None:
+def _store(m: Record, value: float, stamp: int) -> None:
     position = (value - m.origin) / m.width
     cell = min(max(int(position), 0), CELLS - 1)
     m.stamp[cell] = stamp
@@ -57,7 +58,7 @@ def _store(m: NDArray[np.void], value: float, stamp: int) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _merge(m: NDArray[np.void], even: int, odd: int) -> tuple[int, int]:
+def _merge(m: Record, even: int, odd: int) -> tuple[int, int]:
     """Return stamp and place, in a cell twice as wide, of the newer of two neighbours."""
     now = _stamp(m.events)
     a, b = int(m.stamp[even]), int(m.stamp[odd])
@@ -70,7 +71,7 @@ def _merge(m: NDArray[np.void], even: int, odd: int) -> tuple[int, int]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _widen(m: NDArray[np.void], downwards: bool) -> None:
+def _widen(m: Record, downwards: bool) -> None:
     """Double the cells' width in place; the old values go to the upper half if the grid must grow downwards."""
     half = CELLS // 2
     if downwards:
@@ -86,7 +87,7 @@ def _widen(m: NDArray[np.void], downwards: bool) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def remember(m: NDArray[np.void], value: float) -> None:
+def remember(m: Record, value: float) -> None:
     """Put a value into the memory."""
     if m.width == 0.0:
         change = abs(value - m.first)
@@ -106,7 +107,7 @@ def remember(m: NDArray[np.void], value: float) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _sweep(m: NDArray[np.void], reach: int) -> None:
+def _sweep(m: Record, reach: int) -> None:
     now = _stamp(m.events)
     oldest = reach // TICK
     first, last = -1, -1
@@ -123,7 +124,7 @@ def _sweep(m: NDArray[np.void], reach: int) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def gap(m: NDArray[np.void], value: float, reach: int, young: bool) -> float:
+def gap(m: Record, value: float, reach: int, young: bool) -> float:
     """Return the distance to the nearest remembered value over the range of all remembered and this, 0..1.
 
     Counts the event; the caller decides whether the value is to be remembered. In a young stream everything is new,
@@ -152,7 +153,7 @@ def gap(m: NDArray[np.void], value: float, reach: int, young: bool) -> float:
 
 
 @numba.njit(nogil=True, cache=True)
-def damped(m: NDArray[np.void], g: float) -> float:
+def damped(m: Record, g: float) -> float:
     """Return g weighed against the stream's own recent novelties, which it then joins."""
     result = g * g / (g + 2.0 * m.highest + 1e-12)
     m.highest = max(m.highest * DAMPING_DECAY, g)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.alerts import threshold_of, watch
+from detector.calibration import Record
 from detector.scoring import judge_many, judge_single
 
 Int64 = NDArray[np.int64]
-Records = NDArray[np.void]
 
 ADMITTED, DUPLICATE, LATE = 0, 1, 2
 INTERVAL_MEMORY = 200  # events the running interval remembers
@@ -24,7 +24,7 @@ SETTLED = 20
 
 @numba.njit(nogil=True, cache=True)
 def admit(
-    streams: Records,
+    streams: Record,
     slot: Int64,  # [events]
     time: Int64,  # [events] ns
     partition: Int64,  # [events] hash of the partition
@@ -63,8 +63,8 @@ def admit(
 
 @numba.njit(nogil=True, cache=True)
 def find_lanes(
-    streams: Records,
-    lanes: Records,
+    streams: Record,
+    lanes: Record,
     slot: Int64,  # [events]
     start: Int64,  # [events + 1]
     feature: Int64,  # [observations] number of the feature
@@ -95,9 +95,9 @@ def find_lanes(
 
 @numba.njit(nogil=True, cache=True)
 def judge(
-    streams: Records,
-    single: Records,
-    many: Records,
+    streams: Record,
+    single: Record,
+    many: Record,
     matrices: NDArray[np.float32],
     slot: Int64,  # [events]
     time: Int64,  # [events]
@@ -106,11 +106,11 @@ def judge(
     lane: Int64,  # [observations]
     many_row: Int64,  # [observations]
     value: NDArray[np.float64],  # [observations]
-    measured: Records,  # MEASURED [observations]
+    measured: Record,  # MEASURED [observations]
     rules: tuple[float, float, int, float, float, float, bool],  # as in engine.Engine
     first: int,
     last: int,
-    verdicts: Records,  # out VERDICT [events]
+    verdicts: Record,  # out VERDICT [events]
     masked: NDArray[np.bool_],  # out [observations] part of an incident: not to be learnt by the network
 ) -> None:
     """Judge events first..last, and carry their streams' incidents on."""

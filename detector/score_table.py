@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 import shutil
 from pathlib import Path
 from typing import TextIO
@@ -70,18 +70,17 @@ class ScoreTable:
             out.write(",".join(_cell(name) for name in header) + "\n")
             for count, width in self._widths:
                 missing = "," * (3 * (len(self._columns) - width))
-                if not missing and width == len(self._columns):
-                    if self._widths[0][1] == width:  # every row has every column: nothing to pad
-                        shutil.copyfileobj(rows, out, 1 << 20)
-                        break
+                if self._widths[0][1] == len(self._columns):  # every row has every column: nothing to pad
+                    shutil.copyfileobj(rows, out, 1 << 20)
+                    break
                 for _ in range(count):
                     out.write(rows.readline().rstrip("\n") + missing + "\n")
-        os.replace(whole, self._path)
+        whole.replace(self._path)
         self._draft.unlink()
 
 
 def _cells(values: list[float]) -> str:
-    return "".join(f",{value:.6g}" if value == value else "," for value in values)
+    return "".join("," if math.isnan(value) else f",{value:.6g}" for value in values)
 
 
 def _cell(text: str) -> str:

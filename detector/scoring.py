@@ -30,6 +30,7 @@ from detector.calibration import (
     UNIT_LIMIT,
     UNIT_QUANTILE,
     UNIT_WARMUP,
+    Record,
     grow,
     in_units,
     learn,
@@ -181,16 +182,16 @@ def _in_data_unit(location: float, mean: float, deviation: float, low: float, hi
 
 @numba.njit(nogil=True, cache=True)
 def measure(
-    lanes: NDArray[np.void],  # LANE_SCORE
-    many: NDArray[np.void],  # MANY_SCORE
+    lanes: Record,  # LANE_SCORE
+    many: Record,  # MANY_SCORE
     lane: NDArray[np.int64],  # [observations]
     many_row: NDArray[np.int64],  # [observations] row of `many`, -1 for a stream of one feature
     value: NDArray[np.float64],  # [observations]
-    frames: NDArray[np.void],  # FRAME [observations]
+    frames: Record,  # FRAME [observations]
     outputs: NDArray[np.float32],  # [observations, OUTPUT_SIZE]
     first: int,
     last: int,
-    measured: NDArray[np.void],  # out MEASURED [observations]
+    measured: Record,  # out MEASURED [observations]
 ) -> None:
     """Scan observations first..last: what was expected, and how wrong that was in the lane's own units."""
     for j in range(first, last):
@@ -248,13 +249,13 @@ def measure(
 
 @numba.njit(nogil=True, cache=True)
 def judge_many(
-    s: NDArray[np.void],  # STREAM, one record
-    many: NDArray[np.void],
+    s: Record,  # STREAM, one record
+    many: Record,
     matrices: NDArray[np.float32],  # the stream's own: covariance and components, flat
     place: NDArray[np.int64],  # [features of the event] position of each among the stream's lanes
     many_row: NDArray[np.int64],  # [features of the event]
     value: NDArray[np.float64],
-    measured: NDArray[np.void],
+    measured: Record,
 ) -> tuple[float, float, bool]:
     """Judge one event of two or more features: return score, surprise and whether the stream is still warming."""
     count = len(value)
@@ -286,7 +287,7 @@ def judge_many(
 
 
 @numba.njit(nogil=True, cache=True)
-def _hour_profile(n: NDArray[np.void], hour: int, x: float) -> float:
+def _hour_profile(n: Record, hour: int, x: float) -> float:
     """Return the hour of day's usual value (0 while unseen); a past hour's mean joins when the next one begins."""
     if n.events == 0:
         n.this_hour = hour
@@ -304,11 +305,11 @@ def _hour_profile(n: NDArray[np.void], hour: int, x: float) -> float:
 
 @numba.njit(nogil=True, cache=True)
 def judge_single(
-    s: NDArray[np.void],  # STREAM, one record
-    n: NDArray[np.void],  # SINGLE_SCORE, one record
+    s: Record,  # STREAM, one record
+    n: Record,  # SINGLE_SCORE, one record
     x: float,
     time: int,
-    m: NDArray[np.void],  # MEASURED, one record
+    m: Record,  # MEASURED, one record
     repeats: bool,  # alerting.repeats = "flag"
 ) -> tuple[float, float, bool]:
     """Judge one event of one feature: return score, surprise and whether the stream is still warming."""

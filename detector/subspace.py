@@ -12,7 +12,17 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.calibration import REFRESH, SLOW_GROWTH, UNIT_LIMIT, UNIT_QUANTILE, UNIT_WARMUP, grow, learn, quantile
+from detector.calibration import (
+    REFRESH,
+    SLOW_GROWTH,
+    UNIT_LIMIT,
+    UNIT_QUANTILE,
+    UNIT_WARMUP,
+    Record,
+    grow,
+    learn,
+    quantile,
+)
 
 MEMORY = 20_000  # events the means and covariances remember
 VARIANCE_KEPT = 0.9
@@ -26,7 +36,7 @@ LEAST_UNIT = 0.01
 
 
 @numba.njit(nogil=True, cache=True)
-def _fit(s: NDArray[np.void], many: NDArray[np.void], first_row: int, matrices: NDArray[np.float32]) -> None:
+def _fit(s: Record, many: Record, first_row: int, matrices: NDArray[np.float32]) -> None:
     """Find the components that hold VARIANCE_KEPT of the correlation matrix."""
     size, capacity = s.lanes, s.capacity
     covariance = matrices[: capacity * capacity].reshape(capacity, capacity)
@@ -53,8 +63,8 @@ def _fit(s: NDArray[np.void], many: NDArray[np.void], first_row: int, matrices: 
 
 @numba.njit(nogil=True, cache=True)
 def outside(
-    s: NDArray[np.void],  # STREAM, one record
-    many: NDArray[np.void],  # MANY_SCORE; a stream's rows lie together
+    s: Record,  # STREAM, one record
+    many: Record,  # MANY_SCORE; a stream's rows lie together
     matrices: NDArray[np.float32],  # covariance [capacity, capacity], components [capacity, capacity]; or empty
     place: NDArray[np.int64],  # [features of the event]
     many_row: NDArray[np.int64],  # [features of the event]

@@ -7,7 +7,7 @@ equal bit for bit however events are cut into batches; and a long sequence of on
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -50,7 +50,7 @@ def weights_of(model: Forecaster) -> Weights:
 
 
 @numba.njit(nogil=True, cache=True, inline="always", fastmath=_FAST)
-def _tanh(x: float) -> float:
+def _tanh(x: Any) -> Any:
     """Return tanh as a rational minimax fit on |x| <= 9: relative error 2e-8 before rounding; it vectorises."""
     x = min(max(x, np.float32(-9)), np.float32(9))
     z = x * x
@@ -68,7 +68,7 @@ def _tanh(x: float) -> float:
 
 
 @numba.njit(nogil=True, cache=True, inline="always", fastmath=_FAST)
-def _sigmoid(x: float) -> float:
+def _sigmoid(x: Any) -> Any:
     return _HALF * _tanh(_HALF * x) + _HALF
 
 
