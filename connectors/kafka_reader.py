@@ -67,6 +67,24 @@ def fenced(settings: KafkaSettings) -> KafkaConnectorError:
     )
 
 
+def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
+    """Return kafka-python's options for the consumer that the settings ask for; offsets are ours to keep."""
+    return settings.client_options() | {
+        "group_id": settings.group_id,
+        "group_instance_id": settings.group_instance_id or None,
+        "partition_assignment_strategy": [CooperativeStickyAssignor],
+        "session_timeout_ms": round(settings.session_timeout_seconds * 1000),
+        "heartbeat_interval_ms": round(settings.session_timeout_seconds * 1000 / 4),
+        "max_poll_interval_ms": round(settings.max_poll_interval_seconds * 1000),
+        "max_poll_records": settings.max_poll_records,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",  # a missing or impossible offset comes to us, who can tell it
+        "allow_auto_create_topics": False,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+        "metrics_enabled": False,
+    }
+
+
 class Reader(threading.Thread):
     """Reads for one source. `consumer` is None until connected; `outage` is true while the broker gives no answer."""
 
@@ -110,21 +128,7 @@ class Reader(threading.Thread):
             return self._client
 
         return KafkaConsumer(
-            **settings.client_options(),
-            kafka_client=make_client,
-            bootstrap_timeout_ms=BOOTSTRAP_MS,
-            group_id=settings.group_id,
-            group_instance_id=settings.group_instance_id or None,
-            partition_assignment_strategy=[CooperativeStickyAssignor],
-            session_timeout_ms=round(settings.session_timeout_seconds * 1000),
-            heartbeat_interval_ms=round(settings.session_timeout_seconds * 1000 / 4),
-            max_poll_interval_ms=round(settings.max_poll_interval_seconds * 1000),
-            max_poll_records=settings.max_poll_records,
-            enable_auto_commit=False,
-            auto_offset_reset="none",  # a missing or impossible offset comes to us, who can tell it
-            allow_auto_create_topics=False,
-            metadata_max_age_ms=METADATA_MAX_AGE_MS,
-            metrics_enabled=False,
+            **consumer_options(settings), kafka_client=make_client, bootstrap_timeout_ms=BOOTSTRAP_MS
         )
 
     def _subscribe(self, consumer: KafkaConsumer) -> None:

@@ -96,6 +96,7 @@ class Sinks:
     scores: Sequence[ScoreSink]
     alerts: Sequence[AlertSink]
     dead_letters: Sequence[DeadLetterSink]
+    open: Callable[[], None] = lambda: None  # see that there are the topics to write to; may wait for brokers
 
     def __iter__(self) -> Iterator[Sink]:
         """Yield every sink."""
@@ -139,8 +140,8 @@ def make_sinks(settings: Settings, metrics: Metrics, beside: Sinks | None = None
         alerts.append(FileAlertSink(output.alerts_file))
     if output.dead_letter_file:
         dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
-    if settings.source.type == "kafka":
-        writer = KafkaWriter(kafka)
+    writer = KafkaWriter(kafka) if settings.source.type == "kafka" else None
+    if writer is not None:
         if kafka.scores_topic:
             scores.append(KafkaScoreSink(writer))
         if kafka.alerts_topic:
@@ -159,4 +160,4 @@ def make_sinks(settings: Settings, metrics: Metrics, beside: Sinks | None = None
     if beside:
         scores, alerts = [*scores, *beside.scores], [*alerts, *beside.alerts]
         dead_letters = [*dead_letters, *beside.dead_letters]
-    return Sinks(scores, alerts, dead_letters)
+    return Sinks(scores, alerts, dead_letters, writer.open if writer is not None else lambda: None)

@@ -8,12 +8,12 @@ undisturbed run would have given.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotDone
+from concurrent.futures import Future, wait
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,9 @@ logger = logging.getLogger(__name__)
 VERSION = "0.1.0"
 POLL_SECONDS = 0.5  # the loop turns at least so often, so that checkpoints and stops are in time
 FORCED_CHECKPOINT = 20_000  # evicted streams that wait for a checkpoint in memory: at most so many
-STOP_FLUSH_SECONDS = 5.0  # of the 10 s in which a stop must be over
+# A stop must be over in 10 s, broker or not: half a second for the turn under way, then 2 for a retraining, and these
+STOP_SAVING_SECONDS = 4.0
+STOP_CLOSING_SECONDS = 3.0
 ALIVE_SECONDS = 60.0  # without a turn of the loop, after which /livez says so
 META_VERSION = 1
 
@@ -56,6 +58,8 @@ class Daemon:
         self.metrics = Metrics(CollectorRegistry(), VERSION, REASONS)
         self._notifier = Notifier()
         self._stop = threading.Event()
+        self._handlers: dict[signal.Signals, Any] = {}  # those that were there before
+        self._saved_by = math.inf  # monotonic, s: when a stop waits for brokers no longer
         self._beat_at = time.monotonic()
         self._http = HttpServer(settings.http, self.metrics.registry, self._live, self._ready)
         self._assigned = settings.source.type == "file"
@@ -76,7 +80,6 @@ class Daemon:
             self._sinks.restore(meta["sinks"])
         self._source = make_source(settings, self._decoder, self._offsets, self._on_assigned, self._on_revoked)
         self._retrainer = Retrainer()
-        self._flusher = ThreadPoolExecutor(1, "flush")
         self._retrained_at = self._checkpoint_at = time.monotonic()
         self._told_moved: set[str] = set()
         self._dirty = meta is None  # an empty checkpoint first: it tells file sinks where this run began
@@ -90,8 +93,8 @@ class Daemon:
 
     def run(self) -> None:
         """Serve until the source ends or SIGTERM or SIGINT comes; the second signal does not wait."""
-        self._startup()
         try:
+            self._startup()
             while not self._stop.is_set() and not self._source.finished():
                 self._tick()
         except BaseException:
@@ -101,8 +104,7 @@ class Daemon:
 
     def _startup(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: self.stop())
+            self._handlers = {n: signal.signal(n, self._on_signal) for n in (signal.SIGTERM, signal.SIGINT)}
         self._http.start()
         self.metrics.set_model(self._engine.version, self._model.cell, self._registry.trained_at(self._stored_model))
         self._checkpoint()
@@ -113,6 +115,7 @@ class Daemon:
 
     def _tick(self) -> None:
         self._beat()
+        self.metrics.last_loop_timestamp.set_to_current_time()
         raw = self._source.poll(POLL_SECONDS)
         if len(raw):
             self._clock.begins()
@@ -129,25 +132,39 @@ class Daemon:
 
     def _shutdown(self, *, orderly: bool) -> None:
         self._notifier.stopping("saving")
+        logger.info("stopping")
         began = time.monotonic()
         self._retrainer.stop()
-        if orderly:
-            self._last_checkpoint()
-        for close in (self._source.close, self._sinks.close, self._engine.close, self._store.close, self._http.close):
-            try:
-                close()
-            except Exception:
-                if orderly:
-                    logger.exception("while stopping")
-        self._flusher.shutdown(wait=False, cancel_futures=True)
-        self._notifier.close()
+        try:
+            if orderly:
+                self._checkpoint()
+        finally:
+            parts = (self._source, self._sinks, self._engine, self._store, self._http)
+            closing = [_apart(part.close) for part in parts]
+            ended, left = wait(closing, STOP_CLOSING_SECONDS)
+            if left:
+                logger.warning("Kafka did not let go within %.0f s and is left behind", STOP_CLOSING_SECONDS)
+            for part in ended:
+                if orderly and (failure := part.exception()):
+                    logger.error("while stopping: %s", failure)
+            self._notifier.close()
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
         logger.info("stopped in %.1f s", time.monotonic() - began)
 
     def stop(self) -> None:
-        """Ask the loop to end after its present turn; asked twice, end at once."""
-        if self._stop.is_set():
-            raise KeyboardInterrupt
+        """Ask the loop to end after its present turn."""
+        self._saved_by = time.monotonic() + STOP_SAVING_SECONDS
         self._stop.set()
+
+    def _on_signal(self, *_: object) -> None:
+        """Stop in order; whoever does not want to wait sends another, which ends the process as if killed.
+
+        Says nothing: it may have come in the middle of a line of the log.
+        """
+        for number in self._handlers:
+            signal.signal(number, signal.SIG_DFL)
+        self.stop()
 
     # -- a turn's parts ------------------------------------------------------------------------------------------------
 
@@ -181,6 +198,9 @@ class Daemon:
         m.events_scored.inc(len(scores))
         m.events_duplicate.inc(step.duplicates)
         m.events_late.inc(step.late)
+        processing = self._settings.processing
+        m.events_dropped["duplicate"].inc(step.duplicates if processing.duplicates == "drop" else 0)
+        m.events_dropped["late"].inc(step.late if processing.late == "drop" else 0)
         m.streams_on_two_partitions.inc(len(step.moved))
         m.streams_evicted.inc(step.evicted)
         for refusal in rejected:
@@ -195,7 +215,6 @@ class Daemon:
         if len(batch):
             m.last_event_timestamp.set(float(batch.time.max()) * 1e-9)
             m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
-        m.last_loop_timestamp.set_to_current_time()
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -215,9 +234,11 @@ class Daemon:
         scores. Killed between 3 and 4, the store's offsets rule over Kafka's.
         """
         began = time.monotonic()
-        self._patiently(self._sinks.flush)
+        if not self._patiently(self._sinks.flush):
+            logger.warning("outputs were not taken in time: what came since the last checkpoint will be scored again")
+            return
         self._store.save(self._engine.drain(), (), self._meta())
-        self._source.commit(self._offsets)
+        self._patiently(lambda: self._source.commit(self._offsets))
         self._dirty = False
         self._checkpoint_at = time.monotonic()
         self._tell_checkpoint(self._checkpoint_at - began)
@@ -230,32 +251,18 @@ class Daemon:
             "model": self._stored_model,
         }
 
-    def _patiently(self, work: Callable[[], None], seconds: float | None = None) -> bool:
+    def _patiently(self, work: Callable[[], None]) -> bool:
         """Do what waits for brokers while the loop is seen to be alive: `work` has its own deadline.
 
-        Returns whether it was over within `seconds` (None: whatever it takes).
+        Returns whether it was over; False where a stop was asked for and cannot wait any longer.
         """
-        future: Future[None] = self._flusher.submit(work)
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while deadline is None or time.monotonic() < deadline:
-            try:
-                future.result(0.5)
-            except NotDone:
-                if future.done():
-                    raise
-                self._beat()
-            else:
-                return True
-        return False
-
-    def _last_checkpoint(self) -> None:
-        if not self._patiently(self._sinks.flush, STOP_FLUSH_SECONDS):
-            logger.warning(
-                "outputs were not taken within %.0f s: what came since the last checkpoint will be scored again",
-                STOP_FLUSH_SECONDS,
-            )
-            return
-        self._checkpoint()
+        future = _apart(work)
+        while not wait([future], 0.1).done:
+            self._beat()
+            if time.monotonic() > self._saved_by:
+                return False
+        future.result()
+        return True
 
     def _tell_checkpoint(self, seconds: float) -> None:
         m = self.metrics
@@ -269,13 +276,13 @@ class Daemon:
         if seconds > self._settings.state.checkpoint_interval_seconds:
             logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
 
-    def _on_assigned(self, partitions: list[Partition]) -> None:
+    def _on_assigned(self, _: list[Partition]) -> None:
+        if not self._assigned:
+            self._patiently(self._sinks.open)  # a topic that cannot be written is told now, not at the first alert
         self._assigned = True
-        logger.info("assigned: %s", ", ".join(f"{p.topic}/{p.partition}" for p in partitions) or "no partition")
 
     def _on_revoked(self, partitions: list[Partition]) -> None:
         """Save what was done, then forget where these partitions stand: the next owner moves them on."""
-        logger.info("revoked: %s", ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
         self._checkpoint()
         for partition in partitions:
             self._offsets.pop(partition, None)
@@ -327,6 +334,22 @@ class Daemon:
     def http_port(self) -> int:
         """The port that metrics and health are served on."""
         return self._http.port
+
+
+def _apart(work: Callable[[], None]) -> Future[None]:
+    """Do something in a thread of its own, which does not keep the process from ending."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the future raises it
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="apart", daemon=True).start()
+    return future
 
 
 class _StageClock:

@@ -332,10 +332,10 @@ def judge_single(
     trust = min(max((0.40 - skill) / 0.1, 0.0), 1.0)
     novelty = max(novelty, share * trust * damped(n.doubted, g * context))
     n.doubt *= DOUBT_DECAY
-    if g > limit and n.doubt < budget:
-        n.doubt += 1.0
-    else:
+    if g <= limit or n.doubt >= budget:
         remember(n.doubted, m.error)
+    if g > limit:  # counted whether doubted or not: where all is new all the time, nothing is worth a doubt
+        n.doubt += 1.0
 
     slot = n.events % ROLL
     n.recent_level[slot] = x - _hour_profile(n, time // 3_600_000_000_000, x)

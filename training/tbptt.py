@@ -135,7 +135,7 @@ def train(
         if run.outcome != "finished":
             break
     model.eval()
-    if validate is not None and run.outcome in ("finished", "stopped"):  # the steps since it was last asked
+    if validate is not None and run.outcome == "finished":  # the steps since it was last asked
         answer = validate(model)
         if answer < run.validation:
             run.validation, best = answer, copy.deepcopy(model.state_dict())

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -54,11 +55,11 @@ def demo(tmp_path_factory):
 def test_the_bundled_series_are_labelled_and_come_with_their_licence():
     files = {path.name.removesuffix(".gz"): path for path in DATA.glob("*.csv.gz")}
     assert set(files) == set(load_labels(DATA / "labels.json"))
-    rows = {name: gzip.decompress(path.read_bytes()).decode().split()[1:] for name, path in files.items()}
-    times = {name: re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", gzip.decompress(path.read_bytes()).decode())
-             for name, path in files.items()}  # fmt: skip
+    times = {
+        name: re.findall(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),", gzip.decompress(path.read_bytes()).decode(), re.M)
+        for name, path in files.items()
+    }
     assert len(files) >= 5
-    assert rows
     assert sum(map(len, times.values())) == EVENTS
     assert sum(len(each) - len(set(each)) for each in times.values()) == DUPLICATES
     assert "Numenta" in (DATA / "LICENSE.txt").read_text()
@@ -101,7 +102,6 @@ def test_the_table_agrees_with_the_alerts_that_fired(demo):
 
 
 def test_the_text_fits_a_terminal(demo):
-    assert max(map(len, demo.text.splitlines())) <= max(COLUMNS, *(len(str(demo.output)) + 40,))
     told = [line for line in demo.text.splitlines() if str(demo.output) not in line]
     assert max(map(len, told)) <= COLUMNS
 
@@ -143,6 +143,4 @@ def test_ctrl_c_ends_the_demo(tmp_path):
 
 
 def _ns(text):
-    import numpy as np
-
     return int(np.datetime64(text.removesuffix("Z"), "ns").astype(np.int64))

@@ -95,15 +95,26 @@ def test_the_same_seed_trains_the_same_weights_bit_for_bit() -> None:
     assert first == again != other
 
 
-def test_a_short_training_writes_model_and_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prior, "BATCHES", 2)
+def test_a_short_training_writes_the_best_model_and_every_candidates_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prior, "BATCHES", 1)
     monkeypatch.setattr(prior, "TRAINING_SERIES", prior.LANES)
     monkeypatch.setattr(prior, "HELD_BACK_SERIES", 80)
     path = tmp_path / "prior.safetensors"
-    prior.main(["--seed", "3", "4", "--output", str(path)])
-    written = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    assert set(written["candidates"]) == {"3", "4"}
-    assert fingerprint(prior.load_model(path)) == written["fingerprint"]
+
+    def written(*seeds: str) -> dict:
+        prior.main(["--seed", *seeds, "--output", str(path)])
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        assert fingerprint(prior.load_model(path)) == about["fingerprint"]
+        return about
+
+    both = written("3", "4")
+    assert set(both["candidates"]) == {"3", "4"}
+    assert str(both["seed"]) == min("34", key=lambda seed: both["candidates"][seed]["nll_1"])
+    again = written("4")
+    assert again["seed"] == 4
+    assert again["candidates"] == both["candidates"]  # made again, and found again
 
 
 def test_replay_has_the_shape_asked_for_and_only_learnable_targets_are_finite_by_mask() -> None:

@@ -1,0 +1,204 @@
+"""Events a second from a broker: the daemon as it runs, and kafka-python's bare poll loop over the same topic.
+
+Each turn is a process of its own, so that neither carries the other's memory and threads. It gets its task as JSON on
+standard input (settings with their secrets never stand in a command line) and prints its timing as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.admin import NewTopic
+from kafka.errors import KafkaError
+from pydantic import SecretStr
+
+from connectors.kafka_client import KafkaConnectorError, probe
+from connectors.kafka_reader import consumer_options
+from connectors.records import Scores
+from detector.settings import Settings
+
+PARTITIONS = 4
+STREAMS = 1_000
+EVENTS, QUICK_EVENTS = 500_000, 60_000  # half a million: two checkpoints of the default interval
+WARM_SHARE = 0.2  # read before the clock starts: processes start, code loads, streams get past their warm-up
+TURN_SECONDS = 300.0  # a turn that takes longer fails
+POLL_MS = 500
+START = 1_763_600_000
+STEP_SECONDS = 60
+
+
+class Ingest:
+    """Topics on a broker, filled once, for as many turns as are wanted; leaving removes them."""
+
+    def __init__(self, settings: Settings, bootstrap: str, *, quick: bool) -> None:
+        self._events = QUICK_EVENTS if quick else EVENTS
+        self._mark = f"longwatch-bench-{uuid.uuid4().hex[:8]}"
+        self._topics = [self._mark, f"{self._mark}-alerts", f"{self._mark}-rejected"]
+        names = dict(zip(("alerts_topic", "dead_letter_topic"), self._topics[1:], strict=True))
+        kafka = {"bootstrap_servers": bootstrap, "topics": [self._mark], "topic_pattern": "", "scores_topic": ""}
+        self._kafka = settings.kafka.model_copy(update=kafka | names)
+        self._settings = settings.model_copy(
+            update={
+                "kafka": self._kafka,
+                "source": settings.source.model_copy(update={"type": "kafka"}),
+                "http": settings.http.model_copy(update={"port": 0}),
+            }
+        )
+        size = len(next(_events(1))[1])
+        self.what = f"{self._events:,} events of {size} bytes, {STREAMS:,} streams on {PARTITIONS} partitions"
+
+    def __enter__(self) -> Self:
+        if reason := probe(self._kafka):
+            raise KafkaConnectorError(f"--kafka {self._kafka.bootstrap_servers}: {reason}")
+        self._admin = KafkaAdminClient(**self._kafka.client_options())
+        try:
+            self._admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in self._topics])
+            self._fill()
+        except BaseException as error:
+            self.__exit__()
+            if isinstance(error, KafkaError):
+                raise KafkaConnectorError(f"--kafka {self._kafka.bootstrap_servers}: {error}") from error
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._admin.delete_topics(self._topics)
+        finally:
+            self._admin.close()
+
+    def turn(self, way: str) -> tuple[int, float, float]:
+        """Read the topic once, "poll" or "daemon"; return events, seconds and CPU seconds without the warm share."""
+        with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
+            state = self._settings.state.model_copy(update={"directory": Path(folder)})
+            kafka = self._kafka.model_copy(update={"group_id": f"{self._mark}-{uuid.uuid4().hex[:8]}"})
+            settings = self._settings.model_copy(update={"state": state, "kafka": kafka})
+            task = {"way": way, "events": self._events, "settings": settings.model_dump()}
+            done = subprocess.run(
+                [sys.executable, "-m", "detector.bench_ingest"],
+                input=json.dumps(task, default=_revealed),
+                capture_output=True,
+                text=True,
+                timeout=TURN_SECONDS,
+                check=False,
+            )
+        if done.returncode:
+            raise KafkaConnectorError(f"the {way} turn ended with status {done.returncode}:\n{done.stderr[-2000:]}")
+        count, seconds, cpu_seconds = json.loads(done.stdout.splitlines()[-1])
+        return int(count), float(seconds), float(cpu_seconds)
+
+    def _fill(self) -> None:
+        producer = KafkaProducer(**self._kafka.client_options(), linger_ms=20, batch_size=64 * 1024)
+        try:
+            for stream, value in _events(self._events):
+                producer.send(self._mark, value, key=f"host-{stream:04}/cpu".encode(), partition=stream % PARTITIONS)
+            producer.flush(TURN_SECONDS)
+        finally:
+            producer.close()
+
+
+def _events(count: int) -> Iterator[tuple[int, bytes]]:
+    """Yield stream and JSON of so many events: a wave with some ripple; one in five thousand stands out."""
+    for number in range(count):
+        step, stream = divmod(number, STREAMS)
+        value = 50 + 10 * math.sin(step / 20 + stream) + math.sin(number * number)
+        if number % 4_999 == 4_998:
+            value += 60
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(START + step * STEP_SECONDS))
+        yield (
+            stream,
+            f'{{"stream": "host-{stream:04}/cpu", "timestamp": "{at}", "values": {{"usage": {value:.4f}}},'
+            ' "unit": "percent", "region": "eu-central-1", "role": "web"}'.encode(),
+        )
+
+
+class Stopwatch:
+    """Times a stretch of a loop that counts: from the first `warm` events to `total` of them."""
+
+    def __init__(self, total: int) -> None:
+        self._warm, self._total = round(total * WARM_SHARE), total
+        self._seen = self._began_at = 0
+        self._began = self._cpu_began = 0.0
+        self.timing: tuple[int, float, float] | None = None
+
+    def count(self, events: int) -> bool:
+        """Note that so many more events are done; return whether all are."""
+        self._seen += events
+        now, cpu = time.perf_counter(), time.process_time()
+        if not self._began and self._seen >= self._warm:
+            self._began, self._cpu_began, self._began_at = now, cpu, self._seen
+        elif self._seen >= self._total and self.timing is None:
+            self.timing = (self._seen - self._began_at, now - self._began, cpu - self._cpu_began)
+        return self.timing is not None
+
+
+class _Tally:
+    """A score sink that only counts: what the daemon emits."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.daemon: Any = None
+        self._watch = watch
+
+    def write(self, scores: Scores) -> None:
+        """Count a batch; stop the daemon after the last."""
+        if self._watch.timing is None and self._watch.count(len(scores.batch)):
+            self.daemon.stop()
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+    def position(self) -> dict[str, int]:
+        """Nothing is written."""
+        return {}
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Nothing was written."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _daemon(settings: Settings, watch: Stopwatch) -> None:
+    from detector.assembly import Sinks  # noqa: PLC0415 - the bare loop's process stays free of torch and numba
+    from detector.daemon import Daemon  # noqa: PLC0415
+
+    tally = _Tally(watch)
+    tally.daemon = Daemon(settings, Sinks([tally], [], []))
+    tally.daemon.run()
+
+
+def _poll(settings: Settings, watch: Stopwatch) -> None:
+    kafka = settings.kafka
+    consumer = KafkaConsumer(*kafka.topics, **consumer_options(kafka) | {"auto_offset_reset": "earliest"})
+    done = False
+    while not done:
+        done = watch.count(sum(len(records) for records in consumer.poll(POLL_MS).values()))
+    consumer.close()
+
+
+def _revealed(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def main() -> None:
+    """Do the turn that standard input asks for."""
+    logging.basicConfig(level=logging.WARNING)
+    task = json.load(sys.stdin)
+    settings, watch = Settings.model_validate(task["settings"]), Stopwatch(task["events"])
+    {"poll": _poll, "daemon": _daemon}[task["way"]](settings, watch)
+    print(json.dumps(watch.timing))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Killed with -9 wherever it is, the daemon goes on as if it had never stopped: a file and a topic, ten kills each.
+
+The undisturbed run that all is compared with reads as fast as it can, so its batches are cut elsewhere, too.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.brokers import Broker
+from tests.daemon.support import (
+    SECRET,
+    STEP,
+    EndedError,
+    Longwatch,
+    Receiver,
+    Record,
+    Samples,
+    alerts_by_id,
+    by_place,
+    difference,
+    make_fleet,
+    open_producer,
+    read_lines,
+    read_topic,
+)
+
+FLEET = make_fleet(streams=12, rows=800, seed=5)
+EVENTS = 12 * 800
+PARTITIONS = 4
+
+SCORED = "events_scored_total"
+CHECKPOINTS = "checkpoint_seconds_count"
+
+# What is waited for before each kill. "anywhere" is after as many events of this life as chance says.
+MOMENTS = (
+    "before its first checkpoint",
+    "as it starts",
+    "anywhere",
+    "after its first checkpoint",
+    "anywhere",
+    "anywhere",
+    "before its first checkpoint",
+    "after its first checkpoint",
+    "as it restores",
+    "anywhere",
+)
+SHARE = 0.02, 0.09  # of all events, in one life: so ten lives never come to the end
+
+
+def kill(daemon: Longwatch, moment: str, rng: random.Random) -> None:
+    """Wait for the moment and send SIGKILL."""
+    if moment == "as it starts":
+        daemon.line("state directory .*: ")
+    elif moment == "as it restores":
+        daemon.line("longwatch .* going on")
+    elif moment == "after its first checkpoint":
+        daemon.work_until(lambda found: found(CHECKPOINTS) > 1, "a checkpoint after the empty one at the start")
+    else:
+        least = rng.uniform(*SHARE) * EVENTS
+        daemon.work_until(lambda found: found(SCORED) >= least, f"{least:.0f} events scored")
+    daemon.kill()
+
+
+def settings_of(moment: str) -> dict[str, Any]:
+    """Return how often to save in a life that ends at this moment."""
+    return {"state.checkpoint_interval_seconds": 600 if moment == "before its first checkpoint" else 0.2}
+
+
+class Trickle:
+    """Writes the fleet's events to a topic, keyed by stream, little by little up to where it may."""
+
+    def __init__(self, broker: Broker, topic: str) -> None:
+        self._producer = open_producer(broker)
+        self._topic = topic
+        self._target = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._producer.close(timeout=10)
+
+    def until(self, events: int) -> None:
+        """Let it write until the topic holds so many; returns at once."""
+        self._target = events
+
+    def _run(self) -> None:
+        for number, (stream, record) in enumerate(FLEET.records()):
+            while number >= self._target or number % 12 == 0:
+                if self._ended.wait(0.01):
+                    return
+                if number < self._target:
+                    break
+            self._producer.send(self._topic, record, FLEET.names[stream].encode(), partition=stream % PARTITIONS)
+
+
+def at_end(found: Samples, topic: str) -> bool:
+    """Whether everything in the topic has been read, as of a checkpoint that holds all of it."""
+    lags = [found("consumer_lag", topic=topic, partition=str(partition)) for partition in range(PARTITIONS)]
+    return not any(lags)
+
+
+def assert_same_scores(found: Sequence[Record], expected: Sequence[Record]) -> int:
+    """Check that each event's scores are the undisturbed run's; return how many were told again."""
+    places, wanted = by_place(found), by_place(expected)
+    missing = sorted(wanted.keys() - places.keys())
+    assert not missing, f"{len(missing)} events were never scored, the first {missing[0]}"
+    assert places.keys() == wanted.keys()
+    for place, records in places.items():
+        for record in records:
+            assert not (told := difference(record, wanted[place][0])), f"{place}: {told}"
+    return len(found) - len(places)
+
+
+def assert_same_alerts(found: Sequence[Record], expected: Sequence[Record]) -> None:
+    """Check that the same alerts were told, by id and in content."""
+    mine, wanted = alerts_by_id(found), alerts_by_id(expected)
+    assert len(wanted) > 20, "there must be alerts to lose"
+    assert mine.keys() == wanted.keys()
+    for name, record in mine.items():
+        assert not (told := difference(record, wanted[name])), f"{name}: {told}"
+
+
+@pytest.mark.timeout(300)
+def test_a_file_is_scored_as_if_nobody_had_killed_the_daemon_and_each_event_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = tmp_path / "events.jsonl"
+    events.write_bytes(b"".join(record + b"\n" for _, record in FLEET.records()))
+
+    def settings(name: str) -> dict[str, Any]:
+        return {
+            "source.type": "file",
+            "source.paths": [str(events)],
+            "state.directory": str(tmp_path / name),
+            "training.enabled": False,
+            "output.scores_file": str(tmp_path / f"{name}-scores.jsonl"),
+            "output.alerts_file": str(tmp_path / f"{name}-alerts.jsonl"),
+        }
+
+    with Longwatch(tmp_path, settings("undisturbed")) as daemon:
+        assert daemon.wait() == 0
+
+    rng = random.Random(1)
+    slow = {"source.speed": FLEET.rows * STEP / 8.0, "source.max_poll_records": 200}  # 8 s of work in all
+    for moment in MOMENTS:
+        with Longwatch(tmp_path, settings("killed") | slow | settings_of(moment)) as daemon:
+            kill(daemon, moment, rng)
+    with Longwatch(tmp_path, settings("killed") | slow) as daemon:
+        left = daemon.work_until(lambda found: found(SCORED) > 0, "a first score")
+        try:
+            daemon.work_until(lambda _: False, "the end of the file")
+        except EndedError:
+            assert daemon.wait() == 0
+    assert left(SCORED) < EVENTS / 2
+
+    scores = read_lines(tmp_path / "killed-scores.jsonl")
+    repeated = assert_same_scores(scores, read_lines(tmp_path / "undisturbed-scores.jsonl"))
+    assert repeated == 0
+    assert [record["offset"] for record in scores] == list(range(EVENTS)), "in the file's order, each once"
+    alerts = read_lines(tmp_path / "killed-alerts.jsonl")
+    assert_same_alerts(alerts, read_lines(tmp_path / "undisturbed-alerts.jsonl"))
+    assert len(alerts) == len(alerts_by_id(alerts)), "each told once"
+    with capsys.disabled():
+        print(f"\n  {len(MOMENTS)} kills: {len(scores)} events scored once each, {len(alerts)} alerts told once each")
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+def test_a_topic_is_scored_as_if_nobody_had_killed_the_daemon_and_each_alert_has_one_id(
+    tmp_path: Path, broker: Broker, topic: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    events, scores, alerts = topic(partitions=PARTITIONS), topic(prefix="scores"), topic(prefix="alerts")
+    # a member that keeps its name goes on at once; without one the group waits for the dead one's session to end
+    member = {} if broker.kind == "tansu" else {"kafka.group_instance_id": "worker-0"}
+
+    def settings(name: str, receiver: Receiver) -> dict[str, Any]:
+        return {
+            "kafka.bootstrap_servers": broker.bootstrap,
+            "kafka.topics": [events],
+            "kafka.group_id": f"{name}-{events}",
+            "kafka.session_timeout_seconds": 6,
+            "kafka.alerts_topic": "",
+            "kafka.dead_letter_topic": "",
+            "state.directory": str(tmp_path / name),
+            "training.enabled": False,
+            "webhook.url": receiver.url,
+            "webhook.secret": SECRET,
+        }
+
+    rng = random.Random(2)
+    slice_ = EVENTS // (len(MOMENTS) + 1)
+    with Receiver() as receiver, Trickle(broker, events) as trickle:
+        killed = settings("killed", receiver) | member | {"kafka.scores_topic": scores, "kafka.alerts_topic": alerts}
+        for number, moment in enumerate(MOMENTS):
+            backlog = number % 3 == 2  # else the events come while it works
+            if backlog:
+                trickle.until((number + 1) * slice_)
+            with Longwatch(tmp_path, killed | settings_of(moment)) as daemon:
+                if not moment.startswith("as it"):
+                    daemon.line("Connected to Kafka")
+                trickle.until((number + 1) * slice_)
+                kill(daemon, moment, rng)
+        trickle.until(EVENTS)
+        with Longwatch(tmp_path, killed) as daemon:
+            daemon.work_until(lambda found: at_end(found, events), "all that the topic holds is scored")
+            daemon.work_until(lambda found: found("outbox_pending") == 0, "all alerts are delivered")
+            assert daemon.terminate()[0] == 0
+        delivered = list(receiver.taken)
+        assert not receiver.refused
+
+    with Receiver() as quiet:
+        whole = {
+            "output.scores_file": str(tmp_path / "scores.jsonl"),
+            "output.alerts_file": str(tmp_path / "alerts.jsonl"),
+        }
+        with Longwatch(tmp_path, settings("undisturbed", quiet) | whole) as daemon:
+            daemon.work_until(lambda found: found(SCORED) == EVENTS, "all events are scored")
+            daemon.work_until(lambda found: found("outbox_pending") == 0, "all alerts are delivered")
+            assert daemon.terminate()[0] == 0
+
+    found = [json.loads(record.value) for record in read_topic(broker, scores)]
+    repeated = assert_same_scores(found, read_lines(tmp_path / "scores.jsonl"))
+    assert 0 < repeated < len(MOMENTS) * EVENTS / 10, "only what followed a checkpoint is scored again"
+
+    told = [json.loads(record.value) for record in read_topic(broker, alerts)]
+    assert_same_alerts(told, read_lines(tmp_path / "alerts.jsonl"))
+    assert_same_alerts([delivery.alert for delivery in delivered], told)
+    assert set(quiet.ids) == {delivery.id for delivery in delivered}
+    assert len(quiet.ids) == len(set(quiet.ids)), "an undisturbed daemon delivers each alert once"
+    bodies = {delivery.id: delivery.body for delivery in delivered}
+    assert all(bodies[delivery.id] == delivery.body for delivery in delivered), "a repeat is the same message"
+    with capsys.disabled():
+        print(
+            f"\n  {len(MOMENTS)} kills: {EVENTS} events scored, {repeated} of them again and equally; "
+            f"{len(bodies)} alerts, {len(delivered) - len(bodies)} delivered again under the same id"
+        )

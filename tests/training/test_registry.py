@@ -1,0 +1,149 @@
+"""The registry: what is saved is found again, whatever ends the process; old models go, needed ones stay."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.model import Forecaster, fingerprint
+from training.registry import KEPT, About, Registry, RegistryError
+
+
+def forecaster(seed: int, hidden_size: int = 4) -> Forecaster:
+    torch.manual_seed(seed)
+    return Forecaster(hidden_size=hidden_size).eval()
+
+
+def about(parent: str = "", trained_at: float = 0.0) -> About:
+    return About(parent=parent, trained_at=trained_at, seed=3, rows=1000, figures={"validation_loss": -0.5})
+
+
+def test_a_model_and_what_is_known_of_it_are_found_again(tmp_path: Path) -> None:
+    registry, model = Registry(tmp_path / "new" / "models"), forecaster(0)
+    assert registry.versions() == []
+    version = registry.save(model, about("parent", 12.5))
+    again = Registry(registry.directory)
+    assert version == fingerprint(model) == fingerprint(again.load(version))
+    assert again.about(version) == about("parent", 12.5)
+    assert again.versions() == [version]
+    assert again.trained_at(version) == 12.5
+    assert again.trained_at("") == 0.0
+    assert not again.load(version).training
+
+
+def test_versions_stand_in_the_order_of_their_training(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    saved = [registry.save(forecaster(n), about(trained_at=at)) for n, at in enumerate((5.0, 1.0, 3.0))]
+    assert registry.versions() == [saved[1], saved[2], saved[0]]
+
+
+def test_saving_the_same_weights_twice_keeps_one_model(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    first, second = (registry.save(forecaster(0), about(trained_at=at)) for at in (1.0, 2.0))
+    assert first == second
+    assert registry.versions() == [first]
+    assert registry.trained_at(first) == 2.0
+
+
+def test_a_bounded_number_is_kept_the_newest_ones(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    saved: list[str] = []
+    for n in range(KEPT + 5):
+        saved.append(registry.save(forecaster(n), about(saved[-1] if saved else "prior", float(n))))
+    assert registry.versions() == saved[-KEPT:]
+    assert len(list(tmp_path.iterdir())) == 2 * KEPT
+
+
+def test_the_model_in_use_and_its_parent_are_never_deleted_however_old(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    old = registry.save(forecaster(0), about("prior", 0.0))
+    in_use = registry.save(forecaster(1), about(old, 1.0))  # rolled back to, say: all that follow come from it
+    for n in range(2, KEPT + 9):
+        newest = registry.save(forecaster(n), about(in_use, float(n)))
+        assert {old, in_use, newest} <= set(registry.versions())
+        assert len(registry.versions()) <= KEPT
+    assert fingerprint(registry.load(in_use)) == in_use
+
+
+def test_a_model_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    with pytest.raises(RegistryError, match=r"model abc is not in .*begin with the prior"):
+        registry.load("abc")
+    version = registry.save(forecaster(0), about())
+    with pytest.raises(RegistryError, match=f"use one of {version}"):
+        registry.load("abc")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"parent": 1}', b"[]"])
+def test_damaged_notes_are_an_error_and_hide_no_other_model(tmp_path: Path, content: bytes) -> None:
+    registry = Registry(tmp_path)
+    good, bad = (registry.save(forecaster(n), about()) for n in range(2))
+    (tmp_path / f"{bad}.json").write_bytes(content)
+    with pytest.raises(RegistryError, match=f"{bad}.json: cannot be read"):
+        registry.load(bad)
+    assert registry.versions() == [good]
+    registry.save(forecaster(2), about(bad))
+
+
+def test_damaged_or_exchanged_weights_are_never_handed_out(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    first, second = (registry.save(forecaster(n), about()) for n in range(2))
+    path = tmp_path / f"{first}.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(RegistryError, match=rf"{first}.safetensors.*damaged.*use one of {second}"):
+        registry.load(first)
+    path.write_bytes(whole[:-4] + b"abcd")
+    with pytest.raises(RegistryError, match=f"not {first}"):
+        registry.load(first)
+    path.unlink()
+    with pytest.raises(RegistryError, match="no such model file"):
+        registry.load(first)
+
+
+def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RegistryError, match=r"cannot be written to .*file"):
+        Registry(tmp_path / "file").save(forecaster(0), about())
+
+
+def test_figures_that_json_cannot_hold_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        About(parent="", trained_at=0.0, seed=0, rows=0, figures={"loss": float("nan")})
+
+
+def test_after_kill_9_in_the_middle_of_a_save_every_model_listed_can_be_loaded(tmp_path: Path) -> None:
+    """A process saves one model after another and is killed at a random moment, twenty times over."""
+    models = [forecaster(n) for n in range(30)]
+    random.seed(0)
+    unfinished = 0
+    for _ in range(20):
+        before = Registry(tmp_path).versions()
+        child = os.fork()
+        if child == 0:
+            try:
+                registry = Registry(tmp_path)
+                for number, model in enumerate(models * 100):
+                    registry.save(model, about(trained_at=time.time() + number))
+            finally:
+                os._exit(1)
+        time.sleep(random.uniform(0.005, 0.05))
+        os.kill(child, signal.SIGKILL)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+        registry = Registry(tmp_path)
+        versions = registry.versions()
+        assert len(versions) >= min(len(before), KEPT)
+        assert len(versions) <= KEPT + 1  # killed between a save and what goes for it
+        for version in versions:
+            assert fingerprint(registry.load(version)) == version
+        unfinished += len(list(tmp_path.iterdir())) != 2 * len(versions)
+    assert unfinished >= 3, "no kill came in the middle of a save: this test shows nothing"
+    registry.save(models[0], about(trained_at=time.time() + 10_000))
+    assert len(list(tmp_path.iterdir())) == 2 * len(registry.versions())  # and nothing is left lying about
