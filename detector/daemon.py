@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 POLL_SECONDS = 0.5  # the loop turns at least so often, so that checkpoints and stops are in time
+LAG_SECONDS = 1.0  # between two looks at the lag, also while nothing comes: it costs microseconds a partition
 FORCED_CHECKPOINT = 20_000  # evicted streams that wait for a checkpoint in memory: at most so many
 # A stop must be over in 10 s, broker or not: half a second for the turn under way, then 2 for a retraining, and these
 STOP_SAVING_SECONDS = 4.0
@@ -81,6 +82,7 @@ class Daemon:
         self._source = make_source(settings, self._decoder, self._offsets, self._on_assigned, self._on_revoked)
         self._retrainer = Retrainer()
         self._retrained_at = self._checkpoint_at = time.monotonic()
+        self._lag_due = 0.0  # monotonic, s
         self._told_moved: set[str] = set()
         self._dirty = meta is None  # an empty checkpoint first: it tells file sinks where this run began
         logger.info(
@@ -126,6 +128,9 @@ class Daemon:
             self._clock.ends("emit")
             self._advance(raw)
             self._count(batch, step, rejected)
+        if time.monotonic() >= self._lag_due:
+            self.metrics.set_lag(self._source.lag())
+            self._lag_due = time.monotonic() + LAG_SECONDS
         if self._engine.unsaved > FORCED_CHECKPOINT or self._due():
             self._checkpoint()
         self._retrain()
@@ -268,7 +273,6 @@ class Daemon:
         m = self.metrics
         m.checkpoint_seconds.observe([seconds])
         m.last_checkpoint_timestamp.set_to_current_time()
-        m.set_lag(self._source.lag())
         m.streams_warming.set(self._engine.warming())
         m.lanes.set(self._engine.lane_count())
         if torch.cuda.is_available():

@@ -31,7 +31,7 @@ from training.windows import VALUE, Recorded
 
 Int64 = NDArray[np.int64]
 
-SERIES = Recipe(window=512, chunk=128, warm_up=64, judge=160, judge_warm_up=128, least_groups=16, steps=1000)
+SERIES = Recipe(window=512, chunk=128, warm_up=64, settle=160, passes=4, judge=32, least_groups=16, steps=1000)
 HELD_BACK = 0.2  # of each series, its end
 LEAST_EVENTS = 200  # of a feature: with fewer there is nothing to bring a state up and to judge it by
 MOST_OBSERVATIONS = 20_000_000  # 3 GB of memory

@@ -158,9 +158,14 @@ def featurise(
         weight = max(1.0 / r.events, 1.0 / MEMORY)
         increment = x - r.mean
         if r.events > SETTLED:
-            usual = OUTLIER * deviation_of(r.mean, r.variance)
-            r.outliers = r.outliers + 1 if abs(increment) > usual else 0
-            increment = _clip(increment, usual * 2.0 ** min(max(r.outliers - LASTING, 0), 200))
+            furthest = OUTLIER * deviation_of(r.mean, r.variance)
+            if abs(increment) <= furthest:
+                r.outliers = 0
+            else:
+                r.outliers += 1
+                if r.outliers > LASTING:
+                    furthest *= 2.0 ** min(r.outliers - LASTING, 200)
+                increment = _clip(increment, furthest)
         r.mean += weight * increment
         r.variance = (1.0 - weight) * (r.variance + weight * increment * increment)
         r.low, r.high = min(r.low, x), max(r.high, x)

@@ -56,6 +56,14 @@ class Recorded(NamedTuple):
         first: Int64 = self.start[lane] + drawn - (ends - places)[lane]
         return first
 
+    def stretch(self, first: Int64, length: int) -> Int64:
+        """Return first rows of stretches of `length` rows before windows, or else near them, to settle states with.
+
+        All of them lie in their lanes, before held-back time, which must begin `length` rows in or later.
+        """
+        lane = np.searchsorted(self.start, first, "right") - 1
+        return np.clip(first - length, self.start[lane], self.held[lane] - length)
+
     def held_back_windows(self, length: int, warm_up: int) -> tuple[Int64, Int64]:
         """Return windows that, after their warm-up, cover each lane's held-back time once: first rows and group.
 
@@ -155,13 +163,29 @@ def from_rings(histories: NDArray[np.void], stream: Int64, held_back: int) -> Re
     )
 
 
-def window_losses(model: Forecaster, windows: Sequences) -> Float64:
-    """Return each window's loss, [windows], as `tbptt.loss_of` counts it, but by window; NaN where nothing counts."""
+def settled(model: Forecaster, inputs: torch.Tensor, passes: int) -> torch.Tensor:
+    """Return the states [lanes, state_size] of lanes that have lived long with what `inputs` [rows, lanes, ...] show.
+
+    A state made from nothing in some tens of rows is not yet that of a lane that has run for weeks: what is learnt or
+    judged from it does not last. Going over the same rows again and again brings it near.
+    """
+    state = torch.zeros(inputs.shape[1], model.state_size)
+    with torch.no_grad():
+        for _ in range(passes):
+            _, state = model(inputs, state)
+    return state
+
+
+def window_losses(model: Forecaster, windows: Sequences, settle: int, passes: int) -> Float64:
+    """Return each window's loss, [windows], as `tbptt.loss_of` counts it, but by window; NaN where nothing counts.
+
+    Each begins with the state that going over its first `settle` rows brings, `passes` times.
+    """
     found = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for first in range(0, windows.inputs.shape[1], FORWARD_AT_ONCE):
             inputs, targets, mask = (tensor[:, first : first + FORWARD_AT_ONCE] for tensor in windows)
-            forecast, _ = model(inputs, model.initial_state(inputs.shape[1]))
+            forecast, _ = model(inputs, settled(model, inputs[:settle], passes))
             nll = torch.where(mask, student_t_nll(forecast, targets).clamp(max=WORST_NLL), 0.0)
             count = mask.sum(dim=0)  # [windows, horizons]
             mean = nll.sum(dim=0).double() / count.clamp(min=1)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.brokers import Broker
 from tests.daemon.support import (
+    PATIENCE,
     SECRET,
     STEP,
     EndedError,
@@ -97,6 +98,12 @@ class Trickle:
         """Let it write until the topic holds so many; returns at once."""
         self._target = events
 
+    def finish(self) -> None:
+        """Return when the topic holds all events."""
+        self.until(EVENTS)
+        self._thread.join(PATIENCE)
+        self._producer.flush(timeout=PATIENCE)
+
     def _run(self) -> None:
         for number, (stream, record) in enumerate(FLEET.records()):
             while number >= self._target or number % 12 == 0:
@@ -107,10 +114,10 @@ class Trickle:
             self._producer.send(self._topic, record, FLEET.names[stream].encode(), partition=stream % PARTITIONS)
 
 
-def at_end(found: Samples, topic: str) -> bool:
-    """Whether everything in the topic has been read, as of a checkpoint that holds all of it."""
-    lags = [found("consumer_lag", topic=topic, partition=str(partition)) for partition in range(PARTITIONS)]
-    return not any(lags)
+def at_end(found: Samples) -> bool:
+    """Whether everything in the topic has been read."""
+    lags = found.by("consumer_lag", "partition")
+    return len(lags) == PARTITIONS and not any(lags.values())
 
 
 def assert_same_scores(found: Sequence[Record], expected: Sequence[Record]) -> int:
@@ -214,9 +221,9 @@ def test_a_topic_is_scored_as_if_nobody_had_killed_the_daemon_and_each_alert_has
                     daemon.line("Connected to Kafka")
                 trickle.until((number + 1) * slice_)
                 kill(daemon, moment, rng)
-        trickle.until(EVENTS)
+        trickle.finish()
         with Longwatch(tmp_path, killed) as daemon:
-            daemon.work_until(lambda found: at_end(found, events), "all that the topic holds is scored")
+            daemon.work_until(at_end, "all that the topic holds is scored")
             daemon.work_until(lambda found: found("outbox_pending") == 0, "all alerts are delivered")
             assert daemon.terminate()[0] == 0
         delivered = list(receiver.taken)

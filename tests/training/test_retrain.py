@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fleets import noise, odd_waves, rings
+from tests.fleets import minutes, noise, odd_waves, rings
 from training import retrain as retraining
 from training.history import WINDOW
 from training.inputs import targets
 from training.model import HORIZONS, Forecaster, fingerprint
-from training.prior import load_prior, replay_set
+from training.prior import load_prior, replay_set, tensors_of
 from training.retrain import HELD_BACK, LEAST_STREAMS, REPLAY_MARGIN, RINGS, Outcome, retrain
-from training.synthetic import make_series
+from training.synthetic import Series, make_series
 from training.tbptt import Sequences
 from training.windows import Recorded, from_rings, window_losses
 
@@ -43,13 +43,19 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def held_back(recorded: Recorded) -> Sequences:
-    first, _ = recorded.held_back_windows(RINGS.judge, RINGS.judge_warm_up)
-    return recorded.part(first, RINGS.judge, held_back=True, warm_up=RINGS.judge_warm_up)
+    first, _ = recorded.held_back_windows(WINDOW, RINGS.settle)
+    return recorded.part(first, WINDOW, held_back=True, warm_up=RINGS.settle)
 
 
 def judged_loss(model: Forecaster, value: np.ndarray, masked: np.ndarray | None = None) -> float:
     histories, _ = rings(value, masked)
-    return float(window_losses(model, held_back(from_rings(histories, np.arange(len(value)), HELD_BACK))).mean())
+    windows = held_back(from_rings(histories, np.arange(len(value)), HELD_BACK))
+    return float(window_losses(model, windows, RINGS.settle, RINGS.passes).mean())
+
+
+def replay_of(value: np.ndarray) -> Sequences:
+    """Return lanes [lanes, rows] from their first row to their last."""
+    return tensors_of(Series(minutes(*value.shape), value, np.full(len(value), "odd"), np.zeros(len(value), np.bool_)))
 
 
 # --- Targets and windows ----------------------------------------------------------------------------------------------
@@ -105,6 +111,14 @@ def test_nothing_of_held_back_time_is_in_a_training_window() -> None:
         assert a.mask[RINGS.warm_up :, :, 0].all()
 
 
+def test_states_settle_on_rows_of_the_same_lane_before_held_back_time() -> None:
+    recorded = from_rings(rings(noise(3, ROWS))[0], np.arange(3), HELD_BACK)
+    recorded = recorded._replace(start=np.array([0, 200, 384]), held=np.array([160, 360]), stream=np.arange(2))
+    first = np.array([0, 100, 150, 200, 330])
+    assert recorded.stretch(first, 96).tolist() == [0, 4, 54, 200, 234]
+    assert recorded.stretch(np.array([190]), 160).tolist() == [0]
+
+
 def test_held_back_windows_judge_each_held_back_row_once() -> None:
     start, held = np.array([0, 700, 1000, 1100]), np.array([560, 940, 1040])
     size = len(HORIZONS)
@@ -145,11 +159,21 @@ def test_a_fleet_unlike_anything_before_is_learnt(promoted: Outcome) -> None:
     assert judged_loss(promoted.model, strangers) < judged_loss(load_prior(), strangers) - 0.15
 
 
+def test_the_gain_lasts_far_beyond_the_windows_it_was_learnt_from(promoted: Outcome) -> None:
+    """A lane that has run for long has a state that no short window shows from nothing."""
+    assert promoted.model is not None
+    value = odd_waves(20, 2200, seed=4)
+    whole = replay_of(value)
+    late = whole._replace(mask=whole.mask & (torch.arange(2200) >= 1500)[:, None, None])
+    before, after = (window_losses(model, late, 1, 0).mean() for model in (load_prior(), promoted.model))
+    assert after < before - 0.15
+
+
 def test_what_the_prior_knew_is_not_given_up_for_it(promoted: Outcome) -> None:
     assert promoted.model is not None
     replay = replay_set(np.random.default_rng(99), 300, WINDOW)
     moving = replay.inputs[..., 0].std(dim=0).numpy() > retraining.STILL
-    before, after = (window_losses(model, replay)[moving].mean() for model in (load_prior(), promoted.model))
+    before, after = (window_losses(model, replay, 64, 5)[moving].mean() for model in (load_prior(), promoted.model))
     assert after < before + 2 * REPLAY_MARGIN
 
 
