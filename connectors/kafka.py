@@ -172,12 +172,13 @@ class KafkaSource:
         for code, (partition, records) in enumerate(polled.items()):
             batch.partitions.append(Partition(*partition))
             batch.partition += [code] * len(records)
-            batch.offset += [record.offset for record in records]
-            batch.received += [record.timestamp for record in records]
-            batch.key += [record.key for record in records]
+            offset, received, key, value = zip(*records, strict=True)
+            batch.offset += offset
+            batch.received += received
+            batch.key += key
             # a tombstone has no value: decoding refuses the empty one, with its offset
-            batch.value += [record.value or b"" for record in records]
-            self._next[partition] = records[-1].offset + 1
+            batch.value += [data or b"" for data in value]
+            self._next[partition] = offset[-1] + 1
         return batch
 
     def _check_that_it_moves(self, reader: Reader) -> None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
     AuthorizationError,
@@ -33,6 +32,7 @@ from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect, probe
+from connectors.kafka_records import Record, use_quick_records
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ TOPIC_CHECK_SECONDS = 2.0  # how often to look for a topic that does not exist y
 METADATA_MAX_AGE_MS = 60_000  # new partitions, and topics that fit the pattern, are found in a minute, not in five
 BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
 
-Polled = dict[TopicPartition, list[ConsumerRecord]]
+Polled = dict[TopicPartition, list[Record]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +127,10 @@ class Reader(threading.Thread):
             self._client = KafkaNetClient(**options)
             return self._client
 
-        return KafkaConsumer(
-            **consumer_options(settings), kafka_client=make_client, bootstrap_timeout_ms=BOOTSTRAP_MS
-        )
+        options = consumer_options(settings)
+        consumer = KafkaConsumer(**options, kafka_client=make_client, bootstrap_timeout_ms=BOOTSTRAP_MS)
+        use_quick_records(consumer)
+        return consumer
 
     def _subscribe(self, consumer: KafkaConsumer) -> None:
         settings = self._settings

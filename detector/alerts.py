@@ -23,6 +23,7 @@ LEAST_THRESHOLD_SINGLE = 3.0  # the score's own anchor for one feature: see scor
 REFRACTORY_MANY, REFRACTORY_SINGLE = 60, 30  # calm events after which an incident is over
 RECENT = 0b11111  # confirmation: two of the last five events ...
 CLEAR = 0.3  # ... or one that is above the threshold by a factor of two
+CLAIM = 4.0  # a threshold of "once in 1,000" is not for a stream younger than a quarter of that
 FLARE = 0.5  # what flares up in an incident must top its peak by a factor of three
 
 
@@ -72,6 +73,7 @@ def watch(
     over = (
         v.score > v.threshold
         and not v.warming
+        and v.threshold <= math.log10(CLAIM * max(s.events, 1))
         and not s.muted
         and deviation * direction >= 0.0
         and abs(deviation) >= least_absolute

@@ -110,6 +110,8 @@ class Daemon:
         self._http.start()
         self.metrics.set_model(self._engine.version, self._model.cell, self._registry.trained_at(self._stored_model))
         self._checkpoint()
+        gc.collect()
+        gc.freeze()  # torch and numba: to look through them again and again took a sixth of all CPU time
         self._notifier.ready("scoring")
         source = self._settings.source
         place = ", ".join(source.paths) if source.type == "file" else self._settings.kafka.bootstrap_servers

@@ -302,7 +302,7 @@ def _trouble(headers: Mapping[str, str], body: bytes) -> str:
 
 SPIKES = 0.4, 0.65  # where they are, as shares of the rows: by then every stream has been judged for a while
 SHIFT_AT, SHIFT_ROWS = 0.75, 60  # where the level shifts, as a share of the rows, and for how long
-ONSET = 5  # rows of a shift that are new: what follows is the new level
+ONSET = 2  # rows of a shift that are a surprise: after them the network expects the new level
 
 
 class Fleet(NamedTuple):

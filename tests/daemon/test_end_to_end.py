@@ -46,7 +46,7 @@ EVENTS = STREAMS * ROWS
 METRICS = (
     "events", "events_rejected", "score", "alerts", "alerts_firing", "streams", "streams_evicted", "batch_events",
     "step_seconds", "end_to_end_latency_seconds", "consumer_lag", "checkpoint_seconds",
-    "last_checkpoint_timestamp_seconds", "retrain", "retrain_seconds", "training_loss", "gradient_norm", "model",
+    "last_checkpoint_timestamp_seconds", "retrain", "retrain_seconds", "training_loss", "gradient_norm", "model_info",
     "model_trained_timestamp_seconds", "webhook_deliveries", "outbox_pending", "device_memory_bytes",
 )  # fmt: skip
 
@@ -318,7 +318,7 @@ def test_every_metric_of_the_design_is_served_and_known_labels_start_at_zero(don
     assert set(begun.by("webhook_deliveries_total", "outcome")) == {"delivered", "retried", "failed", "dropped"}
     for name in ("alerts_total", "events_rejected_total", "retrain_total", "webhook_deliveries_total", "events_total"):
         assert begun.sum(name) == 0
-    (model,) = families["longwatch_model"].samples
+    (model,) = families["longwatch_model_info"].samples
     assert model.labels == {"version": done.scores[0]["model_version"], "cell": "lstm"}
     labels = {label for family in families.values() for sample in family.samples for label in sample.labels}
     assert "stream" not in labels, "no label carries a stream's name"

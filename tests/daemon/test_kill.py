@@ -199,7 +199,7 @@ def test_a_topic_is_scored_as_if_nobody_had_killed_the_daemon_and_each_alert_has
             "kafka.bootstrap_servers": broker.bootstrap,
             "kafka.topics": [events],
             "kafka.group_id": f"{name}-{events}",
-            "kafka.session_timeout_seconds": 6,
+            "kafka.session_timeout_seconds": 3 if broker.kind == "tansu" else 10,
             "kafka.alerts_topic": "",
             "kafka.dead_letter_topic": "",
             "state.directory": str(tmp_path / name),

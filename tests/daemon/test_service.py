@@ -1,0 +1,299 @@
+"""The daemon as a service: what it tells systemd and people, whom it waits for, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kafka import KafkaProducer
+
+from tests.brokers import CHECKOUT, Broker
+from tests.daemon.support import (
+    PATIENCE,
+    RUN_RETRAINING,
+    START,
+    STEP,
+    Longwatch,
+    Samples,
+    by_place,
+    make_fleet,
+    open_producer,
+    read_lines,
+    read_topic,
+    until,
+)
+from tests.fleets import odd_waves
+
+STOP_SECONDS = 10.0
+
+STDIN = {"source.type": "file", "source.paths": ["-"], "training.enabled": False}
+
+
+# -- systemd -----------------------------------------------------------------------------------------------------------
+
+
+def test_systemd_hears_of_a_life_from_ready_to_stopping_with_a_watchdog_that_is_fed_while_idle(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE)
+        deadline = 4.0  # s that systemd waits for a sign of life
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": str(round(deadline * 1e6))}
+        settings = STDIN | {"state.directory": str(tmp_path / "state")}
+        with Longwatch(tmp_path, settings, environ=environ, stdin=subprocess.PIPE) as daemon:
+            assert manager.recv(1000).startswith(b"READY=1\n")
+            beats = []
+            while len(beats) < 3:
+                assert manager.recv(1000) == b"WATCHDOG=1"
+                beats.append(time.monotonic())
+            assert max(after - before for before, after in itertools.pairwise(beats)) < deadline
+            status, seconds = daemon.terminate()
+            assert status == 0
+            assert seconds < STOP_SECONDS
+            messages = [manager.recv(1000)]
+            while b"STOPPING=1" not in messages[-1]:
+                messages.append(manager.recv(1000))
+
+
+# -- what it refuses ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("kafka.bootstrap_server=a:9092", "did you mean kafka.bootstrap_servers"),
+        ("state.checkpoint_interval_seconds=-1", "state.checkpoint_interval_seconds"),
+        ("http.port=many", "http.port"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_exit_2(option: str, told: str) -> None:
+    command = [sys.executable, "-m", "detector.cli", "run", "--set", option]
+    found = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert found.returncode == 2
+    (line,) = found.stderr.splitlines()
+    assert line.startswith("longwatch: ")
+    assert told in line
+
+
+def assert_refused(daemon: Longwatch, *told: str) -> None:
+    """Check that it ended with 1 and that its last word, one line, says why."""
+    assert daemon.wait() == 1
+    last = daemon.log.splitlines()[-1]
+    assert last.startswith("longwatch: ")
+    assert all(part in last for part in told), last
+    assert "Traceback" not in daemon.log
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Longwatch]:
+    """A daemon whose standard input says nothing."""
+    folder = tmp_path_factory.mktemp("idle")
+    with Longwatch(folder, STDIN | {"state.directory": str(folder / "state")}, stdin=subprocess.PIPE) as daemon:
+        daemon.line("running on")
+        yield daemon
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path, idle: Longwatch) -> None:
+    taken = int(idle.line(r"served on http://127\.0\.0\.1:(\d+)/")[1])
+    settings = STDIN | {"state.directory": str(tmp_path / "state"), "http.port": taken}
+    with Longwatch(tmp_path, settings) as daemon:
+        assert_refused(daemon, "http.port", str(taken), "in use")
+
+
+def test_a_state_directory_in_use_is_refused(tmp_path: Path, idle: Longwatch) -> None:
+    with Longwatch(tmp_path, STDIN | {"state.directory": idle.settings["state.directory"]}) as daemon:
+        assert_refused(daemon, "in use by another longwatch", str(idle.process.pid), "state.directory")
+    assert idle.get("/livez")[0] == 200
+
+
+def test_a_damaged_state_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    damaged = os.urandom(4096)
+    (state / "state.db").write_bytes(damaged)
+    with Longwatch(tmp_path, STDIN | {"state.directory": str(state)}) as daemon:
+        assert_refused(daemon, str(state), "damaged or not longwatch's", "move it away")
+    assert (state / "state.db").read_bytes() == damaged
+
+
+def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    with sqlite3.connect(state / "state.db") as foreign:
+        foreign.execute("CREATE TABLE recipes (name TEXT)")
+        foreign.execute("INSERT INTO recipes VALUES ('borscht')")
+    foreign.close()
+    with Longwatch(tmp_path, STDIN | {"state.directory": str(state)}) as daemon:
+        assert_refused(daemon, str(state), "another program", "move it away")
+    assert sqlite3.connect(state / "state.db").execute("SELECT name FROM recipes").fetchall() == [("borscht",)]
+
+
+# -- brokers that come and go ------------------------------------------------------------------------------------------
+
+STREAMS, ROWS, PARTITIONS = 20, 500, 2
+FLEET = make_fleet(STREAMS, ROWS, seed=7)
+
+
+def produce(producer: KafkaProducer, topic: str, rows: range) -> None:
+    for row in rows:
+        for stream in range(STREAMS):
+            producer.send(topic, FLEET.record(row, stream), FLEET.names[stream].encode(), partition=stream % PARTITIONS)
+    producer.flush(timeout=PATIENCE)
+
+
+def kafka_settings(broker: Broker, folder: Path) -> dict[str, Any]:
+    """Return settings of a daemon that takes small bites, so that it is at work for a while."""
+    return {
+        "kafka.bootstrap_servers": broker.bootstrap,
+        "kafka.topics": ["events"],
+        "kafka.group_id": folder.name,
+        "kafka.max_poll_records": 10,
+        "kafka.scores_topic": "scores",
+        "kafka.alerts_topic": "alerts",
+        "kafka.dead_letter_topic": "",
+        "state.directory": str(folder / "state"),
+        "state.checkpoint_interval_seconds": 0.5,
+        "training.enabled": False,
+    }
+
+
+def make_topics(broker: Broker) -> None:
+    for name, partitions in (("scores", 1), ("alerts", 1), ("events", PARTITIONS)):
+        broker.create_topic(name, partitions)
+
+
+@pytest.mark.kafka
+def test_it_waits_for_its_broker_and_an_outage_in_the_middle_loses_nothing(tmp_path: Path, own_broker: Broker) -> None:
+    with Longwatch(tmp_path, kafka_settings(own_broker, tmp_path)) as daemon:
+        daemon.line("No Kafka broker yet .* not reachable")
+        assert daemon.get("/livez")[0] == 200
+        assert daemon.get("/readyz") == (503, "waiting for partitions\n")
+
+        own_broker.start()
+        make_topics(own_broker)
+        producer = open_producer(own_broker)
+        produce(producer, "events", range(ROWS))
+        daemon.work_until(lambda found: found("events_scored_total") > 0, "the broker that came is used")
+        assert daemon.get("/readyz")[0] == 200
+
+        own_broker.stop()
+        begun = time.monotonic()
+        before = daemon.metrics()("events_scored_total")
+        assert before < STREAMS * ROWS, "the outage came in the middle"
+        while time.monotonic() < begun + 10:
+            assert daemon.get("/livez")[0] == 200
+            time.sleep(0.5)
+        own_broker.start()
+        samples = daemon.work_until(lambda found: found("events_scored_total") >= STREAMS * ROWS, "all is scored")
+        producer.close(timeout=10)
+        assert daemon.terminate()[0] == 0
+
+    scores = [json.loads(record.value) for record in read_topic(own_broker, "scores")]
+    assert len(scores) == len(by_place(scores)) == STREAMS * ROWS, "none lost, and none twice without a crash"
+    assert samples("events_late_total") == samples("events_duplicate_total") == 0
+
+
+@pytest.mark.kafka
+def test_without_a_broker_it_stops_in_time_and_at_once_when_asked_twice(tmp_path: Path, own_broker: Broker) -> None:
+    own_broker.start()
+    make_topics(own_broker)
+    producer = open_producer(own_broker)
+    produce(producer, "events", range(ROWS))
+    producer.close(timeout=10)
+    folders = tmp_path / "patient", tmp_path / "hurried"
+    for folder in folders:
+        folder.mkdir()
+    patient, hurried = (Longwatch(folder, kafka_settings(own_broker, folder)) for folder in folders)
+    with patient, hurried:
+        for daemon in (patient, hurried):
+            daemon.work_until(lambda found: found("events_scored_total") > 0, "it is at work")
+        own_broker.stop()
+        for daemon in (patient, hurried):
+            assert daemon.metrics()("events_scored_total") < STREAMS * ROWS, "it was in the middle"
+        began = time.monotonic()
+        patient.process.send_signal(signal.SIGTERM)
+        hurried.process.send_signal(signal.SIGTERM)
+        hurried.line(" stopping$")
+        assert hurried.process.poll() is None
+        status, seconds = hurried.terminate()
+        assert status == -signal.SIGTERM
+        assert seconds < 1
+        assert patient.wait() == 0
+        assert time.monotonic() - began < STOP_SECONDS
+        patient.line("will be scored again")
+        assert "Traceback" not in patient.log
+
+
+# -- learning ----------------------------------------------------------------------------------------------------------
+
+LEARNERS, LEARNER_ROWS = 40, 3_000  # at 40 rows a second: far more than is ever read
+
+
+@pytest.mark.timeout(240)
+def test_scoring_goes_on_while_it_retrains_and_a_new_model_survives_kill_9(tmp_path: Path) -> None:
+    events = tmp_path / "events.csv"
+    values = odd_waves(LEARNERS, LEARNER_ROWS)
+    with events.open("w") as file:
+        file.write("timestamp,stream,value\n")
+        for row in range(LEARNER_ROWS):
+            file.writelines(f"{START + row * STEP},lane-{n},{values[n, row]:.6g}\n" for n in range(LEARNERS))
+    settings = {
+        "source.type": "file",
+        "source.paths": [str(events)],
+        "source.speed": 40 * STEP,
+        "state.directory": str(tmp_path / "state"),
+        "state.checkpoint_interval_seconds": 0.5,
+        "output.scores_file": str(tmp_path / "scores.jsonl"),
+        "training.budget_seconds": 4,
+        "compute.threads": 1,
+    }
+    counted: list[tuple[float, float]] = []
+
+    def swapped(found: Samples) -> bool:
+        counted.append((time.monotonic(), found("events_scored_total")))
+        assert found("retrain_total", outcome="failed") == 0
+        return found("retrain_total", outcome="promoted") > 0
+
+    with Longwatch(tmp_path, settings, program=RUN_RETRAINING) as daemon:
+        samples = daemon.work_until(swapped, "a better model is promoted", seconds=90)
+        ended = time.monotonic()
+        model = version(samples)
+        assert samples("model_trained_timestamp_seconds") > 0
+        done = samples("events_scored_total")
+        daemon.work_until(lambda found: found("events_scored_total") > done + 400, "scoring with the new model")
+        daemon.kill()
+    first = daemon.line(r"model (\w+)$")[1]
+    assert model != first
+
+    seconds = float(daemon.line(r"retraining promoted after ([\d.]+) s")[1])
+    during = [scored for at, scored in counted if ended - seconds < at <= ended]
+    moved = [at for (at, scored), (_, before) in zip(counted[1:], counted, strict=False) if scored > before]
+    pauses = [b - a for a, b in itertools.pairwise(moved) if b > ended - seconds]
+    assert during[-1] - during[0] > 0.5 * 40 * LEARNERS * seconds, f"{during[-1] - during[0]} in {seconds} s"
+    assert max(pauses) < seconds / 2, f"scoring paused {max(pauses):.1f} s of a retraining of {seconds:.1f} s"
+
+    with Longwatch(tmp_path, settings | {"training.enabled": False}) as daemon:
+        assert daemon.line(r"going on\); model (\w+)$")[1] == model
+        samples = daemon.work_until(lambda found: found("events_scored_total") > 400, "scoring goes on")
+        assert version(samples) == model
+        assert daemon.terminate()[0] == 0
+    scores = read_lines(tmp_path / "scores.jsonl")
+    assert [record["offset"] for record in scores] == list(range(len(scores)))
+    versions = [record["model_version"] for record in scores]
+    assert [name for name, _ in itertools.groupby(versions)] == [first, model], "from one event on, and never back"
+
+
+def version(samples: Samples) -> str:
+    (found,) = (s for s in samples.families["longwatch_model_info"].samples if s.value == 1)
+    return found.labels["version"]
