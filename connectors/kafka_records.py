@@ -89,7 +89,7 @@ def _unpacked(tp: TopicPartition, batch: Any) -> Iterator[Record]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _varint(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
+def _varint(data: NDArray[np.uint8], at: int) -> tuple[Any, int]:
     """Return the zigzag varint at a position, and the position after it; -1 where it does not end."""
     bits = np.uint64(0)
     for k in range(10):
@@ -99,7 +99,7 @@ def _varint(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
         at += 1
         bits |= np.uint64(byte & 0x7F) << np.uint64(7 * k)
         if byte < 0x80:
-            return int(bits >> np.uint64(1)) ^ -int(bits & np.uint64(1)), at
+            return np.int64(bits >> np.uint64(1)) ^ -np.int64(bits & np.uint64(1)), at
     return 0, -1
 
 

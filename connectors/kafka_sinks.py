@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -23,7 +24,7 @@ MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024  # the client itself has no bound: above 
 RECORD_BYTES = 500  # what a record costs in memory beside its value: key, headers and the client's own objects
 MAX_DEAD_LETTER_BYTES = 900_000  # brokers refuse records over 1 MiB by default, and headers count
 METADATA_SECONDS = 15.0  # how long a topic may take to appear: brokers make it on the first question, or never
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 2.0  # a daemon that stops has 3 s for this
 
 Headers = list[tuple[str, bytes]]
 
@@ -74,26 +75,29 @@ class KafkaWriter:
 
     def flush(self) -> None:
         """Return when the brokers have all that was sent; KafkaConnectorError where they have not, or not in time."""
+        self._flush(self.settings.delivery_timeout_seconds + CLOSE_SECONDS)  # the producer gives records up before
+
+    def close(self) -> None:
+        """Let go, after CLOSE_SECONDS at most: what must not be lost is flushed before. A second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._flush(CLOSE_SECONDS)
+        finally:
+            if self._producer is not None:
+                with contextlib.suppress(KafkaError):  # it flushes again what has just been given up
+                    self._producer.close(timeout=CLOSE_SECONDS if self._failure is None else 0)
+
+    def _flush(self, seconds: float) -> None:
         if self._producer is not None and self._unflushed_bytes and self._failure is None:
-            seconds = self.settings.delivery_timeout_seconds
             try:
-                self._producer.flush(timeout=seconds + CLOSE_SECONDS)  # the producer gives records up after `seconds`
+                self._producer.flush(timeout=seconds)
             except KafkaError as error:
                 self._failed("", error)
         self._unflushed_bytes = 0
         if self._failure is not None:
             raise self._failure
-
-    def close(self) -> None:
-        """Flush and let go. A second time does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self.flush()
-        finally:
-            if self._producer is not None:
-                self._producer.close(timeout=CLOSE_SECONDS if self._failure is None else 0)
 
     def _failed(self, topic: str, error: BaseException) -> None:
         """Keep the first failure; called on the producer's thread, too."""

@@ -167,6 +167,7 @@ def _MENDABLE() -> tuple[type[Exception], ...]:  # noqa: N802
     from connectors.lines import FileError  # noqa: PLC0415
     from connectors.outbox import OutboxError  # noqa: PLC0415
     from detector.store import StateError  # noqa: PLC0415
+    from detector.train_command import TrainError  # noqa: PLC0415
     from training.model import ModelError  # noqa: PLC0415
     from training.registry import RegistryError  # noqa: PLC0415
 

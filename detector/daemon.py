@@ -7,6 +7,7 @@ undisturbed run would have given.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import signal
@@ -33,6 +34,7 @@ from detector.store import SqliteStore
 from detector.telling import describe
 from training.model import Forecaster
 from training.registry import About, Registry
+from training.retrain import MOST_LANES
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Daemon:
         self._offsets = {Partition(topic, number): at for topic, number, at in meta["offsets"]} if meta else {}
         self._model: Forecaster = model
         device = device_of(settings)
+        torch.set_num_threads(1)  # retraining gains nothing from more, and they would fight with the scans
         self._clock = _StageClock(self.metrics)
         self._engine = Engine(model, engine_settings(settings), device, self._store.load, self._clock.ends)
         self._decoder = Decoder(settings.decode)
@@ -81,6 +84,7 @@ class Daemon:
             self._sinks.restore(meta["sinks"])
         self._source = make_source(settings, self._decoder, self._offsets, self._on_assigned, self._on_revoked)
         self._retrainer = Retrainer()
+        self._retrainings = 0
         self._retrained_at = self._checkpoint_at = time.monotonic()
         self._lag_due = 0.0  # monotonic, s
         self._told_moved: set[str] = set()
@@ -310,8 +314,10 @@ class Daemon:
         due = time.monotonic() - self._retrained_at >= training.interval_seconds
         if training.enabled and due and not self._retrainer.running:
             self._retrained_at = time.monotonic()
-            histories, stream = self._engine.histories()
-            self._retrainer.start(self._model, histories, stream, self._settings.compute.seed, training.budget_seconds)
+            seed = self._settings.compute.seed + self._retrainings
+            self._retrainings += 1
+            histories, stream = self._engine.histories(MOST_LANES, seed)
+            self._retrainer.start(self._model, histories, stream, seed, training.budget_seconds)
 
     def _swap(self, model: Forecaster, about: About) -> None:
         """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""

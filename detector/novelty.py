@@ -21,6 +21,8 @@ SWEEP = 32  # events between two sweeps that drop what is too old and measure th
 TICK = 8  # events a stamp counts: 16 bits then reach far beyond any memory's length
 ROUND = 0xFFFF  # stamps go round in 16 bits; 0 marks an empty cell
 FRACTION = 65536.0  # positions inside a cell
+COARSE = 16  # cells: where all that is remembered lies in fewer, one wild value had stretched the grid
+QUIET = 50  # events after a fresh start in which nothing counts as new, as at a stream's beginning
 DAMPING_DECAY = 2.0 ** (-1.0 / 300.0)  # half-life 300 events: a burst raises its own bar, and not for long
 
 MEMORY = np.dtype(
@@ -32,6 +34,7 @@ MEMORY = np.dtype(
         ("low", np.float64),  # range of what is remembered
         ("high", np.float64),
         ("highest", np.float64),  # H: decayed maximum of the novelties, for damping
+        ("quiet", np.int64),  # events until novelties count again
         ("stamp", np.uint16, CELLS),
         ("place", np.uint16, CELLS),
     ],
@@ -119,8 +122,12 @@ def _sweep(m: Record, reach: int) -> None:
                 if first < 0:
                     first = k
                 last = k
-    if first >= 0:
-        m.low, m.high = _value(m, first), _value(m, last)
+    if first < 0:
+        return
+    m.low, m.high = _value(m, first), _value(m, last)
+    if last - first < COARSE:  # a cell keeps one value, so these few would make everything new: begin again
+        m.events, m.width, m.quiet = 1, 0.0, QUIET
+        m.stamp[:] = 0
 
 
 @numba.njit(nogil=True, cache=True)
@@ -133,10 +140,15 @@ def gap(m: Record, value: float, reach: int, young: bool) -> float:
     m.events += 1
     if young or m.events == 1:
         return 0.0
+    if m.quiet > 0:
+        m.quiet -= 1
+        return 0.0
     if m.width == 0.0:
         return 0.0 if value == m.first else 1.0
     if m.events % SWEEP == 0:
         _sweep(m, reach)
+        if m.width == 0.0:
+            return 0.0
     home = min(max(int(min(max((value - m.origin) / m.width, -1.0), CELLS + 1.0)), 0), CELLS - 1)
     best = math.inf
     for k in range(CELLS):

@@ -45,6 +45,8 @@ from training.kernels import FREEDOM, LOCATION, LOG_SCALE
 AHEAD = 9  # a forecast made on arrival of event t for the tenth event after t-1 waits nine arrivals
 SMOOTHING, SLOW_SMOOTHING = 0.3, 0.03  # weights of the smoothed error and of the slow ten-step error
 LEAST_UNIT_MANY, LEAST_UNIT_SINGLE = 0.002, 0.0004  # of the lane's range: an error below is never an event
+RANGE_EVENTS = 50_000  # the lane's range is of the last one to two times so many: wild values must not own it for ever
+STRETCH = 10.0  # ... nor one of them at once: a value widens the range by at most so many times itself
 BAND_WARMUP_DEVIATIONS = 2.58  # until errors have a unit the band is the normal distribution's 99 %
 
 SINGLE_LIMIT = 6.0  # a lone jump in an otherwise constant feature is the typical false alarm
@@ -72,6 +74,10 @@ LANE_SCORE = np.dtype(
         ("smoothed", np.float64),
         ("slow", np.float64),
         ("unit", UNIT),  # of the one-step error
+        ("low", np.float64),  # range of the values since the last turn of RANGE_EVENTS ...
+        ("high", np.float64),
+        ("former_low", np.float64),  # ... and between the last two
+        ("former_high", np.float64),
     ],
     align=True,
 )
@@ -225,7 +231,13 @@ def measure(
         out.lower, out.upper = expected - band, expected + band
 
         row = many_row[j]
-        span = high - low
+        if r.events % RANGE_EVENTS == 0:
+            r.former_low, r.former_high = (x, x) if r.events == 0 else (r.low, r.high)
+            r.low, r.high = math.inf, -math.inf
+        span = max(r.high, r.former_high) - min(r.low, r.former_low)
+        reach = STRETCH * span if span > 0.0 else math.inf
+        r.low = min(r.low, max(x, min(r.low, r.former_low) - reach))
+        r.high = max(r.high, min(x, max(r.high, r.former_high) + reach))
         if row < 0:
             out.tail = min(-math.log10(max(_tail_probability(abs(t), nu, log_beta), 1e-12)), 12.0)
             out.units = in_units(r.unit, r.events, abs(error), LEAST_UNIT_SINGLE * span, True)

@@ -55,7 +55,7 @@ class ModelSettings(Section):
 
     cell: Literal["lstm"] = Field("lstm", description="The recurrent cell.")
     hidden_size: int = Field(
-        48, ge=1, le=1024, description="Width of the hidden state; other than 48 needs a trained model in directory."
+        48, ge=1, le=1024, description="Width of the hidden state; 48 is what the prior that ships has."
     )
     layers: int = Field(1, description="Recurrent layers; one is what there is.")
     directory: str = Field(
@@ -81,8 +81,8 @@ class ModelSettings(Section):
         shipped = ModelSettings.model_fields["hidden_size"].default
         if self.hidden_size != shipped and not self.directory:
             raise ValueError(
-                f"model.hidden_size is {self.hidden_size}, the prior that ships has {shipped}: train a model of that "
-                "size with `longwatch train` and name its directory in model.directory"
+                f"model.hidden_size is {self.hidden_size}, the prior that ships has {shipped}: leave it at "
+                f"{shipped}, or name a directory in model.directory that holds a model of that size"
             )
         return self
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -86,6 +87,7 @@ def train_files(
     progress: show bars where standard error is a terminal. now: Unix time, s.
     Raises FileError, TrainError, ModelError and RegistryError.
     """
+    torch.set_num_threads(1)  # more are slower at this size
     hidden = None if progress else True
     champion = first_model(settings)
     parent = fingerprint(champion)

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from kafka import KafkaProducer
 
@@ -32,7 +31,6 @@ from tests.daemon.support import (
     open_producer,
     read_lines,
     read_topic,
-    until,
 )
 from tests.fleets import odd_waves
 
