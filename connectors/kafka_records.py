@@ -43,9 +43,7 @@ class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-py
             return
         while (batch := records.next_batch()) is not None:
             if self.check_crcs and not batch.validate_crc():
-                raise CorruptRecordError(
-                    f"{tp.topic}/{tp.partition}: the batch at offset {batch.base_offset} fails its CRC"
-                )
+                raise _corrupt(tp, batch.base_offset)
             if batch.magic < 2:  # written before Kafka 0.11
                 for slow in batch:
                     if self.check_crcs and not slow.validate_crc():

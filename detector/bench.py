@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -30,6 +31,7 @@ from training.model import Forecaster
 
 BATCH = 10_000  # events of a micro-batch, lanes of a bare step
 ROUNDS, QUICK_ROUNDS = 5, 3
+INGEST_ROUNDS, QUICK_INGEST_ROUNDS = 3, 1  # processes start in each
 STREAMS, QUICK_STREAMS = 10_000, 1_000
 TEMPLATES = 200  # streams that see a past; all others begin as copies of them
 PAST = 600  # events before the clock starts: the warm-up of a stream of many features is 210
@@ -83,7 +85,7 @@ def run_bench(settings: Settings, kafka: str, *, quick: bool) -> None:
     contenders = [
         Contender(f"bare torch LSTM, batch {BATCH:,}", "lane-steps", lambda: bare_lstm(model, device, steps)),
         Contender("compiled kernel alone, 1 thread", "lane-steps", lambda: bare_kernel(model, steps)),
-        *(Contender(fleet.name, "observations", lambda fleet=fleet: fleet.turn(steps)) for fleet in fleets),  # type: ignore[misc]  # mypy knows no default in a lambda
+        *(Contender(fleet.name, "observations", partial(fleet.turn, steps)) for fleet in fleets),
     ]
     results = _in_turns(contenders, rounds)
     _print_rates(contenders, results)
@@ -109,7 +111,7 @@ def run_bench(settings: Settings, kafka: str, *, quick: bool) -> None:
             Contender("bare kafka-python poll loop", "events", lambda: Timing(*ingest.turn("poll"))),
             Contender("daemon, broker to alert", "events", lambda: Timing(*ingest.turn("daemon"))),
         ]
-        results = _in_turns(contenders, QUICK_ROUNDS)
+        results = _in_turns(contenders, QUICK_INGEST_ROUNDS if quick else INGEST_ROUNDS)
     _print_rates(contenders, results)
     _print_ratio("daemon / bare poll loop", results[1], results[0], INGEST_GOAL)
 

@@ -170,7 +170,7 @@ class _Tally:
 
 
 def _daemon(settings: Settings, watch: Stopwatch) -> None:
-    from detector.assembly import Sinks  # noqa: PLC0415 - the bare loop's process stays free of torch and numba
+    from detector.assembly import Sinks  # noqa: PLC0415 - the bare loop's process stays free of torch
     from detector.daemon import Daemon  # noqa: PLC0415
 
     tally = _Tally(watch)

@@ -181,6 +181,7 @@ def _MENDABLE() -> tuple[type[Exception], ...]:  # noqa: N802
         OutboxError,
         RegistryError,
         StateError,
+        TrainError,
     )
 
 

@@ -283,7 +283,9 @@ def judge_many(
     square = slow_square = surprise = 0.0
     for i in range(count):
         u = measured[i].units if few else min(measured[i].units, second + SINGLE_LIMIT)
-        c = u * u + (SUBSPACE_WEIGHT * residual[i]) ** 2
+        c = u * u
+        if not few:
+            c += (SUBSPACE_WEIGHT * residual[i]) ** 2
         measured[i].contribution = c
         square += c
         slow_square += measured[i].slow_units ** 2

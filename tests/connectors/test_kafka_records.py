@@ -123,7 +123,7 @@ def test_malformed_records_are_refused_or_stay_within_the_batch(data, records):
         found, *_ = read(_QuickRecords, bytes(whole), check_crcs=False)
     except CorruptRecordError:
         return
-    assert len(found) == len(records)
+    assert len(found) <= len(records)  # a changed offset may lie before the one asked for
     assert all(len(field or b"") <= len(whole) for record in found for field in record[2:])
 
 

@@ -230,6 +230,7 @@ def test_without_a_broker_it_stops_in_time_and_at_once_when_asked_twice(tmp_path
         assert patient.wait() == 0
         assert time.monotonic() - began < STOP_SECONDS
         patient.line("will be scored again")
+        print(patient.log)
         assert "Traceback" not in patient.log
 
 

@@ -14,6 +14,7 @@ from detector.scoring import (
     LANE_SCORE,
     MANY_SCORE,
     MEASURED,
+    RANGE_EVENTS,
     SINGLE_LIMIT,
     _tail_probability,
     measure,
@@ -125,17 +126,29 @@ def test_a_slow_drift_from_the_ten_step_forecast_shows_where_single_steps_do_not
     assert np.quantile(units[500:1400], 0.95) < 1.1
 
 
-def test_one_wild_value_does_not_silence_a_lane_for_good() -> None:
-    """The least unit is a share of the lane's range, so the range must forget."""
-    rng = np.random.default_rng(4)
-    values = 100 + rng.standard_normal(14_000)
-    values[2000], values[13_900] = 1e12, 160.0
-    frames_of = {"quiet": values.copy(), "wild": values}
-    frames_of["quiet"][2000] = 100.0
+@pytest.mark.parametrize("wild", [1e3, 1e12, 1e30])
+def test_one_wild_value_does_not_silence_a_lane(wild: float) -> None:
+    """The least unit is a share of the lane's range, which no single value may own."""
+    values = 100 + np.random.default_rng(4).standard_normal(4000)
+    values[3900] = 120.0
+    disturbed = values.copy()
+    disturbed[2000] = wild
 
     for many in (False, True):
-        quiet, wild = (run_lane(v, many=many) for v in frames_of.values())
-        assert wild["units"][13_900] == pytest.approx(quiet["units"][13_900], rel=0.2)
+        units = run_lane(disturbed, many=many)["units"]
+        assert units[2000] == UNIT_LIMIT
+        assert units[3900] == pytest.approx(run_lane(values, many=many)["units"][3900], rel=0.2)
+
+
+def test_a_range_that_many_wild_values_stretched_is_forgotten() -> None:
+    values = 100 + np.random.default_rng(4).standard_normal(2 * RANGE_EVENTS + 5000)
+    values[1000:1100:10] = 1e9
+    values[[30_000, -100]] = 150.0
+
+    units = run_lane(values, many=True)["units"]
+
+    assert units[30_000] < 1.0
+    assert units[-100] > 3.0
 
 
 def run_lane(values: np.ndarray, *, many: bool) -> np.ndarray:
@@ -172,7 +185,7 @@ def test_contributions_name_the_guilty_feature_and_sum_to_one(model: Forecaster,
     assert (total[UNIT_WARMUP + 5 :] > 0).mean() > 0.99
     for row, feature in guilty.items():
         assert share[row].argmax() == feature
-        assert share[row, feature] > (0.5 if features < 25 else 0.3)
+        assert share[row, feature] > 0.25  # a feature alone may say only so much: scoring.SINGLE_LIMIT
         assert outcome.score[row] > 2.0
 
 
@@ -193,8 +206,9 @@ def test_one_wild_feature_alone_counts_only_so_much_more_than_its_fellows(model:
 # --- Whole families ---------------------------------------------------------------------------------------------------
 
 
-def flat_line(value: np.ndarray, row: int, length: int) -> None:
-    value[row : row + length] = value[row]
+def dead(value: np.ndarray, row: int, length: int) -> None:
+    """A flat line at 0, as of a source that died. (One at a usual level is not seen: it is well predicted.)"""
+    value[row : row + length] = 0.0
 
 
 def level_shift(value: np.ndarray, row: int, length: int) -> None:
@@ -220,7 +234,7 @@ KINDS = [
     (dip, 1, 0.97, 0.95),
     (level_shift, 24, 0.9, 0.9),
     (wrong_phase, 24, 0.75, 0.8),
-    (flat_line, 48, 0.5, 0.5),
+    (dead, 24, 0.9, 0.98),
 ]
 
 
