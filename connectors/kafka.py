@@ -56,6 +56,7 @@ class KafkaSource:
         self._paused = False
         self._held: deque[Polled] = deque()  # taken from the reader, but paused before they were handed out
         self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to hand out
+        self._left: dict[TopicPartition, int] = {}  # partitions that were let go or lost: likewise, as of then
         self._end: dict[TopicPartition, int] = {}  # where each ended when it was assigned; fetching knows better later
         self._commit_failed = False
 
@@ -210,16 +211,18 @@ class KafkaSource:
 
     def _forget(self, partitions: Iterable[TopicPartition]) -> None:
         for partition in partitions:
-            self._next.pop(partition, None)
+            if (reached := self._next.pop(partition, None)) is not None:
+                self._left[partition] = reached
             self._end.pop(partition, None)
             for polled in self._held:
                 polled.pop(partition, None)
 
     def _place(self, known: dict[TopicPartition, int | None], *, refused: bool = False) -> None:
-        """Seek each partition to the offset known here, else to the group's committed one, else by auto_offset_reset.
+        """Seek each partition to the offset known here, else to the committed one, else by auto_offset_reset.
 
-        An offset outside of what the broker holds is told and moved to the nearest that it holds; one beyond the end
-        only once a fetch from there was `refused`, for the end may be moving.
+        A partition that comes back goes on where it was left, if nobody has committed more since. An offset outside of
+        what the broker holds is told and moved to the nearest that it holds; one beyond the end only once a fetch from
+        there was `refused`, for the end may be moving.
         """
         consumer = self._reader.consumer if self._reader is not None else None
         if consumer is None:
@@ -232,8 +235,10 @@ class KafkaSource:
             for partition in partitions:
                 if partition not in wanted:
                     committed = consumer.committed(partition, timeout_ms=ANSWER_MS)
-                    if committed is not None:
-                        wanted[partition] = committed, "committed offset"
+                    # what was lost was not committed: without others' progress since, it goes on where it was
+                    reached = self._left.get(partition)
+                    if committed is not None or reached is not None:
+                        wanted[partition] = max(committed or 0, reached or 0), "committed offset"
         except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
             # a known offset is taken as it is, others stay without: polling will ask again for what is not right
             log.warning("Kafka does not say which offsets it holds (%s: %s)", type(error).__name__, error)

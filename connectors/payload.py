@@ -160,3 +160,30 @@ def shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
         return f"an integer of {value.bit_length()} bits"
     return "null" if value is None else str(value).lower()
+
+
+def number_of(feature: str, value: object) -> float:
+    """Return a feature's value; raises a refusal where it is not a finite number."""
+    try:
+        if type(value) is str:
+            # float() would also take digits of other scripts, and underscores between them
+            number = float(value) if value.isascii() and "_" not in value else math.nan
+        elif type(value) is int or type(value) is float:
+            number = float(value)
+        else:
+            number = math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RefusalError("not_a_number", f"{shown(feature)} is {shown(value)}, expected a finite number")
+    return number
+
+
+def key_name(key: bytes | None) -> str:
+    """Return the stream's name that a record's key is; raises a refusal where it is none."""
+    if not key:
+        raise RefusalError("no_stream", "neither the event nor the record's key names a stream")
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        raise RefusalError("no_stream", f"the event names none, and the key {key[:20]!r} is not UTF-8") from None

@@ -75,6 +75,7 @@ def run_bench(settings: Settings, kafka: str, *, quick: bool) -> None:
 
     Raises KafkaConnectorError where that broker cannot be used.
     """
+    ingest = Ingest(settings, kafka, quick=quick) if kafka else None
     chosen, model, device = engine_settings(settings), first_model(settings), device_of(settings)
     torch.set_num_threads(chosen.threads)
     streams, rounds = (QUICK_STREAMS, QUICK_ROUNDS) if quick else (STREAMS, ROUNDS)
@@ -102,10 +103,10 @@ def run_bench(settings: Settings, kafka: str, *, quick: bool) -> None:
         fleet.close()
 
     print()
-    if not kafka:
+    if ingest is None:
         print("from a broker: not measured; name one with --kafka HOST:PORT (topics are made on it and removed)")
         return
-    with Ingest(settings, kafka, quick=quick) as ingest:
+    with ingest:
         print(f"from the broker at {kafka}: {ingest.what}")
         contenders = [
             Contender("bare kafka-python poll loop", "events", lambda: Timing(*ingest.turn("poll"))),

@@ -6,6 +6,7 @@ standard input (settings with their secrets never stand in a command line) and p
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -26,7 +27,8 @@ from pydantic import SecretStr
 from connectors.kafka_client import KafkaConnectorError, probe
 from connectors.kafka_reader import consumer_options
 from connectors.records import Scores
-from detector.settings import Settings
+from connectors.webhook import WebhookSettings
+from detector.settings import OutputSettings, Settings
 
 PARTITIONS = 4
 STREAMS = 1_000
@@ -39,7 +41,10 @@ STEP_SECONDS = 60
 
 
 class Ingest:
-    """Topics on a broker, filled once, for as many turns as are wanted; leaving removes them."""
+    """Topics on a broker, filled once, for as many turns as are wanted; leaving removes them.
+
+    Raises KafkaConnectorError where the broker cannot be used.
+    """
 
     def __init__(self, settings: Settings, bootstrap: str, *, quick: bool) -> None:
         self._events = QUICK_EVENTS if quick else EVENTS
@@ -53,14 +58,18 @@ class Ingest:
                 "kafka": self._kafka,
                 "source": settings.source.model_copy(update={"type": "kafka"}),
                 "http": settings.http.model_copy(update={"port": 0}),
+                # what is set there is for real alerts
+                "webhook": WebhookSettings.model_validate({}),
+                "output": OutputSettings.model_validate({}),
             }
         )
+        self._groups: list[str] = []
         size = len(next(_events(1))[1])
         self.what = f"{self._events:,} events of {size} bytes, {STREAMS:,} streams on {PARTITIONS} partitions"
+        if reason := probe(self._kafka):
+            raise KafkaConnectorError(f"--kafka {reason}")
 
     def __enter__(self) -> Self:
-        if reason := probe(self._kafka):
-            raise KafkaConnectorError(f"--kafka {self._kafka.bootstrap_servers}: {reason}")
         self._admin = KafkaAdminClient(**self._kafka.client_options())
         try:
             self._admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in self._topics])
@@ -75,6 +84,8 @@ class Ingest:
     def __exit__(self, *_: object) -> None:
         try:
             self._admin.delete_topics(self._topics)
+            with contextlib.suppress(KafkaError):  # not every broker lets groups be deleted; they expire by themselves
+                self._admin.delete_groups(self._groups)
         finally:
             self._admin.close()
 
@@ -82,17 +93,21 @@ class Ingest:
         """Read the topic once, "poll" or "daemon"; return events, seconds and CPU seconds without the warm share."""
         with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
             state = self._settings.state.model_copy(update={"directory": Path(folder)})
-            kafka = self._kafka.model_copy(update={"group_id": f"{self._mark}-{uuid.uuid4().hex[:8]}"})
+            self._groups.append(f"{self._mark}-{len(self._groups)}")
+            kafka = self._kafka.model_copy(update={"group_id": self._groups[-1]})
             settings = self._settings.model_copy(update={"state": state, "kafka": kafka})
             task = {"way": way, "events": self._events, "settings": settings.model_dump()}
-            done = subprocess.run(
-                [sys.executable, "-m", "detector.bench_ingest"],
-                input=json.dumps(task, default=_revealed),
-                capture_output=True,
-                text=True,
-                timeout=TURN_SECONDS,
-                check=False,
-            )
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-m", "detector.bench_ingest"],
+                    input=json.dumps(task, default=_revealed),
+                    capture_output=True,
+                    text=True,
+                    timeout=TURN_SECONDS,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise KafkaConnectorError(f"the {way} turn was not over within {TURN_SECONDS:.0f} s") from None
         if done.returncode:
             raise KafkaConnectorError(f"the {way} turn ended with status {done.returncode}:\n{done.stderr[-2000:]}")
         count, seconds, cpu_seconds = json.loads(done.stdout.splitlines()[-1])

@@ -28,6 +28,7 @@ UNIT_WARMUP = 60  # events before a lane's errors have a unit
 UNIT_LIMIT = 15.0  # an error counts as at most so many units: beyond, larger says nothing new
 
 PEAK_QUANTILE = 0.97  # severities above are peaks
+STILL = 200  # events after which a bound of 0 is believed: who never erred must not be blind to the first error
 PEAK_GAP = 8  # events at or below before a peak is over: a long incident is one peak, whatever its length
 BEYOND = 0.3  # what a severity beyond every former peak adds, per decade over the peak bound
 
@@ -148,13 +149,14 @@ def in_units(c: Record, events: int, size: float, least: float, fast: bool) -> f
 def return_period(c: Record, severity: float) -> float:
     """Return log10 of how many events pass between peaks as high as `severity`, judged by the past; then learn it."""
     common = -math.log10(1.0 - PEAK_QUANTILE)
+    is_peak = severity > c.bound and (c.bound > 0.0 or c.events >= STILL)
     result = 0.0
     mass = c.rows.mass / c.rows.weight if c.rows.weight > 0.0 else 0.0
     if mass > 0.0:
-        if severity > c.bound and c.bound > 0.0:
+        if is_peak:
             higher = mass_above(c.peaks, severity)
             result = max(-math.log10(min((higher + 0.5) / mass, 1.0)), common)
-            if higher <= 1e-9:
+            if higher <= 1e-9 and c.bound > 0.0:
                 result += BEYOND * math.log10(severity / c.bound)
         else:
             result = min(-math.log10(min((mass_above(c.rows, severity) + 0.5) / (mass + 0.5), 1.0)), common)
@@ -162,7 +164,7 @@ def return_period(c: Record, severity: float) -> float:
     grow(c.rows, SLOW_GROWTH)
     grow(c.peaks, SLOW_GROWTH)
     learn(c.rows, severity)
-    if severity > c.bound and c.bound > 0.0:
+    if is_peak:
         c.peak = max(c.peak, severity)
         c.calm = 0
     elif c.peak > 0.0:

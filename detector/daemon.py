@@ -147,7 +147,7 @@ class Daemon:
         began = time.monotonic()
         self._retrainer.stop()
         try:
-            if orderly:
+            if orderly and time.monotonic() < self._saved_by:
                 self._checkpoint()
         finally:
             parts = (self._source, self._sinks, self._engine, self._store, self._http)

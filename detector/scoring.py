@@ -297,12 +297,16 @@ def judge_many(
     elif severity > 0.0:
         period += math.log10(severity / SEVERITY_SCALE)
     warming = s.events < RETURN_WARMUP
-    return (0.0 if warming else max(period, 0.0)), surprise / max(count, 1), warming
+    return (period if period > 0.0 and not warming else 0.0), surprise / max(count, 1), warming
 
 
 @numba.njit(nogil=True, cache=True)
 def _hour_profile(n: Record, hour: int, x: float) -> float:
-    """Return the hour of day's usual value (0 while unseen); a past hour's mean joins when the next one begins."""
+    """Return the hour of day's usual value; a past hour's mean joins when the next one begins.
+
+    Of an hour that was never seen nothing is usual, and x itself is returned: anything else would make every stream's
+    second day begin with a new level.
+    """
     if n.events == 0:
         n.this_hour = hour
     elif hour != n.this_hour:
@@ -314,7 +318,7 @@ def _hour_profile(n: Record, hour: int, x: float) -> float:
         n.this_hour, n.hour_sum, n.hour_events = hour, 0.0, 0
     n.hour_sum += x
     n.hour_events += 1
-    return float(n.hour[hour % 24])
+    return float(n.hour[hour % 24]) if n.hour_count[hour % 24] > 0 else x
 
 
 @numba.njit(nogil=True, cache=True)

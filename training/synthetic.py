@@ -1,9 +1,9 @@
 """Synthetic series of many kinds: all that the prior ever learns from. It has seen no benchmark and no customer.
 
-A series is a sum of seasons, schedules, levels, waves and walks with noise and spikes on top, in a share of them
-turned into counts, exponentials, floors or grids, and in a share changed for good at one row. Beside these `ORDINARY`
-kinds there are `EXTRA` ones that monitoring is full of: constants, mostly-zero series, counters. A share of all is
-sampled irregularly.
+A series is a sum of seasons, levels, waves and walks with noise and spikes on top, in a share of them turned into
+counts, exponentials, floors or grids, and in a share changed for good at one row. Beside these `ORDINARY` kinds there
+are `EXTRA` ones that monitoring is full of: constants, mostly-zero series, counters. A share of all is sampled
+irregularly.
 
 Everything is made for all series at once, in columns. Units do not matter (the normaliser removes them); shapes do.
 What it cannot teach: holidays, and how features of one stream hang together.
@@ -185,30 +185,6 @@ def _days(rng: Random, clock: Float64, position: Float64) -> Float64:
     quiet = np.where(_some(rng, count, 0.4), rng.uniform(0.2, 0.8, count), 1.0)
     low = wave.min(axis=1, keepdims=True)
     return np.where(weekend, low + (wave - low) * quiet[:, None], wave)
-
-
-def _schedule(rng: Random, clock: Float64) -> Float64:
-    """Levels that hold between fixed times of day, on the quarter of an hour; for some, all quieter at weekends."""
-    count = len(clock)
-    quarter = np.arange(96)
-    switches = rng.random((count, 96)) < rng.integers(2, 7, (count, 1)) / 96.0
-    switches[np.arange(count), rng.integers(0, 96, count)] = True
-    since = np.maximum.accumulate(np.where(switches, quarter, -1), axis=1)  # [series, 96] the switch that holds
-    since = np.where(since < 0, since[:, -1:], since)  # before the first one yesterday's last holds
-    day = np.take_along_axis(rng.standard_normal((count, 96)), since, axis=1)
-    value = np.take_along_axis(day, (clock % DAY // 900.0).astype(np.int64), axis=1)
-    weekend = np.floor(clock / DAY + 3.0) % 7 >= 5
-    quiet = _some(rng, count, 0.4)[:, None] & weekend
-    return np.where(quiet, value * rng.uniform(0.0, 0.6, (count, 1)), value)
-
-
-def _jobs(rng: Random, clock: Float64) -> Float64:
-    """Work that begins at fixed times, each hour to each day, and lasts minutes to hours."""
-    count = len(clock)
-    period = rng.choice((1.0, 3.0, 6.0, 12.0, 24.0, 24.0), (count, 1)) * 3600.0
-    begin = np.floor(rng.random((count, 1)) * period / 300.0) * 300.0
-    lasts = np.minimum(_log_uniform(rng, 300.0, 7200.0, count)[:, None], period / 2.0)
-    return ((clock - begin) % period < lasts) * (1.0 + 0.1 * rng.standard_normal(clock.shape))
 
 
 def _season(rng: Random, clock: Float64, position: Float64) -> Float64:

@@ -491,3 +491,52 @@ def test_what_a_record_becomes_does_not_depend_on_its_batch():
     singly = [event for value in values for event in events(decode(value)[0])]
     assert events(together) == singly
     assert math.isclose(together.value.sum(), sum(value for *_, cells in singly for value in cells.values()))
+
+
+PLAIN = st.fixed_dictionaries(
+    {
+        "stream": st.sampled_from(["a", "b", "web 1/cpu"]),
+        "timestamp": st.one_of(
+            st.integers(NOON - 100, NOON + 100), st.sampled_from(["2025-11-20T12:00:00Z", "2025-11-20", NOON + 0.5])
+        ),
+    },
+    optional={"values": st.dictionaries(st.sampled_from("xyz"), st.floats(-1e9, 1e9) | st.integers(), max_size=3)},
+)
+NEARLY_PLAIN = st.sampled_from(
+    [
+        {"value": "3.5"},
+        {"stream": None},
+        {"timestamp": None},
+        {"timestamp": NOON + 10**6},
+        {"values": {"x": None, "y": 1}},
+        {"values": {"bad\nname": 1}},
+        {"stream": "bad\nname"},
+        {"stream": 7},
+        {"value": True},
+    ]
+)
+
+
+@settings(deadline=None)
+@given(
+    plain=st.lists(PLAIN, min_size=1, max_size=8),
+    value=st.none() | st.floats(-1e9, 1e9),
+    odd=st.none() | NEARLY_PLAIN,
+    received=st.sampled_from([-1, RECEIVED_MS]),
+)
+def test_plain_records_decode_at_once_as_they_do_one_by_one(plain, value, odd, received):
+    """The broken record at the end makes the decoder look at each."""
+    records = [record if value is None else {"value": value, **record} for record in plain]
+    if odd:
+        records[len(plain) // 2] |= odd
+    at_once, refused = decode(*records, received=received)
+    singly, refused_singly = decode(*records, b"{", received=received)
+
+    assert events(at_once) == events(singly)
+    assert refused == refused_singly[:-1]
+    for column in ("received", "partition", "offset"):
+        assert getattr(at_once, column).tolist() == getattr(singly, column).tolist()
+    assert [at_once.streams, at_once.features] == [
+        list(dict.fromkeys(at_once.streams)),
+        list(dict.fromkeys(at_once.features)),
+    ]
