@@ -11,9 +11,8 @@ import hashlib
 import math
 from dataclasses import dataclass
 
-import numba
-
 from detector.calibration import Record
+from training.compiled import compiled
 
 NONE, FIRES, PEAKS, RESOLVES = 0, 1, 2, 3  # VERDICT.change: what becomes of the stream's incident
 
@@ -41,7 +40,7 @@ class AlertRules:
     flag_repeats: bool = False
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def threshold_of(s: Record, interval: float, per_week: float, fixed: float) -> float:
     """Return the score above which a stream may alert: its budget of alerts at its own rate of events.
 
@@ -55,7 +54,7 @@ def threshold_of(s: Record, interval: float, per_week: float, fixed: float) -> f
     return max(math.log10(WEEK_SECONDS / interval / per_week), least)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def watch(
     s: Record,  # STREAM, one record
     v: Record,  # VERDICT, one record: score, threshold, warming in; alert, change out

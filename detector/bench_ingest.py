@@ -24,7 +24,7 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 from pydantic import SecretStr
 
-from connectors.kafka_client import KafkaConnectorError, probe
+from connectors.kafka_client import KafkaConnectorError, probe, quieten_client
 from connectors.kafka_reader import consumer_options
 from connectors.records import Scores
 from connectors.webhook import WebhookSettings
@@ -32,7 +32,10 @@ from detector.settings import OutputSettings, Settings
 
 PARTITIONS = 4
 STREAMS = 1_000
-EVENTS, QUICK_EVENTS = 500_000, 60_000  # half a million: two checkpoints of the default interval
+EVENTS, QUICK_EVENTS = (
+    1_000_000,
+    60_000,
+)  # a million: the daemon is at work for longer than from checkpoint to checkpoint
 WARM_SHARE = 0.2  # read before the clock starts: processes start, code loads, streams get past their warm-up
 TURN_SECONDS = 300.0  # a turn that takes longer fails
 POLL_MS = 500
@@ -66,6 +69,7 @@ class Ingest:
         self._groups: list[str] = []
         size = len(next(_events(1))[1])
         self.what = f"{self._events:,} events of {size} bytes, {STREAMS:,} streams on {PARTITIONS} partitions"
+        quieten_client()
         if reason := probe(self._kafka):
             raise KafkaConnectorError(f"--kafka {reason}")
 
@@ -209,6 +213,7 @@ def _revealed(value: object) -> str:
 def main() -> None:
     """Do the turn that standard input asks for."""
     logging.basicConfig(level=logging.WARNING)
+    quieten_client()
     task = json.load(sys.stdin)
     settings, watch = Settings.model_validate(task["settings"]), Stopwatch(task["events"])
     {"poll": _poll, "daemon": _daemon}[task["way"]](settings, watch)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
+
+from training.compiled import compiled
 
 Record = Any  # a row of a structured array, or an array of rows: compiled code reads its fields as attributes
 
@@ -57,7 +58,7 @@ RETURN = np.dtype(
 )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def grow(h: Record, growth: float) -> None:
     """Let one event's time pass: whatever is learnt from now on weighs `growth` times more."""
     h.weight = 1.0 if h.weight == 0.0 else h.weight * growth
@@ -69,12 +70,12 @@ def grow(h: Record, growth: float) -> None:
         h.weight = 1.0
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _position(h: Record, x: float) -> float:
     return min(max((math.log(x) - h.origin) / WIDTH, 0.0), BINS - 1.0)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def learn(h: Record, x: float) -> None:
     """Add x >= 0 at the current weight."""
     position = 0.0
@@ -90,7 +91,7 @@ def learn(h: Record, x: float) -> None:
     h.mass += h.weight
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def quantile(h: Record, q: float) -> float:
     """Return the value that a share q of the mass lies below; 0 where that is bin 0."""
     wanted = (1.0 - q) * h.mass
@@ -103,7 +104,7 @@ def quantile(h: Record, q: float) -> float:
     return 0.0
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})  # a sum that vectorises; the same in every batch
+@compiled(fastmath={"reassoc"})  # a sum that vectorises; the same in every batch
 def mass_above(h: Record, x: float) -> float:
     """Return the mass at or above x, in units of the current weight."""
     if h.weight == 0.0:
@@ -122,7 +123,7 @@ def mass_above(h: Record, x: float) -> float:
     return float(above) / h.weight
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def in_units(c: Record, events: int, size: float, least: float, fast: bool) -> float:
     """Return an error's size in units of its own kind's 99 % quantile, 0..UNIT_LIMIT, and learn it.
 
@@ -145,7 +146,7 @@ def in_units(c: Record, events: int, size: float, least: float, fast: bool) -> f
     return result
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def return_period(c: Record, severity: float) -> float:
     """Return log10 of how many events pass between peaks as high as `severity`, judged by the past; then learn it."""
     common = -math.log10(1.0 - PEAK_QUANTILE)

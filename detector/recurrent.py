@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import PackedSequence
 
+from training.compiled import compiled
 from training.kernels import OUTPUT_SIZE, forecast, weights_of
 from training.model import Forecaster
 
@@ -84,7 +84,7 @@ class KernelLanes:
         return self.states.nbytes
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _ranks(lane: Int64, seen: Int64, rank: Int64) -> None:
     """Write how many earlier observations of the batch each one's lane has; `seen` [lanes] is zero before and after."""
     for j in range(len(lane)):

@@ -6,13 +6,13 @@ first..last that holds whole streams, so stretches can run in several threads.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.alerts import threshold_of, watch
 from detector.calibration import Record
 from detector.scoring import judge_many, judge_single
+from training.compiled import compiled
 
 Int64 = NDArray[np.int64]
 
@@ -22,7 +22,7 @@ OUTLIER = 5.0  # a pause counts as at most so many intervals: a night without da
 SETTLED = 20
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def admit(
     streams: Record,
     slot: Int64,  # [events]
@@ -61,7 +61,7 @@ def admit(
         interval[i] = s.interval
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def find_lanes(
     streams: Record,
     lanes: Record,
@@ -93,7 +93,7 @@ def find_lanes(
     return missing
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def judge(
     streams: Record,
     single: Record,

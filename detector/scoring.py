@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +38,7 @@ from detector.calibration import (
 )
 from detector.novelty import MEMORY, damped, gap, remember
 from detector.subspace import outside
+from training.compiled import compiled
 from training.inputs import LIMIT, to_unit
 from training.kernels import FREEDOM, LOCATION, LOG_SCALE
 
@@ -153,7 +153,7 @@ VERDICT = np.dtype(  # one row an event
 )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _tail_probability(t: float, nu: float, log_beta: float) -> float:
     """Return P(|T| >= t) for a Student-t: the incomplete beta function by its continued fraction (Lentz)."""
     a, b = 0.5 * nu, 0.5
@@ -180,13 +180,13 @@ def _tail_probability(t: float, nu: float, log_beta: float) -> float:
     return 1.0 - front * h if swap else front * h
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _in_data_unit(location: float, mean: float, deviation: float, low: float, high: float) -> float:
     value = mean + deviation * math.sinh(min(max(location, -LIMIT), LIMIT))
     return min(max(value, low), high)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def measure(
     lanes: Record,  # LANE_SCORE
     many: Record,  # MANY_SCORE
@@ -259,7 +259,7 @@ def measure(
         r.events += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def judge_many(
     s: Record,  # STREAM, one record
     many: Record,
@@ -300,7 +300,7 @@ def judge_many(
     return (period if period > 0.0 and not warming else 0.0), surprise / max(count, 1), warming
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _hour_profile(n: Record, hour: int, x: float) -> float:
     """Return the hour of day's usual value; a past hour's mean joins when the next one begins.
 
@@ -321,7 +321,7 @@ def _hour_profile(n: Record, hour: int, x: float) -> float:
     return float(n.hour[hour % 24]) if n.hour_count[hour % 24] > 0 else x
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def judge_single(
     s: Record,  # STREAM, one record
     n: Record,  # SINGLE_SCORE, one record

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from detector.calibration import (
     learn,
     quantile,
 )
+from training.compiled import compiled
 
 MEMORY = 20_000  # events the means and covariances remember
 VARIANCE_KEPT = 0.9
@@ -35,7 +35,7 @@ SUBSPACE_LIMIT = 128  # features
 LEAST_UNIT = 0.01
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _fit(s: Record, many: Record, first_row: int, matrices: NDArray[np.float32]) -> None:
     """Find the components that hold VARIANCE_KEPT of the correlation matrix."""
     size, capacity = s.lanes, s.capacity
@@ -61,7 +61,7 @@ def _fit(s: Record, many: Record, first_row: int, matrices: NDArray[np.float32])
         s.components += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def outside(
     s: Record,  # STREAM, one record
     many: Record,  # MANY_SCORE; a stream's rows lie together

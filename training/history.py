@@ -6,10 +6,10 @@ of a row is the "value" column of a later one, for what a row calls its last val
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from training.compiled import compiled
 from training.inputs import INPUT_SIZE, LIMIT
 
 WINDOW = 128  # events: priming needs no more for a hidden state to settle, and it is 3 KB a lane
@@ -25,7 +25,7 @@ HISTORY = np.dtype(
 )
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def record(
     histories: NDArray[np.void],  # HISTORY [lanes]
     lane: NDArray[np.int64],  # [observations]

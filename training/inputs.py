@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from training.compiled import compiled
 
 INPUTS = (
     "value",  # asinh of the last value in running standard deviations from the running mean
@@ -78,24 +79,24 @@ FRAME = np.dtype([("mean", np.float64), ("deviation", np.float64), ("low", np.fl
 """The unit in which a forecast is made: the lane's normaliser and range just before the event."""
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _clip(x: float, limit: float) -> float:
     return min(max(x, -limit), limit)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def deviation_of(mean: float, variance: float) -> float:
     """Return the running standard deviation, held off zero for a series that has never moved."""
     return max(math.sqrt(variance), 1e-6 * abs(mean), 1e-12)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def to_unit(x: float, mean: float, deviation: float) -> float:
     """Return asinh((x - mean) / deviation), clipped: linear near the mean, logarithmic far from it."""
     return _clip(math.asinh((x - mean) / deviation), LIMIT)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _learn_slot(slots: NDArray[np.float32], counts: NDArray[np.uint8], slot: int, x: float) -> None:
     if counts[slot] < 255:
         counts[slot] += 1
@@ -103,7 +104,7 @@ def _learn_slot(slots: NDArray[np.float32], counts: NDArray[np.uint8], slot: int
     slots[slot] += np.float32(weight * (x - slots[slot]))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def featurise(
     lanes: NDArray[np.void],  # NORMALISER [lanes]
     lane: NDArray[np.int64],  # [observations] row of `lanes`; a lane's observations in the order of their events
@@ -183,7 +184,7 @@ def featurise(
         _learn_slot(r.week, r.week_count, week_slot, x - r.origin)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def targets(
     value: NDArray[np.float64],  # [rows] one lane's values
     frames: NDArray[np.void],  # FRAME [rows]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from training.compiled import compiled
 from training.inputs import INPUT_SIZE
 from training.model import HORIZONS, LEAST_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT, Forecaster
 
@@ -49,7 +49,7 @@ def weights_of(model: Forecaster) -> Weights:
     )
 
 
-@numba.njit(nogil=True, cache=True, inline="always", fastmath=_FAST)
+@compiled(inline="always", fastmath=_FAST)
 def _tanh(x: Any) -> Any:
     """Return tanh as a rational minimax fit on |x| <= 9: relative error 2e-8 before rounding; it vectorises."""
     x = min(max(x, np.float32(-9)), np.float32(9))
@@ -67,12 +67,12 @@ def _tanh(x: Any) -> Any:
     return x * p / q
 
 
-@numba.njit(nogil=True, cache=True, inline="always", fastmath=_FAST)
+@compiled(inline="always", fastmath=_FAST)
 def _sigmoid(x: Any) -> Any:
     return _HALF * _tanh(_HALF * x) + _HALF
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@compiled(fastmath=_FAST, error_model="numpy")
 def lstm_step(
     gates: Float32,
     bias: Float32,
@@ -108,7 +108,7 @@ def lstm_step(
         state[j] = z[3 * size + j] * _tanh(state[size + j])
 
 
-@numba.njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")
+@compiled(fastmath=_FAST, error_model="numpy")
 def forecast(
     gates: Float32,
     bias: Float32,

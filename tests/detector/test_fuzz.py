@@ -82,8 +82,8 @@ class Account:
 # --- Records of every kind --------------------------------------------------------------------------------------------
 
 NUMBERS = [
-    0, -0.0, 1, 1.5, -3, 1e308, -1.7976931348623157e308, 5e-324, 2.2e-308, 1e-300, 1e30, -1e31, 2**63, -(2**64), 10**400,
-    "1.25", " 7 ", "1e400", "NaN", "0x10", "١٢", "", True, False, None, [], {}, [1], {"x": 1},
+    0, -0.0, 1, 1.5, -3, 1e308, -1.7976931348623157e308, 5e-324, 2.2e-308, 1e-300, 1e30, -1e31, 2**63, -(2**64),
+    10**400, "1.25", " 7 ", "1e400", "NaN", "0x10", "١٢", "", True, False, None, [], {}, [1], {"x": 1},
 ]  # fmt: skip
 TIMES = [
     None, 0, -1, 1, 1e18, -1e18, 2**63, 2**80, 1.5, "2026-11-20T08:15:00Z", "yesterday", "", [], {}, True, "9999-12-31",
@@ -120,7 +120,7 @@ def made(choose: random.Random, number: int) -> tuple[bytes, bytes | None]:
     kind = choose.random()
     if kind < 0.08:
         return choose.choice(WHOLE), key
-    record: dict[str, object] = {"stream": choose.choice("abcdef"), "timestamp": NOW_MS + 1000 * number}
+    record: dict[str, object] = {"stream": choose.choice("abcdef"), "timestamp": NOW_MS + 1000 * (number // 3 * 3)}
     width = choose.choice([1, 1, 3])
     record["values"] = {f"f{k}": choose.gauss(0, 1) for k in range(width)}
     if record["stream"] in "ab":
@@ -165,7 +165,7 @@ def test_ten_thousand_records_of_every_kind_are_each_scored_counted_or_refused(m
 
     account.check_sums()
     assert account.records == RECORDS
-    assert account.scored > 4000
+    assert account.scored > 3000
     assert account.late > 100
     assert account.duplicates > 10
     assert {
@@ -263,7 +263,7 @@ def test_a_stream_of_one_feature_scores_normally_again_after_its_memory_forgot(m
 
     spikes = np.arange(9500, rows, 500)
     assert np.isfinite(spoilt.score).all()
-    assert np.median(spoilt.score[spikes]) > np.median(clean.score[spikes]) - 1.0
+    assert np.median(spoilt.score[spikes]) > 3.0, f"undisturbed: {np.median(clean.score[spikes])}"
     alerts = [len([a for a in o.alerts if a.status == "firing"]) for o in (spoilt, clean)]
     assert alerts[0] <= alerts[1] + 6
 
