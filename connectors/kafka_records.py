@@ -6,7 +6,7 @@ Everything else stays the client's: fetching, positions, checksums, decompressio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
@@ -86,7 +86,15 @@ def _unpacked(tp: TopicPartition, batch: Any) -> Iterator[Record]:
     return zip(offsets, times, keys, values, strict=True)
 
 
-@numba.njit(nogil=True, cache=True)
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function, and keep the code on disk where there is a folder for it."""
+    try:
+        return numba.njit(function, nogil=True, cache=True)
+    except RuntimeError:  # numba found none that it may write to
+        return numba.njit(function, nogil=True)
+
+
+@_compiled
 def _varint(data: NDArray[np.uint8], at: int) -> tuple[Any, int]:
     """Return the zigzag varint at a position, and the position after it; -1 where it does not end."""
     bits = np.uint64(0)
@@ -101,7 +109,7 @@ def _varint(data: NDArray[np.uint8], at: int) -> tuple[Any, int]:
     return 0, -1
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _bytes(data: NDArray[np.uint8], at: int) -> tuple[int, int, int]:
     """Return where a nullable byte string begins and ends (both -1: null), and the position after it; or -1."""
     length, at = _varint(data, at)
@@ -110,7 +118,7 @@ def _bytes(data: NDArray[np.uint8], at: int) -> tuple[int, int, int]:
     return (at, at + length, at + length) if length <= len(data) - at else (-1, -1, -1)
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _scan(data: NDArray[np.uint8], at: int, places: NDArray[np.int64]) -> int:
     """Write where each record's parts lie; return the position after the last one, -1 where the bytes are no records.
 

@@ -32,10 +32,7 @@ from detector.settings import OutputSettings, Settings
 
 PARTITIONS = 4
 STREAMS = 1_000
-EVENTS, QUICK_EVENTS = (
-    1_000_000,
-    60_000,
-)  # a million: the daemon is at work for longer than from checkpoint to checkpoint
+EVENTS, QUICK_EVENTS = 1_000_000, 60_000  # a million: the daemon is at work for longer than a checkpoint interval
 WARM_SHARE = 0.2  # read before the clock starts: processes start, code loads, streams get past their warm-up
 TURN_SECONDS = 300.0  # a turn that takes longer fails
 POLL_MS = 500

@@ -150,7 +150,7 @@ class Daemon:
             if orderly and time.monotonic() < self._saved_by:
                 self._checkpoint()
         finally:
-            parts = (self._source, self._sinks, self._engine, self._store, self._http)
+            parts = (self._source, self._sinks, self._engine, self._store)
             closing = [_apart(part.close) for part in parts]
             ended, left = wait(closing, STOP_CLOSING_SECONDS)
             if left:
@@ -158,6 +158,7 @@ class Daemon:
             for part in ended:
                 if orderly and (failure := part.exception()):
                     logger.error("while stopping: %s", failure)
+            self._http.close()  # last: until then metrics tell how the stop goes
             self._notifier.close()
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)

@@ -25,8 +25,6 @@ COARSE = 16  # cells: where all that is remembered lies in fewer, one wild value
 QUIET = 50  # events after a fresh start in which nothing counts as new, as at a stream's beginning
 DAMPING_DECAY = 2.0 ** (-1.0 / 300.0)  # half-life 300 events: a burst raises its own bar, and not for long
 
-STAMP, PLACE = 0, 1  # columns of a memory's cells
-
 MEMORY = np.dtype(
     [
         ("events", np.int64),
@@ -37,7 +35,8 @@ MEMORY = np.dtype(
         ("high", np.float64),
         ("highest", np.float64),  # H: decayed maximum of the novelties, for damping
         ("quiet", np.int64),  # events until novelties count again
-        ("cells", np.uint16, (CELLS, 2)),  # stamp and place of each: what is asked together lies together
+        ("stamp", np.uint16, CELLS),
+        ("place", np.uint16, CELLS),
     ],
     align=True,
 )
@@ -50,28 +49,28 @@ def _stamp(events: int) -> int:
 
 @compiled(inline="always")
 def _value(m: Record, cell: int) -> float:
-    return m.origin + (cell + (m.cells[cell, PLACE] + 0.5) / FRACTION) * m.width
+    return m.origin + (cell + (m.place[cell] + 0.5) / FRACTION) * m.width
 
 
 @compiled
 def _store(m: Record, value: float, stamp: int) -> None:
     position = (value - m.origin) / m.width
     cell = min(max(int(position), 0), CELLS - 1)
-    m.cells[cell, STAMP] = stamp
-    m.cells[cell, PLACE] = int(min(max((position - cell) * FRACTION, 0.0), FRACTION - 1.0))
+    m.stamp[cell] = stamp
+    m.place[cell] = int(min(max((position - cell) * FRACTION, 0.0), FRACTION - 1.0))
 
 
 @compiled
 def _merge(m: Record, even: int, odd: int) -> tuple[int, int]:
     """Return stamp and place, in a cell twice as wide, of the newer of two neighbours."""
     now = _stamp(m.events)
-    a, b = int(m.cells[even, STAMP]), int(m.cells[odd, STAMP])
+    a, b = int(m.stamp[even]), int(m.stamp[odd])
     if a == 0 and b == 0:
         return 0, 0
     newer_is_even = b == 0 or (a != 0 and ((now - a) & ROUND) < ((now - b) & ROUND))
     if newer_is_even:
-        return a, int(m.cells[even, PLACE]) // 2
-    return b, int(m.cells[odd, PLACE]) // 2 + int(FRACTION) // 2
+        return a, int(m.place[even]) // 2
+    return b, int(m.place[odd]) // 2 + int(FRACTION) // 2
 
 
 @compiled
@@ -81,12 +80,12 @@ def _widen(m: Record, downwards: bool) -> None:
     if downwards:
         m.origin -= CELLS * m.width
         for k in range(half - 1, -1, -1):
-            m.cells[half + k, STAMP], m.cells[half + k, PLACE] = _merge(m, 2 * k, 2 * k + 1)
-        m.cells[:half, STAMP] = 0
+            m.stamp[half + k], m.place[half + k] = _merge(m, 2 * k, 2 * k + 1)
+        m.stamp[:half] = 0
     else:
         for k in range(half):
-            m.cells[k, STAMP], m.cells[k, PLACE] = _merge(m, 2 * k, 2 * k + 1)
-        m.cells[half:, STAMP] = 0
+            m.stamp[k], m.place[k] = _merge(m, 2 * k, 2 * k + 1)
+        m.stamp[half:] = 0
     m.width *= 2.0
 
 
@@ -116,9 +115,9 @@ def _sweep(m: Record, reach: int) -> None:
     oldest = reach // TICK
     first, last = -1, -1
     for k in range(CELLS):
-        if m.cells[k, STAMP] != 0:
-            if ((now - int(m.cells[k, STAMP])) & ROUND) > oldest:
-                m.cells[k, STAMP] = 0
+        if m.stamp[k] != 0:
+            if ((now - int(m.stamp[k])) & ROUND) > oldest:
+                m.stamp[k] = 0
             else:
                 if first < 0:
                     first = k
@@ -128,7 +127,7 @@ def _sweep(m: Record, reach: int) -> None:
     m.low, m.high = _value(m, first), _value(m, last)
     if last - first < COARSE:  # a cell keeps one value, so these few would make everything new: begin again
         m.events, m.width, m.quiet = 1, 0.0, QUIET
-        m.cells[:, STAMP] = 0
+        m.stamp[:] = 0
 
 
 @compiled
@@ -155,9 +154,9 @@ def gap(m: Record, value: float, reach: int, young: bool) -> float:
     for k in range(CELLS):
         if (k - 1) * m.width > best:
             break
-        if home - k >= 0 and m.cells[home - k, STAMP] != 0:
+        if home - k >= 0 and m.stamp[home - k] != 0:
             best = min(best, abs(value - _value(m, home - k)))
-        if home + k < CELLS and m.cells[home + k, STAMP] != 0:
+        if home + k < CELLS and m.stamp[home + k] != 0:
             best = min(best, abs(value - _value(m, home + k)))
     if best <= m.width / FRACTION:  # as near as places can tell: the same value
         return 0.0

@@ -61,13 +61,13 @@ Daemon(settings.model_copy(update={"training": training})).run()
 )
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """Return what `condition` returns once it is true; fail after so long."""
+def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE, every: float = 0.02) -> Any:
+    """Return what `condition` returns once it is true; fail after so long. It is asked again `every` so many s."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > deadline:
             pytest.fail(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.02)
+        time.sleep(every)
     return found
 
 

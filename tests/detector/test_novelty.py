@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from detector.novelty import CELLS, DAMPING_DECAY, FRACTION, MEMORY, QUIET, SWEEP, TICK, damped, gap, remember
+from detector.novelty import CELLS, DAMPING_DECAY, FRACTION, MEMORY, QUIET, ROUND, SWEEP, TICK, damped, gap, remember
 
 REACH = 800
 
@@ -88,13 +88,17 @@ def test_what_lies_beyond_reach_is_new_again() -> None:
 
 def test_stamps_that_go_round_forget_nothing_and_bring_nothing_back() -> None:
     memory = np.zeros(1, MEMORY)
+    memory["events"] = ROUND * TICK - 1200  # shortly before they go round
     rng = np.random.default_rng(3)
-    gaps(rng.uniform(0, 1, 300), memory=memory)
-    memory["events"] = (0xFFFF * TICK) - 400  # shortly before they go round
-    memory["stamp"][memory["stamp"] > 0] = 0xFFFF - 60
-    found = gaps(rng.uniform(0, 1, 3000), memory=memory)
+    values = rng.uniform(1, 2, 3000)
+    values[[100, 1150, 1500, 2900]] = 5.0  # the last lies beyond reach of the others
+
+    found = gaps(values, memory=memory)
 
     assert np.quantile(found[400:], 0.99) < 0.02
+    assert found[1150] > 0.5
+    assert found[1500] < 1e-3
+    assert found[2900] > 0.5
 
 
 def test_one_wild_value_does_not_make_all_later_ones_new_or_old_for_good() -> None:

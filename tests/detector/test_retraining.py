@@ -164,7 +164,7 @@ def tuned() -> Forecaster:
 def test_what_an_engine_has_seen_makes_its_next_forecasts_better(retrainer: Retrainer, quick: None) -> None:
     value = odd_waves(LANES, 400)
     engine, names = fleet_engine(value[:, :300])
-    histories, stream = engine.histories()
+    histories, stream = engine.histories(10_000, 0)
     before = histories.copy()
     retrainer.start(load_prior(), histories, stream, 0, 3600.0)
     outcome = outcome_of(retrainer)
@@ -172,7 +172,7 @@ def test_what_an_engine_has_seen_makes_its_next_forecasts_better(retrainer: Retr
     stays, _ = fleet_engine(value[:, :300])
     engine.use(outcome.model)
     assert engine.version == fingerprint(outcome.model) != stays.version
-    assert np.array_equal(engine.histories()[0], before)
+    assert np.array_equal(engine.histories(10_000, 0)[0], before)
     batch = table(names, START + MINUTE * np.arange(300, 400), value.T[300:])
     after, without = (e.step(batch).scores.surprise.mean() for e in (engine, stays))
     assert after < without - 0.2
@@ -274,7 +274,7 @@ def test_train_learns_from_the_very_inputs_that_the_engine_scores(tmp_path: Path
     source = FileSource(FileSettings(paths=(str(path),)), decoder)
     while not source.finished():
         engine.step(decoder.decode(source.poll(1.0))[0])
-    histories, _ = engine.histories()
+    histories, _ = engine.histories(10_000, 0)
     assert lanes == len(histories) == 2
     assert 0 < read.kept < 600
     for lane in range(2):

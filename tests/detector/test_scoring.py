@@ -17,8 +17,10 @@ from detector.scoring import (
     RANGE_EVENTS,
     SINGLE_LIMIT,
     _tail_probability,
+    judge_many,
     measure,
 )
+from detector.states import STREAM
 from tests.streams import (
     Outcome,
     auc,
@@ -266,3 +268,24 @@ def test_injected_anomalies_score_higher_than_normal_events(model: Forecaster, k
 
     floor = floors[features > 1]
     assert area > floor, f"{inject.__name__}, {features} features: AUC {area:.3f}, expected above {floor}"
+
+
+@pytest.mark.parametrize(("features", "counts"), [(3, False), (4, True)])
+def test_what_leaves_the_subspace_counts_from_four_features_on(features: int, counts: bool) -> None:
+    rng = np.random.default_rng(7)
+    values = np.sin(np.arange(900) / 20)[:, None] * np.arange(1, features + 1) + 0.01 * rng.standard_normal(
+        (900, features)
+    )
+    values[800, 0] *= -1.0
+    s, many = np.zeros(1, STREAM), np.zeros(features, MANY_SCORE)
+    s["lanes"] = s["capacity"] = features
+    matrices, place = np.zeros(2 * features * features, np.float32), np.arange(features)
+    contributions = np.zeros(900)
+    for row, value in enumerate(values):
+        parts = np.zeros(features, MEASURED)  # as if no forecast had erred
+        judge_many(s[0], many, matrices, place, place, value, parts)
+        s["events"] += 1
+        contributions[row] = parts["contribution"].sum()
+
+    assert (contributions[800] > 0) == counts
+    assert counts or not contributions.any()

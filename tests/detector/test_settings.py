@@ -146,7 +146,7 @@ def test_variables_that_kubernetes_makes_for_a_service_named_longwatch_are_no_se
         ("model.cell", "gru", 'model.cell is "gru": is not built yet, expected "lstm"'),
         ("model.cell", "transformer", "expected 'lstm'"),
         ("model.layers", "2", "only one layer is built"),
-        ("model.hidden_size", "64", "model.hidden_size is 64, the prior that ships has 48: train a model"),
+        ("model.hidden_size", "64", "model.hidden_size is 64, the prior that ships has 48: leave it at 48"),
         ("processing.guarantee", "exactly_once", "is not built yet"),
         ("processing.late", "keep", "'drop' or 'score'"),
         ("state.directory", "state", 'state.directory is "state": a path from the root is expected'),
