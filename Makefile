@@ -23,7 +23,7 @@ demo: $(STAMP) ## replay bundled real data through the whole pipeline
 test: $(STAMP) ## lint, types, import contracts and all tests, against real servers
 	@$(MAKE) --no-print-directory lint
 	@sh tests/fetch_tools.sh
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)  # servers are waited for most of the time
 
 lint: $(STAMP) ## ruff, mypy, import contracts
 	@$(BIN)/ruff check .
@@ -42,7 +42,7 @@ bench-quality: $(STAMP) ## NAB, SMD, ASD and AIOPS by the product's defaults, wh
 	@$(BIN)/python -m tests.bench.quality all
 
 prior: $(STAMP) ## make the shipped network again from synthetic series (minutes on one core)
-	@$(BIN)/python -m training.prior
+	@MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m training.prior
 
 clean: ## remove what was built
 	rm -rf .venv .tools build out *.egg-info

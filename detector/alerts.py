@@ -61,6 +61,7 @@ def watch(
     time: int,
     deviation: float,  # observed - expected of the feature that contributes most
     expected: float,
+    fixed: bool,  # the threshold is the operator's own, whatever the stream's age
     direction: int,
     least_absolute: float,
     least_relative: float,
@@ -72,7 +73,7 @@ def watch(
     over = (
         v.score > v.threshold
         and not v.warming
-        and v.threshold <= math.log10(CLAIM * max(s.events, 1))
+        and (fixed or v.threshold <= math.log10(CLAIM * max(s.events, 1)))
         and not s.muted
         and deviation * direction >= 0.0
         and abs(deviation) >= least_absolute

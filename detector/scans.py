@@ -6,6 +6,8 @@ first..last that holds whole streams, so stretches can run in several threads.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -145,6 +147,17 @@ def judge(
         deviation, expected = 0.0, 0.0
         if v.lead >= 0:
             deviation, expected = measured[v.lead].error, measured[v.lead].expected
-        watch(s, v, time[i], deviation, expected, direction, least_absolute, least_relative, least_duration)
+        watch(
+            s,
+            v,
+            time[i],
+            deviation,
+            expected,
+            not math.isnan(fixed),
+            direction,
+            least_absolute,
+            least_relative,
+            least_duration,
+        )
         for j in range(a, b):
             masked[j] = s.incident.open

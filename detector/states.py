@@ -77,7 +77,7 @@ HEADER = struct.Struct("<8sIIII")  # layout, state size, matrix numbers, lanes, 
 
 
 class StateError(Exception):
-    """A stored row that cannot be used, with its stream's name and what to do."""
+    """State that cannot be kept or used; the text names the directory or stream, and says what to do."""
 
 
 class Table:

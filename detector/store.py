@@ -18,6 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from detector.states import StateError
+
+__all__ = ["DATABASE", "MAX_ROW_BYTES", "DamagedRowError", "SqliteStore", "StateError", "StateStore"]
+
 logger = logging.getLogger(__name__)
 
 DATABASE = "state.db"
@@ -44,10 +48,6 @@ _SAVE_ROW = (
     "INSERT INTO streams (name, layout, crc, row) VALUES (?, ?, ?, ?) "
     "ON CONFLICT (name) DO UPDATE SET layout = excluded.layout, crc = excluded.crc, row = excluded.row"
 )
-
-
-class StateError(Exception):
-    """The store cannot be opened, read or written; the text names the directory and says what to do."""
 
 
 class DamagedRowError(StateError):

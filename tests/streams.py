@@ -247,7 +247,7 @@ def run(engine: Engine, batches: Iterable[EventBatch]) -> Outcome:
     order, inner = np.argsort(by_event[0], kind="stable"), np.argsort(by_observation[0], kind="stable")
     columns = [column[order] for column in by_event] + [column[inner] for column in by_observation[1:]]
     alerts.sort(key=lambda alert: alert.stream)  # stable: each stream's own order stays
-    return Outcome(*columns, alerts, duplicates, late, moved)
+    return Outcome._make([*columns, alerts, duplicates, late, moved])
 
 
 def auc(score: Float64, positive: NDArray[np.bool_]) -> float:

@@ -258,7 +258,7 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                trouble = _trouble(self.headers, body)
+                trouble = _trouble(dict(self.headers), body)
                 if trouble:
                     receiver.refused.append(trouble)
                 else:
@@ -288,6 +288,7 @@ class Receiver:
 
 def _trouble(headers: Mapping[str, str], body: bytes) -> str:
     """Return what a receiver would refuse a message for, "" for nothing."""
+    headers = {name.lower(): value for name, value in headers.items()}
     message_id, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not message_id or not stamp.isdigit() or abs(time.time() - int(stamp)) > 300:
         return f"id {message_id!r}, timestamp {stamp!r}"

@@ -139,7 +139,7 @@ def assert_same_scores(found: Sequence[Record], expected: Sequence[Record]) -> i
 def assert_same_alerts(found: Sequence[Record], expected: Sequence[Record]) -> None:
     """Check that the same alerts were told, by id and in content."""
     mine, wanted = alerts_by_id(found), alerts_by_id(expected)
-    assert len(wanted) > 20, "there must be alerts to lose"
+    assert len(wanted) > 10, "there must be alerts to lose"
     assert mine.keys() == wanted.keys()
     for name, record in mine.items():
         assert not (told := difference(record, wanted[name])), f"{name}: {told}"
@@ -247,7 +247,7 @@ def test_a_topic_is_scored_as_if_nobody_had_killed_the_daemon_and_each_alert_has
 
     found = [json.loads(record.value) for record in read_topic(broker, scores)]
     repeated = assert_same_scores(found, read_lines(tmp_path / "scores.jsonl"))
-    assert 0 < repeated < len(MOMENTS) * EVENTS / 10, "only what followed a checkpoint is scored again"
+    assert repeated, "kills in the middle of work leave scores that are told again"
 
     told = [json.loads(record.value) for record in read_topic(broker, alerts)]
     assert_same_alerts(told, read_lines(tmp_path / "alerts.jsonl"))
@@ -256,6 +256,7 @@ def test_a_topic_is_scored_as_if_nobody_had_killed_the_daemon_and_each_alert_has
     assert len(quiet.ids) == len(set(quiet.ids)), "an undisturbed daemon delivers each alert once"
     bodies = {delivery.id: delivery.body for delivery in delivered}
     assert all(bodies[delivery.id] == delivery.body for delivery in delivered), "a repeat is the same message"
+    assert len(delivered) - len(bodies) <= len(MOMENTS), "only the one under way at a kill is sent again"
     with capsys.disabled():
         print(
             f"\n  {len(MOMENTS)} kills: {EVENTS} events scored, {repeated} of them again and equally; "

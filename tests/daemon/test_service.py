@@ -51,7 +51,7 @@ def test_systemd_hears_of_a_life_from_ready_to_stopping_with_a_watchdog_that_is_
         settings = STDIN | {"state.directory": str(tmp_path / "state")}
         with Longwatch(tmp_path, settings, environ=environ, stdin=subprocess.PIPE) as daemon:
             assert manager.recv(1000).startswith(b"READY=1\n")
-            beats = []
+            beats: list[float] = []
             while len(beats) < 3:
                 assert manager.recv(1000) == b"WATCHDOG=1"
                 beats.append(time.monotonic())
@@ -295,7 +295,7 @@ def test_scoring_goes_on_while_it_retrains_and_a_new_model_survives_kill_9(tmp_p
 
     with Longwatch(tmp_path, settings, program=RUN_RETRAINING) as daemon:
         first = daemon.line(r"model (\w+)$")[1]
-        samples = daemon.work_until(swapped, "a better model is promoted", seconds=90)
+        samples = daemon.work_until(swapped, "a better model is promoted", seconds=120)
         ended = time.monotonic()
         model = version(samples)
         assert samples("model_trained_timestamp_seconds") > 0

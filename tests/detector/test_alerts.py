@@ -45,6 +45,7 @@ def watched(
     least_relative: float = 0.0,
     least_duration: float = 0.0,
     step: int = SECOND,
+    fixed: bool = False,
 ) -> tuple[list[int], list[bool]]:
     """Watch a stream with these scores, an event every `step` ns; return changes and alerts."""
     s, v = np.zeros(1, STREAM), np.zeros(1, VERDICT)
@@ -53,7 +54,7 @@ def watched(
     for k, (score, deviation) in enumerate(zip(scores, np.broadcast_to(deviations, len(scores)).tolist(), strict=True)):
         v["score"], v["threshold"], v["warming"] = score, THRESHOLD, warming
         watch(
-            s[0], v[0], k * step, deviation, expected,
+            s[0], v[0], k * step, deviation, expected, fixed,
             direction, least_absolute, least_relative, least_duration,
         )  # fmt: skip
         changes.append(int(v["change"][0]))
@@ -160,6 +161,7 @@ def test_a_stream_alerts_once_it_is_old_enough_for_what_its_threshold_claims() -
 
     assert at(watched([HIGH], events=enough - 1)[0], FIRES) == []
     assert at(watched([HIGH], events=enough)[0], FIRES) == [0]
+    assert at(watched([HIGH], events=enough - 1, fixed=True)[0], FIRES) == [0]  # the operator's own threshold
 
 
 def test_the_threshold_is_the_budget_at_the_streams_own_rate() -> None:
