@@ -269,7 +269,8 @@ class StreamStates:
             numbers = 2 * capacity * capacity if matrix >= 0 else 0
             # not JSON: it has no NaN, and an alert may hold one (what was expected of a feature never seen before)
             notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot)])
-            lane_rows = self.lanes.rows[first : first + lanes].copy()
+            lane_rows = np.zeros(lanes, LANE)  # not a copy: that leaves what lies between fields to chance
+            lane_rows[...] = self.lanes.rows[first : first + lanes]
             lane_rows["model"] = np.where(lane_rows["model"] == model, PRESENT, FORMER)
             parts = [
                 HEADER.pack(LAYOUT, self.state_size, numbers, lanes, len(notes)),

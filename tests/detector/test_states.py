@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from detector.engine import Engine, EngineSettings
 from detector.recurrent import KernelLanes
-from detector.scoring import LANE_SCORE
+from detector.scoring import LANE_SCORE, MANY_SCORE, SINGLE_SCORE
 from detector.states import HEADER, LANE, STREAM, StateError, StreamStates, Table, block_size
 from tests.streams import DAY, Event, batch_of, clock, in_batches, numbered, run, seasonal, wide
 from training.model import Forecaster
@@ -105,13 +106,25 @@ def neutral(row: bytes) -> tuple[Any, ...]:
     """Take a row apart; what depends on where its stream lies (rows, numbers of features) is left out."""
     *_, lanes, length = HEADER.unpack_from(row)
     at = HEADER.size + length
-    stream = np.frombuffer(row, STREAM, 1, at).copy()
+    notes = row[:at]
+    stream = without_padding(np.frombuffer(row, STREAM, 1, at))
     for name in ("first_lane", "single", "first_many", "matrix"):
         stream[name] = stream[name] >= 0
-    lane = np.frombuffer(row, LANE, lanes, at + STREAM.itemsize).copy()
+    lane = without_padding(np.frombuffer(row, LANE, lanes, at + STREAM.itemsize))
     lane["feature"] = 0
-    rest = row[at + STREAM.itemsize + lane.nbytes :]
-    return row[:at], stream.tobytes(), lane.tobytes(), rest
+    at += STREAM.itemsize + lane.nbytes
+    end = at + lanes * 4 * HEADER.unpack_from(row)[1]
+    family, count = (SINGLE_SCORE, 1) if stream["single"][0] else (MANY_SCORE, lanes)
+    scores = without_padding(np.frombuffer(row, family, count, end))
+    rest = row[end + scores.nbytes :]
+    return notes, stream.tobytes(), lane.tobytes(), row[at:end], scores.tobytes(), rest
+
+
+def without_padding(rows: NDArray[np.void]) -> NDArray[np.void]:
+    """Copy records onto zeros: what lies between their fields is anything."""
+    clean = np.zeros_like(rows)
+    clean[...] = rows
+    return clean
 
 
 @pytest.mark.parametrize("where", ["empty", "header", "notes", "half", "last byte", "one byte more", "another network"])
