@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from connectors.records import Alert, EventBatch, Scores
-from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules, alert_id
+from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules
+from detector.passage import Judged, Sorted, alert_at, joined, scores_of, turns
 from detector.recurrent import lanes_on
 from detector.scans import DUPLICATE, LATE, admit, find_lanes, judge
 from detector.scoring import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
@@ -61,29 +61,6 @@ class Step:
     features_dropped: int
     evicted: int
     moved: list[str]  # streams seen on another partition than before
-
-
-class _Sorted(NamedTuple):
-    """A batch's admitted events, sorted by stream, and where they came from."""
-
-    event: Int64  # [events] index into the batch
-    slot: Int64  # [events]
-    time: Int64  # [events]
-    interval: NDArray[np.float64]  # [events] running mean time between events, as of each
-    start: Int64  # [events + 1]
-    observation: Int64  # [observations] index into the batch
-    lane: Int64
-    many_row: Int64
-    value: NDArray[np.float64]
-
-
-class _Judged(NamedTuple):
-    """What the stages made of a batch's events; the order of _Sorted."""
-
-    work: _Sorted
-    measured: NDArray[np.void]  # MEASURED [observations]
-    verdicts: NDArray[np.void]  # VERDICT [events]
-    features_dropped: int
 
 
 class Engine:
@@ -128,9 +105,9 @@ class Engine:
         """Score a batch: every event against what its stream's past let expect, then learn it."""
         slots = self._slots(batch.streams)
         kept, interval, fate, moved = self._admit(batch, slots)
-        work, measured, verdicts, features_dropped = self._through(batch, slots, kept, interval)
-        scores = self._scores(batch, work, measured, verdicts)
-        alerts = self._alerts(batch, work, measured, verdicts)
+        judged = self._through(batch, slots, kept, interval)
+        scores = scores_of(batch, judged, self.version)
+        alerts = self._alerts(batch, judged)
         self._changed.update(slots.tolist())
         evicted = self._evict()
         self._on_stage("score")
@@ -139,22 +116,22 @@ class Engine:
             alerts=alerts,
             duplicates=int((fate == DUPLICATE).sum()),
             late=int((fate == LATE).sum()),
-            features_dropped=features_dropped,
+            features_dropped=judged.features_dropped,
             evicted=evicted,
             moved=moved,
         )
 
-    def _through(self, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]) -> _Judged:
+    def _through(self, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]) -> Judged:
         """Take events, sorted by stream, through all stages; in several passes where streams gain features midway."""
         work, dropped, turn = self._sort(batch, slots, event, interval)
         if turn is not None:
             parts = [turn == k for k in range(int(turn.max()) + 1)]
-            return _joined([self._through(batch, slots, event[part], interval[part]) for part in parts])
+            return joined([self._through(batch, slots, event[part], interval[part]) for part in parts])
         inputs, frames = self._inputs(work)
         self._on_stage("features")
         outputs = self._forecast(work, inputs)
         self._on_stage("forecast")
-        return _Judged(work, *self._judge(work, inputs, frames, outputs), dropped)
+        return Judged(work, *self._judge(work, inputs, frames, outputs), dropped)
 
     def _slots(self, names: list[str]) -> Int64:
         known = self.states.slots
@@ -208,7 +185,7 @@ class Engine:
 
     def _sort(
         self, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]
-    ) -> tuple[_Sorted, int, Int64 | None]:
+    ) -> tuple[Sorted, int, Int64 | None]:
         """Lay the admitted events' observations out by stream and find their lanes, adding what is new.
 
         Where the third thing returned is not None nothing was added: the events must go through in passes, and it
@@ -224,7 +201,7 @@ class Engine:
         dropped, turn = 0, None
         if self._find(slot, start, feature, found):
             new = self._new_features(slot, counts, feature, lane)
-            turn = _turns(slot, new)
+            turn = turns(slot, new)
             if turn is None:
                 for s, features in new.items():
                     self.states.add_lanes(s, list(features), self._model_number)
@@ -236,7 +213,7 @@ class Engine:
                     lane, many_row = lane[here], many_row[here]
         value = np.clip(batch.value[observation], -LARGEST, LARGEST)  # what is squared must stay finite
         time = batch.time[event]
-        return _Sorted(event, slot, time, interval, start, observation, lane, many_row, value), dropped, turn
+        return Sorted(event, slot, time, interval, start, observation, lane, many_row, value), dropped, turn
 
     def _find(self, slot: Int64, start: Int64, feature: Int64, found: tuple[Int64, Int64]) -> int:
         return int(find_lanes(self.states.streams.rows, self.states.lanes.rows, slot, start, feature, *found))
@@ -253,7 +230,7 @@ class Engine:
             new[s] = dict(list(features.items())[: max(room, 0)])
         return {s: features for s, features in new.items() if features}
 
-    def _inputs(self, work: _Sorted) -> tuple[NDArray[np.float32], NDArray[np.void]]:
+    def _inputs(self, work: Sorted) -> tuple[NDArray[np.float32], NDArray[np.void]]:
         count = len(work.lane)
         inputs, frames = np.empty((count, INPUT_SIZE), np.float32), np.empty(count, FRAME)
         time = np.repeat(work.time, np.diff(work.start))
@@ -263,7 +240,7 @@ class Engine:
         )
         return inputs, frames
 
-    def _forecast(self, work: _Sorted, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _forecast(self, work: Sorted, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         self._prime(work.lane)
         outputs = np.empty((len(work.lane), OUTPUT_SIZE), np.float32)
         if self._lanes.concurrent:
@@ -288,7 +265,7 @@ class Engine:
 
     def _judge(
         self,
-        work: _Sorted,
+        work: Sorted,
         inputs: NDArray[np.float32],
         frames: NDArray[np.void],
         outputs: NDArray[np.float32],
@@ -313,7 +290,7 @@ class Engine:
         self._in_threads(work, scan)
         return measured, verdicts
 
-    def _in_threads(self, work: _Sorted, scan: Callable[[int, int, int, int], None]) -> None:
+    def _in_threads(self, work: Sorted, scan: Callable[[int, int, int, int], None]) -> None:
         """Call scan(first event, last event, first observation, last observation) on stretches of whole streams."""
         events = len(work.slot)
         if self._pool is None or events < 2 * THREAD_EVENTS:
@@ -328,34 +305,9 @@ class Engine:
 
     # -- what comes out ----------------------------------------------------------------------------------------------
 
-    def _scores(
-        self, batch: EventBatch, work: _Sorted, measured: NDArray[np.void], verdicts: NDArray[np.void]
-    ) -> Scores:
-        back = np.argsort(work.event)  # in the batch's own order
-        counts = np.diff(work.start)[back]
-        start = np.concatenate(([0], np.cumsum(counts)))
-        rows = np.repeat(work.start[:-1][back] - start[:-1], counts) + np.arange(start[-1])
-        verdict, part = verdicts[back], measured[rows]
-        return Scores(
-            batch=batch,
-            event=work.event[back],
-            score=verdict["score"],
-            threshold=verdict["threshold"],
-            alert=verdict["alert"],
-            warming=verdict["warming"],
-            surprise=verdict["surprise"],
-            start=start,
-            observation=work.observation[rows],
-            expected=part["expected"],
-            lower=part["lower"],
-            upper=part["upper"],
-            contribution=part["contribution"],
-            model_version=self.version,
-        )
-
-    def _alerts(
-        self, batch: EventBatch, work: _Sorted, measured: NDArray[np.void], verdicts: NDArray[np.void]
-    ) -> list[Alert]:
+    def _alerts(self, batch: EventBatch, judged: Judged) -> list[Alert]:
+        """Carry open incidents' alerts on; return those that fire or resolve."""
+        work, verdicts = judged.work, judged.verdicts
         changed = np.flatnonzero(verdicts["change"] != NONE)
         told: list[tuple[int, Alert]] = []
         for i in changed[np.argsort(work.event[changed])].tolist():
@@ -363,7 +315,7 @@ class Engine:
             if change == RESOLVES:
                 alert = replace(self.states.notes.pop(slot), status="resolved", ended_at=int(work.time[i]))
             else:
-                alert = self._alert_at(batch, work, measured, verdicts, i)
+                alert = alert_at(batch, judged, i, self.version, self.settings.rules.critical_above_threshold)
                 if change == PEAKS:
                     first = self.states.notes[slot]
                     alert = replace(
@@ -374,39 +326,6 @@ class Engine:
             if change in {FIRES, RESOLVES}:
                 told.append((int(work.event[i]), alert))
         return [alert for _, alert in told]
-
-    def _alert_at(
-        self, batch: EventBatch, work: _Sorted, measured: NDArray[np.void], verdicts: NDArray[np.void], i: int
-    ) -> Alert:
-        event, verdict = int(work.event[i]), verdicts[i]
-        rows = slice(int(work.start[i]), int(work.start[i + 1]))
-        names = [batch.features[k] for k in batch.feature[work.observation[rows]]]
-
-        def by_feature(values: NDArray[np.float64]) -> dict[str, float]:
-            return dict(zip(names, values.tolist(), strict=True))
-
-        name = batch.streams[batch.stream[event]]
-        where = batch.partitions[batch.partition[event]]
-        critical = verdict["score"] > verdict["threshold"] + self.settings.rules.critical_above_threshold
-        return Alert(
-            id=alert_id(name, int(work.time[i])),
-            stream=name,
-            status="firing",
-            severity="critical" if critical else "warning",
-            started_at=int(work.time[i]),
-            ended_at=None,
-            score=float(verdict["score"]),
-            threshold=float(verdict["threshold"]),
-            observed=by_feature(batch.value[work.observation[rows]]),
-            expected=by_feature(measured["expected"][rows]),
-            lower=by_feature(measured["lower"][rows]),
-            upper=by_feature(measured["upper"][rows]),
-            contributions=by_feature(measured["contribution"][rows]),
-            model_version=self.version,
-            topic=where.topic,
-            partition=where.partition,
-            offset=int(batch.offset[event]),
-        )
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -480,35 +399,6 @@ class Engine:
         """End the threads."""
         if self._pool:
             self._pool.shutdown()
-
-
-def _turns(slot: Int64, new: dict[int, dict[int, int]]) -> Int64 | None:
-    """Return in which pass each event is to go through: a stream that gains features begins another; None: all in one.
-
-    Events [events] are sorted by slot; `new` says by which of them a slot gains its features.
-    """
-    begins = np.zeros(len(slot), np.int64)
-    begins[[event for features in new.values() for event in features.values()]] = 1
-    first = np.flatnonzero(np.diff(slot, prepend=-1))
-    begins[first] = 0
-    if not begins.any():
-        return None
-    passes = np.cumsum(begins)
-    return passes - np.repeat(passes[first], np.diff(first, append=len(slot)))
-
-
-def _joined(parts: list[_Judged]) -> _Judged:
-    """Return the parts as one; a stream's events stay in their order."""
-    works = [part.work for part in parts]
-    counts = np.concatenate([np.diff(work.start) for work in works])
-    columns = {name: np.concatenate([getattr(work, name) for work in works]) for name in _Sorted._fields}
-    columns["start"] = np.concatenate(([0], np.cumsum(counts)))
-    return _Judged(
-        _Sorted(**columns),
-        np.concatenate([part.measured for part in parts]),
-        np.concatenate([part.verdicts for part in parts]),
-        sum(part.features_dropped for part in parts),
-    )
 
 
 def _partition_hash(topic: str, partition: int) -> int:

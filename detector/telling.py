@@ -31,7 +31,7 @@ def describe(alert: Alert) -> str:
     """Return one line: stream, since when, observed against expected, how unlikely."""
     if alert.status == "resolved":
         ended = moment(alert.ended_at or alert.started_at)
-        return f"RESOLVED {alert.stream}: calm again at {ended}, alerted since {moment(alert.started_at)}"
+        return f"resolved {alert.stream}: calm again at {ended}, alerted since {moment(alert.started_at)}"
     leading = sorted(alert.contributions, key=lambda name: -alert.contributions[name])[:LEADING]
     shares = len(alert.contributions) > 1
     parts = []
@@ -43,7 +43,7 @@ def describe(alert: Alert) -> str:
     rest = len(alert.contributions) - len(leading)
     more = f"; {rest} more features" if rest > 0 else ""
     return (
-        f"{alert.severity.upper()} {alert.stream} at {moment(alert.started_at)}: {'; '.join(parts)}{more}; "
+        f"{alert.severity} alert: {alert.stream} at {moment(alert.started_at)}: {'; '.join(parts)}{more}; "
         f"{rarity(alert.score)}"
     )
 

@@ -58,7 +58,7 @@ def test_its_alert_has_the_fields_of_an_alert_and_reads_as_it_says():
     assert list(record) == [field.name for field in fields(Alert)]
     ns = 1_414_890_000 * 10**9  # 2014-11-02T01:00:00Z
     line = describe(Alert(**{**record, "started_at": ns}))
-    shown = re.search(r"^CRITICAL .*$", README, re.MULTILINE)[0]
+    shown = re.search(r"^critical alert: .*$", README, re.MULTILINE)[0]
     assert line.rpartition(";")[0] == shown.rpartition(";")[0]
 
 

@@ -1,0 +1,128 @@
+"""A batch on its way through the engine: sorted, judged, and put into words for whoever asked.
+
+Between the stages everything lies sorted by stream; what leaves is in the batch's own order again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.records import Alert, EventBatch, Scores
+from detector.alerts import alert_id
+
+Int64 = NDArray[np.int64]
+
+
+class Sorted(NamedTuple):
+    """A batch's admitted events, sorted by stream, and where they came from."""
+
+    event: Int64  # [events] index into the batch
+    slot: Int64  # [events]
+    time: Int64  # [events]
+    interval: NDArray[np.float64]  # [events] running mean time between events, as of each
+    start: Int64  # [events + 1]
+    observation: Int64  # [observations] index into the batch
+    lane: Int64
+    many_row: Int64
+    value: NDArray[np.float64]
+
+
+class Judged(NamedTuple):
+    """What the stages made of a batch's events; the order of Sorted."""
+
+    work: Sorted
+    measured: NDArray[np.void]  # MEASURED [observations]
+    verdicts: NDArray[np.void]  # VERDICT [events]
+    features_dropped: int
+
+
+def turns(slot: Int64, new: dict[int, dict[int, int]]) -> Int64 | None:
+    """Return in which pass each event is to go through: a stream that gains features begins another; None: all in one.
+
+    Events [events] are sorted by slot; `new` says by which of them a slot gains its features.
+    """
+    begins = np.zeros(len(slot), np.int64)
+    begins[[event for features in new.values() for event in features.values()]] = 1
+    first = np.flatnonzero(np.diff(slot, prepend=-1))
+    begins[first] = 0
+    if not begins.any():
+        return None
+    passes = np.cumsum(begins)
+    return passes - np.repeat(passes[first], np.diff(first, append=len(slot)))
+
+
+def joined(parts: list[Judged]) -> Judged:
+    """Return the parts as one; a stream's events stay in their order."""
+    works = [part.work for part in parts]
+    counts = np.concatenate([np.diff(work.start) for work in works])
+    columns = {name: np.concatenate([getattr(work, name) for work in works]) for name in Sorted._fields}
+    columns["start"] = np.concatenate(([0], np.cumsum(counts)))
+    return Judged(
+        Sorted(**columns),
+        np.concatenate([part.measured for part in parts]),
+        np.concatenate([part.verdicts for part in parts]),
+        sum(part.features_dropped for part in parts),
+    )
+
+
+def scores_of(batch: EventBatch, judged: Judged, version: str) -> Scores:
+    """Return the scores in the batch's own order; `version` names the weights."""
+    work, measured, verdicts, _ = judged
+    back = np.argsort(work.event)
+    counts = np.diff(work.start)[back]
+    start = np.concatenate(([0], np.cumsum(counts)))
+    rows = np.repeat(work.start[:-1][back] - start[:-1], counts) + np.arange(start[-1])
+    verdict, part = verdicts[back], measured[rows]
+    return Scores(
+        batch=batch,
+        event=work.event[back],
+        score=verdict["score"],
+        threshold=verdict["threshold"],
+        alert=verdict["alert"],
+        warming=verdict["warming"],
+        surprise=verdict["surprise"],
+        start=start,
+        observation=work.observation[rows],
+        expected=part["expected"],
+        lower=part["lower"],
+        upper=part["upper"],
+        contribution=part["contribution"],
+        model_version=version,
+    )
+
+
+def alert_at(batch: EventBatch, judged: Judged, i: int, version: str, critical_above: float) -> Alert:
+    """Return the alert that sorted event `i` would fire; critical if its score is so far above the threshold."""
+    work, measured, verdicts, _ = judged
+    event, verdict = int(work.event[i]), verdicts[i]
+    rows = slice(int(work.start[i]), int(work.start[i + 1]))
+    names = [batch.features[k] for k in batch.feature[work.observation[rows]]]
+
+    def by_feature(values: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(names, values.tolist(), strict=True))
+
+    name = batch.streams[batch.stream[event]]
+    where = batch.partitions[batch.partition[event]]
+    critical = verdict["score"] > verdict["threshold"] + critical_above
+    return Alert(
+        id=alert_id(name, int(work.time[i])),
+        stream=name,
+        status="firing",
+        severity="critical" if critical else "warning",
+        started_at=int(work.time[i]),
+        ended_at=None,
+        score=float(verdict["score"]),
+        threshold=float(verdict["threshold"]),
+        observed=by_feature(batch.value[work.observation[rows]]),
+        expected=by_feature(measured["expected"][rows]),
+        lower=by_feature(measured["lower"][rows]),
+        upper=by_feature(measured["upper"][rows]),
+        contributions=by_feature(measured["contribution"][rows]),
+        model_version=version,
+        topic=where.topic,
+        partition=where.partition,
+        offset=int(batch.offset[event]),
+    )
