@@ -36,7 +36,7 @@ format: $(STAMP) ## put the code into shape
 	@$(BIN)/ruff format .
 
 bench: $(STAMP) ## engine, network and ingest, side by side
-	@$(BIN)/longwatch bench
+	@$(BIN)/python -m tests.bench.bench_all
 
 bench-quality: $(STAMP) ## NAB, SMD, ASD and AIOPS by the product's defaults, where the data are to be had
 	@$(BIN)/python -m tests.bench.quality all
