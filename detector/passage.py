@@ -71,25 +71,26 @@ def joined(parts: list[Judged]) -> Judged:
 def scores_of(batch: EventBatch, judged: Judged, version: str) -> Scores:
     """Return the scores in the batch's own order; `version` names the weights."""
     work, measured, verdicts, _ = judged
-    back = np.argsort(work.event)
+    place = np.full(len(batch), -1)
+    place[work.event] = np.arange(len(work.event))
+    back = place[place >= 0]
     counts = np.diff(work.start)[back]
     start = np.concatenate(([0], np.cumsum(counts)))
     rows = np.repeat(work.start[:-1][back] - start[:-1], counts) + np.arange(start[-1])
-    verdict, part = verdicts[back], measured[rows]
     return Scores(
         batch=batch,
         event=work.event[back],
-        score=verdict["score"],
-        threshold=verdict["threshold"],
-        alert=verdict["alert"],
-        warming=verdict["warming"],
-        surprise=verdict["surprise"],
+        score=verdicts["score"][back],  # column by column: numpy takes ten times as long for rows of many fields
+        threshold=verdicts["threshold"][back],
+        alert=verdicts["alert"][back],
+        warming=verdicts["warming"][back],
+        surprise=verdicts["surprise"][back],
         start=start,
         observation=work.observation[rows],
-        expected=part["expected"],
-        lower=part["lower"],
-        upper=part["upper"],
-        contribution=part["contribution"],
+        expected=measured["expected"][rows],
+        lower=measured["lower"][rows],
+        upper=measured["upper"][rows],
+        contribution=measured["contribution"][rows],
         model_version=version,
     )
 

@@ -73,6 +73,56 @@ def _sigmoid(x: Any) -> Any:
 
 
 @compiled(fastmath=_FAST, error_model="numpy")
+def _gates_of_one(gates: Float32, bias: Float32, v: Float32, z: Float32) -> None:
+    """Write the gates before activation, z [4 hidden], of one lane's inputs and hidden state, v [INPUT_SIZE + hidden]."""
+    depth = len(v)
+    z[:] = bias
+    whole = depth - depth % 4
+    for k in range(0, whole, 4):  # four rows at once: a quarter of the loads and stores of z
+        a, b, c, d = v[k], v[k + 1], v[k + 2], v[k + 3]
+        for j in range(len(z)):
+            z[j] = z[j] + a * gates[k, j] + b * gates[k + 1, j] + c * gates[k + 2, j] + d * gates[k + 3, j]
+    for k in range(whole, depth):
+        a = v[k]
+        for j in range(len(z)):
+            z[j] = z[j] + a * gates[k, j]
+
+
+@compiled(fastmath=_FAST, error_model="numpy")
+def _gates_of_two(gates: Float32, bias: Float32, v: Float32, z: Float32, w: Float32, y: Float32) -> None:
+    """As `_gates_of_one` for two lanes, v -> z and w -> y, the same bits: weights are loaded once for both."""
+    depth = len(v)
+    z[:] = bias
+    y[:] = bias
+    whole = depth - depth % 4
+    for k in range(0, whole, 4):
+        a, b, c, d = v[k], v[k + 1], v[k + 2], v[k + 3]
+        e, f, g, h = w[k], w[k + 1], w[k + 2], w[k + 3]
+        for j in range(len(z)):
+            p, q, r, s = gates[k, j], gates[k + 1, j], gates[k + 2, j], gates[k + 3, j]
+            z[j] = z[j] + a * p + b * q + c * r + d * s
+            y[j] = y[j] + e * p + f * q + g * r + h * s
+    for k in range(whole, depth):
+        a, e = v[k], w[k]
+        for j in range(len(z)):
+            z[j] = z[j] + a * gates[k, j]
+            y[j] = y[j] + e * gates[k, j]
+
+
+@compiled(fastmath=_FAST, error_model="numpy")
+def _carry_on(z: Float32, state: Float32) -> None:
+    """Carry a lane's state [2 hidden] on by its gates z [4 hidden], which are used up."""
+    size = len(state) // 2
+    hidden, cell = state[:size], state[size:]
+    i, f, c, o = z[:size], z[size : 2 * size], z[2 * size : 3 * size], z[3 * size :]
+    for j in range(size):
+        i[j] = _sigmoid(i[j]) * _tanh(c[j])
+    for j in range(size):
+        cell[j] = _sigmoid(f[j]) * cell[j] + i[j]
+        hidden[j] = _sigmoid(o[j]) * _tanh(cell[j])
+
+
+@compiled(fastmath=_FAST, error_model="numpy")
 def lstm_step(
     gates: Float32,
     bias: Float32,
@@ -82,30 +132,46 @@ def lstm_step(
     v: Float32,  # scratch [INPUT_SIZE + hidden]
 ) -> None:
     """Step one lane by one event."""
-    size = len(bias) // 4
-    depth = gates.shape[0]
     v[:INPUT_SIZE] = x
-    v[INPUT_SIZE:] = state[:size]
-    z[:] = bias
-    whole = depth - depth % 4
-    for k in range(0, whole, 4):  # four rows at once: a quarter of the loads and stores of z
-        a, b, c, d = v[k], v[k + 1], v[k + 2], v[k + 3]
-        for j in range(4 * size):
-            z[j] = z[j] + a * gates[k, j] + b * gates[k + 1, j] + c * gates[k + 2, j] + d * gates[k + 3, j]
-    for k in range(whole, depth):
-        a = v[k]
-        for j in range(4 * size):
-            z[j] = z[j] + a * gates[k, j]
-    for j in range(2 * size):
-        z[j] = _sigmoid(z[j])
-    for j in range(2 * size, 3 * size):
-        z[j] = _tanh(z[j])
-    for j in range(3 * size, 4 * size):
-        z[j] = _sigmoid(z[j])
-    for j in range(size):
-        state[size + j] = z[size + j] * state[size + j] + z[j] * z[2 * size + j]
-    for j in range(size):
-        state[j] = z[3 * size + j] * _tanh(state[size + j])
+    v[INPUT_SIZE:] = state[: len(bias) // 4]
+    _gates_of_one(gates, bias, v, z)
+    _carry_on(z, state)
+
+
+@compiled(inline="always", fastmath=_FAST)
+def _log_scale(raw: Any) -> Any:
+    return min(max(raw, np.float32(-8)), np.float32(4))
+
+
+@compiled(inline="always", fastmath=_FAST)
+def _freedom(raw: Any) -> Any:
+    softplus = max(raw, np.float32(0)) + np.log1p(np.exp(-abs(raw)))
+    return np.float32(LEAST_FREEDOM) + np.float32(4) * softplus
+
+
+@compiled(fastmath=_FAST, error_model="numpy")
+def _read_out(heads: Float32, head_bias: Float32, skip: Float32, x: Float32, state: Float32, out: Float32) -> None:
+    """Write what the heads say [OUTPUT_SIZE] of a state that has been stepped by inputs x."""
+    # scalars, for an array would be loaded and stored at every turn
+    near, far, near_scale, far_scale, near_freedom, far_freedom = head_bias
+    for k in range(len(heads)):
+        h = state[k]
+        near += h * heads[k, 0]
+        far += h * heads[k, 1]
+        near_scale += h * heads[k, 2]
+        far_scale += h * heads[k, 3]
+        near_freedom += h * heads[k, 4]
+        far_freedom += h * heads[k, 5]
+    limit = np.float32(SCALE_INPUT_LIMIT)
+    for k in range(INPUT_SIZE):
+        a, b = x[k], min(max(x[k], -limit), limit)
+        near += a * skip[k, 0]
+        far += a * skip[k, 1]
+        near_scale += b * skip[k, 2]
+        far_scale += b * skip[k, 3]
+    out[LOCATION], out[LOCATION + 1] = near, far
+    out[LOG_SCALE], out[LOG_SCALE + 1] = _log_scale(near_scale), _log_scale(far_scale)
+    out[FREEDOM], out[FREEDOM + 1] = _freedom(near_freedom), _freedom(far_freedom)
 
 
 @compiled(fastmath=_FAST, error_model="numpy")
@@ -123,25 +189,26 @@ def forecast(
     out: Float32,  # [observations, OUTPUT_SIZE]
 ) -> None:
     """Step the lanes of observations first..last in their order, and write each one's forecast."""
+    z, y = np.empty(len(bias), np.float32), np.empty(len(bias), np.float32)
+    v, w = np.empty(len(gates), np.float32), np.empty(len(gates), np.float32)
     size = len(bias) // 4
-    z = np.empty(4 * size, np.float32)
-    v = np.empty(INPUT_SIZE + size, np.float32)
-    o = np.empty(OUTPUT_SIZE, np.float32)
-    limit = np.float32(SCALE_INPUT_LIMIT)
-    for j in range(first, last):
-        x, s = inputs[j], state[lane[j]]
-        lstm_step(gates, bias, x, s, z, v)
-        o[:] = head_bias
-        for k in range(size):
-            for i in range(OUTPUT_SIZE):
-                o[i] += s[k] * heads[k, i]
-        for k in range(INPUT_SIZE):
-            for i in range(_HORIZONS):
-                o[LOCATION + i] += x[k] * skip[k, i]
-                o[LOG_SCALE + i] += min(max(x[k], -limit), limit) * skip[k, _HORIZONS + i]
-        for i in range(_HORIZONS):
-            o[LOG_SCALE + i] = min(max(o[LOG_SCALE + i], np.float32(-8)), np.float32(4))
-            raw = o[FREEDOM + i]
-            softplus = max(raw, np.float32(0)) + np.log1p(np.exp(-abs(raw)))
-            o[FREEDOM + i] = np.float32(LEAST_FREEDOM) + np.float32(4) * softplus
-        out[j] = o
+    j = first
+    while j < last:
+        one = state[lane[j]]
+        v[:INPUT_SIZE] = inputs[j]
+        v[INPUT_SIZE:] = one[:size]
+        if j + 1 == last or lane[j + 1] == lane[j]:  # the second would need what the first leaves behind
+            _gates_of_one(gates, bias, v, z)
+            _carry_on(z, one)
+            _read_out(heads, head_bias, skip, inputs[j], one, out[j])
+            j += 1
+            continue
+        other = state[lane[j + 1]]
+        w[:INPUT_SIZE] = inputs[j + 1]
+        w[INPUT_SIZE:] = other[:size]
+        _gates_of_two(gates, bias, v, z, w, y)
+        _carry_on(z, one)
+        _carry_on(y, other)
+        _read_out(heads, head_bias, skip, inputs[j], one, out[j])
+        _read_out(heads, head_bias, skip, inputs[j + 1], other, out[j + 1])
+        j += 2
