@@ -21,8 +21,9 @@ from connectors.webhook import WebhookSink
 from detector.alerts import AlertRules
 from detector.engine import EngineSettings
 from detector.metrics import Metrics
-from detector.settings import Settings, SettingsError
-from training.model import Forecaster
+from detector.settings import ModelSettings, Settings, SettingsError
+from training.horizons import SHIPPED_HORIZONS
+from training.model import Forecaster, ModelError
 from training.prior import load_prior
 from training.registry import Registry
 
@@ -65,19 +66,30 @@ def device_of(settings: Settings) -> str:
 
 
 def first_model(settings: Settings) -> Forecaster:
-    """Return the model to begin with: the newest of model.directory, or the prior that ships."""
-    if not settings.model.directory:
-        return load_prior()
-    registry = Registry(Path(settings.model.directory))
-    versions = registry.versions()
-    if not versions:
-        raise SettingsError([f"model.directory {settings.model.directory}: holds no model; make one: longwatch train"])
-    model = registry.load(versions[-1])
-    if model.hidden_size != settings.model.hidden_size:
-        raise SettingsError(
-            [f"model.hidden_size is {settings.model.hidden_size}, the model in model.directory has {model.hidden_size}"]
-        )
-    return model
+    """Return the model to begin with: the newest of model.directory, or the cell's prior that ships.
+
+    Raises SettingsError where it does not fit the settings.
+    """
+    wanted, model = settings.model, None
+    if wanted.directory:
+        registry = Registry(Path(wanted.directory))
+        versions = registry.versions()
+        if not versions:
+            raise SettingsError([f"model.directory {wanted.directory}: holds no model; make one: longwatch train"])
+        model = registry.load(versions[-1])
+    try:
+        model = model or load_prior(wanted.cell, SHIPPED_HORIZONS)
+        return shaped(model, wanted)
+    except ModelError as error:
+        where = wanted.directory or "the prior that ships"
+        raise SettingsError([f"{error} ({where}): change the setting, or train another model"]) from None
+
+
+def shaped(model: Forecaster, wanted: ModelSettings) -> Forecaster:
+    """Return a model in the shape of the settings; raises ModelError where that is not to be had."""
+    return model.shaped(
+        wanted.cell, wanted.hidden_size, wanted.layers, wanted.dropout, wanted.attention_window, wanted.horizons
+    )
 
 
 def make_source(

@@ -26,7 +26,7 @@ from detector.bench_ingest import Ingest
 from detector.engine import Engine, EngineSettings
 from detector.settings import Settings
 from training.inputs import INPUT_SIZE
-from training.kernels import OUTPUT_SIZE, forecast, weights_of
+from training.kernels import Network
 from training.model import Forecaster
 
 BATCH = 10_000  # events of a micro-batch, lanes of a bare step
@@ -220,15 +220,16 @@ def bare_lstm(model: Forecaster, device: str, steps: int) -> Timing:
 
 
 def bare_kernel(model: Forecaster, steps: int) -> Timing:
-    """Step the engine's compiled kernel on one thread: LSTM and heads, states gathered and scattered by lane."""
-    weights = weights_of(model)
+    """Step the engine's compiled kernels on one thread: cells and heads, states gathered and scattered by lane."""
+    network = Network(model)
     inputs = np.random.default_rng(0).standard_normal((BATCH, INPUT_SIZE)).astype(np.float32)
     state = np.zeros((BATCH, model.state_size), np.float32)
-    out, lane = np.empty((BATCH, OUTPUT_SIZE), np.float32), np.arange(BATCH)
-    forecast(*weights, lane, inputs, state, 0, BATCH, out)
+    out = np.empty((BATCH, network.output_size), np.float32)
+    which, lane = np.zeros(BATCH, np.int64), np.arange(BATCH)
+    network.step(which, lane, inputs, state, 0, BATCH, out)
     began, cpu_began = time.perf_counter(), time.process_time()
     for _ in range(steps):
-        forecast(*weights, lane, inputs, state, 0, BATCH, out)
+        network.step(which, lane, inputs, state, 0, BATCH, out)
     return Timing(BATCH * steps, time.perf_counter() - began, time.process_time() - cpu_began)
 
 

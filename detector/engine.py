@@ -25,10 +25,12 @@ from detector.recurrent import lanes_on
 from detector.scans import DUPLICATE, LATE, admit, find_lanes, judge
 from detector.scoring import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
 from detector.states import StreamStates
+from detector.symbols import SYMBOLIC, measure_symbols, network
 from training.history import WINDOW, record, unrolled
 from training.inputs import FRAME, INPUT_SIZE, LARGEST, featurise
-from training.kernels import OUTPUT_SIZE
+from training.kernels import output_size
 from training.model import Forecaster, fingerprint
+from training.symbol_kernels import FORESEEN, foresee
 
 Int64 = NDArray[np.int64]
 
@@ -82,7 +84,9 @@ class Engine:
         self.version = fingerprint(model)
         self._lanes = lanes_on(model, torch.device(device))
         self._model_number = 1
-        self.states = StreamStates(self._lanes, model.state_size)
+        self._horizons = np.array(model.horizons, np.int64)
+        self._output_size = output_size(len(model.horizons))
+        self.states = StreamStates(self._lanes, model.state_size, model.horizons)
         self._fetch = fetch or (lambda names: [None] * len(names))
         self._on_stage = on_stage or (lambda _: None)
         self._changed: set[int] = set()
@@ -106,10 +110,11 @@ class Engine:
         slots = self._slots(batch.streams)
         kept, interval, fate, moved = self._admit(batch, slots)
         judged = self._through(batch, slots, kept, interval)
-        scores = scores_of(batch, judged, self.version)
+        scores = scores_of(batch, judged, self.version, self.states.symbol_names)
         alerts = self._alerts(batch, judged)
         self._changed.update(slots.tolist())
         evicted = self._evict()
+        self.states.symbol_names.sweep(self.states.symbols.rows)
         self._on_stage("score")
         return Step(
             scores=scores,
@@ -127,11 +132,13 @@ class Engine:
         if turn is not None:
             parts = [turn == k for k in range(int(turn.max()) + 1)]
             return joined([self._through(batch, slots, event[part], interval[part]) for part in parts])
-        inputs, frames = self._inputs(work)
+        numbers = work.numbers()
+        inputs, frames = self._inputs(numbers)
         self._on_stage("features")
-        outputs = self._forecast(work, inputs)
+        outputs = self._forecast(numbers, inputs)
+        foreseen = self._foresee(work)
         self._on_stage("forecast")
-        return Judged(work, *self._judge(work, inputs, frames, outputs), dropped)
+        return Judged(work, *self._judge(work, numbers, inputs, frames, outputs, foreseen), foreseen, dropped)
 
     def _slots(self, names: list[str]) -> Int64:
         known = self.states.slots
@@ -195,8 +202,7 @@ class Engine:
         counts = (batch.start[1:] - batch.start[:-1])[event]
         start = np.concatenate(([0], np.cumsum(counts)))
         observation = np.repeat(batch.start[event] - start[:-1], counts) + np.arange(start[-1])
-        numbers = np.array([self.states.feature_id(name) for name in batch.features], np.int64)
-        feature = numbers[batch.feature[observation]] if len(numbers) else np.zeros(0, np.int64)
+        feature, symbol = self._named(batch, observation)
         found = lane, many_row = np.empty(len(observation), np.int64), np.empty(len(observation), np.int64)
         dropped, turn = 0, None
         if self._find(slot, start, feature, found):
@@ -211,9 +217,26 @@ class Engine:
                     start = np.concatenate(([0], np.cumsum(here)))[start]
                     observation, feature = observation[here], feature[here]
                     lane, many_row = lane[here], many_row[here]
+                    symbol = symbol[here] if len(symbol) else symbol
         value = np.clip(batch.value[observation], -LARGEST, LARGEST)  # what is squared must stay finite
         time = batch.time[event]
-        return Sorted(event, slot, time, interval, start, observation, lane, many_row, value), dropped, turn
+        return Sorted(event, slot, time, interval, start, observation, lane, many_row, value, symbol), dropped, turn
+
+    def _named(self, batch: EventBatch, observation: Int64) -> tuple[Int64, Int64]:
+        """Return the numbers of the observations' features, and the hashes of their symbols (none where none is one).
+
+        A feature of numbers and one of symbols are two, whatever their names.
+        """
+        states, code = self.states, batch.feature[observation]
+        numbers = np.array([states.feature_id(name) for name in batch.features], np.int64)
+        feature = numbers[code] if len(numbers) else np.zeros(0, np.int64)
+        if not batch.symbols:
+            return feature, np.zeros(0, np.int64)
+        hashes = np.array([*map(states.symbol_names.hash_of, batch.symbols), 0], np.int64)  # the last for -1
+        symbol = hashes[batch.symbol[observation]]
+        for which in np.unique(code[symbol != 0]).tolist():
+            feature[(symbol != 0) & (code == which)] = states.feature_id(SYMBOLIC + batch.features[which])
+        return feature, symbol
 
     def _find(self, slot: Int64, start: Int64, feature: Int64, found: tuple[Int64, Int64]) -> int:
         return int(find_lanes(self.states.streams.rows, self.states.lanes.rows, slot, start, feature, *found))
@@ -242,12 +265,25 @@ class Engine:
 
     def _forecast(self, work: Sorted, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         self._prime(work.lane)
-        outputs = np.empty((len(work.lane), OUTPUT_SIZE), np.float32)
+        outputs = np.empty((len(work.lane), self._output_size), np.float32)
         if self._lanes.concurrent:
             self._in_threads(work, lambda _a, _b, a, b: self._lanes.step(work.lane, inputs, a, b, outputs))
         else:
             self._lanes.step(work.lane, inputs, 0, len(work.lane), outputs)
         return outputs
+
+    def _foresee(self, work: Sorted) -> NDArray[np.void]:
+        """Step the categorical lanes; FORESEEN [observations], or nothing where all are numbers."""
+        foreseen = np.zeros(len(work.symbol), FORESEEN)
+        if len(work.symbol):
+            weights, lanes, row = network(), self.states.symbols.rows["lane"], self._symbol_rows(work)
+            self._in_threads(work, lambda _a, _b, a, b: foresee(lanes, weights, row, work.symbol, a, b, foreseen))
+        return foreseen
+
+    def _symbol_rows(self, work: Sorted) -> Int64:
+        """Return the observations' rows in the table of categorical lanes, -1 for a number."""
+        rows: Int64 = self.states.lanes.rows["symbols"][work.lane] - 1
+        return rows
 
     def _prime(self, lane: Int64) -> None:
         """Give lanes whose hidden state belongs to former weights one of the present: replay their recent window."""
@@ -258,7 +294,7 @@ class Engine:
             self._lanes.write(lanes, np.zeros((len(lanes), self.states.state_size), np.float32))
             rows = np.arange(WINDOW)[None] >= WINDOW - counts[:, None]  # [lanes, WINDOW]
             replayed, recent = np.repeat(lanes, counts), np.ascontiguousarray(window[rows])
-            forgotten = np.empty((len(replayed), OUTPUT_SIZE), np.float32)
+            forgotten = np.empty((len(replayed), self._output_size), np.float32)
             for _ in range(PRIMING_PASSES):
                 self._lanes.step(replayed, recent, 0, len(replayed), forgotten)
             self.states.lanes.rows["model"][lanes] = self._model_number
@@ -266,26 +302,39 @@ class Engine:
     def _judge(
         self,
         work: Sorted,
-        inputs: NDArray[np.float32],
+        numbers: Sorted,  # of work
+        inputs: NDArray[np.float32],  # of numbers, as are frames and outputs
         frames: NDArray[np.void],
         outputs: NDArray[np.float32],
+        foreseen: NDArray[np.void],
     ) -> tuple[NDArray[np.void], NDArray[np.void]]:
         states, count = self.states, len(work.lane)
         measured, verdicts = np.empty(count, MEASURED), np.empty(len(work.event), VERDICT)
         masked = np.empty(count, np.bool_)
+        masked_numbers = np.empty(len(numbers.lane), np.bool_) if numbers is not work else masked
         lanes, many = states.lanes.rows, states.many.rows
+        mixed = len(work.symbol) > 0
+        of_numbers = np.empty(len(numbers.lane), MEASURED) if mixed else measured
+        place = np.flatnonzero(work.symbol == 0)  # of each number among the observations
+        symbol_row = self._symbol_rows(work) if mixed else place
 
         def scan(a: int, b: int, c: int, d: int) -> None:
+            e, f = int(numbers.start[a]), int(numbers.start[b])
             measure(
-                lanes["score"], many, work.lane, work.many_row, work.value, frames,
-                outputs, c, d, measured,
+                self._horizons, lanes["score"], many, numbers.lane, numbers.many_row, numbers.value, frames,
+                outputs, e, f, of_numbers,
             )  # fmt: skip
+            if mixed:
+                measured[place[e:f]] = of_numbers[e:f]
+                measure_symbols(states.symbols.rows, symbol_row, foreseen, c, d, measured, work.value)
             judge(
                 states.streams.rows, states.single.rows, many, states.matrices.rows, work.slot, work.time,
                 work.interval, work.start, work.lane, work.many_row, work.value, measured, self._rules, a, b,
                 verdicts, masked,
             )  # fmt: skip
-            record(lanes["history"], work.lane, inputs, masked, c, d)
+            if mixed:
+                masked_numbers[e:f] = masked[place[e:f]]
+            record(lanes["history"], numbers.lane, inputs, masked_numbers, e, f)
 
         self._in_threads(work, scan)
         return measured, verdicts
@@ -315,7 +364,8 @@ class Engine:
             if change == RESOLVES:
                 alert = replace(self.states.notes.pop(slot), status="resolved", ended_at=int(work.time[i]))
             else:
-                alert = alert_at(batch, judged, i, self.version, self.settings.rules.critical_above_threshold)
+                above = self.settings.rules.critical_above_threshold
+                alert = alert_at(batch, judged, i, self.version, above, self.states.symbol_names)
                 if change == PEAKS:
                     first = self.states.notes[slot]
                     alert = replace(

@@ -12,10 +12,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.utils.rnn import PackedSequence
 
 from training.compiled import compiled
-from training.kernels import OUTPUT_SIZE, forecast, weights_of
+from training.kernels import Network
 from training.model import Forecaster
 
 Float32 = NDArray[np.float32]
@@ -37,7 +36,7 @@ class RecurrentLanes(Protocol):
         """Set rows."""
 
     def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
-        """Step the lanes of observations first..last in their order; write forecasts [observations, OUTPUT_SIZE]."""
+        """Step the lanes of observations first..last in their order; write forecasts [observations, output_size]."""
 
     def use(self, model: Forecaster) -> None:
         """Step with these weights from now on."""
@@ -58,7 +57,7 @@ class KernelLanes:
 
     def use(self, model: Forecaster) -> None:
         """Step with these weights from now on."""
-        self._weights = weights_of(model)
+        self._network = Network(model)
 
     def resize(self, rows: int) -> None:
         """Make room for so many rows; the new ones are zero."""
@@ -75,8 +74,8 @@ class KernelLanes:
         self.states[lanes] = states
 
     def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
-        """Step the lanes of observations first..last in their order; write forecasts [observations, OUTPUT_SIZE]."""
-        forecast(*self._weights, lane, inputs, self.states, first, last, out)
+        """Step the lanes of observations first..last in their order; write forecasts [observations, output_size]."""
+        self._network.step(np.zeros(len(lane), np.int64), lane, inputs, self.states, first, last, out)
 
     @property
     def nbytes(self) -> int:
@@ -95,7 +94,7 @@ def _ranks(lane: Int64, seen: Int64, rank: Int64) -> None:
 
 
 class TorchLanes:
-    """On a GPU (or, for comparison, a CPU): torch on a device tensor, one packed sequence a batch."""
+    """On a GPU (or, for comparison, a CPU): torch on a device tensor, a dense sequence for each stretch of a batch."""
 
     concurrent = False
 
@@ -109,7 +108,7 @@ class TorchLanes:
 
     def use(self, model: Forecaster) -> None:
         """Step with these weights from now on."""
-        twin = Forecaster(model.cell, model.hidden_size)
+        twin = Forecaster(**model.shape)
         twin.load_state_dict(model.state_dict())
         self._model = twin.to(self._device).eval()
 
@@ -131,26 +130,29 @@ class TorchLanes:
 
     @torch.inference_mode()
     def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
-        """Step the lanes of observations first..last in their order; write forecasts [observations, OUTPUT_SIZE]."""
+        """Step the lanes of observations first..last in their order; write forecasts [observations, output_size]."""
         if first == last:
             return
         part = lane[first:last]
         rank = np.empty_like(part)
         _ranks(part, self._seen, rank)
-        length = np.zeros(len(part), np.int64)
-        order = np.argsort(part, kind="stable")
-        starts = np.flatnonzero(np.diff(part[order], prepend=-1))
-        counts = np.diff(starts, append=len(part))
-        length[order] = np.repeat(counts, counts)
+        length = np.bincount(part, minlength=0)[part]
         packed = np.lexsort((part, -length, rank))  # by rank; within it the lanes with most events first
-        sizes = np.bincount(rank)
+        sizes = np.bincount(rank)  # lanes that have so many events or more
         lanes = torch.from_numpy(part[packed[: sizes[0]]]).to(self._device)
         data = torch.from_numpy(inputs[first:last][packed]).to(self._device)
-        hidden, cell = (half[None].contiguous() for half in self._states[lanes].chunk(2, dim=1))
-        outputs, (hidden, cell) = self._model.rnn(PackedSequence(data, torch.from_numpy(sizes)), (hidden, cell))
-        self._states[lanes] = torch.cat([hidden[0], cell[0]], dim=1)
-        forecasts = torch.cat(self._model.heads(outputs.data, data), dim=-1)
-        out[first + packed] = forecasts.cpu().numpy().reshape(-1, OUTPUT_SIZE)
+        states = self._states[lanes]
+        forecasts = []
+        at = 0
+        # stretches in which the same lanes go on: each is one dense sequence
+        for stretch in np.split(sizes, np.flatnonzero(np.diff(sizes)) + 1):
+            time, batch = len(stretch), int(stretch[0])
+            sequence = data[at : at + time * batch].view(time, batch, -1)
+            forecast, states[:batch] = self._model(sequence, states[:batch])
+            forecasts.append(torch.cat(forecast, dim=-1).flatten(0, 1))
+            at += time * batch
+        self._states[lanes] = states
+        out[first + packed] = torch.cat(forecasts).cpu().numpy()
 
     @property
     def nbytes(self) -> int:

@@ -17,6 +17,8 @@ same for every stream; `docs/scoring.md` says what each part brought.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +41,10 @@ from detector.calibration import (
 from detector.novelty import MEMORY, damped, gap, remember
 from detector.subspace import outside
 from training.compiled import compiled
+from training.horizons import HORIZONS
 from training.inputs import LIMIT, to_unit
-from training.kernels import FREEDOM, LOCATION, LOG_SCALE
 
-AHEAD = 9  # a forecast made on arrival of event t for the tenth event after t-1 waits nine arrivals
-SMOOTHING, SLOW_SMOOTHING = 0.3, 0.03  # weights of the smoothed error and of the slow ten-step error
+SMOOTHING, SLOW_SMOOTHING = 0.3, 0.03  # weights of the smoothed error and of a far horizon's slow error
 LEAST_UNIT_MANY, LEAST_UNIT_SINGLE = 0.002, 0.0004  # of the lane's range: an error below is never an event
 RANGE_EVENTS = 50_000  # the lane's range is of the last one to two times so many: wild values must not own it for ever
 STRETCH = 10.0  # ... nor one of them at once: a value widens the range by at most so many times itself
@@ -67,40 +68,55 @@ SKILL_DECAY = 1.0 - 2.0 ** (-1.0 / 2000.0)
 ROLL = 32  # events of the rolling mean and minimum
 DOUBT_DECAY = 2.0 ** (-1.0 / 2000.0)
 
-LANE_SCORE = np.dtype(
-    [
-        ("events", np.int64),  # errors seen
-        ("ahead", np.float64, AHEAD),  # forecasts waiting for their event
-        ("smoothed", np.float64),
-        ("slow", np.float64),
-        ("unit", UNIT),  # of the one-step error
-        ("low", np.float64),  # range of the values since the last turn of RANGE_EVENTS ...
-        ("high", np.float64),
-        ("former_low", np.float64),  # ... and between the last two
-        ("former_high", np.float64),
-    ],
-    align=True,
+FAR = np.dtype(  # errors of the forecasts of one far horizon
+    [("unit", UNIT), ("slow_histogram", HISTOGRAM), ("slow_unit", np.float64)], align=True
 )
 
-MANY_SCORE = np.dtype(  # beside LANE_SCORE, for a lane of a stream of two or more features
-    [
-        ("smoothed_unit", UNIT),
-        ("ahead_unit", UNIT),
-        ("slow_histogram", HISTOGRAM),
-        ("slow_unit", np.float64),
-        ("outside_histogram", HISTOGRAM),
-        ("outside_unit", np.float64),
-        ("outside_events", np.int64),
-        ("mean", np.float64),  # slow running mean and variance, for the subspace
-        ("variance", np.float64),
-        ("events", np.int64),  # errors learnt
-        ("seen", np.int64),  # values learnt
-        ("z_mean", np.float64),
-        ("fit_mean", np.float64),  # as of the last fit
-        ("fit_deviation", np.float64),
-    ],
-    align=True,
-)
+
+def lane_score(horizons: Sequence[int]) -> np.dtype[Any]:
+    """Return what is remembered of a lane's errors. The layout depends on how many forecasts wait for their event.
+
+    A forecast made on arrival of event t for the tenth event after t-1 waits nine arrivals.
+    """
+    far = horizons[1:]
+    return np.dtype(
+        [
+            ("events", np.int64),  # errors seen
+            ("ahead", np.float64, (max(sum(far) - len(far), 1),)),  # forecasts that wait, a ring for each far horizon
+            ("smoothed", np.float64),
+            ("slow", np.float64, (max(len(far), 1),)),
+            ("unit", UNIT),  # of the one-step error
+            ("low", np.float64),  # range of the values since the last turn of RANGE_EVENTS ...
+            ("high", np.float64),
+            ("former_low", np.float64),  # ... and between the last two
+            ("former_high", np.float64),
+        ],
+        align=True,
+    )
+
+
+def many_score(horizons: Sequence[int]) -> np.dtype[Any]:
+    """Return what is remembered, beside `lane_score`, of a lane of a stream of two or more features."""
+    return np.dtype(
+        [
+            ("smoothed_unit", UNIT),
+            ("far", FAR, (max(len(horizons) - 1, 1),)),
+            ("outside_histogram", HISTOGRAM),
+            ("outside_unit", np.float64),
+            ("outside_events", np.int64),
+            ("mean", np.float64),  # slow running mean and variance, for the subspace
+            ("variance", np.float64),
+            ("events", np.int64),  # errors learnt
+            ("seen", np.int64),  # values learnt
+            ("z_mean", np.float64),
+            ("fit_mean", np.float64),  # as of the last fit
+            ("fit_deviation", np.float64),
+        ],
+        align=True,
+    )
+
+
+LANE_SCORE, MANY_SCORE = lane_score(HORIZONS), many_score(HORIZONS)  # unless other horizons are asked for
 
 SINGLE_SCORE = np.dtype(  # beside LANE_SCORE, for the lane of a stream of one feature
     [
@@ -186,20 +202,35 @@ def _in_data_unit(location: float, mean: float, deviation: float, low: float, hi
     return min(max(value, low), high)
 
 
+@compiled(inline="always")
+def _meet(r: Record, ring: int, wait: int, far: int, x: float, ahead: float) -> tuple[float, float]:
+    """Let the forecast meet its event that was made `wait` arrivals ago, and the new one, `ahead`, take its place.
+
+    Returns the size of its error, 0 where there was no such forecast yet, and the slow average of that.
+    """
+    slot = ring + r.events % wait
+    error = abs(x - r.ahead[slot]) if r.events >= wait else 0.0
+    r.ahead[slot] = ahead
+    r.slow[far] += SLOW_SMOOTHING * (error - r.slow[far])
+    return error, r.slow[far]
+
+
 @compiled
 def measure(
-    lanes: Record,  # LANE_SCORE
-    many: Record,  # MANY_SCORE
+    horizons: NDArray[np.int64],  # of the forecasts
+    lanes: Record,  # lane_score
+    many: Record,  # many_score
     lane: NDArray[np.int64],  # [observations]
     many_row: NDArray[np.int64],  # [observations] row of `many`, -1 for a stream of one feature
     value: NDArray[np.float64],  # [observations]
     frames: Record,  # FRAME [observations]
-    outputs: NDArray[np.float32],  # [observations, OUTPUT_SIZE]
+    outputs: NDArray[np.float32],  # [observations, 3 horizons]: locations, log scales, degrees of freedom
     first: int,
     last: int,
     measured: Record,  # out MEASURED [observations]
 ) -> None:
     """Scan observations first..last: what was expected, and how wrong that was in the lane's own units."""
+    count = len(horizons)
     for j in range(first, last):
         r = lanes[lane[j]]
         out = measured[j]
@@ -209,16 +240,11 @@ def measure(
         if math.isnan(mean):
             out.expected = out.lower = out.upper = math.nan
             continue
-        location, log_scale, nu = float(outputs[j, LOCATION]), float(outputs[j, LOG_SCALE]), float(outputs[j, FREEDOM])
+        location, log_scale, nu = float(outputs[j, 0]), float(outputs[j, count]), float(outputs[j, 2 * count])
         low, high = frames[j].low, frames[j].high
         expected = _in_data_unit(location, mean, deviation, low, high)
-        ahead = _in_data_unit(float(outputs[j, LOCATION + 1]), mean, deviation, low, high)
-        slot = r.events % AHEAD
         error = x - expected
-        ahead_error = x - r.ahead[slot] if r.events >= AHEAD else 0.0
-        r.ahead[slot] = ahead
         r.smoothed += SMOOTHING * (error - r.smoothed)
-        r.slow += SLOW_SMOOTHING * (abs(ahead_error) - r.slow)
 
         scale = math.exp(log_scale)
         t = (to_unit(x, mean, deviation) - location) / scale
@@ -238,24 +264,33 @@ def measure(
         reach = STRETCH * span if span > 0.0 else math.inf
         r.low = min(r.low, max(x, min(r.low, r.former_low) - reach))
         r.high = max(r.high, min(x, max(r.high, r.former_high) + reach))
+        least = (LEAST_UNIT_SINGLE if row < 0 else LEAST_UNIT_MANY) * span
         if row < 0:
             out.tail = min(-math.log10(max(_tail_probability(abs(t), nu, log_beta), 1e-12)), 12.0)
-            out.units = in_units(r.unit, r.events, abs(error), LEAST_UNIT_SINGLE * span, True)
+            out.units = in_units(r.unit, r.events, abs(error), least, True)
         else:
             q = many[row]
-            least = LEAST_UNIT_MANY * span
             one = in_units(r.unit, q.events, abs(error), least, True)
             two = in_units(q.smoothed_unit, q.events, abs(r.smoothed), least, True)
-            ten = in_units(q.ahead_unit, q.events, abs(ahead_error), least, True)
-            out.units = max(one, two, ten)
-            if q.events >= UNIT_WARMUP:
-                unit = max(q.slow_unit, least)
-                out.slow_units = UNIT_LIMIT if r.slow >= UNIT_LIMIT * unit else r.slow / unit
-            grow(q.slow_histogram, SLOW_GROWTH)
-            learn(q.slow_histogram, r.slow)
-            if q.events % REFRESH == 0:
-                q.slow_unit = quantile(q.slow_histogram, UNIT_QUANTILE)
-            q.events += 1
+            out.units = max(one, two)
+        ring = 0
+        for k in range(1, count):
+            ahead = _in_data_unit(float(outputs[j, k]), mean, deviation, low, high)
+            far_error, slow = _meet(r, ring, horizons[k] - 1, k - 1, x, ahead)
+            ring += horizons[k] - 1
+            if row >= 0:
+                f = many[row].far[k - 1]
+                events = many[row].events
+                out.units = max(out.units, in_units(f.unit, events, far_error, least, True))
+                if events >= UNIT_WARMUP:
+                    unit = max(f.slow_unit, least)
+                    out.slow_units = max(out.slow_units, UNIT_LIMIT if slow >= UNIT_LIMIT * unit else slow / unit)
+                grow(f.slow_histogram, SLOW_GROWTH)
+                learn(f.slow_histogram, slow)
+                if events % REFRESH == 0:
+                    f.slow_unit = quantile(f.slow_histogram, UNIT_QUANTILE)
+        if row >= 0:
+            many[row].events += 1
         r.events += 1
 
 

@@ -28,6 +28,7 @@ from detector.settings_layers import (
     from_overrides,
     merge,
 )
+from training.horizons import HORIZONS, check_horizons
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
 
@@ -53,28 +54,33 @@ class SourceSettings(FileSettings):
 class ModelSettings(Section):
     """Section [model]: the network that forecasts."""
 
-    cell: Literal["lstm"] = Field("lstm", description="The recurrent cell.")
-    hidden_size: int = Field(
-        48, ge=1, le=1024, description="Width of the hidden state; 48 is what the prior that ships has."
+    cell: Literal["rnn", "lstm", "gru", "esn"] = Field(
+        "lstm", description="The recurrent cell: vanilla, LSTM, GRU, or an echo state network's reservoir."
     )
-    layers: int = Field(1, description="Recurrent layers; one is what there is.")
+    hidden_size: int = Field(
+        48, ge=1, le=1024, description="Width of the hidden state; 48 is what the priors that ship have."
+    )
+    layers: int = Field(
+        1, ge=1, le=8, description="Recurrent layers; those above the first say nothing until a training uses them."
+    )
+    dropout: float = Field(
+        0.0, ge=0, le=0.9, description="Share of hidden units left out in training, one mask a sequence."
+    )
+    attention_window: int = Field(
+        0, ge=0, le=64, description="Hidden states that each lane keeps to attend to, 4 bytes times hidden_size each."
+    )
+    horizons: tuple[int, ...] = Field(
+        HORIZONS, description="Events ahead that are forecast, each scored when its time comes; the first is 1."
+    )
     directory: str = Field(
         "", description="A model that `longwatch train --output` wrote; empty: begin with the prior that ships."
     )
 
-    @field_validator("cell", mode="before")
+    @field_validator("horizons")
     @classmethod
-    def _cell_exists(cls, cell: Any) -> Any:
-        if cell in ("rnn", "gru"):
-            raise ValueError('is not built yet, expected "lstm"')
-        return cell
-
-    @field_validator("layers")
-    @classmethod
-    def _one_layer(cls, layers: int) -> int:
-        if layers != 1:
-            raise ValueError("only one layer is built, expected 1")
-        return layers
+    def _horizons_rise(cls, horizons: tuple[int, ...]) -> tuple[int, ...]:
+        check_horizons(horizons)
+        return horizons
 
     @model_validator(mode="after")
     def _the_prior_fits(self) -> ModelSettings:

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from detector.calibration import RETURN
 from detector.recurrent import RecurrentLanes
-from detector.scoring import LANE_SCORE, MANY_SCORE, SINGLE_SCORE
+from detector.scoring import SINGLE_SCORE, lane_score, many_score
 from detector.subspace import SUBSPACE_LIMIT
+from detector.symbols import SYMBOL_ROW, SYMBOLIC, SymbolNames, vocabulary
 from training.history import HISTORY
+from training.horizons import HORIZONS
 from training.inputs import NORMALISER
 
 INCIDENT = np.dtype(
@@ -46,7 +48,7 @@ STREAM = np.dtype(
         ("lanes", np.int32),
         ("capacity", np.int32),  # rows its block of lanes has
         ("first_lane", np.int64),
-        ("single", np.int64),  # row in the table of streams of one feature; -1: it has more
+        ("single", np.int64),  # row in the table of streams of one feature, a number; -1: it has more, or a symbol
         ("first_many", np.int64),  # its lanes' rows in the table for streams of more; -1: it has one
         ("matrix", np.int64),  # place of its covariance and components; -1: none
         ("fit_at", np.int64),
@@ -58,20 +60,24 @@ STREAM = np.dtype(
     align=True,
 )
 
-LANE = np.dtype(
-    [
-        ("feature", np.int32),
-        ("model", np.int32),  # number of the weights its hidden state belongs to
-        ("input", NORMALISER),
-        ("score", LANE_SCORE),
-        ("history", HISTORY),
-    ],
-    align=True,
-)
+
+def lane_row(horizons: Sequence[int]) -> np.dtype[Any]:
+    """Return what is remembered of a lane, whatever else its stream has."""
+    return np.dtype(
+        [
+            ("feature", np.int32),
+            ("model", np.int32),  # number of the weights its hidden state belongs to
+            ("symbols", np.int64),  # row in the table of categorical lanes, plus 1; 0: a lane of numbers
+            ("input", NORMALISER),
+            ("score", lane_score(horizons)),
+            ("history", HISTORY),
+        ],
+        align=True,
+    )
+
 
 # rows a block of lanes may have: at most a third is waste
 SIZES = tuple(sorted({int(base * 2**power) for power in range(17) for base in (1, 1.5)} | {1, 2}))
-LAYOUT = hashlib.sha256(repr((STREAM.descr, LANE.descr, SINGLE_SCORE.descr, MANY_SCORE.descr)).encode()).digest()[:8]
 PRESENT, FORMER = 0, -1  # LANE.model in a packed row: hidden state belongs to the weights it names, or to others
 HEADER = struct.Struct("<8sIIII")  # layout, state size, matrix numbers, lanes, bytes of notes
 
@@ -119,16 +125,21 @@ def block_size(lanes: int) -> int:
 class StreamStates:
     """Rows of streams and lanes, by slot."""
 
-    def __init__(self, recurrent: RecurrentLanes, state_size: int) -> None:
+    def __init__(self, recurrent: RecurrentLanes, state_size: int, horizons: Sequence[int] = HORIZONS) -> None:
         self.names: list[str] = []  # by slot; "" where the slot is free
         self.slots: dict[str, int] = {}
         self.features: list[str] = []
         self.feature_ids: dict[str, int] = {}
         self.streams = Table(STREAM)
-        self.lanes = Table(LANE)
+        self._lane, self._many = lane_row(horizons), many_score(horizons)
+        layout = repr((STREAM.descr, self._lane.descr, SINGLE_SCORE.descr, self._many.descr, SYMBOL_ROW.descr))
+        self._layout = hashlib.sha256(layout.encode()).digest()[:8]
+        self.lanes = Table(self._lane)
         self.single = Table(SINGLE_SCORE)
-        self.many = Table(MANY_SCORE)
+        self.many = Table(self._many)
         self.matrices = Table(np.dtype(np.float32))
+        self.symbols = Table(SYMBOL_ROW)
+        self.symbol_names = SymbolNames()
         self.recurrent = recurrent  # rows as in `lanes`
         self.state_size = state_size
         recurrent.resize(len(self.lanes.rows))
@@ -160,7 +171,7 @@ class StreamStates:
     def remove(self, slot: int) -> None:
         """Forget a stream and free its rows."""
         stream = self.streams.rows[slot]
-        capacity = int(stream["capacity"])
+        capacity, symbol_rows = int(stream["capacity"]), self._symbol_rows(slot)
         if capacity:
             self._free_lanes(int(stream["first_lane"]), capacity)
         if stream["single"] >= 0:
@@ -169,6 +180,8 @@ class StreamStates:
             self.many.release(int(stream["first_many"]), capacity)
         if stream["matrix"] >= 0:
             self.matrices.release(int(stream["matrix"]), 2 * capacity * capacity)
+        for row in symbol_rows.tolist():
+            self.symbols.release(row, 1)
         del self.slots[self.names[slot]]
         self.names[slot] = ""
         self.notes.pop(slot, None)
@@ -191,6 +204,13 @@ class StreamStates:
         first = int(stream["first_lane"])
         return [self.features[i] for i in self.lanes.rows["feature"][first : first + int(stream["lanes"])]]
 
+    def _symbol_rows(self, slot: int) -> NDArray[np.int64]:
+        """Return the rows of a stream's categorical lanes, in the order of its lanes."""
+        stream = self.streams.rows[slot]
+        first = int(stream["first_lane"])
+        rows: NDArray[np.int64] = self.lanes.rows["symbols"][first : first + int(stream["lanes"])]
+        return rows[rows > 0] - 1
+
     def add_lanes(self, slot: int, features: Sequence[int], model: int) -> None:
         """Give a stream lanes for features it has not shown before, moving its block if it must grow."""
         old, had = int(self.streams.rows[slot]["capacity"]), int(self.streams.rows[slot]["lanes"])
@@ -201,9 +221,13 @@ class StreamStates:
         first = int(stream["first_lane"])
         self.lanes.rows["feature"][first + had : first + has] = features
         self.lanes.rows["model"][first + had : first + has] = model
+        for lane, feature in enumerate(features, first + had):
+            if self.features[feature].startswith(SYMBOLIC):
+                self.lanes.rows["symbols"][lane] = self.symbols.allocate(1) + 1
         stream["lanes"] = has
         if has == 1:
-            stream["single"] = self.single.allocate(1)
+            if not self.lanes.rows["symbols"][first]:
+                stream["single"] = self.single.allocate(1)
         else:
             self._make_many(slot)
 
@@ -268,12 +292,14 @@ class StreamStates:
             first, many, matrix = int(stream["first_lane"]), int(stream["first_many"]), int(stream["matrix"])
             numbers = 2 * capacity * capacity if matrix >= 0 else 0
             # not JSON: it has no NaN, and an alert may hold one (what was expected of a feature never seen before)
-            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot)])
-            lane_rows = np.zeros(lanes, LANE)  # not a copy: that leaves what lies between fields to chance
+            symbols = self.symbols.rows[self._symbol_rows(slot)]
+            known = [[self.symbol_names.name_of(number) for number in vocabulary(row)] for row in symbols]
+            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot), known])
+            lane_rows = np.zeros(lanes, self._lane)  # not a copy: that leaves what lies between fields to chance
             lane_rows[...] = self.lanes.rows[first : first + lanes]
             lane_rows["model"] = np.where(lane_rows["model"] == model, PRESENT, FORMER)
             parts = [
-                HEADER.pack(LAYOUT, self.state_size, numbers, lanes, len(notes)),
+                HEADER.pack(self._layout, self.state_size, numbers, lanes, len(notes)),
                 notes,
                 stream.tobytes(),
                 lane_rows.tobytes(),
@@ -285,23 +311,24 @@ class StreamStates:
                 parts.append(self.many.rows[many : many + lanes].tobytes())
             if numbers:
                 parts.append(self.matrices.rows[matrix : matrix + numbers].tobytes())
+            if len(symbols):
+                parts.append(symbols.tobytes())
             yield self.names[slot], b"".join(parts)
 
     def unpack(self, name: str, row: bytes, model: int, version: str) -> int:
         """Bring a stream back from what `pack` gave; return its slot.
 
         Lanes whose hidden state belongs to other weights than `version` are marked to be primed before their next
-        step. Raises StateError, and then brings nothing, for a row of another layout, of another network, or damaged.
+        step. Raises StateError, and then brings nothing, for a row of another layout or damaged.
         """
         damaged = f"state of stream {name!r} is damaged; move the state directory away"
         if len(row) < HEADER.size:
             raise StateError(f"{damaged} ({len(row)} bytes)")
         layout, state_size, numbers, lanes, length = HEADER.unpack_from(row)
-        if layout != LAYOUT:
-            raise StateError(f"state of stream {name!r} has another version's layout; move the state directory away")
-        if state_size != self.state_size:
+        if layout != self._layout:
             raise StateError(
-                f"state of stream {name!r} is of a network with {state_size} states, not {self.state_size}"
+                f"state of stream {name!r} has the layout of another version or of other model.horizons; "
+                "go back to those, or move the state directory away"
             )
         at = HEADER.size + length
 
@@ -312,14 +339,15 @@ class StreamStates:
             return part
 
         try:
-            written_by, features, note = msgspec.msgpack.decode(row[HEADER.size : at])
+            written_by, features, note, known = msgspec.msgpack.decode(row[HEADER.size : at])
             stored = take(STREAM, 1)[0]
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             raise StateError(f"{damaged} ({error})") from error
-        wanted = at + lanes * (LANE.itemsize + 4 * state_size) + 4 * numbers
-        wanted += SINGLE_SCORE.itemsize * (stored["single"] >= 0) + MANY_SCORE.itemsize * lanes * (
+        wanted = at + lanes * (self._lane.itemsize + 4 * state_size) + 4 * numbers
+        wanted += SINGLE_SCORE.itemsize * (stored["single"] >= 0) + self._many.itemsize * lanes * (
             stored["first_many"] >= 0
         )
+        wanted += SYMBOL_ROW.itemsize * len(known)
         if len(row) != wanted or len(features) != lanes or stored["lanes"] != lanes:
             raise StateError(f"{damaged} ({len(row)} bytes, expected {wanted})")
 
@@ -329,21 +357,29 @@ class StreamStates:
         capacity = int(stream["capacity"])
         first = self._allocate_lanes(capacity) if capacity else -1
         stream["first_lane"] = first
-        self.lanes.rows[first : first + lanes] = take(LANE, lanes)
+        self.lanes.rows[first : first + lanes] = take(self._lane, lanes)
         self.lanes.rows["feature"][first : first + lanes] = [self.feature_id(feature) for feature in features]
         present = (self.lanes.rows["model"][first : first + lanes] == PRESENT) & (written_by == version)
+        present &= state_size == self.state_size
         self.lanes.rows["model"][first : first + lanes] = np.where(present, model, FORMER)
         states = take(np.dtype(np.float32), lanes * state_size).reshape(lanes, state_size)
-        self.recurrent.write(np.arange(first, first + lanes), states)
+        if state_size == self.state_size:  # else of another network: the lanes are primed before their next step
+            self.recurrent.write(np.arange(first, first + lanes), states)
         if stream["single"] >= 0:
             stream["single"] = self.single.allocate(1)
             self.single.rows[int(stream["single"])] = take(SINGLE_SCORE, 1)[0]
         if stream["first_many"] >= 0:
             many = stream["first_many"] = self.many.allocate(capacity)
-            self.many.rows[many : many + lanes] = take(MANY_SCORE, lanes)
+            self.many.rows[many : many + lanes] = take(self._many, lanes)
         if numbers:
             matrix = stream["matrix"] = self.matrices.allocate(numbers)
             self.matrices.rows[matrix : matrix + numbers] = take(np.dtype(np.float32), numbers)
+        lane_symbols = self.lanes.rows["symbols"][first : first + lanes]
+        for names, lane in zip(known, np.flatnonzero(lane_symbols).tolist(), strict=True):
+            for symbol in names:
+                self.symbol_names.hash_of(symbol)
+            lane_symbols[lane] = self.symbols.allocate(1) + 1
+            self.symbols.rows[lane_symbols[lane] - 1] = take(SYMBOL_ROW, 1)[0]
         if note is not None:
             self.notes[slot] = note
         return slot
@@ -351,5 +387,5 @@ class StreamStates:
     @property
     def nbytes(self) -> int:
         """Bytes that the tables take."""
-        tables = (self.streams, self.lanes, self.single, self.many, self.matrices)
+        tables = (self.streams, self.lanes, self.single, self.many, self.matrices, self.symbols)
         return sum(table.nbytes for table in tables) + self.recurrent.nbytes

@@ -64,7 +64,7 @@ def _fit(s: Record, many: Record, first_row: int, matrices: NDArray[np.float32])
 @compiled
 def outside(
     s: Record,  # STREAM, one record
-    many: Record,  # MANY_SCORE; a stream's rows lie together
+    many: Record,  # many_score; a stream's rows lie together
     matrices: NDArray[np.float32],  # covariance [capacity, capacity], components [capacity, capacity]; or empty
     place: NDArray[np.int64],  # [features of the event]
     many_row: NDArray[np.int64],  # [features of the event]

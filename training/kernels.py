@@ -1,52 +1,130 @@
-"""The forecaster's equations (`model.py`) compiled for a CPU: one lane's events after another, no framework between.
+"""The forecaster's equations (`cells.py`, `attention.py`, `model.py`) compiled for a CPU, no framework between.
 
 Why beside torch: a batched matrix product rounds differently for every batch size, and rounding feeds the scores'
 histograms. Here a lane's arithmetic is the same sequence of operations whatever else is in the batch, so scores are
 equal bit for bit however events are cut into batches; and a long sequence of one lane costs no call per event.
+
+Every weight has a leading axis of networks and each observation says which one steps it: one for all, or each stream
+its own (`model.scope`).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.cells import LEAK_RATE
 from training.compiled import compiled
 from training.inputs import INPUT_SIZE
-from training.model import HORIZONS, LEAST_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT, Forecaster
+from training.model import LEAST_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT, Forecaster
 
 Float32 = NDArray[np.float32]
-OUTPUT_SIZE = PARAMETERS_OF_T * len(HORIZONS)
-# columns of the outputs: location, log scale, degrees of freedom, each [horizons]
-LOCATION, LOG_SCALE, FREEDOM = 0, len(HORIZONS), 2 * len(HORIZONS)
+Int64 = NDArray[np.int64]
 
-_HORIZONS = len(HORIZONS)
+BLOCK = 512  # observations that go through all layers together: their hidden states stay in the cache
 _FAST = {"contract", "nsz"}  # fused multiply-add, and no care for -0: the order of operations stays ours
+_FASTER = {*_FAST, "reassoc"}  # sums in the compiler's order, which no batch changes either
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 
 
-class Weights(NamedTuple):
-    """A Forecaster's weights, laid out for the kernel."""
-
-    gates: Float32  # [INPUT_SIZE + hidden, 4 hidden]: rows of W then U, columns in torch's order i, f, c, o
-    bias: Float32  # [4 hidden]
-    heads: Float32  # [hidden, OUTPUT_SIZE]
-    head_bias: Float32  # [OUTPUT_SIZE]
-    skip: Float32  # [INPUT_SIZE, 2 horizons]
+def output_size(horizons: int) -> int:
+    """Return how many numbers a forecast is: locations [horizons], log scales, degrees of freedom."""
+    return PARAMETERS_OF_T * horizons
 
 
-def weights_of(model: Forecaster) -> Weights:
-    """Copy a module's weights out of torch; the two bias vectors become their sum."""
-    value = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-    gates = np.concatenate([value["rnn.weight_ih_l0"].T, value["rnn.weight_hh_l0"].T])
-    return Weights(
-        np.ascontiguousarray(gates, np.float32),
-        (value["rnn.bias_ih_l0"] + value["rnn.bias_hh_l0"]).astype(np.float32),
-        np.ascontiguousarray(value["from_hidden.weight"].T, np.float32),
-        value["from_hidden.bias"].astype(np.float32),
-        np.ascontiguousarray(value["from_input.weight"].T, np.float32),
+class Network:
+    """Copies of a Forecaster's weights, laid out for the kernels. `step` may run in several threads at once."""
+
+    def __init__(self, model: Forecaster, copies: int = 1) -> None:
+        self.shape = model.shape
+        self._weights = [np.repeat(value[None], copies, axis=0) for value in _laid_out(model, model.state_dict())]
+        self._sizes = [0, *np.cumsum(model.state_sizes).tolist()]
+        self._hidden = len(model.layers) * model.hidden_size
+
+    @property
+    def output_size(self) -> int:
+        """Numbers of a forecast."""
+        return int(self._weights[-1].shape[1])
+
+    def put(self, copy: int, model: Forecaster, parameters: Mapping[str, Any]) -> None:
+        """Set one copy's weights from a state_dict of the same shape."""
+        for weights, value in zip(self._weights, _laid_out(model, parameters), strict=True):
+            weights[copy] = value
+
+    def step(
+        self,
+        which: Int64,  # [observations] copy of the weights
+        lane: Int64,  # [observations] row of `state`
+        inputs: Float32,  # [observations, INPUT_SIZE]
+        state: Float32,  # [lanes, state_size], changed in place
+        first: int,
+        last: int,
+        out: Float32,  # [observations, output_size]: locations, log scales, degrees of freedom, each [horizons]
+    ) -> None:
+        """Step the lanes of observations first..last in their order, and write each one's forecast."""
+        hidden = np.empty((min(BLOCK, last - first), self._hidden), np.float32)
+        for a in range(first, last, BLOCK):
+            b = min(a + BLOCK, last)
+            self._step(which[a:b], lane[a:b], inputs[a:b], state, hidden, out[a:b])
+
+    def _step(self, which: Int64, lane: Int64, inputs: Float32, state: Float32, hidden: Float32, out: Float32) -> None:
+        weights, size = iter(self._weights), self.shape["hidden_size"]
+        for k in range(self.shape["layers"]):
+            below, at = (inputs, 0) if k == 0 else (hidden, (k - 1) * size)
+            place = (which, lane, below, at, state, self._sizes[k], hidden, k * size)
+            if self.shape["cell"] == "lstm":
+                _run_lstm(next(weights), next(weights), *place)
+            elif self.shape["cell"] == "gru":
+                _run_gru(*(next(weights) for _ in range(6)), *place)
+            else:
+                leak = np.float32(LEAK_RATE if self.shape["cell"] == "esn" else 1.0)
+                _run_leaky(next(weights), next(weights), leak, *place)
+        if window := self.shape["attention_window"]:
+            at = (self.shape["layers"] - 1) * size
+            _attend(next(weights), next(weights), window, which, lane, state, self._sizes[-2], hidden, at)
+        _read_out(next(weights), next(weights), which, hidden, inputs, out)
+
+
+def _laid_out(model: Forecaster, parameters: Mapping[str, Any]) -> list[Float32]:
+    """Return a state_dict's weights in the order and layout in which `Network._step` takes them.
+
+    Products are of [depth, columns] matrices with what goes in on the rows; torch's two biases become their sum.
+    """
+    value = {name: np.asarray(tensor.detach().cpu(), np.float32) for name, tensor in parameters.items()}
+    laid: list[Float32] = []
+    for k in range(len(model.layers)):
+        if model.cell == "esn":
+            W, U, b = (value[f"layers.{k}.{name}"] for name in "WUb")
+            laid += [np.concatenate([W.T, U.T]), b]
+            continue
+        W, U = value[f"layers.{k}.rnn.weight_ih_l0"], value[f"layers.{k}.rnn.weight_hh_l0"]
+        b, c = value[f"layers.{k}.rnn.bias_ih_l0"], value[f"layers.{k}.rnn.bias_hh_l0"]
+        if model.cell == "gru":
+            size = 2 * model.hidden_size  # reset and update; the candidate's products stay apart
+            laid += [np.concatenate([W[:size].T, U[:size].T]), b[:size] + c[:size]]
+            laid += [W[size:].T, b[size:], U[size:].T, c[size:]]
+        else:
+            laid += [np.concatenate([W.T, U.T]), b + c]
+    if model.attention:
+        laid += [value["attention.query.weight"].T, value["attention.out.weight"].T]
+    # one row a number of the forecast: hidden states, the inputs for locations, the clipped inputs for scales
+    count = len(model.horizons)
+    skip = np.zeros(
+        (PARAMETERS_OF_T * count, 2 * INPUT_SIZE + _filling(value["from_hidden.weight"].shape[1])), np.float32
     )
+    skip[:count, :INPUT_SIZE] = value["from_input.weight"][:count]
+    skip[count : 2 * count, INPUT_SIZE : 2 * INPUT_SIZE] = value["from_input.weight"][count:]
+    laid += [np.concatenate([value["from_hidden.weight"], skip], axis=1), value["from_hidden.bias"]]
+    return [np.ascontiguousarray(array) for array in laid]
+
+
+def _filling(hidden: int) -> int:
+    """Return the zeros that make what the heads read a multiple of 8 numbers: of a vector register's."""
+    return -(hidden + 2 * INPUT_SIZE) % 8
 
 
 @compiled(inline="always", fastmath=_FAST)
@@ -73,24 +151,24 @@ def _sigmoid(x: Any) -> Any:
 
 
 @compiled(fastmath=_FAST, error_model="numpy")
-def _gates_of_one(gates: Float32, bias: Float32, v: Float32, z: Float32) -> None:
-    """Write the gates before activation, z [4 hidden], of one lane's inputs and hidden state, v [INPUT_SIZE + hidden]."""
+def _product(matrix: Float32, bias: Float32, v: Float32, z: Float32) -> None:
+    """Write z = bias + v matrix, for matrix [depth, columns]."""
     depth = len(v)
     z[:] = bias
     whole = depth - depth % 4
     for k in range(0, whole, 4):  # four rows at once: a quarter of the loads and stores of z
         a, b, c, d = v[k], v[k + 1], v[k + 2], v[k + 3]
         for j in range(len(z)):
-            z[j] = z[j] + a * gates[k, j] + b * gates[k + 1, j] + c * gates[k + 2, j] + d * gates[k + 3, j]
+            z[j] = z[j] + a * matrix[k, j] + b * matrix[k + 1, j] + c * matrix[k + 2, j] + d * matrix[k + 3, j]
     for k in range(whole, depth):
         a = v[k]
         for j in range(len(z)):
-            z[j] = z[j] + a * gates[k, j]
+            z[j] = z[j] + a * matrix[k, j]
 
 
 @compiled(fastmath=_FAST, error_model="numpy")
-def _gates_of_two(gates: Float32, bias: Float32, v: Float32, z: Float32, w: Float32, y: Float32) -> None:
-    """As `_gates_of_one` for two lanes, v -> z and w -> y, the same bits: weights are loaded once for both."""
+def _product_of_two(matrix: Float32, bias: Float32, v: Float32, z: Float32, w: Float32, y: Float32) -> None:
+    """As `_product` for v -> z and w -> y, the same bits: weights are loaded once for both."""
     depth = len(v)
     z[:] = bias
     y[:] = bias
@@ -99,116 +177,229 @@ def _gates_of_two(gates: Float32, bias: Float32, v: Float32, z: Float32, w: Floa
         a, b, c, d = v[k], v[k + 1], v[k + 2], v[k + 3]
         e, f, g, h = w[k], w[k + 1], w[k + 2], w[k + 3]
         for j in range(len(z)):
-            p, q, r, s = gates[k, j], gates[k + 1, j], gates[k + 2, j], gates[k + 3, j]
+            p, q, r, s = matrix[k, j], matrix[k + 1, j], matrix[k + 2, j], matrix[k + 3, j]
             z[j] = z[j] + a * p + b * q + c * r + d * s
             y[j] = y[j] + e * p + f * q + g * r + h * s
     for k in range(whole, depth):
         a, e = v[k], w[k]
         for j in range(len(z)):
-            z[j] = z[j] + a * gates[k, j]
-            y[j] = y[j] + e * gates[k, j]
+            z[j] = z[j] + a * matrix[k, j]
+            y[j] = y[j] + e * matrix[k, j]
+
+
+@compiled(inline="always")
+def _products(matrix: Float32, bias: Float32, v: Float32, z: Float32, count: int) -> None:
+    """Multiply one or two vectors: v [2, depth] -> z [2, columns]."""
+    if count == 1:
+        _product(matrix, bias, v[0], z[0])
+    else:
+        _product_of_two(matrix, bias, v[0], z[0], v[1], z[1])
+
+
+@compiled(inline="always")
+def _together(which: Int64, lane: Int64, j: int) -> int:
+    """Return how many observations, from j on, one load of weights can serve: 2, or 1."""
+    # the second of one lane would need what the first leaves behind
+    return 2 if j + 1 < len(lane) and lane[j + 1] != lane[j] and which[j + 1] == which[j] else 1
 
 
 @compiled(fastmath=_FAST, error_model="numpy")
-def _carry_on(z: Float32, state: Float32) -> None:
-    """Carry a lane's state [2 hidden] on by its gates z [4 hidden], which are used up."""
-    size = len(state) // 2
-    hidden, cell = state[:size], state[size:]
-    i, f, c, o = z[:size], z[size : 2 * size], z[2 * size : 3 * size], z[3 * size :]
-    for j in range(size):
-        i[j] = _sigmoid(i[j]) * _tanh(c[j])
-    for j in range(size):
-        cell[j] = _sigmoid(f[j]) * cell[j] + i[j]
-        hidden[j] = _sigmoid(o[j]) * _tanh(cell[j])
-
-
-@compiled(fastmath=_FAST, error_model="numpy")
-def lstm_step(
-    gates: Float32,
-    bias: Float32,
-    x: Float32,  # [INPUT_SIZE]
-    state: Float32,  # [2 hidden], changed in place
-    z: Float32,  # scratch [4 hidden]
-    v: Float32,  # scratch [INPUT_SIZE + hidden]
+def _run_lstm(
+    gates: Float32,  # [networks, inputs + hidden, 4 hidden]
+    bias: Float32,  # [networks, 4 hidden]
+    which: Int64,
+    lane: Int64,
+    below: Float32,  # [observations, ...]: what goes in is from column `below_at` on
+    below_at: int,
+    state: Float32,  # [lanes, ...]: the layer's own is from column `at` on
+    at: int,
+    hidden: Float32,  # out [observations, ...] from column `hidden_at` on
+    hidden_at: int,
 ) -> None:
-    """Step one lane by one event."""
-    v[:INPUT_SIZE] = x
-    v[INPUT_SIZE:] = state[: len(bias) // 4]
-    _gates_of_one(gates, bias, v, z)
-    _carry_on(z, state)
-
-
-@compiled(inline="always", fastmath=_FAST)
-def _log_scale(raw: Any) -> Any:
-    return min(max(raw, np.float32(-8)), np.float32(4))
-
-
-@compiled(inline="always", fastmath=_FAST)
-def _freedom(raw: Any) -> Any:
-    softplus = max(raw, np.float32(0)) + np.log1p(np.exp(-abs(raw)))
-    return np.float32(LEAST_FREEDOM) + np.float32(4) * softplus
-
-
-@compiled(fastmath=_FAST, error_model="numpy")
-def _read_out(heads: Float32, head_bias: Float32, skip: Float32, x: Float32, state: Float32, out: Float32) -> None:
-    """Write what the heads say [OUTPUT_SIZE] of a state that has been stepped by inputs x."""
-    # scalars, for an array would be loaded and stored at every turn
-    near, far, near_scale, far_scale, near_freedom, far_freedom = head_bias
-    for k in range(len(heads)):
-        h = state[k]
-        near += h * heads[k, 0]
-        far += h * heads[k, 1]
-        near_scale += h * heads[k, 2]
-        far_scale += h * heads[k, 3]
-        near_freedom += h * heads[k, 4]
-        far_freedom += h * heads[k, 5]
-    limit = np.float32(SCALE_INPUT_LIMIT)
-    for k in range(INPUT_SIZE):
-        a, b = x[k], min(max(x[k], -limit), limit)
-        near += a * skip[k, 0]
-        far += a * skip[k, 1]
-        near_scale += b * skip[k, 2]
-        far_scale += b * skip[k, 3]
-    out[LOCATION], out[LOCATION + 1] = near, far
-    out[LOG_SCALE], out[LOG_SCALE + 1] = _log_scale(near_scale), _log_scale(far_scale)
-    out[FREEDOM], out[FREEDOM + 1] = _freedom(near_freedom), _freedom(far_freedom)
+    size = bias.shape[1] // 4
+    width = gates.shape[1] - size
+    v, z = np.empty((2, width + size), np.float32), np.empty((2, 4 * size), np.float32)
+    j = 0
+    while j < len(lane):
+        count = _together(which, lane, j)
+        for p in range(count):
+            v[p, :width] = below[j + p, below_at : below_at + width]
+            v[p, width:] = state[lane[j + p], at : at + size]
+        _products(gates[which[j]], bias[which[j]], v, z, count)
+        for p in range(count):
+            h = state[lane[j + p], at : at + size]
+            C = state[lane[j + p], at + size : at + 2 * size]
+            i, f, c, o = z[p, :size], z[p, size : 2 * size], z[p, 2 * size : 3 * size], z[p, 3 * size :]
+            for k in range(size):
+                i[k] = _sigmoid(i[k]) * _tanh(c[k])
+            for k in range(size):
+                C[k] = _sigmoid(f[k]) * C[k] + i[k]
+                h[k] = _sigmoid(o[k]) * _tanh(C[k])
+            hidden[j + p, hidden_at : hidden_at + size] = h
+        j += count
 
 
 @compiled(fastmath=_FAST, error_model="numpy")
-def forecast(
-    gates: Float32,
+def _run_gru(
+    gates: Float32,  # [networks, inputs + hidden, 2 hidden]: reset, update
     bias: Float32,
-    heads: Float32,
-    head_bias: Float32,
-    skip: Float32,
-    lane: NDArray[np.int64],  # [observations] row of `state`
+    candidate: Float32,  # [networks, inputs, hidden]
+    candidate_bias: Float32,
+    recurrent: Float32,  # [networks, hidden, hidden]: the candidate's
+    recurrent_bias: Float32,
+    which: Int64,
+    lane: Int64,
+    below: Float32,
+    below_at: int,
+    state: Float32,
+    at: int,
+    hidden: Float32,
+    hidden_at: int,
+) -> None:
+    size = bias.shape[1] // 2
+    width = gates.shape[1] - size
+    v, z = np.empty((2, width + size), np.float32), np.empty((2, 2 * size), np.float32)
+    x, h = np.empty((2, width), np.float32), np.empty((2, size), np.float32)
+    n, m = np.empty((2, size), np.float32), np.empty((2, size), np.float32)
+    j = 0
+    while j < len(lane):
+        count, w = _together(which, lane, j), which[j]
+        for p in range(count):
+            x[p] = below[j + p, below_at : below_at + width]
+            h[p] = state[lane[j + p], at : at + size]
+            v[p, :width], v[p, width:] = x[p], h[p]
+        _products(gates[w], bias[w], v, z, count)
+        _products(candidate[w], candidate_bias[w], x, n, count)
+        _products(recurrent[w], recurrent_bias[w], h, m, count)
+        for p in range(count):
+            r, u, c, d, g = z[p, :size], z[p, size:], n[p], m[p], h[p]
+            for k in range(size):
+                c[k] = _tanh(c[k] + _sigmoid(r[k]) * d[k])
+            for k in range(size):
+                u[k] = _sigmoid(u[k])
+                g[k] = (_ONE - u[k]) * c[k] + u[k] * g[k]
+            state[lane[j + p], at : at + size] = g
+            hidden[j + p, hidden_at : hidden_at + size] = g
+        j += count
+
+
+@compiled(fastmath=_FAST, error_model="numpy")
+def _run_leaky(
+    matrix: Float32,  # [networks, inputs + hidden, hidden]
+    bias: Float32,
+    leak: Any,  # 1 is the vanilla cell
+    which: Int64,
+    lane: Int64,
+    below: Float32,
+    below_at: int,
+    state: Float32,
+    at: int,
+    hidden: Float32,
+    hidden_at: int,
+) -> None:
+    size = bias.shape[1]
+    width = matrix.shape[1] - size
+    v, z = np.empty((2, width + size), np.float32), np.empty((2, size), np.float32)
+    j = 0
+    while j < len(lane):
+        count = _together(which, lane, j)
+        for p in range(count):
+            v[p, :width] = below[j + p, below_at : below_at + width]
+            v[p, width:] = state[lane[j + p], at : at + size]
+        _products(matrix[which[j]], bias[which[j]], v, z, count)
+        for p in range(count):
+            h, y = state[lane[j + p], at : at + size], z[p]
+            for k in range(size):
+                h[k] = (_ONE - leak) * h[k] + leak * _tanh(y[k])
+            hidden[j + p, hidden_at : hidden_at + size] = h
+        j += count
+
+
+@compiled(fastmath=_FAST, error_model="numpy")
+def _attend(
+    query: Float32,  # [networks, hidden, hidden]
+    out: Float32,  # [networks, hidden, hidden]
+    window: int,
+    which: Int64,
+    lane: Int64,
+    state: Float32,
+    at: int,
+    hidden: Float32,  # changed in place, from column `hidden_at` on
+    hidden_at: int,
+) -> None:
+    size = query.shape[1]
+    none = np.zeros(size, np.float32)
+    h, q, context = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    a = np.empty(window, np.float32)
+    scale = np.float32(1.0 / math.sqrt(size))
+    for j in range(len(lane)):
+        kept = state[lane[j], at : at + window * size + 1]
+        for k in range((window - 1) * size):  # the oldest makes room
+            kept[k] = kept[k + size]
+        kept[(window - 1) * size : window * size] = hidden[j, hidden_at : hidden_at + size]
+        count = min(int(kept[window * size]) + 1, window)
+        kept[window * size] = count
+        h[:] = hidden[j, hidden_at : hidden_at + size]
+        _product(query[which[j]], none, h, q)
+        largest = np.float32(-np.inf)
+        for k in range(window - count, window):
+            a[k] = scale * _dot(q, kept[k * size : (k + 1) * size])
+            largest = max(largest, a[k])
+        total = np.float32(0)
+        context[:] = 0
+        for k in range(window - count, window):
+            e = np.exp(a[k] - largest)
+            total += e
+            for i in range(size):
+                context[i] += e * kept[k * size + i]
+        for i in range(size):
+            context[i] /= total
+        _product(out[which[j]], h, context, q)
+        hidden[j, hidden_at : hidden_at + size] = q
+
+
+@compiled(fastmath=_FASTER, error_model="numpy")
+def _dot(v: Float32, w: Float32) -> Any:
+    total = np.float32(0)
+    for k in range(len(v)):
+        total += v[k] * w[k]
+    return total
+
+
+@compiled(fastmath=_FASTER, error_model="numpy")
+def _three_dots(v: Float32, a: Float32, b: Float32, c: Float32) -> Any:
+    of_a, of_b, of_c = np.float32(0), np.float32(0), np.float32(0)
+    for k in range(len(v)):  # outputs come in threes, and v is loaded once for them
+        of_a += v[k] * a[k]
+        of_b += v[k] * b[k]
+        of_c += v[k] * c[k]
+    return of_a, of_b, of_c
+
+
+@compiled(fastmath=_FAST, error_model="numpy")
+def _read_out(
+    heads: Float32,  # [networks, outputs, hidden + 2 inputs, filled up]
+    bias: Float32,  # [networks, outputs]
+    which: Int64,
+    hidden: Float32,  # [observations, hidden]
     inputs: Float32,  # [observations, INPUT_SIZE]
-    state: Float32,  # [lanes, 2 hidden], changed in place
-    first: int,
-    last: int,
-    out: Float32,  # [observations, OUTPUT_SIZE]
+    out: Float32,  # [observations, outputs]
 ) -> None:
-    """Step the lanes of observations first..last in their order, and write each one's forecast."""
-    z, y = np.empty(len(bias), np.float32), np.empty(len(bias), np.float32)
-    v, w = np.empty(len(gates), np.float32), np.empty(len(gates), np.float32)
-    size = len(bias) // 4
-    j = first
-    while j < last:
-        one = state[lane[j]]
-        v[:INPUT_SIZE] = inputs[j]
-        v[INPUT_SIZE:] = one[:size]
-        if j + 1 == last or lane[j + 1] == lane[j]:  # the second would need what the first leaves behind
-            _gates_of_one(gates, bias, v, z)
-            _carry_on(z, one)
-            _read_out(heads, head_bias, skip, inputs[j], one, out[j])
-            j += 1
-            continue
-        other = state[lane[j + 1]]
-        w[:INPUT_SIZE] = inputs[j + 1]
-        w[INPUT_SIZE:] = other[:size]
-        _gates_of_two(gates, bias, v, z, w, y)
-        _carry_on(z, one)
-        _carry_on(y, other)
-        _read_out(heads, head_bias, skip, inputs[j], one, out[j])
-        _read_out(heads, head_bias, skip, inputs[j + 1], other, out[j + 1])
-        j += 2
+    size, outputs = hidden.shape[1], heads.shape[1]
+    horizons = outputs // PARAMETERS_OF_T
+    limit = np.float32(SCALE_INPUT_LIMIT)
+    v = np.zeros(heads.shape[2], np.float32)
+    for j in range(len(inputs)):
+        v[:size] = hidden[j]
+        for k in range(INPUT_SIZE):
+            v[size + k] = inputs[j, k]
+            v[size + INPUT_SIZE + k] = min(max(inputs[j, k], -limit), limit)
+        w, b = heads[which[j]], bias[which[j]]
+        for i in range(0, outputs, 3):
+            p, q, r = _three_dots(v, w[i], w[i + 1], w[i + 2])
+            out[j, i], out[j, i + 1], out[j, i + 2] = b[i] + p, b[i + 1] + q, b[i + 2] + r
+        for i in range(horizons, 2 * horizons):
+            out[j, i] = min(max(out[j, i], np.float32(-8)), np.float32(4))
+        for i in range(2 * horizons, outputs):
+            softplus = max(out[j, i], np.float32(0)) + np.log1p(np.exp(-abs(out[j, i])))
+            out[j, i] = np.float32(LEAST_FREEDOM) + np.float32(4) * softplus

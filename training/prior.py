@@ -1,10 +1,13 @@
 """The prior: the forecaster that every installation starts from, trained on synthetic series only.
 
-    python -m training.prior                      # makes the shipped prior again
-    python -m training.prior --seed 1 2 3         # trains each, keeps the one with the best held-back likelihood
+    python -m training.prior                      # makes the shipped priors again, one of each cell
+    python -m training.prior --cell lstm --seed 1 2 3   # trains each, keeps the best by held-back likelihood
 
-writes `prior.safetensors` and, beside it, `prior.json` with seeds, figures and versions. The seed is chosen by the
+writes `priors/<cell>.safetensors` and, beside it, a JSON with seeds, figures and versions. The seed is chosen by the
 likelihood of synthetic series that no seed was trained on, never by a benchmark or anybody's data.
+
+All weights are trained with the heads of the two default horizons; those of the others are then fitted to what the
+recurrent layers have come to hold. So which horizons a user asks for changes nothing in the others' forecasts.
 
 On one machine the same seed gives the same weights bit for bit (one thread, fixed order of operations). Another CPU
 or another torch rounds differently and a training magnifies that: there the held-back NLL may differ by `TOLERANCE`.
@@ -18,7 +21,7 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -28,15 +31,30 @@ from numpy.typing import NDArray
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
+from training.cells import CELLS
+from training.horizons import HORIZONS, SHIPPED_HORIZONS
 from training.inputs import FRAME, INPUT_SIZE, NORMALISER, featurise, targets
-from training.model import HORIZONS, Forecast, Forecaster, fingerprint, load_model, student_t_nll, to_bytes
+from training.model import (
+    Forecast,
+    Forecaster,
+    ModelError,
+    fingerprint,
+    load_model,
+    student_t_nll,
+    to_bytes,
+)
+from training.readout import fit_locations, only_heads, with_heads_of
 from training.synthetic import EXTRA, ORDINARY, Series, make_series
 from training.tbptt import Sequences, Step, train
 
 logger = logging.getLogger(__name__)
 
-FILE = "prior.safetensors"
-SEED = 1  # chosen among those in prior.json
+FOLDER = "priors"
+SEEDS = {"rnn": 1, "lstm": 1, "gru": 1, "esn": 1}  # chosen among those in the JSON files
+FURTHER_HORIZONS = tuple(horizon for horizon in SHIPPED_HORIZONS if horizon not in HORIZONS)
+FURTHER_BATCHES = 300  # steps of a whole batch each: only heads are fitted
+FURTHER_RATE = 1e-2
+READOUT_BATCHES = 100  # that a reservoir's readout is fitted to in closed form, before the gradient takes over
 TRAINING_SERIES, ROWS = 6000, 1200
 LANES, CHUNK = 48, 400  # of a step: 48 series side by side, three chunks through each
 BATCHES = 2500  # 7,500 steps
@@ -48,7 +66,7 @@ SCORED_FROM = 50  # rows: held-back figures are of settled lanes
 TOLERANCE = 0.03  # nats of held-back NLL, between machines: allowed, not yet measured on a second one
 
 
-def tensors_of(series: Series) -> Sequences:
+def tensors_of(series: Series, horizons: Sequence[int] = HORIZONS) -> Sequences:
     """Make inputs and targets of each series as one lane: Sequences [rows, series, ...]."""
     count, rows = series.value.shape
     lanes = np.zeros(count, NORMALISER)
@@ -57,8 +75,8 @@ def tensors_of(series: Series) -> Sequences:
     lane = np.repeat(np.arange(count), rows)
     featurise(lanes, lane, series.time.ravel(), series.value.ravel(), 0, count * rows, inputs, frames)
     frames = frames.reshape(count, rows)
-    target = np.empty((len(HORIZONS), count, rows), np.float32)
-    for h, horizon in enumerate(HORIZONS):
+    target = np.empty((len(horizons), count, rows), np.float32)
+    for h, horizon in enumerate(horizons):
         for i in range(count):
             targets(series.value[i], frames[i], horizon, target[h, i])
     by_row = torch.from_numpy(np.ascontiguousarray(target.transpose(2, 1, 0)))  # [rows, series, horizons]
@@ -68,26 +86,35 @@ def tensors_of(series: Series) -> Sequences:
     return Sequences(torch.from_numpy(np.ascontiguousarray(by_lane)), torch.nan_to_num(by_row), mask)
 
 
-def replay_set(rng: np.random.Generator, count: int, length: int) -> Sequences:
+def replay_set(rng: np.random.Generator, count: int, length: int, horizons: Sequence[int] = HORIZONS) -> Sequences:
     """Draw `count` windows of `length` rows at random places of fresh synthetic series, to mix into a retraining.
 
     A network that learns a fleet unlearns what the fleet does not show; a share of these in each batch keeps it.
     """
     rows = max(ROWS, length)
-    whole = tensors_of(make_series(rng, count, rows))
+    whole = tensors_of(make_series(rng, count, rows), horizons)
     first = torch.from_numpy(rng.integers(0, rows - length + 1, count))
     row = first[None, :] + torch.arange(length)[:, None]  # [length, count]
     lane = torch.arange(count)[None, :]
     return Sequences(*(tensor[row, lane] for tensor in whole))
 
 
-def load_prior() -> Forecaster:
-    """Return the shipped prior, ready to forecast.
+def load_prior(cell: str = "lstm", horizons: Sequence[int] = HORIZONS) -> Forecaster:
+    """Return the shipped prior of a cell, ready to forecast.
 
-    Raises ModelError where the installation lacks it or it does not fit this version.
+    Raises ModelError where the installation lacks it, or it has no forecast of a horizon.
     """
-    with resources.as_file(resources.files("training") / FILE) as path:
-        return load_model(path)
+    with resources.as_file(resources.files("training") / FOLDER / f"{cell}.safetensors") as path:
+        return load_model(path).select(horizons)
+
+
+def prior_of(model: Forecaster) -> Forecaster | None:
+    """Return the prior that a model of this shape began with; None where none ships for it."""
+    try:
+        prior = load_prior(model.cell, model.horizons)
+    except ModelError:
+        return None
+    return prior if prior.hidden_size == model.hidden_size else None
 
 
 # --- Held-back figures ------------------------------------------------------------------------------------------------
@@ -133,10 +160,15 @@ def figures(model: Forecaster) -> dict[str, float]:
     """Judge a model on held-back series: mean NLL in nats over series and rows, by kind and horizon."""
     found: dict[str, float] = {}
     ordinary = tensors_of(held_back_series("ordinary"))
-    for name, nll in (("", held_back_nll(model, ordinary)), ("persistence_", persistence_nll(ordinary))):
+    both = model.select(HORIZONS)
+    for name, nll in (("", held_back_nll(both, ordinary)), ("persistence_", persistence_nll(ordinary))):
         found[f"{name}nll_1"], found[f"{name}nll_10"] = nll.mean(axis=0).tolist()
+    if further := [horizon for horizon in model.horizons if horizon not in HORIZONS]:
+        horizons = (1, *further)
+        nll = held_back_nll(model.select(horizons), tensors_of(held_back_series("ordinary"), horizons)).mean(axis=0)
+        found |= {f"nll_{horizon}": float(value) for horizon, value in zip(further, nll[1:], strict=True)}
     mixed = held_back_series("all")
-    nll = held_back_nll(model, tensors_of(mixed))[:, 0]
+    nll = held_back_nll(both, tensors_of(mixed))[:, 0]
     for kind in np.unique(mixed.kind):
         found[f"nll_1_{kind}"] = float(nll[mixed.kind == kind].mean())
     found["nll_1_irregular"] = float(nll[mixed.irregular & (mixed.kind == ORDINARY)].mean())
@@ -146,40 +178,58 @@ def figures(model: Forecaster) -> dict[str, float]:
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def train_prior(seed: int, batches: int, series: int) -> Forecaster:
+def train_prior(cell: str, seed: int, batches: int, series: int) -> Forecaster:
     """Train a fresh forecaster on the synthetic series of `seed`; minutes on one core."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     sequences = tensors_of(make_series(rng, series, ROWS))
-    model = Forecaster()
+    model = Forecaster(cell)
+
+    def drawn(count: int) -> Iterator[Sequences]:
+        for _ in range(count):
+            lanes = torch.from_numpy(rng.choice(series, LANES, replace=False))
+            yield Sequences(*(tensor[:, lanes] for tensor in sequences))
+
+    if cell == "esn":
+        fit_locations(model, drawn(min(batches, READOUT_BATCHES)))
     steps = batches * (ROWS // CHUNK)
-    optimiser = torch.optim.Adam(model.parameters(), lr=PEAK_RATE)
-    schedule = OneCycleLR(optimiser, PEAK_RATE, total_steps=steps)
+    _learn(model, drawn(batches), f"{cell}, seed {seed}", steps, CHUNK, PEAK_RATE)
+    return model
+
+
+def with_further_horizons(model: Forecaster, seed: int, batches: int, series: int) -> Forecaster:
+    """Return the model with heads of FURTHER_HORIZONS beside its own, fitted to synthetic series."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    horizons = (1, *FURTHER_HORIZONS)
+    sequences = tensors_of(make_series(rng, series, ROWS), horizons)
+    further = only_heads(model, horizons)
 
     def drawn() -> Iterator[Sequences]:
         for _ in range(batches):
             lanes = torch.from_numpy(rng.choice(series, LANES, replace=False))
             yield Sequences(*(tensor[:, lanes] for tensor in sequences))
 
-    with tqdm(total=steps, desc=f"prior, seed {seed}", unit="step", disable=None) as progress:
+    _learn(further, drawn(), f"{model.cell}, further horizons", batches, ROWS, FURTHER_RATE)
+    return with_heads_of(model, further)
+
+
+def _learn(
+    model: Forecaster, batches: Iterator[Sequences], name: str, steps: int, chunk: int, peak_rate: float
+) -> None:
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.Adam(learnt, lr=peak_rate)
+    schedule = OneCycleLR(optimiser, peak_rate, total_steps=steps)
+    with tqdm(total=steps, desc=f"prior: {name}", unit="step", disable=None) as progress:
 
         def on_step(step: Step) -> None:
             progress.update()
             if step.number % 100 == 0:
                 progress.set_postfix(loss=f"{step.loss:.3f}")
 
-        run = train(
-            model,
-            drawn(),
-            optimiser,
-            schedule=schedule,
-            chunk=CHUNK,
-            clip_norm=CLIP_NORM,
-            on_step=on_step,
-        )
+        run = train(model, batches, optimiser, schedule=schedule, chunk=chunk, clip_norm=CLIP_NORM, on_step=on_step)
     if run.outcome == "diverged":
-        raise SystemExit(f"training of seed {seed} diverged after {run.steps} steps: try another seed")
-    return model
+        raise SystemExit(f"training of {name} diverged after {run.steps} steps: try another seed")
 
 
 def _known(path: Path, recipe: dict[str, float]) -> dict[str, dict[str, float]]:
@@ -193,25 +243,33 @@ def _known(path: Path, recipe: dict[str, float]) -> dict[str, dict[str, float]]:
 def main(arguments: list[str] | None = None) -> None:
     """Train, judge, choose and write."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.prior", description="Train the prior on synthetic series."
+        prog="python -m training.prior", description="Train the priors on synthetic series."
     )
-    parser.add_argument("--seed", type=int, nargs="+", default=[SEED], help=f"one or more; default {SEED}, as shipped")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name(FILE), help="file to write")
+    parser.add_argument("--cell", nargs="+", choices=CELLS, default=list(CELLS), help="default: each")
+    parser.add_argument("--seed", type=int, nargs="+", help="one or more; default: as shipped")
+    folder = Path(__file__).with_name(FOLDER)
+    parser.add_argument("--output", type=Path, default=folder, metavar="DIR", help="folder to write to")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(1)  # more would sum in another order, and be no faster at this size
+    for cell in options.cell:
+        _make(cell, options.seed or [SEEDS[cell]], options.output / f"{cell}.safetensors")
 
+
+def _make(cell: str, seeds: Sequence[int], output: Path) -> None:
     candidates: dict[int, dict[str, float]] = {}
     best: Forecaster | None = None
-    chosen = options.seed[0]
-    for seed in options.seed:
+    chosen = seeds[0]
+    for seed in seeds:
         began = time.monotonic()
-        model = train_prior(seed, BATCHES, TRAINING_SERIES)
+        model = train_prior(cell, seed, BATCHES, TRAINING_SERIES)
         candidates[seed] = figures(model)
-        logger.info("seed %d: %.0f s, held-back NLL %.4f", seed, time.monotonic() - began, candidates[seed]["nll_1"])
+        seconds = time.monotonic() - began
+        logger.info("%s, seed %d: %.0f s, held-back NLL %.4f", cell, seed, seconds, candidates[seed]["nll_1"])
         if best is None or candidates[seed]["nll_1"] < candidates[chosen]["nll_1"]:
             best, chosen = model, seed
-    assert best is not None  # noqa: S101 (argparse gives at least one seed)
+    assert best is not None  # noqa: S101 (there is at least one seed)
+    best = with_further_horizons(best, chosen, FURTHER_BATCHES, TRAINING_SERIES)
     recipe = {
         "series": TRAINING_SERIES,
         "rows": ROWS,
@@ -223,16 +281,16 @@ def main(arguments: list[str] | None = None) -> None:
     about = {
         "seed": chosen,
         "fingerprint": fingerprint(best),
-        "figures": candidates[chosen],
+        "figures": figures(best),
         "tolerance": TOLERANCE,
-        "candidates": _known(options.output.with_suffix(".json"), recipe)
+        "candidates": _known(output.with_suffix(".json"), recipe)
         | {str(seed): found for seed, found in candidates.items()},
         "recipe": recipe,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
-    options.output.write_bytes(to_bytes(best, {"seed": str(chosen)}))
-    options.output.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    logger.info("wrote %s (seed %d, %d bytes)", options.output, chosen, options.output.stat().st_size)
+    output.write_bytes(to_bytes(best, {"seed": str(chosen)}))
+    output.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    logger.info("wrote %s (seed %d, %d bytes)", output, chosen, output.stat().st_size)
 
 
 if __name__ == "__main__":

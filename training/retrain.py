@@ -22,13 +22,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from training.distributed import ALONE, Alone
 from training.history import SCALE, WINDOW
+from training.learning import Learning
 from training.model import Forecaster, fingerprint
-from training.prior import load_prior, replay_set
+from training.optimisers import build_optimiser, build_schedule
+from training.prior import prior_of, replay_set
 from training.registry import About
+from training.sampling import ScheduledSampling
 from training.tbptt import Sequences, Step, train
 from training.windows import VALUE, Recorded, from_rings, settled, window_losses
 
@@ -41,8 +43,7 @@ STILL = 0.05  # deviations: a lane that moves less has a likelihood without boun
 BATCH = 64  # windows of a step
 REPLAY = 0.3  # share of them that is synthetic
 REPLAY_POOL, REPLAY_JUDGES = 256, 256  # synthetic series: half a second to make
-RATE = 5e-4  # falling to 0 along a cosine
-CLIP_NORM = 1.0
+LEARNING = Learning()  # as all that is measured here was: Adam at 5e-4, falling to 0 along a cosine
 VALIDATE_EVERY, PATIENCE = 50, 3  # steps; answers without a gain
 MOST_STOPPING, MOST_JUDGING = 512, 1024  # held-back windows
 
@@ -57,13 +58,18 @@ class Recipe:
     """Lengths that go with a kind of history, in rows."""
 
     window: int
-    chunk: int  # between two cuts of the gradient
+    chunk: int  # between two steps, unless `Learning.update_every` says otherwise
     warm_up: int  # rows of a window from which nothing is learnt: it does not begin just where its state ended
     settle: int  # rows that bring the state up
     passes: int  # over them
     judge: int  # rows that a held-back window judges
     least_groups: int  # of held-back windows; half of them judge
     steps: int = 600
+
+    @property
+    def batches(self) -> int:
+        """Batches of windows that make so many steps, or some more."""
+        return math.ceil(self.steps / math.ceil(self.window / self.chunk))
 
 
 RINGS = Recipe(
@@ -118,6 +124,7 @@ def retrain(
     stream: NDArray[np.int64],
     seed: int,
     *,
+    learning: Learning = LEARNING,
     stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Outcome:
@@ -135,8 +142,8 @@ def retrain(
     if streams < LEAST_STREAMS:
         reason = f"{streams} streams have shown {WINDOW} events of a feature that moves, {LEAST_STREAMS} are needed"
         return Outcome("skipped", reason)
-    recorded = from_rings(histories[moving], stream[moving], HELD_BACK)
-    return fine_tune(champion, recorded, RINGS, seed, stop=stop, on_step=on_step)
+    recorded = from_rings(histories[moving], stream[moving], HELD_BACK, champion.horizons)
+    return fine_tune(champion, recorded, RINGS, seed, learning=learning, stop=stop, on_step=on_step)
 
 
 def fine_tune(
@@ -145,10 +152,17 @@ def fine_tune(
     recipe: Recipe,
     seed: int,
     *,
+    learning: Learning = LEARNING,
+    processes: Alone = ALONE,
     stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[Step], None] = lambda step: None,
+    on_validation: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Outcome:
-    """Train a challenger on what was recorded and judge it, by a recipe; otherwise as `retrain`."""
+    """Train a challenger on what was recorded and judge it, by a recipe; otherwise as `retrain`.
+
+    processes: who learns; all must be given the same arguments, and only the first one's challenger is judged.
+    on_validation: is told the loss on held-back time and the number of steps before it.
+    """
     rng = np.random.default_rng(seed)
     stopping, judging = _held_back(recorded, recipe, rng)
     groups, least = len(np.unique(judging.group)), recipe.least_groups // 2
@@ -157,22 +171,36 @@ def fine_tune(
         return Outcome("skipped", reason)
 
     champion = copy.deepcopy(champion).cpu().eval()
-    challenger = _Settled(champion)
-    optimiser = Adam(challenger.parameters(), lr=RATE)
+    challenger = _Settled(champion).to(processes.device)
+    recipe = replace(recipe, chunk=min(learning.update_every or recipe.chunk, recipe.window))
+    most_steps = recipe.batches * math.ceil(recipe.window / recipe.chunk)
+    optimiser = build_optimiser(learning, challenger)
+    loss = ScheduledSampling(
+        learning.sampling, most_steps, learning.sampling_rise, seed, loss=processes.loss(challenger)
+    )
     steps: list[Step] = []
 
     def heard(step: Step) -> None:
         steps.append(step)
+        loss.heard(step)
         on_step(step)
+
+    def validate(model: Forecaster) -> float:
+        loss = processes.agreed(lambda: float(stopping.losses(model).mean()))
+        on_validation(len(steps), loss)
+        return loss
 
     run = train(
         challenger,
-        _batches(recorded, recipe, challenger, rng),
+        _batches(recorded, recipe, challenger, rng, processes),
         optimiser,
         chunk=recipe.chunk,
-        schedule=CosineAnnealingLR(optimiser, recipe.steps),
-        clip_norm=CLIP_NORM,
-        validate=lambda model: float(stopping.losses(model).mean()),
+        backpropagate=learning.backpropagate,
+        loss=loss,
+        schedule=build_schedule(learning, optimiser, most_steps),
+        clip_norm=learning.clip_norm,
+        clip_value=learning.clip_value,
+        validate=validate,
         validate_every=VALIDATE_EVERY,
         patience=PATIENCE,
         stop=stop,
@@ -188,19 +216,22 @@ def fine_tune(
         parent=fingerprint(champion),
         seed=seed,
     )
-    return learnt if run.outcome == "diverged" else _judged(learnt, champion, challenger, judging, recipe, rng)
+    if run.outcome == "diverged" or not processes.first:
+        return learnt
+    return _judged(learnt, champion, challenger.cpu(), judging, recipe, rng)
 
 
 class _Settled(Forecaster):
     """A copy of a forecaster whose batches begin with the state it is given, not with nothing."""
 
     def __init__(self, model: Forecaster) -> None:
-        super().__init__(model.cell, model.hidden_size)
+        super().__init__(**model.shape)
         self.load_state_dict(model.state_dict())
         self.begin = super().initial_state(0)  # [batch, state_size]
 
     def initial_state(self, batch: int) -> Tensor:
-        """Return the state given for this batch."""
+        """Return the state given for this batch. Dropout draws new masks."""
+        super().initial_state(0)
         return self.begin
 
 
@@ -245,7 +276,7 @@ def _judged(
     Weights between the champion's and the tuned ones keep most of what either knows (Wortsman et al. 2022, "Robust
     fine-tuning of zero-shot models"): the challenger goes as far of the way as the synthetic series allow.
     """
-    replay = replay_set(rng, REPLAY_JUDGES, recipe.settle + WINDOW // 2)
+    replay = replay_set(rng, REPLAY_JUDGES, recipe.settle + WINDOW // 2, champion.horizons)
     replay.mask[: recipe.settle] = False
     replay = _windows(replay, replay.inputs[..., VALUE].std(dim=0) > STILL)
 
@@ -253,7 +284,9 @@ def _judged(
         return float(np.nanmean(window_losses(model, replay, recipe.settle, recipe.passes)))
 
     # Against the prior, not only the champion: else every retraining could give away a margin more.
-    limit = max(forgotten(load_prior()) + REPLAY_MARGIN, forgotten(champion))
+    limit = forgotten(champion)
+    if (prior := prior_of(champion)) is not None:
+        limit = max(forgotten(prior) + REPLAY_MARGIN, limit)
     for share in SHARES:
         challenger = _between(champion, tuned, share)
         on_replay = forgotten(challenger)
@@ -286,15 +319,18 @@ def _between(champion: Forecaster, tuned: Forecaster, share: float) -> Forecaste
     return found
 
 
-def _batches(recorded: Recorded, recipe: Recipe, challenger: _Settled, rng: np.random.Generator) -> Iterator[Sequences]:
+def _batches(
+    recorded: Recorded, recipe: Recipe, challenger: _Settled, rng: np.random.Generator, processes: Alone
+) -> Iterator[Sequences]:
     """Draw windows, recorded and synthetic, [window, BATCH], for as many steps as the recipe has.
 
+    All processes draw the same ones, and each is given its share of them.
     With each batch the challenger is given the states, under its present weights, that the windows begin with.
     """
     synthetic = round(BATCH * REPLAY)
-    pool = replay_set(rng, REPLAY_POOL, recipe.settle + recipe.window)
+    pool = replay_set(rng, REPLAY_POOL, recipe.settle + recipe.window, challenger.horizons)
     rows = np.arange(recipe.window)[:, None]
-    for _ in range(math.ceil(recipe.steps * recipe.chunk / recipe.window)):
+    for _ in range(recipe.batches):
         first = recorded.draw(rng, BATCH - synthetic, recipe.window)
         real = recorded.part(first, recipe.window, held_back=False, warm_up=recipe.warm_up)
         row = torch.from_numpy(rows + rng.integers(0, recipe.settle + 1, synthetic))
@@ -303,8 +339,11 @@ def _batches(recorded: Recorded, recipe: Recipe, challenger: _Settled, rng: np.r
         replayed.mask[: recipe.warm_up] = False
         stretch = recorded.part(recorded.stretch(first, recipe.settle), recipe.settle, held_back=False, warm_up=0)
         before = torch.cat([stretch.inputs, pool.inputs[: recipe.settle, series]], dim=1)
-        challenger.begin = settled(challenger, before, recipe.passes)
-        yield Sequences(*(torch.cat(pair, dim=1) for pair in zip(real, replayed, strict=True)))
+        challenger.eval()  # the state of a lane that lives, and it lives without dropout
+        challenger.begin = settled(challenger, before[:, processes.share].to(processes.device), recipe.passes)
+        challenger.train()
+        both = (torch.cat(pair, dim=1) for pair in zip(real, replayed, strict=True))
+        yield Sequences(*(tensor[:, processes.share].to(processes.device) for tensor in both))
 
 
 def _windows(windows: Sequences, which: Tensor) -> Sequences:

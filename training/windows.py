@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from training.history import WINDOW, unrolled
+from training.horizons import HORIZONS
 from training.inputs import INPUT_SIZE, INPUTS, LASTING, LIMIT, MEMORY, OUTLIER, SETTLED
-from training.model import HORIZONS, Forecaster, student_t_nll
-from training.tbptt import HORIZON_WEIGHTS, WORST_NLL, Sequences
+from training.model import Forecaster, student_t_nll
+from training.tbptt import WORST_NLL, Sequences, weighted
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -37,6 +38,7 @@ class Recorded(NamedTuple):
     start: Int64  # [lanes + 1] first row of each lane
     held: Int64  # [lanes] first held-back row
     stream: Int64  # [lanes] number of the stream it belongs to
+    horizons: tuple[int, ...] = HORIZONS  # of the targets
 
     @property
     def rows_to_learn(self) -> int:
@@ -92,7 +94,7 @@ class Recorded(NamedTuple):
         if held_back:
             known = self.known[row] & (mask & (row >= self.held[lane]))[..., None]
         else:
-            ahead = row[..., None] + np.array(HORIZONS) - 1  # [length, windows, horizons] the row that is forecast
+            ahead = row[..., None] + np.array(self.horizons) - 1  # [length, windows, horizons] the row that is forecast
             known = self.known[row] & mask[..., None] & (ahead < self.held[lane][:, None])
         inputs = np.where(inside[..., None], self.inputs[row], np.float32(0))
         return Sequences(torch.from_numpy(inputs), torch.from_numpy(self.targets[row]), torch.from_numpy(known))
@@ -130,7 +132,9 @@ def restored(unit: NDArray[np.float32], events: Int64) -> tuple[Float64, Float64
     return value, mean, deviation
 
 
-def from_rings(histories: NDArray[np.void], stream: Int64, held_back: int) -> Recorded:
+def from_rings(
+    histories: NDArray[np.void], stream: Int64, held_back: int, horizons: tuple[int, ...] = HORIZONS
+) -> Recorded:
     """Make what can be learnt of full rings, HISTORY [lanes], of streams [lanes].
 
     The last `held_back` rows of each are held-back time.
@@ -142,10 +146,10 @@ def from_rings(histories: NDArray[np.void], stream: Int64, held_back: int) -> Re
     inputs, masked, _ = unrolled(histories)
     events = histories["events"].astype(np.int64)
     value, mean, deviation = restored(inputs[..., VALUE], events)
-    targets = np.zeros((lanes, WINDOW, len(HORIZONS)))
+    targets = np.zeros((lanes, WINDOW, len(horizons)))
     known = np.zeros(targets.shape, np.bool_)
     young = events[:, None] - WINDOW + np.arange(WINDOW) < SETTLED  # [lanes, WINDOW]
-    for h, horizon in enumerate(HORIZONS):
+    for h, horizon in enumerate(horizons):
         rows = WINDOW - horizon  # the last event's value is in no row
         ahead = slice(horizon - 1, horizon - 1 + rows)
         with np.errstate(all="ignore"):
@@ -155,11 +159,12 @@ def from_rings(histories: NDArray[np.void], stream: Int64, held_back: int) -> Re
     start = np.arange(lanes + 1) * WINDOW
     return Recorded(
         inputs.reshape(-1, INPUT_SIZE),
-        np.where(known, np.clip(targets, -LIMIT, LIMIT), 0.0).astype(np.float32).reshape(-1, len(HORIZONS)),
-        known.reshape(-1, len(HORIZONS)),
+        np.where(known, np.clip(targets, -LIMIT, LIMIT), 0.0).astype(np.float32).reshape(-1, len(horizons)),
+        known.reshape(-1, len(horizons)),
         start,
         start[1:] - held_back,
         stream,
+        horizons,
     )
 
 
@@ -169,7 +174,7 @@ def settled(model: Forecaster, inputs: torch.Tensor, passes: int) -> torch.Tenso
     A state made from nothing in some tens of rows is not yet that of a lane that has run for weeks: what is learnt or
     judged from it does not last. Going over the same rows again and again brings it near.
     """
-    state = torch.zeros(inputs.shape[1], model.state_size)
+    state = torch.zeros(inputs.shape[1], model.state_size, device=inputs.device)
     with torch.no_grad():
         for _ in range(passes):
             _, state = model(inputs, state)
@@ -182,13 +187,14 @@ def window_losses(model: Forecaster, windows: Sequences, settle: int, passes: in
     Each begins with the state that going over its first `settle` rows brings, `passes` times.
     """
     found = []
+    device = model.from_hidden.weight.device
     with torch.no_grad():
         for first in range(0, windows.inputs.shape[1], FORWARD_AT_ONCE):
-            inputs, targets, mask = (tensor[:, first : first + FORWARD_AT_ONCE] for tensor in windows)
+            inputs, targets, mask = (tensor[:, first : first + FORWARD_AT_ONCE].to(device) for tensor in windows)
             forecast, _ = model(inputs, settled(model, inputs[:settle], passes))
             nll = torch.where(mask, student_t_nll(forecast, targets).clamp(max=WORST_NLL), 0.0)
             count = mask.sum(dim=0)  # [windows, horizons]
             mean = nll.sum(dim=0).double() / count.clamp(min=1)
-            loss = (mean * mean.new_tensor(HORIZON_WEIGHTS)).sum(dim=-1)
+            loss = weighted(mean)
             found.append(torch.where(count[:, 0] > 0, loss, torch.nan))
-    return torch.cat(found).numpy() if found else np.empty(0)
+    return torch.cat(found).cpu().numpy() if found else np.empty(0)

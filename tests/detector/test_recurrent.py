@@ -14,7 +14,7 @@ from detector.states import Table
 from tests.streams import Event, Outcome, clock, fleet, in_batches, interleaved, numbered, run, seasonal, wide
 from training.history import HISTORY, WINDOW, record, unrolled
 from training.inputs import INPUT_SIZE
-from training.kernels import OUTPUT_SIZE
+from training.kernels import output_size
 from training.model import Forecaster
 from training.prior import load_prior
 
@@ -43,7 +43,7 @@ def events() -> list[Event]:
 
 
 def stepped(lanes: RecurrentLanes, lane: np.ndarray, inputs: np.ndarray, size: int) -> np.ndarray:
-    out = np.empty((len(lane), OUTPUT_SIZE), np.float32)
+    out = np.empty((len(lane), output_size(2)), np.float32)
     for first in range(0, len(lane), size):
         lanes.step(lane, inputs, first, min(first + size, len(lane)), out)
     return out

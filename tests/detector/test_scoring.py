@@ -9,7 +9,6 @@ from scipy import stats
 from detector.calibration import UNIT_LIMIT, UNIT_WARMUP
 from detector.engine import Engine, EngineSettings
 from detector.scoring import (
-    AHEAD,
     BAND_WARMUP_DEVIATIONS,
     LANE_SCORE,
     MANY_SCORE,
@@ -31,8 +30,9 @@ from tests.streams import (
     seasonal,
     wide,
 )
+from training.horizons import HORIZONS
 from training.inputs import FRAME
-from training.kernels import FREEDOM, LOCATION, LOG_SCALE, OUTPUT_SIZE
+from training.kernels import output_size
 from training.model import Forecaster
 from training.prior import load_prior
 
@@ -40,6 +40,9 @@ from training.prior import load_prior
 @pytest.fixture(scope="module")
 def model() -> Forecaster:
     return load_prior()
+
+
+WAIT = HORIZONS[1] - 1  # arrivals between the ten-step forecast and its event
 
 
 def outcome_of(model: Forecaster, value: np.ndarray, **settings: object) -> Outcome:
@@ -62,13 +65,15 @@ def test_the_tail_is_that_of_a_student_t(nu: float) -> None:
 def measured(values: np.ndarray, location: float, log_scale: float, nu: float, *, many: bool) -> np.ndarray:
     """Measure a lane whose forecasts all say the same, in a frame of mean 100, deviation 10, range 0..200."""
     count = len(values)
-    outputs = np.zeros((count, OUTPUT_SIZE), np.float32)
-    outputs[:, LOCATION : LOCATION + 2], outputs[:, LOG_SCALE], outputs[:, FREEDOM] = location, log_scale, nu
+    outputs = np.zeros((count, output_size(2)), np.float32)
+    outputs[:, :2], outputs[:, 2], outputs[:, 4] = location, log_scale, nu
     frames = np.zeros(count, FRAME)
     frames["mean"], frames["deviation"], frames["low"], frames["high"] = 100.0, 10.0, 0.0, 200.0
     lanes, rows, out = np.zeros(1, LANE_SCORE), np.zeros(1, MANY_SCORE), np.zeros(count, MEASURED)
     zeros = np.zeros(count, np.int64)
-    measure(lanes, rows, zeros, zeros if many else zeros - 1, values, frames, outputs, 0, count, out)
+    measure(
+        np.array(HORIZONS), lanes, rows, zeros, zeros if many else zeros - 1, values, frames, outputs, 0, count, out
+    )
     return out
 
 
@@ -120,11 +125,11 @@ def test_a_slow_drift_from_the_ten_step_forecast_shows_where_single_steps_do_not
     """The third channel: errors of the forecast made nine arrivals before."""
     rng = np.random.default_rng(3)
     values = 100 + rng.standard_normal(1500)
-    values[1400 : 1400 + AHEAD] += 8.0
+    values[1400 : 1400 + WAIT] += 8.0
 
     units = measured(values, 0.0, 0.0, 3.0, many=True)["units"]
 
-    assert units[1400 : 1400 + AHEAD].min() > 2.0
+    assert units[1400 : 1400 + WAIT].min() > 2.0
     assert np.quantile(units[500:1400], 0.95) < 1.1
 
 
@@ -156,15 +161,17 @@ def test_a_range_that_many_wild_values_stretched_is_forgotten() -> None:
 def run_lane(values: np.ndarray, *, many: bool) -> np.ndarray:
     """As `measured`, in the lane's real running range."""
     count = len(values)
-    outputs = np.zeros((count, OUTPUT_SIZE), np.float32)
-    outputs[:, FREEDOM] = 3.0
+    outputs = np.zeros((count, output_size(2)), np.float32)
+    outputs[:, 4] = 3.0
     frames = np.zeros(count, FRAME)
     frames["mean"], frames["deviation"] = 100.0, 10.0
     frames["low"] = np.minimum.accumulate(np.append(values[0], values[:-1]))
     frames["high"] = np.maximum.accumulate(np.append(values[0], values[:-1]))
     lanes, rows, out = np.zeros(1, LANE_SCORE), np.zeros(1, MANY_SCORE), np.zeros(count, MEASURED)
     zeros = np.zeros(count, np.int64)
-    measure(lanes, rows, zeros, zeros if many else zeros - 1, values, frames, outputs, 0, count, out)
+    measure(
+        np.array(HORIZONS), lanes, rows, zeros, zeros if many else zeros - 1, values, frames, outputs, 0, count, out
+    )
     return out
 
 

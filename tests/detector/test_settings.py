@@ -143,9 +143,9 @@ def test_variables_that_kubernetes_makes_for_a_service_named_longwatch_are_no_se
         ("http.port", "abc", 'http.port is "abc": expected a valid integer'),
         ("http.port", "70000", 'http.port is "70000": expected less than or equal to 65535'),
         ("kafka.auto_offset_reset", "first", "\"first\": expected 'earliest' or 'latest'"),
-        ("model.cell", "gru", 'model.cell is "gru": is not built yet, expected "lstm"'),
-        ("model.cell", "transformer", "expected 'lstm'"),
-        ("model.layers", "2", "only one layer is built"),
+        ("model.cell", "transformer", "expected 'rnn', 'lstm', 'gru' or 'esn'"),
+        ("model.layers", "9", "less than or equal to 8"),
+        ("model.horizons", "[1, 65]", "horizons 1, 65: expected rising numbers of events, the first 1, none above 64"),
         ("model.hidden_size", "64", "model.hidden_size is 64, the prior that ships has 48: leave it at 48"),
         ("processing.guarantee", "exactly_once", "is not built yet"),
         ("processing.late", "keep", "'drop' or 'score'"),
@@ -271,6 +271,8 @@ def test_a_setting_is_documented_and_of_a_kind_that_every_source_can_give() -> N
         ("kafka", "ssl_key_password"),
         ("webhook", "url"),
         ("webhook", "secret"),
+        ("http", "password"),
+        ("http", "ssl_key_password"),
     }
 
 

@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from detector.engine import Engine, EngineSettings
 from detector.recurrent import KernelLanes
 from detector.scoring import LANE_SCORE, MANY_SCORE, SINGLE_SCORE
-from detector.states import HEADER, LANE, STREAM, StateError, StreamStates, Table, block_size
+from detector.states import HEADER, STREAM, StateError, StreamStates, Table, block_size, lane_row
 from tests.streams import DAY, Event, batch_of, clock, in_batches, numbered, run, seasonal, wide
+from training.horizons import HORIZONS
 from training.model import Forecaster
 from training.prior import load_prior
+
+LANE = lane_row(HORIZONS)
+NOISE = np.random.default_rng(7)
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +131,15 @@ def without_padding(rows: NDArray[np.void]) -> NDArray[np.void]:
     return clean
 
 
-@pytest.mark.parametrize("where", ["empty", "header", "notes", "half", "last byte", "one byte more", "another network"])
+@pytest.mark.parametrize("where", ["empty", "header", "notes", "half", "last byte", "one byte more", "other horizons"])
 def test_a_damaged_or_foreign_row_is_refused_and_leaves_nothing_behind(model: Forecaster, where: str) -> None:
     engine = fed(model, of_every_family(rows=3))
     states = StreamStates(KernelLanes(model), model.state_size)
     for name, row in engine.drain():
         cut = {"empty": 0, "header": 10, "notes": HEADER.size + 5, "half": len(row) // 2, "last byte": len(row) - 1}
         bad = row[: cut[where]] if where in cut else row + b"\0"
-        if where == "another network":
-            small = Forecaster(hidden_size=8)
-            bad = dict(fed(small, of_every_family(rows=3)).drain())[name]
+        if where == "other horizons":
+            bad = dict(fed(Forecaster(horizons=(1, 5)), of_every_family(rows=3)).drain())[name]
 
         with pytest.raises(StateError, match=rf"state of stream '{name}'"):
             states.unpack(name, bad, 1, engine.version)
@@ -148,8 +151,27 @@ def test_a_row_of_another_layout_is_refused_with_what_to_do(model: Forecaster) -
     engine = fed(model, of_every_family(rows=3))
     name, row = next(iter(engine.drain()))
 
-    with pytest.raises(StateError, match="another version's layout; move the state directory away"):
+    with pytest.raises(StateError, match="another version or of other model.horizons; go back to those, or move"):
         Engine(model).states.unpack(name, b"\0" * 8 + row[8:], 1, engine.version)
+
+
+def test_a_row_of_another_network_comes_without_its_hidden_states_and_is_primed_before_its_next_event() -> None:
+    """So model.cell, model.hidden_size and model.layers can be changed without losing what streams have shown."""
+    small, events = (
+        Forecaster(hidden_size=8).eval(),
+        numbered(wide("s", clock(44), seasonal(NOISE, clock(44))[:, None])),
+    )
+    rows = dict(fed(small, events[:40]).drain())
+    other = Engine(load_prior(), fetch=lambda names: [rows.get(name) for name in names])
+
+    found = run(other, in_batches(events[40:], 100))
+
+    assert len(found.score) == 4
+    lane = np.array([int(other.states.streams.rows["first_lane"][other.states.slots["s"]])])
+    assert other.states.lanes.rows["history"]["events"][lane] == 44
+    unprimed = Engine(load_prior())
+    run(unprimed, in_batches(events[40:], 100))
+    assert not np.allclose(other.states.recurrent.read(lane), unprimed.states.recurrent.read(np.array([0])))
 
 
 def alarmed(rows: int = 400) -> list[Event]:

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from training import prior
+from training.cells import CELLS
+from training.horizons import HORIZONS, SHIPPED_HORIZONS
 from training.inputs import INPUT_SIZE
-from training.model import HORIZONS, Forecaster, fingerprint
+from training.model import Forecaster, ModelError, fingerprint
 from training.synthetic import make_series
 from training.tbptt import Sequences
 
-SHIPPED = Path(str(resources.files("training") / prior.FILE))
+SHIPPED = Path(str(resources.files("training") / prior.FOLDER))
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +29,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def about_of(cell: str) -> dict:
+    return json.loads((SHIPPED / f"{cell}.json").read_text(encoding="utf-8"))
+
+
 @pytest.fixture(scope="module")
 def about() -> dict:
-    return json.loads(SHIPPED.with_suffix(".json").read_text(encoding="utf-8"))
+    return about_of("lstm")
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +43,30 @@ def ordinary() -> Sequences:
     return prior.tensors_of(prior.held_back_series("ordinary"))
 
 
-def test_the_shipped_prior_loads_and_is_the_one_that_its_figures_describe(about: dict) -> None:
-    model = prior.load_prior()
+@pytest.mark.parametrize("cell", CELLS)
+def test_each_cells_prior_ships_and_is_the_one_that_its_figures_describe(cell: str) -> None:
+    model, about = prior.load_prior(cell, SHIPPED_HORIZONS), about_of(cell)
+    assert (model.cell, model.hidden_size) == (cell, 48)
     assert fingerprint(model) == about["fingerprint"]
-    assert about["seed"] == prior.SEED
+    assert about["seed"] == prior.SEEDS[cell]
     assert not model.training
+    assert (SHIPPED / f"{cell}.safetensors").stat().st_size < 100_000
 
 
-def test_the_file_is_under_100_kilobytes() -> None:
-    assert SHIPPED.stat().st_size < 100_000
+@pytest.mark.parametrize("cell", CELLS)
+def test_each_cells_prior_beats_persistence_at_every_horizon(cell: str, ordinary: Sequences) -> None:
+    figures = about_of(cell)["figures"]
+    nll = prior.held_back_nll(prior.load_prior(cell), ordinary).mean(axis=0)
+    assert nll[0] == pytest.approx(figures["nll_1"], abs=0.005)
+    assert nll[0] < figures["persistence_nll_1"] - 0.1
+    assert nll[1] < figures["persistence_nll_10"] - 0.3
+    by_horizon = [figures[f"nll_{horizon}"] for horizon in SHIPPED_HORIZONS]
+    assert by_horizon == sorted(by_horizon)  # the further, the less is known
+
+
+def test_a_horizon_that_no_prior_has_is_refused() -> None:
+    with pytest.raises(ModelError, match="no forecast of horizon 7; it has 1, 2, 3"):
+        prior.load_prior("lstm", (1, 7))
 
 
 def test_its_likelihood_is_as_stated(about: dict, ordinary: Sequences) -> None:
@@ -88,13 +109,17 @@ def in_range(tensors: Sequences, first: int, last: int) -> torch.Tensor:
     return mask
 
 
-def test_the_seed_was_chosen_by_held_back_likelihood(about: dict) -> None:
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_seed_was_chosen_by_held_back_likelihood(cell: str) -> None:
+    about = about_of(cell)
     best = min(about["candidates"], key=lambda seed: about["candidates"][seed]["nll_1"])
     assert best == str(about["seed"])
 
 
 def test_the_same_seed_trains_the_same_weights_bit_for_bit() -> None:
-    first, again, other = (fingerprint(prior.train_prior(seed, batches=1, series=prior.LANES)) for seed in (5, 5, 6))
+    first, again, other = (
+        fingerprint(prior.train_prior("lstm", seed, batches=1, series=prior.LANES)) for seed in (5, 5, 6)
+    )
     assert first == again != other
 
 
@@ -104,10 +129,11 @@ def test_a_short_training_writes_the_best_model_and_every_candidates_figures(
     monkeypatch.setattr(prior, "BATCHES", 1)
     monkeypatch.setattr(prior, "TRAINING_SERIES", prior.LANES)
     monkeypatch.setattr(prior, "HELD_BACK_SERIES", 80)
-    path = tmp_path / "prior.safetensors"
+    monkeypatch.setattr(prior, "FURTHER_BATCHES", 1)
+    path = tmp_path / "gru.safetensors"
 
     def written(*seeds: str) -> dict:
-        prior.main(["--seed", *seeds, "--output", str(path)])
+        prior.main(["--cell", "gru", "--seed", *seeds, "--output", str(tmp_path)])
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         assert fingerprint(prior.load_model(path)) == about["fingerprint"]
         return about

@@ -13,8 +13,9 @@ import torch
 from tests.fleets import minutes, noise, odd_waves, rings
 from training import retrain as retraining
 from training.history import WINDOW
+from training.horizons import HORIZONS
 from training.inputs import targets
-from training.model import HORIZONS, Forecaster, fingerprint
+from training.model import Forecaster, fingerprint
 from training.prior import load_prior, replay_set, tensors_of
 from training.retrain import HELD_BACK, LEAST_STREAMS, REPLAY_MARGIN, RINGS, Outcome, retrain
 from training.synthetic import Series, make_series
