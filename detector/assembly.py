@@ -85,6 +85,19 @@ def first_model(settings: Settings) -> Forecaster:
         raise SettingsError([f"{error} ({where}): change the setting, or train another model"]) from None
 
 
+def resumed_model(settings: Settings, registry: Registry, version: str) -> tuple[Forecaster, str]:
+    """Return the model of the last checkpoint and its version; where there is none, or model.* has changed, the first.
+
+    Its version is then "". Streams keep all but their hidden states, which are primed from their recent windows.
+    """
+    if version:
+        try:
+            return shaped(registry.load(version), settings.model), version
+        except ModelError as error:
+            logger.warning("model %s of the last checkpoint does not fit (%s): beginning with another", version, error)
+    return first_model(settings), ""
+
+
 def shaped(model: Forecaster, wanted: ModelSettings) -> Forecaster:
     """Return a model in the shape of the settings; raises ModelError where that is not to be had."""
     return model.shaped(

@@ -88,7 +88,7 @@ def run_bench(settings: Settings, kafka: str, *, quick: bool) -> None:
         Contender("compiled kernel alone, 1 thread", "lane-steps", lambda: bare_kernel(model, steps)),
         *(Contender(fleet.name, "observations", partial(fleet.turn, steps)) for fleet in fleets),
     ]
-    results = _in_turns(contenders, rounds)
+    results = in_turns(contenders, rounds)
     _print_rates(contenders, results)
     for fleet, timings in zip(fleets, results[2:], strict=True):
         _print_ratio(f"{fleet.name} / bare LSTM", timings, results[0], ENGINE_GOAL)
@@ -112,7 +112,7 @@ def run_bench(settings: Settings, kafka: str, *, quick: bool) -> None:
             Contender("bare kafka-python poll loop", "events", lambda: Timing(*ingest.turn("poll"))),
             Contender("daemon, broker to alert", "events", lambda: Timing(*ingest.turn("daemon"))),
         ]
-        results = _in_turns(contenders, QUICK_INGEST_ROUNDS if quick else INGEST_ROUNDS)
+        results = in_turns(contenders, QUICK_INGEST_ROUNDS if quick else INGEST_ROUNDS)
     _print_rates(contenders, results)
     _print_ratio("daemon / bare poll loop", results[1], results[0], INGEST_GOAL)
 
@@ -233,7 +233,7 @@ def bare_kernel(model: Forecaster, steps: int) -> Timing:
     return Timing(BATCH * steps, time.perf_counter() - began, time.process_time() - cpu_began)
 
 
-def _in_turns(contenders: Sequence[Contender], rounds: int) -> list[list[Timing]]:
+def in_turns(contenders: Sequence[Contender], rounds: int) -> list[list[Timing]]:
     """Return each contender's timings, one a round."""
     results: list[list[Timing]] = [[] for _ in contenders]
     with tqdm(total=rounds * len(contenders), leave=False, disable=None) as bar:

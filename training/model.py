@@ -190,7 +190,9 @@ class Forecaster(nn.Module):
         asked |= {"dropout": dropout, "horizons": model.horizons}
         if asked == model.shape:
             return model
-        larger = Forecaster(**asked)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # all workers, at every start, are to add the same
+            larger = Forecaster(**asked)
         weights = larger.state_dict()
         weights |= {name: value for name, value in model.state_dict().items() if name != "from_hidden.weight"}
         weights["from_hidden.weight"].zero_()

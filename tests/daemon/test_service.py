@@ -321,6 +321,40 @@ def test_scoring_goes_on_while_it_retrains_and_a_new_model_survives_kill_9(tmp_p
     assert [name for name, _ in itertools.groupby(versions)] == [first, model], "from one event on, and never back"
 
 
+def test_another_cell_goes_on_with_all_that_streams_have_shown(tmp_path: Path) -> None:
+    """Only hidden states are the network's own: they are primed, and nothing begins to warm up again."""
+    events = tmp_path / "events.csv"
+    values = odd_waves(5, 1000)
+    with events.open("w") as file:
+        file.write("timestamp,stream,value\n")
+        for row in range(1000):
+            file.writelines(f"{START + row * STEP},lane-{n},{values[n, row]:.6g}\n" for n in range(5))
+    settings = {
+        "source.type": "file",
+        "source.paths": [str(events)],
+        "source.speed": 50 * STEP,
+        "state.directory": str(tmp_path / "state"),
+        "state.checkpoint_interval_seconds": 0.2,
+        "output.scores_file": str(tmp_path / "scores.jsonl"),
+        "training.enabled": False,
+    }
+    with Longwatch(tmp_path, settings) as daemon:
+        daemon.work_until(lambda found: found("events_scored_total") > 5 * 150, "a past")
+        daemon.kill()
+
+    with Longwatch(tmp_path, settings | {"model.cell": "rnn", "source.speed": 0}) as daemon:
+        daemon.line(r": rnn on cpu.*5 streams, going on")
+        assert daemon.wait() == 0
+
+    scores = read_lines(tmp_path / "scores.jsonl")
+    assert [record["offset"] for record in scores] == list(range(5 * 1000))
+    models = [record["model_version"] for record in scores]
+    assert len(list(itertools.groupby(models))) == 2
+    swapped = models.index(models[-1])
+    assert swapped >= 5 * 50
+    assert not any(record.get("warming") for record in scores[swapped:])
+
+
 def version(samples: Samples) -> str:
     (found,) = (s for s in samples.families["longwatch_model_info"].samples if s.value == 1)
     return found.labels["version"]

@@ -17,6 +17,8 @@ from detector.scoring import (
     SINGLE_LIMIT,
     _tail_probability,
     judge_many,
+    lane_score,
+    many_score,
     measure,
 )
 from detector.states import STREAM
@@ -131,6 +133,25 @@ def test_a_slow_drift_from_the_ten_step_forecast_shows_where_single_steps_do_not
 
     assert units[1400 : 1400 + WAIT].min() > 2.0
     assert np.quantile(units[500:1400], 0.95) < 1.1
+
+
+def test_each_far_forecast_is_scored_when_its_time_comes() -> None:
+    """Of horizons 3 and 20 each one's wild forecast, made at event 1000, shows 2 and 19 arrivals later, no sooner."""
+    horizons, count = (1, 3, 20), 1100
+    values = 100 + np.random.default_rng(5).standard_normal(count)
+    outputs = np.zeros((count, output_size(3)), np.float32)
+    outputs[:, 6:] = 3.0
+    outputs[1000, 1:3] = 1.5, -1.5
+    frames = np.zeros(count, FRAME)
+    frames["mean"], frames["deviation"], frames["low"], frames["high"] = 100.0, 10.0, 0.0, 200.0
+    lanes, rows = np.zeros(1, lane_score(horizons)), np.zeros(1, many_score(horizons))
+    out, zeros = np.zeros(count, MEASURED), np.zeros(count, np.int64)
+
+    measure(np.array(horizons), lanes, rows, zeros, zeros, values, frames, outputs, 0, count, out)
+
+    loud = 500 + np.flatnonzero(out["units"][500:] > 4.0)
+    assert loud.tolist() == [1002, 1019]
+    assert out["slow_units"][1002] > 1.5 * out["slow_units"][1001]
 
 
 @pytest.mark.parametrize("wild", [1e3, 1e12, 1e30])

@@ -151,7 +151,7 @@ def test_a_row_of_another_layout_is_refused_with_what_to_do(model: Forecaster) -
     engine = fed(model, of_every_family(rows=3))
     name, row = next(iter(engine.drain()))
 
-    with pytest.raises(StateError, match="another version or of other model.horizons; go back to those, or move"):
+    with pytest.raises(StateError, match=r"another version or of other model\.horizons; go back to those, or move"):
         Engine(model).states.unpack(name, b"\0" * 8 + row[8:], 1, engine.version)
 
 

@@ -1,0 +1,78 @@
+"""The cells side by side: the demo's incidents, likelihood, speed and bytes: python -m tests.bench.cells [--quick].
+
+Each cell runs `longwatch demo` end to end with its shipped prior; nothing else differs. Speeds are of engines measured
+turn by turn in one process. NAB's own scores of a cell: LONGWATCH_MODEL__CELL=gru python -m tests.bench.quality nab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from statistics import median
+
+from connectors.labels import load_labels
+from detector.assembly import engine_settings, first_model
+from detector.bench import BATCH, QUICK_ROUNDS, ROUNDS, Contender, Fleet, in_turns
+from detector.demo import DATA, judge, read_series
+from detector.settings import load_settings
+from training.cells import CELLS
+
+STREAMS = 5_000
+
+
+def demo(cell: str, folder: Path) -> tuple[int, int, int]:
+    """Run the demo; return incidents found, incidents labelled and false alarms."""
+    command = [sys.executable, "-m", "detector.cli", "demo", "--set", f"model.cell={cell}", "--output", str(folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=1800)
+    series = read_series(folder / "scores.jsonl", folder / "alerts.jsonl", load_labels(DATA / "labels.json"))
+    judged = [judge(one) for one in series]
+    return (
+        sum(one.found for one in judged),
+        sum(len(one.incidents) for one in judged),
+        sum(len(one.false_alarms) for one in judged),
+    )
+
+
+def main() -> None:
+    """Run the demo with each cell, then measure their engines in turns, and print one table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.cells", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer turns: speeds are rough")
+    quick = parser.parse_args().quick
+    found = {}
+    for cell in CELLS:
+        with tempfile.TemporaryDirectory() as folder:
+            found[cell] = demo(cell, Path(folder))
+            print(f"{cell}: demo done", file=sys.stderr)
+    fleets = {}
+    for cell in CELLS:
+        settings = load_settings(environment={}, overrides=[f"model.cell={cell}"])
+        model = first_model(settings)
+        fleets[cell] = Fleet(model, engine_settings(settings), "cpu", STREAMS, 1)
+    turns = [Contender(cell, "events", partial(fleets[cell].turn, 16)) for cell in CELLS]
+    timings = dict(zip(CELLS, in_turns(turns, QUICK_ROUNDS if quick else ROUNDS), strict=True))
+
+    heads = "cell", "incidents found", "false alarms", "held-back NLL, next / tenth", "events/s", "to lstm"
+    print(f"| {' | '.join((*heads, 'bytes a stream', 'its file'))} |\n{'|---' * (len(heads) + 2)}|")
+    for cell in CELLS:
+        hits, labelled, false = found[cell]
+        prior = resources.files("training") / "priors"
+        figures = json.loads((prior / f"{cell}.json").read_text(encoding="utf-8"))["figures"]
+        ratio = median(a.rate / b.rate for a, b in zip(timings[cell], timings["lstm"], strict=True))
+        rate = median(timing.rate for timing in timings[cell])
+        size = len((prior / f"{cell}.safetensors").read_bytes())
+        bytes_, _ = fleets[cell].bytes_of_a_stream()
+        print(
+            f"| {cell} | {hits} of {labelled} | {false} | {figures['nll_1']:.3f} / {figures['nll_10']:.3f} "
+            f"| {rate:,.0f} | {ratio:.2f} | {bytes_:,.0f} | {size / 1000:.1f} KB |"
+        )
+    print(f"\nSpeeds: engines of {STREAMS:,} streams of one feature, batches of {BATCH:,}, in turns.")
+
+
+if __name__ == "__main__":
+    main()
