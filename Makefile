@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-quality prior clean
+.PHONY: help demo test lint format bench bench-quality bench-cells bench-theory prior sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -41,8 +41,17 @@ bench: $(STAMP) ## engine, network and ingest, side by side
 bench-quality: $(STAMP) ## NAB, SMD, ASD and AIOPS by the product's defaults, where the data are to be had
 	@$(BIN)/python -m tests.bench.quality all
 
-prior: $(STAMP) ## make the shipped network again from synthetic series (minutes on one core)
+bench-cells: $(STAMP) ## each cell through the demo: incidents, likelihood, speed and bytes side by side
+	@$(BIN)/python -m tests.bench.cells
+
+bench-theory: $(STAMP) ## adding problem, delayed echo, gradients: the figures of docs/theory.md (about 25 minutes)
+	@$(BIN)/python -m tests.bench.theory
+
+prior: $(STAMP) ## make the shipped networks again from synthetic series (minutes on one core each)
 	@MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m training.prior
+
+sbom: $(STAMP) ## list what an installation consists of, as CycloneDX JSON: sbom.json
+	@$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json
 
 clean: ## remove what was built
 	rm -rf .venv .tools build out *.egg-info

@@ -5,6 +5,9 @@ The contract, which the settings only bend: a record is a JSON object in UTF-8 (
 there `values` counts; of a key that stands twice the last counts, as in every JSON parser. Null means missing, and an
 event all of whose features are missing is refused: there would be nothing to score. A number may be written as text;
 NaN, infinity and booleans are refused.
+
+A categorical event has `code`, alone or beside numbers: a string or an integer, a symbol that is the event's feature
+`code`. 404 and "404" are the same symbol.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from connectors.payload import (
     NameTemplate,
     RefusalError,
     csv_event,
+    csv_layout,
     document,
     field_path,
     key_name,
     number_of,
     shown,
+    symbol_of,
 )
 from connectors.records import CsvLayout, EventBatch, Int32, RawBatch, Rejected
 from connectors.timestamps import NS_PER_MILLISECOND, parse_time
@@ -47,10 +52,13 @@ REASONS = (
     "bad_timestamp",
     "no_value",
     "not_a_number",
+    "bad_code",  # no text, no integer, or with characters that could forge a log line; or a number of that name beside
+    "code_too_long",
     "too_many_features",
     "unsupported",
 )
 
+CODE = "code"  # the name of the feature that a categorical event's symbol is
 MS_PER_DAY = 86_400_000
 MAX_MS = 2**63 // NS_PER_MILLISECOND - 1  # what ns in 64 bits can hold
 
@@ -74,6 +82,11 @@ class DecodeSettings(BaseModel):
     value: str = Field(
         default="value", min_length=1, description="Path of the one number, where there is no object of them."
     )
+    code: str = Field(
+        default="code",
+        min_length=1,
+        description="Path of a categorical event's symbol; in a CSV file, the column that holds symbols.",
+    )
     batch: str = Field(
         default="", description="Key of a list of events, where one record holds many; empty: one record is one."
     )
@@ -85,6 +98,7 @@ class DecodeSettings(BaseModel):
     max_name_bytes: int = Field(
         default=255, ge=1, le=4_096, description="Longest name of a stream or feature, in UTF-8."
     )
+    max_code_bytes: int = Field(default=1_024, ge=1, le=4_096, description="Longest symbol, in UTF-8.")
     max_age_days: float = Field(
         default=10_950, gt=0, description="Older events are refused, seen from the record's own time."
     )
@@ -115,7 +129,8 @@ class Decoder:
         self._timestamp = field_path(settings.timestamp)
         self._values = field_path(settings.values)
         self._value = field_path(settings.value)
-        self._quick = _quick_decoder(settings)
+        self._code = field_path(settings.code)
+        self._numbers, self._quick = _quick_decoder(settings, type(None)), _quick_decoder(settings, str | int | None)
         self._batch = msgspec.json.Decoder(dict[str, msgspec.Raw]) if settings.batch else None
 
     def decode(self, raw: RawBatch) -> tuple[EventBatch, list[Rejected]]:
@@ -124,10 +139,11 @@ class Decoder:
         Every record is one event or one refusal; with the setting `batch`, every event in it is. A refusal's bytes are
         the record's own (of a batch: those of the refused event).
         """
-        if self._quick is not None and self._batch is None and not raw.csv:
-            batch = _plain(raw, self._quick, self._settings)
-            if batch is not None:
-                return batch, []
+        if self._batch is None and not raw.csv:
+            for parser in (self._numbers, self._quick):
+                batch = None if parser is None else _plain(raw, parser, self._settings, codes=parser is self._quick)
+                if batch is not None:
+                    return batch, []
         columns = _Columns(self._settings)
         rejected = []
         for row, (value, partition, received, key) in enumerate(
@@ -141,6 +157,10 @@ class Decoder:
                     columns.undo()
                     rejected.append(_rejected(raw, row, piece, refusal))
         return columns.batch(raw, compact=bool(rejected)), rejected
+
+    def csv_layout(self, header: bytes) -> CsvLayout:
+        """Return how the rows under a CSV header are read; raises ValueError where it is none that can be used."""
+        return csv_layout(header, self._settings.code)
 
     def time_of(self, value: bytes, layout: CsvLayout | None = None) -> int | None:
         """Return a record's time in ns (of a batch: its first event's), or None where it says none that can be read."""
@@ -177,7 +197,7 @@ class Decoder:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 pass  # unusual or broken: the thorough way tells which
             else:
-                if event.values is not None or event.value is not None:
+                if event.values is not None or event.value is not None or event.code is not None:
                     return event
         return self._thorough(value)
 
@@ -187,15 +207,17 @@ class Decoder:
             raise RefusalError("not_an_object", f"found {shown(record)}, expected a JSON object")
         settings = self._settings
         values, one, stamp = self._values.find(record), self._value.find(record), self._timestamp.find(record)
-        if values is None and one is None:
-            if "code" in record:
-                raise RefusalError("unsupported", "a categorical event (`code`); only numbers are scored so far")
-            raise RefusalError("no_value", f"neither `{settings.values}` nor `{settings.value}` holds a number")
+        code = self._code.find(record)
+        if values is None and one is None and code is None:
+            raise RefusalError(
+                "no_value",
+                f"neither `{settings.values}` nor `{settings.value}` holds a number, nor `{settings.code}` a symbol",
+            )
         if values is not None and type(values) is not dict:
             raise RefusalError("not_an_object", f"`{settings.values}` is {shown(values)}, expected an object")
         if stamp is not None and type(stamp) not in (str, int, float):
             raise RefusalError("bad_timestamp", f"`{settings.timestamp}` is {shown(stamp)}, expected a time")
-        return Event(self._template.name(record), stamp, values, one)
+        return Event(self._template.name(record), stamp, values, one, code)
 
 
 class _Columns:
@@ -215,6 +237,10 @@ class _Columns:
         self._start: list[int] = [0]
         self._feature: list[int] = []
         self._value: list[float] = []
+        self._symbols: dict[str, int] = {}
+        self._codes: dict[str | int, int] = {}  # as `_symbols`, by what was met
+        self._symbol_at: list[int] = []  # observations that are symbols ...
+        self._symbol: list[int] = []  # ... and which
 
     def add(self, row: int, event: Event, key: bytes | None, received_ms: int) -> None:
         """Append an event; where it is refused, `undo` must follow."""
@@ -235,6 +261,8 @@ class _Columns:
                     add_value(value)
                 elif value is not None:
                     self._observe(feature, value)
+        if event.code is not None:
+            self._observe_code(event.code)
         end = len(self._value)
         if end == self._start[-1]:
             raise RefusalError("no_value", "every feature is missing")
@@ -266,7 +294,10 @@ class _Columns:
 
     def undo(self) -> None:
         """Take back the observations of an event that was refused."""
-        del self._feature[self._start[-1] :], self._value[self._start[-1] :]
+        first = self._start[-1]
+        del self._feature[first:], self._value[first:]
+        if self._symbol_at and self._symbol_at[-1] >= first:
+            del self._symbol_at[-1], self._symbol[-1]
 
     def batch(self, raw: RawBatch, *, compact: bool) -> EventBatch:
         """Return the batch; `compact` where refused events may have left names behind that no event bears."""
@@ -276,10 +307,14 @@ class _Columns:
         stream, streams = np.array(self._stream, np.int32), list(self._stream_codes)
         feature, features = np.array(self._feature, np.int32), self._features
         partition, partitions = np.array(raw.partition, np.int32)[row], list(raw.partitions)
+        codes, symbols = np.array(self._symbol, np.int32), list(self._symbols)
         if compact:
             stream, streams = _used(stream, streams)
             feature, features = _used(feature, features)
             partition, partitions = _used(partition, partitions)
+            codes, symbols = _used(codes, symbols)
+        symbol = np.full(len(feature) if symbols else 0, -1, np.int32)
+        symbol[self._symbol_at] = codes
         return EventBatch(
             streams=streams,
             features=features,
@@ -292,7 +327,39 @@ class _Columns:
             start=np.array(self._start, np.int64),
             feature=feature,
             value=np.array(self._value, np.float64),
+            symbols=symbols,
+            symbol=symbol,
         )
+
+    def _observe_code(self, code: object) -> None:
+        feature = self._feature_codes.get(CODE)
+        if feature is None:
+            feature = self._add_feature(CODE)
+        if feature < 0:
+            return
+        if feature in self._feature[self._start[-1] :]:
+            raise RefusalError("bad_code", f"a symbol and a number, both named {CODE!r}; exclude or rename one")
+        symbol = self._codes.get(code, -1) if type(code) is str or type(code) is int else -1
+        if symbol < 0:
+            symbol = self.add_symbol(code)
+        self._symbol_at.append(len(self._value))
+        self._symbol.append(symbol)
+        self._value.append(math.nan)
+        self._feature.append(feature)
+
+    def add_symbol(self, code: Any) -> int:
+        """Return the number of a code's symbol; refuses what is none."""
+        name = symbol_of(code)
+        if len(name.encode()) > self._settings.max_code_bytes:
+            limit = self._settings.max_code_bytes
+            raise RefusalError("code_too_long", f"the code {shown(name)}: decode.max_code_bytes is {limit}")
+        symbol = self._codes[code] = self._symbols.setdefault(name, len(self._symbols))
+        return symbol
+
+    @property
+    def symbols(self) -> list[str]:
+        """The symbols so far, by number."""
+        return list(self._symbols)
 
     def _observe(self, feature: str, value: object) -> None:
         code = self._feature_codes.get(feature)
@@ -341,10 +408,13 @@ class _Columns:
             raise RefusalError("name_too_long", f"the {kind}'s name {shown(name)}: decode.max_name_bytes is {limit}")
 
 
-def _plain(raw: RawBatch, parser: msgspec.json.Decoder[Event], settings: DecodeSettings) -> EventBatch | None:
+def _plain(
+    raw: RawBatch, parser: msgspec.json.Decoder[Event], settings: DecodeSettings, *, codes: bool
+) -> EventBatch | None:
     """Return the events of records that are all as in the manual, column by column; None where one of them is not.
 
     What it returns is what `_Columns` would say, in half the time; whatever needs a second look is left to that.
+    Without `codes` the parser refuses records that have one, so that numbers do not pay for them.
     """
     if not raw.value or settings.exclude_features or max(map(len, raw.value)) > settings.max_record_bytes:
         return None
@@ -352,19 +422,24 @@ def _plain(raw: RawBatch, parser: msgspec.json.Decoder[Event], settings: DecodeS
         events = list(map(parser.decode, raw.value))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    values = [{"value": event.value} if event.values is None else event.values for event in events]
+    values: list[dict[str, Any]]
+    if codes:
+        values = [{"value": e.value} if e.values is None and e.value is not None else e.values or {} for e in events]
+    else:
+        values = [{"value": event.value} if event.values is None else event.values for event in events]
     numbers = [number for event in values for number in event.values()]
     names: list[Any] = [event.stream for event in events]
     stamps: list[Any] = [event.timestamp for event in events]
-    if set(map(type, numbers)) != {float} or set(map(type, names)) != {str} or None in stamps:
+    if not set(map(type, numbers)) <= {float} or set(map(type, names)) != {str} or None in stamps:
         return None
     value = np.array(numbers, np.float64)
     start = np.zeros(len(events) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=start[1:])
     counts = np.diff(start)
-    if not (np.isfinite(value).all() and counts.min() > 0 and counts.max() <= settings.max_features):
+    if not np.isfinite(value).all() or counts.max() > settings.max_features or (counts.min() == 0 and not codes):
         return None
     columns = _Columns(settings)
+    symbol = np.zeros(0, np.int32)
     try:
         stream, streams = _coded(names)
         feature, features = _coded([name for event in values for name in event])
@@ -372,6 +447,21 @@ def _plain(raw: RawBatch, parser: msgspec.json.Decoder[Event], settings: DecodeS
             columns.check_name("stream", name)
         for name in features:
             columns.check_name("feature", name)
+        if codes:
+            coded = [event.code for event in events]
+            if CODE in features:
+                return None
+            distinct_codes = {code: columns.add_symbol(code) for code in dict.fromkeys(coded) if code is not None}
+            which = np.array([-1 if code is None else distinct_codes[code] for code in coded], np.int32)
+            has = which >= 0
+            if (counts + has).min() == 0:
+                return None
+            ends = start[1:][has]  # an event's symbol comes after its numbers
+            value, feature = np.insert(value, ends, math.nan), np.insert(feature, ends, len(features))
+            features.append(CODE)
+            start[1:] += np.cumsum(has)
+            symbol = np.full(len(value), -1, np.int32)
+            symbol[start[1:][has] - 1] = which[has]
         stamp, distinct = _coded(stamps)
         time = np.array([parse_time(text) for text in distinct], np.int64)[stamp]
     except (RefusalError, ValueError):
@@ -392,6 +482,8 @@ def _plain(raw: RawBatch, parser: msgspec.json.Decoder[Event], settings: DecodeS
         start=start,
         feature=feature,
         value=value,
+        symbols=columns.symbols,
+        symbol=symbol,
     )
 
 
@@ -401,14 +493,18 @@ def _coded(column: list[_Name]) -> tuple[Int32, list[_Name]]:
     return np.fromiter(map(codes.__getitem__, column), np.int32, len(column)), list(codes)
 
 
-def _quick_decoder(settings: DecodeSettings) -> msgspec.json.Decoder[Event] | None:
-    """Return a typed parser for settings that name four different top-level fields; None for others."""
+def _quick_decoder(settings: DecodeSettings, code: Any) -> msgspec.json.Decoder[Event] | None:
+    """Return a typed parser for settings that name five different top-level fields; None for others.
+
+    `code` is the type that a code may have: with that of None the parser refuses records that have one.
+    """
     field = TEMPLATE_FIELD.fullmatch(settings.stream)
-    names = [field[1] if field else ".", settings.timestamp, settings.values, settings.value]
+    names = [field[1] if field else ".", settings.timestamp, settings.values, settings.value, settings.code]
     if any("." in name for name in names) or len(set(names)) < len(names):
         return None
     rename = dict(zip(Event.__struct_fields__, names, strict=True))
-    return msgspec.json.Decoder(msgspec.defstruct("_Renamed", [], bases=(Event,), gc=False, rename=rename))
+    fields = [("code", code, None)]
+    return msgspec.json.Decoder(msgspec.defstruct("_Renamed", fields, bases=(Event,), gc=False, rename=rename))
 
 
 def _rejected(raw: RawBatch, row: int, value: bytes, refusal: RefusalError) -> Rejected:

@@ -36,8 +36,8 @@ class _ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
     threshold: float
     alert: bool
     surprise: float
-    observed: dict[str, float]
-    expected: dict[str, float]
+    observed: dict[str, float | str]
+    expected: dict[str, float | str | None]
     lower: dict[str, float]
     upper: dict[str, float]
     model_version: str
@@ -45,6 +45,8 @@ class _ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
     partition: int
     offset: int
     warming: bool = False  # only written while true
+    observed_probability: dict[str, float] = {}  # by feature that is a symbol; only written where there are any
+    expected_probability: dict[str, float] = {}
 
 
 def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
@@ -61,6 +63,7 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
     lower = scores.lower.tolist()
     upper = scores.upper.tolist()
     start = scores.start.tolist()
+    symbols = _Symbols(scores) if batch.symbols else None
     encode = _encoder.encode
     records = []
     rows = zip(
@@ -96,13 +99,44 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
             offset,
             warming,
         )
+        if symbols is not None:
+            symbols.tell(record, feature, first, last)
         records.append((keys[stream], encode(record)))
     return records
 
 
+class _Symbols:
+    """What score records tell of symbols instead of numbers: both by name, no band, and their probabilities."""
+
+    def __init__(self, scores: Scores) -> None:
+        batch = scores.batch
+        self._observed = [batch.symbols[code] if code >= 0 else None for code in batch.symbol[scores.observation]]
+        self._expected = [scores.symbols[code] if code >= 0 else None for code in scores.expected_symbol]
+        self._probabilities = scores.observed_probability.tolist(), scores.expected_probability.tolist()
+
+    def tell(self, record: _ScoreRecord, feature: list[str], first: int, last: int) -> None:
+        """Put the symbols among observations first..last into the event's record."""
+        for row in range(first, last):
+            symbol = self._observed[row]
+            if symbol is not None:
+                name = feature[row]
+                record.observed[name], record.expected[name] = symbol, self._expected[row]
+                record.lower.pop(name, None)
+                record.upper.pop(name, None)
+                observed, expected = self._probabilities
+                record.observed_probability[name] = observed[row]
+                record.expected_probability[name] = expected[row]
+
+
 def alert_record(alert: Alert) -> tuple[bytes, bytes]:
-    """Return an alert's record: (stream's name in UTF-8, JSON with the fields of `Alert`, times in RFC 3339)."""
+    """Return an alert's record: (stream's name in UTF-8, JSON with the fields of `Alert`, times in RFC 3339).
+
+    The probabilities of symbols are left out where there are none.
+    """
     record: dict[str, Any] = {name: getattr(alert, name) for name in Alert.__slots__}
+    for name in ("observed_probability", "expected_probability"):
+        if not record[name]:
+            del record[name]
     record["started_at"] = _text(alert.started_at)
     record["ended_at"] = None if alert.ended_at is None else _text(alert.ended_at)
     return alert.stream.encode(), _encoder.encode(record)

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from connectors.decode import Decoder
 from connectors.encode import alert_record, rejected_record, score_records
 from connectors.lines import STANDARD_INPUT, FileError, LineReader
-from connectors.payload import csv_layout
 from connectors.records import Alert, CsvLayout, Int64, Partition, RawBatch, Rejected, Scores
 
 __all__ = ["FileAlertSink", "FileDeadLetterSink", "FileError", "FileScoreSink", "FileSettings", "FileSource"]
@@ -69,11 +68,11 @@ class FileSource:
         self._ready: _Block | None = None
         self._clock: tuple[float, int] | None = None  # seconds by the monotonic clock, and the event time due then
         self._files: list[_File] = []
-        timed = decoder if len(settings.paths) > 1 or settings.speed else None
+        timed = len(settings.paths) > 1 or settings.speed > 0
         try:
             for path in settings.paths:
                 first = 0 if path == STANDARD_INPUT else (start or {}).get(Partition(path, 0), 0)
-                self._files.append(_File(path, first, decoder.max_record_bytes, timed))
+                self._files.append(_File(path, first, decoder, timed=timed))
         except FileError:
             self.close()
             raise
@@ -212,7 +211,7 @@ def _merged(blocks: list[_Block]) -> _Block:
 class _File:
     """One file: its records that have been read and not yet taken."""
 
-    def __init__(self, path: str, first: int, max_record_bytes: int, timed: Decoder | None) -> None:
+    def __init__(self, path: str, first: int, decoder: Decoder, *, timed: bool) -> None:
         self.partition = Partition(path, 0)
         name = "stdin" if path == STANDARD_INPUT else Path(path).name.removesuffix(".gz")
         self.key: bytes | None = Path(name).stem.encode()
@@ -225,9 +224,10 @@ class _File:
         self._offset = 0  # of the first of values
         self._first = first
         self._latest = _LONG_AGO
+        self._decoder = decoder
         self._timed = timed
         self._begun = False
-        self._reader = LineReader(path, max_record_bytes)
+        self._reader = LineReader(path, decoder.max_record_bytes)
         if not self._reader.waits:
             try:
                 self.fill(0.0)  # what is wrong with the header is told before anything runs
@@ -270,7 +270,7 @@ class _File:
             line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark that spreadsheets write
             if not line.lstrip().startswith(b"{"):
                 try:
-                    self.layout = csv_layout(line)
+                    self.layout = self._decoder.csv_layout(line)
                 except ValueError as error:
                     raise FileError(f"{self.partition.topic}, line {number}: {error}") from None
                 if self.layout.stream is not None:
@@ -280,10 +280,10 @@ class _File:
         self._offset += passed
         self._lines = [number for number, _ in read[passed:]]
         self.values = [line for _, line in read[passed:]]
-        if self._timed is None:
+        if not self._timed:
             self.times = np.zeros(len(self.values), np.int64)
         elif self.values:
-            times = [self._timed.time_of(value, self.layout) for value in self.values]
+            times = [self._decoder.time_of(value, self.layout) for value in self.values]
             known = np.array([_LONG_AGO if time is None else time for time in times], np.int64)
             self.times = np.maximum(np.maximum.accumulate(known), self._latest)
             self._latest = int(self.times[-1])

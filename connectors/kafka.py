@@ -10,29 +10,35 @@ from collections.abc import Callable, Iterable, Mapping
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import FencedInstanceIdError, KafkaError
+from kafka.structs import ConsumerGroupMetadata
 
 from connectors.kafka_client import AuthenticationError, KafkaConnectorError, KafkaSettings, TlsError
 from connectors.kafka_reader import ANSWER_MS, Change, Polled, Reader, fenced
 from connectors.records import Partition, RawBatch
 
-__all__ = ["AuthenticationError", "KafkaConnectorError", "KafkaSettings", "KafkaSource", "TlsError"]
+__all__ = ["LATER", "AuthenticationError", "KafkaConnectorError", "KafkaSettings", "KafkaSource", "TlsError"]
 
 log = logging.getLogger(__name__)
 
 STALLED_SECONDS = 120.0  # a client that does not return for so long is broken: each of its own waits is shorter
+RETRY_SECONDS = 0.3  # between two questions for the offsets that the broker holds
 CLOSE_SECONDS = 10.0  # leaving the group takes one answer of the broker, at most ANSWER_MS
+
+LATER = -1  # instead of an offset to begin at: `place` will say it, once the partition's state is there
 
 StartOffset = Callable[[Partition], int | None]
 Notice = Callable[[list[Partition]], None]
+Placed = Callable[[dict[Partition, int]], None]
 
 
 class KafkaSource:
     """Records of the partitions that the group gives to this member.
 
     `start(partition)` is asked when a partition is assigned: the offset at which to begin, from the local store, which
-    rules over what is committed in Kafka; None where it knows none. `on_assigned`, `on_revoked` and `on_lost` are
-    called within `poll`, on its thread: `on_assigned` before `start` is asked; `on_revoked` before the partitions are
-    let go, while `commit` of their offsets still works (checkpoint there); `on_lost` when others may already have them.
+    rules over what is committed in Kafka; None where it knows none; LATER where `place` will say it. `on_assigned`,
+    `on_revoked` and `on_lost` are called within `poll`, on its thread: `on_assigned` before `start` is asked;
+    `on_revoked` before the partitions are let go, while `commit` of their offsets still works (checkpoint there);
+    `on_lost` when others may already have them; `on_placed` tells where reading goes on after `place`.
 
     Nothing is connected before the first `poll`. `poll` returns in time whether a broker is there or not; it raises
     AuthenticationError or TlsError where the broker refuses us, and KafkaConnectorError where going on makes no sense.
@@ -47,10 +53,14 @@ class KafkaSource:
         on_assigned: Notice = lambda _: None,
         on_revoked: Notice = lambda _: None,
         on_lost: Notice = lambda _: None,
+        on_placed: Placed = lambda _: None,
+        read_committed: bool = False,
     ) -> None:
         self._settings = settings
         self._start = start
         self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
+        self._on_placed = on_placed
+        self._read_committed = read_committed
         self._reader: Reader | None = None
         self._failure: BaseException | None = None
         self._paused = False
@@ -58,6 +68,7 @@ class KafkaSource:
         self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to hand out
         self._left: dict[TopicPartition, int] = {}  # partitions that were let go or lost: likewise, as of then
         self._end: dict[TopicPartition, int] = {}  # where each ended when it was assigned; fetching knows better later
+        self._waiting: dict[TopicPartition, object] = {}  # to be placed; the value tells one assignment from the next
         self._commit_failed = False
 
     def poll(self, timeout_seconds: float) -> RawBatch:
@@ -66,7 +77,7 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         if self._reader is None:
-            self._reader = Reader(self._settings)
+            self._reader = Reader(self._settings, read_committed=self._read_committed)
             self._reader.start()
         while self._held and not self._paused:
             if batch := self._columns(self._held.popleft()):
@@ -86,6 +97,8 @@ class KafkaSource:
                 continue
             self._reader.progress = time.monotonic()
             self._reader.wanted.release()
+            for partition in item.keys() & self._waiting.keys():
+                del item[partition]  # read before it was held
             if not self._paused:
                 return self._columns(item)
             self._held.append(item)
@@ -132,6 +145,46 @@ class KafkaSource:
             self._commit_failed = True
         else:
             self._commit_failed = False
+
+    def hold(self, partitions: Iterable[Partition]) -> None:
+        """Hand out no more records of these assigned partitions, not even such as were read already, until `place`."""
+        if self._reader is None:
+            return
+        for partition in {TopicPartition(*p) for p in partitions} & (self._next.keys() | self._waiting.keys()):
+            self._hold(self._reader, partition)
+
+    def place(self, offsets: Mapping[Partition, int | None]) -> None:
+        """Go on at these offsets in partitions that wait for it; None: as if no state were known."""
+        reader = self._reader
+        if reader is None:
+            return
+        known = {TopicPartition(*partition): offset for partition, offset in offsets.items()}
+        tokens = {partition: self._waiting[partition] for partition in known if partition in self._waiting}
+
+        def work(consumer: KafkaConsumer) -> None:  # on the reader's thread
+            # one that was given away since, and perhaps came back, is placed by whoever saw that
+            mine = {p: known[p] for p, token in tokens.items() if self._waiting.get(p) is token}
+            mine = {p: at for p, at in mine.items() if p in consumer.assignment() and p in reader.held}
+            placed: dict[TopicPartition, int] = {}
+            if mine:
+                self._place(mine, placed=placed)
+            reader.held -= placed.keys()
+            reader.inbox.put(Change("placed", list(placed), lambda: None, placed))
+            if mine.keys() - placed.keys():  # the broker did not say which offsets it holds
+                reader.closing.wait(RETRY_SECONDS)
+                reader.work.put(work)
+
+        reader.work.put(work)
+
+    def member(self) -> ConsumerGroupMetadata | None:
+        """Return what a transaction must know of this member of the group; None before it is one."""
+        consumer = self._reader.consumer if self._reader is not None else None
+        return None if consumer is None else consumer.group_metadata()
+
+    @property
+    def outage(self) -> bool:
+        """Whether the broker gives no answer at present."""
+        return self._reader is not None and self._reader.outage
 
     def lag(self) -> dict[Partition, int]:
         """Return how many records of each assigned partition have not been handed out, as of the last fetch."""
@@ -191,12 +244,22 @@ class KafkaSource:
     def _see_to(self, change: Change) -> None:
         """Run the caller's callback and place partitions; then the reader goes on, whatever was raised."""
         partitions = [Partition(*partition) for partition in change.partitions]
+        if change.kind == "placed":
+            offsets = {p: at for p, at in change.offsets.items() if self._waiting.pop(p, None) is not None}
+            self._next.update(offsets)
+            self._on_placed({Partition(*p): at for p, at in offsets.items()})
+            return
         if change.kind != "misplaced":
             log.info("Partitions %s: %s", change.kind, ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
         try:
             if change.kind == "assigned":
                 self._on_assigned(partitions)
-                self._place({partition: self._start(Partition(*partition)) for partition in change.partitions})
+                starts = {partition: self._start(Partition(*partition)) for partition in change.partitions}
+                if self._reader is not None:
+                    for partition in [partition for partition, at in starts.items() if at == LATER]:
+                        self._hold(self._reader, partition)
+                        del starts[partition]
+                self._place(starts)
             elif change.kind == "revoked":
                 self._on_revoked(partitions)
                 self._forget(change.partitions)
@@ -204,8 +267,8 @@ class KafkaSource:
                 self._forget(change.partitions)
                 self._on_lost(partitions)
             else:
-                offsets = {p: change.truncated.get(p, self._next.get(p)) for p in change.partitions}
-                self._place(offsets, refused=True)
+                wrong = [partition for partition in change.partitions if partition not in self._waiting]
+                self._place({p: change.offsets.get(p, self._next.get(p)) for p in wrong}, refused=True)
         finally:
             change.finish()
 
@@ -214,20 +277,40 @@ class KafkaSource:
             if (reached := self._next.pop(partition, None)) is not None:
                 self._left[partition] = reached
             self._end.pop(partition, None)
+            self._waiting.pop(partition, None)
+            if self._reader is not None:
+                self._reader.held.discard(partition)
             for polled in self._held:
                 polled.pop(partition, None)
 
-    def _place(self, known: dict[TopicPartition, int | None], *, refused: bool = False) -> None:
+    def _hold(self, reader: Reader, partition: TopicPartition) -> None:
+        """Let a partition wait for `place`. A position, any, keeps the client from looking for one of its own."""
+        self._waiting[partition] = object()
+        reader.held.add(partition)
+        first = self._next.pop(partition, None) is None
+        for polled in self._held:
+            polled.pop(partition, None)
+        if reader.consumer is not None and first:
+            reader.consumer.pause(partition)
+            reader.consumer.seek(partition, 0)
+
+    def _place(
+        self,
+        known: dict[TopicPartition, int | None],
+        *,
+        refused: bool = False,
+        placed: dict[TopicPartition, int] | None = None,
+    ) -> None:
         """Seek each partition to the offset known here, else to the committed one, else by auto_offset_reset.
 
         A partition that comes back goes on where it was left, if nobody has committed more since. An offset outside of
         what the broker holds is told and moved to the nearest that it holds; one beyond the end only once a fetch from
-        there was `refused`, for the end may be moving.
+        there was `refused`, for the end may be moving. Where each went is noted in `placed`, else in `_next`.
         """
         consumer = self._reader.consumer if self._reader is not None else None
         if consumer is None:
             return
-        partitions = list(known)
+        partitions, placed = list(known), self._next if placed is None else placed
         wanted = {partition: (offset, "offset") for partition, offset in known.items() if offset is not None}
         try:
             first = consumer.beginning_offsets(partitions, timeout_ms=ANSWER_MS)
@@ -236,14 +319,15 @@ class KafkaSource:
                 if partition not in wanted:
                     committed = consumer.committed(partition, timeout_ms=ANSWER_MS)
                     # what was lost was not committed: without others' progress since, it goes on where it was
-                    reached = self._left.get(partition)
+                    reached = self._left.get(partition) if placed is self._next else None
                     if committed is not None or reached is not None:
                         wanted[partition] = max(committed or 0, reached or 0), "committed offset"
         except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
             # a known offset is taken as it is, others stay without: polling will ask again for what is not right
             log.warning("Kafka does not say which offsets it holds (%s: %s)", type(error).__name__, error)
             for partition, (offset, _) in wanted.items():
-                self._seek(consumer, partition, offset)
+                consumer.seek(partition, offset)
+                placed[partition] = offset
             return
         for partition in partitions:
             low, high = first[partition], end[partition]
@@ -258,8 +342,5 @@ class KafkaSource:
                     "what lies between has been deleted" if offset < low else "was the topic deleted and made anew?",
                     valid,
                 )
-            self._seek(consumer, partition, valid)
-
-    def _seek(self, consumer: KafkaConsumer, partition: TopicPartition, offset: int) -> None:
-        consumer.seek(partition, offset)
-        self._next[partition] = offset
+            consumer.seek(partition, valid)
+            placed[partition] = valid

@@ -72,6 +72,22 @@ class KafkaSettings(BaseModel):
     scores_topic: str = Field("", description="Topic for scores; empty: scores are not written to Kafka.")
     alerts_topic: str = Field("longwatch-alerts", description="Topic for alerts; empty: none.")
     dead_letter_topic: str = Field("longwatch-rejected", description="Topic for refused records; empty: none.")
+    changelog_topic: str = Field(
+        "{group}-{topic}-changelog",
+        pattern=r"^[A-Za-z0-9._{}-]{1,249}$",
+        description="Compacted topic for the states of each topic that is read, where state.changelog is on;"
+        " {group} and {topic} stand for their names.",
+    )
+    changelog_replication_factor: int = Field(
+        -1, ge=-1, le=100, description="Copies of a changelog that is made by longwatch; -1: as the broker has it."
+    )
+    transaction_timeout_seconds: float = Field(
+        60.0,
+        ge=1,
+        le=900,
+        description="A transaction open for longer is ended by the broker, and its span scored again; longer than"
+        " state.checkpoint_interval_seconds.",
+    )
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
         "none", description="Compression of what is written."
     )
@@ -119,6 +135,18 @@ class KafkaSettings(BaseModel):
                     f"kafka.{name} {topic!r} is also read from (kafka.{'topic_pattern' if pattern else 'topics'}):"
                     " the daemon would feed on its own output; rename one of them"
                 )
+        if "{topic}" not in self.changelog_topic and (pattern or len(self.topics) > 1):
+            raise ValueError(
+                f"kafka.changelog_topic {self.changelog_topic!r}: several topics are read, each needs a changelog"
+                " of its own: put {topic} into the name"
+            )
+        if set("{}") & set(self.changelog_of("topic")):
+            raise ValueError(f"kafka.changelog_topic {self.changelog_topic!r}: only {{group}} and {{topic}} are known")
+        if pattern and pattern.match(self.changelog_of("topic")):
+            raise ValueError(
+                f"kafka.topic_pattern {self.topic_pattern!r} also matches the changelogs, such as"
+                f" {self.changelog_of('topic')!r}: make it stricter, or rename kafka.changelog_topic"
+            )
         if self.security_protocol.startswith("SASL") and not (
             self.sasl_username and self.sasl_password.get_secret_value()
         ):
@@ -132,6 +160,11 @@ class KafkaSettings(BaseModel):
     def whole_name_pattern(self) -> re.Pattern[str] | None:
         """Return topic_pattern such that `match` asks for the whole name; None where topics are listed."""
         return re.compile(rf"(?:{self.topic_pattern})\Z") if self.topic_pattern else None
+
+    def changelog_of(self, topic: str) -> str:
+        """Return the name of the changelog topic for a topic that is read."""
+        group = re.sub(r"[^A-Za-z0-9._-]", "-", self.group_id)  # a group's name may be anything, a topic's may not
+        return self.changelog_topic.replace("{group}", group).replace("{topic}", topic)
 
     def client_options(self) -> dict[str, Any]:
         """Return kafka-python's options for connecting, the same for consumer, producer and probe.

@@ -37,6 +37,7 @@ from connectors.kafka_records import Record, use_quick_records
 log = logging.getLogger(__name__)
 
 POLL_MS = 500  # one wait of the reader; close() and pause() take effect within it
+HELD_POLL_MS = 20  # while a partition waits to be placed: then it is read from so soon
 ANSWER_MS = 5_000  # limit of one question to the broker: offsets, commit, leaving the group
 QUIET_SECONDS = 5.0  # without records for so long, ask the broker whether it is there
 TOPIC_CHECK_SECONDS = 2.0  # how often to look for a topic that does not exist yet
@@ -44,19 +45,20 @@ METADATA_MAX_AGE_MS = 60_000  # new partitions, and topics that fit the pattern,
 BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
 
 Polled = dict[TopicPartition, list[Record]]
+Work = Callable[[KafkaConsumer], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """Something about the assignment that the caller must see to; the reader waits for `finish()`.
 
-    `kind` is "assigned", "revoked", "lost" or "misplaced" (the broker cannot go on at a partition's position).
+    `kind` is "assigned", "revoked", "lost", "misplaced" (the broker cannot go on at a partition's position), "placed".
     """
 
     kind: str
     partitions: list[TopicPartition]
     finish: Callable[[], None]
-    truncated: dict[TopicPartition, int] = field(default_factory=dict)  # misplaced: end of what both sides agree on
+    offsets: dict[TopicPartition, int] = field(default_factory=dict)  # misplaced: end of what both sides agree on
 
 
 def fenced(settings: KafkaSettings) -> KafkaConnectorError:
@@ -67,7 +69,7 @@ def fenced(settings: KafkaSettings) -> KafkaConnectorError:
     )
 
 
-def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
+def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -> dict[str, Any]:
     """Return kafka-python's options for the consumer that the settings ask for; offsets are ours to keep."""
     return settings.client_options() | {
         "group_id": settings.group_id,
@@ -78,6 +80,7 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
         "max_poll_interval_ms": round(settings.max_poll_interval_seconds * 1000),
         "max_poll_records": settings.max_poll_records,
         "enable_auto_commit": False,
+        "isolation_level": "read_committed" if read_committed else "read_uncommitted",
         "auto_offset_reset": "none",  # a missing or impossible offset comes to us, who can tell it
         "allow_auto_create_topics": False,
         "metadata_max_age_ms": METADATA_MAX_AGE_MS,
@@ -88,9 +91,12 @@ def consumer_options(settings: KafkaSettings) -> dict[str, Any]:
 class Reader(threading.Thread):
     """Reads for one source. `consumer` is None until connected; `outage` is true while the broker gives no answer."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, *, read_committed: bool = False) -> None:
         super().__init__(name="kafka-reader", daemon=True)
         self.inbox: queue.SimpleQueue[Polled | Change | BaseException] = queue.SimpleQueue()
+        self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()  # to be done with the consumer between two polls
+        self.held: set[TopicPartition] = set()  # assigned, but not to be read before they are placed
+        self._read_committed = read_committed
         self.wanted = threading.Semaphore(0)  # released by the caller for each batch of records that it takes
         self.closing = threading.Event()
         self.paused = False
@@ -127,7 +133,7 @@ class Reader(threading.Thread):
             self._client = KafkaNetClient(**options)
             return self._client
 
-        options = consumer_options(settings)
+        options = consumer_options(settings, read_committed=self._read_committed)
         consumer = KafkaConsumer(**options, kafka_client=make_client, bootstrap_timeout_ms=BOOTSTRAP_MS)
         use_quick_records(consumer)
         return consumer
@@ -148,6 +154,8 @@ class Reader(threading.Thread):
 
     def _loop(self, consumer: KafkaConsumer) -> None:
         while not self.closing.is_set():
+            for _ in range(self.work.qsize()):
+                self.work.get()(consumer)
             self._apply_pause(consumer)
             if polled := self._poll(consumer):
                 self._answered()
@@ -160,15 +168,17 @@ class Reader(threading.Thread):
 
     def _apply_pause(self, consumer: KafkaConsumer) -> None:
         """Pause or resume every assigned partition, also those assigned since."""
-        if self.paused:
-            consumer.pause(*consumer.assignment() - consumer.paused())
-        elif paused := consumer.paused():
-            consumer.resume(*paused)
+        assigned, paused = consumer.assignment(), consumer.paused()
+        wanted = assigned if self.paused else assigned & self.held
+        if fresh := wanted - paused:
+            consumer.pause(*fresh)
+        if free := paused - wanted:
+            consumer.resume(*free)
 
     def _poll(self, consumer: KafkaConsumer) -> Polled:
         """Poll once; what the client raises becomes a change to see to, an error for a person, or another try."""
         try:
-            return consumer.poll(timeout_ms=POLL_MS)  # type: ignore[no-any-return]  # kafka-python has no types
+            return consumer.poll(timeout_ms=HELD_POLL_MS if self.held else POLL_MS)  # type: ignore[no-any-return]  # kafka-python has no types
         except NoOffsetForPartitionError as error:
             self.hand_over("misplaced", error.args[0])
         except OffsetOutOfRangeError as error:

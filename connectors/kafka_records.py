@@ -36,11 +36,6 @@ class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-py
         return record[0] < self.fetch_offset  # type: ignore[no-any-return]
 
     def _unpack_records(self, tp: TopicPartition, records: Any, *deserializers: None) -> Iterator[Record]:
-        if self.isolation_level != IsolationLevel.READ_UNCOMMITTED:
-            # which transactions were aborted is the client's to know
-            for slow in super()._unpack_records(tp, records, *deserializers):
-                yield _record_of(slow)
-            return
         while (batch := records.next_batch()) is not None:
             if self.check_crcs and not batch.validate_crc():
                 raise _corrupt(tp, batch.base_offset)
@@ -52,12 +47,22 @@ class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-py
                     yield _record_of(slow)
                 continue
             self.leader_epoch = batch.leader_epoch
-            if not batch.is_control_batch:  # those are transactions' own marks
+            if self._wanted(batch):
                 for record in _unpacked(tp, batch):
                     self.next_fetch_offset = record[0] + 1
                     yield record
             self.next_fetch_offset = batch.next_offset  # compaction may have taken the last record
         self.drain()
+
+    def _wanted(self, batch: Any) -> bool:
+        """Tell whether a batch holds records for us: no transaction's own mark, nor what an aborted one wrote."""
+        if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if self._contains_abort_marker(batch):  # what follows is of the producer's next transaction
+                self.aborted_producer_ids.discard(batch.producer_id)
+            elif self._is_batch_aborted(batch):
+                return False
+        return not batch.is_control_batch
 
 
 def _corrupt(tp: TopicPartition, offset: int) -> CorruptRecordError:

@@ -11,6 +11,7 @@ from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from kafka.future import Future
 
 from connectors.encode import alert_record, score_records
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect
@@ -60,18 +61,31 @@ class KafkaWriter:
                     " set the name of one that exists, or an empty one"
                 ) from None
 
-    def send(self, topic: str, key: bytes | None, value: bytes, headers: Headers | None = None) -> None:
-        """Hand a record to the producer; waits where too much is on its way. Raises as `flush` does."""
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+    ) -> Future | None:
+        """Hand a record to the producer; waits where too much is on its way. Raises as `flush` does.
+
+        Without a `partition` the key's hash chooses it. No value: a tombstone, for topics that are compacted. Returns
+        kafka-python's future of the record; None where it failed at once.
+        """
         if self._failure is not None:
             raise self._failure
         producer = self._producer if self._producer is not None else self._connected()
+        sent: Future | None = None
         try:
-            producer.send(topic, value, key, headers).add_errback(self._failed, topic)
+            sent = producer.send(topic, value, key, headers, partition).add_errback(self._failed, topic)
         except KafkaError as error:
             self._failed(topic, error)
-        self._unflushed_bytes += len(value) + RECORD_BYTES
+        self._unflushed_bytes += len(value or b"") + RECORD_BYTES
         if self._unflushed_bytes > MAX_UNFLUSHED_BYTES:
             self.flush()
+        return sent
 
     def flush(self) -> None:
         """Return when the brokers have all that was sent; KafkaConnectorError where they have not, or not in time."""
@@ -127,6 +141,10 @@ class KafkaWriter:
                 )
         return self._producer
 
+    def _producer_options(self) -> dict[str, Any]:
+        """Return further options of the producer."""
+        return {}
+
     def _make_producer(self) -> KafkaProducer:
         settings = self.settings
         options: dict[str, Any] = settings.client_options()
@@ -143,6 +161,7 @@ class KafkaWriter:
                 request_timeout_ms=min(30_000, delivery_ms // 2),  # the client wants it shorter than the whole
                 max_block_ms=round(METADATA_SECONDS * 1000),
                 metrics_enabled=False,
+                **self._producer_options(),
             )
         except RuntimeError as error:  # the codec's package is not there
             raise KafkaConnectorError(f"kafka.compression = {settings.compression!r}: {error}") from None

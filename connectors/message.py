@@ -8,6 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -18,6 +19,8 @@ from connectors.records import Alert
 MAX_BODY_BYTES = 20_000  # what Standard Webhooks tells receivers to expect
 MAX_ID_CHARACTERS = 200  # a header that every server takes
 MIN_SECRET_BYTES = 24  # Standard Webhooks' least
+
+_Value = TypeVar("_Value")
 
 
 def parse_secrets(text: str) -> list[bytes]:
@@ -84,7 +87,7 @@ def _envelope(alert: Alert, features_left_out: int) -> bytes:
 
 
 def _with_features(alert: Alert, names: list[str]) -> Alert:
-    def only(values: Mapping[str, float]) -> dict[str, float]:
+    def only(values: Mapping[str, _Value]) -> dict[str, _Value]:
         return {name: values[name] for name in names if name in values}
 
     return replace(
@@ -94,4 +97,6 @@ def _with_features(alert: Alert, names: list[str]) -> Alert:
         lower=only(alert.lower),
         upper=only(alert.upper),
         contributions=only(alert.contributions),
+        observed_probability=only(alert.observed_probability),
+        expected_probability=only(alert.expected_probability),
     )

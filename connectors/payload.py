@@ -16,6 +16,7 @@ from connectors.records import CsvLayout
 TEMPLATE_FIELD = re.compile(r"\{([^{}]*)\}")
 
 _SHOWN_CHARACTERS = 60  # of what was found, in a refusal's detail
+_MAX_CODE_BITS = 200
 _MAX_INTEGER_DIGITS = 400  # float64 ends at 309; Python refuses to convert beyond 4,300
 
 
@@ -29,6 +30,7 @@ class Event(msgspec.Struct, gc=False):
     timestamp: str | int | float | None = None
     values: dict[str, float | str | None] | None = None
     value: float | str | None = None
+    code: str | int | None = None
 
 
 class RefusalError(Exception):
@@ -118,8 +120,11 @@ def _integer(digits: str) -> int | float:
 _LENIENT = json.JSONDecoder(parse_int=_integer)
 
 
-def csv_layout(header: bytes) -> CsvLayout:
-    """Return how the rows under a CSV header are read; raises ValueError where it is none that can be used."""
+def csv_layout(header: bytes, code: str) -> CsvLayout:
+    """Return how the rows under a CSV header are read; raises ValueError where it is none that can be used.
+
+    The column named `code` holds symbols.
+    """
     try:
         names = [name.strip() for name in next(csv.reader([header.decode()], strict=True))]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -130,10 +135,12 @@ def csv_layout(header: bytes) -> CsvLayout:
     for name in names:
         if not name or not name.isprintable() or names.count(name) > 1:
             raise ValueError(f"every column needs a printable name of its own; found {shown(name)} in {found}")
-    values = tuple((cell, name) for cell, name in enumerate(names) if name not in ("timestamp", "stream"))
-    if not values:
+    values = tuple((cell, name) for cell, name in enumerate(names) if name not in ("timestamp", "stream", code))
+    symbols = names.index(code) if code in names and code not in ("timestamp", "stream") else None
+    if not values and symbols is None:
         raise ValueError(f"expected a column of values beside `timestamp`; found {found}")
-    return CsvLayout(len(names), names.index("timestamp"), names.index("stream") if "stream" in names else None, values)
+    stream = names.index("stream") if "stream" in names else None
+    return CsvLayout(len(names), names.index("timestamp"), stream, values, symbols)
 
 
 def csv_event(line: bytes, layout: CsvLayout) -> Event:
@@ -148,7 +155,9 @@ def csv_event(line: bytes, layout: CsvLayout) -> Event:
     if len(cells) != layout.cells:
         raise RefusalError("bad_row", f"{len(cells)} cells, where the header has {layout.cells}: {shown(text)}")
     stream = None if layout.stream is None else cells[layout.stream]
-    return Event(stream, cells[layout.timestamp], {name: cells[cell] or None for cell, name in layout.values})
+    values: dict[str, float | str | None] = {name: cells[cell] or None for cell, name in layout.values}
+    code = None if layout.code is None else cells[layout.code] or None
+    return Event(stream, cells[layout.timestamp], values, code=code)
 
 
 def shown(value: object) -> str:
@@ -177,6 +186,21 @@ def number_of(feature: str, value: object) -> float:
     if not math.isfinite(number):
         raise RefusalError("not_a_number", f"{shown(feature)} is {shown(value)}, expected a finite number")
     return number
+
+
+def symbol_of(code: object) -> str:
+    """Return the symbol that a code is, white space in one that cannot be printed made single blanks.
+
+    Raises a refusal where it is none.
+    """
+    if type(code) is int and code.bit_length() <= _MAX_CODE_BITS:
+        return str(code)
+    if type(code) is str:
+        symbol = code if code.isprintable() else " ".join(code.split())
+        # Control characters, line separators, direction marks and lone surrogates: none is printable.
+        if symbol and symbol.isprintable():
+            return symbol
+    raise RefusalError("bad_code", f"the code is {shown(code)}, expected an integer or text that can be printed")
 
 
 def key_name(key: bytes | None) -> str:

@@ -2,7 +2,8 @@
 
 Every array says its shape. `events` is the number of events in the batch, `observations` the number of feature
 values in it; the observations of event i are rows `start[i]:start[i+1]`. Names are coded: `stream[i]` is an index
-into `streams`, and so on, so that no column holds Python objects.
+into `streams`, and so on, so that no column holds Python objects. An observation is a number or, in a categorical
+stream, a symbol.
 """
 
 from __future__ import annotations
@@ -19,6 +20,14 @@ Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 
+def _none() -> Int32:
+    return np.zeros(0, np.int32)
+
+
+def _no_numbers() -> Float64:
+    return np.zeros(0)
+
+
 class Partition(NamedTuple):
     """Where events come from: a Kafka topic's partition, or a file (topic is its path, partition 0)."""
 
@@ -32,7 +41,8 @@ class EventBatch:
 
     `time` is the event's own time and `received` the record's (the broker's for Kafka), both in ns since
     1970-01-01 UTC. `offset` is the record's offset in its partition (files: the record's number, from 0).
-    A feature that is missing from an event has no observation.
+    A feature that is missing from an event has no observation. A feature may be a number in one event and a symbol in
+    another; these have nothing to do with each other.
     """
 
     streams: list[str]  # names that occur in this batch, each once
@@ -45,7 +55,9 @@ class EventBatch:
     offset: Int64  # [events]
     start: Int64  # [events + 1] first observation of each event
     feature: Int32  # [observations] index into features
-    value: Float64  # [observations] finite
+    value: Float64  # [observations] finite; NaN for a symbol
+    symbols: list[str] = field(default_factory=list)  # symbols that occur in this batch, each once
+    symbol: Int32 = field(default_factory=_none)  # [observations] index into symbols, -1: a number; [0] if all are
 
     def __len__(self) -> int:
         """Return the number of events."""
@@ -86,6 +98,10 @@ class Scores:
     upper: Float64  # [scored observations]
     contribution: Float64  # [scored observations] share of the event's surprise, sums to 1 over an event (or all 0)
     model_version: str = ""
+    symbols: list[str] = field(default_factory=list)  # that were expected, each once; the next three: [0] without them
+    expected_symbol: Int32 = field(default_factory=_none)  # [scored observations] index into symbols; -1: none
+    observed_probability: Float64 = field(default_factory=_no_numbers)  # [scored observations] NaN for a number
+    expected_probability: Float64 = field(default_factory=_no_numbers)  # [scored observations] likewise
 
     def __len__(self) -> int:
         """Return the number of scored events."""
@@ -97,7 +113,8 @@ class Alert:
     """One incident of one stream, when it fires and again when it resolves.
 
     Times are ns since 1970-01-01 UTC, by the events' clock. `observed`, `expected`, `lower`, `upper` and
-    `contributions` are by feature and belong to the event with the highest score so far.
+    `contributions` are by feature and belong to the event with the highest score so far. Of a symbol the likeliest was
+    expected (None: the stream knew none yet), there is no band, and the probabilities of both are told.
     """
 
     id: str  # the same for an incident's firing and resolved, and after any restart
@@ -108,8 +125,8 @@ class Alert:
     ended_at: int | None
     score: float
     threshold: float
-    observed: dict[str, float]
-    expected: dict[str, float]
+    observed: dict[str, float | str]
+    expected: dict[str, float | str | None]
     lower: dict[str, float]
     upper: dict[str, float]
     contributions: dict[str, float]
@@ -117,6 +134,8 @@ class Alert:
     topic: str
     partition: int
     offset: int
+    observed_probability: dict[str, float] = field(default_factory=dict)  # by feature that is a symbol
+    expected_probability: dict[str, float] = field(default_factory=dict)  # likewise
 
 
 class CsvLayout(NamedTuple):
@@ -126,6 +145,7 @@ class CsvLayout(NamedTuple):
     timestamp: int
     stream: int | None  # None: the record's key names the stream
     values: tuple[tuple[int, str], ...]  # cell and feature
+    code: int | None = None  # the cell that holds a symbol
 
 
 @dataclass(slots=True)

@@ -12,13 +12,12 @@ What an attempt's answer means:
 
 A message is tried until it is older than `max_age_seconds`, then it is `dropped`: a wrong path or secret (404, 401)
 is mended by a person, and the alerts should still be there then. Redirects are never followed, so that a receiver
-cannot send us elsewhere. A crash between a receiver's 2xx and our note of it sends the message once more, with the
-same `webhook-id`: receivers know it by that.
+cannot send us elsewhere; `targets.py` says which addresses may be connected to. A crash between a receiver's 2xx and
+our note of it sends the message once more, with the same `webhook-id`: receivers know it by that.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import email.utils
 import http.client
@@ -31,20 +30,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from connectors.message import parse_secrets, sign, webhook_body, webhook_id
 from connectors.outbox import Message, NewMessage, Outbox, OutboxError
 from connectors.records import Alert
+from connectors.targets import TargetRefusedError, Targets, parse_url
 
 logger = logging.getLogger(__name__)
 
 OUTBOX_FILE = "outbox.sqlite3"
 
 MAX_RETRY_AFTER_SECONDS = 86_400.0  # a receiver's slip must not silence the alerts for years
-MAX_REASON_BYTES = 300  # of a refusal's body, for the log; a success is not read at all
+MAX_REASON_BYTES = 4096  # of a refusal's body that are read; a success is not read at all
+MAX_REASON_CHARACTERS = 300  # of them that are logged
 BACKOFF_FACTOR = 4.0  # 5 s, 20 s, 80 s, 5 min, 21 min, then the cap: a short outage costs a short wait
 STOP_SECONDS = 1.5  # close() returns within 2 s, whatever the receiver does
 IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a lost wake-up would cost
@@ -68,6 +68,11 @@ class WebhookSettings(BaseModel):
         default=SecretStr(""),
         description="Signs as Standard Webhooks do: whsec_<base64> or plain text of 24 bytes or more; two, separated "
         "by a space, while one replaces the other; empty: unsigned.",
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts, addresses and networks that url may lead to, and nowhere else; empty: any public address. "
+        "Private and loopback addresses need their host or network listed, link-local ones the address itself.",
     )
     timeout_seconds: float = Field(default=15.0, gt=0, le=60, description="How long one delivery may take in all.")
     retry_base_seconds: float = Field(
@@ -97,21 +102,19 @@ class WebhookSettings(BaseModel):
         parse_secrets(secret.get_secret_value())
         return secret
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        Targets(hosts)
+        return hosts
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A webhook's URL, taken apart."""
-
-    tls: bool
-    host: str
-    port: int
-    target: str  # path and query
-    authorization: str | None  # from user:password@
-
-    def __str__(self) -> str:
-        """Return what may be logged: many webhooks' paths are secrets, and user:password always is."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+    @model_validator(mode="after")
+    def _check_target(self) -> WebhookSettings:
+        if self.url.get_secret_value():
+            refusal = Targets(self.allowed_hosts).refuses_host(parse_url(self.url.get_secret_value()).host)
+            if refusal is not None:
+                raise ValueError(f"webhook.url: {refusal}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,34 +124,6 @@ class Answer:
     status: int | None  # None: no HTTP answer
     reason: str  # for the log
     retry_after: float = 0.0  # s
-
-
-def parse_url(url: str) -> Endpoint:
-    """Take a URL apart. Raises ValueError, without the URL in its text, since it may hold secrets."""
-    if any(character.isspace() or not character.isprintable() for character in url):
-        raise ValueError("webhook.url holds a space or a control character")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError("webhook.url is no URL, or its port is not a number from 1 to 65535") from None
-    if parts.scheme not in {"http", "https"}:
-        raise ValueError("webhook.url must begin with http:// or https://")
-    try:
-        host = (parts.hostname or "").encode("idna").decode()
-    except UnicodeError:
-        raise ValueError("webhook.url has a host name that is none") from None
-    if not host or port == 0:
-        raise ValueError("webhook.url has no host, or port 0: expected http(s)://host[:port]/path")
-    tls = parts.scheme == "https"
-    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=-._~")
-    if parts.query:
-        target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=-._~?")
-    authorization = None
-    if parts.username is not None:
-        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(credentials.encode()).decode()
-    return Endpoint(tls, host, port or (443 if tls else 80), target, authorization)
 
 
 def retry_after_seconds(header: str | None, now: float) -> float:
@@ -185,6 +160,7 @@ class WebhookSink:
         self._settings = settings
         self._endpoint = parse_url(settings.url.get_secret_value())
         self._keys = parse_secrets(settings.secret.get_secret_value())
+        self._targets = Targets(settings.allowed_hosts)
         self._tls = ssl.create_default_context() if self._endpoint.tls else None
         self._on_delivery = on_delivery
         self._on_pending = on_pending
@@ -341,8 +317,7 @@ class WebhookSink:
         deadline.daemon = True
         deadline.start()
         try:
-            connection.connect()
-            self._socket = connection.sock
+            connection.sock = self._socket = self._connect(timeout)
             if self._stop.is_set():
                 self._cut()  # close() came before there was a socket to cut
             connection.request("POST", self._endpoint.target, message.body, self._headers(message))
@@ -351,22 +326,36 @@ class WebhookSink:
                 return Answer(response.status, "")
             retry_after = retry_after_seconds(response.headers.get("Retry-After"), time.time())
             with contextlib.suppress(OSError, http.client.HTTPException):  # the status is known, its text is extra
-                said = response.read(MAX_REASON_BYTES)
-                return Answer(response.status, f"it answered {response.status} {said!r}", retry_after)
+                said = response.read(MAX_REASON_BYTES).decode("utf-8", "replace")
+                shown = self._endpoint.redact(said)[:MAX_REASON_CHARACTERS]
+                return Answer(response.status, f"it answered {response.status} {shown!r}", retry_after)
             return Answer(response.status, f"it answered {response.status}", retry_after)
+        except TargetRefusedError as error:
+            return Answer(None, str(error))
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() - began >= timeout:
                 return Answer(None, f"no answer within webhook.timeout_seconds = {timeout:g}")
-            return Answer(None, f"{type(error).__name__}: {error}")
+            return Answer(None, self._endpoint.redact(f"{type(error).__name__}: {error}"))
         finally:
             deadline.cancel()
             self._socket = None
             connection.close()
 
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        """Return the protocol without its socket, which `_connect` makes."""
+        protocol = http.client.HTTPConnection if self._tls is None else http.client.HTTPSConnection
+        return protocol(self._endpoint.host, self._endpoint.port, timeout=timeout)
+
+    def _connect(self, timeout: float) -> socket.socket:
+        plain = self._targets.connect(self._endpoint.host, self._endpoint.port, timeout)
+        plain.settimeout(timeout)  # `_cut` sees to the whole
         if self._tls is None:
-            return http.client.HTTPConnection(self._endpoint.host, self._endpoint.port, timeout=timeout)
-        return http.client.HTTPSConnection(self._endpoint.host, self._endpoint.port, timeout=timeout, context=self._tls)
+            return plain
+        try:
+            return self._tls.wrap_socket(plain, server_hostname=self._endpoint.host)
+        except BaseException:
+            plain.close()
+            raise
 
     def _headers(self, message: Message) -> dict[str, str]:
         timestamp = int(time.time())

@@ -48,7 +48,7 @@ def threshold_of(s: Record, interval: float, per_week: float, fixed: float) -> f
     """
     if not math.isnan(fixed):
         return fixed
-    least = LEAST_THRESHOLD_SINGLE if s.single >= 0 else LEAST_THRESHOLD_MANY
+    least = LEAST_THRESHOLD_SINGLE if s.lanes == 1 else LEAST_THRESHOLD_MANY
     if interval <= 0.0:
         return least
     return max(math.log10(WEEK_SECONDS / interval / per_week), least)
@@ -75,7 +75,7 @@ def watch(
         and not v.warming
         and (fixed or v.threshold <= math.log10(CLAIM * max(s.events, 1)))
         and not s.muted
-        and deviation * direction >= 0.0
+        and (direction == 0 or deviation * direction >= 0.0)
         and abs(deviation) >= least_absolute
         and abs(deviation) >= least_relative * abs(expected)
     )
@@ -83,7 +83,7 @@ def watch(
     if over and not i.on:
         i.since = time
     confirmed = over and (time - i.since) * 1e-9 >= least_duration
-    if s.single < 0:
+    if s.lanes > 1:
         lone = (i.recent & (i.recent - 1)) == 0
         confirmed = confirmed and (not lone or v.score > v.threshold + CLEAR)
 
@@ -104,7 +104,7 @@ def watch(
         return
     i.on = False
     i.calm += 1
-    if i.calm >= (REFRACTORY_SINGLE if s.single >= 0 else REFRACTORY_MANY):
+    if i.calm >= (REFRACTORY_SINGLE if s.lanes == 1 else REFRACTORY_MANY):
         i.open, i.peak = False, 0.0
         v.change = RESOLVES
 

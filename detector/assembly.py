@@ -13,8 +13,10 @@ import torch
 
 from connectors.decode import Decoder
 from connectors.files import FileAlertSink, FileDeadLetterSink, FileScoreSink, FileSource
-from connectors.kafka import KafkaSource
+from connectors.kafka import LATER, KafkaSource
+from connectors.kafka_alert_feed import AlertFeed
 from connectors.kafka_sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink, KafkaWriter
+from connectors.kafka_transactions import TransactionalWriter
 from connectors.protocols import AlertSink, DeadLetterSink, ScoreSink, Sink, Source
 from connectors.records import Partition
 from connectors.webhook import WebhookSink
@@ -39,6 +41,7 @@ def engine_settings(settings: Settings) -> EngineSettings:
     return EngineSettings(
         max_streams=settings.state.max_streams,
         threads=settings.compute.threads or len(os.sched_getaffinity(0)),
+        own_weights=settings.model.scope == "stream",
         keep_late=processing.late == "score",
         keep_duplicates=processing.duplicates == "score",
         mute=tuple(alerting.mute),
@@ -105,13 +108,29 @@ def shaped(model: Forecaster, wanted: ModelSettings) -> Forecaster:
     )
 
 
-def make_source(
-    settings: Settings, decoder: Decoder, offsets: Mapping[Partition, int], assigned: Notice, revoked: Notice
-) -> Source:
-    """Return the source, which goes on at `offsets`."""
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is called as the group gives partitions and takes them away."""
+
+    assigned: Notice
+    revoked: Notice
+    lost: Notice
+    placed: Callable[[dict[Partition, int]], None]
+
+
+def make_source(settings: Settings, decoder: Decoder, offsets: Mapping[Partition, int], changes: Changes) -> Source:
+    """Return the source, which goes on at `offsets`, or where `place` says where there is a changelog."""
     if settings.source.type == "file":
         return FileSource(settings.source, decoder, offsets)
-    return KafkaSource(settings.kafka, start=offsets.get, on_assigned=assigned, on_revoked=revoked, on_lost=revoked)
+    return KafkaSource(
+        settings.kafka,
+        start=(lambda _: LATER) if settings.changelog else offsets.get,
+        on_assigned=changes.assigned,
+        on_revoked=changes.revoked,
+        on_lost=changes.lost,
+        on_placed=changes.placed,
+        read_committed=settings.exactly_once,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,7 @@ class Sinks:
     alerts: Sequence[AlertSink]
     dead_letters: Sequence[DeadLetterSink]
     open: Callable[[], None] = lambda: None  # see that there are the topics to write to; may wait for brokers
+    feed: AlertFeed | None = None  # with exactly-once it brings the webhook committed alerts
 
     def __iter__(self) -> Iterator[Sink]:
         """Yield every sink."""
@@ -144,17 +164,19 @@ class Sinks:
     def close(self) -> None:
         """Let go of all; the first failure is raised at the end."""
         failure: Exception | None = None
-        for sink in self:
+        for part in (self.feed, *self) if self.feed else self:
             try:
-                sink.close()
+                part.close()
             except Exception as error:  # noqa: BLE001 - each of them must be closed
                 failure = failure or error
         if failure:
             raise failure
 
 
-def make_sinks(settings: Settings, metrics: Metrics, beside: Sinks | None = None) -> Sinks:
-    """Return the sinks that the settings name, and those of `beside`."""
+def make_sinks(
+    settings: Settings, metrics: Metrics, beside: Sinks | None = None, within: TransactionalWriter | None = None
+) -> Sinks:
+    """Return the sinks that the settings name, and those of `beside`; `within` writes what goes to Kafka."""
     output, kafka = settings.output, settings.kafka
     scores: list[ScoreSink] = []
     alerts: list[AlertSink] = []
@@ -165,7 +187,8 @@ def make_sinks(settings: Settings, metrics: Metrics, beside: Sinks | None = None
         alerts.append(FileAlertSink(output.alerts_file))
     if output.dead_letter_file:
         dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
-    writer = KafkaWriter(kafka) if settings.source.type == "kafka" else None
+    feed: AlertFeed | None = None
+    writer = within or (KafkaWriter(kafka) if settings.source.type == "kafka" else None)
     if writer is not None:
         if kafka.scores_topic:
             scores.append(KafkaScoreSink(writer))
@@ -174,15 +197,17 @@ def make_sinks(settings: Settings, metrics: Metrics, beside: Sinks | None = None
         if kafka.dead_letter_topic:
             dead_letters.append(KafkaDeadLetterSink(writer))
     if settings.webhook.url.get_secret_value():
-        alerts.append(
-            WebhookSink(
-                settings.webhook,
-                settings.state.directory,
-                on_delivery=lambda outcome: metrics.webhook_deliveries[outcome].inc(),
-                on_pending=metrics.outbox_pending.set,
-            )
+        webhook = WebhookSink(
+            settings.webhook,
+            settings.state.directory,
+            on_delivery=lambda outcome: metrics.webhook_deliveries[outcome].inc(),
+            on_pending=metrics.outbox_pending.set,
         )
+        if within is None:
+            alerts.append(webhook)
+        else:
+            feed = AlertFeed(kafka, webhook)
     if beside:
         scores, alerts = [*scores, *beside.scores], [*alerts, *beside.alerts]
         dead_letters = [*dead_letters, *beside.dead_letters]
-    return Sinks(scores, alerts, dead_letters, writer.open if writer is not None else lambda: None)
+    return Sinks(scores, alerts, dead_letters, writer.open if writer is not None else lambda: None, feed)

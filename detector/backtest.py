@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -22,10 +22,16 @@ from connectors.labels import Window, windows_of
 from connectors.records import Alert, Rejected, Scores
 from detector.assembly import device_of, engine_settings, first_model
 from detector.engine import Engine
+from detector.score_table import PER_FEATURE, Added, cells, feature_columns
 from detector.settings import Settings
+from detector.smooth import History, Smoothed
 from training.evaluate import average_precision, incident_table, incidents, roc_auc, rows_in_windows
 
 logger = logging.getLogger(__name__)
+
+
+LOOKS_AHEAD = "lookahead_"  # begins the name of every column that knows the future
+ROWS_AT_ONCE = 10_000  # of the added columns, as text
 
 
 @dataclass(slots=True)
@@ -123,6 +129,30 @@ def replay(
     result.dropped = result.events - result.scored
     result.seconds = time.perf_counter() - began
     return result
+
+
+def look_ahead(history: History, settings: Settings, progress: bool = False) -> Added:
+    """Return the columns that a pass over all of `history`, backwards too, adds to a ScoreTable of the same events."""
+    model = first_model(settings).to(device_of(settings))
+    with tqdm(
+        desc="looking ahead", total=len(history), unit=" values", unit_scale=True, disable=not progress or None
+    ) as bar:
+        smoothed = history.smoothed(model, bar.update)
+    names = feature_columns([LOOKS_AHEAD + kind for kind in PER_FEATURE], history.features)
+    return Added([LOOKS_AHEAD + "score", *names], _rows(history, smoothed))
+
+
+def _rows(history: History, smoothed: Smoothed) -> Iterator[str]:
+    start, feature, width = history.start(), history.feature(), len(PER_FEATURE)
+    for first in range(0, len(smoothed.score), ROWS_AT_ONCE):
+        edges = start[first : first + ROWS_AT_ONCE + 1]
+        here = slice(int(edges[0]), int(edges[-1]))
+        table = np.full((len(edges) - 1, 1 + width * len(history.features)), np.nan)
+        table[:, 0] = smoothed.score[first : first + ROWS_AT_ONCE]
+        row = np.repeat(np.arange(len(table)), np.diff(edges))
+        for k, values in enumerate((smoothed.expected, smoothed.lower, smoothed.upper)):
+            table[row, 1 + width * feature[here] + k] = values[here]
+        yield from map(cells, table.tolist())
 
 
 def figures(tracks: Tracks, labels: dict[str, list[Window]]) -> str:

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from connectors.records import Scores
 from detector.settings import Settings, SettingsError, load_settings
-from detector.telling import describe, set_up_logging
+from detector.telling import describe, printable, set_up_logging
 
 FAILED, USAGE = 1, 2
 
@@ -23,10 +24,14 @@ _EXAMPLES = {
   longwatch demo
   longwatch demo --output /tmp/demo""",
     "train": """examples:
-  longwatch train history/*.csv --output models""",
+  longwatch train history/*.csv --output models
+  longwatch train --from-kafka --output models --set 'kafka.topics=["metrics"]'
+  longwatch train history/*.csv --output models --diagnose
+  torchrun --nproc-per-node 2 -m detector.cli train history/*.csv --output models""",
     "backtest": """examples:
   longwatch backtest cpu.csv --output scores.csv
-  longwatch backtest *.csv.gz --output scores.csv --labels incidents.csv""",
+  longwatch backtest *.csv.gz --output scores.csv --labels incidents.csv
+  longwatch backtest cpu.csv --output history.csv --smooth""",
     "bench": """examples:
   longwatch bench
   longwatch bench --kafka 127.0.0.1:9092""",
@@ -35,6 +40,9 @@ _EXAMPLES = {
   longwatch config --schema > longwatch.schema.json
   longwatch config --config longwatch.toml --check""",
 }
+
+
+_LOOKS_AHEAD = "They look ahead: for labelling and post-mortems, never for judging a detector."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,12 +87,24 @@ def _parser() -> argparse.ArgumentParser:
     demo = add("demo", _demo, "Replay bundled real data through the whole pipeline; no Kafka needed.")
     demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for pictures and scores")
     train = add("train", _train, "Train a model on history, for model.directory.")
-    train.add_argument("files", nargs="+", metavar="FILE", help="CSV or JSON lines, .gz or not")
+    train.add_argument("files", nargs="*", metavar="FILE", help="CSV or JSON lines, .gz or not")
+    train.add_argument(
+        "--from-kafka", action="store_true",
+        help="instead of files: all that the topics of section [kafka] hold now; no group is joined",
+    )  # fmt: skip
     train.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the model registry")
+    train.add_argument(
+        "--diagnose", nargs="?", type=Path, const=Path(), metavar="FILE.html",
+        help="write a page with plots of how it went (default: DIR.html, beside the folder)",
+    )  # fmt: skip
     back = add("backtest", _backtest, "Score history with the daemon's engine; write a row for each event.")
     back.add_argument("files", nargs="+", metavar="FILE", help="CSV or JSON lines, .gz or not")
     back.add_argument("--output", type=Path, required=True, metavar="CSV", help="table to write")
     back.add_argument("--labels", type=Path, metavar="FILE", help="labelled incidents: CSV stream,start,end or JSON")
+    back.add_argument(
+        "--smooth", action="store_true",
+        help=f"add columns named lookahead_...: each event judged by what came before and after it. {_LOOKS_AHEAD}",
+    )  # fmt: skip
     bench = add("bench", _bench, "Measure engine, network and ingest, side by side.")
     bench.add_argument("--kafka", default="", metavar="HOST:PORT", help="a broker for the end-to-end part")
     bench.add_argument("--quick", action="store_true", help="a tenth of the work: figures are rough")
@@ -107,20 +127,46 @@ def _demo(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _train(settings: Settings, options: argparse.Namespace) -> None:
-    from detector.train_command import train_files  # noqa: PLC0415
+    diagnosis: Path | None = options.diagnose
+    if diagnosis == Path():
+        diagnosis = options.output.with_name(options.output.name + ".html")
+    if bool(options.files) == options.from_kafka:
+        _fail(ValueError("train: name the files to train on, or give --from-kafka; one of the two"), USAGE)
+    if diagnosis is not None and diagnosis.suffix != ".html":
+        _fail(
+            ValueError(f"train: --diagnose {diagnosis}: a name that ends in .html is expected; FILEs stand before it"),
+            USAGE,
+        )
+    from detector.assembly import device_of  # noqa: PLC0415
+    from detector.train_command import History, follow, train  # noqa: PLC0415
+    from training.distributed import joined  # noqa: PLC0415
 
-    print(train_files(options.files, options.output, settings, progress=sys.stderr.isatty()))
+    history = History.of_kafka(settings) if options.from_kafka else History.of_files(options.files)
+    with joined(device_of(settings)) as processes:
+        if not processes.first:
+            logging.disable(logging.WARNING)  # the first tells the story
+            follow(settings, processes)
+            return
+        progress = sys.stderr.isatty()
+        print(train(history, options.output, settings, processes=processes, progress=progress, diagnosis=diagnosis))
 
 
 def _backtest(settings: Settings, options: argparse.Namespace) -> None:
     from connectors.labels import load_labels  # noqa: PLC0415
-    from detector.backtest import figures, replay  # noqa: PLC0415
+    from detector.backtest import figures, look_ahead, replay  # noqa: PLC0415
     from detector.score_table import ScoreTable  # noqa: PLC0415
+    from detector.smooth import History  # noqa: PLC0415
 
     labels = load_labels(options.labels) if options.labels else None
     table = ScoreTable(options.output)
     log = logging.getLogger(__name__)
+    history = History() if options.smooth else None
     told = 0
+
+    def write(scores: Scores) -> None:
+        table.write(scores)
+        if history is not None:
+            history.add(scores)
 
     def reject(rejected: Sequence[object]) -> None:
         nonlocal told
@@ -129,8 +175,12 @@ def _backtest(settings: Settings, options: argparse.Namespace) -> None:
             if told <= 10:
                 log.warning("left out: %s", getattr(refusal, "detail", refusal))
 
-    result = replay(options.files, settings, table.write, reject, progress=sys.stderr.isatty())
-    table.close()
+    result = replay(options.files, settings, write, reject, progress=sys.stderr.isatty())
+    if history is None:
+        table.close()
+    else:
+        table.close(look_ahead(history, settings, progress=sys.stderr.isatty()))
+        print(f"longwatch: {options.output} has columns named lookahead_... . {_LOOKS_AHEAD}", file=sys.stderr)
     for alert in result.alerts:
         if alert.status == "firing":
             print(describe(alert))
@@ -166,8 +216,11 @@ def _MENDABLE() -> tuple[type[Exception], ...]:  # noqa: N802
     from connectors.labels import LabelsError  # noqa: PLC0415
     from connectors.lines import FileError  # noqa: PLC0415
     from connectors.outbox import OutboxError  # noqa: PLC0415
+    from detector.picture import PictureError  # noqa: PLC0415
+    from detector.smooth import SmoothError  # noqa: PLC0415
     from detector.store import StateError  # noqa: PLC0415
     from detector.train_command import TrainError  # noqa: PLC0415
+    from training.distributed import ProcessesError  # noqa: PLC0415
     from training.model import ModelError  # noqa: PLC0415
     from training.registry import RegistryError  # noqa: PLC0415
 
@@ -179,14 +232,18 @@ def _MENDABLE() -> tuple[type[Exception], ...]:  # noqa: N802
         LabelsError,
         ModelError,
         OutboxError,
+        PictureError,
+        ProcessesError,
         RegistryError,
+        SmoothError,
         StateError,
         TrainError,
     )
 
 
 def _fail(error: Exception, code: int) -> None:
-    print(f"longwatch: {error}", file=sys.stderr)
+    lines = str(error).split("\n")  # settings have a line for each error
+    print(f"longwatch: {chr(10).join(map(printable, lines))}", file=sys.stderr)
     sys.exit(code)
 
 

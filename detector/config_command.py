@@ -98,8 +98,9 @@ def _state_problems(directory: Path) -> Iterator[str]:
 def _file_problems(settings: Settings) -> Iterator[str]:
     paths = settings.source.paths if settings.source.type == "file" else ()
     named = [("source.paths", path) for path in paths if path != "-"]
-    kafka = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
-    named += [(f"kafka.{name}", path) for name in kafka if (path := getattr(settings.kafka, name))]
+    pems = [("kafka", name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")]
+    pems += [("http", name) for name in ("ssl_certfile", "ssl_keyfile")]
+    named += [(f"{part}.{name}", path) for part, name in pems if (path := getattr(getattr(settings, part), name))]
     for name, path in named:
         try:
             with Path(path).open("rb"):

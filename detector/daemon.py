@@ -13,6 +13,7 @@ import math
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
@@ -23,11 +24,14 @@ from prometheus_client import CollectorRegistry
 
 from connectors.decode import REASONS, Decoder
 from connectors.http import HttpServer
+from connectors.kafka import KafkaConnectorError, KafkaSource
+from connectors.kafka_transactions import TransactionalWriter, TransactionError
 from connectors.records import EventBatch, Partition, RawBatch, Rejected
-from detector.assembly import MODELS, Sinks, device_of, engine_settings, first_model, make_sinks, make_source
+from detector.assembly import MODELS, Changes, Sinks, device_of, engine_settings, make_sinks, make_source, resumed_model
 from detector.engine import Engine, Step
 from detector.metrics import Metrics
 from detector.notify import Notifier
+from detector.partitions import PartitionedStates
 from detector.retraining import Retrainer
 from detector.settings import Settings
 from detector.store import SqliteStore
@@ -40,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 POLL_SECONDS = 0.5  # the loop turns at least so often, so that checkpoints and stops are in time
+RESTORING_POLL_SECONDS = 0.05  # so soon what has been restored is read on
 LAG_SECONDS = 1.0  # between two looks at the lag, also while nothing comes: it costs microseconds a partition
 FORCED_CHECKPOINT = 20_000  # evicted streams that wait for a checkpoint in memory: at most so many
 # A stop must be over in 10 s, broker or not: half a second for the turn under way, then 2 for a retraining, and these
@@ -47,6 +52,9 @@ STOP_SAVING_SECONDS = 4.0
 STOP_CLOSING_SECONDS = 3.0
 ALIVE_SECONDS = 60.0  # without a turn of the loop, after which /livez says so
 META_VERSION = 1
+# What a partition's owner has to commit is done in a fraction of a second; meanwhile the group goes on without waiting
+REVOKE_SECONDS = 20.0
+MOST_ROLL_BACKS = 10  # without a commit in between: it does not mend itself
 
 
 class Daemon:
@@ -63,6 +71,7 @@ class Daemon:
         self._stop = threading.Event()
         self._handlers: dict[signal.Signals, Any] = {}  # those that were there before
         self._saved_by = math.inf  # monotonic, s: when a stop waits for brokers no longer
+        self._let_go_by = math.inf  # likewise, when partitions are taken away
         self._beat_at = time.monotonic()
         self._http = HttpServer(settings.http, self.metrics.registry, self._live, self._ready)
         self._assigned = settings.source.type == "file"
@@ -70,8 +79,8 @@ class Daemon:
         self._store = SqliteStore(settings.state.directory)
         meta = self._store.meta()
         self._registry = Registry(settings.state.directory / MODELS)
-        model = self._registry.load(meta["model"]) if meta and meta["model"] else first_model(settings)
-        self._stored_model: str = meta["model"] if meta else ""  # "": the one to begin with
+        # "": the one to begin with
+        model, self._stored_model = resumed_model(settings, self._registry, meta["model"] if meta else "")
         self._offsets = {Partition(topic, number): at for topic, number, at in meta["offsets"]} if meta else {}
         self._model: Forecaster = model
         device = device_of(settings)
@@ -79,10 +88,32 @@ class Daemon:
         self._clock = _StageClock(self.metrics)
         self._engine = Engine(model, engine_settings(settings), device, self._store.load, self._clock.ends)
         self._decoder = Decoder(settings.decode)
-        self._sinks = make_sinks(settings, self.metrics, beside)
+        self._member = meta.get("member", "") if meta else ""
+        writer = self._make_writer()
+        self._sinks = make_sinks(settings, self.metrics, beside, writer if settings.exactly_once else None)
         if meta:
             self._sinks.restore(meta["sinks"])
-        self._source = make_source(settings, self._decoder, self._offsets, self._on_assigned, self._on_revoked)
+        changes = Changes(self._on_assigned, self._on_revoked, self._on_lost, self._on_placed)
+        self._source = make_source(settings, self._decoder, self._offsets, changes)
+        self._partitions: PartitionedStates | None = None
+        self._roll_backs = 0  # since the last commit
+        self._moved_at = time.monotonic()  # when it was last seen that there is progress, or nothing to do
+        self._read = 0  # records so far
+        self._progress = (-1, -1)  # of reading and of restoring
+        self._former = dict(self._offsets)  # of a time without a changelog
+        if writer is not None:
+            self._partitions = PartitionedStates(
+                settings.kafka,
+                self._engine,
+                self._store,
+                writer,
+                self.metrics,
+                version=VERSION,
+                standby=settings.state.standby,
+            )
+            self._offsets = self._partitions.offsets
+        elif self._store.places():
+            self._store.clear(None)  # what is saved from now on is not in the changelog
         self._retrainer = Retrainer()
         self._retrainings = 0
         self._retrained_at = self._checkpoint_at = time.monotonic()
@@ -112,6 +143,10 @@ class Daemon:
         if threading.current_thread() is threading.main_thread():
             self._handlers = {n: signal.signal(n, self._on_signal) for n in (signal.SIGTERM, signal.SIGINT)}
         self._http.start()
+        if self._partitions is not None:
+            self._partitions.restorer.start()
+        if self._sinks.feed is not None:
+            self._sinks.feed.start()
         self.metrics.set_model(self._engine.version, self._model.cell, self._registry.trained_at(self._stored_model))
         self._checkpoint()
         gc.collect()
@@ -124,8 +159,16 @@ class Daemon:
     def _tick(self) -> None:
         self._beat()
         self.metrics.last_loop_timestamp.set_to_current_time()
-        raw = self._source.poll(POLL_SECONDS)
+        try:
+            self._turn()
+        except TransactionError as error:
+            self._roll_back(error)
+
+    def _turn(self) -> None:
+        raw = self._source.poll(POLL_SECONDS if not self._restoring else RESTORING_POLL_SECONDS)
+        self._bring()
         if len(raw):
+            self._read += len(raw)
             self._clock.begins()
             batch, rejected = self._decoder.decode(raw)
             self._clock.ends("decode")
@@ -135,7 +178,7 @@ class Daemon:
             self._advance(raw)
             self._count(batch, step, rejected)
         if time.monotonic() >= self._lag_due:
-            self.metrics.set_lag(self._source.lag())
+            self._watch(self._source.lag())
             self._lag_due = time.monotonic() + LAG_SECONDS
         if self._engine.unsaved > FORCED_CHECKPOINT or self._due():
             self._checkpoint()
@@ -148,10 +191,13 @@ class Daemon:
         self._retrainer.stop()
         try:
             if orderly and time.monotonic() < self._saved_by:
-                self._checkpoint()
+                try:
+                    self._checkpoint()
+                except TransactionError as error:
+                    logger.warning("the last transaction is given up: %s", error)
         finally:
-            parts = (self._source, self._sinks, self._engine, self._store)
-            closing = [_apart(part.close) for part in parts]
+            parts = (self._source, self._sinks, self._partitions, self._engine, self._store)
+            closing = [_apart(part.close) for part in parts if part is not None]
             ended, left = wait(closing, STOP_CLOSING_SECONDS)
             if left:
                 logger.warning("Kafka did not let go within %.0f s and is left behind", STOP_CLOSING_SECONDS)
@@ -187,6 +233,8 @@ class Daemon:
             alert_sink.write(step.alerts)
         for dead_letter_sink in self._sinks.dead_letters:
             dead_letter_sink.write(rejected)
+        if self._partitions is not None:
+            self._partitions.moved(step.moved)
         for alert in step.alerts:
             logger.log(logging.WARNING if alert.status == "firing" else logging.INFO, "%s", describe(alert))
         for name in step.moved[:10]:
@@ -215,6 +263,7 @@ class Daemon:
         m.events_dropped["late"].inc(step.late if processing.late == "drop" else 0)
         m.streams_on_two_partitions.inc(len(step.moved))
         m.streams_evicted.inc(step.evicted)
+        m.steps_left_out.inc(step.left_out)
         for refusal in rejected:
             m.events_rejected[refusal.reason].inc()
         m.batch_events.observe([len(batch)])
@@ -246,11 +295,16 @@ class Daemon:
         scores. Killed between 3 and 4, the store's offsets rule over Kafka's.
         """
         began = time.monotonic()
-        if not self._patiently(self._sinks.flush):
+        # with exactly-once the transaction flushes, too
+        if not self._settings.exactly_once and not self._patiently(self._sinks.flush):
             logger.warning("outputs were not taken in time: what came since the last checkpoint will be scored again")
             return
-        self._store.save(self._engine.drain(), (), self._meta())
-        self._patiently(lambda: self._source.commit(self._offsets))
+        if self._partitions is not None and isinstance(self._source, KafkaSource):
+            self._partitions.commit(self._source, self._meta(), self._patiently)
+            self._roll_backs = 0
+        else:
+            self._store.save(self._engine.drain(), (), self._meta())
+            self._patiently(lambda: self._source.commit(self._offsets))
         self._dirty = False
         self._checkpoint_at = time.monotonic()
         self._tell_checkpoint(self._checkpoint_at - began)
@@ -261,18 +315,22 @@ class Daemon:
             "offsets": [[*partition, offset] for partition, offset in sorted(self._offsets.items())],
             "sinks": self._sinks.position(),
             "model": self._stored_model,
+            "member": self._member,
         }
 
     def _patiently(self, work: Callable[[], None]) -> bool:
         """Do what waits for brokers while the loop is seen to be alive: `work` has its own deadline.
 
-        Returns whether it was over; False where a stop was asked for and cannot wait any longer.
+        Returns whether it was over; False where a stop was asked for and cannot wait any longer. Raises
+        TransactionError where a partition that is taken away cannot wait any longer.
         """
         future = _apart(work)
         while not wait([future], 0.1).done:
             self._beat()
             if time.monotonic() > self._saved_by:
                 return False
+            if time.monotonic() > self._let_go_by:
+                raise TransactionError(f"not committed within {REVOKE_SECONDS:.0f} s of losing a partition")
         future.result()
         return True
 
@@ -287,16 +345,75 @@ class Daemon:
         if seconds > self._settings.state.checkpoint_interval_seconds:
             logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
 
-    def _on_assigned(self, _: list[Partition]) -> None:
+    # -- partitions ---------------------------------------------------------------------------------------------------
+
+    def _on_assigned(self, partitions: list[Partition]) -> None:
         if not self._assigned:
             self._patiently(self._sinks.open)  # a topic that cannot be written is told now, not at the first alert
         self._assigned = True
+        if self._partitions is not None:
+            self._patiently(self._partitions.open)  # ends the transaction that a former life has left open
+            self._partitions.assign(partitions)
 
     def _on_revoked(self, partitions: list[Partition]) -> None:
         """Save what was done, then forget where these partitions stand: the next owner moves them on."""
-        self._checkpoint()
+        self._let_go_by = time.monotonic() + REVOKE_SECONDS if self._partitions is not None else math.inf
+        failure: TransactionError | None = None
+        try:
+            self._checkpoint()
+        except TransactionError as error:
+            failure = error
+        finally:
+            self._let_go_by = math.inf
+        if self._partitions is not None:
+            self._partitions.let_go(partitions)
+            if failure is not None:
+                self._roll_back(failure)
         for partition in partitions:
             self._offsets.pop(partition, None)
+
+    def _on_lost(self, partitions: list[Partition]) -> None:
+        """Others may have these already: nothing of them can be committed any more."""
+        if self._partitions is None:
+            self._on_revoked(partitions)
+            return
+        self._partitions.let_go(partitions)
+        self._roll_back(TransactionError("partitions were lost: this worker was not heard of for too long"))
+
+    def _on_placed(self, offsets: dict[Partition, int]) -> None:
+        if self._partitions is not None:
+            self._partitions.placed(offsets)
+            self._dirty = True  # what was decided holds from now on, also for whoever has these partitions next
+
+    def _bring(self) -> None:
+        """Let reading begin in partitions whose states have come."""
+        if self._partitions is not None and isinstance(self._source, KafkaSource):
+            self._partitions.tick(self._source, self._former)
+        if self._sinks.feed is not None:
+            self._sinks.feed.check()
+
+    def _roll_back(self, why: TransactionError) -> None:
+        """Give the transaction up and go on from the last one that was committed."""
+        if self._partitions is None or not isinstance(self._source, KafkaSource):
+            raise why
+        self._roll_backs += 1
+        if self._roll_backs > MOST_ROLL_BACKS:
+            raise KafkaConnectorError(f"no transaction could be committed, {MOST_ROLL_BACKS} times in a row: {why}")
+        logger.warning("going back to the last commit: %s", why)
+        self._partitions.roll_back(self._source, self._patiently)
+        self._dirty = False
+
+    def _make_writer(self) -> TransactionalWriter | None:
+        """Return what writes states, where there is a changelog, under a name that outlives this process."""
+        kafka = self._settings.kafka
+        if not self._settings.changelog:
+            return None
+        self._member = kafka.group_instance_id or self._member or uuid.uuid4().hex[:12]
+        return TransactionalWriter(kafka, f"longwatch-{kafka.group_id}-{self._member}")
+
+    @property
+    def _restoring(self) -> int:
+        return 0 if self._partitions is None else len(self._partitions.restoring)
 
     # -- models -------------------------------------------------------------------------------------------------------
 
@@ -313,16 +430,20 @@ class Daemon:
             if outcome.model is not None:
                 self._swap(outcome.model, outcome.about(time.time()))
         due = time.monotonic() - self._retrained_at >= training.interval_seconds
-        if training.enabled and due and not self._retrainer.running:
+        if training.enabled and self._settings.model.scope == "shared" and due and not self._retrainer.running:
             self._retrained_at = time.monotonic()
             seed = self._settings.compute.seed + self._retrainings
             self._retrainings += 1
             histories, stream = self._engine.histories(MOST_LANES, seed)
-            self._retrainer.start(self._model, histories, stream, seed, training.budget_seconds)
+            self._retrainer.start(self._model, histories, stream, seed, training.budget_seconds, training)
 
     def _swap(self, model: Forecaster, about: About) -> None:
         """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""
+        if self._partitions is not None:
+            self._checkpoint()
         self._stored_model = self._registry.save(model, about)
+        if self._partitions is not None:  # named first: what is committed with it must not be gone on with another one
+            self._store.save_placed({}, {}, self._meta())
         self._model = model
         self._engine.use(model)
         self.metrics.set_model(self._engine.version, model.cell, time.time())
@@ -330,17 +451,36 @@ class Daemon:
 
     # -- health -------------------------------------------------------------------------------------------------------
 
+    def _watch(self, lag: dict[Partition, int]) -> None:
+        """Tell the lag, and see whether there is progress, nothing to do, or nobody to ask."""
+        self.metrics.set_lag(lag)
+        source = self._source
+        if isinstance(source, KafkaSource):
+            progress = self._read, 0 if self._partitions is None else self._partitions.restorer.progress
+            waiting = any(lag.values()) or self._restoring
+            if not waiting or source.outage or progress != self._progress:
+                self._moved_at = time.monotonic()
+            self._progress = progress
+
     def _beat(self) -> None:
         self._beat_at = time.monotonic()
         self._notifier.beat()
 
     def _live(self) -> tuple[bool, str]:
-        idle = time.monotonic() - self._beat_at
+        now = time.monotonic()
+        idle, stalled = now - self._beat_at, now - self._moved_at
+        if stalled >= self._settings.processing.stalled_after_seconds:
+            return False, f"events wait, and none was processed for {stalled:.0f} s (processing.stalled_after_seconds)"
         return idle < ALIVE_SECONDS, f"the loop last turned {idle:.1f} s ago"
 
     def _ready(self) -> tuple[bool, str]:
         if self._stop.is_set():
             return False, "stopping"
+        if self._restoring:
+            return False, f"restoring the states of {self._restoring} partitions"
+        if self._partitions is not None and self._settings.state.standby and not self._offsets:
+            ready = self._partitions.restorer.caught_up
+            return ready, "standing by" if ready else "reading the changelog, to stand by"
         return self._assigned, "scoring" if self._assigned else "waiting for partitions"
 
     @property

@@ -32,7 +32,7 @@ from detector.daemon import Daemon
 from detector.picture import PictureError, Series, draw_overview, draw_stream, page, save
 from detector.scoring import NOVELTY_WARMUP
 from detector.settings import Settings
-from detector.telling import moment, number
+from detector.telling import moment, number, value
 from training.evaluate import StreamIncidents, incident_table, incidents, nab_probation
 
 DATA = Path(__file__).parent / "demo_data"
@@ -220,7 +220,7 @@ class _Terminal(_Watcher):
             "!" if alert.severity == "critical" else "",
             moment(alert.started_at)[:16],
             alert.stream,
-            number(alert.observed[feature]),
+            value(alert.observed[feature]),
             f"{number(alert.lower[feature])} .. {number(alert.upper[feature])}",
             f"{10.0 ** min(alert.score, 15.0):,.0f}",
         )

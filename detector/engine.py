@@ -8,7 +8,7 @@ nothing upstream depends on anything downstream: inputs know nothing of scores, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from connectors.records import Alert, EventBatch, Scores
+from connectors.records import Alert, EventBatch, Partition, Scores
 from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules
+from detector.own_weights import OwnLanes
 from detector.passage import Judged, Sorted, alert_at, joined, scores_of, turns
 from detector.recurrent import lanes_on
 from detector.scans import DUPLICATE, LATE, admit, find_lanes, judge
 from detector.scoring import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
-from detector.states import StreamStates
+from detector.states import StreamStates, partition_of
 from detector.symbols import SYMBOLIC, measure_symbols, network
 from training.history import WINDOW, record, unrolled
 from training.inputs import FRAME, INPUT_SIZE, LARGEST, featurise
@@ -50,6 +51,7 @@ class EngineSettings:
     keep_duplicates: bool = False
     mute: tuple[str, ...] = ()  # name patterns
     rules: AlertRules = field(default_factory=AlertRules)
+    own_weights: bool = False  # each stream's, learning online
 
 
 @dataclass(slots=True)
@@ -62,11 +64,12 @@ class Step:
     late: int
     features_dropped: int
     evicted: int
+    left_out: int  # steps of streams' own weights, for want of a finite loss, gradient or result
     moved: list[str]  # streams seen on another partition than before
 
 
 class Engine:
-    """Scores events of any streams, one shared network, a state for every feature of every stream.
+    """Scores events of any streams, one network for all or each its own, a state for every feature of every stream.
 
     `fetch` brings back the states that were drained for streams not in memory (None: never seen). `on_stage` hears
     the name of each stage as it ends, for whoever holds a clock.
@@ -82,11 +85,15 @@ class Engine:
     ) -> None:
         self.settings = settings or EngineSettings()
         self.version = fingerprint(model)
-        self._lanes = lanes_on(model, torch.device(device))
+        self._own = OwnLanes(model, device, self.settings.max_streams) if self.settings.own_weights else None
+        if self._own:
+            self.version += "-own"  # what every stream began with
+        self._lanes = self._own or lanes_on(model, torch.device(device))
         self._model_number = 1
         self._horizons = np.array(model.horizons, np.int64)
         self._output_size = output_size(len(model.horizons))
-        self.states = StreamStates(self._lanes, model.state_size, model.horizons)
+        row_size = self._own.row_size if self._own else model.state_size
+        self.states = StreamStates(self._lanes, row_size, model.horizons, self._own)
         self._fetch = fetch or (lambda names: [None] * len(names))
         self._on_stage = on_stage or (lambda _: None)
         self._changed: set[int] = set()
@@ -109,7 +116,10 @@ class Engine:
         """Score a batch: every event against what its stream's past let expect, then learn it."""
         slots = self._slots(batch.streams)
         kept, interval, fate, moved = self._admit(batch, slots)
-        judged = self._through(batch, slots, kept, interval)
+        if self._own:
+            judged = self._learning(self._own, batch, slots, kept, interval)
+        else:
+            judged = self._through(batch, slots, kept, interval)
         scores = scores_of(batch, judged, self.version, self.states.symbol_names)
         alerts = self._alerts(batch, judged)
         self._changed.update(slots.tolist())
@@ -123,8 +133,21 @@ class Engine:
             late=int((fate == LATE).sum()),
             features_dropped=judged.features_dropped,
             evicted=evicted,
+            left_out=self._own.take_left_out() if self._own else 0,
             moved=moved,
         )
+
+    def _learning(
+        self, own: OwnLanes, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]
+    ) -> Judged:
+        """Take events through in segments; between two of them the streams that are due learn."""
+        parts = []
+        for part in own.segments(slots[batch.stream[event]]):
+            parts.append(self._through(batch, slots, event[part], interval[part]))
+            self._on_stage("score")
+            own.learn(slots[batch.stream[event[part]]], self.states.streams.rows, self.states.lanes.rows)
+            self._on_stage("forecast")
+        return joined(parts)
 
     def _through(self, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]) -> Judged:
         """Take events, sorted by stream, through all stages; in several passes where streams gain features midway."""
@@ -136,6 +159,8 @@ class Engine:
         inputs, frames = self._inputs(numbers)
         self._on_stage("features")
         outputs = self._forecast(numbers, inputs)
+        if self._own:
+            self._own.keep(numbers, frames)
         foreseen = self._foresee(work)
         self._on_stage("forecast")
         return Judged(work, *self._judge(work, numbers, inputs, frames, outputs, foreseen), foreseen, dropped)
@@ -172,7 +197,7 @@ class Engine:
         """
         slot = slots[batch.stream]
         order = np.argsort(slot, kind="stable")
-        hashes = np.array([_partition_hash(*p) for p in batch.partitions], np.int64)
+        hashes = np.array([partition_hash(*p) for p in batch.partitions], np.int64)
         fate, keep = np.empty(len(order), np.int8), np.empty(len(order), np.bool_)
         moved, interval = np.empty(len(order), np.bool_), np.empty(len(order), np.float64)
         admit(
@@ -264,6 +289,8 @@ class Engine:
         return inputs, frames
 
     def _forecast(self, work: Sorted, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._own:
+            self._own.assign(work.lane, np.repeat(work.slot, np.diff(work.start)))
         self._prime(work.lane)
         outputs = np.empty((len(work.lane), self._output_size), np.float32)
         if self._lanes.concurrent:
@@ -400,13 +427,39 @@ class Engine:
         yield from parked.items()
         yield from self.states.pack(changed, self._model_number, self.version)
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop what is remembered of these streams, saved or not: their next events bring back what was saved."""
+        for name in names:
+            self._parked.pop(name, None)
+            slot = self.states.slots.get(name, -1)
+            if slot >= 0:
+                self._changed.discard(slot)
+                self.states.remove(slot)
+
+    def roll_back(self) -> None:
+        """Forget all streams that have changed since the last drain."""
+        self.forget([*self._parked, *(self.states.names[slot] for slot in self._changed)])
+
+    def streams_on(self, partition: Partition) -> list[str]:
+        """Return the streams, drained or not, that were last seen on a partition."""
+        mark, names = partition_hash(*partition), self.states.names
+        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+        here = slots[self.states.streams.rows["partition"][slots] == mark]
+        return [
+            *(names[slot] for slot in here),
+            *(name for name, row in self._parked.items() if partition_of(row) == mark),
+        ]
+
     @property
     def unsaved(self) -> int:
         """Streams that changed since the last drain and wait outside the tables: bounded by draining often enough."""
         return len(self._parked)
 
     def use(self, model: Forecaster) -> None:
-        """Score with other weights from the next event on; each lane is primed as its next event comes."""
+        """Score with other weights from the next event on; each lane is primed as its next event comes.
+
+        Raises ValueError where each stream has its own.
+        """
         self._lanes.use(model)
         self.version = fingerprint(model)
         self._model_number += 1
@@ -451,6 +504,7 @@ class Engine:
             self._pool.shutdown()
 
 
-def _partition_hash(topic: str, partition: int) -> int:
+def partition_hash(topic: str, partition: int) -> int:
+    """Return what a stream's row keeps of the partition it was last seen on."""
     digest = hashlib.blake2b(f"{topic}\0{partition}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True) | 1  # never 0, which means "none yet"

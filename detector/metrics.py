@@ -25,6 +25,7 @@ from connectors.records import Partition
 SEVERITIES = ("warning", "critical")
 DROP_REASONS = ("duplicate", "late")
 STAGES = ("decode", "features", "forecast", "score", "emit")
+TRANSACTION_OUTCOMES = ("committed", "aborted")
 RETRAIN_OUTCOMES = ("promoted", "rejected", "failed", "skipped")
 DELIVERY_OUTCOMES = ("delivered", "retried", "failed", "dropped")
 SPLITS = ("training", "validation")
@@ -171,6 +172,21 @@ class Metrics:
             "last_checkpoint_timestamp_seconds", "When the last checkpoint was complete; 0 before the first."
         )
 
+        # States that follow their partitions
+        self.partitions_restoring = gauge(
+            "partitions_restoring", "Assigned partitions whose states are still being read from the changelog."
+        )
+        self.restore_seconds = histogram(
+            "restore_seconds", "From a partition's assignment until its states were there.", RETRAIN_BUCKETS
+        )
+        self.restored_streams = counter("restored_streams_total", "States that were read back from the changelog.")
+        self.transactions = counters(
+            "transactions_total",
+            "Kafka transactions, by outcome: committed; aborted (its span is scored again).",
+            "outcome",
+            TRANSACTION_OUTCOMES,
+        )
+
         # Learning
         self.retrain = counters("retrain_total", "Retrainings, by outcome.", "outcome", RETRAIN_OUTCOMES)
         self.retrain_seconds = histogram("retrain_seconds", "Time a retraining took.", RETRAIN_BUCKETS)
@@ -182,6 +198,10 @@ class Metrics:
         )
         self.training_loss = {split: loss.labels(split) for split in SPLITS}
         self.gradient_norm = gauge("gradient_norm", "Norm of the last training step's gradient, before clipping.")
+        self.steps_left_out = counter(
+            "online_steps_left_out_total",
+            "Steps of streams' own weights that were left out: no finite loss, gradient or result.",
+        )
         self.model_trained_timestamp = gauge(
             "model_trained_timestamp_seconds", "When the model that scores was trained; 0 if unknown."
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from connectors.records import Alert, EventBatch, Scores
 from detector.alerts import alert_id
+from detector.symbols import SymbolNames
 
 Int64 = NDArray[np.int64]
 
@@ -28,6 +29,16 @@ class Sorted(NamedTuple):
     lane: Int64
     many_row: Int64
     value: NDArray[np.float64]
+    symbol: Int64  # [observations] hash, 0: a number; [0] where all are
+
+    def numbers(self) -> Sorted:
+        """Return the same events with their numbers only."""
+        if not len(self.symbol):
+            return self
+        kept = self.symbol == 0
+        columns = {name: getattr(self, name)[kept] for name in ("observation", "lane", "many_row", "value")}
+        start = np.concatenate(([0], np.cumsum(kept)))[self.start]
+        return self._replace(start=start, symbol=np.zeros(0, np.int64), **columns)
 
 
 class Judged(NamedTuple):
@@ -36,6 +47,7 @@ class Judged(NamedTuple):
     work: Sorted
     measured: NDArray[np.void]  # MEASURED [observations]
     verdicts: NDArray[np.void]  # VERDICT [events]
+    foreseen: NDArray[np.void]  # FORESEEN [observations], zeros for a number; [0] where all are
     features_dropped: int
 
 
@@ -64,19 +76,28 @@ def joined(parts: list[Judged]) -> Judged:
         Sorted(**columns),
         np.concatenate([part.measured for part in parts]),
         np.concatenate([part.verdicts for part in parts]),
+        np.concatenate([part.foreseen for part in parts]),
         sum(part.features_dropped for part in parts),
     )
 
 
-def scores_of(batch: EventBatch, judged: Judged, version: str) -> Scores:
+def scores_of(batch: EventBatch, judged: Judged, version: str, names: SymbolNames) -> Scores:
     """Return the scores in the batch's own order; `version` names the weights."""
-    work, measured, verdicts, _ = judged
+    work, measured, verdicts, foreseen, _ = judged
     place = np.full(len(batch), -1)
     place[work.event] = np.arange(len(work.event))
     back = place[place >= 0]
     counts = np.diff(work.start)[back]
     start = np.concatenate(([0], np.cumsum(counts)))
     rows = np.repeat(work.start[:-1][back] - start[:-1], counts) + np.arange(start[-1])
+    symbols: dict[int, int] = {}
+    likely, p, likely_p = np.zeros(0, np.int32), np.zeros(0), np.zeros(0)
+    if len(foreseen):
+        hashes = foreseen["likely"][rows].tolist()
+        likely = np.array([symbols.setdefault(h, len(symbols)) if h else -1 for h in hashes], np.int32)
+        is_symbol = work.symbol[rows] != 0
+        p = np.where(is_symbol, foreseen["p"][rows], np.nan)
+        likely_p = np.where(is_symbol, foreseen["likely_p"][rows], np.nan)
     return Scores(
         batch=batch,
         event=work.event[back],
@@ -92,18 +113,36 @@ def scores_of(batch: EventBatch, judged: Judged, version: str) -> Scores:
         upper=measured["upper"][rows],
         contribution=measured["contribution"][rows],
         model_version=version,
+        symbols=[names.name_of(number) for number in symbols],
+        expected_symbol=likely,
+        observed_probability=p,
+        expected_probability=likely_p,
     )
 
 
-def alert_at(batch: EventBatch, judged: Judged, i: int, version: str, critical_above: float) -> Alert:
+def alert_at(
+    batch: EventBatch, judged: Judged, i: int, version: str, critical_above: float, symbols: SymbolNames
+) -> Alert:
     """Return the alert that sorted event `i` would fire; critical if its score is so far above the threshold."""
-    work, measured, verdicts, _ = judged
+    work, measured, verdicts, foreseen, _ = judged
     event, verdict = int(work.event[i]), verdicts[i]
     rows = slice(int(work.start[i]), int(work.start[i + 1]))
     names = [batch.features[k] for k in batch.feature[work.observation[rows]]]
 
     def by_feature(values: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(names, values.tolist(), strict=True))
+
+    observed: dict[str, float | str] = {**by_feature(batch.value[work.observation[rows]])}
+    expected: dict[str, float | str | None] = {**by_feature(measured["expected"][rows])}
+    lower, upper = by_feature(measured["lower"][rows]), by_feature(measured["upper"][rows])
+    observed_probability, expected_probability = {}, {}
+    for j in range(rows.start, rows.stop) if len(foreseen) else ():
+        if work.symbol[j]:
+            feature, f = names[j - rows.start], foreseen[j]
+            observed[feature] = symbols.name_of(int(work.symbol[j]))
+            expected[feature] = symbols.name_of(int(f["likely"])) if f["likely"] else None
+            observed_probability[feature], expected_probability[feature] = float(f["p"]), float(f["likely_p"])
+            del lower[feature], upper[feature]
 
     name = batch.streams[batch.stream[event]]
     where = batch.partitions[batch.partition[event]]
@@ -117,13 +156,15 @@ def alert_at(batch: EventBatch, judged: Judged, i: int, version: str, critical_a
         ended_at=None,
         score=float(verdict["score"]),
         threshold=float(verdict["threshold"]),
-        observed=by_feature(batch.value[work.observation[rows]]),
-        expected=by_feature(measured["expected"][rows]),
-        lower=by_feature(measured["lower"][rows]),
-        upper=by_feature(measured["upper"][rows]),
+        observed=observed,
+        expected=expected,
+        lower=lower,
+        upper=upper,
         contributions=by_feature(measured["contribution"][rows]),
         model_version=version,
         topic=where.topic,
         partition=where.partition,
         offset=int(batch.offset[event]),
+        observed_probability=observed_probability,
+        expected_probability=expected_probability,
     )

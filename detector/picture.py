@@ -12,6 +12,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,9 +92,17 @@ class _Strongest(NamedTuple):
     words: str
 
 
+def check_that_pictures_can_be_drawn() -> None:
+    """Raise PictureError without matplotlib."""
+    try:
+        import_module("matplotlib")  # an extra: only who draws must have it
+    except ImportError as error:
+        raise PictureError(f"pictures need matplotlib ({error}): pip install 'longwatch[plots]'") from error
+
+
 def draw_stream(series: Series) -> Figure:
     """Return a stream's picture: all of it on the left, the surroundings of its strongest alert on the right."""
-    with _figure(13, 4.8) as figure:
+    with new_figure(13, 4.8) as figure:
         strongest = _strongest(series)
         grid = figure.add_gridspec(
             *(2, 2 if strongest else 1), height_ratios=(2, 1), width_ratios=(2.2, 1) if strongest else None,
@@ -113,7 +122,7 @@ def draw_stream(series: Series) -> Figure:
 def draw_overview(streams: Sequence[Series], title: str) -> Figure:
     """Return one picture of several streams, one below the other, each with its own axis of time."""
     height = OVERVIEW_HEAD + OVERVIEW_FOOT + OVERVIEW_ROW * len(streams)
-    with _figure(OVERVIEW_WIDTH, height, OVERVIEW_DPI) as figure:
+    with new_figure(OVERVIEW_WIDTH, height, OVERVIEW_DPI) as figure:
         figure.text(0.1, 1 - 0.3 / height, title, fontsize=12, fontweight="bold", va="center")
         rows = figure.add_gridspec(
             len(streams), 1, left=0.1, right=0.91, hspace=0.52,
@@ -146,6 +155,11 @@ def page(title: str, paragraphs: Sequence[str], table: str, pictures: Sequence[t
         for words, path in pictures
     )
     text = "\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
+    return document(title, f"{text}\n<pre>{html.escape(table)}</pre>\n{images}")
+
+
+def document(title: str, body: str) -> str:
+    """Return an HTML page in our style; `body` is HTML, the title text."""
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -155,13 +169,15 @@ def page(title: str, paragraphs: Sequence[str], table: str, pictures: Sequence[t
   body {{ font: 16px/1.5 system-ui, sans-serif; color: {INK}; background: #f5f7f9; max-width: 1440px;
          margin: 2rem auto; padding: 0 1rem }}
   p {{ max-width: 75ch }}
-  pre {{ background: #fff; padding: 1rem; overflow-x: auto; border: 1px solid {GRID}; border-radius: 6px }}
+  pre, table {{ background: #fff; padding: 1rem; overflow-x: auto; border: 1px solid {GRID}; border-radius: 6px }}
+  th {{ text-align: left; font-weight: 600; padding-right: 2rem }}
+  td {{ padding-right: 2rem }}
+  .number {{ text-align: right; padding-right: 0 }}
+  .text {{ white-space: pre-wrap }}
   img {{ width: 100%; background: #fff; margin: 0 0 1rem; border: 1px solid {GRID}; border-radius: 6px }}
 </style>
 <h1>{html.escape(title)}</h1>
-{text}
-<pre>{html.escape(table)}</pre>
-{images}
+{body}
 </html>
 """
 
@@ -170,16 +186,15 @@ def page(title: str, paragraphs: Sequence[str], table: str, pictures: Sequence[t
 
 
 @contextmanager
-def _figure(width: float, height: float, dpi: int = DPI) -> Iterator[Figure]:
+def new_figure(width: float, height: float, dpi: int = DPI) -> Iterator[Figure]:
     """Give an empty figure, inches wide and high, in our style whatever the user's matplotlibrc says.
 
     Raises PictureError without matplotlib.
     """
-    try:
-        import matplotlib  # noqa: PLC0415 - an extra: only who draws must have it
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise PictureError(f"pictures need matplotlib ({error}): pip install 'longwatch[plots]'") from error
+    check_that_pictures_can_be_drawn()
+    import matplotlib  # noqa: PLC0415 - an extra
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)

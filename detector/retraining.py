@@ -17,8 +17,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from training.learning import Learning
 from training.model import Forecaster
-from training.retrain import Outcome, retrain
+from training.retrain import LEARNING, Outcome, retrain
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Retrainer:
         stream: NDArray[np.int64],
         seed: int,
         budget_seconds: float,
+        learning: Learning = LEARNING,
     ) -> None:
         """Begin with `retrain.retrain`, learning for at most `budget_seconds`; `histories` must be copies.
 
@@ -60,7 +62,7 @@ class Retrainer:
             raise RuntimeError("a retraining is under way; ask `running` first")
         self._outcome = None
         self._stopping.clear()
-        work = (copy.deepcopy(champion), histories, stream, seed, budget_seconds)
+        work = (copy.deepcopy(champion), histories, stream, seed, budget_seconds, learning)
         self._thread = threading.Thread(target=self._run, args=work, name="retraining", daemon=True)
         self._thread.start()
 
@@ -84,6 +86,7 @@ class Retrainer:
         stream: NDArray[np.int64],
         seed: int,
         budget_seconds: float,
+        learning: Learning,
     ) -> None:
         _give_way()
         began = self._clock()
@@ -94,7 +97,7 @@ class Retrainer:
             return self._clock() - began >= budget_seconds
 
         try:
-            outcome = retrain(champion, histories, stream, seed, stop=stop)
+            outcome = retrain(champion, histories, stream, seed, learning=learning, stop=stop)
         except _StoppedError:
             logger.info("retraining was given up: the daemon stops")
             return

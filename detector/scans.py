@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from detector.alerts import threshold_of, watch
 from detector.calibration import Record
 from detector.scoring import judge_many, judge_single
+from detector.symbols import judge_symbol
 from training.compiled import compiled
 
 Int64 = NDArray[np.int64]
@@ -128,6 +129,8 @@ def judge(
                 v.score, v.surprise, v.warming = judge_single(
                     s, single[s.single], value[a], time[i], measured[a], repeats
                 )
+            elif s.first_many < 0:
+                v.score, v.surprise, v.warming = judge_symbol(s, measured[a])
             else:
                 room = matrices[:0]
                 if s.matrix >= 0:
@@ -147,6 +150,8 @@ def judge(
         deviation, expected = 0.0, 0.0
         if v.lead >= 0:
             deviation, expected = measured[v.lead].error, measured[v.lead].expected
+        if math.isnan(expected):  # a symbol: neither above nor below, nor by how much
+            deviation, expected = math.inf if direction >= 0 else -math.inf, 0.0
         watch(
             s,
             v,

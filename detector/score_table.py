@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
@@ -16,10 +17,18 @@ FIXED = ("timestamp", "stream", "score", "threshold", "alert")
 PER_FEATURE = ("expected", "lower", "upper")
 
 
+class Added(NamedTuple):
+    """Columns that are only known once everything is read: they stand at the end of every row."""
+
+    names: Sequence[str]
+    rows: Iterable[str]  # each row's cells, in the order of the rows, each cell with its comma before it
+
+
 class ScoreTable:
     """Writes `timestamp,stream,score,threshold,alert,expected,lower,upper`, the last three for each feature.
 
-    With one feature they have these names, with several `expected_<feature>` and so on. Features that first appear
+    With one feature they have these names, with several `expected_<feature>` and so on; of a symbol the likeliest is
+    what was expected, and there is no band. Features that first appear
     later get columns at the end, and rows before then empty cells. The file appears, whole, on `close`.
     """
 
@@ -46,22 +55,25 @@ class ScoreTable:
             column = 3 * places[batch.feature[scores.observation]]
             for k, values in enumerate((scores.expected, scores.lower, scores.upper)):
                 table[row, column + k] = values
+        lines: list[list[float | str]] = table.tolist()
+        for j in np.flatnonzero(scores.expected_symbol >= 0).tolist():
+            lines[row[j]][column[j]] = _cell(scores.symbols[scores.expected_symbol[j]])
         names = [_cell(name) for name in batch.streams]
         streams = [names[code] for code in batch.stream[scores.event].tolist()]
         rows = zip(
             rfc3339(batch.time[scores.event]), streams, scores.score.tolist(), scores.threshold.tolist(),
-            scores.alert.tolist(), table.tolist(), strict=True,
+            scores.alert.tolist(), lines, strict=True,
         )  # fmt: skip
         self._file.writelines(
-            f"{time},{stream},{score:.6g},{threshold:.6g},{alert:d}{_cells(cells)}\n"
-            for time, stream, score, threshold, alert, cells in rows
+            f"{time},{stream},{score:.6g},{threshold:.6g},{alert:d}{cells(numbers)}\n"
+            for time, stream, score, threshold, alert, numbers in rows
         )
 
-    def close(self) -> None:
-        """Put the header in front and the file in its place."""
+    def close(self, added: Added | None = None) -> None:
+        """Put the header in front, what is added behind, and the file in its place."""
         self._file.close()
-        one = len(self._columns) == 1
-        header = [*FIXED, *(c if one else f"{c}_{name}" for name in self._columns for c in PER_FEATURE)]
+        header = [*FIXED, *feature_columns(PER_FEATURE, self._columns), *(added.names if added else ())]
+        behind = iter(added.rows) if added else None
         whole = self._path.with_name(self._path.name + ".new")
         with (
             self._draft.open(encoding="utf-8", newline="") as rows,
@@ -70,17 +82,26 @@ class ScoreTable:
             out.write(",".join(_cell(name) for name in header) + "\n")
             for count, width in self._widths:
                 missing = "," * (3 * (len(self._columns) - width))
-                if self._widths[0][1] == len(self._columns):  # every row has every column: nothing to pad
+                if not behind and self._widths[0][1] == len(self._columns):  # every row has every column already
                     shutil.copyfileobj(rows, out, 1 << 20)
                     break
                 for _ in range(count):
-                    out.write(rows.readline().rstrip("\n") + missing + "\n")
+                    out.write(rows.readline().rstrip("\n") + missing + (next(behind) if behind else "") + "\n")
         whole.replace(self._path)
         self._draft.unlink()
 
 
-def _cells(values: list[float]) -> str:
-    return "".join("," if math.isnan(value) else f",{value:.6g}" for value in values)
+def feature_columns(kinds: Sequence[str], features: Iterable[str]) -> list[str]:
+    """Return the columns' names for each feature: the kinds themselves where there is but one."""
+    names = list(features)
+    return [kind if len(names) == 1 else f"{kind}_{name}" for name in names for kind in kinds]
+
+
+def cells(values: Sequence[float | str]) -> str:
+    """Return numbers, or texts that are cells already, each with a comma before it; empty for NaN."""
+    return "".join(
+        f",{value}" if isinstance(value, str) else "," if math.isnan(value) else f",{value:.6g}" for value in values
+    )
 
 
 def _cell(text: str) -> str:

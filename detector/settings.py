@@ -29,6 +29,7 @@ from detector.settings_layers import (
     merge,
 )
 from training.horizons import HORIZONS, check_horizons
+from training.learning import Learning
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
 
@@ -72,6 +73,11 @@ class ModelSettings(Section):
     horizons: tuple[int, ...] = Field(
         HORIZONS, description="Events ahead that are forecast, each scored when its time comes; the first is 1."
     )
+    scope: Literal["shared", "stream"] = Field(
+        "shared",
+        description="One model for all streams, or each stream its own, learning with its events: for small fleets of "
+        "unlike series, 200 KB and far more time a stream; there is no retraining then.",
+    )
     directory: str = Field(
         "", description="A model that `longwatch train --output` wrote; empty: begin with the prior that ships."
     )
@@ -93,8 +99,8 @@ class ModelSettings(Section):
         return self
 
 
-class TrainingSettings(Section):
-    """Section [training]: how the network learns on while it scores."""
+class TrainingSettings(Learning):
+    """Section [training]: how the network learns on while it scores, and how `longwatch train` refines it."""
 
     enabled: bool = Field(True, description="Whether the daemon retrains the network on what it sees.")
     interval_seconds: float = Field(3600.0, ge=60, description="Time from one retraining to the next.")
@@ -113,6 +119,14 @@ class StateSettings(Section):
     max_streams: int = Field(
         100_000, ge=1, le=10_000_000, description="Streams in memory; beyond, the longest idle rest in the directory."
     )
+    changelog: bool | None = Field(
+        None,
+        description="Whether states are also written to a compacted Kafka topic and follow their partition to other"
+        " workers; not set: with exactly_once.",
+    )
+    standby: bool = Field(
+        False, description="Follow the changelog of all partitions, so as to take over any of them within seconds."
+    )
 
     @field_validator("directory")
     @classmethod
@@ -125,18 +139,19 @@ class StateSettings(Section):
 class ProcessingSettings(Section):
     """Section [processing]: what is promised about each event."""
 
-    guarantee: Literal["at_least_once"] = Field(
-        "at_least_once", description="After a crash, what follows the last checkpoint is scored again, equally."
+    guarantee: Literal["at_least_once", "exactly_once"] = Field(
+        "at_least_once",
+        description="at_least_once: after a crash, what follows the last checkpoint is scored again, equally."
+        " exactly_once: readers of Kafka with read_committed see each score and alert once.",
+    )
+    stalled_after_seconds: float = Field(
+        300.0,
+        ge=5,
+        le=86_400,
+        description="With events to read and a broker that answers, but none scored for so long, /livez fails.",
     )
     late: Literal["drop", "score"] = Field("drop", description="An event older than its stream's last one.")
     duplicates: Literal["drop", "score"] = Field("drop", description="A second event with its stream's last timestamp.")
-
-    @field_validator("guarantee", mode="before")
-    @classmethod
-    def _guarantee_exists(cls, guarantee: Any) -> Any:
-        if guarantee == "exactly_once":
-            raise ValueError('is not built yet, expected "at_least_once"')
-        return guarantee
 
 
 class AlertingSettings(Section):
@@ -229,6 +244,49 @@ class Settings(Section):
     http: HttpSettings = _section(HttpSettings)
     compute: ComputeSettings = _section(ComputeSettings)
     logging: LoggingSettings = _section(LoggingSettings)
+
+    @model_validator(mode="after")
+    def _exactly_once_is_possible(self) -> Settings:
+        if self.exactly_once and self.source.type == "file":
+            raise ValueError(
+                'processing.guarantee is "exactly_once" and source.type is "file": leave it at "at_least_once", files'
+                " are cut back to the last checkpoint after a crash, so that each event is in them once"
+            )
+        files = ("scores_file", "alerts_file", "dead_letter_file")
+        if self.exactly_once and (named := [name for name in files if getattr(self.output, name)]):
+            raise ValueError(
+                f'processing.guarantee is "exactly_once" and output.{named[0]} is set: a file has no part in Kafka\'s'
+                " transactions; write to topics"
+            )
+        if self.exactly_once and self.state.changelog is False:
+            raise ValueError(
+                'processing.guarantee is "exactly_once" and state.changelog is false: scores and states must be'
+                " committed together; leave state.changelog out"
+            )
+        if self.exactly_once and self.webhook.url.get_secret_value() and not self.kafka.alerts_topic:
+            raise ValueError(
+                'processing.guarantee is "exactly_once" and kafka.alerts_topic is empty: the webhook is fed from there'
+            )
+        if self.state.changelog and self.source.type == "file":
+            raise ValueError('state.changelog is true and source.type is "file": a changelog is a topic of Kafka')
+        if self.state.standby and not self.changelog:
+            raise ValueError("state.standby is true, but there is no changelog to follow: set state.changelog = true")
+        if self.changelog and self.kafka.transaction_timeout_seconds <= self.state.checkpoint_interval_seconds:
+            raise ValueError(
+                f"kafka.transaction_timeout_seconds is {self.kafka.transaction_timeout_seconds:g}, expected more than"
+                f" state.checkpoint_interval_seconds, {self.state.checkpoint_interval_seconds:g}"
+            )
+        return self
+
+    @property
+    def exactly_once(self) -> bool:
+        """Whether results, states and offsets are committed together."""
+        return self.processing.guarantee == "exactly_once"
+
+    @property
+    def changelog(self) -> bool:
+        """Whether states are written to a changelog."""
+        return self.exactly_once if self.state.changelog is None else self.state.changelog
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 

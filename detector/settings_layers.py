@@ -87,7 +87,9 @@ class _Names:
                 secret = Path(str(found.value)).read_text(encoding="utf-8").rstrip("\r\n")
             except (OSError, ValueError) as error:
                 reason = (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8 text"
-                errors.append(f"{found.origin}: {_dotted(path)}: cannot read {str(found.value)!r}: {reason}")
+                # what is no whole path may be the secret itself, put into the wrong setting
+                named = repr(found.value) if str(found.value).startswith("/") else "the file that it names"
+                errors.append(f"{found.origin}: {_dotted(path)}: cannot read {named}: {reason}")
                 return True
             found = Found(secret, f"{found.origin} ({found.value})")
         if target in layer:
@@ -212,6 +214,8 @@ def from_overrides(model: type[BaseModel], overrides: Sequence[str], errors: lis
         name, equals, text = option.partition("=")
         name, text = name.strip(), text.strip()
         path = tuple(name.split("."))
+        if not re.fullmatch(r"[\w.-]*", name):
+            name, equals = "(hidden: it may hold a secret)", ""
         if not equals:
             errors.append(f"--set {name}: expected section.name=value, such as kafka.topics=metrics")
             continue

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.calibration import RETURN
+from detector.own_weights import OwnLanes
 from detector.recurrent import RecurrentLanes
 from detector.scoring import SINGLE_SCORE, lane_score, many_score
 from detector.subspace import SUBSPACE_LIMIT
@@ -86,6 +87,12 @@ class StateError(Exception):
     """State that cannot be kept or used; the text names the directory or stream, and says what to do."""
 
 
+def partition_of(row: bytes) -> int:
+    """Return the hash of the partition that a packed stream was last seen on."""
+    *_, length = HEADER.unpack_from(row)
+    return int(np.frombuffer(row, STREAM, 1, HEADER.size + length)["partition"][0])
+
+
 class Table:
     """A structured array that grows, handing out blocks of rows by size."""
 
@@ -125,7 +132,13 @@ def block_size(lanes: int) -> int:
 class StreamStates:
     """Rows of streams and lanes, by slot."""
 
-    def __init__(self, recurrent: RecurrentLanes, state_size: int, horizons: Sequence[int] = HORIZONS) -> None:
+    def __init__(
+        self,
+        recurrent: RecurrentLanes,
+        state_size: int,
+        horizons: Sequence[int] = HORIZONS,
+        own: OwnLanes | None = None,  # `recurrent`, where each stream has weights of its own
+    ) -> None:
         self.names: list[str] = []  # by slot; "" where the slot is free
         self.slots: dict[str, int] = {}
         self.features: list[str] = []
@@ -142,8 +155,14 @@ class StreamStates:
         self.symbol_names = SymbolNames()
         self.recurrent = recurrent  # rows as in `lanes`
         self.state_size = state_size
+        self.own = own
         recurrent.resize(len(self.lanes.rows))
         self.notes: dict[int, Any] = {}  # by slot: what few streams have (an open incident's alert)
+
+    @property
+    def layout(self) -> str:
+        """Digest of the rows that `pack` gives and `unpack` takes."""
+        return self._layout.hex()
 
     def feature_id(self, name: str) -> int:
         """Return the number of a feature's name, a new one if need be."""
@@ -159,6 +178,8 @@ class StreamStates:
         else:
             self.names[slot] = name
         self.slots[name] = slot
+        if self.own:
+            self.own.begin(slot)
         return slot
 
     def add(self, name: str) -> int:
@@ -294,7 +315,8 @@ class StreamStates:
             # not JSON: it has no NaN, and an alert may hold one (what was expected of a feature never seen before)
             symbols = self.symbols.rows[self._symbol_rows(slot)]
             known = [[self.symbol_names.name_of(number) for number in vocabulary(row)] for row in symbols]
-            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot), known])
+            own = self.own.pack(slot) if self.own else b""
+            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot), known, own])
             lane_rows = np.zeros(lanes, self._lane)  # not a copy: that leaves what lies between fields to chance
             lane_rows[...] = self.lanes.rows[first : first + lanes]
             lane_rows["model"] = np.where(lane_rows["model"] == model, PRESENT, FORMER)
@@ -339,7 +361,7 @@ class StreamStates:
             return part
 
         try:
-            written_by, features, note, known = msgspec.msgpack.decode(row[HEADER.size : at])
+            written_by, features, note, known, own = msgspec.msgpack.decode(row[HEADER.size : at])
             stored = take(STREAM, 1)[0]
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             raise StateError(f"{damaged} ({error})") from error
@@ -351,6 +373,10 @@ class StreamStates:
         if len(row) != wanted or len(features) != lanes or stored["lanes"] != lanes:
             raise StateError(f"{damaged} ({len(row)} bytes, expected {wanted})")
 
+        own = own if self.own and written_by == version else b""  # else the stream begins anew
+        if self.own and own and len(own) != self.own.stored_bytes:
+            raise StateError(f"{damaged} ({len(own)} bytes of weights, expected {self.own.stored_bytes})")
+
         slot = self._new_slot(name)
         self.streams.rows[slot] = stored
         stream = self.streams.rows[slot]
@@ -361,6 +387,8 @@ class StreamStates:
         self.lanes.rows["feature"][first : first + lanes] = [self.feature_id(feature) for feature in features]
         present = (self.lanes.rows["model"][first : first + lanes] == PRESENT) & (written_by == version)
         present &= state_size == self.state_size
+        if self.own and own:
+            self.own.unpack(slot, own)
         self.lanes.rows["model"][first : first + lanes] = np.where(present, model, FORMER)
         states = take(np.dtype(np.float32), lanes * state_size).reshape(lanes, state_size)
         if state_size == self.state_size:  # else of another network: the lanes are primed before their next step

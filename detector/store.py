@@ -16,8 +16,10 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from connectors.changelog_records import restored
+from connectors.records import Partition
 from detector.states import StateError
 
 __all__ = ["DATABASE", "MAX_ROW_BYTES", "DamagedRowError", "SqliteStore", "StateError", "StateStore"]
@@ -27,8 +29,8 @@ logger = logging.getLogger(__name__)
 DATABASE = "state.db"
 LOCK = "lock"
 APPLICATION_ID = 0x6C6F6E67  # "long", in the database's header: tells our file from any other SQLite database
-FORMAT_VERSION = 1  # of the tables; raised when an older longwatch could not read what this one writes
-ROW_LAYOUT = 1  # stands beside every row, so that a later layout can replace this one row by row
+FORMAT_VERSION = 2  # of the tables; raised when an older longwatch could not read what this one writes
+PLAIN, ZSTD = 1, 2  # stands beside every row: the row itself, or the frame that the changelog has
 MAX_ROW_BYTES = 1 << 28  # rows are tens of KB; SQLite itself ends at 10^9 bytes
 PAGE_BYTES = 16384  # fewest bytes written for rows of 8 to 60 KB at nearly the best speed: see the decision
 CACHE_KIB = 32768  # dirty pages held before they spill into the log; more was no faster
@@ -36,17 +38,42 @@ LOG_BYTES = 1 << 28  # the log file is cut back to this after a checkpoint that 
 
 MOVE_AWAY = "restore it from a backup, or move it away to start afresh (every stream then learns anew)"
 
+# A place is a partition whose states follow a changelog: what the rows here stand for, and how far it was read
+_PLACES = """
+CREATE TABLE places (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, partition INTEGER NOT NULL,
+    identity TEXT NOT NULL, position INTEGER NOT NULL, source_offset INTEGER, member TEXT NOT NULL,
+    UNIQUE (topic, partition)
+);
+CREATE INDEX streams_place ON streams (place);
+"""
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
-CREATE TABLE streams (name BLOB PRIMARY KEY, layout INTEGER NOT NULL, crc INTEGER NOT NULL, row BLOB NOT NULL);
+CREATE TABLE streams (
+    name BLOB PRIMARY KEY, layout INTEGER NOT NULL, crc INTEGER NOT NULL, row BLOB NOT NULL, place INTEGER
+);
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), crc INTEGER NOT NULL, document TEXT NOT NULL);
+{_PLACES}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT_VERSION};
 COMMIT;
 """
+_FROM_FORMAT_1 = f"""
+BEGIN IMMEDIATE;
+ALTER TABLE streams ADD COLUMN place INTEGER;
+{_PLACES}
+PRAGMA user_version = {FORMAT_VERSION};
+COMMIT;
+"""
 _SAVE_ROW = (
-    "INSERT INTO streams (name, layout, crc, row) VALUES (?, ?, ?, ?) "
-    "ON CONFLICT (name) DO UPDATE SET layout = excluded.layout, crc = excluded.crc, row = excluded.row"
+    "INSERT INTO streams (name, layout, crc, row, place) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (name) DO UPDATE SET layout = excluded.layout, crc = excluded.crc, row = excluded.row, "
+    "place = excluded.place"
+)
+_SAVE_PLACE = (
+    "INSERT INTO places (topic, partition, identity, position, source_offset, member) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (topic, partition) DO UPDATE SET identity = excluded.identity, position = excluded.position, "
+    "source_offset = excluded.source_offset, member = excluded.member"
 )
 
 
@@ -57,6 +84,22 @@ class DamagedRowError(StateError):
         """Keep the stream's name, so that the caller can let this one stream start afresh."""
         super().__init__(text)
         self.stream = stream
+
+
+class Place(NamedTuple):
+    """What the rows of a partition stand for."""
+
+    identity: str  # of the changelog topic that they were last in step with
+    position: int  # there: the offset of the next record to take
+    source_offset: int | None  # of the next event; None: the rows are on their way and stand for nothing yet
+    member: str = ""  # transactional id of who wrote last
+
+
+class Placed(NamedTuple):
+    """A row that belongs to a partition: a zstd frame, None where the stream is not there any more."""
+
+    stream: str
+    frame: bytes | None
 
 
 class StateStore(Protocol):
@@ -96,6 +139,8 @@ class SqliteStore:
         self.directory = Path(directory)
         self._mutex = threading.Lock()
         self._lock_fd = _lock(self.directory)
+        self._served: set[Partition] | None = None
+        self._ids: dict[Partition, int] = {}  # of places
         try:
             self._db = self._open()
         except BaseException:
@@ -130,6 +175,8 @@ class SqliteStore:
             db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
             if new:
                 db.executescript(_SCHEMA)
+            elif version == 1:
+                db.executescript(_FROM_FORMAT_1)
             rows = db.execute("SELECT count(*) FROM streams").fetchone()[0]  # walks the whole index of names
             db.execute("SELECT document FROM meta").fetchone()
         except sqlite3.Error as error:
@@ -181,18 +228,20 @@ class SqliteStore:
                 key = _encode(name)
                 try:
                     found = self._db.execute(
-                        "SELECT rowid, layout, crc, row FROM streams WHERE name = ?", (key,)
+                        "SELECT rowid, layout, crc, row, place FROM streams WHERE name = ?", (key,)
                     ).fetchone()
                 except sqlite3.Error as error:
                     raise self._explained(error, f"read stream {name!r} from") from error
-                rows.append(None if found is None else self._verified(name, key, *found))
+                if found is not None and self._served is not None and found[4] not in self._served_ids():
+                    found = None  # another worker's by now: what is here may be long out of date
+                rows.append(None if found is None else self._verified(name, key, *found[:4]))
         return rows
 
     def _verified(self, name: str, key: bytes, rowid: int, layout: int, crc: int, row: bytes) -> bytes:
-        if layout != ROW_LAYOUT:
+        if layout not in {PLAIN, ZSTD}:
             raise StateError(
                 f"state directory {self.directory}: stream {name!r} is stored in row layout {layout}, this longwatch "
-                f"reads {ROW_LAYOUT}: run the longwatch that wrote it, or move the directory away to start afresh"
+                f"reads {PLAIN} and {ZSTD}: run the longwatch that wrote it, or move the directory away to start afresh"
             )
         if zlib.crc32(row, zlib.crc32(key)) != crc:
             forget = f"DELETE FROM streams WHERE rowid = {rowid}"  # noqa: S608 - text for a person, never run
@@ -202,7 +251,7 @@ class SqliteStore:
                 f"{len(row)} bytes): restore the directory from a backup, or let this one stream learn anew with "
                 f"sqlite3 {self.directory / DATABASE} '{forget}'",
             )
-        return row
+        return restored(row) if layout == ZSTD else row
 
     def meta(self) -> dict[str, Any] | None:
         """Return the last saved meta document, None before the first save."""
@@ -220,6 +269,97 @@ class SqliteStore:
             )
         result: dict[str, Any] = json.loads(document)
         return result
+
+    # -- states that follow a changelog -------------------------------------------------------------------------------
+
+    def serve(self, partitions: Iterable[Partition] | None) -> None:
+        """Let `load` find the rows of these partitions only; None: every row."""
+        with self._mutex:
+            self._served = None if partitions is None else set(partitions)
+
+    def save_placed(
+        self,
+        rows: Mapping[Partition, Sequence[Placed]],
+        places: Mapping[Partition, Place],
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store rows by partition and what they stand for, in one transaction; durable when it returns.
+
+        A stream that already has a row in another partition which is served keeps that one, unless the rows are of a
+        served partition themselves.
+        """
+        document = None if meta is None else json.dumps(meta, sort_keys=True, allow_nan=False)
+        with self._mutex, self._transaction() as db:
+            for partition, place in places.items():
+                db.execute(_SAVE_PLACE, (*partition, *place))
+            for partition, changed in rows.items():
+                number = self._id(partition)
+                others = self._served_ids() - {number} if partition not in (self._served or ()) else set()
+                # numbers of our own making
+                keep = f" WHERE place IS NULL OR place NOT IN ({', '.join(map(str, others))})" if others else ""
+                db.executemany(_SAVE_ROW + keep, _placed_rows(changed, number))
+                gone = ((_encode(stream), number) for stream, frame in changed if frame is None)
+                db.executemany("DELETE FROM streams WHERE name = ? AND place = ?", gone)
+            if document is not None:
+                db.execute(
+                    "INSERT OR REPLACE INTO meta (id, crc, document) VALUES (1, ?, ?)",
+                    (zlib.crc32(document.encode()), document),
+                )
+
+    def places(self) -> dict[Partition, Place]:
+        """Return what the rows of each partition stand for."""
+        found = self._asked("SELECT topic, partition, identity, position, source_offset, member FROM places")
+        return {Partition(topic, number): Place(*rest) for topic, number, *rest in found}
+
+    def clear(self, partition: Partition | None) -> None:
+        """Remove a partition's rows, to build them anew; None: forget how rows belong to partitions, keep them all."""
+        with self._mutex, self._transaction() as db:
+            if partition is None:
+                db.execute("DELETE FROM places")  # their numbers are never given again
+                self._ids.clear()
+            else:
+                db.execute("DELETE FROM streams WHERE place = ?", (self._id(partition),))
+                db.execute("DELETE FROM places WHERE topic = ? AND partition = ?", partition)
+                self._ids.pop(partition, None)
+
+    def held(self, partition: Partition) -> int:
+        """Return how many rows a partition has."""
+        with self._mutex:
+            number = self._id(partition)
+        return int(self._asked("SELECT count(*) FROM streams WHERE place = ?", (number,))[0][0])
+
+    def unplaced(self) -> list[str]:
+        """Return the streams whose rows belong to no partition: of a time without a changelog."""
+        return [key.decode("utf-8", "surrogatepass") for (key,) in self._asked(
+            "SELECT name FROM streams WHERE place IS NULL OR place NOT IN (SELECT id FROM places) ORDER BY name"
+        )]  # fmt: skip
+
+    def streams_of(self, partition: Partition) -> list[str]:
+        """Return the streams whose rows belong to a partition."""
+        with self._mutex:
+            number = self._id(partition)
+        found = self._asked("SELECT name FROM streams WHERE place = ? ORDER BY name", (number,))
+        return [key.decode("utf-8", "surrogatepass") for (key,) in found]
+
+    def _asked(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        with self._mutex:
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._explained(error, "read") from error
+
+    def _id(self, partition: Partition) -> int:
+        """Return the number of a place, -1 where it is unknown; the mutex is held."""
+        number = self._ids.get(partition)
+        if number is None:
+            found = self._db.execute("SELECT id FROM places WHERE topic = ? AND partition = ?", partition).fetchone()
+            if found is None:
+                return -1
+            number = self._ids[partition] = int(found[0])
+        return number
+
+    def _served_ids(self) -> set[int]:
+        return {self._id(partition) for partition in self._served or ()}
 
     def names(self) -> list[str]:
         """Return the name of every stream that has a row, in the order of their UTF-8 bytes."""
@@ -272,7 +412,9 @@ def _encode(name: str) -> bytes:
     return name.encode("utf-8", "surrogatepass")
 
 
-def _checked_rows(changed: Iterable[tuple[str, bytes]], directory: Path) -> Iterator[tuple[bytes, int, int, bytes]]:
+def _checked_rows(
+    changed: Iterable[tuple[str, bytes]], directory: Path
+) -> Iterator[tuple[bytes, int, int, bytes, None]]:
     for name, row in changed:
         if len(row) > MAX_ROW_BYTES:
             raise StateError(
@@ -280,7 +422,14 @@ def _checked_rows(changed: Iterable[tuple[str, bytes]], directory: Path) -> Iter
                 f"at most {MAX_ROW_BYTES} are expected; nothing of this checkpoint was stored"
             )
         key = _encode(name)
-        yield key, ROW_LAYOUT, zlib.crc32(row, zlib.crc32(key)), row
+        yield key, PLAIN, zlib.crc32(row, zlib.crc32(key)), row, None
+
+
+def _placed_rows(rows: Iterable[Placed], place: int) -> Iterator[tuple[bytes, int, int, bytes, int]]:
+    for stream, frame in rows:
+        if frame is not None:
+            key = _encode(stream)
+            yield key, ZSTD, zlib.crc32(frame, zlib.crc32(key)), frame, place
 
 
 def _lock(directory: Path) -> int:

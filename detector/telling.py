@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 from connectors.records import Alert
 
@@ -29,6 +30,10 @@ def rarity(score: float) -> str:
 
 def describe(alert: Alert) -> str:
     """Return one line: stream, since when, observed against expected, how unlikely."""
+    return printable(_described(alert))
+
+
+def _described(alert: Alert) -> str:
     if alert.status == "resolved":
         ended = moment(alert.ended_at or alert.started_at)
         return f"resolved {alert.stream}: calm again at {ended}, alerted since {moment(alert.started_at)}"
@@ -36,16 +41,50 @@ def describe(alert: Alert) -> str:
     shares = len(alert.contributions) > 1
     parts = []
     for name in leading:
-        lower, upper = number(alert.lower[name]), number(alert.upper[name])
         share = f" ({alert.contributions[name]:.0%})" if shares else ""
-        expected = f"expected {number(alert.expected[name])} [{lower} .. {upper}]"
-        parts.append(f"{name} {number(alert.observed[name])}, {expected}{share}")
+        parts.append(f"{name} {_against_expected(alert, name)}{share}")
     rest = len(alert.contributions) - len(leading)
     more = f"; {rest} more features" if rest > 0 else ""
     return (
         f"{alert.severity} alert: {alert.stream} at {moment(alert.started_at)}: {'; '.join(parts)}{more}; "
         f"{rarity(alert.score)}"
     )
+
+
+def printable(text: str) -> str:
+    """Return `text` with all that is not printable escaped, line feeds too: what others say must not forge a line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class TextLines(logging.Formatter):
+    """A line a message, for people; a traceback's lines follow it, indented, so that none looks like a message."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
+        """Return the message's line."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the base class's name
+        """Return the traceback."""
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
+
+
+def value(found: float | str | None) -> str:
+    """Return a number or a symbol for a reader."""
+    return number(found) if isinstance(found, float | int) else "nothing" if found is None else repr(found)
+
+
+def _against_expected(alert: Alert, name: str) -> str:
+    observed, expected = value(alert.observed[name]), value(alert.expected[name])
+    if name in alert.observed_probability:
+        p, expected_p = alert.observed_probability[name], alert.expected_probability[name]
+        return f"{observed} (probability {p:.2g}), expected {expected} ({expected_p:.2g})"
+    return f"{observed}, expected {expected} [{number(alert.lower[name])} .. {number(alert.upper[name])}]"
 
 
 class JsonLines(logging.Formatter):
@@ -61,14 +100,14 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        text = json.dumps(line, ensure_ascii=False)
+        return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def set_up_logging(level: str, form: str) -> None:
     """Send our own log to standard error; libraries speak up from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
-    plain = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
-    handler.setFormatter(JsonLines() if form == "json" else plain)
+    handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for package in ("connectors", "detector", "training"):
         logging.getLogger(package).setLevel(level.upper())

@@ -1,50 +1,67 @@
-"""What `longwatch train` does: refine a model on files, and put it into a registry if it proves itself.
+"""What `longwatch train` does: refine a model on history, and put it into a registry if it proves itself.
 
-All rows are read in order, through the same decoding, admission and inputs as the daemon's. Where the daemon learns
-from windows of 128 events, here the whole series are there: long windows at random places, the state carried on from
-chunk to chunk, and the last fifth of each series held back. Incidents are not left out: nobody has told them yet.
+Where the daemon learns from windows of 128 events, here the whole series are there: long windows at random places, the
+state carried on from chunk to chunk, and the last fifth of each series held back.
+
+Of several processes (torchrun), the first reads, judges, writes and prints (`train`); the others learn (`follow`).
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from connectors.decode import Decoder
 from connectors.files import FileSettings, FileSource
-from connectors.records import EventBatch
+from connectors.kafka_history import KafkaHistory
+from connectors.protocols import Source
 from detector.assembly import first_model
+from detector.diagnosis import Diagnosis
+from detector.picture import check_that_pictures_can_be_drawn
+from detector.recording import HELD_BACK, LEAST_EVENTS, TrainError, learnable, read_events
 from detector.settings import Settings
-from training.inputs import FRAME, INPUT_SIZE, NORMALISER, SETTLED, featurise, targets
-from training.model import HORIZONS, fingerprint
+from training.distributed import ALONE, Alone
+from training.model import fingerprint
 from training.registry import Registry
-from training.retrain import STILL, Outcome, Recipe, fine_tune
+from training.retrain import Outcome, Recipe, fine_tune
 from training.tbptt import Step
-from training.windows import VALUE, Recorded
-
-Int64 = NDArray[np.int64]
 
 SERIES = Recipe(window=512, chunk=128, warm_up=64, settle=160, passes=4, judge=32, least_groups=16, steps=1000)
-HELD_BACK = 0.2  # of each series, its end
-LEAST_EVENTS = 200  # of a feature: with fewer there is nothing to bring a state up and to judge it by
-MOST_OBSERVATIONS = 20_000_000  # 3 GB of memory
+__all__ = ["History", "Summary", "TrainError", "follow", "train", "train_files"]
+
+NAMED = 10  # files, where they are told
+TELL_EVERY = 10  # steps; a look at the clock and a new line cost little beside them
 
 
-class TrainError(Exception):
-    """The files cannot be trained on; the text says why and what to do."""
+class History(NamedTuple):
+    """What to train on."""
+
+    name: str  # what a person calls it
+    open: Callable[[Decoder], Source]
+
+    @classmethod
+    def of_files(cls, paths: Sequence[str]) -> History:
+        """Return what files hold."""
+        named = [*paths[:NAMED], *([f"{len(paths) - NAMED} more"] if len(paths) > NAMED else [])]
+        return cls(", ".join(named), lambda decoder: FileSource(FileSettings(paths=tuple(paths)), decoder))
+
+    @classmethod
+    def of_kafka(cls, settings: Settings) -> History:
+        """Return what the topics of kafka.topics (or topic_pattern) hold at the moment they are opened."""
+        kafka = settings.kafka
+        name = kafka.topic_pattern or ", ".join(kafka.topics)
+        return cls(f"{name} at {kafka.bootstrap_servers}", lambda _: KafkaHistory(kafka))
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What came of `train_files`."""
+    """What came of `train`."""
 
     outcome: Outcome
     parent: str  # version of the model that was refined
@@ -53,14 +70,19 @@ class Summary:
     events: int  # learnt from or held back
     dropped: int  # late and duplicate ones
     rejected: dict[str, int]  # records by reason
+    symbols: int  # observations that are no numbers, left out
     lanes: int
     lanes_used: int  # those that are long enough and move
+    diagnosis: Path | None = None  # the page, where one was asked for
 
     def __str__(self) -> str:
         """Return what a person wants to know, some lines."""
+        symbols = f", {self.symbols} symbols left out" if self.symbols else ""
         refused = "".join(f", {count} refused ({reason})" for reason, count in self.rejected.items())
-        lines = [f"{self.events} events{refused}, {self.dropped} late or twice; {self.lanes} features, of which "
-                 f"{self.lanes_used} have {LEAST_EVENTS} events and move"]  # fmt: skip
+        lines = [
+            f"{self.events} events{refused}{symbols}, {self.dropped} late or twice; "
+            f"{self.lanes} features, of which {self.lanes_used} have {LEAST_EVENTS} events and move"
+        ]
         if self.outcome.steps:
             lines.append(
                 f"loss on the held-back last {HELD_BACK:.0%}: {self.outcome.champion_loss:.4f} before, "
@@ -71,6 +93,8 @@ class Summary:
             lines.append(f"saved as {self.version} in {self.directory}; use it with model.directory")
         else:
             lines.append(f"nothing was saved; {self.parent} stays the better model")
+        if self.diagnosis:
+            lines.append(f"how it went: {self.diagnosis}")
         return "\n".join(lines)
 
 
@@ -82,144 +106,94 @@ def train_files(
     progress: bool = True,
     now: Callable[[], float] = time.time,
 ) -> Summary:
-    """Refine model.directory's latest model, or the prior, on files, and save the result into Registry(output).
+    """Train on files; see `train`. Raises FileError besides."""
+    return train(History.of_files(paths), output, settings, progress=progress, now=now)
 
-    progress: show bars where standard error is a terminal. now: Unix time, s.
-    Raises FileError, TrainError, ModelError and RegistryError.
+
+def train(
+    history: History,
+    output: str | Path,
+    settings: Settings,
+    *,
+    processes: Alone = ALONE,
+    progress: bool = True,
+    diagnosis: Path | None = None,
+    now: Callable[[], float] = time.time,
+) -> Summary:
+    """Refine model.directory's latest model, or the prior, on history, and save the result into Registry(output).
+
+    processes: who learns; by default this one, on the CPU. progress: show bars where standard error is a
+    terminal. diagnosis: HTML page to write. now: Unix time, s.
+    Raises TrainError, ModelError, RegistryError, PictureError and what opening the history raises.
     """
+    if diagnosis:
+        check_that_pictures_can_be_drawn()  # not after minutes of training
     torch.set_num_threads(1)  # more are slower at this size
-    hidden = None if progress else True
     champion = first_model(settings)
     parent = fingerprint(champion)
-    read = _read(paths, settings, hidden)
-    recorded, lanes = _recorded(read, settings)
+    decoder = Decoder(settings.decode)
+    events = read_events(history.open(decoder), decoder, history.name, progress=progress)
+    recording = learnable(events, settings, champion.horizons)
+    recorded = recording.recorded
     if not len(recorded.held):
         raise TrainError(
-            f"{', '.join(paths)}: none of {lanes} features has {LEAST_EVENTS} events in order and moves; "
+            f"{history.name}: none of {recording.lanes} features has {LEAST_EVENTS} events in order and moves; "
             "train on longer series"
         )
-    with tqdm(total=SERIES.steps, desc="training", unit="step", disable=hidden) as bar:
+    recipe = SERIES.stepped(settings.training.update_every)
+    steps: list[Step] = []
+    validations: list[tuple[int, float]] = []
+    began = time.perf_counter()
+    with tqdm(total=recipe.steps, desc="training", unit="step", disable=not progress or None) as bar:
 
         def on_step(step: Step) -> None:
+            steps.append(step)
             bar.update()
-            if step.number % 20 == 0:
-                bar.set_postfix(loss=f"{step.loss:.3f}")
+            if step.number % TELL_EVERY == 0:
+                rate = step.rows * processes.size / (time.perf_counter() - began)
+                bar.set_postfix_str(f"loss {step.loss:.3f}, {rate:,.0f} events/s", refresh=False)
 
-        outcome = fine_tune(champion, recorded, SERIES, settings.compute.seed, on_step=on_step)
+        outcome = fine_tune(
+            champion,
+            processes.received(recorded),
+            recipe,
+            settings.compute.seed,
+            learning=settings.training,
+            processes=processes,
+            on_step=on_step,
+            on_validation=lambda step, loss: validations.append((step, loss)),
+        )
     version = None
     if outcome.model is not None:
         version = Registry(output).save(outcome.model, outcome.about(now()))
-    return Summary(
+    summary = Summary(
         outcome=outcome,
         parent=parent,
         version=version,
         directory=Path(output),
-        events=read.kept,
-        dropped=sum(map(len, read.time)) - read.kept,
-        rejected=dict(read.rejected),
-        lanes=lanes,
+        events=recording.kept,
+        dropped=len(events) - recording.kept,
+        rejected=dict(events.rejected),
+        symbols=events.symbols,
+        lanes=recording.lanes,
         lanes_used=len(recorded.held),
+        diagnosis=diagnosis,
     )
+    if diagnosis:
+        Diagnosis(history.name, champion, recipe, settings, recording, steps, validations, outcome).write(
+            diagnosis, str(summary)
+        )
+    return summary
 
 
-@dataclass(slots=True)
-class _Read:
-    """What the files hold, a list of columns with one entry a batch; names are numbered over all of them."""
-
-    streams: dict[str, int] = field(default_factory=dict)
-    features: dict[str, int] = field(default_factory=dict)
-    stream: list[Int64] = field(default_factory=list)  # [events]
-    time: list[Int64] = field(default_factory=list)  # [events] ns
-    count: list[Int64] = field(default_factory=list)  # [events] observations
-    feature: list[Int64] = field(default_factory=list)  # [observations]
-    value: list[NDArray[np.float64]] = field(default_factory=list)  # [observations]
-    observations: int = 0
-    kept: int = 0  # events that were neither late nor duplicates
-    rejected: Counter[str] = field(default_factory=Counter)
-
-    def add(self, batch: EventBatch) -> None:
-        streams = np.array([self.streams.setdefault(name, len(self.streams)) for name in batch.streams], np.int64)
-        features = np.array([self.features.setdefault(name, len(self.features)) for name in batch.features], np.int64)
-        if len(batch):
-            self.stream.append(streams[batch.stream])
-            self.time.append(batch.time)
-            self.count.append(np.diff(batch.start))
-            self.feature.append(features[batch.feature])
-            self.value.append(batch.value)
-            self.observations += len(batch.value)
-
-
-def _read(paths: Sequence[str], settings: Settings, hidden: bool | None) -> _Read:
-    decoder = Decoder(settings.decode)
-    source = FileSource(FileSettings(paths=tuple(paths)), decoder)
-    read = _Read()
-    with tqdm(desc="reading", unit=" records", unit_scale=True, disable=hidden) as bar:
-        try:
-            while not source.finished():
-                raw = source.poll(1.0)
-                batch, rejected = decoder.decode(raw)
-                read.add(batch)
-                read.rejected.update(refusal.reason for refusal in rejected)
-                bar.update(len(raw))
-                if read.observations > MOST_OBSERVATIONS:
-                    raise TrainError(f"the files hold over {MOST_OBSERVATIONS} values: train on a part of them")
-        finally:
-            source.close()
-    if not read.observations:
-        raise TrainError(f"{', '.join(paths)}: no event could be read; refused: {dict(read.rejected) or 'none'}")
-    return read
-
-
-def _recorded(read: _Read, settings: Settings) -> tuple[Recorded, int]:
-    """Make inputs and targets of the lanes that are worth it; return also how many there were."""
-    stream, clock, count = (np.concatenate(column) for column in (read.stream, read.time, read.count))
-    kept = _admitted(stream, clock, settings)
-    read.kept = int(kept.sum())
-    kept_value = np.repeat(kept, count)
-    stream, clock = (np.repeat(column, count)[kept_value] for column in (stream, clock))  # [observations]
-    feature, value = np.concatenate(read.feature)[kept_value], np.concatenate(read.value)[kept_value]
-
-    names, lane = np.unique(stream * len(read.features) + feature, return_inverse=True)
-    order = np.argsort(lane, kind="stable")
-    lane, clock, value = lane[order], clock[order], value[order]
-    inputs, frames = np.empty((len(lane), INPUT_SIZE), np.float32), np.empty(len(lane), FRAME)
-    featurise(np.zeros(len(names), NORMALISER), lane, clock, value, 0, len(lane), inputs, frames)
-
-    edges = np.searchsorted(lane, np.arange(len(names) + 1))
-    parts = []
-    for number in range(len(names)):
-        rows = slice(int(edges[number]), int(edges[number + 1]))
-        if rows.stop - rows.start >= LEAST_EVENTS and inputs[rows, VALUE].std() > STILL:
-            target = np.empty((len(HORIZONS), rows.stop - rows.start), np.float32)
-            for h, horizon in enumerate(HORIZONS):
-                targets(value[rows], frames[rows], horizon, target[h])
-            parts.append((number, rows, target.T))
-    lengths = np.array([len(target) for _, _, target in parts], np.int64)
-    start = np.concatenate(([0], np.cumsum(lengths)))
-    if not parts:
-        none = np.zeros((0, len(HORIZONS)))
-        return Recorded(inputs[:0], none.astype(np.float32), none > 0, start, start[1:], start[1:]), len(names)
-    target = np.concatenate([target for _, _, target in parts])
-    known = np.isfinite(target)
-    known &= (np.arange(len(target)) - np.repeat(start[:-1], lengths) >= SETTLED)[:, None]
-    return Recorded(
-        np.concatenate([inputs[rows] for _, rows, _ in parts]),
-        np.nan_to_num(target),
-        known,
-        start,
-        start[1:] - (lengths * HELD_BACK).astype(np.int64),
-        names[[number for number, _, _ in parts]] // len(read.features),
-    ), len(names)
-
-
-def _admitted(stream: Int64, clock: Int64, settings: Settings) -> NDArray[np.bool_]:
-    """Return which events the engine would score, [events]: by default those later than all before in their stream."""
-    order = np.argsort(stream, kind="stable")
-    starts = np.flatnonzero(np.diff(stream[order], prepend=-1))
-    kept = np.ones(len(stream), np.bool_)
-    for rows in np.split(order, starts[1:]):
-        newest = np.maximum.accumulate(clock[rows])[:-1]
-        later, same = clock[rows[1:]] > newest, clock[rows[1:]] == newest
-        duplicates, late = settings.processing.duplicates == "score", settings.processing.late == "score"
-        kept[rows[1:]] = later | (same & duplicates) | (~later & ~same & late)
-    return kept
+def follow(settings: Settings, processes: Alone) -> None:
+    """Learn along with the first process, on a share of what it has read; it does the rest."""
+    torch.set_num_threads(1)
+    fine_tune(
+        first_model(settings),
+        processes.received(None),
+        SERIES,
+        settings.compute.seed,
+        learning=settings.training,
+        processes=processes,
+    )

@@ -27,7 +27,7 @@ class Event(NamedTuple):
 
     stream: str
     time: int  # ns
-    values: dict[str, float]
+    values: dict[str, float | str]  # text is a symbol
     offset: int = 0
     partition: Partition = PARTITION
 
@@ -41,6 +41,9 @@ def batch_of(events: Sequence[Event]) -> EventBatch:
     feature = [features.setdefault(name, len(features)) for e in events for name in e.values]
     partition = [partitions.setdefault(e.partition, len(partitions)) for e in events]
     time = np.array([e.time for e in events], np.int64)
+    values = [x for e in events for x in e.values.values()]
+    symbols: dict[str, int] = {}
+    symbol = [symbols.setdefault(x, len(symbols)) if isinstance(x, str) else -1 for x in values]
     return EventBatch(
         streams=list(streams),
         features=list(features),
@@ -52,7 +55,9 @@ def batch_of(events: Sequence[Event]) -> EventBatch:
         offset=np.array([e.offset for e in events], np.int64),
         start=np.cumsum([0] + [len(e.values) for e in events]).astype(np.int64),
         feature=np.array(feature, np.int32),
-        value=np.array([x for e in events for x in e.values.values()], np.float64),
+        value=np.array([np.nan if isinstance(x, str) else x for x in values], np.float64),
+        symbols=list(symbols),
+        symbol=np.array(symbol if symbols else [], np.int32),
     )
 
 

@@ -15,39 +15,55 @@ from pydantic import BaseModel, ConfigDict, Field
 class Learning(BaseModel):
     """What a training may vary; lengths that go with the data are the recipe's (`retrain.Recipe`)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
     optimiser: Literal["adam", "adamw", "rmsprop", "sgd"] = Field(
-        "adam", description="How a gradient becomes a step; adamw: weight decay apart from the gradient's scaling."
+        default="adam",
+        description="How a gradient becomes a step; adamw: weight decay apart from the gradient's scaling.",
     )
-    learning_rate: float = Field(5e-4, gt=0, le=10, description="Highest learning rate; sgd wants some 100 times more.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd: share of the last step that goes on; 0: none.")
+    learning_rate: float = Field(
+        default=5e-4, gt=0, le=10, description="Highest learning rate; sgd wants some 100 times more."
+    )
+    momentum: float = Field(
+        default=0.9, ge=0, lt=1, description="Of sgd: share of the last step that goes on; 0: none."
+    )
     schedule: Literal["constant", "cosine", "one_cycle"] = Field(
-        "cosine", description="How the learning rate goes on after the warm-up; cosine and one_cycle fall to nothing."
+        default="cosine",
+        description="How the learning rate goes on after the warm-up; cosine and one_cycle fall to nothing.",
     )
     warm_up: float = Field(
-        0.0, ge=0, lt=1, description="Share of the steps in which the learning rate rises; one_cycle takes 0 for 0.3."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the steps in which the learning rate rises; one_cycle takes 0 for 0.3.",
     )
-    weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty on weight matrices, not on biases.")
-    l1: float = Field(0.0, ge=0, le=1, description="L1 penalty on weight matrices, not on biases.")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="L2 penalty on weight matrices, not on biases.")
+    l1: float = Field(default=0.0, ge=0, le=1, description="L1 penalty on weight matrices, not on biases.")
     clip: Literal["norm", "value", "off"] = Field(
-        "norm", description="Against exploding gradients: their global L2 norm is limited, each element, or nothing."
+        default="norm",
+        description="Against exploding gradients: their global L2 norm is limited, each element, or nothing.",
     )
-    clip_limit: float = Field(1.0, gt=0, description="The limit that `clip` sets.")
-    update_every: int | None = Field(
-        None, ge=1, le=100_000, description="Rows between two steps (k1 of truncated BPTT); unset: 40, from files 128."
+    clip_limit: float = Field(default=1.0, gt=0, description="The limit that `clip` sets.")
+    update_every: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Rows between two steps (k1 of truncated BPTT); 0: 40, in `longwatch train` 128.",
     )
-    backpropagate: int | None = Field(
-        None, ge=1, le=100_000, description="Rows that a gradient flows back (k2); unset: as many as update_every."
+    backpropagate: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Rows that a gradient flows back (k2); 0: as many as between two steps.",
     )
     sampling: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         le=1,
         description="Share of rows that, at the end, show the network its own forecast in place of what was observed.",
     )
     sampling_rise: Literal["linear", "sigmoid"] = Field(
-        "linear", description="How that share rises from nothing over the training."
+        default="linear", description="How that share rises from nothing over the training."
     )
 
     @property

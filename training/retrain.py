@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.distributed import ALONE, Alone
+from training.distributed import ALONE, Alone, ProcessesError
 from training.history import SCALE, WINDOW
 from training.learning import Learning
 from training.model import Forecaster, fingerprint
@@ -70,6 +70,11 @@ class Recipe:
     def batches(self) -> int:
         """Batches of windows that make so many steps, or some more."""
         return math.ceil(self.steps / math.ceil(self.window / self.chunk))
+
+    def stepped(self, every: int) -> Recipe:
+        """Return this recipe with a step every so many rows (0: as it is), on as many batches, all steps counted."""
+        chunk = min(every or self.chunk, self.window)
+        return replace(self, chunk=chunk, steps=self.batches * math.ceil(self.window / chunk))
 
 
 RINGS = Recipe(
@@ -162,7 +167,10 @@ def fine_tune(
 
     processes: who learns; all must be given the same arguments, and only the first one's challenger is judged.
     on_validation: is told the loss on held-back time and the number of steps before it.
+    Raises ProcessesError for more processes than there are windows in a batch.
     """
+    if processes.size > BATCH:
+        raise ProcessesError(f"{processes.size} processes, but a batch has {BATCH} windows: start at most so many")
     rng = np.random.default_rng(seed)
     stopping, judging = _held_back(recorded, recipe, rng)
     groups, least = len(np.unique(judging.group)), recipe.least_groups // 2
@@ -172,11 +180,10 @@ def fine_tune(
 
     champion = copy.deepcopy(champion).cpu().eval()
     challenger = _Settled(champion).to(processes.device)
-    recipe = replace(recipe, chunk=min(learning.update_every or recipe.chunk, recipe.window))
-    most_steps = recipe.batches * math.ceil(recipe.window / recipe.chunk)
+    recipe = recipe.stepped(learning.update_every)
     optimiser = build_optimiser(learning, challenger)
     loss = ScheduledSampling(
-        learning.sampling, most_steps, learning.sampling_rise, seed, loss=processes.loss(challenger)
+        learning.sampling, recipe.steps, learning.sampling_rise, seed, loss=processes.loss(challenger)
     )
     steps: list[Step] = []
 
@@ -195,9 +202,9 @@ def fine_tune(
         _batches(recorded, recipe, challenger, rng, processes),
         optimiser,
         chunk=recipe.chunk,
-        backpropagate=learning.backpropagate,
+        backpropagate=learning.backpropagate or recipe.chunk,
         loss=loss,
-        schedule=build_schedule(learning, optimiser, most_steps),
+        schedule=build_schedule(learning, optimiser, recipe.steps),
         clip_norm=learning.clip_norm,
         clip_value=learning.clip_value,
         validate=validate,

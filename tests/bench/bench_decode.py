@@ -30,6 +30,11 @@ def default_four(number):
     return json.dumps({"stream": f"web-{number % STREAMS}", "timestamp": text_time(number), "values": values})
 
 
+def one_code(number):
+    name = f"web-{number % STREAMS}/log"
+    return json.dumps({"stream": name, "timestamp": text_time(number), "code": f"E{number % 29}"})
+
+
 def every_time_another(number):
     return json.dumps({"stream": f"web-{number % STREAMS}", "timestamp": START + number / 1e3, "value": number / 7})
 
@@ -56,6 +61,7 @@ def broken(number):
 CASES = {
     "default JSON, one value": (default_one, DecodeSettings()),
     "default JSON, four values": (default_four, DecodeSettings()),
+    "default JSON, a code": (one_code, DecodeSettings()),
     "default JSON, no time twice": (every_time_another, DecodeSettings()),
     "Telegraf JSON, two fields": (telegraf, DecodeSettings(stream="{tags.host}/{tags.cpu}", values="fields")),
     "prometheus-kafka-adapter": (prometheus, DecodeSettings(stream="{labels.instance}/{name}")),

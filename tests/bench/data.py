@@ -23,6 +23,7 @@ ORIGIN = {
     "smd": "https://github.com/NetManAIOps/OmniAnomaly (MIT)",
     "asd": "https://github.com/zhhlee/InterFusion (MIT)",
     "aiops": "https://github.com/NetManAIOps/KPI-Anomaly-Detection (MIT)",
+    "hdfs": "https://github.com/donglee-afar/logdeep (MIT), folder data/hdfs",
 }
 # SMD and ASD come without times: their steps are known, and a Monday at midnight is as good a start as any
 _STEP_SECONDS = {"smd": 60, "asd": 300}

@@ -35,13 +35,20 @@ def decode(*values, config=None, **more):
 
 
 def events(batch):
-    """Return a batch as [(stream, ns, {feature: value})]."""
+    """Return a batch as [(stream, ns, {feature: value})]; a symbol's value is text."""
+
+    def value_of(cell):
+        if batch.symbols and batch.symbol[cell] >= 0:
+            assert math.isnan(batch.value[cell])
+            return batch.symbols[batch.symbol[cell]]
+        return float(batch.value[cell])
+
     return [
         (
             batch.streams[batch.stream[row]],
             int(batch.time[row]),
             {
-                batch.features[batch.feature[cell]]: float(batch.value[cell])
+                batch.features[batch.feature[cell]]: value_of(cell)
                 for cell in range(batch.start[row], batch.start[row + 1])
             },
         )
@@ -273,7 +280,17 @@ def test_a_refused_event_leaves_nothing_behind():
         (b'{"stream": "a", "value": 1', "not_json"),
         (b'{"stream": "a", "value": 1} {"stream": "a"}', "not_json"),
         (b'\x00\x00\x00\x00\x07{"stream": "a", "value": 1}', "unsupported"),
-        (b'{"stream": "a", "code": "E5"}', "unsupported"),
+        (b'{"stream": "a", "code": 1.5}', "bad_code"),
+        (b'{"stream": "a", "code": true}', "bad_code"),
+        (b'{"stream": "a", "code": ["E5"]}', "bad_code"),
+        (b'{"stream": "a", "code": ""}', "bad_code"),
+        (b'{"stream": "a", "code": " \\t\\n"}', "bad_code"),
+        (b'{"stream": "a", "code": "E5\\u0007"}', "bad_code"),
+        (b'{"stream": "a", "code": "\\ud800"}', "bad_code"),
+        (b'{"stream": "a", "code": 1' + 100 * b"0" + b"}", "bad_code"),
+        (b'{"stream": "a", "code": "E5", "values": {"code": 1}}', "bad_code"),
+        (b'{"stream": "a", "code": "' + 1025 * b"E" + b'"}', "code_too_long"),
+        (b'{"stream": "a", "code": null}', "no_value"),
         (b"[1, 2]", "not_an_object"),
         (b"3", "not_an_object"),
         (b"null", "not_an_object"),
@@ -382,6 +399,65 @@ def test_a_csv_row_is_an_event_and_an_empty_cell_is_missing(row, event):
 
 
 @pytest.mark.parametrize(
+    ("record", "values"),
+    [
+        ({"code": "E5"}, {"code": "E5"}),
+        ({"code": 404}, {"code": "404"}),
+        ({"code": -(2**70)}, {"code": str(-(2**70))}),
+        ({"code": "Got <*> from <*>\n\tat <*>"}, {"code": "Got <*> from <*> at <*>"}),
+        ({"code": "two  blanks"}, {"code": "two  blanks"}),
+        ({"code": "\u00fcber \U0001f600"}, {"code": "\u00fcber \U0001f600"}),
+        ({"code": "E5", "value": 1.5}, {"value": 1.5, "code": "E5"}),
+        ({"code": "E5", "values": {"x": 1, "y": None}}, {"x": 1.0, "code": "E5"}),
+        ({"code": None, "value": 2.5}, {"value": 2.5}),
+    ],
+)
+def test_a_code_is_an_observation_of_the_feature_code(record, values):
+    assert one({"stream": "a", "timestamp": NOON, **record}) == ("a", NOON_NS, values)
+
+
+def test_a_symbol_is_one_whether_it_is_written_as_a_number_or_as_text():
+    batch, _ = decode(*({"stream": "a", "timestamp": NOON, "code": code} for code in (404, "404", "E5", 404)))
+    assert batch.symbols == ["404", "E5"]
+    assert batch.symbol.tolist() == [0, 0, 1, 0]
+
+
+def test_a_batch_without_symbols_carries_no_column_of_them():
+    for record in ({"value": 1.5}, {"value": "1.5"}, {"value": 1.5, "code": None}):
+        batch, _ = decode({"stream": "a", "timestamp": NOON, **record})
+        assert (batch.symbols, len(batch.symbol)) == ([], 0)
+
+
+def test_symbols_of_refused_events_leave_nothing_behind():
+    batch, rejected = decode(
+        {"stream": "a", "timestamp": "noon", "code": "bad"},
+        {"stream": "a", "timestamp": NOON, "code": "good", "value": 1},
+    )
+    assert len(rejected) == 1
+    assert batch.symbols == ["good"]
+    assert batch.symbol.tolist() == [-1, 0]
+
+
+def test_the_code_may_lie_anywhere_and_be_passed_over():
+    record = {"stream": "a", "timestamp": NOON, "log": {"template": "E5"}, "code": "no"}
+    assert one(record, config=DecodeSettings(code="log.template"))[2] == {"code": "E5"}
+    assert one({**record, "value": 1}, config=DecodeSettings(code="nowhere"))[2] == {"value": 1.0}
+    assert one({**record, "value": 1}, config=DecodeSettings(exclude_features=("code",)))[2] == {"value": 1.0}
+    assert reason({"stream": "a", "code": "E55"}, config=DecodeSettings(max_code_bytes=2)) == "code_too_long"
+
+
+def test_a_csv_column_of_codes_is_named_by_the_setting():
+    decoder = Decoder(DecodeSettings(code="level"))
+    layout = decoder.csv_layout(b"timestamp,level,ms,code")
+    assert layout == CsvLayout(4, 0, None, ((2, "ms"), (3, "code")), 1)
+    assert Decoder().csv_layout(b"timestamp,code") == CsvLayout(2, 0, None, (), 1)
+    rows = [b"5,ERROR,12,", b"6,,12,", b'7,"a,b",,']
+    batch, rejected = Decoder().decode(raw_batch(*rows, csv={0: layout}, received=-1))
+    assert rejected == []
+    assert [values for *_, values in events(batch)] == [{"ms": 12.0, "code": "ERROR"}, {"ms": 12.0}, {"code": "a,b"}]
+
+
+@pytest.mark.parametrize(
     ("row", "expected"),
     [
         (b"2025-11-20 12:00:00,a,1", "bad_row"),
@@ -470,7 +546,9 @@ def test_ten_thousand_made_records_are_each_decoded_or_refused(data):
         batch, rejected = Decoder(config).decode(batch_of)
         assert len(batch) + len(rejected) == len(rows)
         assert sorted(batch.offset.tolist() + [refusal.offset for refusal in rejected]) == raw.offset
-        assert np.isfinite(batch.value).all()
+        number = batch.symbol < 0 if batch.symbols else np.ones(len(batch.value), bool)
+        assert np.array_equal(np.isfinite(batch.value), number)
+        assert set(range(len(batch.symbols))) == set(batch.symbol[~number].tolist() if batch.symbols else [])
         assert set(range(len(batch.streams))) == set(batch.stream.tolist())
         assert set(range(len(batch.features))) == set(batch.feature.tolist())
         assert all(np.diff(batch.start) > 0)
@@ -500,7 +578,10 @@ PLAIN = st.fixed_dictionaries(
             st.integers(NOON - 100, NOON + 100), st.sampled_from(["2025-11-20T12:00:00Z", "2025-11-20", NOON + 0.5])
         ),
     },
-    optional={"values": st.dictionaries(st.sampled_from("xyz"), st.floats(-1e9, 1e9) | st.integers(), max_size=3)},
+    optional={
+        "values": st.dictionaries(st.sampled_from("xyz"), st.floats(-1e9, 1e9) | st.integers(), max_size=3),
+        "code": st.sampled_from(["E5", "E6", 7, "7", "a\tb"]),
+    },
 )
 NEARLY_PLAIN = st.sampled_from(
     [
@@ -513,6 +594,8 @@ NEARLY_PLAIN = st.sampled_from(
         {"stream": "bad\nname"},
         {"stream": 7},
         {"value": True},
+        {"code": 1.5},
+        {"code": "E5", "values": {"code": 1.0}},
     ]
 )
 
@@ -533,6 +616,7 @@ def test_plain_records_decode_at_once_as_they_do_one_by_one(plain, value, odd, r
     singly, refused_singly = decode(*records, b"{", received=received)
 
     assert events(at_once) == events(singly)
+    assert set(at_once.symbols) == set(singly.symbols)
     assert refused == refused_singly[:-1]
     for column in ("received", "partition", "offset"):
         assert getattr(at_once, column).tolist() == getattr(singly, column).tolist()

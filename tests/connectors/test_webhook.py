@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from pydantic import ValidationError
@@ -30,7 +31,8 @@ from pydantic import ValidationError
 from connectors.message import parse_secrets, sign, webhook_body, webhook_id
 from connectors.outbox import Message, NewMessage, Outbox, OutboxError
 from connectors.records import Alert
-from connectors.webhook import OUTBOX_FILE, WebhookSettings, WebhookSink, parse_url, retry_after_seconds
+from connectors.targets import parse_url
+from connectors.webhook import OUTBOX_FILE, WebhookSettings, WebhookSink, retry_after_seconds
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 NS = 1_000_000_000
@@ -157,6 +159,7 @@ def make_sink(tmp_path: Path, counts: Counts) -> Iterator[MakeSink]:
 
     def make(port: int, path: str = "/hook", scheme: str = "http", **settings: Any) -> WebhookSink:
         quick = {"retry_base_seconds": 0.02, "retry_cap_seconds": 0.2, "timeout_seconds": 5, "secret": SECRET}
+        quick["allowed_hosts"] = ("127.0.0.1",)
         sink = WebhookSink(
             WebhookSettings(url=f"{scheme}://127.0.0.1:{port}{path}", **(quick | settings)),
             tmp_path,
@@ -231,7 +234,10 @@ def test_the_password_in_a_url_is_sent_and_never_logged(
     caplog.set_level(logging.DEBUG)
     receiver.answer = lambda headers, body: (500, {})
     settings = WebhookSettings(
-        url=f"http://me:pa%20ss@127.0.0.1:{receiver.port}/T0KEN", secret=SECRET, retry_base_seconds=0.01
+        url=f"http://me:pa%20ss@127.0.0.1:{receiver.port}/T0KEN",
+        secret=SECRET,
+        retry_base_seconds=0.01,
+        allowed_hosts=("127.0.0.1",),
     )
     sink = WebhookSink(settings, tmp_path)
     sink.write([alert()])
@@ -242,6 +248,39 @@ def test_the_password_in_a_url_is_sent_and_never_logged(
     for hidden in ("pa%20ss", "pa ss", "T0KEN", SECRET):
         assert hidden not in caplog.text
         assert hidden not in repr(settings)
+
+
+def test_a_receiver_that_repeats_the_secret_does_not_bring_it_into_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Repeats(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            said = (
+                f"No route {self.path} or {unquote(self.path)} for {self.headers['authorization']}\r\n\x1b[2J"
+                + "." * 280
+            )
+            self.send_response(404)
+            self.end_headers()
+            self.wfile.write((said + self.path).encode())  # the second lies across the limit of what is logged
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Repeats)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    url = f"http://bot:hunter%20two@127.0.0.1:{server.server_port}/services/T0KEN%2Fabc/x?key=K3Y-k3y"
+    counts = Counts()
+    settings = WebhookSettings(url=url, allowed_hosts=("127.0.0.1",))
+    sink = WebhookSink(settings, tmp_path, on_delivery=counts.delivery)
+    sink.write([alert()])
+    until(lambda: counts.outcomes["failed"])
+    sink.close()
+    server.shutdown()
+    server.server_close()
+    assert "it answered 404 'No route ***" in caplog.text
+    for hidden in ("T0KEN", "K3Y", "hunter", base64.b64encode(b"bot:hunter two").decode(), "services/", "\x1b"):
+        assert hidden not in caplog.text
 
 
 def test_500_is_tried_again_with_the_same_id_and_a_timestamp_of_its_own(
@@ -438,7 +477,7 @@ import sys, time
 from pathlib import Path
 from connectors.webhook import WebhookSettings, WebhookSink
 from tests.connectors.test_webhook import SECRET, alert
-sink = WebhookSink(WebhookSettings(url=sys.argv[1], secret=SECRET), Path(sys.argv[2]))
+sink = WebhookSink(WebhookSettings(url=sys.argv[1], secret=SECRET, allowed_hosts=['127.0.0.1']), Path(sys.argv[2]))
 sink.write([alert(1), alert(1, "resolved")])
 sink.flush()
 print("written", flush=True)

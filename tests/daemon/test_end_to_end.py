@@ -108,6 +108,7 @@ def done(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
             "state.checkpoint_interval_seconds": 1,
             "webhook.url": receiver.url,
             "webhook.secret": SECRET,
+            "webhook.allowed_hosts": ["127.0.0.1"],
         }
         producer = open_producer(broker)
 

@@ -212,6 +212,7 @@ def test_a_topic_is_scored_as_if_nobody_had_killed_the_daemon_and_each_alert_has
             "training.enabled": False,
             "webhook.url": receiver.url,
             "webhook.secret": SECRET,
+            "webhook.allowed_hosts": ["127.0.0.1"],
         }
 
     rng = random.Random(2)

@@ -49,7 +49,7 @@ def watched(
 ) -> tuple[list[int], list[bool]]:
     """Watch a stream with these scores, an event every `step` ns; return changes and alerts."""
     s, v = np.zeros(1, STREAM), np.zeros(1, VERDICT)
-    s["single"], s["muted"], s["events"] = 0 if single else -1, muted, events
+    s["lanes"], s["muted"], s["events"] = 1 if single else 2, muted, events
     changes, alerts = [], []
     for k, (score, deviation) in enumerate(zip(scores, np.broadcast_to(deviations, len(scores)).tolist(), strict=True)):
         v["score"], v["threshold"], v["warming"] = score, THRESHOLD, warming
@@ -166,7 +166,7 @@ def test_a_stream_alerts_once_it_is_old_enough_for_what_its_threshold_claims() -
 
 def test_the_threshold_is_the_budget_at_the_streams_own_rate() -> None:
     single, many = np.zeros(1, STREAM), np.zeros(1, STREAM)
-    many["single"] = -1
+    single["lanes"], many["lanes"] = 1, 2
 
     def of(stream: np.ndarray, interval: float, per_week: float = 7.0, fixed: float = math.nan) -> float:
         return threshold_of(stream[0], interval, per_week, fixed)

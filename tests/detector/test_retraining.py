@@ -1,4 +1,4 @@
-"""Retraining beside the loop, the swap that follows it, and `longwatch train`."""
+"""Retraining beside the loop, and the swap that follows it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,19 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from connectors.decode import Decoder
-from connectors.files import FileError, FileSettings, FileSource
-from detector import train_command
-from detector.assembly import first_model
 from detector.engine import Engine
 from detector.retraining import NICENESS, STOP_SECONDS, Retrainer
-from detector.settings import Settings
-from detector.train_command import TrainError, train_files
+from detector.settings import TrainingSettings
 from tests.fleets import noise, odd_waves, rings
 from tests.streams import START, table
 from training import retrain as retraining
-from training.history import SCALE, WINDOW
 from training.model import Forecaster, fingerprint
 from training.prior import load_prior
-from training.registry import Registry
 from training.retrain import Outcome
 
 LANES = 64
@@ -103,6 +95,16 @@ def test_the_budget_ends_the_learning() -> None:
     retrainer = Retrainer(clock=lambda: float(next(ticks)))
     retrainer.start(load_prior(), rings(odd_waves(LANES, 200))[0], STREAM, 0, budget_seconds=10.0)
     assert outcome_of(retrainer).steps == 19
+
+
+@pytest.mark.usefixtures("quick")
+def test_it_learns_as_section_training_says(retrainer: Retrainer) -> None:
+    histories, _ = rings(odd_waves(LANES, 200))
+    hardly = TrainingSettings.model_validate({"learning_rate": 1e-12})
+    retrainer.start(load_prior(), histories, STREAM, 0, DEADLINE, hardly)
+    outcome = outcome_of(retrainer)
+    assert (outcome.outcome, outcome.steps > 0) == ("rejected", True)
+    assert outcome.validation_loss == pytest.approx(outcome.champion_loss, abs=1e-6)
 
 
 def test_only_one_retraining_runs_at_a_time_and_it_ends_within_two_seconds_when_told(retrainer: Retrainer) -> None:
@@ -199,104 +201,3 @@ def test_at_a_swap_no_lane_loses_its_state(tuned: Forecaster) -> None:
     assert far > 0.5, "states do not matter here: this test shows nothing"
     assert np.abs(primed - wanted).mean() < far / 5
     assert primed.mean() < wanted.mean() + 0.05 < bare.mean()
-
-
-# --- longwatch train --------------------------------------------------------------------------------------------------
-
-ROWS = 3000
-
-
-def write_csv(path: Path, value: np.ndarray, times: np.ndarray | None = None) -> str:
-    """Write a stream of one feature, value [rows]."""
-    times = np.arange(len(value)) * 60 + 1_700_000_000 if times is None else times
-    rows = "".join(f"{t},{x!r}\n" for t, x in zip(times.tolist(), value.tolist(), strict=True))
-    path.write_text("timestamp,value\n" + rows, encoding="utf-8")
-    return str(path)
-
-
-def settings(**sections: dict[str, object]) -> Settings:
-    return Settings.model_validate(sections)
-
-
-@pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_command, "SERIES", replace(train_command.SERIES, steps=60))
-    monkeypatch.setattr(retraining, "REPLAY_POOL", 32)
-    monkeypatch.setattr(retraining, "REPLAY_JUDGES", 32)
-    monkeypatch.setattr(retraining, "REPLAY_MARGIN", math.inf)
-
-
-@pytest.mark.usefixtures("short")
-def test_train_makes_a_model_that_the_next_start_begins_with(tmp_path: Path) -> None:
-    paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(3, ROWS))]
-    summary = train_files(paths, tmp_path / "models", settings(), progress=False, now=lambda: 5.0)
-    assert summary.version is not None, str(summary)
-    assert (summary.events, summary.dropped, summary.lanes, summary.lanes_used) == (3 * ROWS, 0, 3, 3)
-    assert summary.outcome.validation_loss < summary.outcome.champion_loss - 0.1
-    for text in (summary.version, f"{summary.outcome.champion_loss:.4f} before", "model.directory"):
-        assert text in str(summary)
-
-    registry = Registry(tmp_path / "models")
-    about = registry.about(summary.version)
-    assert (about.parent, about.trained_at) == (fingerprint(load_prior()), 5.0)
-    begun = settings(model={"directory": str(tmp_path / "models")})
-    assert fingerprint(first_model(begun)) == summary.version
-    again = train_files(paths, tmp_path / "models", begun, progress=False)
-    assert again.parent == summary.version
-
-
-@pytest.mark.usefixtures("short")
-def test_train_saves_nothing_that_did_not_prove_itself(tmp_path: Path) -> None:
-    path = write_csv(tmp_path / "noise.csv", noise(1, ROWS)[0])
-    summary = train_files([path], tmp_path / "models", settings(), progress=False)
-    assert (summary.outcome.outcome, summary.version) == ("rejected", None)
-    assert "nothing was saved" in str(summary)
-    assert not (tmp_path / "models").exists()
-
-
-def test_train_learns_from_the_very_inputs_that_the_engine_scores(tmp_path: Path) -> None:
-    """Two features, one of them missing now and then; late events and duplicates among them."""
-    rng = np.random.default_rng(0)
-    value = odd_waves(2, 600)
-    times = np.arange(600) * 60 + 1_700_000_000
-    times[rng.choice(600, 20, replace=False)] -= 120
-    times[101] = times[100]
-    lines = [
-        f"{t},web,{a!r},{'' if k % 7 == 3 else repr(b)}\n"
-        for k, (t, a, b) in enumerate(zip(times.tolist(), *value.tolist(), strict=True))
-    ]
-    path = tmp_path / "web.csv"
-    path.write_text("timestamp,stream,cpu,memory\n" + "".join(lines), encoding="utf-8")
-
-    read = train_command._read([str(path)], settings(), hidden=True)
-    recorded, lanes = train_command._recorded(read, settings())
-    engine, decoder = Engine(load_prior()), Decoder()
-    source = FileSource(FileSettings(paths=(str(path),)), decoder)
-    while not source.finished():
-        engine.step(decoder.decode(source.poll(1.0))[0])
-    histories, _ = engine.histories(10_000, 0)
-    assert lanes == len(histories) == 2
-    assert 0 < read.kept < 600
-    for lane in range(2):
-        count = int(histories["events"][lane])
-        assert recorded.start[lane + 1] - recorded.start[lane] == count
-        last = recorded.inputs[recorded.start[lane + 1] - WINDOW : recorded.start[lane + 1]]
-        ring = np.roll(histories["inputs"][lane], -(count % WINDOW), axis=0)
-        assert np.abs(last - ring / SCALE).max() < 1 / SCALE
-    assert recorded.held.tolist() == [
-        s + n - int(0.2 * n) for s, n in zip(recorded.start, np.diff(recorded.start), strict=False)
-    ]
-
-
-def test_train_says_what_is_wrong_with_the_files(tmp_path: Path) -> None:
-    short = write_csv(tmp_path / "short.csv", noise(1, 50)[0])
-    with pytest.raises(TrainError, match=r"short.csv: none of 1 features has 200 events"):
-        train_files([short], tmp_path / "models", settings(), progress=False)
-    flat = write_csv(tmp_path / "flat.csv", np.ones(500))
-    with pytest.raises(TrainError, match="moves"):
-        train_files([flat], tmp_path / "models", settings(), progress=False)
-    (tmp_path / "none.csv").write_text("timestamp,value\nx,1\n", encoding="utf-8")
-    with pytest.raises(TrainError, match=r"no event could be read; refused: .*bad_timestamp"):
-        train_files([str(tmp_path / "none.csv")], tmp_path / "models", settings(), progress=False)
-    with pytest.raises(FileError, match=r"missing.csv"):
-        train_files([str(tmp_path / "missing.csv")], tmp_path / "models", settings(), progress=False)

@@ -10,12 +10,24 @@ import sqlite3
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from detector.store import DATABASE, MAX_ROW_BYTES, DamagedRowError, SqliteStore, StateError, StateStore
+from connectors.changelog_records import compressed
+from connectors.records import Partition
+from detector.store import (
+    DATABASE,
+    MAX_ROW_BYTES,
+    DamagedRowError,
+    Place,
+    Placed,
+    SqliteStore,
+    StateError,
+    StateStore,
+)
 
 NAMES = [f"host-{i}/cpu" for i in range(50)]
 
@@ -324,7 +336,7 @@ def test_another_programs_database_is_refused_and_left_alone(directory: Path) ->
 def test_a_newer_longwatchs_store_is_refused_and_left_alone(directory: Path) -> None:
     SqliteStore(directory).close()
     alter(directory, "PRAGMA user_version = 7")
-    with pytest.raises(StateError, match="format 7, this longwatch reads up to 1"):
+    with pytest.raises(StateError, match="format 7, this longwatch reads up to 2"):
         SqliteStore(directory)
 
 
@@ -387,4 +399,90 @@ def test_a_save_costs_what_changed_not_what_exists(directory: Path) -> None:
     store = SqliteStore(directory)
     store.save(((f"stream-{i}", b"1" * 8192) for i in range(0, 10_000, 1000)), [], {})
     assert log.stat().st_size < 10 * 60_000  # ten rows and their pages, of 82 MB
+    store.close()
+
+
+# -- rows that belong to partitions ------------------------------------------------------------------------------------
+
+HERE, THERE = Partition("metrics", 0), Partition("metrics", 1)
+
+
+def placed(**rows: bytes | None) -> list[Placed]:
+    return [Placed(name, None if row is None else compressed(row)) for name, row in rows.items()]
+
+
+def test_rows_and_what_they_stand_for_are_saved_together(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    place = Place("topic-id", 17, 9, "longwatch-g-a")
+    store.save_placed({HERE: placed(a=b"1", b=b"2")}, {HERE: place}, {"offsets": []})
+    store.close()
+    store = SqliteStore(tmp_path)
+    assert store.places() == {HERE: place}
+    assert store.load(["a", "b"]) == [b"1", b"2"]
+    assert store.meta() == {"offsets": []}
+    assert store.held(HERE) == 2
+    store.close()
+
+
+def test_rows_of_partitions_that_are_not_ours_are_not_found(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.save_placed({HERE: placed(a=b"1")}, {HERE: Place("t", 1, 1)})
+    store.save_placed({THERE: placed(b=b"2")}, {THERE: Place("t", 1, 1)})
+    store.serve([THERE])
+    assert store.load(["a", "b"]) == [None, b"2"]
+    store.serve([HERE, THERE])
+    assert store.load(["a", "b"]) == [b"1", b"2"]
+    store.close()
+
+
+def test_a_stream_that_went_elsewhere_is_removed_only_from_where_it_was(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.save_placed({HERE: placed(a=b"1")}, {HERE: Place("t", 1, 1)})
+    store.save_placed({THERE: placed(a=b"2")}, {THERE: Place("t", 1, 1)})
+    store.save_placed({HERE: placed(a=None)}, {HERE: Place("t", 2, 1)})
+    assert store.load(["a"]) == [b"2"]
+    store.clear(THERE)
+    assert store.load(["a"]) == [None]
+    store.close()
+
+
+def test_what_is_followed_does_not_replace_what_is_served(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.serve([HERE])
+    store.save_placed({HERE: placed(a=b"mine")}, {HERE: Place("t", 1, 1)})
+    store.save_placed({THERE: placed(a=b"theirs", b=b"theirs")}, {THERE: Place("t", 1, 1)})
+    assert store.load(["a"]) == [b"mine"]
+    store.serve(None)
+    assert store.load(["b"]) == [b"theirs"]
+    store.close()
+
+
+def test_after_a_time_without_a_changelog_rows_belong_to_no_partition(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path)
+    store.save_placed({HERE: placed(a=b"1", b=b"2")}, {HERE: Place("t", 1, 1)})
+    store.clear(None)
+    assert store.load(["a", "b"]) == [b"1", b"2"]
+    assert store.unplaced() == ["a", "b"]
+    store.save_placed({HERE: placed(b=b"3")}, {HERE: Place("t", 1, 1)})
+    assert store.unplaced() == ["a"]
+    store.close()
+
+
+def test_a_store_of_the_former_format_is_taken_over(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / DATABASE)
+    row, key, document = b"former", b"a", '{"offsets": [["metrics", 0, 5]]}'
+    db.executescript(
+        "CREATE TABLE streams (name BLOB PRIMARY KEY, layout INTEGER NOT NULL, crc INTEGER NOT NULL,"
+        " row BLOB NOT NULL);"
+        "CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), crc INTEGER NOT NULL, document TEXT NOT NULL);"
+        "PRAGMA application_id = 0x6C6F6E67; PRAGMA user_version = 1;"
+    )
+    db.execute("INSERT INTO streams VALUES (?, 1, ?, ?)", (key, zlib.crc32(row, zlib.crc32(key)), row))
+    db.execute("INSERT INTO meta VALUES (1, ?, ?)", (zlib.crc32(document.encode()), document))
+    db.commit()
+    db.close()
+    store = SqliteStore(tmp_path)
+    assert store.load(["a"]) == [row]
+    assert store.meta() == {"offsets": [["metrics", 0, 5]]}
+    assert store.unplaced() == ["a"]
     store.close()

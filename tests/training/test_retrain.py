@@ -15,6 +15,7 @@ from training import retrain as retraining
 from training.history import WINDOW
 from training.horizons import HORIZONS
 from training.inputs import targets
+from training.learning import Learning
 from training.model import Forecaster, fingerprint
 from training.prior import load_prior, replay_set, tensors_of
 from training.retrain import HELD_BACK, LEAST_STREAMS, REPLAY_MARGIN, RINGS, Outcome, retrain
@@ -181,9 +182,9 @@ def test_what_the_prior_knew_is_not_given_up_for_it(promoted: Outcome) -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_challenger_that_forgets_is_rejected_however_well_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retraining, "REPLAY", 0.0)
-    monkeypatch.setattr(retraining, "RATE", 5e-3)
+    learning = Learning(learning_rate=5e-3)
     monkeypatch.setattr(retraining, "SHARES", (1.0,))
-    outcome = retrain(load_prior(), rings(odd_waves(LANES, ROWS))[0], STREAM, 0)
+    outcome = retrain(load_prior(), rings(odd_waves(LANES, ROWS))[0], STREAM, 0, learning=learning)
     assert outcome.validation_loss < outcome.champion_loss - 0.5
     assert (outcome.outcome, outcome.model) == ("rejected", None)
     assert "on synthetic series" in outcome.reason

@@ -1,0 +1,143 @@
+"""Alerts from the alert topic to a sink: what a transaction that was given up has written is never seen here.
+
+With exactly-once a worker's alert counts once its transaction is committed. So the webhook is not fed by the engine but
+from the topic, by a consumer group of its own whose members are the workers: each alert goes to one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Collection
+
+import msgspec
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaError, NoOffsetForPartitionError
+
+from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect
+from connectors.kafka_reader import ANSWER_MS, BOOTSTRAP_MS
+from connectors.protocols import AlertSink
+from connectors.records import Alert
+from connectors.timestamps import parse_time
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 300
+# A new group begins with the alerts since the worker's start, and a little before: clocks differ, and another worker
+# may have written some. What was delivered before by this outbox is known there by its id.
+BEFORE_START_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+STOP_SECONDS = 2.0
+
+
+def alert_of(value: bytes) -> Alert:
+    """Return the alert in a record of the alert topic; ValueError where there is none."""
+    try:
+        record = msgspec.json.decode(value)
+        record["started_at"] = parse_time(record["started_at"])
+        record["ended_at"] = None if record["ended_at"] is None else parse_time(record["ended_at"])
+        return Alert(**record)
+    except (msgspec.MsgspecError, TypeError, KeyError) as error:
+        raise ValueError(f"no alert of longwatch: {error}") from error
+
+
+class AlertFeed(threading.Thread):
+    """Hands committed alerts to `sink`, and then commits how far it has come: after a crash some may come again.
+
+    `failure` is what ended the thread, None while it goes on.
+    """
+
+    def __init__(self, settings: KafkaSettings, sink: AlertSink) -> None:
+        super().__init__(name="alert-feed", daemon=True)
+        self._settings, self._sink = settings, sink
+        self._group = f"{settings.group_id}-webhook"
+        self._since_ms = round((time.time() - BEFORE_START_SECONDS) * 1000)
+        self._stopping = threading.Event()
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Feed until stopped; waits for brokers that are away."""
+        while not self._stopping.is_set():
+            try:
+                consumer = connect(self._settings, self._make_consumer, self._stopping)
+                if consumer is None:
+                    return
+                try:
+                    consumer.subscribe(topics=[self._settings.alerts_topic])
+                    while not self._stopping.is_set():
+                        self._feed(consumer)
+                finally:
+                    with contextlib.suppress(KafkaError):
+                        consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
+            except KafkaError as error:
+                log.warning("reading alerts for the webhook failed, trying again: %s: %s", type(error).__name__, error)
+                self._stopping.wait(RETRY_SECONDS)
+            except BaseException as error:  # noqa: BLE001 - the daemon's thread raises it
+                self.failure = error
+                return
+
+    def check(self) -> None:
+        """Raise what ended the thread, if anything has."""
+        if self.failure is not None:
+            raise self.failure
+
+    def close(self) -> None:
+        """End the thread, within about STOP_SECONDS, and the sink."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join(STOP_SECONDS)
+        self._sink.close()
+
+    def _feed(self, consumer: KafkaConsumer) -> None:
+        try:
+            polled = consumer.poll(timeout_ms=POLL_MS)
+        except NoOffsetForPartitionError as error:
+            self._begin(consumer, error.args[0])
+            return
+        if not polled:
+            return
+        alerts: list[Alert] = []
+        for partition, records in polled.items():
+            for record in records:
+                try:
+                    alerts.append(alert_of(record.value or b""))
+                except ValueError as error:
+                    log.warning("%s/%d, offset %d: not sent: %s", *partition, record.offset, error)
+        self._sink.write(alerts)  # durable when it returns
+        reached = {p: OffsetAndMetadata(records[-1].offset + 1, "", -1) for p, records in polled.items()}
+        try:
+            consumer.commit(reached, timeout_ms=ANSWER_MS)
+        except KafkaError as error:
+            log.debug("offsets of group %s were not committed (%s): some alerts may come again", self._group, error)
+
+    def _begin(self, consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> None:
+        """Place partitions for which the group has committed nothing, and commit that for all its members."""
+        found = consumer.offsets_for_times(dict.fromkeys(partitions, self._since_ms))
+        ends = consumer.end_offsets(list(partitions), timeout_ms=ANSWER_MS)
+        begin = {p: ends[p] if found.get(p) is None else min(found[p].offset, ends[p]) for p in partitions}
+        for partition, offset in begin.items():
+            consumer.seek(partition, offset)
+        consumer.commit({p: OffsetAndMetadata(at, "", -1) for p, at in begin.items()}, timeout_ms=ANSWER_MS)
+
+    def _make_consumer(self) -> KafkaConsumer:
+        settings = self._settings
+        instance = f"{settings.group_instance_id}-webhook" if settings.group_instance_id else None
+        try:
+            return KafkaConsumer(
+                **settings.client_options(),
+                group_id=self._group,
+                group_instance_id=instance,
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                session_timeout_ms=round(settings.session_timeout_seconds * 1000),
+                heartbeat_interval_ms=round(settings.session_timeout_seconds * 1000 / 4),
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                bootstrap_timeout_ms=BOOTSTRAP_MS,
+                metrics_enabled=False,
+            )
+        except ValueError as error:
+            raise KafkaConnectorError(f"kafka-python refuses the settings: {error}") from None
