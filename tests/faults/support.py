@@ -1,0 +1,211 @@
+"""What the tests of faults share: workers of one group, a producer that goes on meanwhile, and what came of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+
+from tests.brokers import Broker
+from tests.daemon.support import (
+    PATIENCE,
+    SECRET,
+    Fleet,
+    Longwatch,
+    Receiver,
+    Record,
+    alerts_by_id,
+    by_place,
+    difference,
+    open_producer,
+    until,
+)
+
+PARTITIONS = 4
+
+
+def committed(broker: Broker, topic: str, partitions: int = 1) -> list[ConsumerRecord]:
+    """Return what a reader with read_committed sees of a topic, from its beginning to its end as of now."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=broker.bootstrap,
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        max_poll_records=5_000,
+    )
+    try:
+        wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
+        consumer.assign(wanted)
+        consumer.seek_to_beginning()
+        ends = consumer.end_offsets(wanted)
+        records: list[ConsumerRecord] = []
+        deadline = time.monotonic() + PATIENCE
+        while any(consumer.position(partition) < end for partition, end in ends.items()):
+            assert time.monotonic() < deadline, f"{topic}: {len(records)} records read of {ends}"
+            for batch in consumer.poll(500).values():
+                records += batch
+        return records
+    finally:
+        consumer.close()
+
+
+def decoded(records: Sequence[ConsumerRecord]) -> list[Record]:
+    """Return the records' JSON."""
+    return [msgspec.json.decode(record.value) for record in records]
+
+
+class Topics:
+    """The topics of one test, and the settings of its workers."""
+
+    def __init__(self, broker: Broker, folder: Path, name: str, receiver: Receiver | None = None) -> None:
+        self.broker, self.folder, self.name, self.receiver = broker, folder, name, receiver
+        self.events = broker.create_topic(f"events-{name}", PARTITIONS)
+        self.scores = broker.create_topic(f"scores-{name}", 2)
+        self.alerts = broker.create_topic(f"alerts-{name}", 2)
+        self.changelog = f"group-{name}-{self.events}-changelog"
+
+    def settings(self, worker: str, **more: Any) -> dict[str, Any]:
+        """Return a worker's settings; its state directory is its own."""
+        hook = {}
+        if self.receiver is not None:
+            hook = {
+                "webhook.url": self.receiver.url,
+                "webhook.secret": SECRET,
+                "webhook.allowed_hosts": ["127.0.0.1"],
+                "webhook.retry_base_seconds": 0.2,
+            }
+        return {
+            "kafka.bootstrap_servers": self.broker.bootstrap,
+            "kafka.topics": [self.events],
+            "kafka.group_id": f"group-{self.name}",
+            "kafka.session_timeout_seconds": 6,
+            "kafka.scores_topic": self.scores,
+            "kafka.alerts_topic": self.alerts,
+            "kafka.dead_letter_topic": "",
+            "kafka.transaction_timeout_seconds": 15,
+            "state.directory": str(self.folder / f"{self.name}-{worker}"),
+            "state.checkpoint_interval_seconds": 0.5,
+            "processing.guarantee": "exactly_once",
+            "training.enabled": False,
+            "compute.threads": 1,
+            **hook,
+            **{name.replace("__", "."): value for name, value in more.items()},
+        }
+
+    def worker(self, name: str, **more: Any) -> Longwatch:
+        """Start a worker."""
+        return Longwatch(self.folder, self.settings(name, **more))
+
+    def scored(self) -> list[Record]:
+        """Return the committed scores."""
+        return decoded(committed(self.broker, self.scores, 2))
+
+    def alerted(self) -> list[Record]:
+        """Return the committed alerts."""
+        return decoded(committed(self.broker, self.alerts, 2))
+
+
+class Stream:
+    """Writes a fleet's events to the topic, a stream always to the same partition, as far as `until` lets it."""
+
+    def __init__(self, topics: Topics, fleet: Fleet) -> None:
+        self.total = fleet.rows * len(fleet.names)
+        self._topics, self._fleet = topics, fleet
+        self._target = 0
+        self._wake, self._stop = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.written = 0
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop = True
+        self._wake.set()
+        self._thread.join(PATIENCE)
+
+    def until(self, events: float) -> None:
+        """Let it write until the topic holds so many; returns at once."""
+        self._target = min(round(events), self.total)
+        self._wake.set()
+
+    def finish(self) -> None:
+        """Return when the topic holds all events."""
+        self.until(self.total)
+        until(lambda: self.written == self.total, "all events are written")
+
+    def _run(self) -> None:
+        producer = open_producer(self._topics.broker)
+        for number, (stream, record) in enumerate(self._fleet.records()):
+            while number >= self._target:
+                producer.flush(timeout=PATIENCE)
+                self.written = number
+                self._wake.wait(0.05)
+                self._wake.clear()
+                if self._stop:
+                    producer.close(timeout=5)
+                    return
+            key = self._fleet.names[stream].encode()
+            producer.send(self._topics.events, record, key, partition=stream % PARTITIONS)
+        producer.flush(timeout=PATIENCE)
+        self.written = self.total
+        producer.close(timeout=10)
+
+
+def scored_events(topics: Topics) -> int:
+    """Return how many events of the group have been committed: what its offsets say."""
+    consumer = KafkaConsumer(bootstrap_servers=topics.broker.bootstrap, group_id=f"group-{topics.name}")
+    try:
+        found = [consumer.committed(TopicPartition(topics.events, number)) for number in range(PARTITIONS)]
+        return sum(offset or 0 for offset in found)
+    finally:
+        consumer.close(autocommit=False)
+
+
+def assert_once(found: Sequence[Record], expected: Sequence[Record]) -> None:
+    """Check that each event has one score, and that it is the one it should have."""
+    places, wanted = by_place(found), by_place(expected)
+    twice = [place for place, records in places.items() if len(records) > 1]
+    assert not twice, f"{len(twice)} events were scored more than once, the first {min(twice)}"
+    missing = sorted(wanted.keys() - places.keys())
+    assert not missing, f"{len(missing)} events were never scored, the first {missing[0]}"
+    assert places.keys() == wanted.keys()
+    for place, (record,) in places.items():
+        assert not (told := difference(record, wanted[place][0])), f"{place}: {told}"
+
+
+def assert_same_alerts(found: Sequence[Record], expected: Sequence[Record]) -> None:
+    """Check that the same alerts were told, each once."""
+    mine, wanted = alerts_by_id(found), alerts_by_id(expected)
+    assert len(mine) == len(found), "each alert is told once"
+    assert mine.keys() == wanted.keys()
+    for name, record in mine.items():
+        assert not (told := difference(record, wanted[name])), f"{name}: {told}"
+
+
+def undisturbed(topics: Topics, folder: Path, events: int) -> tuple[list[Record], list[Record]]:
+    """Return scores and alerts of one worker that nobody disturbs, on the same events."""
+    scores, alerts = folder / "undisturbed-scores.jsonl", folder / "undisturbed-alerts.jsonl"
+    settings = {
+        "kafka.bootstrap_servers": topics.broker.bootstrap,
+        "kafka.topics": [topics.events],
+        "kafka.group_id": f"undisturbed-{topics.name}",
+        "kafka.alerts_topic": "",
+        "kafka.dead_letter_topic": "",
+        "state.directory": str(folder / "undisturbed"),
+        "training.enabled": False,
+        "output.scores_file": str(scores),
+        "output.alerts_file": str(alerts),
+    }
+    with Longwatch(folder, settings) as daemon:
+        daemon.work_until(lambda found: found("events_scored_total") == events, "all events", seconds=600)
+        assert daemon.terminate()[0] == 0
+    return [msgspec.json.decode(line) for line in scores.read_bytes().splitlines()], [
+        msgspec.json.decode(line) for line in alerts.read_bytes().splitlines()
+    ]

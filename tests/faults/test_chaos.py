@@ -1,0 +1,160 @@
+"""Three workers that are killed, stopped and started again while events come: each event is scored once, and rightly.
+
+The long form, `LONGWATCH_FAULTS=1 pytest tests/faults -m faults`, has 200,000 events and 100 kills.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import Broker
+from tests.daemon.support import EndedError, Longwatch, Receiver, make_fleet, until
+from tests.faults.support import (
+    Stream,
+    Topics,
+    assert_once,
+    assert_same_alerts,
+    scored_events,
+    undisturbed,
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    streams: int
+    rows: int
+    kills: int
+    burst: int  # of these in quick succession, once in the middle
+    rejoins: int  # times that a worker stops in order and comes back later
+    patience: float  # s, for the last events
+
+
+SHORT = Size(streams=12, rows=500, kills=3, burst=2, rejoins=1, patience=90.0)
+LONG = Size(streams=40, rows=5_000, kills=100, burst=20, rejoins=12, patience=300.0)
+
+
+class Workers:
+    """Three workers of one group; the third is no static member, so it leaves at once when it stops."""
+
+    def __init__(self, topics: Topics, rng: random.Random) -> None:
+        self._topics, self._rng = topics, rng
+        self.running: dict[str, Longwatch] = {}
+
+    def start(self, name: str) -> None:
+        static = {"kafka__group_instance_id": name} if name != "c" else {}
+        self.running[name] = self._topics.worker(name, **static)
+
+    def kill(self, name: str) -> None:
+        worker = self.running.pop(name)
+        self._check(name, worker)
+        worker.kill()
+        self.start(name)
+
+    def leave(self, name: str) -> None:
+        worker = self.running.pop(name)
+        self._check(name, worker)
+        worker.line("running on")  # before, a signal ends it at once
+        with contextlib.suppress(EndedError):
+            assert worker.terminate()[0] == 0, worker.log[-3000:]
+
+    def _check(self, name: str, worker: Longwatch) -> None:
+        if worker.process.poll() is not None:
+            worker.fail(f"worker {name} ended by itself with {worker.process.returncode}")
+
+    def stop(self) -> None:
+        for name in list(self.running):
+            self.leave(name)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.running.values():
+            if worker.process.poll() is None:
+                worker.kill()
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(180)
+def test_no_event_is_lost_or_scored_twice_whatever_is_killed(
+    tmp_path: Path, apache: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chaos(SHORT, tmp_path, apache, capsys)
+
+
+@pytest.mark.kafka
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_no_event_of_200_000_is_lost_or_scored_twice_in_100_kills(
+    tmp_path: Path, apache: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chaos(LONG, tmp_path, apache, capsys)
+
+
+def chaos(size: Size, folder: Path, broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = random.Random(11)
+    fleet = make_fleet(streams=size.streams, rows=size.rows, seed=7)
+    began = time.monotonic()
+    with Receiver() as receiver:
+        topics = Topics(broker, folder, uuid.uuid4().hex[:8], receiver)
+        deeds = ["kill"] * (size.kills - size.burst) + ["rejoin"] * size.rejoins
+        rng.shuffle(deeds)
+        deeds[len(deeds) // 2 : len(deeds) // 2] = ["burst"] * size.burst
+        with Stream(topics, fleet) as stream, Workers(topics, rng) as workers:
+            for name in "abc":
+                workers.start(name)
+            stream.until(stream.total * 0.1)
+            until(lambda: scored_events(topics) > 0, "a first commit", seconds=90)
+            for number, deed in enumerate(deeds, 1):
+                stream.until(stream.total * (0.1 + 0.85 * number / len(deeds)))
+                name = rng.choice(sorted(workers.running))
+                if deed == "rejoin":
+                    workers.leave(name)
+                    time.sleep(rng.uniform(0, 4 if size is LONG else 1))
+                    workers.start(name)
+                else:
+                    workers.kill(name)
+                # a start takes some seconds: long pauses kill workers that score, short ones such as just begin
+                pauses = [0.5, 2.0, 6.0, 12.0] if size is LONG else [0.5, 2.0]
+                time.sleep(rng.uniform(0.1, 1.0) if deed == "burst" else rng.choice(pauses))
+            stream.finish()
+            done(topics, stream.total, size.patience, workers)
+            told = topics.alerted()
+            wanted = {f"{alert['id']}-{alert['status']}" for alert in told}
+            until(lambda: wanted <= set(receiver.ids), "every alert is delivered")
+            workers.stop()
+        delivered = list(receiver.taken)
+        assert not receiver.refused
+    took = time.monotonic() - began
+    found, told = topics.scored(), topics.alerted()  # once more: nobody writes now
+    expected, alerts = undisturbed(topics, folder, stream.total)
+    assert_once(found, expected)
+    assert_same_alerts(told, alerts)
+    assert {d.id for d in delivered} == {f"{a['id']}-{a['status']}" for a in alerts}, "webhooks, by id"
+    again = len(delivered) - len({d.id for d in delivered})
+    with capsys.disabled():
+        print(
+            f"\n  {size.kills} kills ({size.burst} of them in a burst), {size.rejoins} leaves and joins, {took:.0f} s:"
+            f" {len(found)} events scored once each, 0 lost, 0 twice; {len(told)} alerts told once each,"
+            f" {again} delivered again under the same id"
+        )
+
+
+def done(topics: Topics, events: int, seconds: float, workers: Workers) -> None:
+    """Wait until everything is committed; a worker that has ended by itself fails the test."""
+    deadline = time.monotonic() + seconds
+    while (count := scored_events(topics)) < events:
+        for name, worker in workers.running.items():
+            if worker.process.poll() is not None:
+                worker.fail(f"worker {name} ended by itself with {worker.process.returncode}")
+        if time.monotonic() > deadline:
+            tails = "\n".join(f"--- {n}\n" + "\n".join(w.log.splitlines()[-12:]) for n, w in workers.running.items())
+            pytest.fail(f"{count} of {events} events committed after {seconds:.0f} s\n{tails}")
+        time.sleep(0.3)

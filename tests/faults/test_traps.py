@@ -1,0 +1,210 @@
+"""What others fell into, with the daemon as a process: each ends in a defined way, and none in silence."""
+
+from __future__ import annotations
+
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import NewTopic
+
+from connectors.changelog_records import state_key
+from connectors.kafka_client import KafkaSettings
+from connectors.kafka_transactions import TransactionalWriter, end_transaction_of
+from tests.brokers import Broker
+from tests.daemon.support import Receiver, make_fleet, open_producer, until
+from tests.faults.support import PARTITIONS, Stream, Topics, assert_once, scored_events, undisturbed
+
+pytestmark = pytest.mark.kafka
+
+FLEET = make_fleet(streams=8, rows=150, seed=3)
+EVENTS = 8 * 150
+
+
+@pytest.fixture
+def topics(apache: Broker, tmp_path: Path) -> Topics:
+    return Topics(apache, tmp_path, uuid.uuid4().hex[:8])
+
+
+@pytest.fixture
+def admin(apache: Broker) -> Iterator[KafkaAdminClient]:
+    found = KafkaAdminClient(bootstrap_servers=apache.bootstrap)
+    yield found
+    found.close()
+
+
+def all_committed(topics: Topics, events: int = EVENTS, seconds: float = 60.0) -> None:
+    until(lambda: scored_events(topics) >= events, f"{events} events are committed", seconds=seconds, every=0.2)
+
+
+def test_a_worker_that_slept_through_its_eviction_writes_nothing_twice(topics: Topics, tmp_path: Path) -> None:
+    with Receiver() as receiver, Stream(topics, FLEET) as stream:
+        topics.receiver = receiver
+        with topics.worker("a") as sleeper:
+            stream.until(EVENTS / 3)
+            all_committed(topics, EVENTS // 3)
+            stream.until(EVENTS / 2)
+            sleeper.work_until(
+                lambda found: found("events_scored_total") > EVENTS / 3, "more events, not yet committed"
+            )
+            sleeper.process.send_signal(signal.SIGSTOP)
+            with topics.worker("b") as other:
+                stream.finish()
+                all_committed(topics)
+                sleeper.process.send_signal(signal.SIGCONT)
+                sleeper.line("going back to the last commit|Partitions lost|Partitions revoked")
+                sleeper.line("running on")
+                time.sleep(2.0)  # whatever it may still write
+                assert other.terminate()[0] == 0
+            assert sleeper.process.poll() is None, "it goes on as a member of the group"
+            assert sleeper.terminate()[0] == 0
+    expected, alerts = undisturbed(topics, tmp_path, EVENTS)
+    assert_once(topics.scored(), expected)
+    assert {d.id for d in receiver.taken} == {f"{a['id']}-{a['status']}" for a in alerts}
+
+
+def test_two_workers_with_one_transactional_id_do_not_both_commit(topics: Topics, tmp_path: Path) -> None:
+    with Stream(topics, FLEET) as stream, topics.worker("a", kafka__group_instance_id="one") as worker:
+        stream.until(EVENTS / 2)
+        all_committed(topics, EVENTS // 2)
+        settings = KafkaSettings(bootstrap_servers=topics.broker.bootstrap, transaction_timeout_seconds=15)
+        zombie = TransactionalWriter(settings, f"longwatch-group-{topics.name}-one")
+        zombie.send(topics.scores, None, b"{}")  # fences the worker, and is never committed
+        zombie.flush()
+        stream.finish()
+        worker.line("going back to the last commit: the transaction was ended by the broker")
+        all_committed(topics)
+        zombie.close()
+        assert worker.terminate()[0] == 0
+        assert worker.log.count("Traceback") == 0
+    expected, _ = undisturbed(topics, tmp_path, EVENTS)
+    assert_once(topics.scored(), expected)
+
+
+def test_what_retention_has_deleted_is_told_and_passed_over(topics: Topics, admin: KafkaAdminClient) -> None:
+    with Stream(topics, FLEET) as stream:
+        stream.until(EVENTS / 3)
+        with topics.worker("a") as worker:
+            all_committed(topics, EVENTS // 3)
+            assert worker.terminate()[0] == 0
+        stream.until(EVENTS * 2 / 3)
+        until(lambda: stream.written == EVENTS * 2 // 3, "two thirds are written")
+        reached = EVENTS * 2 // 3 // PARTITIONS
+        admin.delete_records({TopicPartition(topics.events, number): reached for number in range(PARTITIONS)})
+        with topics.worker("a") as worker:
+            stream.finish()
+            worker.line(rf"offset {EVENTS // 3 // PARTITIONS} is out of range, the broker holds {reached} to")
+            all_committed(topics)
+            assert worker.terminate()[0] == 0
+    assert len(topics.scored()) == EVENTS * 2 // 3
+
+
+def test_a_topic_that_was_made_anew_is_told_and_read_on(topics: Topics, admin: KafkaAdminClient) -> None:
+    with Stream(topics, FLEET) as stream, topics.worker("a") as worker:
+        stream.finish()
+        all_committed(topics)
+        assert worker.terminate()[0] == 0
+    admin.delete_topics([topics.events])
+    until(lambda: topics.events not in admin.list_topics(), "the topic is gone")
+    admin.create_topics([NewTopic(topics.events, PARTITIONS, 1)])
+    admin.wait_for_topics([topics.events])
+    with topics.worker("a") as worker:
+        worker.line(r"is out of range, the broker holds 0 to \d+ \(was the topic deleted and made anew\?\)")
+        before = len(topics.scored())
+        producer = open_producer(topics.broker)
+        for row in range(20):
+            producer.send(topics.events, FLEET.record(row, 0).replace(b"host-00", b"new-00"), b"k", partition=0)
+        producer.close()
+        until(lambda: len(topics.scored()) > before, "new events are scored", every=0.3)
+        assert worker.terminate()[0] == 0
+
+
+def test_a_topic_that_gets_more_partitions_is_read_on_in_all_of_them(topics: Topics, admin: KafkaAdminClient) -> None:
+    with Stream(topics, FLEET) as stream, topics.worker("a") as worker:
+        stream.until(EVENTS / 2)
+        all_committed(topics, EVENTS // 2)
+        admin.create_partitions({topics.events: PARTITIONS + 1})
+        assert worker.terminate()[0] == 0
+        with topics.worker("a") as again:
+            again.line(rf"topic {topics.events} has 5 partitions now, 4 before")
+            stream.finish()
+            producer = open_producer(topics.broker)
+            producer.send(topics.events, FLEET.record(0, 0).replace(b"host-00", b"new-00"), b"k", partition=PARTITIONS)
+            producer.close()
+            all_committed(topics)
+            until(lambda: len(topics.scored()) == EVENTS + 1, "the new partition's event is scored", every=0.3)
+            assert again.terminate()[0] == 0
+
+
+def test_a_second_daemon_with_the_same_state_directory_is_refused_in_one_line(topics: Topics) -> None:
+    with topics.worker("a") as worker:
+        worker.line("running on")
+        with topics.worker("a") as second:
+            assert second.wait() == 1
+            assert f"is in use by another longwatch, process id {worker.process.pid}: stop it, or give" in second.log
+            assert "Traceback" not in second.log
+
+
+def test_a_daemon_that_is_alive_but_cannot_process_fails_its_liveness(topics: Topics) -> None:
+    """A transaction that never ends, of a worker nobody knows: its states cannot be restored before."""
+    with Stream(topics, FLEET) as stream:
+        stream.until(EVENTS / 2)
+        with topics.worker("a") as worker:
+            all_committed(topics, EVENTS // 2)
+            assert worker.terminate()[0] == 0
+        settings = KafkaSettings(bootstrap_servers=topics.broker.bootstrap, transaction_timeout_seconds=60)
+        hanging = TransactionalWriter(settings, "nobody-knows")
+        for partition in range(PARTITIONS):
+            hanging.send(topics.changelog, state_key("x"), None, None, partition)
+        hanging.flush()
+        with topics.worker("a", processing__stalled_after_seconds=5) as worker:
+            stream.finish()
+            worker.line("waiting for a transaction in the changelog to end")
+            assert worker.get("/readyz")[0] == 503
+            assert worker.get("/livez")[0] == 200
+            until(lambda: worker.get("/livez")[0] == 503, "the liveness fails", seconds=20, every=0.2)
+            assert "events wait, and none was processed" in worker.get("/livez")[1]
+            hanging.abort()
+            end_transaction_of(settings, "nobody-knows")
+            all_committed(topics)
+            until(lambda: worker.get("/livez")[0] == 200, "it lives again", seconds=20, every=0.2)
+            assert worker.terminate()[0] == 0
+
+
+def test_states_of_a_time_without_a_changelog_go_into_it(topics: Topics, tmp_path: Path) -> None:
+    with Stream(topics, FLEET) as stream:
+        stream.until(EVENTS / 2)
+        plain = {"processing__guarantee": "at_least_once", "kafka__scores_topic": topics.scores}
+        with topics.worker("a", **plain) as worker:
+            worker.work_until(lambda found: found("events_scored_total") == EVENTS // 2, "half of the events")
+            assert worker.terminate()[0] == 0
+        with topics.worker("a") as worker:
+            worker.line("states of the local store go into the empty changelog")
+            stream.finish()
+            all_committed(topics)
+            assert worker.terminate()[0] == 0
+        with topics.worker("elsewhere") as worker:  # nothing but the changelog
+            worker.line(r"2 read from the changelog")
+            assert worker.terminate()[0] == 0
+    expected, _ = undisturbed(topics, tmp_path, EVENTS)
+    assert_once(topics.scored(), expected)
+
+
+def test_at_least_once_with_a_changelog_keeps_a_moved_partitions_states(topics: Topics, tmp_path: Path) -> None:
+    plain = {"processing__guarantee": "at_least_once", "state__changelog": True}
+    with Stream(topics, FLEET) as stream:
+        stream.until(EVENTS / 2)
+        with topics.worker("a", **plain) as worker:
+            all_committed(topics, EVENTS // 2)
+            worker.kill()
+        with topics.worker("elsewhere", **plain) as worker:
+            stream.finish()
+            all_committed(topics)
+            assert worker.terminate()[0] == 0
+    expected, _ = undisturbed(topics, tmp_path, EVENTS)
+    found = {record["offset"] * PARTITIONS + record["partition"]: record for record in topics.scored()}
+    assert_once(list(found.values()), expected)

@@ -1,0 +1,211 @@
+"""The textbook's claims in short: what each cell learns at which lag, truncation, clipping; and docs/theory.md itself.
+
+The long forms with all figures: `python -m tests.bench.theory`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator
+
+from tests.bench.tasks import (
+    CHANCE,
+    SYMBOLS,
+    VARIANCE,
+    adding,
+    adding_task,
+    chrono,
+    echo,
+    echo_task,
+    learn,
+    learn_by_ridge,
+    remember,
+)
+from training.cells import cell_parameter_count
+from training.learning import Learning
+from training.model import Forecaster
+
+ROOT = Path(__file__).parents[2]
+THEORY = ROOT / "docs" / "theory.md"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_the_tasks_are_what_they_say() -> None:
+    sums = adding(50, 300, Generator().manual_seed(0))
+    values, marked = sums.inputs[..., 0], sums.inputs[..., 1]
+    assert marked[:50].sum(dim=0).tolist() == marked[50:].sum(dim=0).tolist() == [1.0] * 300
+    torch.testing.assert_close((values * marked).sum(dim=0), sums.targets[-1, :, 0])
+    assert float((sums.targets[-1] - 1).square().mean()) == pytest.approx(VARIANCE, rel=0.2)
+    assert sums.mask.sum(dim=0).tolist() == [[1]] * 300
+
+    symbols = echo(50, 300, Generator().manual_seed(0), rows=64)
+    shown, marked = symbols.inputs[..., :SYMBOLS], symbols.inputs[..., SYMBOLS]
+    assert torch.equal(shown.sum(dim=-1), torch.ones(64, 300))
+    assert marked.sum(dim=0).tolist() == marked[-1 - 50].tolist() == [1.0] * 300
+    torch.testing.assert_close(shown[-1 - 50].argmax(dim=-1).float(), symbols.targets[-1, :, 0])
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_at_lag_10_every_cell_learns_the_echo(cell: str) -> None:
+    assert learn(cell, echo_task(10), 800, learning=Learning(learning_rate=0.01)).learnt
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_at_lag_50_a_cell_whose_gate_starts_open_learns_the_echo_and_the_tanh_cell_does_not(cell: str) -> None:
+    """The same steps, rate and sequences for both."""
+    steps, rate = 400, Learning(learning_rate=0.01)
+    assert learn(cell, echo_task(50), steps, learning=rate, prepare=remember(chrono(50))).learnt
+    assert learn("rnn", echo_task(50), steps, learning=rate).error > CHANCE - 0.1
+
+
+@pytest.mark.parametrize(("cell", "seed", "rate"), [("lstm", 0, 0.003), ("gru", 1, 0.01)])
+def test_at_lag_200_a_cell_whose_gate_starts_open_learns_the_echo_and_the_tanh_cell_does_not(
+    cell: str, seed: int, rate: float
+) -> None:
+    steps, how = 600, Learning(learning_rate=rate)
+    assert learn(cell, echo_task(200), steps, learning=how, prepare=remember(chrono(200)), seed=seed).learnt
+    assert learn("rnn", echo_task(200), steps, learning=how, seed=seed).error > CHANCE - 0.1
+
+
+def test_at_lag_50_the_lstm_and_the_gru_learn_to_add_and_the_tanh_cell_does_not() -> None:
+    """Gates as they start, biases 1 and 0. Who only knows the later value has an error of 1 / 12."""
+    steps, rate = 1500, Learning(learning_rate=0.01)
+    assert learn("lstm", adding_task(50), steps, learning=rate, seed=1).learnt
+    assert learn("gru", adding_task(50), steps, learning=rate, seed=1).learnt
+    assert learn("rnn", adding_task(50), steps, learning=rate, seed=1).error > 0.08
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_truncation_one_row_short_of_the_lag_fails_where_one_row_more_learns(cell: str) -> None:
+    """Lag 10: the gradient must reach 11 rows, the symbol's and the answer's own included."""
+    task, learning = echo_task(10, rows=24), Learning(learning_rate=0.01)
+    assert learn(cell, task, 800, learning=learning, backpropagate=11).learnt
+    assert learn(cell, task, 800, learning=learning, backpropagate=10).error > 0.4
+
+
+def test_truncation_shorter_than_the_lag_leaves_the_weights_that_read_the_mark_as_they_were() -> None:
+    def reading(backpropagate: int) -> tuple[torch.Tensor, torch.Tensor]:
+        task = echo_task(10, rows=24)
+        found = []
+        for steps in (0, 20):
+            model = learn("lstm", task, steps, backpropagate=backpropagate, judge_every=20).model
+            found.append(model.cell.get_parameter("rnn.weight_ih_l0")[:, SYMBOLS].detach())
+        return found[0], found[1]
+
+    before, after = reading(10)
+    assert torch.equal(before, after)
+    before, after = reading(11)
+    assert not torch.equal(before, after)
+
+
+def test_without_clipping_the_run_diverges_where_with_it_it_learns() -> None:
+    """The tanh cell adds two values ten rows back, by SGD with momentum at a rate of 0.1."""
+    ends = {}
+    for clip, limit in (("norm", 0.3), ("off", 1.0)):
+        learning = Learning.model_validate(
+            {"optimiser": "sgd", "learning_rate": 0.1, "momentum": 0.9, "clip": clip, "clip_limit": limit}
+        )
+        ends[clip] = learn("rnn", adding_task(10), 1000, learning=learning)
+    assert (ends["norm"].run.outcome, ends["norm"].run.skipped) == ("finished", 0)
+    assert ends["norm"].error < VARIANCE / 2
+    assert ends["off"].run.outcome == "diverged"
+
+
+def test_a_reservoirs_readout_is_better_by_ridge_regression_than_by_as_long_a_descent() -> None:
+    """Read out in closed form and by 100 steps of Adam, ten rows back."""
+    ridge = learn_by_ridge(echo_task(10), 3200, hidden_size=100)
+    gradient = learn("esn", echo_task(10), 100, hidden_size=100, learning=Learning(learning_rate=0.01))
+    assert ridge.error < gradient.error < CHANCE + 0.1
+    assert ridge.error < CHANCE / 2
+
+
+# --- docs/theory.md ---------------------------------------------------------------------------------------------------
+
+
+def test_the_parameters_counted_in_the_theory_are_those_of_the_forecaster() -> None:
+    text = THEORY.read_text(encoding="utf-8").replace("{,}", ",")
+
+    def numbers(**shape: int) -> int:
+        return sum(p.numel() for p in Forecaster("lstm", 48, **shape).parameters())
+
+    for told, counted in {
+        "= 12,050$ numbers": numbers(),
+        "= 18,816$ and": numbers(layers=2) - numbers() - 288,
+        "= 4,608$": numbers(attention_window=16) - numbers(),
+    }.items():
+        assert told in text
+        assert int(re.sub(r"\D", "", told)) == counted
+    for cell, gates in {"rnn": 1, "gru": 3, "lstm": 4}.items():
+        assert f"| {cell} | {gates} | {cell_parameter_count(cell, 11, 48):,} | {48 * gates} |" in text
+
+
+LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+NAMED = re.compile(r"`([\w/.-]+\.py)`(?: `([\w.]+)`)?")  # [`file.py` `Class.method`](../file.py)
+
+
+@cache
+def names_of(path: Path) -> frozenset[str]:
+    """Return the functions, classes, methods, fields and constants that a Python file defines."""
+    found: set[str] = set()
+
+    def collect(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(prefix + node.name)
+                if isinstance(node, ast.ClassDef):
+                    collect(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found.update(prefix + name.id for target in targets for name in ast.walk(target)
+                             if isinstance(name, ast.Name))  # fmt: skip
+
+    collect(ast.parse(path.read_text(encoding="utf-8")).body, "")
+    return frozenset(found)
+
+
+def test_every_file_function_and_test_that_the_theory_names_exists() -> None:
+    text = THEORY.read_text(encoding="utf-8")
+    named = 0
+    for label, target in LINK.findall(text):
+        if target.startswith(("http://", "https://", "#")):
+            continue
+        path = (THEORY.parent / target.partition("#")[0]).resolve()
+        assert path.exists(), f"docs/theory.md links to {target}, which does not exist"
+        match = NAMED.fullmatch(label)
+        if path.suffix == ".py":
+            assert match, f"[{label}]({target}): expected [`path/file.py` `name`](../path/file.py)"
+            assert (ROOT / match[1]).resolve() == path, f"[{label}]({target}): names one file and links to another"
+            if match[2]:
+                assert match[2] in names_of(path), f"docs/theory.md: {match[1]} has no {match[2]}"
+                named += 1
+    assert named > 40
+    bare = NAMED.findall(LINK.sub("", text))
+    assert bare == [], f"docs/theory.md names files without a link: {bare}"
+
+
+def test_every_command_that_the_theory_names_exists() -> None:
+    text = THEORY.read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`make ([\w-]+)", text):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"docs/theory.md: there is no `make {target}`"
+    modules = re.findall(r"python -m (tests[\w.]+|training[\w.]+)(?: ([a-z ]+))?", text)
+    assert modules
+    parts = names_of(ROOT / "tests" / "bench" / "theory.py")
+    for module, asked in modules:
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), f"docs/theory.md: there is no {module}"
+        for part in asked.split() if module == "tests.bench.theory" else ():
+            assert f"part_{part}" in parts, f"docs/theory.md: the benchmark has no part {part}"
