@@ -1,6 +1,6 @@
 """Benchmark of detection quality: `longwatch backtest` with its defaults over open, labelled sets, beside the goals.
 
-    python -m tests.bench.quality [nab|smd|asd|aiops|all ...] [--limit N] [--keep DIR] [--judge DIR]
+    python -m tests.bench.quality [nab|smd|asd|aiops|all ...] [--cell CELL] [--limit N] [--keep DIR] [--judge DIR]
 
 The product reads CSV files and writes its scores, as anybody would have it do; only then are the labels looked at. Of
 SMD, ASD and AIOPS it sees the train part, then the test part, which alone is judged. A set that is not on this machine
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.bench.data import DataMissing, NabSeries, data_folder, labelled_files, labelled_series, nab_series
+from training.cells import CELLS
 from training.evaluate import (
     NAB_PROFILES,
     Counts,
@@ -145,12 +146,13 @@ def _scored_rows(path: Path, rows: Sequence[tuple[str, str, str, str]]) -> Score
     )
 
 
-def backtest(files: Sequence[Path], output: Path, *, threads: int) -> float:
-    """Run the product over `files` with its defaults; returns the wall time in s. `threads` 0: its own choice."""
+def backtest(files: Sequence[Path], output: Path, *, cell: str, threads: int) -> float:
+    """Run the product over `files`, all else by default; returns the wall time in s. `threads` 0: its own choice."""
     program = Path(sys.executable).with_name("longwatch")
     if not program.exists():
         raise SystemExit(f"{program} is not there: install the project first (make install)")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LONGWATCH_")}
+    environment["LONGWATCH_MODEL__CELL"] = cell
     if threads:
         environment["LONGWATCH_COMPUTE__THREADS"] = str(threads)
     started = time.monotonic()
@@ -221,7 +223,7 @@ def judge_labelled(
 # --- The sets ---------------------------------------------------------------------------------------------------------
 
 
-def run_nab(folder: Path, limit: int | None, *, judge_only: bool) -> None:
+def run_nab(folder: Path, limit: int | None, cell: str, *, judge_only: bool) -> None:
     """Score the corpus in one call of the product and print its table."""
     series = nab_series(data_folder("nab"))[:limit]
     output = folder / "nab.scores.csv"
@@ -232,7 +234,7 @@ def run_nab(folder: Path, limit: int | None, *, judge_only: bool) -> None:
             files = [Path(events) / f"{one.stream.replace('/', '-')}.csv" for one in series]
             for path, one in zip(files, series, strict=True):
                 write_events(path, one.stream, one.times, one.values)
-            title += _wall(backtest(files, output, threads=0), rows)
+            title += _wall(backtest(files, output, cell=cell, threads=0), rows)
     judged = judge_nab(series, read_scores(output))
     print(f"\n{title}")
     print(f"{'':<34}{'standard':>10}{'low FP':>10}{'low FN':>10}{'found':>9}{'FP rows':>9}{'threshold':>11}")
@@ -248,7 +250,7 @@ def run_nab(folder: Path, limit: int | None, *, judge_only: bool) -> None:
             print(f"{name:<34}{_figures(published)}")
 
 
-def run_labelled(name: str, folder: Path, limit: int | None, jobs: int, *, judge_only: bool) -> None:
+def run_labelled(name: str, folder: Path, limit: int | None, cell: str, jobs: int, *, judge_only: bool) -> None:
     """Score smd, asd or aiops, one call of the product a stream and `jobs` at a time, and print the table."""
     goal = GOALS[name]
     files = labelled_files(name)[:limit]
@@ -260,7 +262,7 @@ def run_labelled(name: str, folder: Path, limit: int | None, jobs: int, *, judge
         if not judge_only:
             events = folder / f"{name}-{one.stream}.csv"
             write_events(events, one.stream, one.times, one.values)
-            seconds = backtest([events], output, threads=1 if jobs > 1 else 0)
+            seconds = backtest([events], output, cell=cell, threads=1 if jobs > 1 else 0)
             events.unlink()
         scored = read_scores(output)
         if one.stream not in scored:
@@ -320,6 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=min(2, os.cpu_count() or 1),
         help="streams of SMD, ASD and AIOPS at once (%(default)s)",
     )
+    parser.add_argument("--cell", choices=CELLS, default="lstm", help="model.cell (%(default)s, the default)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--keep", type=Path, metavar="DIR", help="keep the product's scores there")
     where.add_argument("--judge", type=Path, metavar="DIR", help="judge the scores kept there, run nothing")
@@ -331,9 +334,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 if name == "nab":
-                    run_nab(folder, asked.limit, judge_only=bool(asked.judge))
+                    run_nab(folder, asked.limit, asked.cell, judge_only=bool(asked.judge))
                 else:
-                    run_labelled(name, folder, asked.limit, asked.jobs, judge_only=bool(asked.judge))
+                    run_labelled(name, folder, asked.limit, asked.cell, asked.jobs, judge_only=bool(asked.judge))
             except DataMissing as missing:
                 print(f"\n{name.upper()}: left out: {missing}")
     return 0
