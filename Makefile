@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-quality bench-cells bench-theory prior sbom clean
+.PHONY: help demo test lint format bench bench-quality bench-cells bench-theory test-faults prior sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -24,6 +24,10 @@ test: $(STAMP) ## lint, types, import contracts and all tests, against real serv
 	@$(MAKE) --no-print-directory lint
 	@sh tests/fetch_tools.sh
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)  # servers are waited for most of the time
+
+test-faults: $(STAMP) ## the long forms: 100 kill -9 under load, outages, floods, fuzz (under an hour)
+	@sh tests/fetch_tools.sh
+	@LONGWATCH_FAULTS=1 $(BIN)/python -m pytest tests/faults -s $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import contracts
 	@$(BIN)/ruff check .
