@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -16,13 +17,26 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from connectors.decode import Decoder
 from connectors.encode import alert_record, rejected_record, score_records
 from connectors.lines import STANDARD_INPUT, FileError, LineReader
+from connectors.protocols import NotWrittenError
 from connectors.records import Alert, CsvLayout, Int64, Partition, RawBatch, Rejected, Scores
 
-__all__ = ["FileAlertSink", "FileDeadLetterSink", "FileError", "FileScoreSink", "FileSettings", "FileSource"]
+__all__ = [
+    "FileAlertSink",
+    "FileDeadLetterSink",
+    "FileError",
+    "FileFullError",
+    "FileScoreSink",
+    "FileSettings",
+    "FileSource",
+]
 
 logger = logging.getLogger(__name__)
 
 _SINK_BUFFER_BYTES = 1 << 20
+_MOST_POLL_BYTES = 8 << 20  # but for what one read of a file brings: decoding takes some 25 times as much
+_FULL_BYTES = 16 << 20  # lines that wait for a full disk: 40,000 scores, a second's worth at full speed
+# What may pass by itself; whatever else is wrong with a file is for a person
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONG_AGO = np.iinfo(np.int64).min  # the time of records that stand before the first with a time
 
 
@@ -67,22 +81,19 @@ class FileSource:
         self._max_poll_records = settings.max_poll_records
         self._ready: _Block | None = None
         self._clock: tuple[float, int] | None = None  # seconds by the monotonic clock, and the event time due then
+        self._decoder, self._timed = decoder, len(settings.paths) > 1 or settings.speed > 0
+        begin = {Partition(path, 0): 0 for path in settings.paths}
+        begin.update((p, at) for p, at in (start or {}).items() if p in begin and p.topic != STANDARD_INPUT)
+        self._next = begin  # by partition: the offset of the next record to hand over
         self._files: list[_File] = []
-        timed = len(settings.paths) > 1 or settings.speed > 0
-        try:
-            for path in settings.paths:
-                first = 0 if path == STANDARD_INPUT else (start or {}).get(Partition(path, 0), 0)
-                self._files.append(_File(path, first, decoder, timed=timed))
-        except FileError:
-            self.close()
-            raise
+        self._open()
 
     def poll(self, timeout_seconds: float) -> RawBatch:
         """Return the next records, at most max_poll_records; empty after the time-out or at the end."""
         deadline = time.monotonic() + timeout_seconds
         blocks: list[_Block] = []
-        room = self._max_poll_records
-        while room:
+        room, size = self._max_poll_records, 0
+        while room and size < _MOST_POLL_BYTES:
             seconds = 0.0 if blocks else max(deadline - time.monotonic(), 0.0)
             block = self._ready or self._merge(seconds)
             if block is None:
@@ -93,9 +104,22 @@ class FileSource:
                 break
             blocks.append(block.part(0, count))
             room -= count
+            size += sum(map(len, blocks[-1].values))
         if not blocks:
             self._raise_failure()
         return self._batch(blocks)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether all files can be read again."""
+        return not any(file.waits for file in self._files)
+
+    def rewind(self, offsets: Mapping[Partition, int]) -> None:
+        """Open the files again, and go on at these offsets; raises FileError."""
+        self.close()
+        self._next.update(offsets)
+        self._ready, self._files = None, []
+        self._open()
 
     def finished(self) -> bool:
         """Whether every file has been handed over to its end."""
@@ -112,6 +136,14 @@ class FileSource:
         """Close the files."""
         for file in self._files:
             file.close()
+
+    def _open(self) -> None:
+        try:
+            for partition, first in self._next.items():
+                self._files.append(_File(partition.topic, first, self._decoder, timed=self._timed))
+        except FileError:
+            self.close()
+            raise
 
     def _merge(self, timeout_seconds: float) -> _Block | None:
         """Return, in order of time, the records that none still unread can precede; None where there are none yet."""
@@ -159,6 +191,8 @@ class FileSource:
         block = _joined(blocks)
         numbers, partition = np.unique(block.file, return_inverse=True)
         files = [self._files[number] for number in numbers.tolist()]
+        for number, file in zip(numbers.tolist(), files, strict=True):
+            self._next[file.partition] = int(block.offset[block.file == number][-1]) + 1
         codes = partition.tolist()
         return RawBatch(
             partitions=[file.partition for file in files],
@@ -228,7 +262,8 @@ class _File:
         self._timed = timed
         self._begun = False
         self._reader = LineReader(path, decoder.max_record_bytes)
-        if not self._reader.waits:
+        self.waits = self._reader.waits
+        if not self.waits:
             try:
                 self.fill(0.0)  # what is wrong with the header is told before anything runs
             except FileError:
@@ -305,36 +340,51 @@ class _File:
             logger.info("%s: read to its end", path)
 
 
+class FileFullError(FileError, NotWrittenError):
+    """A file can take nothing more at present."""
+
+
 class _JsonLines:
-    """A file that grows by lines. Raises FileError where it cannot be opened or written."""
+    """A file that grows by lines. Raises FileError where it cannot be opened or written.
+
+    Where the disk is full lines are kept, and every further write tries again; `flush` raises FileFullError.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         try:
             new = not self._path.exists()
-            self._file: BinaryIO = self._path.open("ab", buffering=_SINK_BUFFER_BYTES)
+            self._file: FileIO = self._path.open("ab", buffering=0)
             if new:
                 _sync_directory(self._path.parent)
         except OSError as error:
             raise self._error(error) from error
+        self._kept = bytearray()  # lines, and perhaps the end of one, that are not in the file yet
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for a full disk that no more should come."""
+        return len(self._kept) > _FULL_BYTES
 
     def flush(self) -> None:
-        """Return when all lines are on the disk."""
+        """Return when all lines are on the disk; FileFullError where there is no room for them."""
         try:
-            self._file.flush()
+            self._write_out()
+            # what a failed fsync leaves behind nobody knows, so that one is not tried again: a restart cuts it off
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._error(error) from error
 
     def position(self) -> dict[str, int]:
         """Return the path and its size in bytes."""
-        return {str(self._path): self._file.tell()}
+        return {str(self._path): self._file.tell() + len(self._kept)}
 
     def restore(self, position: Mapping[str, int]) -> None:
         """Cut off what was written after `position`; a file that `position` does not name stays as it is."""
         size = position.get(str(self._path))
         if size is None:
             return
+        self._kept.clear()
         found = self._file.tell()
         if found < size:
             logger.warning("%s: holds %d bytes, %d were written before; writing goes on there", self._path, found, size)
@@ -347,17 +397,34 @@ class _JsonLines:
     def close(self) -> None:
         """Flush and close the file."""
         if not self._file.closed:
-            self.flush()
-            self._file.close()
+            try:
+                self.flush()
+            finally:
+                self._file.close()
 
     def _append(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            self._kept += line
+            self._kept += b"\n"
+        if len(self._kept) >= _SINK_BUFFER_BYTES:
+            try:
+                self._write_out()
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise self._error(error) from error
+
+    def _write_out(self) -> None:
+        written = 0
         try:
-            self._file.writelines(line + b"\n" for line in lines)
-        except OSError as error:
-            raise self._error(error) from error
+            while written < len(self._kept):
+                with memoryview(self._kept) as kept:
+                    written += self._file.write(kept[written:]) or 0
+        finally:
+            del self._kept[:written]
 
     def _error(self, error: OSError) -> FileError:
-        return FileError(f"{self._path}: cannot be written: {error.strerror}; see to its directory, rights and space")
+        kind = FileFullError if error.errno in _PASSING else FileError
+        return kind(f"{self._path}: cannot be written: {error.strerror}; see to its directory, rights and space")
 
 
 class FileScoreSink(_JsonLines):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import time
@@ -13,7 +14,7 @@ from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.structs import ConsumerGroupMetadata
 
 from connectors.kafka_client import AuthenticationError, KafkaConnectorError, KafkaSettings, TlsError
-from connectors.kafka_reader import ANSWER_MS, Change, Polled, Reader, fenced
+from connectors.kafka_reader import ANSWER_MS, GONE, Change, Polled, Reader, fenced
 from connectors.records import Partition, RawBatch
 
 __all__ = ["LATER", "AuthenticationError", "KafkaConnectorError", "KafkaSettings", "KafkaSource", "TlsError"]
@@ -161,20 +162,26 @@ class KafkaSource:
         known = {TopicPartition(*partition): offset for partition, offset in offsets.items()}
         tokens = {partition: self._waiting[partition] for partition in known if partition in self._waiting}
 
-        def work(consumer: KafkaConsumer) -> None:  # on the reader's thread
+        def work(consumer: KafkaConsumer) -> None:  # on the reader's thread, for the broker may take its time
             # one that was given away since, and perhaps came back, is placed by whoever saw that
             mine = {p: known[p] for p, token in tokens.items() if self._waiting.get(p) is token}
-            mine = {p: at for p, at in mine.items() if p in consumer.assignment() and p in reader.held}
-            placed: dict[TopicPartition, int] = {}
-            if mine:
-                self._place(mine, placed=placed)
-            reader.held -= placed.keys()
-            reader.inbox.put(Change("placed", list(placed), lambda: None, placed))
-            if mine.keys() - placed.keys():  # the broker did not say which offsets it holds
+            found = self._resolved(consumer, mine, {}) if mine else {}
+            reader.inbox.put(Change("placed", list(found), lambda: None, found, tokens))
+            if mine.keys() - found.keys():  # the broker did not say which offsets it holds
                 reader.closing.wait(RETRY_SECONDS)
                 reader.work.put(work)
 
         reader.work.put(work)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether `rewind` works."""
+        return True
+
+    def rewind(self, offsets: Mapping[Partition, int]) -> None:
+        """Read assigned partitions again from these offsets on."""
+        self.hold(offsets)
+        self.place(offsets)
 
     def member(self) -> ConsumerGroupMetadata | None:
         """Return what a transaction must know of this member of the group; None before it is one."""
@@ -192,8 +199,9 @@ class KafkaSource:
         lags = {}
         for partition, position in self._next.copy().items():
             end = self._end.get(partition, 0)
-            if consumer is not None and partition in consumer.assignment():
-                end = max(end, consumer.highwater(partition) or 0)
+            if consumer is not None:
+                with contextlib.suppress(*GONE):
+                    end = max(end, consumer.highwater(partition) or 0)
             lags[Partition(*partition)] = max(0, end - position)
         return lags
 
@@ -245,9 +253,7 @@ class KafkaSource:
         """Run the caller's callback and place partitions; then the reader goes on, whatever was raised."""
         partitions = [Partition(*partition) for partition in change.partitions]
         if change.kind == "placed":
-            offsets = {p: at for p, at in change.offsets.items() if self._waiting.pop(p, None) is not None}
-            self._next.update(offsets)
-            self._on_placed({Partition(*p): at for p, at in offsets.items()})
+            self._go_on(change.offsets, change.tokens)
             return
         if change.kind != "misplaced":
             log.info("Partitions %s: %s", change.kind, ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
@@ -291,26 +297,56 @@ class KafkaSource:
         for polled in self._held:
             polled.pop(partition, None)
         if reader.consumer is not None and first:
-            reader.consumer.pause(partition)
-            reader.consumer.seek(partition, 0)
+            with contextlib.suppress(*GONE):
+                reader.consumer.pause(partition)
+                reader.consumer.seek(partition, 0)
 
-    def _place(
-        self,
-        known: dict[TopicPartition, int | None],
-        *,
-        refused: bool = False,
-        placed: dict[TopicPartition, int] | None = None,
-    ) -> None:
-        """Seek each partition to the offset known here, else to the committed one, else by auto_offset_reset.
+    def _go_on(self, offsets: Mapping[TopicPartition, int], tokens: Mapping[TopicPartition, object]) -> None:
+        """Read on at these offsets, in partitions that still wait under the token that they had."""
+        reader, placed = self._reader, {}
+        for partition, offset in offsets.items():
+            still = reader is not None and self._waiting.get(partition) is tokens[partition]
+            if reader is not None and still and self._seek(partition, offset):
+                del self._waiting[partition]
+                reader.held.discard(partition)  # last: now the reader lets it run
+                placed[Partition(*partition)] = offset
+        self._on_placed(placed)
 
-        A partition that comes back goes on where it was left, if nobody has committed more since. An offset outside of
-        what the broker holds is told and moved to the nearest that it holds; one beyond the end only once a fetch from
-        there was `refused`, for the end may be moving. Where each went is noted in `placed`, else in `_next`.
-        """
+    def _seek(self, partition: TopicPartition, offset: int) -> bool:
+        """Let the client read on at an offset; False where the partition is not ours any more, which we shall hear."""
         consumer = self._reader.consumer if self._reader is not None else None
         if consumer is None:
-            return
-        partitions, placed = list(known), self._next if placed is None else placed
+            return False
+        try:
+            consumer.seek(partition, offset)
+        except GONE:
+            return False
+        self._next[partition] = offset
+        return True
+
+    def _place(self, known: Mapping[TopicPartition, int | None], *, refused: bool = False) -> None:
+        """Seek each partition to where `_resolved` says. One that comes back goes on where it was left."""
+        consumer = self._reader.consumer if self._reader is not None else None
+        if consumer is not None and known:
+            for partition, offset in self._resolved(consumer, known, self._left, refused=refused).items():
+                self._seek(partition, offset)
+
+    def _resolved(
+        self,
+        consumer: KafkaConsumer,
+        known: Mapping[TopicPartition, int | None],
+        left: Mapping[TopicPartition, int],
+        *,
+        refused: bool = False,
+    ) -> dict[TopicPartition, int]:
+        """Return where to read each partition: at the offset known here, else at the committed one, else by the reset.
+
+        What was `left` counts where nobody has committed more since. An offset outside of what the broker holds is
+        told. One that is too low moves to the lowest; one beyond the end, once a fetch from there was `refused` (for
+        the end may be moving), goes by the reset: a topic that was made anew may hold events already. Where the broker
+        does not answer, known offsets are taken as they are, others are missing.
+        """
+        partitions = list(known)
         wanted = {partition: (offset, "offset") for partition, offset in known.items() if offset is not None}
         try:
             first = consumer.beginning_offsets(partitions, timeout_ms=ANSWER_MS)
@@ -319,22 +355,20 @@ class KafkaSource:
                 if partition not in wanted:
                     committed = consumer.committed(partition, timeout_ms=ANSWER_MS)
                     # what was lost was not committed: without others' progress since, it goes on where it was
-                    reached = self._left.get(partition) if placed is self._next else None
+                    reached = left.get(partition)
                     if committed is not None or reached is not None:
                         wanted[partition] = max(committed or 0, reached or 0), "committed offset"
         except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
-            # a known offset is taken as it is, others stay without: polling will ask again for what is not right
+            # polling will ask again for what is not right
             log.warning("Kafka does not say which offsets it holds (%s: %s)", type(error).__name__, error)
-            for partition, (offset, _) in wanted.items():
-                consumer.seek(partition, offset)
-                placed[partition] = offset
-            return
+            return {partition: offset for partition, (offset, _) in wanted.items()}
+        found: dict[TopicPartition, int] = {}
         for partition in partitions:
             low, high = first[partition], end[partition]
             self._end[partition] = high
             reset = low if self._settings.auto_offset_reset == "earliest" else high
             offset, name = wanted.get(partition, (reset, "auto_offset_reset"))
-            valid = min(max(offset, low), high) if refused else max(offset, low)
+            valid = reset if refused and offset > high else max(offset, low)
             if valid != offset:
                 log.warning(
                     "%s/%d: %s %d is out of range, the broker holds %d to %d (%s): going on at %d",
@@ -342,5 +376,5 @@ class KafkaSource:
                     "what lies between has been deleted" if offset < low else "was the topic deleted and made anew?",
                     valid,
                 )
-            consumer.seek(partition, valid)
-            placed[partition] = valid
+            found[partition] = valid
+        return found

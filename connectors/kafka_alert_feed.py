@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection
+from typing import Literal
 
 import msgspec
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -19,7 +20,7 @@ from kafka.errors import KafkaError, NoOffsetForPartitionError
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect
 from connectors.kafka_reader import ANSWER_MS, BOOTSTRAP_MS
-from connectors.protocols import AlertSink
+from connectors.protocols import AlertSink, NotWrittenError
 from connectors.records import Alert
 from connectors.timestamps import parse_time
 
@@ -33,14 +34,38 @@ RETRY_SECONDS = 1.0
 STOP_SECONDS = 2.0
 
 
+class _Sent(msgspec.Struct):
+    """An alert's record as JSON has it: null stands for what is no number."""
+
+    id: str
+    stream: str
+    status: Literal["firing", "resolved"]
+    severity: Literal["warning", "critical"]
+    started_at: str
+    ended_at: str | None
+    score: float
+    threshold: float
+    observed: dict[str, float | str | None]
+    expected: dict[str, float | str | None]
+    lower: dict[str, float | None]
+    upper: dict[str, float | None]
+    contributions: dict[str, float]
+    model_version: str
+    topic: str
+    partition: int
+    offset: int
+    observed_probability: dict[str, float | None] = {}  # msgspec makes each its own
+    expected_probability: dict[str, float | None] = {}
+
+
 def alert_of(value: bytes) -> Alert:
     """Return the alert in a record of the alert topic; ValueError where there is none."""
     try:
-        record = msgspec.json.decode(value)
+        record = msgspec.structs.asdict(msgspec.json.decode(value, type=_Sent))
         record["started_at"] = parse_time(record["started_at"])
         record["ended_at"] = None if record["ended_at"] is None else parse_time(record["ended_at"])
         return Alert(**record)
-    except (msgspec.MsgspecError, TypeError, KeyError) as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"no alert of longwatch: {error}") from error
 
 
@@ -106,12 +131,29 @@ class AlertFeed(threading.Thread):
                     alerts.append(alert_of(record.value or b""))
                 except ValueError as error:
                     log.warning("%s/%d, offset %d: not sent: %s", *partition, record.offset, error)
-        self._sink.write(alerts)  # durable when it returns
+        self._sink.write(alerts)
+        if not self._durable():
+            return
         reached = {p: OffsetAndMetadata(records[-1].offset + 1, "", -1) for p, records in polled.items()}
         try:
             consumer.commit(reached, timeout_ms=ANSWER_MS)
         except KafkaError as error:
             log.debug("offsets of group %s were not committed (%s): some alerts may come again", self._group, error)
+
+    def _durable(self) -> bool:
+        """Wait until the sink has what it was given; False where the thread ends before."""
+        told = False
+        while not self._stopping.is_set():
+            try:
+                self._sink.flush()
+            except NotWrittenError as error:
+                if not told:
+                    log.error("alerts for the webhook wait: %s", error)  # noqa: TRY400 - its text says it all
+                    told = True
+                self._stopping.wait(RETRY_SECONDS)
+            else:
+                return True
+        return False
 
     def _begin(self, consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> None:
         """Place partitions for which the group has committed nothing, and commit that for all its members."""

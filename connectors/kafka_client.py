@@ -24,6 +24,8 @@ from kafka.protocol.parser import KafkaProtocol
 from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from connectors.kafka_oauth import TokenError, Tokens, check_endpoint, from_endpoint, from_file
+
 log = logging.getLogger(__name__)
 
 Client = TypeVar("Client")
@@ -32,6 +34,7 @@ CONNECT_SECONDS = 5.0  # one step of a probe; a broker in another region answers
 FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 10.0  # so a broker that comes up is used within about 10 s
 LOG_EVERY_SECONDS = 60.0  # once the delay has reached its longest
+_EXTENSION = re.compile(r"[A-Za-z]+=[\t\n\r -~]+")  # RFC 7628
 RECONNECT_MAX_MS = 5_000  # the client's own longest back-off after an outage; its default is 30 s
 
 
@@ -67,7 +70,8 @@ class KafkaSettings(BaseModel):
         " session_timeout_seconds moves no partition.",
     )
     auto_offset_reset: Literal["earliest", "latest"] = Field(
-        "earliest", description="Where to begin in a partition for which no offset is known."
+        "earliest",
+        description="Where to begin in a partition for which no offset is known, or one beyond its end (made anew).",
     )
     scores_topic: str = Field("", description="Topic for scores; empty: scores are not written to Kafka.")
     alerts_topic: str = Field("longwatch-alerts", description="Topic for alerts; empty: none.")
@@ -107,11 +111,28 @@ class KafkaSettings(BaseModel):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="How to talk to the brokers."
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
         "SCRAM-SHA-512", description="How to log in, where security_protocol begins with SASL."
     )
     sasl_username: str = Field("", description="User name for SASL.")
     sasl_password: SecretStr = Field(SecretStr(""), description="Password for SASL.")
+    sasl_oauth_token_file: str = Field(
+        "",
+        description="For OAUTHBEARER: file that holds a token, read again at each login; whatever puts it there keeps"
+        " it fresh.",
+    )
+    sasl_oauth_token_endpoint_url: str = Field(
+        "", description="For OAUTHBEARER: where a token is asked for by client id and secret; https."
+    )
+    sasl_oauth_client_id: str = Field("", description="Client id for the token endpoint.")
+    sasl_oauth_client_secret: SecretStr = Field(SecretStr(""), description="Client secret for the token endpoint.")
+    sasl_oauth_scope: str = Field("", description="Scope to ask the token endpoint for; empty: its default.")
+    sasl_oauth_ssl_cafile: str = Field(
+        "", description="PEM file of the authority that signed the token endpoint's certificate; empty: the system's."
+    )
+    sasl_oauth_extensions: tuple[str, ...] = Field(
+        (), description='SASL extensions, "name=value": Confluent Cloud asks for logicalCluster and identityPoolId.'
+    )
     ssl_cafile: str = Field("", description="PEM file of the authority to trust; empty: those of the system.")
     ssl_certfile: str = Field("", description="PEM file of this client's certificate, where brokers ask for one.")
     ssl_keyfile: str = Field("", description="PEM file of the key to ssl_certfile.")
@@ -147,15 +168,37 @@ class KafkaSettings(BaseModel):
                 f"kafka.topic_pattern {self.topic_pattern!r} also matches the changelogs, such as"
                 f" {self.changelog_of('topic')!r}: make it stricter, or rename kafka.changelog_topic"
             )
-        if self.security_protocol.startswith("SASL") and not (
-            self.sasl_username and self.sasl_password.get_secret_value()
-        ):
-            raise ValueError(
-                f"kafka.security_protocol {self.security_protocol} needs kafka.sasl_username and kafka.sasl_password"
-            )
+        if self.security_protocol.startswith("SASL"):
+            self._check_login()
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ValueError("kafka.ssl_certfile and kafka.ssl_keyfile belong together: set both or none")
         return self
+
+    def _check_login(self) -> None:
+        protocol = f"kafka.security_protocol {self.security_protocol}"
+        if self.sasl_mechanism != "OAUTHBEARER":
+            if not (self.sasl_username and self.sasl_password.get_secret_value()):
+                raise ValueError(f"{protocol} needs kafka.sasl_username and kafka.sasl_password")
+            return
+        if bool(self.sasl_oauth_token_file) == bool(self.sasl_oauth_token_endpoint_url):
+            raise ValueError(
+                f"{protocol} with OAUTHBEARER needs one of kafka.sasl_oauth_token_file and"
+                " kafka.sasl_oauth_token_endpoint_url"
+            )
+        if self.sasl_oauth_token_endpoint_url and not (
+            self.sasl_oauth_client_id and self.sasl_oauth_client_secret.get_secret_value()
+        ):
+            raise ValueError(
+                "kafka.sasl_oauth_token_endpoint_url needs kafka.sasl_oauth_client_id and"
+                " kafka.sasl_oauth_client_secret"
+            )
+        for extension in self.sasl_oauth_extensions:
+            if not _EXTENSION.fullmatch(extension) or extension.startswith("auth="):
+                raise ValueError(
+                    f'kafka.sasl_oauth_extensions: {extension!r:.60}: expected "name=value", letters = text'
+                )
+        if self.sasl_oauth_token_endpoint_url:
+            check_endpoint(self.sasl_oauth_token_endpoint_url)
 
     def whole_name_pattern(self) -> re.Pattern[str] | None:
         """Return topic_pattern such that `match` asks for the whole name; None where topics are listed."""
@@ -179,8 +222,12 @@ class KafkaSettings(BaseModel):
         }
         if self.security_protocol.startswith("SASL"):
             options["sasl_mechanism"] = self.sasl_mechanism
-            options["sasl_plain_username"] = self.sasl_username
-            options["sasl_plain_password"] = self.sasl_password.get_secret_value()
+            if self.sasl_mechanism == "OAUTHBEARER":
+                extensions = dict(extension.split("=", 1) for extension in self.sasl_oauth_extensions)
+                options["sasl_oauth_token_provider"] = Tokens(self._token_source(), extensions, time.monotonic)
+            else:
+                options["sasl_plain_username"] = self.sasl_username
+                options["sasl_plain_password"] = self.sasl_password.get_secret_value()
         if self.security_protocol.endswith("SSL"):
             options["ssl_context"] = self._ssl_context()
         return options
@@ -192,16 +239,40 @@ class KafkaSettings(BaseModel):
             raise TlsError(f"kafka.ssl_cafile {self.ssl_cafile}: no PEM certificates can be read: {error}") from None
         context.check_hostname = self.ssl_check_hostname
         if self.ssl_certfile:
-            try:
-                context.load_cert_chain(
-                    self.ssl_certfile, self.ssl_keyfile, self.ssl_key_password.get_secret_value() or None
-                )
-            except (OSError, ssl.SSLError) as error:
-                raise TlsError(
-                    f"kafka.ssl_certfile {self.ssl_certfile} with kafka.ssl_keyfile {self.ssl_keyfile}"
-                    f" cannot be used: {error}"
-                ) from None
+            self._load_own_certificate(context)
         return context
+
+    def _load_own_certificate(self, context: ssl.SSLContext) -> None:
+        asked = False
+
+        def password() -> str:
+            nonlocal asked
+            asked = True
+            return self.ssl_key_password.get_secret_value()
+
+        try:  # without `password` OpenSSL would wait for one at the terminal
+            context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
+        except (OSError, ssl.SSLError) as error:
+            reason = "the key is locked, and kafka.ssl_key_password does not open it" if asked else str(error)
+            raise TlsError(
+                f"kafka.ssl_certfile {self.ssl_certfile} with kafka.ssl_keyfile {self.ssl_keyfile}"
+                f" cannot be used: {reason}"
+            ) from None
+
+    def _token_source(self) -> Callable[[], tuple[str, float]]:
+        if self.sasl_oauth_token_file:
+            return from_file(self.sasl_oauth_token_file)
+        try:
+            return from_endpoint(
+                self.sasl_oauth_token_endpoint_url,
+                self.sasl_oauth_client_id,
+                self.sasl_oauth_client_secret.get_secret_value(),
+                self.sasl_oauth_scope,
+                self.sasl_oauth_ssl_cafile,
+                time.monotonic,
+            )
+        except TokenError as error:
+            raise TlsError(str(error)) from None
 
 
 def connect(settings: KafkaSettings, make: Callable[[], Client], stop: threading.Event) -> Client | None:
@@ -290,7 +361,17 @@ def _probe_server(settings: KafkaSettings, options: dict[str, Any], server: str)
                 "the port is open but does not answer as a Kafka broker with kafka.security_protocol="
                 f"{settings.security_protocol}: {type(error).__name__}: {error}"
             )
+        except TokenError as error:
+            if not error.lasting:
+                return str(error)
+            raise AuthenticationError(f"No token to log in with at {server}: {error}") from None
         except _RefusedError as refused:
+            if settings.sasl_mechanism == "OAUTHBEARER":
+                source = "token_file" if settings.sasl_oauth_token_file else "token_endpoint_url, client_id and scope"
+                raise AuthenticationError(
+                    f"The broker {server} refused the token with kafka.sasl_mechanism=OAUTHBEARER: {refused}. Check"
+                    f" kafka.sasl_oauth_{source}: issuer, audience, expiry, and kafka.sasl_oauth_extensions"
+                ) from None
             raise AuthenticationError(
                 f"The broker {server} refused the login of kafka.sasl_username={settings.sasl_username!r} with"
                 f" kafka.sasl_mechanism={settings.sasl_mechanism}: {refused}. Check both and kafka.sasl_password, and"
@@ -340,6 +421,8 @@ def _log_in(settings: KafkaSettings, options: dict[str, Any], host: str, convers
         answer = conversation.ask(SaslAuthenticateRequest(version=1, auth_bytes=mechanism.auth_bytes()))
         if answer.error_code:
             raise _RefusedError(answer.error_message or "no reason given")
+        if name == "OAUTHBEARER" and answer.auth_bytes:  # RFC 7628: why the token was refused, as JSON
+            raise _RefusedError(repr(answer.auth_bytes[:200]))
         try:
             mechanism.receive(answer.auth_bytes)
         except ValueError as error:

@@ -8,6 +8,7 @@ ended the reader.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -21,6 +22,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.errors import (
     AuthorizationError,
     FencedInstanceIdError,
+    IllegalStateError,
     KafkaError,
     LogTruncationError,
     NoOffsetForPartitionError,
@@ -32,7 +34,7 @@ from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect, probe
-from connectors.kafka_records import Record, use_quick_records
+from connectors.kafka_records import Record, forget_parked, use_quick_records
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,10 @@ QUIET_SECONDS = 5.0  # without records for so long, ask the broker whether it is
 TOPIC_CHECK_SECONDS = 2.0  # how often to look for a topic that does not exist yet
 METADATA_MAX_AGE_MS = 60_000  # new partitions, and topics that fit the pattern, are found in a minute, not in five
 BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
+
+# What the client raises about a partition that is not assigned. It lets partitions go on a thread of its own, and then
+# waits until the caller has heard of it: before that they may be gone in the midst of anything, and that is all right
+GONE = (KeyError, ValueError, IllegalStateError)
 
 Polled = dict[TopicPartition, list[Record]]
 Work = Callable[[KafkaConsumer], None]
@@ -59,6 +65,7 @@ class Change:
     partitions: list[TopicPartition]
     finish: Callable[[], None]
     offsets: dict[TopicPartition, int] = field(default_factory=dict)  # misplaced: end of what both sides agree on
+    tokens: dict[TopicPartition, object] = field(default_factory=dict)  # placed: of the assignment that was meant
 
 
 def fenced(settings: KafkaSettings) -> KafkaConnectorError:
@@ -170,10 +177,11 @@ class Reader(threading.Thread):
         """Pause or resume every assigned partition, also those assigned since."""
         assigned, paused = consumer.assignment(), consumer.paused()
         wanted = assigned if self.paused else assigned & self.held
-        if fresh := wanted - paused:
-            consumer.pause(*fresh)
-        if free := paused - wanted:
-            consumer.resume(*free)
+        for partition in wanted ^ paused:
+            with contextlib.suppress(*GONE):
+                (consumer.pause if partition in wanted else consumer.resume)(partition)
+                if partition not in wanted:
+                    forget_parked(consumer, partition)
 
     def _poll(self, consumer: KafkaConsumer) -> Polled:
         """Poll once; what the client raises becomes a change to see to, an error for a person, or another try."""

@@ -6,36 +6,108 @@ Everything else stays the client's: fetching, positions, checksums, decompressio
 
 from __future__ import annotations
 
+import itertools
+import logging
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
 import numpy as np
+import zstandard
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import CorruptRecordError
+from kafka.errors import CorruptRecordError, KafkaError
 from kafka.protocol.consumer import IsolationLevel
 from numpy.typing import NDArray
 
+from connectors.kafka_codecs import TooLargeError, decompressed
+
 Record = tuple[int, int, bytes | None, bytes | None]  # offset, timestamp in ms (-1: none), key, value
+
+log = logging.getLogger(__name__)
+
+# Brokers take batches of 1 MiB by default, and JSON shrinks to a tenth or a twentieth
+MAX_BATCH_BYTES = 32 << 20
+MAX_RATIO = 32  # where brokers take larger batches, these may come to so many times their size
+MAX_POLL_BYTES = 8 << 20  # unpacked for one poll, but for the last batch
+MALFORMED = (
+    *(struct.error, zlib.error, zstandard.ZstdError, ValueError, IndexError, TypeError, EOFError, RuntimeError),
+    *(AssertionError, OverflowError),
+)
+LEAST_RECORD_BYTES = 7  # length, attributes, two deltas, two lengths, number of headers
 
 _TIME, _OFFSET, _KEY, _KEY_END, _VALUE, _VALUE_END = range(6)  # columns of a scan; positions are -1 for null
 
 
 def use_quick_records(consumer: KafkaConsumer) -> None:
     """Let the consumer's poll return lists of `Record` in place of its own ConsumerRecord."""
-    # the one seam in the client: its fetcher asks itself for this class, once for each partition fetched
-    consumer._fetcher.PartitionRecords = _QuickRecords
+    # the seams in the client: its fetcher asks itself for this class, once for each partition fetched, ...
+    fetcher = consumer._fetcher
+    fetcher.PartitionRecords = _QuickRecords
+    append, unpacked = fetcher._append, 0
+
+    def bounded(drained: dict[Any, Any], part: Any, most: int, update_offsets: bool) -> int:
+        nonlocal unpacked
+        taken: int = append(drained, part, most, update_offsets)
+        unpacked = part.unpacked + (unpacked if len(drained) > 1 else 0)
+        return most if unpacked > MAX_POLL_BYTES else taken
+
+    fetcher._append = bounded  # ... and asks this how many records a partition has given of those that a poll may bring
+
+
+def forget_parked(consumer: KafkaConsumer, partition: TopicPartition) -> None:
+    """Let a partition that is resumed be fetched again, from its position. For the thread that polls.
+
+    The client (3.0.12) sets aside what it has fetched of a paused partition, and fetches no more of it before that has
+    been handed out. But it takes it up again only once it has let go of what it read last, which it does not do at its
+    end: a resumed partition could wait for ever.
+    """
+    fetcher = consumer._fetcher
+    fetcher._paused_completed_fetches.pop(partition, None)
+    parked = fetcher._paused_partition_records.pop(partition, None)
+    if parked is not None:
+        parked.drain()
 
 
 class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
     """What one fetch brought of one partition."""
+
+    unpacked = 0  # bytes since `take` was last called
+
+    def take(self, n: int | None = None) -> list[Record]:
+        """Return the next records, at most n: fewer where they come to much."""
+        self._maybe_raise_next_inline_exception()
+        self.unpacked = 0
+        records: list[Record] = []
+        try:
+            for record in itertools.islice(self.record_iterator, 0, n):
+                records.append(record)
+                if self.unpacked > MAX_POLL_BYTES:
+                    break
+        except Exception as error:
+            if not records:
+                raise
+            self._next_inline_exception = error  # raised by the next call
+        return records
 
     def _maybe_skip_record(self, record: Record) -> bool:
         """Tell whether a record lies before the offset that was asked for: a batch comes whole."""
         return record[0] < self.fetch_offset  # type: ignore[no-any-return]
 
     def _unpack_records(self, tp: TopicPartition, records: Any, *deserializers: None) -> Iterator[Record]:
+        try:
+            yield from self._unpack(tp, records)
+        except KafkaError:
+            raise
+        except MALFORMED as error:  # what the client's own parsers make of bytes that are none
+            raise CorruptRecordError(
+                f"{tp.topic}/{tp.partition}: what was fetched from offset {self.next_fetch_offset} on is no batch of"
+                f" records ({type(error).__name__})"
+            ) from None
+
+    def _unpack(self, tp: TopicPartition, records: Any) -> Iterator[Record]:
         while (batch := records.next_batch()) is not None:
             if self.check_crcs and not batch.validate_crc():
                 raise _corrupt(tp, batch.base_offset)
@@ -48,7 +120,9 @@ class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-py
                 continue
             self.leader_epoch = batch.leader_epoch
             if self._wanted(batch):
-                for record in _unpacked(tp, batch):
+                size, found = _unpacked(tp, batch)
+                self.unpacked += size
+                for record in found:
                     self.next_fetch_offset = record[0] + 1
                     yield record
             self.next_fetch_offset = batch.next_offset  # compaction may have taken the last record
@@ -73,12 +147,32 @@ def _record_of(slow: Any) -> Record:
     return slow.offset, -1 if slow.timestamp is None else slow.timestamp, slow.key, slow.value
 
 
-def _unpacked(tp: TopicPartition, batch: Any) -> Iterator[Record]:
-    """Yield the records of a batch in format 2. Raises CorruptRecordError where its bytes are none."""
-    iter(batch)  # decompresses
-    data = bytes(batch._buffer)
-    places = np.empty((batch.records_count, 6), np.int64)
-    if _scan(np.frombuffer(data, np.uint8), batch._pos, places) != len(data):
+def _unpacked(tp: TopicPartition, batch: Any) -> tuple[int, Iterator[Record]]:
+    """Return how many bytes a batch in format 2 comes to, and its records; CorruptRecordError where it is none.
+
+    Of a batch that would come to too much there is one record, which holds the compressed bytes: they are refused like
+    any other record that nobody can read.
+    """
+    data = bytes(memoryview(batch._buffer)[batch._pos :])
+    if codec := batch.compression_type:
+        batch._assert_has_codec(codec)
+        packed = data
+        most = max(MAX_BATCH_BYTES, MAX_RATIO * len(packed))
+        try:
+            data = decompressed(codec, packed, most)
+        except TooLargeError:
+            log.warning(
+                "%s/%d, offsets %d to %d: %d bytes that come to more than %d are not unpacked but refused as one",
+                *(*tp, batch.base_offset, batch.last_offset, len(packed), most),
+            )
+            return len(packed), iter([(batch.last_offset, batch.max_timestamp, None, packed)])
+        except ValueError:
+            raise _corrupt(tp, batch.base_offset) from None
+    count = batch.records_count
+    if not 0 <= count <= len(data) // LEAST_RECORD_BYTES:
+        raise _corrupt(tp, batch.base_offset)
+    places = np.empty((count, 6), np.int64)
+    if _scan(np.frombuffer(data, np.uint8), 0, places) != len(data):
         raise _corrupt(tp, batch.base_offset)
     if batch.timestamp_type == batch.LOG_APPEND_TIME:
         times = [batch.max_timestamp] * len(places)
@@ -88,7 +182,7 @@ def _unpacked(tp: TopicPartition, batch: Any) -> Iterator[Record]:
     _, _, key, key_end, value, value_end = places.T.tolist()
     keys = [data[a:b] if a >= 0 else None for a, b in zip(key, key_end, strict=True)]
     values = [data[a:b] if a >= 0 else None for a, b in zip(value, value_end, strict=True)]
-    return zip(offsets, times, keys, values, strict=True)
+    return len(data), zip(offsets, times, keys, values, strict=True)
 
 
 def _compiled(function: Callable[..., Any]) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import InvalidRecordError, InvalidTimestampError, KafkaError
 from kafka.future import Future
 
 from connectors.encode import alert_record, score_records
@@ -25,9 +25,15 @@ MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024  # the client itself has no bound: above 
 RECORD_BYTES = 500  # what a record costs in memory beside its value: key, headers and the client's own objects
 MAX_DEAD_LETTER_BYTES = 900_000  # brokers refuse records over 1 MiB by default, and headers count
 METADATA_SECONDS = 15.0  # how long a topic may take to appear: brokers make it on the first question, or never
+CLOCK_SECONDS = 60.0  # a wall clock that has moved by more against the monotonic one has been set
+NO_TIME = -1  # a record without a time of its own, which brokers take at any time
 CLOSE_SECONDS = 2.0  # a daemon that stops has 3 s for this
 
 Headers = list[tuple[str, bytes]]
+
+
+class RefusedTimeError(KafkaConnectorError):
+    """The broker refused records for their time. After `begin_again` they can be written again, without one."""
 
 
 class KafkaWriter:
@@ -42,6 +48,7 @@ class KafkaWriter:
         self._closed = False
         self._unflushed_bytes = 0
         self._failure: KafkaConnectorError | None = None
+        self._wrong_clock: float | None = None  # what it was ahead of the monotonic one when a broker refused its time
 
     def open(self) -> None:
         """Connect, waiting for the broker up to delivery_timeout_seconds, and see that every topic is there.
@@ -79,7 +86,8 @@ class KafkaWriter:
         producer = self._producer if self._producer is not None else self._connected()
         sent: Future | None = None
         try:
-            sent = producer.send(topic, value, key, headers, partition).add_errback(self._failed, topic)
+            sent = producer.send(topic, value, key, headers, partition, self._timestamp())
+            sent = sent.add_errback(self._failed_by, producer, topic)
         except KafkaError as error:
             self._failed(topic, error)
         self._unflushed_bytes += len(value or b"") + RECORD_BYTES
@@ -90,6 +98,46 @@ class KafkaWriter:
     def flush(self) -> None:
         """Return when the brokers have all that was sent; KafkaConnectorError where they have not, or not in time."""
         self._flush(self.settings.delivery_timeout_seconds + CLOSE_SECONDS)  # the producer gives records up before
+
+    def begin_again(self) -> None:
+        """Forget what has failed: it will be written again. The next use connects anew."""
+        producer, self._producer = self._producer, None
+        self._failure, self._unflushed_bytes = None, 0
+        if producer is not None:
+            self._release(producer)
+
+    def _release(self, producer: KafkaProducer) -> None:
+        """Let a client go at once, whatever it still has to send."""
+
+        def run() -> None:
+            with contextlib.suppress(KafkaError):
+                producer.close(timeout=0)
+
+        threading.Thread(target=run, name="kafka-release", daemon=True).start()
+
+    def _timestamp(self) -> int | None:
+        """Return the time to write a record with; None: now, by the wall clock."""
+        if self._wrong_clock is None:
+            return None
+        if abs(time.time() - time.monotonic() - self._wrong_clock) < CLOCK_SECONDS:
+            return NO_TIME
+        log.info("The clock has been set: records are written with their time again")
+        self._wrong_clock = None
+        return None
+
+    def _see_time(self, error: BaseException) -> bool:
+        """Whether a broker refused a record for its time; then the next ones are written without."""
+        refused = isinstance(error, InvalidTimestampError) or (
+            isinstance(error, InvalidRecordError) and "Timestamp" in str(error)
+        )
+        if refused and self._wrong_clock is None:
+            self._wrong_clock = time.time() - time.monotonic()
+            log.error(
+                "Kafka refuses this machine's time (%s): set its clock right; until then records are written without"
+                " a time",
+                error,
+            )
+        return refused
 
     def close(self) -> None:
         """Let go, after CLOSE_SECONDS at most: what must not be lost is flushed before. A second time does nothing."""
@@ -113,10 +161,16 @@ class KafkaWriter:
         if self._failure is not None:
             raise self._failure
 
+    def _failed_by(self, producer: KafkaProducer, topic: str, error: BaseException) -> None:
+        """Keep a failure unless the producer has been given up: what it still had is written again by the next one."""
+        if producer is self._producer:
+            self._failed(topic, error)
+
     def _failed(self, topic: str, error: BaseException) -> None:
         """Keep the first failure; called on the producer's thread, too."""
+        kind = RefusedTimeError if self._see_time(error) else KafkaConnectorError
         if self._failure is None:
-            self._failure = KafkaConnectorError(
+            self._failure = kind(
                 f"Kafka at {self.settings.bootstrap_servers} did not take what was written"
                 f"{f' to topic {topic}' if topic else ''}: {type(error).__name__}: {error}"
             )
@@ -182,7 +236,8 @@ class _KafkaSink:
         return {}
 
     def restore(self, position: Mapping[str, int]) -> None:
-        """Do nothing: see `position`."""
+        """Forget what could not be written: it is part of what will be replayed."""
+        self._writer.begin_again()
 
     def close(self) -> None:
         """Flush and close the writer, which the sinks share."""

@@ -50,11 +50,6 @@ class TransactionalWriter(KafkaWriter):
         self.transactional_id = transactional_id
         self._began: float | None = None  # monotonic, s
 
-    @property
-    def begun(self) -> float | None:
-        """When the transaction under way began (monotonic, s); None where there is none."""
-        return self._began
-
     def send(
         self,
         topic: str,
@@ -136,7 +131,10 @@ class TransactionalWriter(KafkaWriter):
 
     def _within(self, work: Callable[[], None], seconds: float | None = None) -> None:
         """Do what waits for the broker without an end of its own; TransactionError where it fails or takes too long."""
-        limit = self.settings.delivery_timeout_seconds if seconds is None else seconds
+        # After the transaction's own time-out the broker has given it up: no answer can be a good one then. The client
+        # (3.0.12) now and then never hears of a request whose broker was killed
+        limit = min(self.settings.delivery_timeout_seconds, self.settings.transaction_timeout_seconds)
+        limit = limit if seconds is None else seconds
         ended: list[BaseException | None] = []
 
         def run() -> None:
@@ -159,16 +157,8 @@ class TransactionalWriter(KafkaWriter):
         if self._failure is not None:
             raise self._failure
 
-    def _release(self, producer: KafkaProducer) -> None:
-        """Let a client go at once, whatever it still has to send."""
-
-        def run() -> None:
-            with contextlib.suppress(KafkaError):
-                producer.close(timeout=0)
-
-        threading.Thread(target=run, name="kafka-release", daemon=True).start()
-
     def _failed(self, topic: str, error: BaseException) -> None:
+        self._see_time(error)
         if self._failure is not None:
             return
         where = f" (topic {topic})" if topic else ""

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from connectors.protocols import NotWrittenError
+
 APPLICATION_ID = 0x6C776F62  # "lwob" in the file's header: tells an outbox from any other SQLite file
 VERSION = 1
 
@@ -42,6 +44,10 @@ PRAGMA user_version = {VERSION};
 
 class OutboxError(Exception):
     """The outbox cannot be opened, read or written; the text says which file, why, and what to do."""
+
+
+class OutboxFullError(OutboxError, NotWrittenError):
+    """The outbox cannot be written at present; nothing of what was to be written is in it."""
 
 
 class NewMessage(NamedTuple):
@@ -195,20 +201,23 @@ class Outbox:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite has ended it itself after some errors, a full disk among them
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """Turn SQLite's errors into OutboxError."""
         try:
             yield
-        except sqlite3.Error as error:
-            raise OutboxError(self._explain(error)) from error
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second where a damaged file is quoted
+            name = getattr(error, "sqlite_errorname", "")
+            kind = OutboxFullError if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")) else OutboxError
+            raise kind(self._explain(error)) from error
 
-    def _explain(self, error: sqlite3.Error) -> str:
+    def _explain(self, error: sqlite3.Error | UnicodeDecodeError) -> str:
         found = " ".join(str(error).split())  # in one line
         name = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")  # quick_check's findings have none
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

@@ -8,6 +8,10 @@ from typing import Protocol
 from connectors.records import Alert, Partition, RawBatch, Rejected, Scores
 
 
+class NotWrittenError(Exception):
+    """An output takes nothing at present (its disk is full): it keeps what it was given, and `flush` tries again."""
+
+
 class Source(Protocol):
     """Where records come from. Offsets are those of the next record to read."""
 
@@ -27,11 +31,22 @@ class Source(Protocol):
         """Let go: leave the group, close files and sockets."""
 
 
+class DaemonSource(Source, Protocol):
+    """A source that the daemon may have to read again from its last checkpoint on."""
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether `rewind` works: a pipe's records come once."""
+
+    def rewind(self, offsets: Mapping[Partition, int]) -> None:
+        """Go back to these offsets, which have been polled since the last commit, and hand out what follows again."""
+
+
 class Sink(Protocol):
     """What every sink can do beside writing."""
 
     def flush(self) -> None:
-        """Return when all that was written is durable; raise when it cannot be."""
+        """Return when all that was written is durable; raise when it cannot be, NotWrittenError when not at present."""
 
     def position(self) -> dict[str, int]:
         """Return what `restore` needs to take back everything written after now (file sinks: path to bytes)."""

@@ -34,7 +34,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from connectors.message import parse_secrets, sign, webhook_body, webhook_id
-from connectors.outbox import Message, NewMessage, Outbox, OutboxError
+from connectors.outbox import Message, NewMessage, Outbox, OutboxError, OutboxFullError
 from connectors.records import Alert
 from connectors.targets import TargetRefusedError, Targets, parse_url
 
@@ -47,6 +47,7 @@ MAX_REASON_BYTES = 4096  # of a refusal's body that are read; a success is not r
 MAX_REASON_CHARACTERS = 300  # of them that are logged
 BACKOFF_FACTOR = 4.0  # 5 s, 20 s, 80 s, 5 min, 21 min, then the cap: a short outage costs a short wait
 STOP_SECONDS = 1.5  # close() returns within 2 s, whatever the receiver does
+MOST_KEPT = 1_000  # alerts that wait in memory for a full disk, some MB; then no more should come
 IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a lost wake-up would cost
 
 # A message that makes the receiver fail (500) holds back its stream no longer than this many attempts, about two hours
@@ -117,6 +118,14 @@ class WebhookSettings(BaseModel):
         return self
 
 
+def _time_of(response: http.client.HTTPResponse, now: float) -> float:
+    """Return the receiver's own time, by which its dates are meant; `now` where it does not tell."""
+    try:
+        return email.utils.parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
+    except (ValueError, OverflowError):
+        return now
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What came of one attempt."""
@@ -165,6 +174,11 @@ class WebhookSink:
         self._on_delivery = on_delivery
         self._on_pending = on_pending
         self._outbox = Outbox(directory / OUTBOX_FILE, settings.max_pending)
+        self._kept: list[NewMessage] = []  # that a full disk keeps out of the outbox
+        self._keeping = threading.Lock()
+        self._done: tuple[int, str] | None = None  # a message and its outcome, which a full disk keeps out likewise
+        # Ages are told by a clock that does not jump: one set forward by days would make old alerts of all that wait
+        self._ahead = time.time() - time.monotonic()
         self._failures = 0  # since the receiver last took something: how long the pause is
         self._paused_until = 0.0  # monotonic, s
         self._gone = False
@@ -180,18 +194,39 @@ class WebhookSink:
         self._thread.start()
 
     def write(self, alerts: Sequence[Alert]) -> None:
-        """Put alerts into the outbox for good; those that it has had before are left out. Raises OutboxError."""
+        """Put alerts into the outbox; those that it has had before are left out. Raises OutboxError.
+
+        They are there for good when this returns, unless the disk is full: then they are kept, and `flush` tells.
+        """
         if not alerts:
             return
         messages = [NewMessage(webhook_id(alert), alert.stream, webhook_body(alert)) for alert in alerts]
-        for message_id in self._outbox.add(messages, time.time()):
+        with self._keeping:
+            self._kept += messages
+        with contextlib.suppress(OutboxFullError):
+            self.flush()
+
+    def flush(self) -> None:
+        """Return when all alerts are in the outbox; OutboxFullError where they cannot be written at present."""
+        with self._keeping:
+            if not self._kept:
+                return
+            try:
+                dropped = self._outbox.add(self._kept, self._now())
+            except OutboxFullError:
+                self._on_pending(self._outbox.pending() + len(self._kept))
+                raise
+            self._kept.clear()
+        for message_id in dropped:
             logger.error("alert %s was dropped: more than webhook.max_pending wait for the webhook", message_id)
             self._on_delivery("dropped")
         self._on_pending(self._outbox.pending())
         self._wake.set()
 
-    def flush(self) -> None:
-        """Do nothing: what `write` has taken is already durable."""
+    @property
+    def full(self) -> bool:
+        """Whether so many alerts wait for a full disk that no more should come."""
+        return len(self._kept) > MOST_KEPT
 
     def position(self) -> dict[str, int]:
         """Return nothing: an alert that is written again after a crash is known by its id."""
@@ -206,6 +241,12 @@ class WebhookSink:
         self._wake.set()
         self._cut()
         self._thread.join(STOP_SECONDS)
+        if self._kept:
+            logger.error(
+                "%d alerts could not be written to %s: they are made again from their events",
+                len(self._kept),
+                self._outbox.path,
+            )
         waiting = self._outbox.pending()
         if waiting:
             logger.info("%d alerts wait in %s for the next start", waiting, self._outbox.path)
@@ -228,6 +269,7 @@ class WebhookSink:
 
     def _step(self) -> float:
         """Deliver the next message, if one is due. Returns how long nothing needs to be done, in s."""
+        self._record()
         now = time.monotonic()
         if self._gone:
             return IDLE_SECONDS
@@ -247,9 +289,19 @@ class WebhookSink:
         self._on_pending(self._outbox.pending())
         return 0.0
 
+    def _record(self, done: tuple[int, str] | None = None) -> None:
+        """Note a message's outcome; while a full disk prevents it nothing is sent, else it would be sent again."""
+        self._done = done or self._done
+        if self._done is not None:
+            self._outbox.finish(*self._done)
+            self._done = None
+
+    def _now(self) -> float:
+        return time.monotonic() + self._ahead
+
     def _delivered(self, message: Message) -> None:
-        self._outbox.finish(message.sequence, "delivered")
         self._on_delivery("delivered")
+        self._record((message.sequence, "delivered"))
         logger.debug("alert %s was delivered to %s", message.id, self._endpoint)
         if self._failures:
             # What failed no more often than the outage lasted was its victim. What failed more often failed while
@@ -285,9 +337,9 @@ class WebhookSink:
             if not aside:
                 due = self._paused_until
         self._tell(str(status), f"the webhook at {self._endpoint} does not take alerts: {answer.reason}")
-        if time.time() - message.created > self._settings.max_age_seconds:
-            self._outbox.finish(message.sequence, "dropped")
+        if self._now() - message.created > self._settings.max_age_seconds:
             self._on_delivery("dropped")
+            self._record((message.sequence, "dropped"))
             logger.error(
                 "alert %s was dropped: not delivered within webhook.max_age_seconds; last: %s",
                 message.id,
@@ -324,7 +376,7 @@ class WebhookSink:
             response = connection.getresponse()
             if 200 <= response.status < 300:
                 return Answer(response.status, "")
-            retry_after = retry_after_seconds(response.headers.get("Retry-After"), time.time())
+            retry_after = retry_after_seconds(response.headers.get("Retry-After"), _time_of(response, time.time()))
             with contextlib.suppress(OSError, http.client.HTTPException):  # the status is known, its text is extra
                 said = response.read(MAX_REASON_BYTES).decode("utf-8", "replace")
                 shown = self._endpoint.redact(said)[:MAX_REASON_CHARACTERS]

@@ -17,7 +17,7 @@ from connectors.kafka import LATER, KafkaSource
 from connectors.kafka_alert_feed import AlertFeed
 from connectors.kafka_sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink, KafkaWriter
 from connectors.kafka_transactions import TransactionalWriter
-from connectors.protocols import AlertSink, DeadLetterSink, ScoreSink, Sink, Source
+from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreSink, Sink
 from connectors.records import Partition
 from connectors.webhook import WebhookSink
 from detector.alerts import AlertRules
@@ -32,14 +32,16 @@ from training.registry import Registry
 logger = logging.getLogger(__name__)
 
 MODELS = "models"  # folder of the state directory
+FILES_AND_HOOKS = (FileScoreSink, FileAlertSink, FileDeadLetterSink, WebhookSink)  # sinks that write to a local disk
 Notice = Callable[[list[Partition]], None]
 
 
-def engine_settings(settings: Settings) -> EngineSettings:
-    """Return what of the settings the engine must know."""
+def engine_settings(settings: Settings, memory_bytes: int = 0) -> EngineSettings:
+    """Return what of the settings the engine must know; `memory_bytes` is what states may take, 0: no limit."""
     alerting, processing = settings.alerting, settings.processing
     return EngineSettings(
         max_streams=settings.state.max_streams,
+        memory_bytes=memory_bytes,
         threads=settings.compute.threads or len(os.sched_getaffinity(0)),
         own_weights=settings.model.scope == "stream",
         keep_late=processing.late == "score",
@@ -118,7 +120,9 @@ class Changes:
     placed: Callable[[dict[Partition, int]], None]
 
 
-def make_source(settings: Settings, decoder: Decoder, offsets: Mapping[Partition, int], changes: Changes) -> Source:
+def make_source(
+    settings: Settings, decoder: Decoder, offsets: Mapping[Partition, int], changes: Changes
+) -> DaemonSource:
     """Return the source, which goes on at `offsets`, or where `place` says where there is a changelog."""
     if settings.source.type == "file":
         return FileSource(settings.source, decoder, offsets)
@@ -151,6 +155,10 @@ class Sinks:
         """Return when everything written is durable."""
         for sink in self:
             sink.flush()
+
+    def full(self) -> bool:
+        """Whether one of them keeps so much for a full disk that no more should come."""
+        return any(sink.full for sink in self if isinstance(sink, FILES_AND_HOOKS))
 
     def position(self) -> dict[str, int]:
         """Return what `restore` needs."""

@@ -24,6 +24,7 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 from pydantic import SecretStr
 
+from connectors.http import HttpSettings
 from connectors.kafka_client import KafkaConnectorError, probe, quieten_client
 from connectors.kafka_reader import consumer_options
 from connectors.records import Scores
@@ -57,7 +58,7 @@ class Ingest:
             update={
                 "kafka": self._kafka,
                 "source": settings.source.model_copy(update={"type": "kafka"}),
-                "http": settings.http.model_copy(update={"port": 0}),
+                "http": HttpSettings(port=0),  # the password and the certificate that may be set are for a daemon
                 # what is set there is for real alerts
                 "webhook": WebhookSettings.model_validate({}),
                 "output": OutputSettings.model_validate({}),

@@ -216,9 +216,9 @@ def _MENDABLE() -> tuple[type[Exception], ...]:  # noqa: N802
     from connectors.labels import LabelsError  # noqa: PLC0415
     from connectors.lines import FileError  # noqa: PLC0415
     from connectors.outbox import OutboxError  # noqa: PLC0415
+    from detector.errors import StateError  # noqa: PLC0415
     from detector.picture import PictureError  # noqa: PLC0415
     from detector.smooth import SmoothError  # noqa: PLC0415
-    from detector.store import StateError  # noqa: PLC0415
     from detector.train_command import TrainError  # noqa: PLC0415
     from training.distributed import ProcessesError  # noqa: PLC0415
     from training.model import ModelError  # noqa: PLC0415

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -25,19 +25,25 @@ from prometheus_client import CollectorRegistry
 from connectors.decode import REASONS, Decoder
 from connectors.http import HttpServer
 from connectors.kafka import KafkaConnectorError, KafkaSource
+from connectors.kafka_sinks import RefusedTimeError
 from connectors.kafka_transactions import TransactionalWriter, TransactionError
+from connectors.protocols import NotWrittenError
 from connectors.records import EventBatch, Partition, RawBatch, Rejected
 from detector.assembly import MODELS, Changes, Sinks, device_of, engine_settings, make_sinks, make_source, resumed_model
-from detector.engine import Engine, Step
+from detector.engine import PORTION, Engine, Step
+from detector.errors import StateError
+from detector.isolation import ENGINE_ERROR, FaultError, Isolation
+from detector.limits import memory_limit, tell
+from detector.memory import Parked
 from detector.metrics import Metrics
 from detector.notify import Notifier
 from detector.partitions import PartitionedStates
 from detector.retraining import Retrainer
 from detector.settings import Settings
-from detector.store import SqliteStore
+from detector.store import SqliteStore, UnsavedError
 from detector.telling import describe
 from training.model import Forecaster
-from training.registry import About, Registry
+from training.registry import About, Registry, RegistryError
 from training.retrain import MOST_LANES
 
 logger = logging.getLogger(__name__)
@@ -50,7 +56,9 @@ FORCED_CHECKPOINT = 20_000  # evicted streams that wait for a checkpoint in memo
 # A stop must be over in 10 s, broker or not: half a second for the turn under way, then 2 for a retraining, and these
 STOP_SAVING_SECONDS = 4.0
 STOP_CLOSING_SECONDS = 3.0
+TELL_EVICTIONS_SECONDS = 60.0  # between two lines about them
 ALIVE_SECONDS = 60.0  # without a turn of the loop, after which /livez says so
+UNSAVED_SECONDS = 60.0  # without a checkpoint that is due, after which /readyz says so
 META_VERSION = 1
 # What a partition's owner has to commit is done in a fraction of a second; meanwhile the group goes on without waiting
 REVOKE_SECONDS = 20.0
@@ -66,7 +74,7 @@ class Daemon:
         Raises the settings', store's, model's and connectors' own errors, each a clear line.
         """
         self._settings = settings
-        self.metrics = Metrics(CollectorRegistry(), VERSION, REASONS)
+        self.metrics = Metrics(CollectorRegistry(), VERSION, (*REASONS, ENGINE_ERROR))
         self._notifier = Notifier()
         self._stop = threading.Event()
         self._handlers: dict[signal.Signals, Any] = {}  # those that were there before
@@ -86,7 +94,19 @@ class Daemon:
         device = device_of(settings)
         torch.set_num_threads(1)  # retraining gains nothing from more, and they would fight with the scans
         self._clock = _StageClock(self.metrics)
-        self._engine = Engine(model, engine_settings(settings), device, self._store.load, self._clock.ends)
+        limit = memory_limit(settings.state.memory_bytes, changelog=settings.changelog)
+        self._engine = Engine(
+            model,
+            engine_settings(settings, limit.state_bytes),
+            device,
+            self._stored,
+            self._clock.ends,
+            Parked(settings.state.directory, round(PORTION * limit.state_bytes)),
+        )
+        if meta:
+            self._check_layout(meta)
+        self.metrics.state_limit_bytes.set(limit.state_bytes)
+        tell(limit, self._engine.states, 1 - 3 * PORTION, settings.state.max_streams)
         self._decoder = Decoder(settings.decode)
         self._member = meta.get("member", "") if meta else ""
         writer = self._make_writer()
@@ -95,6 +115,12 @@ class Daemon:
             self._sinks.restore(meta["sinks"])
         changes = Changes(self._on_assigned, self._on_revoked, self._on_lost, self._on_placed)
         self._source = make_source(settings, self._decoder, self._offsets, changes)
+        self._isolation = Isolation(self._engine, always=not self._source.rewinds)
+        self._begun: dict[Partition, int] = {}  # offsets at which what came since the last checkpoint begins
+        self._kept = self._sinks.position()  # what the sinks held then
+        self._unsaved: Exception | None = None  # why there is no checkpoint at present
+        self._unsaved_since = 0.0  # monotonic, s
+        self._full = False  # nothing is read, since no more can be kept without a checkpoint
         self._partitions: PartitionedStates | None = None
         self._roll_backs = 0  # since the last commit
         self._moved_at = time.monotonic()  # when it was last seen that there is progress, or nothing to do
@@ -119,6 +145,8 @@ class Daemon:
         self._retrained_at = self._checkpoint_at = time.monotonic()
         self._lag_due = 0.0  # monotonic, s
         self._told_moved: set[str] = set()
+        self._evictions = 0  # for want of memory, since they were last told
+        self._told_evictions = -math.inf  # monotonic, s
         self._dirty = meta is None  # an empty checkpoint first: it tells file sinks where this run began
         logger.info(
             "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
@@ -148,7 +176,8 @@ class Daemon:
         if self._sinks.feed is not None:
             self._sinks.feed.start()
         self.metrics.set_model(self._engine.version, self._model.cell, self._registry.trained_at(self._stored_model))
-        self._checkpoint()
+        if not self._checkpoint() and self._unsaved is not None:
+            raise self._unsaved  # nothing has been read yet: better told at once than when it has been
         gc.collect()
         gc.freeze()  # torch and numba: to look through them again and again took a sixth of all CPU time
         self._notifier.ready("scoring")
@@ -161,26 +190,36 @@ class Daemon:
         self.metrics.last_loop_timestamp.set_to_current_time()
         try:
             self._turn()
+        except FaultError as error:
+            logger.exception("the engine raised: going back to the last checkpoint, to find the event")
+            self._begin_again(error)
+        except RefusedTimeError as error:
+            logger.warning("going back to the last checkpoint: %s", error)
+            self._begin_again(error)
         except TransactionError as error:
             self._roll_back(error)
 
     def _turn(self) -> None:
-        raw = self._source.poll(POLL_SECONDS if not self._restoring else RESTORING_POLL_SECONDS)
+        raw = self._poll()
         self._bring()
         if len(raw):
             self._read += len(raw)
+            self._begin(raw)
             self._clock.begins()
             batch, rejected = self._decoder.decode(raw)
             self._clock.ends("decode")
-            step = self._engine.step(batch)
-            self._emit(step, rejected)
+            for part, step, refused in self._isolation.steps(batch, raw):
+                if step is not None:
+                    self._emit(step)
+                    self._count(part, step)
+                rejected += refused
+            self._reject(rejected)
             self._clock.ends("emit")
             self._advance(raw)
-            self._count(batch, step, rejected)
         if time.monotonic() >= self._lag_due:
             self._watch(self._source.lag())
             self._lag_due = time.monotonic() + LAG_SECONDS
-        if self._engine.unsaved > FORCED_CHECKPOINT or self._due():
+        if (self._crowded() and self._unsaved is None) or self._due():
             self._checkpoint()
         self._retrain()
 
@@ -226,13 +265,36 @@ class Daemon:
 
     # -- a turn's parts ------------------------------------------------------------------------------------------------
 
-    def _emit(self, step: Step, rejected: list[Rejected]) -> None:
+    def _poll(self) -> RawBatch:
+        """Return the next records; none while there is no checkpoint and no more can be kept without one."""
+        full = self._unsaved is not None and self._crowded()
+        source = self._source
+        if full != self._full:
+            self._full = full
+            logger.warning("reading waits for a checkpoint" if full else "reading goes on")
+            if isinstance(source, KafkaSource):
+                (source.pause if full else source.resume)()
+        if full and not isinstance(source, KafkaSource):
+            time.sleep(POLL_SECONDS)
+            return RawBatch()
+        return source.poll(POLL_SECONDS if not self._restoring else RESTORING_POLL_SECONDS)
+
+    def _crowded(self) -> bool:
+        engine = self._engine
+        much = engine.unsaved > FORCED_CHECKPOINT or engine.unsaved_bytes > engine.settings.memory_bytes
+        return much or self._sinks.full()
+
+    def _begin(self, raw: RawBatch) -> None:
+        """Note where each partition begins that had nothing since the last checkpoint."""
+        for code, partition in enumerate(raw.partitions):
+            if partition not in self._begun:
+                self._begun[partition] = raw.offset[raw.partition.index(code)]
+
+    def _emit(self, step: Step) -> None:
         for sink in self._sinks.scores:
             sink.write(step.scores)
         for alert_sink in self._sinks.alerts:
             alert_sink.write(step.alerts)
-        for dead_letter_sink in self._sinks.dead_letters:
-            dead_letter_sink.write(rejected)
         if self._partitions is not None:
             self._partitions.moved(step.moved)
         for alert in step.alerts:
@@ -241,6 +303,12 @@ class Daemon:
             if name not in self._told_moved and len(self._told_moved) < 1000:
                 self._told_moved.add(name)
                 logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
+
+    def _reject(self, rejected: list[Rejected]) -> None:
+        for sink in self._sinks.dead_letters:
+            sink.write(rejected)
+        for refusal in rejected:
+            self.metrics.events_rejected[refusal.reason].inc()
 
     def _advance(self, raw: RawBatch) -> None:
         """Note the next offset of each partition the batch came from."""
@@ -251,7 +319,7 @@ class Daemon:
                 self._offsets[partition] = offset
         self._dirty = True
 
-    def _count(self, batch: EventBatch, step: Step, rejected: list[Rejected]) -> None:
+    def _count(self, batch: EventBatch, step: Step) -> None:
         m, scores = self.metrics, step.scores
         m.events.inc(len(batch))
         m.observations.inc(len(batch.value))
@@ -263,9 +331,10 @@ class Daemon:
         m.events_dropped["late"].inc(step.late if processing.late == "drop" else 0)
         m.streams_on_two_partitions.inc(len(step.moved))
         m.streams_evicted.inc(step.evicted)
+        m.streams_evicted_for_memory.inc(step.evicted_for_memory)
+        m.state_bytes.set(self._engine.nbytes)
+        self._tell_evictions(step.evicted_for_memory)
         m.steps_left_out.inc(step.left_out)
-        for refusal in rejected:
-            m.events_rejected[refusal.reason].inc()
         m.batch_events.observe([len(batch)])
         m.score.observe(scores.score)
         for alert in step.alerts:
@@ -277,14 +346,30 @@ class Daemon:
             m.last_event_timestamp.set(float(batch.time.max()) * 1e-9)
             m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
 
+    def _stored(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        """Yield streams' rows one by one: of a batch that brings many back not all may fit into memory at once."""
+        for name in names:
+            yield from self._store.load([name])
+
+    def _tell_evictions(self, evicted: int) -> None:
+        self._evictions += evicted
+        now = time.monotonic()
+        if self._evictions and now - self._told_evictions >= TELL_EVICTIONS_SECONDS:
+            logger.warning(
+                "memory for states is full (%.2f GB, state.memory_bytes): the %d longest idle streams went to the"
+                " state directory; %d are in memory",
+                *(self._engine.settings.memory_bytes / 1e9, self._evictions, len(self._engine.states.slots)),
+            )
+            self._evictions, self._told_evictions = 0, now
+
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _due(self) -> bool:
         since = time.monotonic() - self._checkpoint_at
         return self._dirty and since >= self._settings.state.checkpoint_interval_seconds
 
-    def _checkpoint(self) -> None:
-        """Make everything so far durable, as one point in the stream.
+    def _checkpoint(self) -> bool:
+        """Make everything so far durable, as one point in the stream; return whether it is.
 
         1. Scores, alerts and dead letters are flushed: nothing below may cover what is not written.
         2. Alerts are in the webhook's outbox since they were emitted, under ids that a replay gives again.
@@ -293,25 +378,64 @@ class Daemon:
 
         Killed before 3, the former checkpoint holds: files are cut back to it, Kafka sees the span again with equal
         scores. Killed between 3 and 4, the store's offsets rule over Kafka's.
+
+        Where there is no room for it scoring goes on, and it is tried again after the usual interval.
         """
         began = time.monotonic()
-        # with exactly-once the transaction flushes, too
-        if not self._settings.exactly_once and not self._patiently(self._sinks.flush):
-            logger.warning("outputs were not taken in time: what came since the last checkpoint will be scored again")
-            return
-        if self._partitions is not None and isinstance(self._source, KafkaSource):
-            self._partitions.commit(self._source, self._meta(), self._patiently)
-            self._roll_backs = 0
-        else:
-            self._store.save(self._engine.drain(), (), self._meta())
+        try:
+            # with exactly-once the transaction flushes, too
+            if not self._settings.exactly_once and not self._patiently(self._sinks.flush):
+                logger.warning(
+                    "outputs were not taken in time: what came since the last checkpoint will be scored again"
+                )
+                return False
+            meta = self._meta()
+            with self._engine.draining() as rows:
+                if self._partitions is not None and isinstance(self._source, KafkaSource):
+                    self._partitions.commit(self._source, meta, self._patiently)
+                    self._roll_backs = 0
+                else:
+                    self._store.save(rows, (), meta)
+        except (NotWrittenError, UnsavedError) as error:
+            self._do_without(error)
+            return False
+        if self._partitions is None:
             self._patiently(lambda: self._source.commit(self._offsets))
         self._dirty = False
+        self._begun, self._kept = {}, meta["sinks"]
         self._checkpoint_at = time.monotonic()
+        if self._unsaved is not None:
+            logger.info("checkpoints are made again, after %.0f s without", self._checkpoint_at - self._unsaved_since)
+            self._unsaved = None
         self._tell_checkpoint(self._checkpoint_at - began)
+        return True
+
+    def _do_without(self, error: Exception) -> None:
+        """Go on without a checkpoint, which is tried again after the usual interval."""
+        self.metrics.checkpoint_failures.inc()
+        self._checkpoint_at = time.monotonic()
+        if self._unsaved is None:
+            self._unsaved_since = self._checkpoint_at
+            interval = self._settings.state.checkpoint_interval_seconds
+            logger.error("no checkpoint: %s. Scoring goes on; it is tried again every %g s", error, interval)
+        self._unsaved = error
+
+    def _begin_again(self, why: Exception) -> None:
+        """Go back to the last checkpoint: streams that changed since come back from the store."""
+        if self._partitions is not None:
+            self._roll_back(TransactionError(str(why)))
+            return
+        self._engine.roll_back()
+        self._sinks.restore(self._kept)
+        self._offsets.update(self._begun)
+        self._source.rewind(self._begun)
+        self._begun = {}
 
     def _meta(self) -> dict[str, Any]:
         return {
             "version": META_VERSION,
+            "longwatch": VERSION,
+            "layout": self._engine.states.layout,
             "offsets": [[*partition, offset] for partition, offset in sorted(self._offsets.items())],
             "sinks": self._sinks.position(),
             "model": self._stored_model,
@@ -333,6 +457,18 @@ class Daemon:
                 raise TransactionError(f"not committed within {REVOKE_SECONDS:.0f} s of losing a partition")
         future.result()
         return True
+
+    def _check_layout(self, meta: dict[str, Any]) -> None:
+        """Refuse states that this version cannot read at once, not when the first of these streams comes."""
+        layout = self._engine.states.layout
+        if meta.get("layout", layout) != layout:
+            changelog = ", and kafka.changelog_topic to a new name" if self._settings.changelog else ""
+            raise StateError(
+                f"state directory {self._settings.state.directory}: its states were written by longwatch"
+                f" {meta.get('longwatch')} in layout {meta['layout']}, this one ({VERSION}, model.horizons"
+                f" {list(self._settings.model.horizons)}) reads {layout}: go back to that version and its"
+                f" model.horizons, or set state.directory to a new directory{changelog}, and every stream learns anew"
+            )
 
     def _tell_checkpoint(self, seconds: float) -> None:
         m = self.metrics
@@ -369,8 +505,13 @@ class Daemon:
             self._partitions.let_go(partitions)
             if failure is not None:
                 self._roll_back(failure)
+        self._let_go(partitions)
+
+    def _let_go(self, partitions: list[Partition]) -> None:
+        self._isolation.let_go(partitions)
         for partition in partitions:
             self._offsets.pop(partition, None)
+            self._begun.pop(partition, None)
 
     def _on_lost(self, partitions: list[Partition]) -> None:
         """Others may have these already: nothing of them can be committed any more."""
@@ -378,6 +519,7 @@ class Daemon:
             self._on_revoked(partitions)
             return
         self._partitions.let_go(partitions)
+        self._let_go(partitions)
         self._roll_back(TransactionError("partitions were lost: this worker was not heard of for too long"))
 
     def _on_placed(self, offsets: dict[Partition, int]) -> None:
@@ -401,6 +543,7 @@ class Daemon:
             raise KafkaConnectorError(f"no transaction could be committed, {MOST_ROLL_BACKS} times in a row: {why}")
         logger.warning("going back to the last commit: %s", why)
         self._partitions.roll_back(self._source, self._patiently)
+        self._begun = {}
         self._dirty = False
 
     def _make_writer(self) -> TransactionalWriter | None:
@@ -439,9 +582,14 @@ class Daemon:
 
     def _swap(self, model: Forecaster, about: About) -> None:
         """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""
-        if self._partitions is not None:
-            self._checkpoint()
-        self._stored_model = self._registry.save(model, about)
+        if not self._checkpoint():
+            logger.warning("the retrained model is left out: it would need a checkpoint now")
+            return
+        try:
+            self._stored_model = self._registry.save(model, about)
+        except RegistryError as error:
+            logger.warning("the retrained model is left out: %s", error)
+            return
         if self._partitions is not None:  # named first: what is committed with it must not be gone on with another one
             self._store.save_placed({}, {}, self._meta())
         self._model = model
@@ -458,7 +606,7 @@ class Daemon:
         if isinstance(source, KafkaSource):
             progress = self._read, 0 if self._partitions is None else self._partitions.restorer.progress
             waiting = any(lag.values()) or self._restoring
-            if not waiting or source.outage or progress != self._progress:
+            if not waiting or source.outage or self._full or progress != self._progress:
                 self._moved_at = time.monotonic()
             self._progress = progress
 
@@ -476,6 +624,8 @@ class Daemon:
     def _ready(self) -> tuple[bool, str]:
         if self._stop.is_set():
             return False, "stopping"
+        if self._unsaved is not None and time.monotonic() - self._unsaved_since > UNSAVED_SECONDS:
+            return False, f"no checkpoint for {time.monotonic() - self._unsaved_since:.0f} s: {self._unsaved}"
         if self._restoring:
             return False, f"restoring the states of {self._restoring} partitions"
         if self._partitions is not None and self._settings.state.standby and not self._offsets:

@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
+from connectors.http import HttpSettings
 from connectors.labels import Window, load_labels, windows_of
 from connectors.records import Alert, Int64, Scores
 from detector.assembly import Sinks
@@ -157,7 +158,8 @@ def _demo_settings(settings: Settings, paths: Sequence[Path], state: Path, score
             "state": section("state", directory=state),
             "output": section("output", scores_file=str(scores), alerts_file=str(alerts)),
             "training": section("training", enabled=False),
-            "http": section("http", port=port),
+            # without the password and the certificate that may be set there: the demo reads its own metrics
+            "http": HttpSettings(host=settings.http.host, port=port),
         }
     )
 

@@ -186,7 +186,9 @@ def _draw_ahead(axes: Axes, ahead: Ahead) -> None:
     room = 0.35 * (high - low) or 1.0  # a band may be as wide as it likes: the values must be seen
     axes.set_ylim(low - room, high + room)
     events = "event" if ahead.horizon == 1 else "events"
-    axes.set_title(f"{ahead.name}: {ahead.horizon} {events} ahead", loc="left", fontsize=9.5, fontweight="bold")
+    title = f"{ahead.name}: {ahead.horizon} {events} ahead"
+    # a name may hold dollars, which matplotlib takes for a formula
+    axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold", parse_math=False)
     axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:,.6g}")
     locator = AutoDateLocator(minticks=2, maxticks=6)  # type: ignore[no-untyped-call]  # matplotlib.dates has none
     axes.xaxis.set_major_locator(locator)

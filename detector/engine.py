@@ -8,25 +8,27 @@ nothing upstream depends on anything downstream: inputs know nothing of scores, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from connectors.records import Alert, EventBatch, Partition, Scores
 from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules
+from detector.memory import Parked
 from detector.own_weights import OwnLanes
-from detector.passage import Judged, Sorted, alert_at, joined, scores_of, turns
+from detector.passage import Judged, Sorted, alert_at, joined, part_of, scores_of, together, turns
 from detector.recurrent import lanes_on
 from detector.scans import DUPLICATE, LATE, admit, find_lanes, judge
 from detector.scoring import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
 from detector.states import StreamStates, partition_of
-from detector.symbols import SYMBOLIC, measure_symbols, network
+from detector.symbols import SYMBOL_ROW, SYMBOLIC, measure_symbols, network
 from training.history import WINDOW, record, unrolled
 from training.inputs import FRAME, INPUT_SIZE, LARGEST, featurise
 from training.kernels import output_size
@@ -38,7 +40,11 @@ Int64 = NDArray[np.int64]
 THREAD_EVENTS = 512  # a thread is worth its start for so many events
 PRIMING_PASSES = 3  # over the window: one leaves the first 30 events after a swap 0.04 to 0.08 nats worse
 PRIMED_AT_ONCE = 4096  # lanes whose windows are unrolled together: 23 MB
+PACKED_AT_ONCE = 256  # streams whose hidden states are read together: 0.1 MB, of the widest 100 MB
 MOST_LANES = 1024  # features of one stream; more are dropped and counted
+MOST_OBSERVATIONS = 200_000  # go through at once: inputs, forecasts and verdicts of each take some 300 bytes
+# Of the memory for states: what a part of a batch may bring back, what it may add, and what may wait for a drain
+PORTION = 1 / 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,7 @@ class EngineSettings:
     """What of the settings the engine must know."""
 
     max_streams: int = 100_000
+    memory_bytes: int = 0  # that states may take, but for one stream more; 0: no limit
     threads: int = 1
     keep_late: bool = False
     keep_duplicates: bool = False
@@ -64,6 +71,7 @@ class Step:
     late: int
     features_dropped: int
     evicted: int
+    evicted_for_memory: int  # of them, for want of bytes
     left_out: int  # steps of streams' own weights, for want of a finite loss, gradient or result
     moved: list[str]  # streams seen on another partition than before
 
@@ -71,8 +79,9 @@ class Step:
 class Engine:
     """Scores events of any streams, one network for all or each its own, a state for every feature of every stream.
 
-    `fetch` brings back the states that were drained for streams not in memory (None: never seen). `on_stage` hears
-    the name of each stage as it ends, for whoever holds a clock.
+    `fetch` brings back the states that were drained for streams not in memory (None: never seen); what it returns is
+    taken one by one, as memory allows. `on_stage` hears the name of each stage as it ends, for whoever holds a clock.
+    `parked` holds what is evicted between two drains.
     """
 
     def __init__(
@@ -80,8 +89,9 @@ class Engine:
         model: Forecaster,
         settings: EngineSettings | None = None,
         device: str = "cpu",
-        fetch: Callable[[Sequence[str]], list[bytes | None]] | None = None,
+        fetch: Callable[[Sequence[str]], Iterable[bytes | None]] | None = None,
         on_stage: Callable[[str], None] | None = None,
+        parked: Parked | None = None,
     ) -> None:
         self.settings = settings or EngineSettings()
         self.version = fingerprint(model)
@@ -97,7 +107,7 @@ class Engine:
         self._fetch = fetch or (lambda names: [None] * len(names))
         self._on_stage = on_stage or (lambda _: None)
         self._changed: set[int] = set()
-        self._parked: dict[str, bytes] = {}  # evicted since the last drain
+        self._parked = Parked() if parked is None else parked  # evicted since the last drain
         self._pool = ThreadPoolExecutor(self.settings.threads) if self.settings.threads > 1 else None
         r = self.settings.rules
         self._rules = (
@@ -113,8 +123,34 @@ class Engine:
     # -- the way through ---------------------------------------------------------------------------------------------
 
     def step(self, batch: EventBatch) -> Step:
-        """Score a batch: every event against what its stream's past let expect, then learn it."""
-        slots = self._slots(batch.streams)
+        """Score a batch: every event against what its stream's past let expect, then learn it.
+
+        One that asks for much memory goes through in parts, with evictions in between: by parity the scores are the
+        same.
+        """
+        steps: list[Step] = []
+        edges = [0]
+        while not steps or edges[-1] < len(batch):
+            edges.append(self._end(batch, edges[-1]))
+            whole = edges[-2:] == [0, len(batch)]
+            steps.append(self._step(batch if whole else part_of(batch, *edges[-2:])))
+        if len(steps) == 1:
+            return steps[0]
+        return Step(
+            scores=together(batch, edges, [step.scores for step in steps]),
+            alerts=[alert for step in steps for alert in step.alerts],
+            duplicates=sum(step.duplicates for step in steps),
+            late=sum(step.late for step in steps),
+            features_dropped=sum(step.features_dropped for step in steps),
+            evicted=sum(step.evicted for step in steps),
+            evicted_for_memory=sum(step.evicted_for_memory for step in steps),
+            left_out=sum(step.left_out for step in steps),
+            moved=sorted({name for step in steps for name in step.moved}),
+        )
+
+    def _step(self, batch: EventBatch) -> Step:
+        slots = self._bring(batch.streams)
+        self._changed.update(slots.tolist())  # from here on, also where something below raises
         kept, interval, fate, moved = self._admit(batch, slots)
         if self._own:
             judged = self._learning(self._own, batch, slots, kept, interval)
@@ -122,9 +158,9 @@ class Engine:
             judged = self._through(batch, slots, kept, interval)
         scores = scores_of(batch, judged, self.version, self.states.symbol_names)
         alerts = self._alerts(batch, judged)
-        self._changed.update(slots.tolist())
-        evicted = self._evict()
-        self.states.symbol_names.sweep(self.states.symbols.rows)
+        for_memory = self._make_room()
+        evicted = self._evict(len(self.states.slots) - self.settings.max_streams)
+        self.states.sweep_names()
         self._on_stage("score")
         return Step(
             scores=scores,
@@ -132,7 +168,8 @@ class Engine:
             duplicates=int((fate == DUPLICATE).sum()),
             late=int((fate == LATE).sum()),
             features_dropped=judged.features_dropped,
-            evicted=evicted,
+            evicted=evicted + for_memory,
+            evicted_for_memory=for_memory,
             left_out=self._own.take_left_out() if self._own else 0,
             moved=moved,
         )
@@ -165,27 +202,58 @@ class Engine:
         self._on_stage("forecast")
         return Judged(work, *self._judge(work, numbers, inputs, frames, outputs, foreseen), foreseen, dropped)
 
-    def _slots(self, names: list[str]) -> Int64:
+    def _end(self, batch: EventBatch, at: int) -> int:
+        """Return where the part of a batch that begins at an event must end, and bring the states of its streams."""
+        start, limit = batch.start, self.settings.memory_bytes
+        end = int(np.searchsorted(start, start[at] + MOST_OBSERVATIONS, "right")) - 1 if len(batch) else 0
+        end = min(max(end, at + 1), len(batch))
+        if not limit:
+            return end
+        codes, first = np.unique(batch.stream[at:end], return_index=True)
+        order = np.argsort(first)
+        names = [batch.streams[code] for code in codes[order].tolist()]
+        slots = self._bring(names, self.states.nbytes + round(PORTION * limit))
+        if len(slots) < len(names):
+            end = at + int(first[order[len(slots)]])
+        room = PORTION * limit
+        each = self.states.lane_bytes + SYMBOL_ROW.itemsize * (len(batch.symbols) > 0)
+        if (start[end] - start[at]) * each <= room:
+            return end
+        slot = np.full(len(batch.streams), -1)
+        slot[codes[order[: len(slots)]]] = slots
+        return at + self._lanes_that_fit(batch, slot, at, end, max(int(room / each), 1))
+
+    def _lanes_that_fit(self, batch: EventBatch, slots: Int64, at: int, end: int, most: int) -> int:
+        """Return how many events from `at` on show at most so many features that their streams do not have yet."""
+        rows = slice(int(batch.start[at]), int(batch.start[end]))
+        start, slot = batch.start[at : end + 1] - rows.start, slots[batch.stream[at:end]]
+        feature, _ = self._named(batch, np.arange(rows.start, rows.stop))
+        found = lane, _ = np.empty(len(feature), np.int64), np.empty(len(feature), np.int64)
+        self._find(slot, start, feature, found)
+        missing = np.flatnonzero(lane < 0)
+        event = np.repeat(np.arange(len(slot)), np.diff(start))[missing]
+        pairs = slot[event] * len(self.states.features) + feature[missing]
+        shown = np.sort(np.unique(pairs, return_index=True)[1])  # each where it first stands
+        return len(slot) if len(shown) <= most else max(int(event[shown[most]]), 1)
+
+    def _bring(self, names: list[str], most_bytes: int = 0) -> Int64:
+        """Return the slots of streams, brought back or new; of the first ones only where they take `most_bytes`."""
         known = self.states.slots
         slots = np.array([known.get(name, -1) for name in names], np.int64)
-        absent = np.flatnonzero(slots < 0)
-        if len(absent):
-            wanted = [names[i] for i in absent]
-            stored = [self._parked.pop(name, None) for name in wanted]
-            unknown = [k for k, row in enumerate(stored) if row is None]
-            for k, row in zip(unknown, self._fetch([wanted[k] for k in unknown]), strict=True):
-                stored[k] = row
-            for i, name, row in zip(absent, wanted, stored, strict=True):
-                slots[i] = self._bring(name, row)
+        absent = np.flatnonzero(slots < 0).tolist()
+        unknown = iter(self._fetch([name for i in absent if (name := names[i]) not in self._parked]))
+        for i in absent:
+            if most_bytes and i and self.states.nbytes >= most_bytes:
+                return slots[:i]
+            row = self._parked.pop(names[i])
+            slots[i] = self._take(names[i], next(unknown) if row is None else row)
+            if row is not None:
+                self._changed.add(int(slots[i]))
         return slots
 
-    def _bring(self, name: str, row: bytes | None) -> int:
-        if row is None:
-            slot = self.states.add(name)
-        else:
-            slot = self.states.unpack(name, row, self._model_number, self.version)
-            if slot in self.states.notes:
-                self.states.notes[slot] = msgspec.convert(self.states.notes[slot], Alert)
+    def _take(self, name: str, row: bytes | None) -> int:
+        states, model = self.states, self._model_number
+        slot = states.add(name) if row is None else states.unpack(name, row, model, self.version)
         muted = any(fnmatchcase(name, pattern) for pattern in self.settings.mute)
         self.states.streams.rows[slot]["muted"] = muted
         return slot
@@ -377,7 +445,10 @@ class Engine:
             at = int(np.searchsorted(work.slot, work.slot[events * k // self.settings.threads]))
             edges.append(max(at, edges[-1]))
         edges.append(events)
-        list(self._pool.map(lambda a, b: scan(a, b, int(work.start[a]), int(work.start[b])), edges[:-1], edges[1:]))
+        scans = [self._pool.submit(scan, a, b, int(work.start[a]), int(work.start[b])) for a, b in pairwise(edges)]
+        wait(scans)  # all of them: where one raises, none may go on to change what is put back
+        for done in scans:
+            done.result()
 
     # -- what comes out ----------------------------------------------------------------------------------------------
 
@@ -406,31 +477,69 @@ class Engine:
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
-    def _evict(self) -> int:
-        """Let the longest idle streams go once there are more than `max_streams`; what changed waits for `drain`."""
-        excess = len(self.states.slots) - self.settings.max_streams
-        if excess <= 0:
+    def _make_room(self) -> int:
+        """Let the longest idle streams go once states take more than `memory_bytes` less three portions."""
+        limit, used = self.settings.memory_bytes, self.states.nbytes
+        if not limit or used <= (1 - 3 * PORTION) * limit:
             return 0
+        free = np.cumsum(self.states.bytes_by_slot(self._idle()))
+        # a fourth one at once, so that the search for the idle is worth it
+        return self._evict(int(np.searchsorted(free, used - (1 - 4 * PORTION) * limit)) + 1)
+
+    def _idle(self) -> Int64:
+        """Return the slots of all streams, the longest idle first."""
         slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
-        idle = slots[np.lexsort((slots, self.states.streams.rows["time"][slots]))][:excess]
+        return slots[np.lexsort((slots, self.states.streams.rows["time"][slots]))]
+
+    def _evict(self, count: int) -> int:
+        """Let so many of the longest idle streams go and return how many that was; what changed waits for `drain`."""
+        if count <= 0:
+            return 0
+        idle = self._idle()[:count]
         unsaved = np.array([slot for slot in idle.tolist() if slot in self._changed], np.int64)
-        self._parked.update(self.states.pack(unsaved, self._model_number, self.version))
+        for at in range(0, len(unsaved), PACKED_AT_ONCE):
+            some = unsaved[at : at + PACKED_AT_ONCE]
+            self._parked.update(self.states.pack(some, self._model_number, self.version))
         for slot in idle.tolist():
             self._changed.discard(slot)
             self.states.remove(slot)
-        return excess
+        return len(idle)
 
     def drain(self) -> Iterator[tuple[str, bytes]]:
         """Yield name and state of every stream that changed since the last drain; they then count as saved."""
         changed, self._changed = np.array(sorted(self._changed), np.int64), set()
-        parked, self._parked = self._parked, {}
+        parked, self._parked = self._parked, self._parked.anew()
         yield from parked.items()
-        yield from self.states.pack(changed, self._model_number, self.version)
+        for at in range(0, len(changed), PACKED_AT_ONCE):
+            yield from self.states.pack(changed[at : at + PACKED_AT_ONCE], self._model_number, self.version)
+
+    @contextmanager
+    def draining(self) -> Iterator[Iterator[tuple[str, bytes]]]:
+        """Give what `drain` yields; where the block raises, these streams were not saved and count as changed still."""
+        changed, parked = self._changed, self._parked
+        try:
+            yield self.drain()
+        except BaseException:
+            self._changed |= {slot for slot in changed if self.states.names[slot]}  # but for those forgotten meanwhile
+            parked.update(self._parked.items())
+            self._parked = parked
+            raise
+
+    def snapshot(self, names: Iterable[str]) -> dict[str, bytes | None]:
+        """Return the states of streams as they are here, for `put_back`; None for one that is not in memory."""
+        here = np.array([self.states.slots[name] for name in names if name in self.states.slots], np.int64)
+        packed = dict(self.states.pack(here, self._model_number, self.version))
+        return {name: packed.get(name, self._parked.get(name)) for name in names}
+
+    def put_back(self, rows: Mapping[str, bytes | None]) -> None:
+        """Undo what a step has done to streams, also one that raised half way: they are as `snapshot` found them."""
+        self.forget(rows)
+        self._parked.update((name, row) for name, row in rows.items() if row is not None)
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop what is remembered of these streams, saved or not: their next events bring back what was saved."""
         for name in names:
-            self._parked.pop(name, None)
+            self._parked.pop(name)
             slot = self.states.slots.get(name, -1)
             if slot >= 0:
                 self._changed.discard(slot)
@@ -454,6 +563,11 @@ class Engine:
     def unsaved(self) -> int:
         """Streams that changed since the last drain and wait outside the tables: bounded by draining often enough."""
         return len(self._parked)
+
+    @property
+    def unsaved_bytes(self) -> int:
+        """Bytes of their states, in memory and on disk: a transaction holds all of them at once, compressed."""
+        return self._parked.nbytes + self._parked.written_bytes
 
     def use(self, model: Forecaster) -> None:
         """Score with other weights from the next event on; each lane is primed as its next event comes.
@@ -495,8 +609,8 @@ class Engine:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that states take."""
-        return self.states.nbytes
+        """Bytes of memory that states take, with those that wait for a drain."""
+        return self.states.nbytes + self._parked.nbytes
 
     def close(self) -> None:
         """End the threads."""

@@ -144,6 +144,14 @@ class Metrics:
         self.streams_evicted = counter(
             "streams_evicted_total", "Streams moved from memory to the store, to make room for others."
         )
+        self.streams_evicted_for_memory = counter(
+            "streams_evicted_for_memory_total", "Of those, streams moved because states took too much memory."
+        )
+        self.state_bytes = gauge("state_bytes", "Memory that the states of streams take.")
+        self.state_limit_bytes = gauge(
+            "state_limit_bytes",
+            "Memory that the states of streams may take: state.memory_bytes, or what it stands for.",
+        )
         self.lanes = gauge("lanes", "Features of streams held in memory; each has a hidden and a cell state.")
         self.batch_events = histogram("batch_events", "Events in a micro-batch.", BATCH_BUCKETS)
         step = Histogram(
@@ -170,6 +178,10 @@ class Metrics:
         )
         self.last_checkpoint_timestamp = gauge(
             "last_checkpoint_timestamp_seconds", "When the last checkpoint was complete; 0 before the first."
+        )
+        self.checkpoint_failures = counter(
+            "checkpoint_failures_total",
+            "Checkpoints that could not be made (a full disk, say) and are tried again; nothing is lost meanwhile.",
         )
 
         # States that follow their partitions

@@ -12,13 +12,13 @@ Lanes are stepped by the compiled kernel on the CPU, wherever the learning is co
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.memory import Room, machine_bytes
 from detector.passage import Sorted
 from training.compiled import compiled
 from training.history import SCALE, WINDOW
@@ -77,12 +77,17 @@ class OwnLanes:
         self._far = np.array(model.horizons, np.int64) - 1
         lane = _lane_row(model.state_size, self._rows_needed)
         self.row_size = lane.itemsize // 4  # numbers of float32
-        self._words = np.zeros((0, self.row_size), np.float32)
+        self._room = Room(np.dtype(np.float32), (self.row_size,))
+        self.row_bytes = self._room.row_bytes
+        self._words: Float32 = self._room.rows
         self._lanes = self._words.view(lane)[:, 0]
         self._slot = np.zeros(0, np.int64)  # by lane
         self._prior = self._learner.row_of(model)
-        self._streams = np.zeros(0, _stream_row(self._learner.size))  # by slot
         self._network = Network(model, 0)
+        # by slot: what is stored, and the weights again as the kernel takes them
+        self._copies = Room(_stream_row(self._learner.size))
+        self._streams = self._copies.rows
+        self._laid_out = [Room(np.dtype(np.float32), shape) for shape in self._network.shapes]
         self._left_out = 0  # steps whose loss, gradient or result was not finite
         self._told = False
         _tell(self.bytes_a_stream, most)
@@ -106,9 +111,9 @@ class OwnLanes:
 
     def resize(self, rows: int) -> None:
         """Make room for so many rows; the new ones are zero."""
-        grown = np.zeros((rows, self.row_size), np.float32)
-        grown[: len(self._words)] = self._words
-        self._words, self._lanes = grown, grown.view(self._lanes.dtype)[:, 0]
+        self._room.resize(rows)
+        self._words = self._room.rows
+        self._lanes = self._words.view(self._lanes.dtype)[:, 0]
         self._slot = np.concatenate([self._slot, np.zeros(rows - len(self._slot), np.int64)])
 
     def read(self, lanes: Int64) -> Float32:
@@ -118,6 +123,10 @@ class OwnLanes:
     def write(self, lanes: Int64, states: Float32) -> None:
         """Set rows."""
         self._words[lanes] = states
+
+    def wipe(self, first: int, rows: int) -> None:
+        """Zero rows; their memory is given back."""
+        self._room.wipe(first, rows)
 
     def assign(self, lane: Int64, slot: Int64) -> None:
         """Say which stream each lane is of, for `step`."""
@@ -136,14 +145,18 @@ class OwnLanes:
     def begin(self, slot: int) -> None:
         """Give the stream of a slot the model that all begin with."""
         if slot >= len(self._streams):
-            had = self._streams
-            self._streams = np.zeros(max(FIRST_COPIES, slot + 1, len(had) * 3 // 2), had.dtype)
-            self._streams[: len(had)] = had
-            self._network = Network(self._model, len(self._streams))
-            self._lay_out(range(len(had)))
-        self._streams[slot] = np.zeros((), self._streams.dtype)
+            copies = max(FIRST_COPIES, slot + 1, len(self._streams) * 3 // 2)
+            for room in (self._copies, *self._laid_out):
+                room.resize(copies)
+            self._streams = self._copies.rows
+            self._network.hold([room.rows for room in self._laid_out])
         self._streams["weights"][slot] = self._prior
-        self._lay_out([slot])
+        self._lay_out(slot)
+
+    def end(self, slot: int) -> None:
+        """Forget the stream of a slot."""
+        for room in (self._copies, *self._laid_out):
+            room.wipe(slot, 1)
 
     def pack(self, slot: int) -> bytes:
         """Return a stream's row."""
@@ -152,11 +165,10 @@ class OwnLanes:
     def unpack(self, slot: int, row: bytes) -> None:
         """Give the stream of a slot what `pack` gave."""
         self._streams[slot] = np.frombuffer(row, self._streams.dtype)[0]
-        self._lay_out([slot])
+        self._lay_out(slot)
 
-    def _lay_out(self, slots: Iterable[int]) -> None:
-        for slot in slots:
-            self._network.put(slot, self._model, self._learner.named(self._streams["weights"][slot]))
+    def _lay_out(self, slot: int) -> None:
+        self._network.put(slot, self._model, self._learner.named(self._streams["weights"][slot]))
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
@@ -203,7 +215,8 @@ class OwnLanes:
         for name, value in zip(Copies._fields, learnt.copies, strict=True):
             self._streams[name][slots] = value
         self._lanes["before"][lane[here]] = learnt.states[here]
-        self._lay_out(slots.tolist())
+        for slot in slots.tolist():
+            self._lay_out(slot)
         self._left_out += int(learnt.left_out.sum())
         if learnt.left_out.any() and not self._told:
             self._told = True
@@ -250,7 +263,7 @@ def _keep(
 
 
 def _tell(size: int, most: int) -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = machine_bytes()
     logger.info(
         'model.scope is "stream": %d KB of weights a stream, %.1f GB for as many as state.max_streams, %d',
         *(size // 1000, size * most / 1e9, most),

@@ -155,8 +155,8 @@ class PartitionedStates:
         self._marked.update(ahead)
         self._seeds -= ahead.keys()
         rows = {partition: changed for partition, changed in rows.items() if changed}
-        self._store.save_placed(rows, {partition: place() for partition, place in places.items()}, meta)
         self._metrics.transactions["committed"].inc()
+        self._store.save_placed(rows, {partition: place() for partition, place in places.items()}, meta)
 
     def roll_back(self, source: KafkaSource, within: Callable[[Callable[[], None]], bool]) -> None:
         """Go back to what was last committed: streams that changed since are brought back from the store."""

@@ -53,6 +53,7 @@ STYLE: Any = {  # matplotlib's own type lists every key it knows
     "figure.facecolor": "white",
 }
 DASHES = (0, (4, 3))
+PLAIN: dict[str, Any] = {"parse_math": False}  # of texts with names, whose dollars matplotlib takes for a formula
 DPI = 110
 TICKS, CLOSE_UP_TICKS = 9, 6  # of time, at most
 OVERVIEW_WIDTH, OVERVIEW_HEAD, OVERVIEW_ROW, OVERVIEW_FOOT = 9.5, 0.75, 1.55, 0.65  # inches
@@ -123,7 +124,7 @@ def draw_overview(streams: Sequence[Series], title: str) -> Figure:
     """Return one picture of several streams, one below the other, each with its own axis of time."""
     height = OVERVIEW_HEAD + OVERVIEW_FOOT + OVERVIEW_ROW * len(streams)
     with new_figure(OVERVIEW_WIDTH, height, OVERVIEW_DPI) as figure:
-        figure.text(0.1, 1 - 0.3 / height, title, fontsize=12, fontweight="bold", va="center")
+        figure.text(0.1, 1 - 0.3 / height, title, fontsize=12, fontweight="bold", va="center", **PLAIN)
         rows = figure.add_gridspec(
             len(streams), 1, left=0.1, right=0.91, hspace=0.52,
             top=1 - OVERVIEW_HEAD / height, bottom=OVERVIEW_FOOT / height,
@@ -131,8 +132,8 @@ def draw_overview(streams: Sequence[Series], title: str) -> Figure:
         for number_, series in enumerate(streams):
             grid = rows[number_].subgridspec(2, 1, height_ratios=(1.7, 1), hspace=0.12)
             value, score = _panels(figure, grid, 0, series, slice(None))
-            value.set_title(series.stream, loc="left", fontsize=9.5, fontweight="bold", pad=4)
-            value.set_title(series.note, loc="right", fontsize=8, color=SOFT, pad=4)
+            value.set_title(series.stream, loc="left", fontsize=9.5, fontweight="bold", pad=4, **PLAIN)
+            value.set_title(series.note, loc="right", fontsize=8, color=SOFT, pad=4, **PLAIN)
             _rarity_axis(score, series)
         _legend(figure, labelled=any(series.windows for series in streams))
         return figure
@@ -236,7 +237,7 @@ def _panels(
     low, high = float(np.nanmin(series.value[rows])), float(np.nanmax(series.value[rows]))
     room = 0.08 * (high - low) or 1.0
     value.set_ylim(low - room, high + room)
-    value.set_ylabel(series.feature)
+    value.set_ylabel(series.feature, **PLAIN)
     figure.align_ylabels((value, score))
     value.yaxis.set_major_formatter(lambda tick, _: f"{tick:,.6g}")
     _time_axis(score, CLOSE_UP_TICKS if column else TICKS)
@@ -245,8 +246,10 @@ def _panels(
 
 
 def _head(axes: Axes, title: str, note: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=19)
-    axes.annotate(note, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8, color=SOFT)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=19, **PLAIN)
+    axes.annotate(
+        note, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8, color=SOFT, **PLAIN
+    )
 
 
 def _gaps(time: Int64) -> Int64:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from detector.memory import Room
 from training.compiled import compiled
 from training.kernels import Network
 from training.model import Forecaster
@@ -25,6 +26,7 @@ class RecurrentLanes(Protocol):
     """State rows by lane, and the network that steps them."""
 
     concurrent: bool  # `step` may run in several threads at once, for different lanes
+    row_bytes: int  # of the machine's memory; 0: rows are on another device
 
     def resize(self, rows: int) -> None:
         """Make room for so many rows; the new ones are zero."""
@@ -34,6 +36,9 @@ class RecurrentLanes(Protocol):
 
     def write(self, lanes: Int64, states: Float32) -> None:
         """Set rows."""
+
+    def wipe(self, first: int, rows: int) -> None:
+        """Zero rows; memory may be given back."""
 
     def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
         """Step the lanes of observations first..last in their order; write forecasts [observations, output_size]."""
@@ -52,7 +57,9 @@ class KernelLanes:
     concurrent = True
 
     def __init__(self, model: Forecaster) -> None:
-        self.states = np.zeros((0, model.state_size), np.float32)
+        self._room = Room(np.dtype(np.float32), (model.state_size,))
+        self.states: Float32 = self._room.rows
+        self.row_bytes = self._room.row_bytes
         self.use(model)
 
     def use(self, model: Forecaster) -> None:
@@ -61,9 +68,8 @@ class KernelLanes:
 
     def resize(self, rows: int) -> None:
         """Make room for so many rows; the new ones are zero."""
-        grown = np.zeros((rows, self.states.shape[1]), np.float32)
-        grown[: len(self.states)] = self.states
-        self.states = grown
+        self._room.resize(rows)
+        self.states = self._room.rows
 
     def read(self, lanes: Int64) -> Float32:
         """Return rows [lanes, state_size]."""
@@ -72,6 +78,10 @@ class KernelLanes:
     def write(self, lanes: Int64, states: Float32) -> None:
         """Set rows."""
         self.states[lanes] = states
+
+    def wipe(self, first: int, rows: int) -> None:
+        """Zero rows; their memory is given back."""
+        self._room.wipe(first, rows)
 
     def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
         """Step the lanes of observations first..last in their order; write forecasts [observations, output_size]."""
@@ -97,6 +107,7 @@ class TorchLanes:
     """On a GPU (or, for comparison, a CPU): torch on a device tensor, a dense sequence for each stretch of a batch."""
 
     concurrent = False
+    row_bytes = 0
 
     def __init__(self, model: Forecaster, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would not keep CPU and GPU within 1e-4
@@ -127,6 +138,10 @@ class TorchLanes:
     def write(self, lanes: Int64, states: Float32) -> None:
         """Set rows."""
         self._states[torch.from_numpy(lanes).to(self._device)] = torch.from_numpy(states.copy()).to(self._device)
+
+    def wipe(self, first: int, rows: int) -> None:
+        """Zero rows."""
+        self._states[first : first + rows] = 0
 
     @torch.inference_mode()
     def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:

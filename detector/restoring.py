@@ -23,7 +23,8 @@ from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect
 from connectors.kafka_records import Record
 from connectors.kafka_transactions import end_transaction_of
 from connectors.records import Partition
-from detector.store import Place, Placed, SqliteStore, StateError
+from detector.errors import StateError
+from detector.store import Place, Placed, SqliteStore, UnsavedError
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,9 @@ class Restorer(threading.Thread):
             except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
                 logger.warning("reading the changelog failed, trying again: %s: %s", type(error).__name__, error)
                 self._stopping.wait(1.0)
+            except UnsavedError as error:
+                logger.warning("restoring waits: %s", error)
+                self._stopping.wait(1.0)
             except ChangelogError as error:
                 self._failure = KafkaConnectorError(str(error))
                 return
@@ -230,6 +234,8 @@ class Restorer(threading.Thread):
                 continue
             if entry.mark is not None:
                 offset, member, followed.mark = entry.offset, entry.mark.member, entry.mark
+                if entry.mark.layout != self._layout:
+                    raise self._other_layout(partition, entry.mark)
                 if entry.mark.group != self._settings.group_id:
                     raise ChangelogError(
                         f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition} is of group"
@@ -286,12 +292,6 @@ class Restorer(threading.Thread):
     def _check(self, partition: Partition, followed: _Followed) -> None:
         mark = followed.mark
         changelog = f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition}"
-        if mark is not None and mark.layout != self._layout:
-            raise StateError(
-                f"{changelog}: its states were last written by longwatch {mark.longwatch} in layout {mark.layout}, this"
-                f" one reads {self._layout}: run the same longwatch on every worker of group {mark.group}, or set"
-                " kafka.changelog_topic to a new name, and every stream learns anew"
-            )
         if followed.whole and mark is None:
             logger.error(
                 "%s holds states but does not say for which offset: it has been truncated; streams whose states are"
@@ -304,6 +304,18 @@ class Restorer(threading.Thread):
                 " deleted; the others learn anew",
                 *(changelog, held, mark.streams),
             )
+
+    def _other_layout(self, partition: Partition, mark: Mark) -> StateError:
+        """Return the error for states of another version; what was read of them leaves the store."""
+        for other, followed in self._followed.items():
+            if followed.rows:
+                self._store.clear(other)
+        return StateError(
+            f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition}: its states were last"
+            f" written by longwatch {mark.longwatch} in layout {mark.layout}, this one reads {self._layout}: run the"
+            f" same longwatch (and model.horizons) on every worker of group {mark.group}, or set kafka.changelog_topic"
+            " to a new name, and every stream learns anew"
+        )
 
     def _end_transaction(self, partition: Partition, member: str) -> None:
         """End what its former owner left open: the group has given the partition to us."""

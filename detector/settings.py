@@ -19,6 +19,7 @@ from connectors.files import FileSettings
 from connectors.http import HttpSettings
 from connectors.kafka import KafkaSettings
 from connectors.webhook import WebhookSettings
+from detector.memory import LEAST_BYTES
 from detector.settings_layers import (
     Found,
     SettingsError,
@@ -119,6 +120,12 @@ class StateSettings(Section):
     max_streams: int = Field(
         100_000, ge=1, le=10_000_000, description="Streams in memory; beyond, the longest idle rest in the directory."
     )
+    memory_bytes: int = Field(
+        0,
+        ge=0,
+        description="Memory for the states of streams, 64 MiB or more; beyond, the longest idle rest in the directory."
+        " 0: 60 % of what the machine or its cgroup leaves beside the program's own 900 MB.",
+    )
     changelog: bool | None = Field(
         None,
         description="Whether states are also written to a compacted Kafka topic and follow their partition to other"
@@ -127,6 +134,13 @@ class StateSettings(Section):
     standby: bool = Field(
         False, description="Follow the changelog of all partitions, so as to take over any of them within seconds."
     )
+
+    @field_validator("memory_bytes")
+    @classmethod
+    def _enough(cls, memory_bytes: int) -> int:
+        if 0 < memory_bytes < LEAST_BYTES:
+            raise ValueError(f"expected 0, or {LEAST_BYTES} (64 MiB) or more: one stream may have 32 MB")
+        return memory_bytes
 
     @field_validator("directory")
     @classmethod

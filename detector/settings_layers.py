@@ -145,7 +145,7 @@ def from_file(model: type[BaseModel], config: Path, errors: list[str]) -> Layer:
     except OSError as error:
         errors.append(f"{config}: cannot be read: {error.strerror}")
         return layer
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:  # the last: a thousand brackets
         errors.append(f"{config}: is not valid TOML: {error}")
         return layer
     lines = _lines(text)

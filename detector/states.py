@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from connectors.records import Alert
 from detector.calibration import RETURN
+from detector.errors import StateError
+from detector.memory import FIRST_ROWS, PAGE, Room, whole_pages
 from detector.own_weights import OwnLanes
 from detector.recurrent import RecurrentLanes
 from detector.scoring import SINGLE_SCORE, lane_score, many_score
@@ -82,9 +86,14 @@ SIZES = tuple(sorted({int(base * 2**power) for power in range(17) for base in (1
 PRESENT, FORMER = 0, -1  # LANE.model in a packed row: hidden state belongs to the weights it names, or to others
 HEADER = struct.Struct("<8sIIII")  # layout, state size, matrix numbers, lanes, bytes of notes
 
-
-class StateError(Exception):
-    """State that cannot be kept or used; the text names the directory or stream, and says what to do."""
+# What Python keeps beside a row: entries of dicts and lists, an open incident's part in an alert
+STREAM_OVERHEAD = 500  # bytes a stream, beside its name
+LANE_OVERHEAD = 500  # bytes a lane
+FEATURE_OVERHEAD = 200  # bytes a feature's name, beside itself
+# of a packed row: version of the weights, features, an open incident's alert, each categorical lane's symbols, own
+# weights
+NOTES = msgspec.msgpack.Decoder(tuple[str, list[str], Alert | None, list[list[str]], bytes])
+FEATURES_KEPT = 10_000  # names of features that are kept before those that no lane has any more are dropped
 
 
 def partition_of(row: bytes) -> int:
@@ -94,34 +103,68 @@ def partition_of(row: bytes) -> int:
 
 
 class Table:
-    """A structured array that grows, handing out blocks of rows by size."""
+    """A structured array that grows in place, handing out blocks of rows by size."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.rows = np.zeros(64, dtype)
-        self._used = 0
-        self._free: dict[int, list[int]] = {}
+        self._room = Room(dtype)
+        self._room.resize(FIRST_ROWS)
+        self.rows = self._room.rows
+        self.used = 0  # rows that were handed out, released or not
+        self.free = 0  # of them, released
+        self._given_back = 0  # bytes of free blocks that the system has
+        self._free: dict[int, list[int]] = {}  # where blocks begin, by size; no list is empty
+        self._merge_beyond = FIRST_ROWS  # free rows
 
     def allocate(self, size: int) -> int:
         """Return the first of `size` rows, zeroed."""
-        if waiting := self._free.get(size):
-            return waiting.pop()
-        first = self._used
-        self._used += size
-        if self._used > len(self.rows):
-            grown = np.zeros(max(self._used, len(self.rows) * 3 // 2), self.rows.dtype)
-            grown[:first] = self.rows[:first]
-            self.rows = grown
+        first = self._reuse(size)
+        if first is None and self.free > self._merge_beyond and self.free > self.used // 4:
+            self._merge()
+            first = self._reuse(size)
+        if first is not None:
+            return first
+        first = self.used
+        self.used += size
+        if self.used > len(self.rows):
+            self._room.resize(max(self.used, len(self.rows) * 3 // 2))
+            self.rows = self._room.rows
         return first
 
     def release(self, first: int, size: int) -> None:
         """Give rows back, wiped."""
-        self.rows[first : first + size] = np.zeros((), self.rows.dtype)
+        self._given_back += self._room.wipe(first, size)
         self._free.setdefault(size, []).append(first)
+        self.free += size
+
+    def _reuse(self, size: int) -> int | None:
+        """Return the first row of a free block, cut from the largest where none has the size; None: none is enough."""
+        has = size if size in self._free else max(self._free, default=0)
+        if has < size:
+            return None
+        first = self._free[has].pop()
+        if not self._free[has]:
+            del self._free[has]
+        self._given_back -= whole_pages(first, has, self._room.row_bytes)
+        self.free -= size
+        if has > size:
+            self._free.setdefault(has - size, []).append(first + size)
+            self._given_back += whole_pages(first + size, has - size, self._room.row_bytes)
+        return first
+
+    def _merge(self) -> None:
+        """Make one block of free blocks that touch: what was many streams' of one size is room for those of another."""
+        blocks = np.array(sorted((first, size) for size, firsts in self._free.items() for first in firsts))
+        begins = np.flatnonzero(np.concatenate(([True], blocks[1:, 0] != blocks[:-1].sum(axis=1))))
+        self._free, self._given_back = {}, 0
+        for first, size in zip(blocks[begins, 0].tolist(), np.add.reduceat(blocks[:, 1], begins).tolist(), strict=True):
+            self._given_back += self._room.wipe(first, size)
+            self._free.setdefault(size, []).append(first)
+        self._merge_beyond = self.free + self.used // 8
 
     @property
     def nbytes(self) -> int:
-        """Bytes in use, free blocks included."""
-        return self._used * self.rows.itemsize
+        """Bytes of memory: free blocks included, but for those of their pages that the system has."""
+        return self.used * self._room.row_bytes - self._given_back
 
 
 def block_size(lanes: int) -> int:
@@ -141,8 +184,12 @@ class StreamStates:
     ) -> None:
         self.names: list[str] = []  # by slot; "" where the slot is free
         self.slots: dict[str, int] = {}
-        self.features: list[str] = []
+        self.features: list[str] = []  # by number; "" where the number is free
         self.feature_ids: dict[str, int] = {}
+        self._free_features: list[int] = []
+        self._features_kept = FEATURES_KEPT
+        self._names_bytes = 0  # of streams
+        self._features_bytes = 0
         self.streams = Table(STREAM)
         self._lane, self._many = lane_row(horizons), many_score(horizons)
         layout = repr((STREAM.descr, self._lane.descr, SINGLE_SCORE.descr, self._many.descr, SYMBOL_ROW.descr))
@@ -166,10 +213,31 @@ class StreamStates:
 
     def feature_id(self, name: str) -> int:
         """Return the number of a feature's name, a new one if need be."""
-        number = self.feature_ids.setdefault(name, len(self.features))
-        if number == len(self.features):
-            self.features.append(name)
+        number = self.feature_ids.get(name, -1)
+        if number < 0:
+            if self._free_features:
+                number = self._free_features.pop()
+                self.features[number] = name
+            else:
+                number = len(self.features)
+                self.features.append(name)
+            self.feature_ids[name] = number
+            self._features_bytes += sys.getsizeof(name)
         return number
+
+    def sweep_names(self) -> None:
+        """Once there are many, drop the names of features and symbols that no lane has."""
+        self.symbol_names.sweep(self.symbols.rows)
+        if len(self.feature_ids) <= self._features_kept:
+            return
+        known = set(np.unique(self.lanes.rows["feature"][: self.lanes.used]).tolist())
+        for name, number in list(self.feature_ids.items()):
+            if number not in known:
+                del self.feature_ids[name]
+                self.features[number] = ""
+                self._free_features.append(number)
+                self._features_bytes -= sys.getsizeof(name)
+        self._features_kept = max(2 * len(self.feature_ids), FEATURES_KEPT)
 
     def _new_slot(self, name: str) -> int:
         slot = self.streams.allocate(1)
@@ -178,6 +246,7 @@ class StreamStates:
         else:
             self.names[slot] = name
         self.slots[name] = slot
+        self._names_bytes += sys.getsizeof(name)
         if self.own:
             self.own.begin(slot)
         return slot
@@ -203,6 +272,9 @@ class StreamStates:
             self.matrices.release(int(stream["matrix"]), 2 * capacity * capacity)
         for row in symbol_rows.tolist():
             self.symbols.release(row, 1)
+        if self.own:
+            self.own.end(slot)
+        self._names_bytes -= sys.getsizeof(self.names[slot])
         del self.slots[self.names[slot]]
         self.names[slot] = ""
         self.notes.pop(slot, None)
@@ -210,7 +282,7 @@ class StreamStates:
 
     def _free_lanes(self, first: int, capacity: int) -> None:
         self.lanes.release(first, capacity)
-        self.recurrent.write(np.arange(first, first + capacity), np.zeros((capacity, self.state_size), np.float32))
+        self.recurrent.wipe(first, capacity)
 
     def _allocate_lanes(self, capacity: int) -> int:
         before = len(self.lanes.rows)
@@ -361,7 +433,7 @@ class StreamStates:
             return part
 
         try:
-            written_by, features, note, known, own = msgspec.msgpack.decode(row[HEADER.size : at])
+            written_by, features, note, known, own = NOTES.decode(row[HEADER.size : at])
             stored = take(STREAM, 1)[0]
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             raise StateError(f"{damaged} ({error})") from error
@@ -372,6 +444,8 @@ class StreamStates:
         wanted += SYMBOL_ROW.itemsize * len(known)
         if len(row) != wanted or len(features) != lanes or stored["lanes"] != lanes:
             raise StateError(f"{damaged} ({len(row)} bytes, expected {wanted})")
+        if not self._hangs_together(stored, np.frombuffer(row, self._lane, lanes, at), numbers, known):
+            raise StateError(f"{damaged} (its parts do not fit each other)")
 
         own = own if self.own and written_by == version else b""  # else the stream begins anew
         if self.own and own and len(own) != self.own.stored_bytes:
@@ -412,8 +486,53 @@ class StreamStates:
             self.notes[slot] = note
         return slot
 
+    @staticmethod
+    def _hangs_together(stored: np.void, lanes: NDArray[np.void], numbers: int, known: list[list[str]]) -> bool:
+        """Whether a row's parts agree on how many lanes, symbols and numbers there are: compiled code trusts them."""
+        capacity = block_size(len(lanes)) if 0 < len(lanes) <= SIZES[-1] else 0
+        return bool(
+            stored["capacity"] == capacity
+            and (stored["single"] < 0 or len(lanes) == 1)
+            and numbers == (2 * capacity * capacity if stored["matrix"] >= 0 else 0)
+            and 0 <= stored["components"] <= capacity
+            and len(known) == np.count_nonzero(lanes["symbols"])
+        )
+
     @property
     def nbytes(self) -> int:
-        """Bytes that the tables take."""
+        """Bytes of memory that all of it takes."""
         tables = (self.streams, self.lanes, self.single, self.many, self.matrices, self.symbols)
-        return sum(table.nbytes for table in tables) + self.recurrent.nbytes
+        rows = sum(table.nbytes for table in tables)
+        lanes = self.lanes.used - self.lanes.free
+        # of a free row its first and last page may be its neighbours'
+        recurrent = lanes * self.recurrent.row_bytes + self.lanes.free * min(self.recurrent.row_bytes, PAGE)
+        own = len(self.slots) * self.own.bytes_a_stream if self.own else 0
+        names = self._names_bytes + self._features_bytes + self.symbol_names.nbytes
+        counted = STREAM_OVERHEAD * len(self.slots) + LANE_OVERHEAD * lanes
+        return rows + recurrent + own + names + counted + FEATURE_OVERHEAD * len(self.feature_ids)
+
+    @property
+    def lane_bytes(self) -> int:
+        """Bytes that one more number of a stream of several takes, at most, while its block is moved."""
+        lane = self._lane.itemsize + self._many.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD
+        return 2 * (lane + 8 * SUBSPACE_LIMIT)
+
+    def bytes_of(self, lanes: int) -> int:
+        """Return the bytes that a stream of so many numbers takes."""
+        capacity = block_size(lanes)
+        stream = STREAM.itemsize + STREAM_OVERHEAD + (self.own.bytes_a_stream if self.own else 0)
+        each = self._lane.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD
+        if lanes == 1:
+            return stream + each + SINGLE_SCORE.itemsize
+        matrix = 8 * capacity * capacity if capacity <= SUBSPACE_LIMIT else 0
+        return stream + capacity * (each + self._many.itemsize) + matrix
+
+    def bytes_by_slot(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return about how many bytes come free as each of these streams is removed."""
+        streams = self.streams.rows[slots]
+        capacity = streams["capacity"].astype(np.int64)
+        free = capacity * (self._lane.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD)
+        free += np.where(streams["first_many"] >= 0, capacity * self._many.itemsize, 0)
+        free += np.where(streams["single"] >= 0, SINGLE_SCORE.itemsize, 0)
+        free += np.where(streams["matrix"] >= 0, 8 * capacity * capacity, 0)
+        return free + STREAM_OVERHEAD + (self.own.bytes_a_stream if self.own else 0)

@@ -20,16 +20,17 @@ from typing import Any, NamedTuple, Protocol
 
 from connectors.changelog_records import restored
 from connectors.records import Partition
-from detector.states import StateError
+from detector.errors import StateError
 
-__all__ = ["DATABASE", "MAX_ROW_BYTES", "DamagedRowError", "SqliteStore", "StateError", "StateStore"]
+__all__ = ["DATABASE", "MAX_ROW_BYTES", "DamagedRowError", "SqliteStore", "StateError", "StateStore", "UnsavedError"]
 
 logger = logging.getLogger(__name__)
 
 DATABASE = "state.db"
 LOCK = "lock"
+ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the second where a damaged file makes SQLite say what is no UTF-8
 APPLICATION_ID = 0x6C6F6E67  # "long", in the database's header: tells our file from any other SQLite database
-FORMAT_VERSION = 2  # of the tables; raised when an older longwatch could not read what this one writes
+FORMAT_VERSION = 2  # of the tables; raised when they change
 PLAIN, ZSTD = 1, 2  # stands beside every row: the row itself, or the frame that the changelog has
 MAX_ROW_BYTES = 1 << 28  # rows are tens of KB; SQLite itself ends at 10^9 bytes
 PAGE_BYTES = 16384  # fewest bytes written for rows of 8 to 60 KB at nearly the best speed: see the decision
@@ -58,13 +59,6 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT_VERSION};
 COMMIT;
 """
-_FROM_FORMAT_1 = f"""
-BEGIN IMMEDIATE;
-ALTER TABLE streams ADD COLUMN place INTEGER;
-{_PLACES}
-PRAGMA user_version = {FORMAT_VERSION};
-COMMIT;
-"""
 _SAVE_ROW = (
     "INSERT INTO streams (name, layout, crc, row, place) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (name) DO UPDATE SET layout = excluded.layout, crc = excluded.crc, row = excluded.row, "
@@ -75,6 +69,10 @@ _SAVE_PLACE = (
     "ON CONFLICT (topic, partition) DO UPDATE SET identity = excluded.identity, position = excluded.position, "
     "source_offset = excluded.source_offset, member = excluded.member"
 )
+
+
+class UnsavedError(StateError):
+    """Nothing was saved, and what was saved before is whole; trying again may work: a full disk, say."""
 
 
 class DamagedRowError(StateError):
@@ -168,6 +166,13 @@ class SqliteStore:
                     f"state directory {self.directory}: {DATABASE} has format {version}, this longwatch reads up "
                     f"to {FORMAT_VERSION}: run the newer longwatch that wrote it, or move it away to start afresh"
                 )
+            if not new and version < FORMAT_VERSION:
+                # its rows have a layout that this version does not read, so it is left as it is: one can go back to it
+                raise StateError(
+                    f"state directory {self.directory}: {DATABASE} has format {version} of a former longwatch, this one"
+                    f" reads {FORMAT_VERSION}: run the longwatch that wrote it, or move it away to start afresh (every"
+                    " stream then learns anew)"
+                )
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")  # each commit reaches the disk before it returns
             db.execute("PRAGMA secure_delete = OFF")  # some builds overwrite with zeros what they delete
@@ -175,11 +180,9 @@ class SqliteStore:
             db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
             if new:
                 db.executescript(_SCHEMA)
-            elif version == 1:
-                db.executescript(_FROM_FORMAT_1)
             rows = db.execute("SELECT count(*) FROM streams").fetchone()[0]  # walks the whole index of names
             db.execute("SELECT document FROM meta").fetchone()
-        except sqlite3.Error as error:
+        except ERRORS as error:
             if db is not None:
                 db.close()
             raise self._explained(error, "open") from error
@@ -211,9 +214,9 @@ class SqliteStore:
             try:
                 if self._db.in_transaction:  # SQLite has ended it itself after some errors, a full disk among them
                     self._db.execute("ROLLBACK")
-            except sqlite3.Error:
+            except ERRORS:
                 logger.exception("state directory %s: the rollback failed too", self.directory)
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, ERRORS):
                 raise self._explained(error, "save to") from error
             raise
 
@@ -230,7 +233,7 @@ class SqliteStore:
                     found = self._db.execute(
                         "SELECT rowid, layout, crc, row, place FROM streams WHERE name = ?", (key,)
                     ).fetchone()
-                except sqlite3.Error as error:
+                except ERRORS as error:
                     raise self._explained(error, f"read stream {name!r} from") from error
                 if found is not None and self._served is not None and found[4] not in self._served_ids():
                     found = None  # another worker's by now: what is here may be long out of date
@@ -258,7 +261,7 @@ class SqliteStore:
         with self._mutex:
             try:
                 found = self._db.execute("SELECT crc, document FROM meta").fetchone()
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 raise self._explained(error, "read") from error
         if found is None:
             return None
@@ -345,7 +348,7 @@ class SqliteStore:
         with self._mutex:
             try:
                 return self._db.execute(query, values).fetchall()
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 raise self._explained(error, "read") from error
 
     def _id(self, partition: Partition) -> int:
@@ -366,7 +369,7 @@ class SqliteStore:
         with self._mutex:
             try:
                 found = self._db.execute("SELECT name FROM streams ORDER BY name").fetchall()
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 raise self._explained(error, "read") from error
         return [key.decode("utf-8", "surrogatepass") for (key,) in found]
 
@@ -375,7 +378,7 @@ class SqliteStore:
         with self._mutex:
             try:
                 rows: int = self._db.execute("SELECT count(*) FROM streams").fetchone()[0]
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 raise self._explained(error, "read") from error
         return rows
 
@@ -388,20 +391,22 @@ class SqliteStore:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def _explained(self, error: sqlite3.Error, doing: str) -> StateError:
+    def _explained(self, error: sqlite3.Error | UnicodeDecodeError, doing: str) -> StateError:
         """Return the error for a person: SQLite's own code, and what can be done about it."""
         code = getattr(error, "sqlite_errorcode", None)
         primary = None if code is None else code & 0xFF
+        damaged = "no such " in str(error) or isinstance(error, UnicodeDecodeError)
         where = f"cannot {doing} state directory {self.directory}"
-        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such " in str(error):
+        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or damaged:
             return StateError(f"{where}: {DATABASE} is damaged or not longwatch's ({error}): {MOVE_AWAY}")
         if primary == sqlite3.SQLITE_FULL:
-            return StateError(f"{where}: the disk is full ({error}); the last checkpoint is intact: free some space")
+            return UnsavedError(f"{where}: the disk is full ({error}); the last checkpoint is intact: free some space")
         if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             return StateError(f"{where}: {error}: make it and its files writable for user id {os.geteuid()}")
         if primary == sqlite3.SQLITE_BUSY:
             return StateError(f"{where}: another program has {DATABASE} open ({error}): close it")
-        return StateError(
+        kind = UnsavedError if primary == sqlite3.SQLITE_IOERR else StateError
+        return kind(
             f"{where}: {error} ({getattr(error, 'sqlite_errorname', 'no code')}); "
             "the last checkpoint is intact: check the disk, its quota and the kernel's log"
         )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import sys
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,8 @@ UNIT_PERIOD = 2.0  # log10 of events: a lane's unit is what one event in 100 exc
 UNITS_A_DECADE = 3.0  # ... and ten times as rare counts for so many times as much beside a stream's numbers
 
 SYMBOLIC = "\0"  # before the name of a feature that is a symbol: no name of a feature of numbers begins so
-NAMES_KEPT = 100_000  # symbols whose names are kept before those that no lane knows any more are dropped
+NAMES_KEPT = 16 << 20  # bytes of symbols' names that are kept before those that no lane knows any more are dropped
+NAME_OVERHEAD = 300  # bytes a name, beside itself: two entries of dicts
 
 SYMBOL_ROW = np.dtype(
     [
@@ -53,6 +55,7 @@ class SymbolNames:
         self._hashes: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._limit = NAMES_KEPT
+        self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._names)
@@ -64,6 +67,7 @@ class SymbolNames:
             digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
             number = self._hashes[name] = int.from_bytes(digest, "little", signed=True) | 1
             self._names[number] = name
+            self.nbytes += sys.getsizeof(name) + NAME_OVERHEAD
         return number
 
     def name_of(self, number: int) -> str:
@@ -72,12 +76,13 @@ class SymbolNames:
 
     def sweep(self, rows: NDArray[np.void]) -> None:
         """Once there are many, drop the names that no lane of these rows, SYMBOL_ROW [lanes], knows."""
-        if len(self._names) <= self._limit:
+        if self.nbytes <= self._limit:
             return
         known = np.unique(rows["lane"]["symbol"]).tolist()
         self._names = {number: self._names[number] for number in known if number in self._names}
         self._hashes = {name: number for number, name in self._names.items()}
-        self._limit = max(2 * len(self._names), NAMES_KEPT)
+        self.nbytes = sum(map(sys.getsizeof, self._hashes)) + NAME_OVERHEAD * len(self._hashes)
+        self._limit = max(2 * self.nbytes, NAMES_KEPT)
 
 
 @functools.cache

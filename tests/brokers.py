@@ -21,6 +21,8 @@ import subprocess
 import tempfile
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from kafka import KafkaAdminClient
@@ -156,8 +158,9 @@ class _OwnProcess(Broker):
 class ApacheKafka(_OwnProcess):
     """Apache Kafka: one node, broker and controller in one.
 
-    `secured` adds a SASL_SSL listener at `secure_bootstrap` (SCRAM-SHA-512, USERNAME and PASSWORD), whose certificate
-    is in `cafile`.
+    `secured` adds a SASL_SSL listener at `secure_bootstrap` (SCRAM-SHA-512 and PLAIN with USERNAME and PASSWORD,
+    OAUTHBEARER with unsigned tokens), whose certificate is in `cafile`, and one at `expired_bootstrap`, whose
+    certificate, in `expired_cafile`, is out of date.
     """
 
     kind = "apache"
@@ -168,18 +171,32 @@ class ApacheKafka(_OwnProcess):
         self._home = home
         self.secure_bootstrap = f"127.0.0.1:{_free_port()}"
         self.cafile = self._folder / "certificate.pem"
+        self.expired_bootstrap = f"127.0.0.1:{_free_port()}"
+        self.expired_cafile = self._folder / "expired.pem"
         controller = f"127.0.0.1:{_free_port()}"
         listeners = f"PLAINTEXT://{self.bootstrap}"
         extra: list[str] = []
         if secured:
             keystore = self._make_certificate()
-            listeners += f",SASL_SSL://{self.secure_bootstrap}"
+            expired = self._folder / "expired-keystore.pem"
+            expired.write_text(make_expired_certificate(self.expired_cafile) + self.expired_cafile.read_text())
+            listeners += f",SASL_SSL://{self.secure_bootstrap},EXPIRED://{self.expired_bootstrap}"
             extra = [
                 "ssl.keystore.type=PEM",
                 f"ssl.keystore.location={keystore}",
-                "sasl.enabled.mechanisms=SCRAM-SHA-512",
+                "sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN,OAUTHBEARER",
                 "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config="
                 "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+                "listener.name.sasl_ssl.plain.sasl.jaas.config="
+                f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USERNAME}="{PASSWORD}";',
+                "listener.name.sasl_ssl.oauthbearer.sasl.jaas.config="
+                "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required"
+                ' unsecuredLoginStringClaim_sub="broker";',
+                "listener.name.expired.sasl.enabled.mechanisms=SCRAM-SHA-512",
+                "listener.name.expired.scram-sha-512.sasl.jaas.config="
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+                "listener.name.expired.ssl.keystore.type=PEM",
+                f"listener.name.expired.ssl.keystore.location={expired}",
             ]
         self._properties = self._folder / "server.properties"
         self._properties.write_text(
@@ -192,7 +209,8 @@ class ApacheKafka(_OwnProcess):
                     f"advertised.listeners={listeners}",
                     "controller.listener.names=CONTROLLER",
                     "inter.broker.listener.name=PLAINTEXT",
-                    "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL",
+                    "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,"
+                    "EXPIRED:SASL_SSL",
                     f"log.dirs={self._folder / 'data'}",
                     "auto.create.topics.enable=false",
                     "group.initial.rebalance.delay.ms=0",
@@ -287,6 +305,29 @@ def make_certificate(key: Path, certificate: Path) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, check=True, capture_output=True, timeout=30)
+
+
+def make_expired_certificate(certificate: Path) -> str:
+    """Write a self-signed certificate for 127.0.0.1 that ended yesterday, and return its key as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(yesterday - timedelta(days=1))
+        .not_valid_after(yesterday)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
 
 
 def _free_port() -> int:

@@ -11,7 +11,7 @@ its own (`model.scope`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,15 @@ class Network:
     def output_size(self) -> int:
         """Numbers of a forecast."""
         return int(self._weights[-1].shape[1])
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of one copy's arrays."""
+        return [weights.shape[1:] for weights in self._weights]
+
+    def hold(self, weights: Sequence[Float32]) -> None:
+        """Step with these arrays from now on, [copies, *shape] for each of `shapes`; `put` writes into them."""
+        self._weights = list(weights)
 
     def put(self, copy: int, model: Forecaster, parameters: Mapping[str, Any]) -> None:
         """Set one copy's weights from a state_dict of the same shape."""

@@ -91,7 +91,7 @@ class Registry:
             raise RegistryError(
                 f"model {version} is not in {self.directory.absolute()}; {self._instead(version)}"
             ) from None
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RegistryError(
                 f"{self._about(version)}: cannot be read ({error}); {self._instead(version)}"
             ) from error

@@ -316,6 +316,16 @@ def test_a_refusal_says_why_and_keeps_the_bytes(value, expected):
     assert decode(value)[1][0].raw == value
 
 
+def test_a_record_with_too_many_events_is_refused_as_one():
+    config = DecodeSettings(batch="metrics", max_batch_events=3)
+    few, many = ({"metrics": [{"stream": "a", "timestamp": NOON, "value": 1}] * count} for count in (3, 4))
+    batch, rejected = decode(few, config=config)
+    assert (len(batch), rejected) == (3, [])
+    batch, rejected = decode(many, config=config)
+    assert (len(batch), [refusal.reason for refusal in rejected]) == (0, ["too_many_events"])
+    assert rejected[0].detail == "4; decode.max_batch_events is 3"
+
+
 def test_a_byte_order_mark_is_passed_over():
     assert one(b'\xef\xbb\xbf{"stream": "a", "value": 1}')[0] == "a"
 

@@ -17,7 +17,7 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from connectors.kafka_records import _QuickRecords, _scan
 
 PARTITION = TopicPartition("metrics", 3)
-NONE, GZIP, LZ4 = 0, 1, 3
+NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 
 some_bytes = st.none() | st.binary(max_size=300)
 headers = st.lists(st.tuples(st.text(max_size=5), st.none() | st.binary(max_size=200)), max_size=3)
@@ -55,7 +55,7 @@ def assert_both_ways_agree(data: bytes, **options) -> int:
 
 
 @settings(deadline=None)  # the first call compiles
-@given(records=written, compression=st.sampled_from([NONE, GZIP, LZ4]), first=st.integers(0, 2**60))
+@given(records=written, compression=st.sampled_from([NONE, GZIP, SNAPPY, LZ4, ZSTD]), first=st.integers(0, 2**60))
 def test_records_are_those_that_the_client_finds(records, compression, first):
     data = built(records, compression=compression, first=first)
 
@@ -67,6 +67,45 @@ def test_records_are_those_that_the_client_finds(records, compression, first):
 @pytest.mark.parametrize("magic", [0, 1])
 def test_formats_from_before_kafka_0_11_are_read_too(records, magic):
     assert assert_both_ways_agree(built(records, magic=magic)) == len(records)
+
+
+@pytest.mark.parametrize("compression", [GZIP, SNAPPY, LZ4, ZSTD])
+def test_a_batch_that_unpacks_to_too_much_is_one_record_to_refuse_and_the_next_is_read(
+    compression, monkeypatch, caplog
+):
+    monkeypatch.setattr("connectors.kafka_records.MAX_BATCH_BYTES", 1 << 20)
+    bomb = built([(1, b"k", b"0" * 9_000, [])] * 1_000, compression=compression)
+    assert len(bomb) < 1 << 20
+    after = built([(2, b"k", b"v", [])], compression=compression, first=1_000)
+
+    monkeypatch.setattr("connectors.kafka_records.MAX_RATIO", 1)
+    (refused, read_on), *_ = read(_QuickRecords, bomb + after)
+
+    assert refused[0] == 999
+    assert len(refused[3]) < 1 << 20
+    assert read_on == (1_000, 2, b"k", b"v")
+    assert "metrics/3, offsets 0 to 999" in caplog.text
+
+
+def test_a_poll_ends_where_records_come_to_much(monkeypatch):
+    monkeypatch.setattr("connectors.kafka_records.MAX_POLL_BYTES", 100_000)
+    data = b"".join(built([(1, b"k", b"0" * 9_000, [])] * 10, compression=GZIP, first=10 * k) for k in range(20))
+    part = _QuickRecords(0, PARTITION, MemoryRecords(data))
+
+    takes = []
+    while part:
+        takes.append(part.take(1_000))
+
+    assert [record[0] for records in takes for record in records] == list(range(200))
+    assert all(len(records) <= 20 for records in takes)
+
+
+def test_a_batch_that_counts_more_records_than_it_can_hold_is_refused():
+    data = bytearray(built([(1, b"k", b"v", [])]))
+    for count in (2, 2**31 - 1, -1):
+        struct.pack_into(">i", data, 57, count)
+        with pytest.raises(CorruptRecordError):
+            read(_QuickRecords, bytes(data), check_crcs=False)
 
 
 def test_several_batches_are_read_from_the_offset_that_was_asked_for():

@@ -209,6 +209,31 @@ def test_a_refused_kafka_password_is_one_line_without_it(tmp_path: Path, secured
     assert_no_secret(said)
 
 
+@pytest.mark.kafka
+@openssl
+def test_a_refused_client_secret_is_one_line_without_it_whatever_the_identity_provider_repeats(
+    tmp_path: Path, secured_broker: ApacheKafka, repeating_receiver: Receiver
+) -> None:
+    provider = repeating_receiver.url.split("@")[1].split("/")[0]
+    more = {
+        "LONGWATCH_KAFKA__BOOTSTRAP_SERVERS": secured_broker.secure_bootstrap,
+        "LONGWATCH_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+        "LONGWATCH_KAFKA__SASL_MECHANISM": "OAUTHBEARER",
+        "LONGWATCH_KAFKA__SSL_CAFILE": str(secured_broker.cafile),
+        "LONGWATCH_KAFKA__SASL_OAUTH_TOKEN_ENDPOINT_URL": f"http://{provider}/token",
+        "LONGWATCH_KAFKA__SASL_OAUTH_CLIENT_ID": "us",
+        "LONGWATCH_LOGGING__LEVEL": "debug",
+    }
+    status, said = longwatch("run", env=environ(LONGWATCH_STATE__DIRECTORY=str(tmp_path / "state"), **more))
+    assert status == 1, said
+    assert said.splitlines()[-1].startswith("longwatch: No token to log in with")
+    assert "kafka.sasl_oauth_client_secret" in said
+    assert_no_secret(said)
+    encoded = base64.b64encode(f"us:{planted(('kafka', 'sasl_oauth_client_secret'))}".encode()).decode()
+    assert any(encoded in headers["Authorization"] for headers in repeating_receiver.taken)
+    assert encoded not in said
+
+
 class Receiver(NamedTuple):
     url: str
     taken: list[dict[str, str]]

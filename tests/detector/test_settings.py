@@ -268,6 +268,7 @@ def test_a_setting_is_documented_and_of_a_kind_that_every_source_can_give() -> N
     assert {path for path, annotation in leaves(Settings) if is_secret(annotation)} == {
         ("kafka", "sasl_password"),
         ("kafka", "ssl_key_password"),
+        ("kafka", "sasl_oauth_client_secret"),
         ("webhook", "url"),
         ("webhook", "secret"),
         ("http", "password"),

@@ -9,9 +9,10 @@ from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
 from detector.engine import Engine, EngineSettings
+from detector.errors import StateError
 from detector.recurrent import KernelLanes
 from detector.scoring import LANE_SCORE, MANY_SCORE, SINGLE_SCORE
-from detector.states import HEADER, STREAM, StateError, StreamStates, Table, block_size, lane_row
+from detector.states import HEADER, STREAM, StreamStates, Table, block_size, lane_row
 from tests.streams import DAY, Event, batch_of, clock, in_batches, numbered, run, seasonal, wide
 from training.horizons import HORIZONS
 from training.model import Forecaster

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 
 from connectors.changelog_records import compressed
 from connectors.records import Partition
+from detector.errors import StateError
 from detector.store import (
     DATABASE,
     MAX_ROW_BYTES,
@@ -25,7 +25,6 @@ from detector.store import (
     Place,
     Placed,
     SqliteStore,
-    StateError,
     StateStore,
 )
 
@@ -180,7 +179,8 @@ def test_a_log_torn_by_a_power_cut_leaves_an_earlier_checkpoint_whole(directory:
 
 FILLER = """
 import resource, sys
-from detector.store import SqliteStore, StateError
+from detector.errors import StateError
+from detector.store import SqliteStore
 store = SqliteStore(sys.argv[1])
 names = [f"host-{i}/cpu" for i in range(50)]
 store.save([(n, b"\\0\\0\\0\\1" * 500) for n in names], [], {"generation": 1})
@@ -464,25 +464,5 @@ def test_after_a_time_without_a_changelog_rows_belong_to_no_partition(tmp_path: 
     assert store.load(["a", "b"]) == [b"1", b"2"]
     assert store.unplaced() == ["a", "b"]
     store.save_placed({HERE: placed(b=b"3")}, {HERE: Place("t", 1, 1)})
-    assert store.unplaced() == ["a"]
-    store.close()
-
-
-def test_a_store_of_the_former_format_is_taken_over(tmp_path: Path) -> None:
-    db = sqlite3.connect(tmp_path / DATABASE)
-    row, key, document = b"former", b"a", '{"offsets": [["metrics", 0, 5]]}'
-    db.executescript(
-        "CREATE TABLE streams (name BLOB PRIMARY KEY, layout INTEGER NOT NULL, crc INTEGER NOT NULL,"
-        " row BLOB NOT NULL);"
-        "CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), crc INTEGER NOT NULL, document TEXT NOT NULL);"
-        "PRAGMA application_id = 0x6C6F6E67; PRAGMA user_version = 1;"
-    )
-    db.execute("INSERT INTO streams VALUES (?, 1, ?, ?)", (key, zlib.crc32(row, zlib.crc32(key)), row))
-    db.execute("INSERT INTO meta VALUES (1, ?, ?)", (zlib.crc32(document.encode()), document))
-    db.commit()
-    db.close()
-    store = SqliteStore(tmp_path)
-    assert store.load(["a"]) == [row]
-    assert store.meta() == {"offsets": [["metrics", 0, 5]]}
     assert store.unplaced() == ["a"]
     store.close()

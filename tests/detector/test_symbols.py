@@ -16,7 +16,7 @@ from detector import symbols as symbols_module
 from detector.alerts import AlertRules
 from detector.cli import main
 from detector.engine import Engine, EngineSettings
-from detector.states import StateError
+from detector.errors import StateError
 from detector.store import SqliteStore
 from detector.symbols import SYMBOL_ROW, SymbolNames
 from detector.telling import describe

@@ -12,6 +12,8 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
+from detector.daemon import Daemon
+from detector.settings import load_settings
 from tests.brokers import Broker
 from tests.daemon.support import (
     PATIENCE,
@@ -24,10 +26,12 @@ from tests.daemon.support import (
     by_place,
     difference,
     open_producer,
+    read_lines,
     until,
 )
 
 PARTITIONS = 4
+SESSION = 6  # s without a heartbeat, after which the group gives a worker's partitions to others
 
 
 def committed(broker: Broker, topic: str, partitions: int = 1) -> list[ConsumerRecord]:
@@ -83,7 +87,7 @@ class Topics:
             "kafka.bootstrap_servers": self.broker.bootstrap,
             "kafka.topics": [self.events],
             "kafka.group_id": f"group-{self.name}",
-            "kafka.session_timeout_seconds": 6,
+            "kafka.session_timeout_seconds": SESSION,
             "kafka.scores_topic": self.scores,
             "kafka.alerts_topic": self.alerts,
             "kafka.dead_letter_topic": "",
@@ -168,8 +172,8 @@ def scored_events(topics: Topics) -> int:
         consumer.close(autocommit=False)
 
 
-def assert_once(found: Sequence[Record], expected: Sequence[Record]) -> None:
-    """Check that each event has one score, and that it is the one it should have."""
+def assert_once(found: Sequence[Record], expected: Sequence[Record]) -> float:
+    """Check that each event has one score, and that it is the one it should have; return the largest difference."""
     places, wanted = by_place(found), by_place(expected)
     twice = [place for place, records in places.items() if len(records) > 1]
     assert not twice, f"{len(twice)} events were scored more than once, the first {min(twice)}"
@@ -178,6 +182,8 @@ def assert_once(found: Sequence[Record], expected: Sequence[Record]) -> None:
     assert places.keys() == wanted.keys()
     for place, (record,) in places.items():
         assert not (told := difference(record, wanted[place][0])), f"{place}: {told}"
+    pairs = [(record["score"], wanted[place][0]["score"]) for place, (record,) in places.items()]
+    return float(max(abs(score - other) for score, other in pairs))
 
 
 def assert_same_alerts(found: Sequence[Record], expected: Sequence[Record]) -> None:
@@ -189,23 +195,41 @@ def assert_same_alerts(found: Sequence[Record], expected: Sequence[Record]) -> N
         assert not (told := difference(record, wanted[name])), f"{name}: {told}"
 
 
-def undisturbed(topics: Topics, folder: Path, events: int) -> tuple[list[Record], list[Record]]:
-    """Return scores and alerts of one worker that nobody disturbs, on the same events."""
-    scores, alerts = folder / "undisturbed-scores.jsonl", folder / "undisturbed-alerts.jsonl"
-    settings = {
-        "kafka.bootstrap_servers": topics.broker.bootstrap,
-        "kafka.topics": [topics.events],
-        "kafka.group_id": f"undisturbed-{topics.name}",
-        "kafka.alerts_topic": "",
-        "kafka.dead_letter_topic": "",
-        "state.directory": str(folder / "undisturbed"),
-        "training.enabled": False,
-        "output.scores_file": str(scores),
-        "output.alerts_file": str(alerts),
-    }
-    with Longwatch(folder, settings) as daemon:
-        daemon.work_until(lambda found: found("events_scored_total") == events, "all events", seconds=600)
-        assert daemon.terminate()[0] == 0
-    return [msgspec.json.decode(line) for line in scores.read_bytes().splitlines()], [
-        msgspec.json.decode(line) for line in alerts.read_bytes().splitlines()
-    ]
+class Undisturbed:
+    """What nobody disturbs: scores and alerts of a fleet, made in this process from a file of the same events."""
+
+    def __init__(self, folder: Path, fleet: Fleet) -> None:
+        events, scores, alerts = (folder / f"undisturbed-{name}.jsonl" for name in ("events", "scores", "alerts"))
+        events.write_bytes(b"\n".join(record for _, record in fleet.records()))
+        settings = {
+            "source.type": "file",
+            "source.paths": f'["{events}"]',
+            "state.directory": str(folder / "undisturbed"),
+            "compute.device": "cpu",
+            "training.enabled": "false",
+            "http.port": "0",
+            "output.scores_file": str(scores),
+            "output.alerts_file": str(alerts),
+        }
+        Daemon(load_settings(environment={}, overrides=[f"{name}={value}" for name, value in settings.items()])).run()
+        self._fleet, self._scores, self._alerts = fleet, read_lines(scores), read_lines(alerts)
+
+    def scores(self, topics: Topics) -> list[Record]:
+        """Return the scores as they are of events that `Stream` has written."""
+        return [self._placed(record, topics) for record in self._scores]
+
+    def alerts(self, topics: Topics) -> list[Record]:
+        """Return the alerts, likewise."""
+        return [self._placed(record, topics) for record in self._alerts]
+
+    def _placed(self, record: Record, topics: Topics) -> Record:
+        row, stream = divmod(record["offset"], len(self._fleet.names))
+        partition = stream % PARTITIONS
+        beside = len(range(partition, len(self._fleet.names), PARTITIONS))  # streams of the partition
+        offset = row * beside + stream // PARTITIONS
+        return record | {"topic": topics.events, "partition": partition, "offset": offset}
+
+
+def webhook_ids(alerts: Sequence[Record]) -> set[str]:
+    """Return the ids under which alerts are sent."""
+    return {f"{alert['id']}-{alert['status']}" for alert in alerts}

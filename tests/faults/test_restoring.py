@@ -17,8 +17,9 @@ from connectors.changelog_records import Mark, compressed, mark_record, state_ke
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_transactions import TransactionalWriter
 from connectors.records import Partition
+from detector.errors import StateError
 from detector.restoring import Restored, Restorer
-from detector.store import SqliteStore, StateError
+from detector.store import SqliteStore
 from tests.brokers import Broker
 from tests.daemon.support import until
 
@@ -331,6 +332,26 @@ def test_a_changelog_that_cannot_be_used_is_refused_in_one_line(
     told = refusal(world)
     assert said in told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("standby", [False, True], ids=["assigned", "standby"])
+def test_states_of_another_version_leave_nothing_in_the_store(world: World, standby: bool) -> None:
+    of_another_version(world)
+    world.write({"b": b"b1"}, 10, partition=1, layout="beef", writer=world.writer("other"))
+    store = world.store()
+    restorer = world.restorer(store, standby=standby)
+    if not standby:
+        restorer.restore(world.partitions)
+
+    def refused() -> bool:
+        try:
+            restorer.finished()
+        except StateError:
+            return True
+        return False
+
+    until(refused, "it is refused", seconds=20)
+    assert store.count() == 0
 
 
 def test_a_source_that_got_more_partitions_gets_more_changelogs(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -52,7 +52,9 @@ def drip(stream: Stream, share: float) -> None:
     stream.until(stream.total * share)
 
 
-@pytest.mark.parametrize("standby", [False, True], ids=["cold", "standby"])
+@pytest.mark.parametrize(
+    "standby", [pytest.param(False, id="cold", marks=pytest.mark.faults), pytest.param(True, id="standby")]
+)
 def test_another_worker_goes_on_for_one_that_is_killed(
     apache: Broker, tmp_path: Path, standby: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +78,7 @@ def test_another_worker_goes_on_for_one_that_is_killed(
     assert took < 30
 
 
+@pytest.mark.faults
 def test_a_worker_that_keeps_its_name_goes_on_after_its_own_start(
     apache: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import parse_qs
 
 import pytest
 from kafka import KafkaProducer
 
 from connectors.kafka import AuthenticationError, KafkaConnectorError, KafkaSettings, KafkaSource, TlsError
 from connectors.kafka_client import probe
+from connectors.kafka_oauth import TokenError, Tokens
 from connectors.kafka_sinks import KafkaWriter
 from tests.brokers import PASSWORD, USERNAME, ApacheKafka, make_certificate
 
@@ -112,8 +119,202 @@ def test_an_unknown_user_and_a_mechanism_that_is_not_offered_are_refused(
 ) -> None:
     with pytest.raises(AuthenticationError, match="sasl_username='nobody'"):
         probe(settings(sasl_username="nobody"))
-    with pytest.raises(AuthenticationError, match="sasl_mechanism=PLAIN"):
-        probe(settings(sasl_mechanism="PLAIN"))
+    with pytest.raises(AuthenticationError, match="sasl_mechanism=SCRAM-SHA-256: it offers"):
+        probe(settings(sasl_mechanism="SCRAM-SHA-256"))
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "PLAIN"])
+def test_each_mechanism_with_a_password_is_let_in_over_tls_and_a_wrong_password_is_one_line(
+    settings: Callable[..., KafkaSettings], mechanism: str
+) -> None:
+    assert probe(settings(sasl_mechanism=mechanism)) is None
+    with pytest.raises(AuthenticationError, match=r"kafka\.sasl_password") as caught:
+        probe(settings(sasl_mechanism=mechanism, sasl_password=WRONG_PASSWORD))
+    assert str(caught.value).isprintable()
+    assert WRONG_PASSWORD not in str(caught.value)
+
+
+def test_an_expired_certificate_is_one_line(
+    secured_broker: ApacheKafka, settings: Callable[..., KafkaSettings]
+) -> None:
+    with pytest.raises(TlsError, match=r"certificate has expired.*kafka\.ssl_cafile is .*expired\.pem") as caught:
+        probe(
+            settings(bootstrap_servers=secured_broker.expired_bootstrap, ssl_cafile=str(secured_broker.expired_cafile))
+        )
+    assert str(caught.value).isprintable()
+
+
+def test_a_locked_key_without_its_password_is_refused_and_asks_nobody(
+    settings: Callable[..., KafkaSettings], tmp_path: Path
+) -> None:
+    make_certificate(tmp_path / "key.pem", tmp_path / "cert.pem")
+    lock = ["openssl", "pkcs8", "-topk8", "-in", str(tmp_path / "key.pem"), "-out", str(tmp_path / "locked.pem")]
+    subprocess.run([*lock, "-passout", "pass:pony-pony"], check=True, capture_output=True, timeout=30)
+    files = {"ssl_certfile": str(tmp_path / "cert.pem"), "ssl_keyfile": str(tmp_path / "locked.pem")}
+    for password in ("", "wrong"):
+        with pytest.raises(TlsError, match=r"the key is locked, and kafka\.ssl_key_password does not open it"):
+            settings(**files, ssl_key_password=password).client_options()
+    assert settings(**files, ssl_key_password="pony-pony").client_options()["ssl_context"]
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------
+
+
+def unsigned_token(lives_seconds: float, subject: str = "longwatch") -> str:
+    """Return a token that the broker of these tests believes: it is told not to look for a signature."""
+    now = time.time()
+    parts = ({"alg": "none"}, {"sub": subject, "iat": now - 60, "exp": now + lives_seconds})
+    return ".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).decode().rstrip("=") for p in parts) + "."
+
+
+@pytest.fixture
+def with_token(settings: Callable[..., KafkaSettings], tmp_path: Path) -> Callable[..., KafkaSettings]:
+    (tmp_path / "token").write_text(unsigned_token(3_600) + "\n")
+
+    def make(**more: Any) -> KafkaSettings:
+        bearer = {"sasl_mechanism": "OAUTHBEARER", "sasl_username": "", "sasl_password": ""}
+        return settings(**{**bearer, "sasl_oauth_token_file": str(tmp_path / "token"), **more})
+
+    return make
+
+
+def test_a_token_of_a_file_is_let_in_over_tls_to_read_and_to_write(
+    secured_broker: ApacheKafka,
+    with_token: Callable[..., KafkaSettings],
+    poll: Callable[[KafkaSettings], int],
+) -> None:
+    secured_broker.create_topic("with-token")
+    writer = KafkaWriter(with_token(alerts_topic="with-token", topics=["other"], dead_letter_topic=""))
+    writer.open()
+    writer.send("with-token", b"k", b"2")
+    writer.close()
+    assert poll(with_token(topics=["with-token"])) == 1
+
+
+def test_a_token_that_has_expired_or_is_none_is_one_line_without_it(
+    with_token: Callable[..., KafkaSettings], tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(expired := unsigned_token(-600))
+    with pytest.raises(AuthenticationError, match=r"refused the token.*kafka\.sasl_oauth_token_file") as caught:
+        probe(with_token())
+    assert str(caught.value).isprintable()
+    assert expired not in str(caught.value)
+
+    (tmp_path / "token").write_text("two words")
+    with pytest.raises(AuthenticationError, match=r"kafka\.sasl_oauth_token_file .*holds no token"):
+        probe(with_token())
+    with pytest.raises(AuthenticationError, match=r"kafka\.sasl_oauth_token_file .*cannot be read: No such file"):
+        probe(with_token(sasl_oauth_token_file=str(tmp_path / "missing")))
+
+
+def test_a_token_file_that_has_been_replaced_is_read_again(
+    with_token: Callable[..., KafkaSettings], tmp_path: Path
+) -> None:
+    provider = with_token().client_options()["sasl_oauth_token_provider"]
+    first = provider.token()
+    (tmp_path / "token").write_text(second := unsigned_token(60))
+    assert first != provider.token() == second
+
+
+def test_a_token_endpoint_gives_tokens_to_whom_it_knows(with_token: Callable[..., KafkaSettings]) -> None:
+    with TokenEndpoint() as endpoint:
+        own = with_token(**endpoint.settings)
+        assert probe(own) is None
+        asked = endpoint.asked[-1]
+        assert asked["form"] == {"grant_type": ["client_credentials"], "scope": ["kafka read"]}
+        assert asked["authorization"] == "Basic " + base64.b64encode(b"long%2Bwatch:s3cr%3At-pony").decode()
+
+        with pytest.raises(AuthenticationError, match=r"answered 401 .*kafka\.sasl_oauth_client_secret") as caught:
+            probe(with_token(**{**endpoint.settings, "sasl_oauth_client_secret": "wrong"}))
+        assert str(caught.value).isprintable()
+        assert "s3cr" not in str(caught.value)
+    reason = probe(own)
+    assert reason is not None  # away: it may come back, so this is waited for
+    assert "gives no answer" in reason
+    assert "kafka.sasl_oauth_token_endpoint_url" in reason
+
+
+def test_settings_for_tokens_that_do_not_fit_are_refused_with_their_names(
+    with_token: Callable[..., KafkaSettings],
+) -> None:
+    endpoint = {"sasl_oauth_token_file": "", "sasl_oauth_client_id": "a", "sasl_oauth_client_secret": "b"}
+    for more, named in (
+        ({"sasl_oauth_token_file": ""}, "sasl_oauth_token_endpoint_url"),
+        ({"sasl_oauth_token_endpoint_url": "https://a/b"}, "needs one of"),
+        ({**endpoint, "sasl_oauth_token_endpoint_url": "http://idp.example.com/token"}, "https is needed"),
+        ({**endpoint, "sasl_oauth_token_endpoint_url": "https://u:p@idp/token"}, "expected https://"),
+        ({**endpoint, "sasl_oauth_token_endpoint_url": "https://idp:x/token"}, "expected https://"),
+        ({**endpoint, "sasl_oauth_token_endpoint_url": "https://idp/", "sasl_oauth_client_id": ""}, "client_id"),
+        ({"sasl_oauth_extensions": ("no-equals",)}, "sasl_oauth_extensions"),
+        ({"sasl_oauth_extensions": ("a=b\x01c",)}, "sasl_oauth_extensions"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            with_token(**more)
+    provider = with_token(sasl_oauth_extensions=("logicalCluster=lkc-1", "identityPoolId=p=1")).client_options()
+    assert provider["sasl_oauth_token_provider"].extensions() == {"logicalCluster": "lkc-1", "identityPoolId": "p=1"}
+
+
+def test_a_token_lives_four_fifths_of_its_life_and_outlives_an_endpoint_that_is_away() -> None:
+    now, answers = 0.0, [("one", 100.0), ("two", 180.0), TokenError("away", lasting=False)]
+
+    def fetch() -> tuple[str, float]:
+        answer = answers.pop(0)
+        if isinstance(answer, TokenError):
+            answers.append(answer)
+            raise answer
+        return answer
+
+    tokens = Tokens(fetch, {}, lambda: now)
+    assert tokens.token() == "one"
+    now = 79.0
+    assert tokens.token() == "one"
+    now = 81.0
+    assert tokens.token() == "two"
+    now = 179.0
+    assert tokens.token() == "two"
+    now = 181.0
+    with pytest.raises(TokenError):
+        tokens.token()
+
+
+class TokenEndpoint:
+    """An identity provider's token endpoint, as RFC 6749 has it, for one client."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                endpoint.asked.append({"form": form, "authorization": self.headers["Authorization"]})
+                good = self.headers["Authorization"].endswith(base64.b64encode(b"long%2Bwatch:s3cr%3At-pony").decode())
+                body: dict[str, Any] = {"error": "invalid_client", "error_description": "s3cr:t-pony"}
+                if good:
+                    body = {"access_token": unsigned_token(600), "token_type": "Bearer", "expires_in": 600}
+                self.send_response(200 if good else 401)
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self.settings = {
+            "sasl_oauth_token_file": "",
+            "sasl_oauth_token_endpoint_url": f"http://127.0.0.1:{self._server.server_port}/token",
+            "sasl_oauth_client_id": "long+watch",
+            "sasl_oauth_client_secret": "s3cr:t-pony",
+            "sasl_oauth_scope": "kafka read",
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
 
 
 def test_an_authority_that_did_not_sign_the_certificate_is_told_with_its_setting(

@@ -18,7 +18,7 @@ from kafka.errors import KafkaError
 from kafka.protocol.consumer import OffsetSpec
 from pydantic import ValidationError
 
-from connectors.kafka import KafkaConnectorError, KafkaSettings, KafkaSource
+from connectors.kafka import LATER, KafkaConnectorError, KafkaSettings, KafkaSource
 from connectors.records import Partition, RawBatch
 from tests.brokers import Broker
 
@@ -324,6 +324,34 @@ def test_a_topic_that_fits_the_pattern_and_is_made_later_is_read(
     assert read(source, 5) == list(range(5, 10))
 
 
+def test_a_partition_that_was_given_away_unheard_is_held_and_placed_without_harm(
+    apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource], open_member: Callable[..., Member]
+) -> None:
+    """The client lets go of a partition before the source's thread hears of it, which may be busy with a roll-back."""
+    name = topic(partitions=2)
+    config = settings(apache, name)
+    placed: list[dict[Partition, int]] = []
+    source = open_source(config, start=lambda _: LATER, on_placed=placed.append)
+    mine = [Partition(name, 0), Partition(name, 1)]
+    until(lambda: source.poll(0.1) is not None and len(source._waiting) == 2, "both partitions are assigned")
+    reader = source._reader
+    assert reader is not None
+    source.place({mine[0]: 0, mine[1]: 0})
+    other = open_member(config)
+    consumer = reader.consumer
+    assert consumer is not None
+    until(lambda: len(consumer.assignment()) == 1, "the client has let one go")
+    source.hold(mine)  # raised KeyError
+    source.place(dict.fromkeys(mine, 0))
+    assert source.lag() == {}
+    until(lambda: source.poll(0.1) is not None and any(placed), "what is left is placed")
+    until(lambda: other.owned, "the other one has its partition")
+    assert {partition for offsets in placed for partition in offsets} == set(mine) - other.owned
+    produce(apache, name, range(10), partitions=2)
+    until(lambda: (b := source.poll(0.1)) is not None and len(b), "what is left is read")
+    until(lambda: len(other.values) == 5, "the other one reads, too")
+
+
 def test_a_paused_source_stays_in_the_group_and_loses_nothing(
     broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
 ) -> None:
@@ -374,19 +402,22 @@ def test_without_any_offset_auto_offset_reset_decides(
     assert read(source, 5) == list(range(10, 15))
 
 
-@pytest.mark.parametrize(("stored", "first"), [(3, 10), (500, 20)])
-def test_an_offset_out_of_range_is_told_and_reading_goes_on_at_the_nearest(
+@pytest.mark.parametrize(
+    ("stored", "reset", "first"), [(3, "earliest", 10), (3, "latest", 10), (500, "earliest", 10), (500, "latest", 20)]
+)
+def test_an_offset_out_of_range_is_told_and_no_event_is_passed_over_unless_that_is_wanted(
     apache: Broker,
     topic: Topic,
     open_source: Callable[..., KafkaSource],
     caplog: pytest.LogCaptureFixture,
     stored: int,
+    reset: str,
     first: int,
 ) -> None:
     name = topic()
     produce(apache, name, range(20))
     delete_before(apache, name, 10)
-    source = open_source(settings(apache, name), start=lambda _: stored)
+    source = open_source(settings(apache, name, auto_offset_reset=reset), start=lambda _: stored)
     values = []
     end = time.monotonic() + DEADLINE
     while "out of range" not in caplog.text:

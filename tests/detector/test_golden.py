@@ -1,0 +1,94 @@
+"""State that another version has written: gone on from as if nothing had happened, or refused in one line and kept.
+
+tests/golden/ holds what longwatch has left behind, by the store's format; `make_golden` there says how it is made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import zstandard
+
+from connectors.changelog_records import Assembler, ChangelogError, restored
+from detector.daemon import Daemon
+from detector.errors import StateError
+from detector.settings import load_settings
+from detector.store import DATABASE, SqliteStore
+from tests.daemon.support import TOLERANCE
+from tests.golden.make_golden import CUT, NAMES, SOURCE, events, settings
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+PRESENT, FORMER = GOLDEN / "format-2", GOLDEN / "format-1"
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "events.jsonl").write_bytes(events())
+    return tmp_path
+
+
+def unpack(golden: Path, work: Path) -> bytes:
+    """Put a golden store where a daemon finds it, and return its bytes."""
+    (work / "state").mkdir()
+    data = zstandard.decompress((golden / "state.db.zst").read_bytes())
+    (work / "state" / DATABASE).write_bytes(data)
+    return data
+
+
+def open_daemon(work: Path, **more: str) -> Daemon:
+    return Daemon(load_settings(overrides=settings(work, **more)))
+
+
+def test_the_golden_state_is_gone_on_from_with_the_scores_that_its_own_version_gave(work: Path) -> None:
+    """Fails with a change of what rows hold: then FORMAT_VERSION, or the rows' layout, must tell the two apart."""
+    unpack(PRESENT, work)
+    open_daemon(work, output__scores_file=str(work / "scores.jsonl")).run()
+    found = [msgspec.json.decode(line) for line in (work / "scores.jsonl").read_bytes().splitlines()]
+    wanted = [msgspec.json.decode(line) for line in (PRESENT / "scores.jsonl").read_bytes().splitlines()]
+    assert len(found) == len(wanted) == len(events().splitlines()) - CUT * len(NAMES)
+    for record, expected in zip(found, wanted, strict=True):
+        assert {name: record[name] for name in ("stream", "timestamp", "alert")} == {
+            name: expected[name] for name in ("stream", "timestamp", "alert")
+        }
+        assert record["score"] == pytest.approx(expected["score"], abs=TOLERANCE), record
+
+
+def test_golden_changelog_records_give_the_golden_rows(work: Path) -> None:
+    unpack(PRESENT, work)
+    store = SqliteStore(work / "state")
+    assembler = Assembler("changelog", SOURCE)
+    records = msgspec.msgpack.decode((PRESENT / "changelog.msgpack").read_bytes())
+    entries = [entry for at, (key, value) in enumerate(records) if (entry := assembler.take(at, key, value))]
+    *states, last = entries
+    assert sorted(entry.stream for entry in states) == sorted(NAMES)
+    for entry in states:
+        assert (entry.offset, restored(entry.row)) == (CUT, store.load([entry.stream])[0])
+    assert last.mark is not None
+    assert (last.mark.group, last.mark.member, last.mark.streams) == ("group", "longwatch-group-golden", len(NAMES))
+    store.close()
+
+
+def test_a_store_of_the_former_format_is_refused_and_left_for_the_version_that_wrote_it(work: Path) -> None:
+    before = unpack(FORMER, work)
+    with pytest.raises(StateError, match="has format 1 of a former longwatch, this one reads 2: run the longwatch"):
+        open_daemon(work)
+    assert (work / "state" / DATABASE).read_bytes() == before
+
+
+def test_rows_of_another_layout_are_refused_before_any_event_is_read(work: Path) -> None:
+    """What a version with other rows sees of ours, and we of its: model.horizons changes the rows, too."""
+    before = unpack(PRESENT, work)
+    told = r"written by longwatch 0\.1\.0 in layout [0-9a-f]{16}, this one \(.*\) reads [0-9a-f]{16}: go back to that"
+    with pytest.raises(StateError, match=told):
+        open_daemon(work, model__horizons="[1]")
+    assert (work / "state" / DATABASE).read_bytes() == before
+
+
+def test_records_of_a_later_layout_are_refused_with_what_to_do() -> None:
+    records = msgspec.msgpack.decode((PRESENT / "changelog.msgpack").read_bytes())
+    key, value = records[0]
+    with pytest.raises(ChangelogError, match=r"offset 7 has version 2, this longwatch reads 1: run .* or set kafka"):
+        Assembler("changelog", SOURCE).take(7, key, value[:4] + b"\x02" + value[5:])

@@ -1,0 +1,186 @@
+"""The wall clock jumps by hours, while the daemon is at work: a library of our own tells the process another time.
+
+Every wait, deadline and age in longwatch is taken from the monotonic clock; the wall clock is only shown, signed and
+written down. Events have times of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from connectors.webhook import WebhookSettings, WebhookSink
+from tests.brokers import CHECKOUT, Broker
+from tests.daemon.support import Longwatch, by_place, difference, make_fleet, until
+from tests.faults.support import Stream, Topics, Undisturbed, assert_once, scored_events
+from tests.faults.test_outages_disk import alert
+
+FLEET = make_fleet(streams=8, rows=300, seed=3)
+EVENTS = 8 * 300
+HOUR = 3600.0
+
+# The wall clock, in C's three ways to ask for it, plus the seconds that stand in the file $CLOCK_OFFSET names
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static long offset(void) {
+    char text[32] = {0};
+    const char *path = getenv("CLOCK_OFFSET");
+    int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0) return 0;
+    if (read(fd, text, sizeof text - 1) < 0) text[0] = 0;
+    close(fd);
+    return atol(text);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *found) {
+    int result = syscall(SYS_clock_gettime, clock, found);
+    if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) found->tv_sec += offset();
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict found, void *restrict zone) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    found->tv_sec = now.tv_sec;
+    found->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *found) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (found) *found = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+
+Jump = Callable[[float], None]
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> tuple[dict[str, str], Jump]:
+    """Return the environment of a process whose wall clock can be set, and what sets it: hours from the real time."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler (cc) to build the library with that tells another time")
+    library, offset = tmp_path / "clock.so", tmp_path / "offset"
+    (tmp_path / "clock.c").write_text(SHIM)
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(tmp_path / "clock.c"), "-ldl"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+    def jump(hours: float) -> None:
+        fresh = tmp_path / "offset.new"
+        fresh.write_text(f"{round(hours * HOUR)}\n")
+        fresh.rename(offset)
+
+    jump(0.0)
+    return {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(offset)}, jump
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("guarantee", ["exactly_once", pytest.param("at_least_once", marks=pytest.mark.faults)])
+def test_a_clock_that_jumps_by_hours_changes_nothing(
+    apache: Broker, tmp_path: Path, clock: tuple[dict[str, str], Jump], guarantee: str
+) -> None:
+    """Five hours ahead is more than brokers allow (`message.timestamp.after.max.ms`, an hour): they refuse records."""
+    environ, jump = clock
+    topics = Topics(apache, tmp_path, uuid.uuid4().hex[:8])
+    with Stream(topics, FLEET) as stream:
+        settings = topics.settings("a", processing__guarantee=guarantee)
+        with Longwatch(tmp_path, settings, environ=environ) as worker:
+            for share, hours in ((0.2, 0.0), (0.4, -5.0), (0.6, 0.7), (0.8, 5.0), (1.0, 0.0)):
+                jump(hours)
+                stream.until(EVENTS * share)
+                until(lambda wanted=EVENTS * share: scored_events(topics) >= wanted, f"{hours:+} h", every=0.2)
+                assert worker.get("/livez")[0] == worker.get("/readyz")[0] == 200
+            assert worker.terminate()[0] == 0
+    assert worker.log.count("Kafka refuses this machine's time") == 1
+    assert worker.log.count("The clock has been set: records are written with their time again") == 1
+    found = topics.scored()
+    if guarantee == "at_least_once":  # what came since the last checkpoint may be told again, and equally
+        told = by_place(found)
+        assert not any(difference(record, records[0]) for records in told.values() for record in records)
+        found = [records[0] for records in told.values()]
+    assert_once(found, Undisturbed(tmp_path, FLEET).scores(topics))
+
+
+WAITING = """
+import os, sys, time
+from pathlib import Path
+from connectors.webhook import WebhookSettings, WebhookSink
+from connectors.records import Alert
+seen = []
+settings = WebhookSettings.model_validate(
+    {"url": "http://127.0.0.1:9/", "allowed_hosts": ["127.0.0.1"], "retry_base_seconds": 0.05,
+     "retry_cap_seconds": 0.1, "max_age_seconds": 60}
+)
+alert = Alert("id", "a", "firing", "critical", 1, None, 6.5, 4.0, {}, {}, {}, {}, {}, "v1", "t", 2, 17)
+sink = WebhookSink(settings, Path(sys.argv[1]), on_delivery=seen.append)
+sink.write([alert])
+for hours in (10, -10, 0):
+    Path(os.environ["CLOCK_OFFSET"]).write_text(f"{hours * 3600}")
+    before, deadline = len(seen), time.monotonic() + 20
+    while len(seen) < before + 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+sink.close()
+print(*sorted(set(seen)))
+"""
+
+
+def test_an_alert_that_waits_is_not_too_old_because_the_clock_was_set(
+    tmp_path: Path, clock: tuple[dict[str, str], Jump]
+) -> None:
+    environ = {**os.environ, **clock[0]}
+    command = [sys.executable, "-c", WAITING, str(tmp_path)]
+    done = subprocess.run(command, cwd=CHECKOUT, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "retried\n", done.stderr
+
+
+def test_a_receiver_whose_clock_is_another_is_believed_by_its_own(tmp_path: Path) -> None:
+    """It asks for a date that is hours away by our clock, and a second by its own."""
+    asked: list[float] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.append(time.monotonic())
+            self.send_response_only(429 if len(asked) == 1 else 204)
+            theirs = time.time() + 9 * HOUR
+            self.send_header("Date", formatdate(theirs, usegmt=True))
+            self.send_header("Retry-After", formatdate(theirs + 1, usegmt=True))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        settings = WebhookSettings.model_validate(
+            {"url": url, "allowed_hosts": ["127.0.0.1"], "retry_base_seconds": 0.05}
+        )
+        sink = WebhookSink(settings, tmp_path)
+        sink.write([alert(1)])
+        until(lambda: len(asked) == 2, "it is tried again", seconds=20)
+        sink.close()
+        server.shutdown()
+    assert asked[1] - asked[0] > 0.9

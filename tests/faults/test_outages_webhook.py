@@ -1,0 +1,138 @@
+"""The webhook's receiver down, hanging, slow, answering 500 and 429: scoring goes on, every alert arrives, in order.
+
+The long form takes ten minutes. What each answer means is tested beside the sink, tests/connectors/test_webhook.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.support import STEP, Longwatch, make_fleet, read_lines
+from tests.faults.support import webhook_ids
+from tests.faults.test_limits import resident
+
+MIB = 1 << 20
+MOODS = "down", "hanging", "500", "slow", "429"
+
+
+class Receiver:
+    """An HTTP server of changing moods on one port; what it has taken, by id, in the order of coming."""
+
+    def __init__(self) -> None:
+        self.mood, self.taken = "well", list[str]()
+        self.met: dict[str, int] = defaultdict(int)  # requests, by mood
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                mood = receiver.mood
+                receiver.met[mood] += 1
+                self.rfile.read(int(self.headers["Content-Length"]))
+                if mood == "hanging":
+                    time.sleep(2.0)  # longer than the daemon waits
+                    return
+                if mood == "slow":
+                    time.sleep(0.3)
+                self.send_response(int(mood) if mood.isdigit() else 204)
+                if mood == "429":
+                    self.send_header("Retry-After", "1")
+                self.end_headers()
+                if not mood.isdigit():
+                    receiver.taken.append(self.headers["webhook-id"])
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._handler = Handler
+        self._server = self._serve(0)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+
+    def _serve(self, port: int) -> ThreadingHTTPServer:
+        server = ThreadingHTTPServer(("127.0.0.1", port), self._handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return server
+
+    def turn(self, mood: str) -> None:
+        if mood == "down":
+            self.close()
+        elif self.mood == "down":
+            self._server = self._serve(self._server.server_port)
+        self.mood = mood
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.mark.parametrize("seconds", [0.6, pytest.param(120.0, marks=[pytest.mark.faults, pytest.mark.timeout(900)])])
+def test_a_receiver_in_any_trouble_holds_up_nothing_and_misses_nothing(tmp_path: Path, seconds: float) -> None:
+    long = seconds > 10
+    fleet = make_fleet(streams=8, rows=5_000 if long else 600, seed=3)
+    total = len(fleet.names) * fleet.rows
+    events = tmp_path / "events.jsonl"
+    events.write_bytes(b"\n".join(record for _, record in fleet.records()))
+    receiver = Receiver()
+    lasts = seconds * (len(MOODS) + 1) + 4.0  # before it there must be alerts, after it they are delivered
+    settings = {
+        "source.type": "file",
+        "source.paths": [str(events)],
+        "source.speed": fleet.rows * STEP / lasts,
+        "state.directory": str(tmp_path / "state"),
+        "state.checkpoint_interval_seconds": 0.5,
+        "training.enabled": False,
+        "alerting.threshold": 1.5,  # many alerts
+        "output.alerts_file": str(tmp_path / "alerts.jsonl"),
+        "webhook.url": receiver.url,
+        "webhook.allowed_hosts": ["127.0.0.1"],
+        "webhook.timeout_seconds": 0.5,
+        "webhook.retry_base_seconds": 0.2,
+        "webhook.retry_cap_seconds": 5 if long else 0.2,
+    }
+    pauses, pending = list[float](), 0.0
+    with Longwatch(tmp_path, settings) as daemon:
+        daemon.work_until(lambda found: found.sum("alerts_total") >= 3, "the first alerts have fired")
+        before = resident(daemon.process.pid)
+        for mood in MOODS:
+            receiver.turn(mood)
+            ends = time.monotonic() + seconds
+            scored, moved = 0.0, time.monotonic()
+            # its turn lasts until it has been met; "down" is met by nobody
+            while (now := time.monotonic()) < ends or (mood != "down" and not receiver.met[mood] and now < ends + 5):
+                samples = daemon.metrics()
+                pending = max(pending, samples("outbox_pending"))
+                if (done := samples("events_scored_total")) > scored:
+                    pauses.append(time.monotonic() - moved)
+                    scored, moved = done, time.monotonic()
+                time.sleep(0.05)
+        receiver.turn("well")
+        grown = resident(daemon.process.pid) - before
+        assert daemon.wait(lasts + 60) == 0
+    # what was not delivered by the file's end is sent by the next start
+    with Longwatch(tmp_path, settings | {"source.paths": ["-"]}, stdin=subprocess.PIPE) as daemon:
+        daemon.work_until(lambda found: found("outbox_pending") == 0, "all is delivered")
+        daemon.terminate()
+    receiver.close()
+    told = [f"{alert['id']}-{alert['status']}" for alert in read_lines(tmp_path / "alerts.jsonl")]
+    assert set(receiver.taken) == webhook_ids(read_lines(tmp_path / "alerts.jsonl"))
+    assert len(told) > 20
+    first = list(dict.fromkeys(receiver.taken))
+    for stream in fleet.names:
+        assert [i for i in first if i.startswith(stream)] == [i for i in told if i.startswith(stream)], "in their order"
+    assert all(receiver.met[mood] for mood in MOODS if mood != "down")
+    assert max(pauses) < 2.0, f"scoring paused for {max(pauses):.1f} s"
+    size = sum(path.stat().st_size for path in (tmp_path / "state").glob("outbox*"))
+    print(
+        f"\n  {lasts:.0f} s of trouble, {total} events: {len(told)} alerts, at most {pending:.0f} waiting, "
+        f"{len(receiver.taken) - len(told)} sent twice, longest pause of scoring {max(pauses):.2f} s, "
+        f"memory {grown / 1e6:+.0f} MB, outbox {size / 1e6:.1f} MB"
+    )
+    assert grown < 200 * MIB
+    assert size < 64 * MIB

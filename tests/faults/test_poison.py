@@ -1,0 +1,319 @@
+"""An event on which the engine raises: put aside with its reason, and the others scored as if it had never come.
+
+What raises here is a kernel of our own, made to raise on one value: before its work for some, after it for others, so
+that states are left half changed in either way.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import textwrap
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.decode import Decoder
+from connectors.encode import score_records
+from connectors.records import EventBatch, Partition, RawBatch, Rejected
+from detector import engine as engine_module
+from detector.engine import Engine, EngineSettings, Step
+from detector.isolation import CAREFUL_SECONDS, ENGINE_ERROR, EngineError, FaultError, Isolation
+from tests.brokers import Broker
+from tests.daemon.support import Longwatch, Record, by_place, difference, make_fleet, open_producer, read_lines, until
+from tests.detector.test_parity import assert_same
+from tests.faults.support import PARTITIONS, Topics, committed, scored_events
+from tests.streams import Event, Outcome, fleet, in_batches, interleaved, run
+from training.model import Forecaster
+from training.prior import load_prior
+
+BEFORE, AFTER = 12_345.5, 12_346.5  # values that make the kernel raise before and after its work
+
+
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the last kernel raise where it meets one of the values."""
+    judge = getattr(engine_module, "judge")  # noqa: B009 - a kernel of the scans', which the engine does not export
+
+    def raising(*given: Any) -> None:
+        start, value, first, last = given[7], given[10], given[13], given[14]
+        here = value[start[first] : start[last]]
+        if (here == BEFORE).any():
+            raise IndexError("before")
+        judge(*given)
+        if (here == AFTER).any():
+            raise ZeroDivisionError("after")
+
+    monkeypatch.setattr(engine_module, "judge", raising)
+
+
+def with_poison(events: Sequence[Event], seed: int) -> list[Event]:
+    """Put a poison event before one in 200, of the same stream; and some of a stream that has no others."""
+    rng = random.Random(seed)
+    mixed: list[Event] = []
+    for event in events:
+        if rng.random() < 1 / 200:
+            value = rng.choice([BEFORE, AFTER])
+            feature = next(iter(event.values))
+            mixed.append(event._replace(values={**event.values, feature: value}, offset=-1 - len(mixed)))
+        mixed.append(event)
+    return [Event("bad", 10**18, {"x": BEFORE}, -(10**6)), *mixed, Event("bad", 10**18 + 1, {"x": AFTER}, -(10**6) - 1)]
+
+
+def raw_of(batch: EventBatch) -> RawBatch:
+    """Return the records of a batch: each is its own offset."""
+    offsets = batch.offset.tolist()
+    return RawBatch(
+        partitions=batch.partitions,
+        partition=batch.partition.tolist(),
+        offset=offsets,
+        value=[str(offset).encode() for offset in offsets],
+    )
+
+
+class Kept:
+    """A store: rows by name."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, bytes] = {}
+
+    def fetch(self, names: Sequence[str]) -> list[bytes | None]:
+        return [self.rows.get(name) for name in names]
+
+
+class Steps:
+    """What an engine has said, for `run` to gather."""
+
+    def __init__(self) -> None:
+        self.batches: list[EventBatch] = []
+        self._steps: list[Step] = []
+
+    def add(self, batch: EventBatch, step: Step) -> None:
+        self.batches.append(batch)
+        self._steps.append(step)
+
+    def gathered(self) -> Outcome:
+        said = iter(self._steps)
+
+        class Said:
+            def step(self, _: EventBatch) -> Step:
+                return next(said)
+
+        return run(Said(), self.batches)  # type: ignore[arg-type]  # it needs no more of an engine
+
+
+@pytest.fixture(scope="module")
+def model() -> Forecaster:
+    return load_prior()
+
+
+@pytest.fixture(scope="module")
+def events() -> list[Event]:
+    return interleaved(fleet(), 5)[:3_000]
+
+
+@pytest.fixture(scope="module")
+def reference(model: Forecaster, events: list[Event]) -> Outcome:
+    return run(Engine(model), in_batches(events, 500))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_others_are_scored_as_if_the_poison_had_never_come(
+    model: Forecaster, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    poison(monkeypatch)
+    monkeypatch.setattr(engine_module, "THREAD_EVENTS", 1)
+    mixed = with_poison(events, 1)
+    bad = [event.offset for event in mixed if event.offset < 0]
+    assert len(bad) > 10
+    store = Kept()
+    # few in memory, so that some come from the store and others are on their way to it
+    engine = Engine(model, EngineSettings(threads=threads, max_streams=9), fetch=store.fetch)
+    isolation, steps, refused = Isolation(engine, always=True), Steps(), list[Rejected]()
+    for number, batch in enumerate(in_batches(mixed, 700)):
+        for part, step, aside in isolation.steps(batch, raw_of(batch)):
+            refused += aside
+            if step is not None:
+                steps.add(part, step)
+        if number % 3 == 2:
+            store.rows.update(engine.drain())
+    engine.close()
+    assert [refusal.offset for refusal in refused] == bad, "each is put aside once, in their order"
+    assert {refusal.reason for refusal in refused} == {ENGINE_ERROR}
+    assert all(refusal.raw == str(refusal.offset).encode() for refusal in refused)
+    assert "IndexError: before" in refused[0].detail
+    assert "event of stream 'bad'" in refused[0].detail
+    assert_same(steps.gathered(), reference)
+
+
+def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_while(
+    model: Forecaster, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch)
+    now = [1_000.0]
+    engine = Engine(model)
+    isolation = Isolation(engine, clock=lambda: now[0])
+    copied: list[int] = []
+    snapshot = engine.snapshot
+
+    def counted(names: Sequence[str]) -> dict[str, bytes | None]:
+        copied.append(len(names))
+        return snapshot(names)
+
+    monkeypatch.setattr(engine, "snapshot", counted)
+    (bad,) = in_batches([*events[:10], Event("bad", 1, {"x": AFTER}, 10**6)], 11)
+    good = list(in_batches(events[10:40], 10))
+
+    list(isolation.steps(good[0], raw_of(good[0])))
+    with pytest.raises(FaultError, match="ZeroDivisionError: after"):
+        list(isolation.steps(bad, raw_of(bad)))
+    assert not copied
+    engine.roll_back()
+    assert len([scored for scored in isolation.steps(bad, raw_of(bad)) if scored.step is None]) == 1
+    copied.clear()
+    list(isolation.steps(good[1], raw_of(good[1])))
+    assert copied, "another one may follow"
+    now[0] += CAREFUL_SECONDS + 1
+    copied.clear()
+    list(isolation.steps(good[2], raw_of(good[2])))
+    assert not copied
+
+
+def test_an_engine_that_raises_on_everything_is_not_the_events_fault(
+    model: Forecaster, events: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(engine_module, "judge", broken)
+    isolation = Isolation(Engine(model), always=True)
+    (batch,) = in_batches(events[:200], 200)
+    with pytest.raises(EngineError, match="on 100 events one after the other, so it is not the events"):
+        list(isolation.steps(batch, raw_of(batch)))
+
+
+# -- the daemon --------------------------------------------------------------------------------------------------------
+
+# `longwatch run` whose last kernel raises, after its work, where it meets the value
+POISONED = (
+    "-c",
+    textwrap.dedent("""
+        import sys
+        import detector.engine
+        from detector import cli
+        judge = detector.engine.judge
+        def raising(*given):
+            judge(*given)
+            if (given[10] == 12346.5).any():
+                raise ZeroDivisionError("after")
+        detector.engine.judge = raising
+        sys.argv[1:1] = ["run"]
+        cli.main()
+    """),
+)
+FLEET = make_fleet(streams=8, rows=150, seed=3)
+EVENTS = 8 * 150
+PLACES = 500, 508, 902  # of the poison events: in the middle, where every stream has a past
+Event_ = tuple[str, str]  # stream and timestamp
+
+
+def records() -> Iterator[tuple[int, bytes]]:
+    """Yield the fleet's events with the poison ones among them."""
+    number = 0
+    for stream, record in FLEET.records():
+        if number in PLACES:
+            bad = json.loads(record)
+            bad["values"] = dict.fromkeys(bad["values"], AFTER)
+            bad["timestamp"] -= 1
+            yield stream, json.dumps(bad).encode()
+            number += 1
+        yield stream, record
+        number += 1
+
+
+@pytest.fixture(scope="module")
+def expected(model: Forecaster) -> dict[Event_, Record]:
+    """Return the scores of an engine to which the poison never came."""
+    lines = [record for _, record in FLEET.records()]
+    count = len(lines)
+    raw = RawBatch([Partition("events", 0)], [0] * count, list(range(count)), [-1] * count, [None] * count, lines)
+    batch, _ = Decoder().decode(raw)
+    return by_event([json.loads(record) for _, record in score_records(Engine(model).step(batch).scores)])
+
+
+def by_event(records: Sequence[Record]) -> dict[Event_, Record]:
+    """Return scores by stream and time, without where the events stood."""
+    found: dict[Event_, Record] = {}
+    for record in records:
+        kept = {name: value for name, value in record.items() if name not in {"topic", "partition", "offset"}}
+        assert found.setdefault((record["stream"], record["timestamp"]), kept) is kept, "each event is scored once"
+    return found
+
+
+def assert_same_scores(found: Sequence[Record], expected: dict[Event_, Record]) -> None:
+    mine = by_event(found)
+    assert mine.keys() == expected.keys()
+    for event, record in mine.items():
+        assert not (told := difference(record, expected[event])), f"{event}: {told}"
+
+
+@pytest.mark.parametrize("source", ["file", pytest.param("pipe", marks=pytest.mark.faults)])
+def test_a_daemon_that_reads_files_goes_back_to_its_checkpoint_and_each_event_is_scored_once(
+    tmp_path: Path, source: str, expected: dict[Event_, Record]
+) -> None:
+    events = tmp_path / "events.jsonl"
+    events.write_bytes(b"\n".join(record for _, record in records()) + b"\n")
+    settings = {
+        "source.type": "file",
+        "source.paths": ["-"] if source == "pipe" else [str(events)],
+        "source.max_poll_records": 100,
+        "state.directory": str(tmp_path / "state"),
+        "state.checkpoint_interval_seconds": 0.2,
+        "training.enabled": False,
+        "output.scores_file": str(tmp_path / "scores.jsonl"),
+        "output.dead_letter_file": str(tmp_path / "refused.jsonl"),
+    }
+    stdin = subprocess.PIPE if source == "pipe" else subprocess.DEVNULL
+    with Longwatch(tmp_path, settings, program=POISONED, stdin=stdin) as daemon:
+        if daemon.process.stdin is not None:
+            daemon.process.stdin.write(events.read_bytes())
+            daemon.process.stdin.close()
+        assert daemon.wait() == 0, daemon.log
+    # a pipe cannot be read again, so there each step is made carefully
+    assert daemon.log.count("going back to the last checkpoint") == (source == "file")
+    assert_same_scores(read_lines(tmp_path / "scores.jsonl"), expected)
+    refused = read_lines(tmp_path / "refused.jsonl")
+    assert [(refusal["reason"], refusal["offset"]) for refusal in refused] == [(ENGINE_ERROR, at) for at in PLACES]
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("guarantee", ["exactly_once", pytest.param("at_least_once", marks=pytest.mark.faults)])
+def test_a_daemon_that_reads_a_topic_goes_back_to_its_last_commit_and_scores_the_others_rightly(
+    apache: Broker, tmp_path: Path, expected: dict[Event_, Record], guarantee: str
+) -> None:
+    topics = Topics(apache, tmp_path, uuid.uuid4().hex[:8])
+    refused = apache.create_topic(f"refused-{topics.name}")
+    more = {"kafka__dead_letter_topic": refused, "kafka__max_poll_records": 100, "processing__guarantee": guarantee}
+    settings = topics.settings("a", **more)
+    producer = open_producer(apache)
+    for stream, record in records():
+        producer.send(topics.events, record, partition=stream % PARTITIONS)
+    producer.close()
+    with Longwatch(tmp_path, settings, program=POISONED) as worker:
+        until(lambda: scored_events(topics) == EVENTS + len(PLACES), "all is committed", every=0.2)
+        samples = worker.metrics()
+        assert worker.terminate()[0] == 0
+    assert samples("events_rejected_total", reason=ENGINE_ERROR) == len(PLACES)
+    assert len(re.findall("going back to the last (commit: Zero|checkpoint)", worker.log)) == 1 + (guarantee[0] == "e")
+    found = topics.scored()
+    if guarantee == "at_least_once":  # what came since the checkpoint is told again, and equally
+        found = [
+            records[0] for records in by_place(found).values() if not any(difference(r, records[0]) for r in records)
+        ]
+    assert_same_scores(found, expected)
+    dead = {record.offset: dict(record.headers) for record in committed(apache, refused)}
+    assert [headers["reason"] for headers in dead.values()] == [ENGINE_ERROR.encode()] * len(PLACES)

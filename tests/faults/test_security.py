@@ -1,0 +1,81 @@
+"""Names and settings that mean harm, or only get in the way: what shows them shows them as they are, and goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.demo import _demo_settings
+from detector.diagnosis_plots import Ahead, _draw_ahead
+from detector.picture import Series, draw_overview, draw_stream, new_figure, page, save
+from detector.settings import load_settings
+from detector.telling import TextLines, describe
+from tests.faults.test_fuzz_decoders import alert
+
+NAMES = [
+    "a$b$",
+    "$\\frac$",
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "=cmd|' /C calc'!A0",
+    "{x}%s%n",
+]
+
+
+def series(name: str) -> Series:
+    time = 1_400_000_000 * 10**9 + 60 * 10**9 * np.arange(50)
+    value = np.sin(np.arange(50) / 5)
+    return Series(
+        stream=name,
+        feature=name,
+        time=time,
+        value=value,
+        expected=value,
+        lower=value - 0.3,
+        upper=value + 0.3,
+        score=np.linspace(0, 4, 50),
+        threshold=np.full(50, 3.0),
+        alerts=time[[30]],
+        windows=[],
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plots_and_pages_show_any_name_as_it_is(tmp_path: Path, name: str) -> None:
+    save(draw_stream(series(name)), tmp_path / "stream.png")
+    save(draw_overview([series(name)], name), tmp_path / "overview.png")
+    with new_figure(6, 3) as figure:
+        value = np.arange(9.0)
+        _draw_ahead(figure.subplots(), Ahead(name, 1, 10**18 + np.arange(9), value, value, value - 1, value + 1))
+        figure.savefig(tmp_path / "ahead.svg")
+    text = page(name, [name], name, [(name, tmp_path / "stream.png")])
+    for mark in ("<script", "<img src=x"):
+        assert mark not in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_alert_is_told_in_one_line_whatever_the_stream_is_called(name: str) -> None:
+    import logging
+
+    record = logging.LogRecord(
+        "d", logging.WARNING, __file__, 1, "%s", (describe(replace(alert(), stream=name)),), None
+    )
+    line = TextLines().format(record)
+    assert name in line
+    assert line.isprintable()
+
+
+def test_the_demo_reads_its_own_metrics_whatever_is_set_for_the_daemons_port(tmp_path: Path) -> None:
+    set_for_the_daemon = [
+        "http.username=u",
+        "http.password=correct-horse",
+        "http.ssl_certfile=/no",
+        "http.ssl_keyfile=/no",
+    ]
+    settings = load_settings(None, {}, set_for_the_daemon)
+    http = _demo_settings(settings, [], tmp_path, tmp_path / "scores", tmp_path / "alerts").http
+    assert (http.username, http.password.get_secret_value(), http.ssl_certfile) == ("", "", "")
+    assert http.host == settings.http.host
