@@ -14,8 +14,8 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
 from typing import Any
 
 import numpy as np
@@ -28,20 +28,23 @@ from connectors.kafka import KafkaConnectorError, KafkaSource
 from connectors.kafka_sinks import RefusedTimeError
 from connectors.kafka_transactions import TransactionalWriter, TransactionError
 from connectors.protocols import NotWrittenError
-from connectors.records import EventBatch, Partition, RawBatch, Rejected
+from connectors.records import Partition, RawBatch, Rejected
 from detector.assembly import MODELS, Changes, Sinks, device_of, engine_settings, make_sinks, make_source, resumed_model
-from detector.engine import PORTION, Engine, Step
+from detector.engine import Engine, Step
 from detector.errors import StateError
+from detector.health import Health
 from detector.isolation import ENGINE_ERROR, FaultError, Isolation
 from detector.limits import memory_limit, tell
 from detector.memory import Parked
 from detector.metrics import Metrics
 from detector.notify import Notifier
 from detector.partitions import PartitionedStates
+from detector.patience import Patience, apart
+from detector.reporting import Reporter, StageClock
+from detector.residents import PORTION
 from detector.retraining import Retrainer
 from detector.settings import Settings
 from detector.store import SqliteStore, UnsavedError
-from detector.telling import describe
 from training.model import Forecaster
 from training.registry import About, Registry, RegistryError
 from training.retrain import MOST_LANES
@@ -56,8 +59,6 @@ FORCED_CHECKPOINT = 20_000  # evicted streams that wait for a checkpoint in memo
 # A stop must be over in 10 s, broker or not: half a second for the turn under way, then 2 for a retraining, and these
 STOP_SAVING_SECONDS = 4.0
 STOP_CLOSING_SECONDS = 3.0
-TELL_EVICTIONS_SECONDS = 60.0  # between two lines about them
-ALIVE_SECONDS = 60.0  # without a turn of the loop, after which /livez says so
 UNSAVED_SECONDS = 60.0  # without a checkpoint that is due, after which /readyz says so
 META_VERSION = 1
 # What a partition's owner has to commit is done in a fraction of a second; meanwhile the group goes on without waiting
@@ -78,10 +79,9 @@ class Daemon:
         self._notifier = Notifier()
         self._stop = threading.Event()
         self._handlers: dict[signal.Signals, Any] = {}  # those that were there before
-        self._saved_by = math.inf  # monotonic, s: when a stop waits for brokers no longer
-        self._let_go_by = math.inf  # likewise, when partitions are taken away
-        self._beat_at = time.monotonic()
-        self._http = HttpServer(settings.http, self.metrics.registry, self._live, self._ready)
+        self._patiently = Patience(self._beat)
+        self._health = Health(settings.processing.stalled_after_seconds)
+        self._http = HttpServer(settings.http, self.metrics.registry, self._health.live, self._ready)
         self._assigned = settings.source.type == "file"
 
         self._store = SqliteStore(settings.state.directory)
@@ -93,7 +93,7 @@ class Daemon:
         self._model: Forecaster = model
         device = device_of(settings)
         torch.set_num_threads(1)  # retraining gains nothing from more, and they would fight with the scans
-        self._clock = _StageClock(self.metrics)
+        self._clock = StageClock(self.metrics)
         limit = memory_limit(settings.state.memory_bytes, changelog=settings.changelog)
         self._engine = Engine(
             model,
@@ -103,6 +103,7 @@ class Daemon:
             self._clock.ends,
             Parked(settings.state.directory, round(PORTION * limit.state_bytes)),
         )
+        self._reporter = Reporter(self.metrics, settings, self._engine)
         if meta:
             self._check_layout(meta)
         self.metrics.state_limit_bytes.set(limit.state_bytes)
@@ -123,9 +124,7 @@ class Daemon:
         self._full = False  # nothing is read, since no more can be kept without a checkpoint
         self._partitions: PartitionedStates | None = None
         self._roll_backs = 0  # since the last commit
-        self._moved_at = time.monotonic()  # when it was last seen that there is progress, or nothing to do
         self._read = 0  # records so far
-        self._progress = (-1, -1)  # of reading and of restoring
         self._former = dict(self._offsets)  # of a time without a changelog
         if writer is not None:
             self._partitions = PartitionedStates(
@@ -144,9 +143,6 @@ class Daemon:
         self._retrainings = 0
         self._retrained_at = self._checkpoint_at = time.monotonic()
         self._lag_due = 0.0  # monotonic, s
-        self._told_moved: set[str] = set()
-        self._evictions = 0  # for want of memory, since they were last told
-        self._told_evictions = -math.inf  # monotonic, s
         self._dirty = meta is None  # an empty checkpoint first: it tells file sinks where this run began
         logger.info(
             "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
@@ -211,7 +207,7 @@ class Daemon:
             for part, step, refused in self._isolation.steps(batch, raw):
                 if step is not None:
                     self._emit(step)
-                    self._count(part, step)
+                    self._reporter.step(part, step)
                 rejected += refused
             self._reject(rejected)
             self._clock.ends("emit")
@@ -229,14 +225,14 @@ class Daemon:
         began = time.monotonic()
         self._retrainer.stop()
         try:
-            if orderly and time.monotonic() < self._saved_by:
+            if orderly and time.monotonic() < self._patiently.saved_by:
                 try:
                     self._checkpoint()
                 except TransactionError as error:
                     logger.warning("the last transaction is given up: %s", error)
         finally:
             parts = (self._source, self._sinks, self._partitions, self._engine, self._store)
-            closing = [_apart(part.close) for part in parts if part is not None]
+            closing = [apart(part.close) for part in parts if part is not None]
             ended, left = wait(closing, STOP_CLOSING_SECONDS)
             if left:
                 logger.warning("Kafka did not let go within %.0f s and is left behind", STOP_CLOSING_SECONDS)
@@ -251,7 +247,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Ask the loop to end after its present turn."""
-        self._saved_by = time.monotonic() + STOP_SAVING_SECONDS
+        self._patiently.saved_by = time.monotonic() + STOP_SAVING_SECONDS
         self._stop.set()
 
     def _on_signal(self, *_: object) -> None:
@@ -297,18 +293,11 @@ class Daemon:
             alert_sink.write(step.alerts)
         if self._partitions is not None:
             self._partitions.moved(step.moved)
-        for alert in step.alerts:
-            logger.log(logging.WARNING if alert.status == "firing" else logging.INFO, "%s", describe(alert))
-        for name in step.moved[:10]:
-            if name not in self._told_moved and len(self._told_moved) < 1000:
-                self._told_moved.add(name)
-                logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
 
     def _reject(self, rejected: list[Rejected]) -> None:
         for sink in self._sinks.dead_letters:
             sink.write(rejected)
-        for refusal in rejected:
-            self.metrics.events_rejected[refusal.reason].inc()
+        self._reporter.rejected(rejected)
 
     def _advance(self, raw: RawBatch) -> None:
         """Note the next offset of each partition the batch came from."""
@@ -319,48 +308,10 @@ class Daemon:
                 self._offsets[partition] = offset
         self._dirty = True
 
-    def _count(self, batch: EventBatch, step: Step) -> None:
-        m, scores = self.metrics, step.scores
-        m.events.inc(len(batch))
-        m.observations.inc(len(batch.value))
-        m.events_scored.inc(len(scores))
-        m.events_duplicate.inc(step.duplicates)
-        m.events_late.inc(step.late)
-        processing = self._settings.processing
-        m.events_dropped["duplicate"].inc(step.duplicates if processing.duplicates == "drop" else 0)
-        m.events_dropped["late"].inc(step.late if processing.late == "drop" else 0)
-        m.streams_on_two_partitions.inc(len(step.moved))
-        m.streams_evicted.inc(step.evicted)
-        m.streams_evicted_for_memory.inc(step.evicted_for_memory)
-        m.state_bytes.set(self._engine.nbytes)
-        self._tell_evictions(step.evicted_for_memory)
-        m.steps_left_out.inc(step.left_out)
-        m.batch_events.observe([len(batch)])
-        m.score.observe(scores.score)
-        for alert in step.alerts:
-            if alert.status == "firing":
-                m.alerts[alert.severity].inc()
-        m.alerts_firing.set(len(self._engine.states.notes))
-        m.streams.set(len(self._engine.states.slots))
-        if len(batch):
-            m.last_event_timestamp.set(float(batch.time.max()) * 1e-9)
-            m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
-
     def _stored(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Yield streams' rows one by one: of a batch that brings many back not all may fit into memory at once."""
         for name in names:
             yield from self._store.load([name])
-
-    def _tell_evictions(self, evicted: int) -> None:
-        self._evictions += evicted
-        now = time.monotonic()
-        if self._evictions and now - self._told_evictions >= TELL_EVICTIONS_SECONDS:
-            logger.warning(
-                "memory for states is full (%.2f GB, state.memory_bytes): the %d longest idle streams went to the"
-                " state directory; %d are in memory",
-                *(self._engine.settings.memory_bytes / 1e9, self._evictions, len(self._engine.states.slots)),
-            )
-            self._evictions, self._told_evictions = 0, now
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -407,7 +358,7 @@ class Daemon:
         if self._unsaved is not None:
             logger.info("checkpoints are made again, after %.0f s without", self._checkpoint_at - self._unsaved_since)
             self._unsaved = None
-        self._tell_checkpoint(self._checkpoint_at - began)
+        self._reporter.checkpoint(self._checkpoint_at - began)
         return True
 
     def _do_without(self, error: Exception) -> None:
@@ -442,22 +393,6 @@ class Daemon:
             "member": self._member,
         }
 
-    def _patiently(self, work: Callable[[], None]) -> bool:
-        """Do what waits for brokers while the loop is seen to be alive: `work` has its own deadline.
-
-        Returns whether it was over; False where a stop was asked for and cannot wait any longer. Raises
-        TransactionError where a partition that is taken away cannot wait any longer.
-        """
-        future = _apart(work)
-        while not wait([future], 0.1).done:
-            self._beat()
-            if time.monotonic() > self._saved_by:
-                return False
-            if time.monotonic() > self._let_go_by:
-                raise TransactionError(f"not committed within {REVOKE_SECONDS:.0f} s of losing a partition")
-        future.result()
-        return True
-
     def _check_layout(self, meta: dict[str, Any]) -> None:
         """Refuse states that this version cannot read at once, not when the first of these streams comes."""
         layout = self._engine.states.layout
@@ -469,17 +404,6 @@ class Daemon:
                 f" {list(self._settings.model.horizons)}) reads {layout}: go back to that version and its"
                 f" model.horizons, or set state.directory to a new directory{changelog}, and every stream learns anew"
             )
-
-    def _tell_checkpoint(self, seconds: float) -> None:
-        m = self.metrics
-        m.checkpoint_seconds.observe([seconds])
-        m.last_checkpoint_timestamp.set_to_current_time()
-        m.streams_warming.set(self._engine.warming())
-        m.lanes.set(self._engine.lane_count())
-        if torch.cuda.is_available():
-            m.device_memory.set(torch.cuda.memory_allocated())
-        if seconds > self._settings.state.checkpoint_interval_seconds:
-            logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
 
     # -- partitions ---------------------------------------------------------------------------------------------------
 
@@ -493,14 +417,14 @@ class Daemon:
 
     def _on_revoked(self, partitions: list[Partition]) -> None:
         """Save what was done, then forget where these partitions stand: the next owner moves them on."""
-        self._let_go_by = time.monotonic() + REVOKE_SECONDS if self._partitions is not None else math.inf
+        self._patiently.let_go_by = time.monotonic() + REVOKE_SECONDS if self._partitions is not None else math.inf
         failure: TransactionError | None = None
         try:
             self._checkpoint()
         except TransactionError as error:
             failure = error
         finally:
-            self._let_go_by = math.inf
+            self._patiently.let_go_by = math.inf
         if self._partitions is not None:
             self._partitions.let_go(partitions)
             if failure is not None:
@@ -564,12 +488,7 @@ class Daemon:
         """Start a retraining when it is time; when one is over, promote its model if it is the better one."""
         training = self._settings.training
         if (outcome := self._retrainer.result()) is not None:
-            m = self.metrics
-            m.retrain[outcome.outcome].inc()
-            m.retrain_seconds.observe([outcome.seconds])
-            for split, loss in outcome.losses.items():
-                m.training_loss[split].set(loss)
-            m.gradient_norm.set(outcome.gradient_norm)
+            self._reporter.retraining(outcome)
             if outcome.model is not None:
                 self._swap(outcome.model, outcome.about(time.time()))
         due = time.monotonic() - self._retrained_at >= training.interval_seconds
@@ -605,21 +524,12 @@ class Daemon:
         source = self._source
         if isinstance(source, KafkaSource):
             progress = self._read, 0 if self._partitions is None else self._partitions.restorer.progress
-            waiting = any(lag.values()) or self._restoring
-            if not waiting or source.outage or self._full or progress != self._progress:
-                self._moved_at = time.monotonic()
-            self._progress = progress
+            waiting = (any(lag.values()) or bool(self._restoring)) and not source.outage and not self._full
+            self._health.watch(progress, waiting=waiting)
 
     def _beat(self) -> None:
-        self._beat_at = time.monotonic()
+        self._health.beat()
         self._notifier.beat()
-
-    def _live(self) -> tuple[bool, str]:
-        now = time.monotonic()
-        idle, stalled = now - self._beat_at, now - self._moved_at
-        if stalled >= self._settings.processing.stalled_after_seconds:
-            return False, f"events wait, and none was processed for {stalled:.0f} s (processing.stalled_after_seconds)"
-        return idle < ALIVE_SECONDS, f"the loop last turned {idle:.1f} s ago"
 
     def _ready(self) -> tuple[bool, str]:
         if self._stop.is_set():
@@ -637,37 +547,3 @@ class Daemon:
     def http_port(self) -> int:
         """The port that metrics and health are served on."""
         return self._http.port
-
-
-def _apart(work: Callable[[], None]) -> Future[None]:
-    """Do something in a thread of its own, which does not keep the process from ending."""
-    future: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the future raises it
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=run, name="apart", daemon=True).start()
-    return future
-
-
-class _StageClock:
-    """Measures the stages of a turn; each begins where the former ended."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._at = time.perf_counter()
-
-    def begins(self) -> None:
-        """Start with the first stage."""
-        self._at = time.perf_counter()
-
-    def ends(self, stage: str) -> None:
-        """Note the stage that is over."""
-        now = time.perf_counter()
-        self._metrics.step_seconds[stage].observe(now - self._at)
-        self._at = now

@@ -7,27 +7,25 @@ nothing upstream depends on anything downstream: inputs know nothing of scores, 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from connectors.records import Alert, EventBatch, Partition, Scores
+from connectors.records import Alert, EventBatch, Scores
 from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules
 from detector.memory import Parked
 from detector.own_weights import OwnLanes
 from detector.passage import Judged, Sorted, alert_at, joined, part_of, scores_of, together, turns
 from detector.recurrent import lanes_on
+from detector.residents import PORTION, Residents, partition_hash
 from detector.scans import DUPLICATE, LATE, admit, find_lanes, judge
 from detector.scoring import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
-from detector.states import StreamStates, partition_of
+from detector.states import StreamStates
 from detector.symbols import SYMBOL_ROW, SYMBOLIC, measure_symbols, network
 from training.history import WINDOW, record, unrolled
 from training.inputs import FRAME, INPUT_SIZE, LARGEST, featurise
@@ -40,11 +38,8 @@ Int64 = NDArray[np.int64]
 THREAD_EVENTS = 512  # a thread is worth its start for so many events
 PRIMING_PASSES = 3  # over the window: one leaves the first 30 events after a swap 0.04 to 0.08 nats worse
 PRIMED_AT_ONCE = 4096  # lanes whose windows are unrolled together: 23 MB
-PACKED_AT_ONCE = 256  # streams whose hidden states are read together: 0.1 MB, of the widest 100 MB
 MOST_LANES = 1024  # features of one stream; more are dropped and counted
 MOST_OBSERVATIONS = 200_000  # go through at once: inputs, forecasts and verdicts of each take some 300 bytes
-# Of the memory for states: what a part of a batch may bring back, what it may add, and what may wait for a drain
-PORTION = 1 / 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +71,10 @@ class Step:
     moved: list[str]  # streams seen on another partition than before
 
 
-class Engine:
+class Engine(Residents):
     """Scores events of any streams, one network for all or each its own, a state for every feature of every stream.
 
-    `fetch` brings back the states that were drained for streams not in memory (None: never seen); what it returns is
-    taken one by one, as memory allows. `on_stage` hears the name of each stage as it ends, for whoever holds a clock.
-    `parked` holds what is evicted between two drains.
+    `fetch` and `parked`: see Residents. `on_stage` hears the name of each stage as it ends, for whoever holds a clock.
     """
 
     def __init__(
@@ -94,20 +87,19 @@ class Engine:
         parked: Parked | None = None,
     ) -> None:
         self.settings = settings or EngineSettings()
-        self.version = fingerprint(model)
-        self._own = OwnLanes(model, device, self.settings.max_streams) if self.settings.own_weights else None
-        if self._own:
-            self.version += "-own"  # what every stream began with
-        self._lanes = self._own or lanes_on(model, torch.device(device))
-        self._model_number = 1
+        own = OwnLanes(model, device, self.settings.max_streams) if self.settings.own_weights else None
+        self._own, self._lanes = own, own or lanes_on(model, torch.device(device))
         self._horizons = np.array(model.horizons, np.int64)
         self._output_size = output_size(len(model.horizons))
-        row_size = self._own.row_size if self._own else model.state_size
-        self.states = StreamStates(self._lanes, row_size, model.horizons, self._own)
-        self._fetch = fetch or (lambda names: [None] * len(names))
+        super().__init__(
+            StreamStates(self._lanes, own.row_size if own else model.state_size, model.horizons, own),
+            fingerprint(model) + ("-own" if own else ""),  # what every stream began with
+            fetch,
+            parked,
+            memory_bytes=self.settings.memory_bytes,
+            mute=self.settings.mute,
+        )
         self._on_stage = on_stage or (lambda _: None)
-        self._changed: set[int] = set()
-        self._parked = Parked() if parked is None else parked  # evicted since the last drain
         self._pool = ThreadPoolExecutor(self.settings.threads) if self.settings.threads > 1 else None
         r = self.settings.rules
         self._rules = (
@@ -235,28 +227,6 @@ class Engine:
         pairs = slot[event] * len(self.states.features) + feature[missing]
         shown = np.sort(np.unique(pairs, return_index=True)[1])  # each where it first stands
         return len(slot) if len(shown) <= most else max(int(event[shown[most]]), 1)
-
-    def _bring(self, names: list[str], most_bytes: int = 0) -> Int64:
-        """Return the slots of streams, brought back or new; of the first ones only where they take `most_bytes`."""
-        known = self.states.slots
-        slots = np.array([known.get(name, -1) for name in names], np.int64)
-        absent = np.flatnonzero(slots < 0).tolist()
-        unknown = iter(self._fetch([name for i in absent if (name := names[i]) not in self._parked]))
-        for i in absent:
-            if most_bytes and i and self.states.nbytes >= most_bytes:
-                return slots[:i]
-            row = self._parked.pop(names[i])
-            slots[i] = self._take(names[i], next(unknown) if row is None else row)
-            if row is not None:
-                self._changed.add(int(slots[i]))
-        return slots
-
-    def _take(self, name: str, row: bytes | None) -> int:
-        states, model = self.states, self._model_number
-        slot = states.add(name) if row is None else states.unpack(name, row, model, self.version)
-        muted = any(fnmatchcase(name, pattern) for pattern in self.settings.mute)
-        self.states.streams.rows[slot]["muted"] = muted
-        return slot
 
     def _admit(self, batch: EventBatch, slots: Int64) -> tuple[Int64, NDArray[np.float64], NDArray[np.int8], list[str]]:
         """Return which events are to be scored, sorted by stream, and their streams' intervals by then.
@@ -475,100 +445,6 @@ class Engine:
                 told.append((int(work.event[i]), alert))
         return [alert for _, alert in told]
 
-    # -- memory ------------------------------------------------------------------------------------------------------
-
-    def _make_room(self) -> int:
-        """Let the longest idle streams go once states take more than `memory_bytes` less three portions."""
-        limit, used = self.settings.memory_bytes, self.states.nbytes
-        if not limit or used <= (1 - 3 * PORTION) * limit:
-            return 0
-        free = np.cumsum(self.states.bytes_by_slot(self._idle()))
-        # a fourth one at once, so that the search for the idle is worth it
-        return self._evict(int(np.searchsorted(free, used - (1 - 4 * PORTION) * limit)) + 1)
-
-    def _idle(self) -> Int64:
-        """Return the slots of all streams, the longest idle first."""
-        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
-        return slots[np.lexsort((slots, self.states.streams.rows["time"][slots]))]
-
-    def _evict(self, count: int) -> int:
-        """Let so many of the longest idle streams go and return how many that was; what changed waits for `drain`."""
-        if count <= 0:
-            return 0
-        idle = self._idle()[:count]
-        unsaved = np.array([slot for slot in idle.tolist() if slot in self._changed], np.int64)
-        for at in range(0, len(unsaved), PACKED_AT_ONCE):
-            some = unsaved[at : at + PACKED_AT_ONCE]
-            self._parked.update(self.states.pack(some, self._model_number, self.version))
-        for slot in idle.tolist():
-            self._changed.discard(slot)
-            self.states.remove(slot)
-        return len(idle)
-
-    def drain(self) -> Iterator[tuple[str, bytes]]:
-        """Yield name and state of every stream that changed since the last drain; they then count as saved."""
-        changed, self._changed = np.array(sorted(self._changed), np.int64), set()
-        parked, self._parked = self._parked, self._parked.anew()
-        yield from parked.items()
-        for at in range(0, len(changed), PACKED_AT_ONCE):
-            yield from self.states.pack(changed[at : at + PACKED_AT_ONCE], self._model_number, self.version)
-
-    @contextmanager
-    def draining(self) -> Iterator[Iterator[tuple[str, bytes]]]:
-        """Give what `drain` yields; where the block raises, these streams were not saved and count as changed still."""
-        changed, parked = self._changed, self._parked
-        try:
-            yield self.drain()
-        except BaseException:
-            self._changed |= {slot for slot in changed if self.states.names[slot]}  # but for those forgotten meanwhile
-            parked.update(self._parked.items())
-            self._parked = parked
-            raise
-
-    def snapshot(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Return the states of streams as they are here, for `put_back`; None for one that is not in memory."""
-        here = np.array([self.states.slots[name] for name in names if name in self.states.slots], np.int64)
-        packed = dict(self.states.pack(here, self._model_number, self.version))
-        return {name: packed.get(name, self._parked.get(name)) for name in names}
-
-    def put_back(self, rows: Mapping[str, bytes | None]) -> None:
-        """Undo what a step has done to streams, also one that raised half way: they are as `snapshot` found them."""
-        self.forget(rows)
-        self._parked.update((name, row) for name, row in rows.items() if row is not None)
-
-    def forget(self, names: Iterable[str]) -> None:
-        """Drop what is remembered of these streams, saved or not: their next events bring back what was saved."""
-        for name in names:
-            self._parked.pop(name)
-            slot = self.states.slots.get(name, -1)
-            if slot >= 0:
-                self._changed.discard(slot)
-                self.states.remove(slot)
-
-    def roll_back(self) -> None:
-        """Forget all streams that have changed since the last drain."""
-        self.forget([*self._parked, *(self.states.names[slot] for slot in self._changed)])
-
-    def streams_on(self, partition: Partition) -> list[str]:
-        """Return the streams, drained or not, that were last seen on a partition."""
-        mark, names = partition_hash(*partition), self.states.names
-        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
-        here = slots[self.states.streams.rows["partition"][slots] == mark]
-        return [
-            *(names[slot] for slot in here),
-            *(name for name, row in self._parked.items() if partition_of(row) == mark),
-        ]
-
-    @property
-    def unsaved(self) -> int:
-        """Streams that changed since the last drain and wait outside the tables: bounded by draining often enough."""
-        return len(self._parked)
-
-    @property
-    def unsaved_bytes(self) -> int:
-        """Bytes of their states, in memory and on disk: a transaction holds all of them at once, compressed."""
-        return self._parked.nbytes + self._parked.written_bytes
-
     def use(self, model: Forecaster) -> None:
         """Score with other weights from the next event on; each lane is primed as its next event comes.
 
@@ -578,23 +454,6 @@ class Engine:
         self.version = fingerprint(model)
         self._model_number += 1
 
-    def histories(self, most: int, seed: int) -> tuple[NDArray[np.void], Int64]:
-        """Return copies of recent windows, HISTORY [lanes], and which stream each lane is of, [lanes].
-
-        Full windows only, and of a larger fleet `most` lanes, drawn at random.
-        """
-        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
-        streams = self.states.streams.rows[slots]
-        counts = streams["lanes"].astype(np.int64)
-        ends = np.cumsum(counts)
-        lanes = np.repeat(streams["first_lane"] - (ends - counts), counts) + np.arange(counts.sum())
-        histories = self.states.lanes.rows["history"]
-        stream = np.repeat(slots, counts)
-        full = np.flatnonzero(histories["events"][lanes] >= WINDOW)
-        if len(full) > most:
-            full = np.sort(np.random.default_rng(seed).choice(full, most, replace=False))
-        return histories[lanes[full]], stream[full]
-
     def warming(self) -> int:
         """Return how many streams in memory are too young to be judged."""
         slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
@@ -602,23 +461,7 @@ class Engine:
         single = streams["single"] >= 0
         return int(np.where(single, streams["events"] < NOVELTY_WARMUP, streams["events"] < RETURN_WARMUP).sum())
 
-    def lane_count(self) -> int:
-        """Return the number of lanes in memory."""
-        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
-        return int(self.states.streams.rows["lanes"][slots].sum())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that states take, with those that wait for a drain."""
-        return self.states.nbytes + self._parked.nbytes
-
     def close(self) -> None:
         """End the threads."""
         if self._pool:
             self._pool.shutdown()
-
-
-def partition_hash(topic: str, partition: int) -> int:
-    """Return what a stream's row keeps of the partition it was last seen on."""
-    digest = hashlib.blake2b(f"{topic}\0{partition}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True) | 1  # never 0, which means "none yet"

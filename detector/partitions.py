@@ -21,8 +21,9 @@ from connectors.kafka import KafkaSource
 from connectors.kafka_client import KafkaSettings
 from connectors.kafka_transactions import TransactionalWriter
 from connectors.records import Partition
-from detector.engine import Engine, partition_hash
+from detector.engine import Engine
 from detector.metrics import Metrics
+from detector.residents import partition_hash
 from detector.restoring import CLAIMED, Restored, Restorer
 from detector.states import partition_of
 from detector.store import Place, Placed, SqliteStore

@@ -267,10 +267,11 @@ class Settings(Section):
                 " are cut back to the last checkpoint after a crash, so that each event is in them once"
             )
         files = ("scores_file", "alerts_file", "dead_letter_file")
-        if self.exactly_once and (named := [name for name in files if getattr(self.output, name)]):
+        if self.changelog and (named := [name for name in files if getattr(self.output, name)]):
+            why = "state.changelog is true" if not self.exactly_once else 'processing.guarantee is "exactly_once"'
             raise ValueError(
-                f'processing.guarantee is "exactly_once" and output.{named[0]} is set: a file has no part in Kafka\'s'
-                " transactions; write to topics"
+                f"{why} and output.{named[0]} is set: a file has no part in Kafka's transactions and could lose lines"
+                " that a commit covers; write to topics"
             )
         if self.exactly_once and self.state.changelog is False:
             raise ValueError(

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from connectors.records import Alert
 from detector.calibration import RETURN
 from detector.errors import StateError
-from detector.memory import FIRST_ROWS, PAGE, Room, whole_pages
+from detector.memory import PAGE
 from detector.own_weights import OwnLanes
 from detector.recurrent import RecurrentLanes
 from detector.scoring import SINGLE_SCORE, lane_score, many_score
 from detector.subspace import SUBSPACE_LIMIT
 from detector.symbols import SYMBOL_ROW, SYMBOLIC, SymbolNames, vocabulary
+from detector.tables import SIZES, Table, block_size
 from training.history import HISTORY
 from training.horizons import HORIZONS
 from training.inputs import NORMALISER
@@ -81,8 +82,6 @@ def lane_row(horizons: Sequence[int]) -> np.dtype[Any]:
     )
 
 
-# rows a block of lanes may have: at most a third is waste
-SIZES = tuple(sorted({int(base * 2**power) for power in range(17) for base in (1, 1.5)} | {1, 2}))
 PRESENT, FORMER = 0, -1  # LANE.model in a packed row: hidden state belongs to the weights it names, or to others
 HEADER = struct.Struct("<8sIIII")  # layout, state size, matrix numbers, lanes, bytes of notes
 
@@ -100,76 +99,6 @@ def partition_of(row: bytes) -> int:
     """Return the hash of the partition that a packed stream was last seen on."""
     *_, length = HEADER.unpack_from(row)
     return int(np.frombuffer(row, STREAM, 1, HEADER.size + length)["partition"][0])
-
-
-class Table:
-    """A structured array that grows in place, handing out blocks of rows by size."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._room = Room(dtype)
-        self._room.resize(FIRST_ROWS)
-        self.rows = self._room.rows
-        self.used = 0  # rows that were handed out, released or not
-        self.free = 0  # of them, released
-        self._given_back = 0  # bytes of free blocks that the system has
-        self._free: dict[int, list[int]] = {}  # where blocks begin, by size; no list is empty
-        self._merge_beyond = FIRST_ROWS  # free rows
-
-    def allocate(self, size: int) -> int:
-        """Return the first of `size` rows, zeroed."""
-        first = self._reuse(size)
-        if first is None and self.free > self._merge_beyond and self.free > self.used // 4:
-            self._merge()
-            first = self._reuse(size)
-        if first is not None:
-            return first
-        first = self.used
-        self.used += size
-        if self.used > len(self.rows):
-            self._room.resize(max(self.used, len(self.rows) * 3 // 2))
-            self.rows = self._room.rows
-        return first
-
-    def release(self, first: int, size: int) -> None:
-        """Give rows back, wiped."""
-        self._given_back += self._room.wipe(first, size)
-        self._free.setdefault(size, []).append(first)
-        self.free += size
-
-    def _reuse(self, size: int) -> int | None:
-        """Return the first row of a free block, cut from the largest where none has the size; None: none is enough."""
-        has = size if size in self._free else max(self._free, default=0)
-        if has < size:
-            return None
-        first = self._free[has].pop()
-        if not self._free[has]:
-            del self._free[has]
-        self._given_back -= whole_pages(first, has, self._room.row_bytes)
-        self.free -= size
-        if has > size:
-            self._free.setdefault(has - size, []).append(first + size)
-            self._given_back += whole_pages(first + size, has - size, self._room.row_bytes)
-        return first
-
-    def _merge(self) -> None:
-        """Make one block of free blocks that touch: what was many streams' of one size is room for those of another."""
-        blocks = np.array(sorted((first, size) for size, firsts in self._free.items() for first in firsts))
-        begins = np.flatnonzero(np.concatenate(([True], blocks[1:, 0] != blocks[:-1].sum(axis=1))))
-        self._free, self._given_back = {}, 0
-        for first, size in zip(blocks[begins, 0].tolist(), np.add.reduceat(blocks[:, 1], begins).tolist(), strict=True):
-            self._given_back += self._room.wipe(first, size)
-            self._free.setdefault(size, []).append(first)
-        self._merge_beyond = self.free + self.used // 8
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory: free blocks included, but for those of their pages that the system has."""
-        return self.used * self._room.row_bytes - self._given_back
-
-
-def block_size(lanes: int) -> int:
-    """Return the rows that a block for so many lanes gets."""
-    return next(size for size in SIZES if size >= lanes)
 
 
 class StreamStates:

@@ -13,10 +13,11 @@ import pytest
 
 from connectors.records import EventBatch
 from detector import engine as engine_module
-from detector.engine import PORTION, Engine, EngineSettings
+from detector.engine import Engine, EngineSettings
 from detector.limits import BASE_BYTES, SHARE, memory_limit, tell
 from detector.memory import LEAST_BYTES, PAGE, Parked, Room, machine_bytes
-from detector.states import Table
+from detector.residents import PORTION
+from detector.tables import Table
 from tests.detector.test_parity import assert_same
 from tests.streams import MINUTE, START, Event, batch_of, in_batches, numbered, run
 from training.model import Forecaster

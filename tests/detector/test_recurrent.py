@@ -10,7 +10,7 @@ from connectors.records import EventBatch
 from detector import engine as engine_module
 from detector.engine import PRIMING_PASSES, Engine, EngineSettings
 from detector.recurrent import KernelLanes, RecurrentLanes, TorchLanes
-from detector.states import Table
+from detector.tables import Table
 from tests.streams import Event, Outcome, clock, fleet, in_batches, interleaved, numbered, run, seasonal, wide
 from training.history import HISTORY, WINDOW, record, unrolled
 from training.inputs import INPUT_SIZE

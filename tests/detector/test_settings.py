@@ -121,6 +121,25 @@ def test_an_unknown_name_is_an_error_with_the_nearest_known_name_in_every_source
     ]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("processing.guarantee=exactly_once", "source.type=file", 'source.paths=["x"]'), "leave it at"),
+        (
+            ("processing.guarantee=exactly_once", "output.scores_file=/tmp/x"),
+            "output.scores_file is set: a file has no",
+        ),
+        (("state.changelog=true", "output.alerts_file=/tmp/x"), "output.alerts_file is set: a file has no part"),
+        (("processing.guarantee=exactly_once", "state.changelog=false"), "leave state.changelog out"),
+        (("processing.guarantee=exactly_once", "webhook.url=https://x.example", "kafka.alerts_topic="), "is fed from"),
+        (("state.changelog=true", "source.type=file", 'source.paths=["x"]'), "a changelog is a topic of Kafka"),
+        (("state.standby=true",), "there is no changelog to follow"),
+    ],
+)
+def test_what_cannot_be_committed_together_is_refused(overrides: tuple[str, ...], expected: str) -> None:
+    assert any(expected in line for line in errors_of(None, {}, *overrides))
+
+
 def test_variables_that_kubernetes_makes_for_a_service_named_longwatch_are_no_settings() -> None:
     load_settings(
         None,

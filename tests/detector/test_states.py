@@ -12,7 +12,8 @@ from detector.engine import Engine, EngineSettings
 from detector.errors import StateError
 from detector.recurrent import KernelLanes
 from detector.scoring import LANE_SCORE, MANY_SCORE, SINGLE_SCORE
-from detector.states import HEADER, STREAM, StreamStates, Table, block_size, lane_row
+from detector.states import HEADER, STREAM, StreamStates, lane_row
+from detector.tables import Table, block_size
 from tests.streams import DAY, Event, batch_of, clock, in_batches, numbered, run, seasonal, wide
 from training.horizons import HORIZONS
 from training.model import Forecaster

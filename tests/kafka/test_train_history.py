@@ -71,6 +71,8 @@ def read(source: KafkaHistory) -> list[tuple[int, int, bytes]]:
 
 
 def test_every_partition_is_read_to_where_it_ended_at_the_start(broker: Broker, topic: Topic) -> None:
+    if broker.kind == "tansu":
+        pytest.skip("Tansu names the beginning of its last batch as a partition's end")
     name = topic(partitions=3)
     wanted = {partition: [b"%d" % n for n in range(1000 * partition)] for partition in (0, 1, 2)}
     write(broker, name, wanted)
@@ -134,6 +136,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("short")
 def test_a_model_is_trained_on_a_topic_and_no_group_knows_of_it(broker: Broker, topic: Topic, tmp_path: Path) -> None:
+    if broker.kind == "tansu":
+        pytest.skip("Tansu names the beginning of its last batch as a partition's end")
     name = topic(partitions=2)
     waves = odd_waves(2, 3000)
     write(broker, name, {p: [*events(f"wave-{p}", wave), b"not JSON"] for p, wave in enumerate(waves)})

@@ -1,0 +1,54 @@
+"""Waiting for brokers without seeming dead: work in a thread of its own, given up where it is too late."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+
+from connectors.kafka_transactions import TransactionError
+
+LOOK_SECONDS = 0.1
+
+
+def apart(work: Callable[[], None]) -> Future[None]:
+    """Do something in a thread of its own, which does not keep the process from ending."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the future raises it
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="apart", daemon=True).start()
+    return future
+
+
+class Patience:
+    """How long may be waited; `beat` is called meanwhile. Deadlines are monotonic, s."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
+        self.saved_by = math.inf  # when a stop waits no longer
+        self.let_go_by = math.inf  # when partitions that are taken away wait no longer
+
+    def __call__(self, work: Callable[[], None]) -> bool:
+        """Do what waits for brokers while the loop is seen to be alive: `work` has its own deadline.
+
+        Returns whether it was over; False where a stop was asked for and cannot wait any longer. Raises
+        TransactionError where a partition that is taken away cannot wait any longer.
+        """
+        future = apart(work)
+        while not wait([future], LOOK_SECONDS).done:
+            self._beat()
+            if time.monotonic() > self.saved_by:
+                return False
+            if time.monotonic() > self.let_go_by:
+                raise TransactionError("not committed in time, and a partition was taken away meanwhile")
+        future.result()
+        return True

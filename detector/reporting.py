@@ -1,0 +1,124 @@
+"""What the daemon says of its work: metrics and log lines, never a line for each event."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+import numpy as np
+import torch
+
+from connectors.records import EventBatch, Rejected
+from detector.engine import Engine, Step
+from detector.metrics import Metrics
+from detector.settings import Settings
+from detector.telling import describe
+from training.retrain import Outcome
+
+logger = logging.getLogger(__name__)
+
+TELL_EVICTIONS_SECONDS = 60.0  # between two lines about them
+MOST_TOLD_MOVED = 1_000  # streams on two partitions that are named in the log, over the daemon's life
+
+
+class Reporter:
+    """Counts and tells what came of batches, checkpoints and retrainings."""
+
+    def __init__(self, metrics: Metrics, settings: Settings, engine: Engine) -> None:
+        self._metrics, self._settings, self._engine = metrics, settings, engine
+        self._told_moved: set[str] = set()
+        self._evictions = 0  # for want of memory, since they were last told
+        self._told_evictions = -math.inf  # monotonic, s
+
+    def step(self, batch: EventBatch, step: Step) -> None:
+        """Tell what a batch brought."""
+        self._count(batch, step)
+        self._tell_evictions(step.evicted_for_memory)
+        for alert in step.alerts:
+            logger.log(logging.WARNING if alert.status == "firing" else logging.INFO, "%s", describe(alert))
+        for name in step.moved[:10]:
+            if name not in self._told_moved and len(self._told_moved) < MOST_TOLD_MOVED:
+                self._told_moved.add(name)
+                logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
+
+    def _count(self, batch: EventBatch, step: Step) -> None:
+        m, scores = self._metrics, step.scores
+        m.events.inc(len(batch))
+        m.observations.inc(len(batch.value))
+        m.events_scored.inc(len(scores))
+        m.events_duplicate.inc(step.duplicates)
+        m.events_late.inc(step.late)
+        processing = self._settings.processing
+        m.events_dropped["duplicate"].inc(step.duplicates if processing.duplicates == "drop" else 0)
+        m.events_dropped["late"].inc(step.late if processing.late == "drop" else 0)
+        m.streams_on_two_partitions.inc(len(step.moved))
+        m.streams_evicted.inc(step.evicted)
+        m.streams_evicted_for_memory.inc(step.evicted_for_memory)
+        m.state_bytes.set(self._engine.nbytes)
+        m.steps_left_out.inc(step.left_out)
+        m.batch_events.observe([len(batch)])
+        m.score.observe(scores.score)
+        for alert in step.alerts:
+            if alert.status == "firing":
+                m.alerts[alert.severity].inc()
+        m.alerts_firing.set(len(self._engine.states.notes))
+        m.streams.set(len(self._engine.states.slots))
+        if len(batch):
+            m.last_event_timestamp.set(float(batch.time.max()) * 1e-9)
+            m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
+
+    def _tell_evictions(self, evicted: int) -> None:
+        self._evictions += evicted
+        now = time.monotonic()
+        if self._evictions and now - self._told_evictions >= TELL_EVICTIONS_SECONDS:
+            logger.warning(
+                "memory for states is full (%.2f GB, state.memory_bytes): the %d longest idle streams went to the"
+                " state directory; %d are in memory",
+                *(self._engine.settings.memory_bytes / 1e9, self._evictions, len(self._engine.states.slots)),
+            )
+            self._evictions, self._told_evictions = 0, now
+
+    def rejected(self, rejected: list[Rejected]) -> None:
+        """Count what was refused."""
+        for refusal in rejected:
+            self._metrics.events_rejected[refusal.reason].inc()
+
+    def checkpoint(self, seconds: float) -> None:
+        """Tell that one was made, and how large the fleet is."""
+        m = self._metrics
+        m.checkpoint_seconds.observe([seconds])
+        m.last_checkpoint_timestamp.set_to_current_time()
+        m.streams_warming.set(self._engine.warming())
+        m.lanes.set(self._engine.lane_count())
+        if torch.cuda.is_available():
+            m.device_memory.set(torch.cuda.memory_allocated())
+        if seconds > self._settings.state.checkpoint_interval_seconds:
+            logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
+
+    def retraining(self, outcome: Outcome) -> None:
+        """Tell how a retraining ended."""
+        m = self._metrics
+        m.retrain[outcome.outcome].inc()
+        m.retrain_seconds.observe([outcome.seconds])
+        for split, loss in outcome.losses.items():
+            m.training_loss[split].set(loss)
+        m.gradient_norm.set(outcome.gradient_norm)
+
+
+class StageClock:
+    """Measures the stages of a turn; each begins where the former ended."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._at = time.perf_counter()
+
+    def begins(self) -> None:
+        """Start with the first stage."""
+        self._at = time.perf_counter()
+
+    def ends(self, stage: str) -> None:
+        """Note the stage that is over."""
+        now = time.perf_counter()
+        self._metrics.step_seconds[stage].observe(now - self._at)
+        self._at = now
