@@ -179,7 +179,10 @@ class KafkaSource:
         return True
 
     def rewind(self, offsets: Mapping[Partition, int]) -> None:
-        """Read assigned partitions again from these offsets on."""
+        """Read partitions again from these offsets on: assigned ones now, such as were lost when they come back."""
+        for partition, offset in offsets.items():
+            if (reached := self._left.get(TopicPartition(*partition))) is not None:
+                self._left[TopicPartition(*partition)] = min(reached, offset)
         self.hold(offsets)
         self.place(offsets)
 

@@ -6,15 +6,23 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import InvalidRecordError, InvalidTimestampError, KafkaError
+from kafka.errors import (
+    AuthorizationError,
+    InvalidRecordError,
+    InvalidTimestampError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
 from kafka.future import Future
 
 from connectors.encode import alert_record, score_records
-from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect
+from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect, probe
 from connectors.records import Alert, Rejected, Scores
 
 log = logging.getLogger(__name__)
@@ -28,22 +36,32 @@ METADATA_SECONDS = 15.0  # how long a topic may take to appear: brokers make it 
 CLOCK_SECONDS = 60.0  # a wall clock that has moved by more against the monotonic one has been set
 NO_TIME = -1  # a record without a time of its own, which brokers take at any time
 CLOSE_SECONDS = 2.0  # a daemon that stops has 3 s for this
+LOOK_SECONDS = 0.5  # between two looks at whether a wait is still wanted
+# Trying again does not help against these: the daemon must end with their text
+LASTING = (AuthorizationError, MessageSizeTooLargeError, RecordListTooLargeError)
 
 Headers = list[tuple[str, bytes]]
 
 
-class RefusedTimeError(KafkaConnectorError):
-    """The broker refused records for their time. After `begin_again` they can be written again, without one."""
+class UndeliveredError(KafkaConnectorError):
+    """The brokers did not take what was written, for now. After `reopen` it can be written again."""
+
+
+class RefusedTimeError(UndeliveredError):
+    """The broker refused records for their time. Next time they are written without one."""
 
 
 class KafkaWriter:
     """One idempotent producer (acks=all), shared by the sinks below. Not connected before `open` or the first record.
 
-    The first failure stays: `flush` raises it now and ever after, so that no checkpoint covers what was not delivered.
+    The first failure stays: `flush` raises it again and again until `begin_again`, so that no checkpoint covers what
+    was not delivered. It is an UndeliveredError where another try may help. `waiting` is called twice a second while
+    `send` waits for room; what it raises ends the wait.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, waiting: Callable[[], None] = lambda: None) -> None:
         self.settings = settings
+        self._waiting = waiting
         self._producer: KafkaProducer | None = None
         self._closed = False
         self._unflushed_bytes = 0
@@ -53,7 +71,8 @@ class KafkaWriter:
     def open(self) -> None:
         """Connect, waiting for the broker up to delivery_timeout_seconds, and see that every topic is there.
 
-        Raises KafkaConnectorError naming the setting of a topic that does not exist and is not made by the broker.
+        Raises KafkaConnectorError naming the setting of a topic that does not exist and is not made by the broker;
+        UndeliveredError where no broker can be asked.
         """
         producer = self._connected()
         for name in ("scores_topic", "alerts_topic", "dead_letter_topic"):
@@ -63,6 +82,8 @@ class KafkaWriter:
             try:
                 producer.partitions_for(topic)
             except KafkaError as error:
+                if isinstance(error, KafkaTimeoutError) and (reason := probe(self.settings)) is not None:
+                    raise UndeliveredError(self._gone(reason)) from None
                 raise KafkaConnectorError(
                     f"kafka.{name}: topic {topic!r} cannot be written ({type(error).__name__}: {error}): make it, or"
                     " set the name of one that exists, or an empty one"
@@ -92,15 +113,20 @@ class KafkaWriter:
             self._failed(topic, error)
         self._unflushed_bytes += len(value or b"") + RECORD_BYTES
         if self._unflushed_bytes > MAX_UNFLUSHED_BYTES:
-            self.flush()
+            self._flush(self._most_seconds, self._waiting)
         return sent
 
     def flush(self) -> None:
         """Return when the brokers have all that was sent; KafkaConnectorError where they have not, or not in time."""
-        self._flush(self.settings.delivery_timeout_seconds + CLOSE_SECONDS)  # the producer gives records up before
+        self._flush(self._most_seconds)
+
+    def reopen(self) -> None:
+        """Forget what has failed, to write it again, and connect anew as `open` does; its topics are known."""
+        self.begin_again()
+        self._connected()
 
     def begin_again(self) -> None:
-        """Forget what has failed: it will be written again. The next use connects anew."""
+        """Forget what was not flushed. The next use connects anew."""
         producer, self._producer = self._producer, None
         self._failure, self._unflushed_bytes = None, 0
         if producer is not None:
@@ -151,12 +177,23 @@ class KafkaWriter:
                 with contextlib.suppress(KafkaError):  # it flushes again what has just been given up
                     self._producer.close(timeout=CLOSE_SECONDS if self._failure is None else 0)
 
-    def _flush(self, seconds: float) -> None:
-        if self._producer is not None and self._unflushed_bytes and self._failure is None:
+    @property
+    def _most_seconds(self) -> float:
+        return self.settings.delivery_timeout_seconds + CLOSE_SECONDS  # the producer gives records up before
+
+    def _flush(self, seconds: float, waiting: Callable[[], None] = lambda: None) -> None:
+        producer, deadline = self._producer, time.monotonic() + seconds
+        while producer is not None and self._unflushed_bytes and self._failure is None:
+            left = deadline - time.monotonic()
             try:
-                self._producer.flush(timeout=seconds)
+                producer.flush(timeout=max(0.0, min(left, LOOK_SECONDS)))
+                break
+            except KafkaTimeoutError as error:
+                if left <= LOOK_SECONDS:
+                    self._failed("", error)
             except KafkaError as error:
                 self._failed("", error)
+            waiting()
         self._unflushed_bytes = 0
         if self._failure is not None:
             raise self._failure
@@ -168,7 +205,9 @@ class KafkaWriter:
 
     def _failed(self, topic: str, error: BaseException) -> None:
         """Keep the first failure; called on the producer's thread, too."""
-        kind = RefusedTimeError if self._see_time(error) else KafkaConnectorError
+        kind = KafkaConnectorError if isinstance(error, LASTING) else UndeliveredError
+        if self._see_time(error):
+            kind = RefusedTimeError
         if self._failure is None:
             self._failure = kind(
                 f"Kafka at {self.settings.bootstrap_servers} did not take what was written"
@@ -189,11 +228,12 @@ class KafkaWriter:
             finally:
                 timer.cancel()
             if self._producer is None:
-                raise KafkaConnectorError(
-                    f"No Kafka broker at kafka.bootstrap_servers={self.settings.bootstrap_servers} to write to within"
-                    f" {time.monotonic() - began:.0f} s (kafka.delivery_timeout_seconds)"
-                )
+                waited = f"none within {time.monotonic() - began:.0f} s (kafka.delivery_timeout_seconds)"
+                raise UndeliveredError(self._gone(waited))
         return self._producer
+
+    def _gone(self, reason: str) -> str:
+        return f"No Kafka broker at kafka.bootstrap_servers={self.settings.bootstrap_servers} to write to: {reason}"
 
     def _producer_options(self) -> dict[str, Any]:
         """Return further options of the producer."""

@@ -2,7 +2,7 @@
 
 A transaction begins with the first record after the former one's end and ends with `commit` or `abort`. Whatever goes
 wrong in between (the broker is away too long, another member has this one's partitions, another process has its name)
-is a TransactionError, and after `abort` the same work can be done again in a new transaction.
+is a TransactionError, and after `begin_again` the same work can be done again in a new transaction.
 """
 
 from __future__ import annotations
@@ -15,28 +15,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
-from kafka.errors import (
-    AuthorizationError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    ProducerFencedError,
-    RecordListTooLargeError,
-)
+from kafka.errors import KafkaError, ProducerFencedError
 from kafka.future import Future
 from kafka.structs import ConsumerGroupMetadata
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
-from connectors.kafka_sinks import Headers, KafkaWriter
+from connectors.kafka_sinks import LASTING, Headers, KafkaWriter, UndeliveredError
 from connectors.records import Partition
 
 log = logging.getLogger(__name__)
 
-# Trying again does not help against these: the daemon must end with their text
-LASTING = (AuthorizationError, MessageSizeTooLargeError, RecordListTooLargeError)
 
-
-class TransactionError(KafkaConnectorError):
-    """The transaction cannot be committed. Abort it, and begin again from what was last committed."""
+class TransactionError(UndeliveredError):
+    """The transaction cannot be committed. Begin again from what was last committed."""
 
 
 class TransactionalWriter(KafkaWriter):
@@ -45,8 +36,10 @@ class TransactionalWriter(KafkaWriter):
     `transactional_id` is this worker's own: whoever connects with it ends the transaction of whoever had it before.
     """
 
-    def __init__(self, settings: KafkaSettings, transactional_id: str) -> None:
-        super().__init__(settings)
+    def __init__(
+        self, settings: KafkaSettings, transactional_id: str, waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(settings, waiting)
         self.transactional_id = transactional_id
         self._began: float | None = None  # monotonic, s
 
@@ -73,7 +66,7 @@ class TransactionalWriter(KafkaWriter):
 
         `member` is what the consumer knows of its membership: the broker refuses offsets of a member that is none any
         more. Does nothing where nothing was sent. Raises TransactionError; whether the broker has committed is known
-        only after `abort`, by reading.
+        only after `begin_again`, by reading.
         """
         if self._began is None:
             return
@@ -91,12 +84,10 @@ class TransactionalWriter(KafkaWriter):
         self._within(producer.commit_transaction)
         self._began = None
 
-    def abort(self) -> None:
+    def begin_again(self) -> None:
         """Give the transaction up. The next use connects anew, which first ends whatever has been left open."""
-        producer, self._producer = self._producer, None
-        self._began, self._failure, self._unflushed_bytes = None, None, 0
-        if producer is not None:
-            self._release(producer)
+        self._began = None
+        super().begin_again()
 
     def close(self) -> None:
         """Let go; what has not been committed is given up."""
@@ -118,7 +109,7 @@ class TransactionalWriter(KafkaWriter):
             try:
                 self._within(producer.init_transactions)
             except BaseException:
-                self._producer = None
+                self._producer = self._failure = None  # nothing was sent, so nothing has to be forgotten
                 self._release(producer)
                 raise
         return self._producer

@@ -16,7 +16,6 @@ from connectors.files import FileAlertSink, FileDeadLetterSink, FileScoreSink, F
 from connectors.kafka import LATER, KafkaSource
 from connectors.kafka_alert_feed import AlertFeed
 from connectors.kafka_sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink, KafkaWriter
-from connectors.kafka_transactions import TransactionalWriter
 from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreSink, Sink
 from connectors.records import Partition
 from connectors.webhook import WebhookSink
@@ -144,7 +143,7 @@ class Sinks:
     scores: Sequence[ScoreSink]
     alerts: Sequence[AlertSink]
     dead_letters: Sequence[DeadLetterSink]
-    open: Callable[[], None] = lambda: None  # see that there are the topics to write to; may wait for brokers
+    writer: KafkaWriter | None = None  # of those that write to Kafka
     feed: AlertFeed | None = None  # with exactly-once it brings the webhook committed alerts
 
     def __iter__(self) -> Iterator[Sink]:
@@ -182,9 +181,9 @@ class Sinks:
 
 
 def make_sinks(
-    settings: Settings, metrics: Metrics, beside: Sinks | None = None, within: TransactionalWriter | None = None
+    settings: Settings, metrics: Metrics, writer: KafkaWriter | None = None, beside: Sinks | None = None
 ) -> Sinks:
-    """Return the sinks that the settings name, and those of `beside`; `within` writes what goes to Kafka."""
+    """Return the sinks that the settings name, and those of `beside`; `writer` writes what goes to Kafka."""
     output, kafka = settings.output, settings.kafka
     scores: list[ScoreSink] = []
     alerts: list[AlertSink] = []
@@ -196,7 +195,6 @@ def make_sinks(
     if output.dead_letter_file:
         dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
     feed: AlertFeed | None = None
-    writer = within or (KafkaWriter(kafka) if settings.source.type == "kafka" else None)
     if writer is not None:
         if kafka.scores_topic:
             scores.append(KafkaScoreSink(writer))
@@ -211,11 +209,11 @@ def make_sinks(
             on_delivery=lambda outcome: metrics.webhook_deliveries[outcome].inc(),
             on_pending=metrics.outbox_pending.set,
         )
-        if within is None:
-            alerts.append(webhook)
-        else:
+        if settings.exactly_once:
             feed = AlertFeed(kafka, webhook)
+        else:
+            alerts.append(webhook)
     if beside:
         scores, alerts = [*scores, *beside.scores], [*alerts, *beside.alerts]
         dead_letters = [*dead_letters, *beside.dead_letters]
-    return Sinks(scores, alerts, dead_letters, writer.open if writer is not None else lambda: None, feed)
+    return Sinks(scores, alerts, dead_letters, writer, feed)

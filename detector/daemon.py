@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from typing import Any
 
@@ -25,8 +25,8 @@ from prometheus_client import CollectorRegistry
 from connectors.decode import REASONS, Decoder
 from connectors.http import HttpServer
 from connectors.kafka import KafkaConnectorError, KafkaSource
-from connectors.kafka_sinks import RefusedTimeError
-from connectors.kafka_transactions import TransactionalWriter, TransactionError
+from connectors.kafka_sinks import KafkaWriter, UndeliveredError
+from connectors.kafka_transactions import TransactionalWriter
 from connectors.protocols import NotWrittenError
 from connectors.records import Partition, RawBatch, Rejected
 from detector.assembly import MODELS, Changes, Sinks, device_of, engine_settings, make_sinks, make_source, resumed_model
@@ -63,7 +63,7 @@ UNSAVED_SECONDS = 60.0  # without a checkpoint that is due, after which /readyz 
 META_VERSION = 1
 # What a partition's owner has to commit is done in a fraction of a second; meanwhile the group goes on without waiting
 REVOKE_SECONDS = 20.0
-MOST_ROLL_BACKS = 10  # without a commit in between: it does not mend itself
+MOST_ROLL_BACKS = 10  # without a checkpoint in between: it does not mend itself
 
 
 class Daemon:
@@ -111,7 +111,10 @@ class Daemon:
         self._decoder = Decoder(settings.decode)
         self._member = meta.get("member", "") if meta else ""
         writer = self._make_writer()
-        self._sinks = make_sinks(settings, self.metrics, beside, writer if settings.exactly_once else None)
+        results: KafkaWriter | None = writer if settings.exactly_once else None
+        if results is None and settings.source.type == "kafka":
+            results = KafkaWriter(settings.kafka, self._patiently.look)
+        self._sinks = make_sinks(settings, self.metrics, results, beside)
         if meta:
             self._sinks.restore(meta["sinks"])
         changes = Changes(self._on_assigned, self._on_revoked, self._on_lost, self._on_placed)
@@ -123,7 +126,7 @@ class Daemon:
         self._unsaved_since = 0.0  # monotonic, s
         self._full = False  # nothing is read, since no more can be kept without a checkpoint
         self._partitions: PartitionedStates | None = None
-        self._roll_backs = 0  # since the last commit
+        self._roll_backs = 0  # since the last checkpoint
         self._read = 0  # records so far
         self._former = dict(self._offsets)  # of a time without a changelog
         if writer is not None:
@@ -187,13 +190,10 @@ class Daemon:
         try:
             self._turn()
         except FaultError as error:
-            logger.exception("the engine raised: going back to the last checkpoint, to find the event")
+            logger.exception("the engine raised: the event will be found")
             self._begin_again(error)
-        except RefusedTimeError as error:
-            logger.warning("going back to the last checkpoint: %s", error)
+        except UndeliveredError as error:
             self._begin_again(error)
-        except TransactionError as error:
-            self._roll_back(error)
 
     def _turn(self) -> None:
         raw = self._poll()
@@ -228,8 +228,8 @@ class Daemon:
             if orderly and time.monotonic() < self._patiently.saved_by:
                 try:
                     self._checkpoint()
-                except TransactionError as error:
-                    logger.warning("the last transaction is given up: %s", error)
+                except UndeliveredError as error:
+                    logger.warning("what came since the last checkpoint will be scored again: %s", error)
         finally:
             parts = (self._source, self._sinks, self._partitions, self._engine, self._store)
             closing = [apart(part.close) for part in parts if part is not None]
@@ -344,7 +344,6 @@ class Daemon:
             with self._engine.draining() as rows:
                 if self._partitions is not None and isinstance(self._source, KafkaSource):
                     self._partitions.commit(self._source, meta, self._patiently)
-                    self._roll_backs = 0
                 else:
                     self._store.save(rows, (), meta)
         except (NotWrittenError, UnsavedError) as error:
@@ -353,6 +352,7 @@ class Daemon:
         if self._partitions is None:
             self._patiently(lambda: self._source.commit(self._offsets))
         self._dirty = False
+        self._roll_backs = 0
         self._begun, self._kept = {}, meta["sinks"]
         self._checkpoint_at = time.monotonic()
         if self._unsaved is not None:
@@ -373,14 +373,33 @@ class Daemon:
 
     def _begin_again(self, why: Exception) -> None:
         """Go back to the last checkpoint: streams that changed since come back from the store."""
-        if self._partitions is not None:
-            self._roll_back(TransactionError(str(why)))
-            return
-        self._engine.roll_back()
+        self._roll_backs += 1
+        if self._roll_backs > MOST_ROLL_BACKS:
+            raise KafkaConnectorError(f"no checkpoint could be made, {MOST_ROLL_BACKS} times in a row: {why}") from why
+        logger.warning("going back to the last checkpoint: %s", why)
         self._sinks.restore(self._kept)
-        self._offsets.update(self._begun)
-        self._source.rewind(self._begun)
+        if self._partitions is not None and isinstance(self._source, KafkaSource):
+            self._partitions.roll_back(self._source, self._until_brokers_answer)
+        else:
+            if isinstance(why, UndeliveredError):
+                self.metrics.checkpoint_failures.inc()
+            self._engine.roll_back()
+            self._offsets.update(self._begun)
+            self._source.rewind(self._begun)
+        if self._sinks.writer is not None and not self._settings.exactly_once:
+            self._until_brokers_answer(self._sinks.writer.reopen)
         self._begun = {}
+        self._dirty = False
+
+    def _until_brokers_answer(self, work: Callable[[], None]) -> None:
+        """Do what brokers are needed for, however long they are away; it is given up only for a stop."""
+        while not self._stop.is_set():
+            try:
+                self._patiently(work)
+            except UndeliveredError as error:
+                logger.warning("%s; trying again", error)
+            else:
+                return
 
     def _meta(self) -> dict[str, Any]:
         return {
@@ -408,27 +427,28 @@ class Daemon:
     # -- partitions ---------------------------------------------------------------------------------------------------
 
     def _on_assigned(self, partitions: list[Partition]) -> None:
-        if not self._assigned:
-            self._patiently(self._sinks.open)  # a topic that cannot be written is told now, not at the first alert
+        if not self._assigned and self._sinks.writer is not None:
+            # a topic that cannot be written is told now, not at the first alert
+            self._until_brokers_answer(self._sinks.writer.open)
         self._assigned = True
         if self._partitions is not None:
-            self._patiently(self._partitions.open)  # ends the transaction that a former life has left open
+            self._until_brokers_answer(self._partitions.open)  # ends the transaction that a former life has left open
             self._partitions.assign(partitions)
 
     def _on_revoked(self, partitions: list[Partition]) -> None:
         """Save what was done, then forget where these partitions stand: the next owner moves them on."""
         self._patiently.let_go_by = time.monotonic() + REVOKE_SECONDS if self._partitions is not None else math.inf
-        failure: TransactionError | None = None
+        failure: UndeliveredError | None = None
         try:
             self._checkpoint()
-        except TransactionError as error:
+        except UndeliveredError as error:
             failure = error
         finally:
             self._patiently.let_go_by = math.inf
         if self._partitions is not None:
             self._partitions.let_go(partitions)
-            if failure is not None:
-                self._roll_back(failure)
+        if failure is not None:
+            self._begin_again(failure)
         self._let_go(partitions)
 
     def _let_go(self, partitions: list[Partition]) -> None:
@@ -444,7 +464,7 @@ class Daemon:
             return
         self._partitions.let_go(partitions)
         self._let_go(partitions)
-        self._roll_back(TransactionError("partitions were lost: this worker was not heard of for too long"))
+        self._begin_again(UndeliveredError("partitions were lost: this worker was not heard of for too long"))
 
     def _on_placed(self, offsets: dict[Partition, int]) -> None:
         if self._partitions is not None:
@@ -458,25 +478,13 @@ class Daemon:
         if self._sinks.feed is not None:
             self._sinks.feed.check()
 
-    def _roll_back(self, why: TransactionError) -> None:
-        """Give the transaction up and go on from the last one that was committed."""
-        if self._partitions is None or not isinstance(self._source, KafkaSource):
-            raise why
-        self._roll_backs += 1
-        if self._roll_backs > MOST_ROLL_BACKS:
-            raise KafkaConnectorError(f"no transaction could be committed, {MOST_ROLL_BACKS} times in a row: {why}")
-        logger.warning("going back to the last commit: %s", why)
-        self._partitions.roll_back(self._source, self._patiently)
-        self._begun = {}
-        self._dirty = False
-
     def _make_writer(self) -> TransactionalWriter | None:
         """Return what writes states, where there is a changelog, under a name that outlives this process."""
         kafka = self._settings.kafka
         if not self._settings.changelog:
             return None
         self._member = kafka.group_instance_id or self._member or uuid.uuid4().hex[:12]
-        return TransactionalWriter(kafka, f"longwatch-{kafka.group_id}-{self._member}")
+        return TransactionalWriter(kafka, f"longwatch-{kafka.group_id}-{self._member}", self._patiently.look)
 
     @property
     def _restoring(self) -> int:

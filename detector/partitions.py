@@ -159,15 +159,14 @@ class PartitionedStates:
         self._metrics.transactions["committed"].inc()
         self._store.save_placed(rows, {partition: place() for partition, place in places.items()}, meta)
 
-    def roll_back(self, source: KafkaSource, within: Callable[[Callable[[], None]], bool]) -> None:
+    def roll_back(self, source: KafkaSource, within: Callable[[Callable[[], None]], None]) -> None:
         """Go back to what was last committed: streams that changed since are brought back from the store."""
         self._metrics.transactions["aborted"].inc()
         self._engine.roll_back()
         self._moved.clear()
-        self._writer.abort()
-        within(self._writer.open)  # which ends what was open, so that nothing of ours stands in the changelog's way
         mine = [*self.offsets, *self.restoring]
         source.hold(mine)
+        within(self._writer.reopen)  # which ends what was open, so that nothing of ours stands in the changelog's way
         self.assign(mine)
 
     def _serve(self) -> None:

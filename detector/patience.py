@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 
-from connectors.kafka_transactions import TransactionError
+from connectors.kafka_sinks import UndeliveredError
 
 LOOK_SECONDS = 0.1
 
@@ -41,7 +41,7 @@ class Patience:
         """Do what waits for brokers while the loop is seen to be alive: `work` has its own deadline.
 
         Returns whether it was over; False where a stop was asked for and cannot wait any longer. Raises
-        TransactionError where a partition that is taken away cannot wait any longer.
+        UndeliveredError where a partition that is taken away cannot wait any longer.
         """
         future = apart(work)
         while not wait([future], LOOK_SECONDS).done:
@@ -49,6 +49,12 @@ class Patience:
             if time.monotonic() > self.saved_by:
                 return False
             if time.monotonic() > self.let_go_by:
-                raise TransactionError("not committed in time, and a partition was taken away meanwhile")
+                raise UndeliveredError("not committed in time, and a partition was taken away meanwhile")
         future.result()
         return True
+
+    def look(self) -> None:
+        """For what waits on the loop's own thread: see that it is alive. UndeliveredError where a stop cannot wait."""
+        self._beat()
+        if time.monotonic() > self.saved_by:
+            raise UndeliveredError("not written in time, and a stop was asked for meanwhile")

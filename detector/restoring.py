@@ -176,6 +176,16 @@ class Restorer(threading.Thread):
         with self._lock:
             asked, self._asked = self._asked, set()
             owned = set(self._owned)
+        try:
+            self._begin_with(asked, owned, changelogs, prepared)
+        except BaseException:
+            with self._lock:
+                self._asked |= asked & self._owned  # it is asked for still
+            raise
+
+    def _begin_with(
+        self, asked: set[Partition], owned: set[Partition], changelogs: Changelogs, prepared: dict[str, int]
+    ) -> None:
         left = {p for p, f in self._followed.items() if (p not in owned) == (f.end is not None)} - asked
         for partition in left:
             del self._followed[partition]

@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 from connectors.kafka import KafkaSettings, KafkaSource
 from connectors.records import Partition
 from tests.brokers import Broker, _OwnProcess, kafka_home
-from tests.daemon.support import Receiver, make_fleet, open_producer, until
+from tests.daemon.support import Receiver, by_place, difference, make_fleet, open_producer, until
 from tests.faults.cluster import NODES, Cluster
 from tests.faults.support import Stream, Topics, Undisturbed, assert_once, scored_events, webhook_ids
 
@@ -86,6 +86,36 @@ def test_a_broker_that_is_slow_and_then_silent_is_waited_for(apache: Broker, tmp
         committed_to(topics, 1.0)
         assert worker.terminate()[0] == 0
     assert_once(topics.scored(), Undisturbed(tmp_path, FLEET).scores(topics))
+
+
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+def test_what_the_broker_could_not_take_in_time_is_scored_again_by_the_same_process(
+    guarantee: str, own_broker: Broker, tmp_path: Path
+) -> None:
+    """Away for several times `kafka.delivery_timeout_seconds`: nothing is started anew, nothing is lost."""
+    own_broker.start()
+    topics = Topics(own_broker, tmp_path, uuid.uuid4().hex[:8])
+    fleet = make_fleet(streams=8, rows=2_000, seed=4)  # in so small polls enough to do for some seconds
+    more = {"processing__guarantee": guarantee, "kafka__delivery_timeout_seconds": 3, "kafka__max_poll_records": 10}
+    with Stream(topics, fleet) as stream, topics.worker("a", **more) as worker:
+        stream.finish()
+        until(lambda: worker.metrics().sum("events_total") > 500, "the work has begun")
+        own_broker.stop()  # scores of what had been fetched are on their way
+        worker.line("going back to the last checkpoint")
+        until(lambda: worker.get("/livez")[0] == 200, "it is alive")
+        worker.line("trying again")
+        own_broker.start()
+        committed_to(topics, fleet.rows / FLEET.rows)
+        assert worker.terminate()[0] == 0
+    expected = Undisturbed(tmp_path, fleet).scores(topics)
+    if guarantee == "exactly_once":
+        assert_once(topics.scored(), expected)
+        return
+    found, wanted = by_place(topics.scored()), by_place(expected)
+    assert found.keys() == wanted.keys()
+    for place, records in found.items():
+        for record in records:
+            assert not difference(record, wanted[place][0]), place
 
 
 @pytest.mark.faults

@@ -73,7 +73,7 @@ def test_a_worker_that_slept_through_its_eviction_writes_nothing_twice(
                 stream.finish()
                 all_committed(topics)
                 sleeper.process.send_signal(signal.SIGCONT)
-                sleeper.line("going back to the last commit|Partitions lost|Partitions revoked")
+                sleeper.line("going back to the last checkpoint|Partitions lost|Partitions revoked")
                 sleeper.line("running on")
                 time.sleep(2.0)  # whatever it may still write
                 assert other.terminate()[0] == 0
@@ -93,7 +93,7 @@ def test_two_workers_with_one_transactional_id_do_not_both_commit(topics: Topics
         zombie.send(topics.scores, None, b"{}")  # fences the worker, and is never committed
         zombie.flush()
         stream.finish()
-        worker.line("going back to the last commit: the transaction was ended by the broker")
+        worker.line("going back to the last checkpoint: the transaction was ended by the broker")
         all_committed(topics)
         zombie.close()
         assert worker.terminate()[0] == 0
@@ -213,7 +213,7 @@ def test_a_daemon_that_is_alive_but_cannot_process_fails_its_liveness(topics: To
             assert worker.get("/livez")[0] == 200
             until(lambda: worker.get("/livez")[0] == 503, "the liveness fails", seconds=20, every=0.2)
             assert "events wait, and none was processed" in worker.get("/livez")[1]
-            hanging.abort()
+            hanging.begin_again()
             end_transaction_of(settings, "nobody-knows")
             all_committed(topics)
             until(lambda: worker.get("/livez")[0] == 200, "it lives again", seconds=20, every=0.2)

@@ -20,6 +20,7 @@ from connectors.kafka_sinks import (
     KafkaDeadLetterSink,
     KafkaScoreSink,
     KafkaWriter,
+    UndeliveredError,
 )
 from connectors.records import Alert, EventBatch, Partition, Rejected, Scores
 from tests.brokers import Broker
@@ -201,12 +202,39 @@ def test_without_a_broker_flush_gives_up_in_time(own_broker: Broker) -> None:
     own_broker.stop()
     writer.send("alerts", b"k", b"2")
     began = time.monotonic()
-    with pytest.raises(KafkaConnectorError, match="did not take"):
+    with pytest.raises(UndeliveredError, match="did not take"):
         writer.flush()
     assert time.monotonic() - began < 12
     with pytest.raises(KafkaConnectorError):
         writer.close()
     assert [record.value for record in after_restart(own_broker, "alerts", 1)] == [b"1"]
+
+
+def test_a_send_that_waits_for_room_asks_whether_to_go_on(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is on the daemon's own thread: unasked it would seem dead, and not stop when told to."""
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(0)
+        if len(looks) == 4:
+            raise UndeliveredError("enough")
+
+    own_broker.start()
+    own_broker.create_topic("alerts")
+    monkeypatch.setattr("connectors.kafka_sinks.MAX_UNFLUSHED_BYTES", 10_000)
+    settings = KafkaSettings(bootstrap_servers=own_broker.bootstrap, alerts_topic="alerts", dead_letter_topic="")
+    writer = KafkaWriter(settings, look)
+    writer.open()
+    own_broker.stop()
+    writer.send("alerts", b"k", b"0")
+    assert not looks
+    with pytest.raises(UndeliveredError, match="enough"):
+        writer.send("alerts", b"k", bytes(20_000))
+    own_broker.start()
+    writer.reopen()  # what was not written is forgotten, and written again by whoever keeps it
+    writer.send("alerts", b"k", b"1")
+    writer.close()
+    assert read(own_broker.bootstrap, "alerts", 1)[-1].value == b"1"
 
 
 def test_a_short_outage_delays_a_flush_and_loses_and_doubles_nothing(own_broker: Broker) -> None:

@@ -122,7 +122,7 @@ def test_what_was_given_up_is_never_seen_and_the_same_writer_goes_on(
     mine = writer()
     mine.send(results, None, b"wrong")
     mine.flush()
-    mine.abort()
+    mine.begin_again()
     mine.send(results, None, b"right")
     mine.commit(source.offsets, source.source.member())
     assert seen(apache, results) == [b"right"]
@@ -159,7 +159,7 @@ def test_offsets_of_a_member_that_is_none_any_more_are_refused(
     mine.send(results, None, b"x")
     with pytest.raises(TransactionError, match="CommitFailed"):
         mine.commit(source.offsets, member)
-    mine.abort()
+    mine.begin_again()
     mine.send(results, None, b"x")
     with pytest.raises(TransactionError, match="not a member of the group"):
         mine.commit(source.offsets, None)
