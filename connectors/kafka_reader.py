@@ -23,6 +23,7 @@ from kafka.errors import (
     AuthorizationError,
     FencedInstanceIdError,
     IllegalStateError,
+    InvalidSessionTimeoutError,
     KafkaError,
     LogTruncationError,
     NoOffsetForPartitionError,
@@ -203,6 +204,12 @@ class Reader(threading.Thread):
             raise KafkaConnectorError(
                 f"Kafka does not allow user {self._settings.sasl_username!r} to read as group"
                 f" {self._settings.group_id} ({error}): grant Read on the topics and on the group"
+            ) from None
+        except InvalidSessionTimeoutError:
+            raise KafkaConnectorError(
+                f"kafka.session_timeout_seconds = {self._settings.session_timeout_seconds:g} is not what this broker"
+                " allows: set it between the broker's group.min.session.timeout.ms (6 s by default) and"
+                " group.max.session.timeout.ms (30 min), or change those"
             ) from None
         except UnsupportedCodecError as error:
             raise KafkaConnectorError(

@@ -215,6 +215,7 @@ class ApacheKafka(_OwnProcess):
                     "auto.create.topics.enable=false",
                     "group.initial.rebalance.delay.ms=0",
                     "group.min.session.timeout.ms=1000",
+                    "group.max.session.timeout.ms=600000",
                     # one node: every internal topic has one replica, and few partitions start faster
                     "offsets.topic.replication.factor=1",
                     "offsets.topic.num.partitions=4",

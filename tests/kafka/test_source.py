@@ -298,6 +298,14 @@ def test_a_second_daemon_with_the_same_instance_id_is_told(
     assert "group_instance_id=twin" in str(error)
 
 
+def test_a_session_that_the_broker_does_not_allow_is_refused_with_what_to_set(
+    apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
+) -> None:
+    source = open_source(settings(apache, topic(), session_timeout_seconds=1_200))  # tests.brokers allows 600
+    with pytest.raises(KafkaConnectorError, match=r"session_timeout_seconds = 1200 .*group\.max\.session"):
+        read(source, 1)
+
+
 def test_a_pattern_reads_the_topics_whose_whole_name_it_matches(
     broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
 ) -> None:
