@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kafka.errors import KafkaError
@@ -88,15 +89,23 @@ def test_a_broker_that_is_slow_and_then_silent_is_waited_for(apache: Broker, tmp
     assert_once(topics.scored(), Undisturbed(tmp_path, FLEET).scores(topics))
 
 
-@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"processing__guarantee": "at_least_once"},
+        pytest.param({"processing__guarantee": "at_least_once", "state__changelog": True}, marks=pytest.mark.faults),
+        {"processing__guarantee": "exactly_once"},
+    ],
+    ids=["at_least_once", "changelog", "exactly_once"],
+)
 def test_what_the_broker_could_not_take_in_time_is_scored_again_by_the_same_process(
-    guarantee: str, own_broker: Broker, tmp_path: Path
+    way: dict[str, Any], own_broker: Broker, tmp_path: Path
 ) -> None:
     """Away for several times `kafka.delivery_timeout_seconds`: nothing is started anew, nothing is lost."""
     own_broker.start()
     topics = Topics(own_broker, tmp_path, uuid.uuid4().hex[:8])
     fleet = make_fleet(streams=8, rows=2_000, seed=4)  # in so small polls enough to do for some seconds
-    more = {"processing__guarantee": guarantee, "kafka__delivery_timeout_seconds": 3, "kafka__max_poll_records": 10}
+    more = {**way, "kafka__delivery_timeout_seconds": 3, "kafka__max_poll_records": 10}
     with Stream(topics, fleet) as stream, topics.worker("a", **more) as worker:
         stream.finish()
         until(lambda: worker.metrics().sum("events_total") > 500, "the work has begun")
@@ -108,7 +117,7 @@ def test_what_the_broker_could_not_take_in_time_is_scored_again_by_the_same_proc
         committed_to(topics, fleet.rows / FLEET.rows)
         assert worker.terminate()[0] == 0
     expected = Undisturbed(tmp_path, fleet).scores(topics)
-    if guarantee == "exactly_once":
+    if way["processing__guarantee"] == "exactly_once":
         assert_once(topics.scored(), expected)
         return
     found, wanted = by_place(topics.scored()), by_place(expected)
