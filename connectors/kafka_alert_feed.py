@@ -18,7 +18,8 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError, NoOffsetForPartitionError
 
-from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect
+from connectors.kafka_client import KafkaConnectorError, KafkaSettings
+from connectors.kafka_connect import connect
 from connectors.kafka_reader import ANSWER_MS, BOOTSTRAP_MS
 from connectors.protocols import AlertSink, NotWrittenError
 from connectors.records import Alert

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import AuthorizationError, KafkaConfigurationError, KafkaError, RetriableError
 
-from connectors.kafka_client import KafkaConnectorError, KafkaSettings, probe, quieten_client
+from connectors.kafka_client import KafkaConnectorError, KafkaSettings
+from connectors.kafka_connect import probe, quieten_client
 from connectors.kafka_reader import BOOTSTRAP_MS, consumer_options
 from connectors.kafka_records import use_quick_records
 from connectors.records import Partition, RawBatch

@@ -34,7 +34,8 @@ from kafka.errors import (
 from kafka.future import Future
 from kafka.net.compat import KafkaNetClient
 
-from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect, probe
+from connectors.kafka_client import KafkaConnectorError, KafkaSettings
+from connectors.kafka_connect import connect, probe
 from connectors.kafka_records import Record, forget_parked, use_quick_records
 
 log = logging.getLogger(__name__)

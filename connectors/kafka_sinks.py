@@ -22,7 +22,8 @@ from kafka.errors import (
 from kafka.future import Future
 
 from connectors.encode import alert_record, score_records
-from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect, probe
+from connectors.kafka_client import KafkaConnectorError, KafkaSettings
+from connectors.kafka_connect import connect, probe
 from connectors.records import Alert, Rejected, Scores
 
 log = logging.getLogger(__name__)

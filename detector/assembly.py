@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from connectors.decode import Decoder
-from connectors.files import FileAlertSink, FileDeadLetterSink, FileScoreSink, FileSource
+from connectors.file_sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
+from connectors.files import FileSource
 from connectors.kafka import LATER, KafkaSource
 from connectors.kafka_alert_feed import AlertFeed
 from connectors.kafka_sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink, KafkaWriter

@@ -25,7 +25,8 @@ from kafka.errors import KafkaError
 from pydantic import SecretStr
 
 from connectors.http import HttpSettings
-from connectors.kafka_client import KafkaConnectorError, probe, quieten_client
+from connectors.kafka_client import KafkaConnectorError
+from connectors.kafka_connect import probe, quieten_client
 from connectors.kafka_reader import consumer_options
 from connectors.records import Scores
 from connectors.webhook import WebhookSettings

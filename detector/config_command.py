@@ -17,7 +17,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from connectors.kafka_client import KafkaConnectorError, probe
+from connectors.kafka_client import KafkaConnectorError
+from connectors.kafka_connect import probe
 from detector.settings import Settings
 from detector.settings_layers import is_secret
 

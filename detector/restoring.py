@@ -19,7 +19,8 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from connectors.changelog_records import Assembler, ChangelogError, Mark, compressed
 from connectors.kafka_changelog import Changelogs
-from connectors.kafka_client import KafkaConnectorError, KafkaSettings, connect
+from connectors.kafka_client import KafkaConnectorError, KafkaSettings
+from connectors.kafka_connect import connect
 from connectors.kafka_records import Record
 from connectors.kafka_transactions import end_transaction_of
 from connectors.records import Partition

@@ -23,14 +23,8 @@ from pydantic import ValidationError
 
 import connectors
 from connectors.decode import Decoder, DecodeSettings
-from connectors.files import (
-    FileAlertSink,
-    FileDeadLetterSink,
-    FileError,
-    FileScoreSink,
-    FileSettings,
-    FileSource,
-)
+from connectors.file_sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
+from connectors.files import FileError, FileSettings, FileSource
 from connectors.records import Alert, EventBatch, Partition, Rejected, Scores
 
 DEADLINE_SECONDS = 20
@@ -475,7 +469,7 @@ def test_restore_leaves_files_alone_that_the_position_does_not_name_or_that_are_
 def test_what_was_flushed_outlives_kill_9(tmp_path):
     script = """
         import os, sys
-        from connectors.files import FileDeadLetterSink
+        from connectors.file_sinks import FileDeadLetterSink
         from connectors.records import Rejected
         sink = FileDeadLetterSink(sys.argv[1])
         sink.write([Rejected("t", 0, 1, "not_json", "flushed", b"x")])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from connectors.files import FileDeadLetterSink, FileFullError
+from connectors.file_sinks import FileDeadLetterSink, FileFullError
 from connectors.message import webhook_id
 from connectors.outbox import NewMessage, Outbox, OutboxFullError
 from connectors.records import Alert, Rejected

@@ -18,7 +18,7 @@ import pytest
 from kafka import KafkaProducer
 
 from connectors.kafka import AuthenticationError, KafkaConnectorError, KafkaSettings, KafkaSource, TlsError
-from connectors.kafka_client import probe
+from connectors.kafka_connect import probe
 from connectors.kafka_oauth import TokenError, Tokens
 from connectors.kafka_sinks import KafkaWriter
 from tests.brokers import PASSWORD, USERNAME, ApacheKafka, make_certificate
@@ -348,7 +348,7 @@ def test_certificate_files_that_cannot_be_read_are_told_with_their_settings(
 def test_tls_to_a_plaintext_listener_and_plaintext_to_a_tls_listener_are_told(
     secured_broker: ApacheKafka, settings: Callable[..., KafkaSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.kafka_client.CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr("connectors.kafka_connect.CONNECT_SECONDS", 2.0)
     reason = _probe_or_error(settings(bootstrap_servers=secured_broker.bootstrap))
     assert "TLS" in str(reason)
     reason = _probe_or_error(settings(security_protocol="PLAINTEXT"))

@@ -490,7 +490,7 @@ def test_close_ends_the_wait_for_a_broker_at_once() -> None:
 def test_a_port_that_is_open_but_speaks_no_kafka_is_told(
     open_source: Callable[..., KafkaSource], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.kafka_client.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("connectors.kafka_connect.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         source = open_source(KafkaSettings(bootstrap_servers=f"127.0.0.1:{server.getsockname()[1]}"))
         source.poll(3.0)

@@ -1,0 +1,142 @@
+"""Files as sinks: scores, alerts and refused records as JSON lines."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from io import FileIO
+from pathlib import Path
+
+from connectors.encode import alert_record, rejected_record, score_records
+from connectors.lines import FileError
+from connectors.protocols import NotWrittenError
+from connectors.records import Alert, Rejected, Scores
+
+logger = logging.getLogger(__name__)
+
+_SINK_BUFFER_BYTES = 1 << 20
+_FULL_BYTES = 16 << 20  # lines that wait for a full disk: 40,000 scores, a second's worth at full speed
+# What may pass by itself; whatever else is wrong with a file is for a person
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class FileFullError(FileError, NotWrittenError):
+    """A file can take nothing more at present."""
+
+
+class _JsonLines:
+    """A file that grows by lines. Raises FileError where it cannot be opened or written.
+
+    Where the disk is full lines are kept, and every further write tries again; `flush` raises FileFullError.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        try:
+            new = not self._path.exists()
+            self._file: FileIO = self._path.open("ab", buffering=0)
+            if new:
+                _sync_directory(self._path.parent)
+        except OSError as error:
+            raise self._error(error) from error
+        self._kept = bytearray()  # lines, and perhaps the end of one, that are not in the file yet
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for a full disk that no more should come."""
+        return len(self._kept) > _FULL_BYTES
+
+    def flush(self) -> None:
+        """Return when all lines are on the disk; FileFullError where there is no room for them."""
+        try:
+            self._write_out()
+            # what a failed fsync leaves behind nobody knows, so that one is not tried again: a restart cuts it off
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._error(error) from error
+
+    def position(self) -> dict[str, int]:
+        """Return the path and its size in bytes."""
+        return {str(self._path): self._file.tell() + len(self._kept)}
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Cut off what was written after `position`; a file that `position` does not name stays as it is."""
+        size = position.get(str(self._path))
+        if size is None:
+            return
+        self._kept.clear()
+        found = self._file.tell()
+        if found < size:
+            logger.warning("%s: holds %d bytes, %d were written before; writing goes on there", self._path, found, size)
+        elif found > size:
+            logger.info("%s: taking back %d bytes written after the last checkpoint", self._path, found - size)
+            self._file.truncate(size)
+            self._file.seek(size)
+            self.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        if not self._file.closed:
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+
+    def _append(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            self._kept += line
+            self._kept += b"\n"
+        if len(self._kept) >= _SINK_BUFFER_BYTES:
+            try:
+                self._write_out()
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise self._error(error) from error
+
+    def _write_out(self) -> None:
+        written = 0
+        try:
+            while written < len(self._kept):
+                with memoryview(self._kept) as kept:
+                    written += self._file.write(kept[written:]) or 0
+        finally:
+            del self._kept[:written]
+
+    def _error(self, error: OSError) -> FileError:
+        kind = FileFullError if error.errno in _PASSING else FileError
+        return kind(f"{self._path}: cannot be written: {error.strerror}; see to its directory, rights and space")
+
+
+class FileScoreSink(_JsonLines):
+    """Every score as a JSON line."""
+
+    def write(self, scores: Scores) -> None:
+        """Append a batch's scores, one line an event."""
+        self._append(record for _, record in score_records(scores))
+
+
+class FileAlertSink(_JsonLines):
+    """Alerts as JSON lines, as they fire and as they resolve."""
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        """Append alerts in their order."""
+        self._append(alert_record(alert)[1] for alert in alerts)
+
+
+class FileDeadLetterSink(_JsonLines):
+    """What could not be decoded, as JSON lines with the record's bytes."""
+
+    def write(self, rejected: Sequence[Rejected]) -> None:
+        """Append refusals in their order."""
+        self._append(rejected_record(refusal) for refusal in rejected)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a new file's name in its directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
