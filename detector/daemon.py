@@ -14,24 +14,22 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 from typing import Any
 
-import numpy as np
 import torch
 from prometheus_client import CollectorRegistry
 
 from connectors.decode import REASONS, Decoder
 from connectors.http import HttpServer
-from connectors.kafka import KafkaConnectorError, KafkaSource
+from connectors.kafka import KafkaSource
 from connectors.kafka_sinks import KafkaWriter, UndeliveredError
 from connectors.kafka_transactions import TransactionalWriter
-from connectors.protocols import NotWrittenError
 from connectors.records import Partition, RawBatch, Rejected
 from detector.assembly import MODELS, Changes, Sinks, device_of, engine_settings, make_sinks, make_source, resumed_model
+from detector.checkpoints import Checkpoints, Parts, check_layout
 from detector.engine import Engine, Step
-from detector.errors import StateError
 from detector.health import Health
 from detector.isolation import ENGINE_ERROR, FaultError, Isolation
 from detector.limits import memory_limit, tell
@@ -44,7 +42,7 @@ from detector.reporting import Reporter, StageClock
 from detector.residents import PORTION
 from detector.retraining import Retrainer
 from detector.settings import Settings
-from detector.store import SqliteStore, UnsavedError
+from detector.store import SqliteStore
 from training.model import Forecaster
 from training.registry import About, Registry, RegistryError
 from training.retrain import MOST_LANES
@@ -55,15 +53,11 @@ VERSION = "0.1.0"
 POLL_SECONDS = 0.5  # the loop turns at least so often, so that checkpoints and stops are in time
 RESTORING_POLL_SECONDS = 0.05  # so soon what has been restored is read on
 LAG_SECONDS = 1.0  # between two looks at the lag, also while nothing comes: it costs microseconds a partition
-FORCED_CHECKPOINT = 20_000  # evicted streams that wait for a checkpoint in memory: at most so many
 # A stop must be over in 10 s, broker or not: half a second for the turn under way, then 2 for a retraining, and these
 STOP_SAVING_SECONDS = 4.0
 STOP_CLOSING_SECONDS = 3.0
-UNSAVED_SECONDS = 60.0  # without a checkpoint that is due, after which /readyz says so
-META_VERSION = 1
 # What a partition's owner has to commit is done in a fraction of a second; meanwhile the group goes on without waiting
 REVOKE_SECONDS = 20.0
-MOST_ROLL_BACKS = 10  # without a checkpoint in between: it does not mend itself
 
 
 class Daemon:
@@ -88,8 +82,8 @@ class Daemon:
         meta = self._store.meta()
         self._registry = Registry(settings.state.directory / MODELS)
         # "": the one to begin with
-        model, self._stored_model = resumed_model(settings, self._registry, meta["model"] if meta else "")
-        self._offsets = {Partition(topic, number): at for topic, number, at in meta["offsets"]} if meta else {}
+        model, stored_model = resumed_model(settings, self._registry, meta["model"] if meta else "")
+        offsets = {Partition(topic, number): at for topic, number, at in meta["offsets"]} if meta else {}
         self._model: Forecaster = model
         device = device_of(settings)
         torch.set_num_threads(1)  # retraining gains nothing from more, and they would fight with the scans
@@ -105,7 +99,7 @@ class Daemon:
         )
         self._reporter = Reporter(self.metrics, settings, self._engine)
         if meta:
-            self._check_layout(meta)
+            check_layout(meta, settings, self._engine.states.layout, VERSION)
         self.metrics.state_limit_bytes.set(limit.state_bytes)
         tell(limit, self._engine.states, 1 - 3 * PORTION, settings.state.max_streams)
         self._decoder = Decoder(settings.decode)
@@ -118,17 +112,12 @@ class Daemon:
         if meta:
             self._sinks.restore(meta["sinks"])
         changes = Changes(self._on_assigned, self._on_revoked, self._on_lost, self._on_placed)
-        self._source = make_source(settings, self._decoder, self._offsets, changes)
+        self._source = make_source(settings, self._decoder, offsets, changes)
         self._isolation = Isolation(self._engine, always=not self._source.rewinds)
-        self._begun: dict[Partition, int] = {}  # offsets at which what came since the last checkpoint begins
-        self._kept = self._sinks.position()  # what the sinks held then
-        self._unsaved: Exception | None = None  # why there is no checkpoint at present
-        self._unsaved_since = 0.0  # monotonic, s
         self._full = False  # nothing is read, since no more can be kept without a checkpoint
         self._partitions: PartitionedStates | None = None
-        self._roll_backs = 0  # since the last checkpoint
         self._read = 0  # records so far
-        self._former = dict(self._offsets)  # of a time without a changelog
+        self._former = dict(offsets)  # of a time without a changelog
         if writer is not None:
             self._partitions = PartitionedStates(
                 settings.kafka,
@@ -139,14 +128,21 @@ class Daemon:
                 version=VERSION,
                 standby=settings.state.standby,
             )
-            self._offsets = self._partitions.offsets
+            offsets = self._partitions.offsets
         elif self._store.places():
             self._store.clear(None)  # what is saved from now on is not in the changelog
         self._retrainer = Retrainer()
         self._retrainings = 0
-        self._retrained_at = self._checkpoint_at = time.monotonic()
+        self._retrained_at = time.monotonic()
         self._lag_due = 0.0  # monotonic, s
-        self._dirty = meta is None  # an empty checkpoint first: it tells file sinks where this run began
+        self._checkpoints = Checkpoints(
+            settings,
+            Parts(self._engine, self._store, self._sinks, self._source, self._partitions),
+            self._patiently,
+            self._reporter,
+            offsets,
+            {"longwatch": VERSION, "member": self._member, "model": stored_model},
+        )
         logger.info(
             "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
             *(VERSION, settings.model.cell, device, self._engine.settings.threads, settings.state.directory),
@@ -174,9 +170,11 @@ class Daemon:
             self._partitions.restorer.start()
         if self._sinks.feed is not None:
             self._sinks.feed.start()
-        self.metrics.set_model(self._engine.version, self._model.cell, self._registry.trained_at(self._stored_model))
-        if not self._checkpoint() and self._unsaved is not None:
-            raise self._unsaved  # nothing has been read yet: better told at once than when it has been
+        trained_at = self._registry.trained_at(self._checkpoints.identity["model"])
+        self.metrics.set_model(self._engine.version, self._model.cell, trained_at)
+        # an empty one first, which tells file sinks where this run began
+        if not self._checkpoints.make() and self._checkpoints.unsaved is not None:
+            raise self._checkpoints.unsaved  # nothing has been read yet: better told at once than when it has been
         gc.collect()
         gc.freeze()  # torch and numba: to look through them again and again took a sixth of all CPU time
         self._notifier.ready("scoring")
@@ -191,16 +189,16 @@ class Daemon:
             self._turn()
         except FaultError as error:
             logger.exception("the engine raised: the event will be found")
-            self._begin_again(error)
+            self._checkpoints.go_back(error)
         except UndeliveredError as error:
-            self._begin_again(error)
+            self._checkpoints.go_back(error)
 
     def _turn(self) -> None:
         raw = self._poll()
         self._bring()
         if len(raw):
             self._read += len(raw)
-            self._begin(raw)
+            self._checkpoints.begin(raw)
             self._clock.begins()
             batch, rejected = self._decoder.decode(raw)
             self._clock.ends("decode")
@@ -211,12 +209,12 @@ class Daemon:
                 rejected += refused
             self._reject(rejected)
             self._clock.ends("emit")
-            self._advance(raw)
+            self._checkpoints.advance(raw)
         if time.monotonic() >= self._lag_due:
             self._watch(self._source.lag())
             self._lag_due = time.monotonic() + LAG_SECONDS
-        if (self._crowded() and self._unsaved is None) or self._due():
-            self._checkpoint()
+        if self._checkpoints.due:
+            self._checkpoints.make()
         self._retrain()
 
     def _shutdown(self, *, orderly: bool) -> None:
@@ -227,7 +225,7 @@ class Daemon:
         try:
             if orderly and time.monotonic() < self._patiently.saved_by:
                 try:
-                    self._checkpoint()
+                    self._checkpoints.make()
                 except UndeliveredError as error:
                     logger.warning("what came since the last checkpoint will be scored again: %s", error)
         finally:
@@ -263,7 +261,7 @@ class Daemon:
 
     def _poll(self) -> RawBatch:
         """Return the next records; none while there is no checkpoint and no more can be kept without one."""
-        full = self._unsaved is not None and self._crowded()
+        full = self._checkpoints.unsaved is not None and self._checkpoints.crowded
         source = self._source
         if full != self._full:
             self._full = full
@@ -274,17 +272,6 @@ class Daemon:
             time.sleep(POLL_SECONDS)
             return RawBatch()
         return source.poll(POLL_SECONDS if not self._restoring else RESTORING_POLL_SECONDS)
-
-    def _crowded(self) -> bool:
-        engine = self._engine
-        much = engine.unsaved > FORCED_CHECKPOINT or engine.unsaved_bytes > engine.settings.memory_bytes
-        return much or self._sinks.full()
-
-    def _begin(self, raw: RawBatch) -> None:
-        """Note where each partition begins that had nothing since the last checkpoint."""
-        for code, partition in enumerate(raw.partitions):
-            if partition not in self._begun:
-                self._begun[partition] = raw.offset[raw.partition.index(code)]
 
     def _emit(self, step: Step) -> None:
         for sink in self._sinks.scores:
@@ -299,140 +286,22 @@ class Daemon:
             sink.write(rejected)
         self._reporter.rejected(rejected)
 
-    def _advance(self, raw: RawBatch) -> None:
-        """Note the next offset of each partition the batch came from."""
-        after = np.full(len(raw.partitions), -1, np.int64)
-        np.maximum.at(after, np.asarray(raw.partition, np.int64), np.asarray(raw.offset, np.int64) + 1)
-        for partition, offset in zip(raw.partitions, after.tolist(), strict=True):
-            if offset >= 0:
-                self._offsets[partition] = offset
-        self._dirty = True
-
     def _stored(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Yield streams' rows one by one: of a batch that brings many back not all may fit into memory at once."""
         for name in names:
             yield from self._store.load([name])
-
-    # -- checkpoints --------------------------------------------------------------------------------------------------
-
-    def _due(self) -> bool:
-        since = time.monotonic() - self._checkpoint_at
-        return self._dirty and since >= self._settings.state.checkpoint_interval_seconds
-
-    def _checkpoint(self) -> bool:
-        """Make everything so far durable, as one point in the stream; return whether it is.
-
-        1. Scores, alerts and dead letters are flushed: nothing below may cover what is not written.
-        2. Alerts are in the webhook's outbox since they were emitted, under ids that a replay gives again.
-        3. Changed states, offsets and the sinks' positions go to the store, in one transaction.
-        4. Offsets are committed to Kafka: for lag tools, and for a worker without this store.
-
-        Killed before 3, the former checkpoint holds: files are cut back to it, Kafka sees the span again with equal
-        scores. Killed between 3 and 4, the store's offsets rule over Kafka's.
-
-        Where there is no room for it scoring goes on, and it is tried again after the usual interval.
-        """
-        began = time.monotonic()
-        try:
-            # with exactly-once the transaction flushes, too
-            if not self._settings.exactly_once and not self._patiently(self._sinks.flush):
-                logger.warning(
-                    "outputs were not taken in time: what came since the last checkpoint will be scored again"
-                )
-                return False
-            meta = self._meta()
-            with self._engine.draining() as rows:
-                if self._partitions is not None and isinstance(self._source, KafkaSource):
-                    self._partitions.commit(self._source, meta, self._patiently)
-                else:
-                    self._store.save(rows, (), meta)
-        except (NotWrittenError, UnsavedError) as error:
-            self._do_without(error)
-            return False
-        if self._partitions is None:
-            self._patiently(lambda: self._source.commit(self._offsets))
-        self._dirty = False
-        self._roll_backs = 0
-        self._begun, self._kept = {}, meta["sinks"]
-        self._checkpoint_at = time.monotonic()
-        if self._unsaved is not None:
-            logger.info("checkpoints are made again, after %.0f s without", self._checkpoint_at - self._unsaved_since)
-            self._unsaved = None
-        self._reporter.checkpoint(self._checkpoint_at - began)
-        return True
-
-    def _do_without(self, error: Exception) -> None:
-        """Go on without a checkpoint, which is tried again after the usual interval."""
-        self.metrics.checkpoint_failures.inc()
-        self._checkpoint_at = time.monotonic()
-        if self._unsaved is None:
-            self._unsaved_since = self._checkpoint_at
-            interval = self._settings.state.checkpoint_interval_seconds
-            logger.error("no checkpoint: %s. Scoring goes on; it is tried again every %g s", error, interval)
-        self._unsaved = error
-
-    def _begin_again(self, why: Exception) -> None:
-        """Go back to the last checkpoint: streams that changed since come back from the store."""
-        self._roll_backs += 1
-        if self._roll_backs > MOST_ROLL_BACKS:
-            raise KafkaConnectorError(f"no checkpoint could be made, {MOST_ROLL_BACKS} times in a row: {why}") from why
-        logger.warning("going back to the last checkpoint: %s", why)
-        self._sinks.restore(self._kept)
-        if self._partitions is not None and isinstance(self._source, KafkaSource):
-            self._partitions.roll_back(self._source, self._until_brokers_answer)
-        else:
-            if isinstance(why, UndeliveredError):
-                self.metrics.checkpoint_failures.inc()
-            self._engine.roll_back()
-            self._offsets.update(self._begun)
-            self._source.rewind(self._begun)
-        if self._sinks.writer is not None and not self._settings.exactly_once:
-            self._until_brokers_answer(self._sinks.writer.reopen)
-        self._begun = {}
-        self._dirty = False
-
-    def _until_brokers_answer(self, work: Callable[[], None]) -> None:
-        """Do what brokers are needed for, however long they are away; it is given up only for a stop."""
-        while not self._stop.is_set():
-            try:
-                self._patiently(work)
-            except UndeliveredError as error:
-                logger.warning("%s; trying again", error)
-            else:
-                return
-
-    def _meta(self) -> dict[str, Any]:
-        return {
-            "version": META_VERSION,
-            "longwatch": VERSION,
-            "layout": self._engine.states.layout,
-            "offsets": [[*partition, offset] for partition, offset in sorted(self._offsets.items())],
-            "sinks": self._sinks.position(),
-            "model": self._stored_model,
-            "member": self._member,
-        }
-
-    def _check_layout(self, meta: dict[str, Any]) -> None:
-        """Refuse states that this version cannot read at once, not when the first of these streams comes."""
-        layout = self._engine.states.layout
-        if meta.get("layout", layout) != layout:
-            changelog = ", and kafka.changelog_topic to a new name" if self._settings.changelog else ""
-            raise StateError(
-                f"state directory {self._settings.state.directory}: its states were written by longwatch"
-                f" {meta.get('longwatch')} in layout {meta['layout']}, this one ({VERSION}, model.horizons"
-                f" {list(self._settings.model.horizons)}) reads {layout}: go back to that version and its"
-                f" model.horizons, or set state.directory to a new directory{changelog}, and every stream learns anew"
-            )
 
     # -- partitions ---------------------------------------------------------------------------------------------------
 
     def _on_assigned(self, partitions: list[Partition]) -> None:
         if not self._assigned and self._sinks.writer is not None:
             # a topic that cannot be written is told now, not at the first alert
-            self._until_brokers_answer(self._sinks.writer.open)
+            self._patiently.until_brokers_answer(self._sinks.writer.open)
         self._assigned = True
         if self._partitions is not None:
-            self._until_brokers_answer(self._partitions.open)  # ends the transaction that a former life has left open
+            self._patiently.until_brokers_answer(
+                self._partitions.open
+            )  # ends the transaction that a former life has left open
             self._partitions.assign(partitions)
 
     def _on_revoked(self, partitions: list[Partition]) -> None:
@@ -440,7 +309,7 @@ class Daemon:
         self._patiently.let_go_by = time.monotonic() + REVOKE_SECONDS if self._partitions is not None else math.inf
         failure: UndeliveredError | None = None
         try:
-            self._checkpoint()
+            self._checkpoints.make()
         except UndeliveredError as error:
             failure = error
         finally:
@@ -448,14 +317,12 @@ class Daemon:
         if self._partitions is not None:
             self._partitions.let_go(partitions)
         if failure is not None:
-            self._begin_again(failure)
+            self._checkpoints.go_back(failure)
         self._let_go(partitions)
 
     def _let_go(self, partitions: list[Partition]) -> None:
         self._isolation.let_go(partitions)
-        for partition in partitions:
-            self._offsets.pop(partition, None)
-            self._begun.pop(partition, None)
+        self._checkpoints.let_go(partitions)
 
     def _on_lost(self, partitions: list[Partition]) -> None:
         """Others may have these already: nothing of them can be committed any more."""
@@ -464,12 +331,14 @@ class Daemon:
             return
         self._partitions.let_go(partitions)
         self._let_go(partitions)
-        self._begin_again(UndeliveredError("partitions were lost: this worker was not heard of for too long"))
+        self._checkpoints.go_back(UndeliveredError("partitions were lost: this worker was not heard of for too long"))
 
     def _on_placed(self, offsets: dict[Partition, int]) -> None:
         if self._partitions is not None:
             self._partitions.placed(offsets)
-            self._dirty = True  # what was decided holds from now on, also for whoever has these partitions next
+            self._checkpoints.dirty = (
+                True  # what was decided holds from now on, also for whoever has these partitions next
+            )
 
     def _bring(self) -> None:
         """Let reading begin in partitions whose states have come."""
@@ -509,20 +378,20 @@ class Daemon:
 
     def _swap(self, model: Forecaster, about: About) -> None:
         """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""
-        if not self._checkpoint():
+        if not self._checkpoints.make():
             logger.warning("the retrained model is left out: it would need a checkpoint now")
             return
         try:
-            self._stored_model = self._registry.save(model, about)
+            self._checkpoints.identity["model"] = self._registry.save(model, about)
         except RegistryError as error:
             logger.warning("the retrained model is left out: %s", error)
             return
         if self._partitions is not None:  # named first: what is committed with it must not be gone on with another one
-            self._store.save_placed({}, {}, self._meta())
+            self._store.save_placed({}, {}, self._checkpoints.meta())
         self._model = model
         self._engine.use(model)
         self.metrics.set_model(self._engine.version, model.cell, time.time())
-        self._checkpoint()
+        self._checkpoints.make()
 
     # -- health -------------------------------------------------------------------------------------------------------
 
@@ -542,11 +411,11 @@ class Daemon:
     def _ready(self) -> tuple[bool, str]:
         if self._stop.is_set():
             return False, "stopping"
-        if self._unsaved is not None and time.monotonic() - self._unsaved_since > UNSAVED_SECONDS:
-            return False, f"no checkpoint for {time.monotonic() - self._unsaved_since:.0f} s: {self._unsaved}"
+        if overdue := self._checkpoints.overdue():
+            return False, overdue
         if self._restoring:
             return False, f"restoring the states of {self._restoring} partitions"
-        if self._partitions is not None and self._settings.state.standby and not self._offsets:
+        if self._partitions is not None and self._settings.state.standby and not self._checkpoints.offsets:
             ready = self._partitions.restorer.caught_up
             return ready, "standing by" if ready else "reading the changelog, to stand by"
         return self._assigned, "scoring" if self._assigned else "waiting for partitions"

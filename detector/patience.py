@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 
 from connectors.kafka_sinks import UndeliveredError
+
+logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
 
@@ -52,6 +55,16 @@ class Patience:
                 raise UndeliveredError("not committed in time, and a partition was taken away meanwhile")
         future.result()
         return True
+
+    def until_brokers_answer(self, work: Callable[[], None]) -> None:
+        """Do what brokers are needed for, however long they are away; it is given up only for a stop."""
+        while self.saved_by == math.inf:
+            try:
+                self(work)
+            except UndeliveredError as error:
+                logger.warning("%s; trying again", error)
+            else:
+                return
 
     def look(self) -> None:
         """For what waits on the loop's own thread: see that it is alive. UndeliveredError where a stop cannot wait."""

@@ -84,6 +84,10 @@ class Reporter:
         for refusal in rejected:
             self._metrics.events_rejected[refusal.reason].inc()
 
+    def no_checkpoint(self) -> None:
+        """Count one that could not be made."""
+        self._metrics.checkpoint_failures.inc()
+
     def checkpoint(self, seconds: float) -> None:
         """Tell that one was made, and how large the fleet is."""
         m = self._metrics
