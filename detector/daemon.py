@@ -299,9 +299,8 @@ class Daemon:
             self._patiently.until_brokers_answer(self._sinks.writer.open)
         self._assigned = True
         if self._partitions is not None:
-            self._patiently.until_brokers_answer(
-                self._partitions.open
-            )  # ends the transaction that a former life has left open
+            # it ends the transaction that a former life has left open
+            self._patiently.until_brokers_answer(self._partitions.open)
             self._partitions.assign(partitions)
 
     def _on_revoked(self, partitions: list[Partition]) -> None:
@@ -336,9 +335,8 @@ class Daemon:
     def _on_placed(self, offsets: dict[Partition, int]) -> None:
         if self._partitions is not None:
             self._partitions.placed(offsets)
-            self._checkpoints.dirty = (
-                True  # what was decided holds from now on, also for whoever has these partitions next
-            )
+            # what was decided holds from now on, also for whoever has these partitions next
+            self._checkpoints.dirty = True
 
     def _bring(self) -> None:
         """Let reading begin in partitions whose states have come."""
