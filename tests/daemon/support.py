@@ -361,9 +361,16 @@ def open_producer(broker: Broker) -> KafkaProducer:
     return KafkaProducer(bootstrap_servers=broker.bootstrap, acks="all", linger_ms=5, batch_size=65_536)
 
 
-def read_topic(broker: Broker, topic: str, partitions: int = 1) -> list[ConsumerRecord]:
-    """Return all records that a topic holds now."""
-    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap, enable_auto_commit=False, max_poll_records=5_000)
+def read_topic(
+    broker: Broker, topic: str, partitions: int = 1, isolation: str = "read_uncommitted"
+) -> list[ConsumerRecord]:
+    """Return all records that a topic holds now, and that a reader with this isolation level sees."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=broker.bootstrap,
+        enable_auto_commit=False,
+        isolation_level=isolation,
+        max_poll_records=5_000,
+    )
     try:
         wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
         consumer.assign(wanted)

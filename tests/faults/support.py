@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +26,7 @@ from tests.daemon.support import (
     difference,
     open_producer,
     read_lines,
+    read_topic,
     until,
 )
 
@@ -36,26 +36,7 @@ SESSION = 6  # s without a heartbeat, after which the group gives a worker's par
 
 def committed(broker: Broker, topic: str, partitions: int = 1) -> list[ConsumerRecord]:
     """Return what a reader with read_committed sees of a topic, from its beginning to its end as of now."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=broker.bootstrap,
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-        max_poll_records=5_000,
-    )
-    try:
-        wanted = [TopicPartition(topic, partition) for partition in range(partitions)]
-        consumer.assign(wanted)
-        consumer.seek_to_beginning()
-        ends = consumer.end_offsets(wanted)
-        records: list[ConsumerRecord] = []
-        deadline = time.monotonic() + PATIENCE
-        while any(consumer.position(partition) < end for partition, end in ends.items()):
-            assert time.monotonic() < deadline, f"{topic}: {len(records)} records read of {ends}"
-            for batch in consumer.poll(500).values():
-                records += batch
-        return records
-    finally:
-        consumer.close()
+    return read_topic(broker, topic, partitions, "read_committed")
 
 
 def decoded(records: Sequence[ConsumerRecord]) -> list[Record]:
