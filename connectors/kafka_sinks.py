@@ -135,12 +135,7 @@ class KafkaWriter:
 
     def _release(self, producer: KafkaProducer) -> None:
         """Let a client go at once, whatever it still has to send."""
-
-        def run() -> None:
-            with contextlib.suppress(KafkaError):
-                producer.close(timeout=0)
-
-        threading.Thread(target=run, name="kafka-release", daemon=True).start()
+        threading.Thread(target=_close, args=(producer, 0.0), name="kafka-release", daemon=True).start()
 
     def _timestamp(self) -> int | None:
         """Return the time to write a record with; None: now, by the wall clock."""
@@ -175,8 +170,7 @@ class KafkaWriter:
             self._flush(CLOSE_SECONDS)
         finally:
             if self._producer is not None:
-                with contextlib.suppress(KafkaError):  # it flushes again what has just been given up
-                    self._producer.close(timeout=CLOSE_SECONDS if self._failure is None else 0)
+                _close(self._producer, CLOSE_SECONDS if self._failure is None else 0.0)
 
     @property
     def _most_seconds(self) -> float:
@@ -260,6 +254,19 @@ class KafkaWriter:
             )
         except RuntimeError as error:  # the codec's package is not there
             raise KafkaConnectorError(f"kafka.compression = {settings.compression!r}: {error}") from None
+
+
+def _close(producer: KafkaProducer, seconds: float) -> None:
+    """Close a client; what it has not sent by then it does not send any more."""
+    try:
+        producer.close(timeout=seconds)
+    except KafkaError:
+        # kafka-python (3.0.12) waits for what is to be sent before it closes anything: where that is in vain its
+        # thread would go on trying for ever, unseen
+        producer._sender.force_close()
+        producer._sender.join(CLOSE_SECONDS)
+        with contextlib.suppress(KafkaError):
+            producer.close(timeout=0)
 
 
 class _KafkaSink:

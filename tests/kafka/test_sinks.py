@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
+from kafka.producer.sender import Sender
 
 from connectors.encode import alert_record, score_records
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
@@ -24,6 +26,7 @@ from connectors.kafka_sinks import (
 )
 from connectors.records import Alert, EventBatch, Partition, Rejected, Scores
 from tests.brokers import Broker
+from tests.daemon.support import until
 
 pytestmark = pytest.mark.kafka
 
@@ -192,6 +195,7 @@ def test_a_failed_delivery_is_raised_by_flush_and_stays(
 
 
 def test_without_a_broker_flush_gives_up_in_time(own_broker: Broker) -> None:
+    before = senders()
     own_broker.start()
     own_broker.create_topic("alerts")
     writer = KafkaWriter(
@@ -207,12 +211,14 @@ def test_without_a_broker_flush_gives_up_in_time(own_broker: Broker) -> None:
     assert time.monotonic() - began < 12
     with pytest.raises(KafkaConnectorError):
         writer.close()
+    until(lambda: not senders() - before, "the client has ended")
     assert [record.value for record in after_restart(own_broker, "alerts", 1)] == [b"1"]
 
 
 def test_a_send_that_waits_for_room_asks_whether_to_go_on(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is on the daemon's own thread: unasked it would seem dead, and not stop when told to."""
     looks: list[int] = []
+    before = senders()
 
     def look() -> None:
         looks.append(0)
@@ -232,6 +238,7 @@ def test_a_send_that_waits_for_room_asks_whether_to_go_on(own_broker: Broker, mo
         writer.send("alerts", b"k", bytes(20_000))
     own_broker.start()
     writer.reopen()  # what was not written is forgotten, and written again by whoever keeps it
+    until(lambda: len(senders() - before) == 1, "the former client has ended")
     writer.send("alerts", b"k", b"1")
     writer.close()
     assert read(own_broker.bootstrap, "alerts", 1)[-1].value == b"1"
@@ -257,6 +264,10 @@ def test_a_writer_without_any_broker_gives_up_after_its_delivery_timeout() -> No
     with pytest.raises(KafkaConnectorError, match=r"127\.0\.0\.1:1 "):
         writer.send("alerts", b"k", b"1")
     writer.close()
+
+
+def senders() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if isinstance(thread, Sender)}
 
 
 def after_restart(broker: Broker, topic: str, count: int) -> list[ConsumerRecord]:
