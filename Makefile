@@ -23,7 +23,7 @@ demo: $(STAMP) ## replay bundled real data through the whole pipeline
 test: $(STAMP) ## lint, types, import contracts and all tests, against real servers
 	@$(MAKE) --no-print-directory lint
 	@sh tests/fetch_tools.sh
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)  # servers are waited for most of the time
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)  # servers are waited for most of the time
 
 test-faults: $(STAMP) ## the long forms: 100 kill -9 under load, outages, floods, fuzz (under an hour)
 	@sh tests/fetch_tools.sh

@@ -9,6 +9,23 @@ import pytest
 
 from tests.brokers import ApacheKafka, Broker, find_broker, kafka_home
 
+# Begun last, they would keep one process at work while the others have nothing left to do
+LONG = (
+    "tests/daemon",
+    "tests/training/test_theory",
+    "tests/detector/test_train_command",
+    "tests/kafka",
+    "tests/faults",
+    "tests/connectors/test_decode",
+    "tests/detector/test_retraining",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files that take long first, those that take longest at the front."""
+    places = {start: place for place, start in enumerate(LONG)}
+    items.sort(key=lambda item: next((p for start, p in places.items() if item.nodeid.startswith(start)), len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.tbptt import Loss, Sequences, loss_of
 from training.windows import Recorded
+
+LET_GO_SECONDS = 0.3
 
 # as Recorded's fields; numpy's names, since nothing that is sent between processes is unpickled
 _COLUMNS = (("f4", 2), ("f4", 2), ("?", 2), ("i8", 1), ("i8", 1), ("i8", 1), ("i8", 1))  # type, dimensions
@@ -140,3 +143,6 @@ def joined(device: str) -> Iterator[Alone]:
         yield Group(device)
     finally:
         distributed.destroy_process_group()
+        # gloo's threads outlive this where DistributedDataParallel was used (torch 2.13), and let go of the last
+        # tensors in their own time; one that does so while the interpreter ends aborts the process
+        time.sleep(LET_GO_SECONDS)
