@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import lz4.frame  # type: ignore[import-untyped]  # it publishes no types, nor does the next
 import snappy  # type: ignore[import-untyped]
@@ -29,11 +31,11 @@ def decompressed(codec: int, data: bytes, most_bytes: int) -> bytes:
     """Return what a batch's bytes are when unpacked. Raises TooLargeError, and ValueError where they are damaged."""
     try:
         if codec == GZIP:
-            return _gzip(data, most_bytes)
+            return _frames(data, most_bytes, lambda: zlib.decompressobj(_GZIP_WINDOW), "a gzip stream")
         if codec == SNAPPY:
             return _snappy(data, most_bytes)
         if codec == LZ4:
-            return _lz4(data, most_bytes)
+            return _frames(data, most_bytes, lz4.frame.LZ4FrameDecompressor, "an LZ4 frame")
         if codec == ZSTD:
             with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
                 io.BytesIO(data), read_across_frames=True
@@ -50,33 +52,19 @@ def _within(data: bytes, most_bytes: int) -> bytes:
     return data
 
 
-def _gzip(data: bytes, most_bytes: int) -> bytes:
+def _frames(data: bytes, most_bytes: int, make: Callable[[], Any], frame: str) -> bytes:
+    """Unpack frames one after the other; `make()` returns a decompressor of one, as zlib and lz4 both have it."""
     parts, size = [], 0
     while data:
-        member = zlib.decompressobj(_GZIP_WINDOW)
-        part = member.decompress(data, most_bytes + 1 - size)
+        decompressor = make()
+        part = decompressor.decompress(data, most_bytes + 1 - size)
         size += len(part)
         if size > most_bytes:
             raise TooLargeError
-        if not member.eof:
-            raise ValueError("a gzip stream breaks off")
+        if not decompressor.eof:
+            raise ValueError(f"{frame} breaks off")
         parts.append(part)
-        data = member.unused_data
-    return b"".join(parts)
-
-
-def _lz4(data: bytes, most_bytes: int) -> bytes:
-    parts, size = [], 0
-    while data:
-        frame = lz4.frame.LZ4FrameDecompressor()
-        part = frame.decompress(data, most_bytes + 1 - size)
-        size += len(part)
-        if size > most_bytes:
-            raise TooLargeError
-        if not frame.eof:
-            raise ValueError("an LZ4 frame breaks off")
-        parts.append(part)
-        data = frame.unused_data or b""
+        data = decompressor.unused_data or b""
     return b"".join(parts)
 
 

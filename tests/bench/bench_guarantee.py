@@ -14,7 +14,7 @@ import time
 import uuid
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.brokers import Broker, find_broker
 from tests.daemon.support import Longwatch, Samples, make_fleet, open_producer
@@ -40,23 +40,27 @@ def fill(broker: Broker, topic: str, events: int, streams: int) -> int:
     return fleet.rows * streams
 
 
+def worker_settings(broker: Broker, topic: str, scores: str, group: str, directory: str) -> dict[str, Any]:
+    """Return the settings of a worker that only scores."""
+    return {
+        "kafka.bootstrap_servers": broker.bootstrap,
+        "kafka.topics": [topic],
+        "kafka.group_id": group,
+        "kafka.scores_topic": scores,
+        "kafka.alerts_topic": "",
+        "kafka.dead_letter_topic": "",
+        "state.directory": directory,
+        "training.enabled": False,
+    }
+
+
 def run(broker: Broker, topic: str, events: int, guarantee: str) -> Run:
     """Let a new group read the topic from its beginning."""
     name = uuid.uuid4().hex[:8]
     scores = broker.create_topic(f"scores-{name}", PARTITIONS)
     with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "kafka.bootstrap_servers": broker.bootstrap,
-            "kafka.topics": [topic],
-            "kafka.group_id": f"bench-{name}",
-            "kafka.scores_topic": scores,
-            "kafka.alerts_topic": "",
-            "kafka.dead_letter_topic": "",
-            "state.directory": f"{folder}/state",
-            "training.enabled": False,
-            "processing.guarantee": guarantee,
-        }
-        with Longwatch(Path(folder), settings) as daemon:
+        settings = worker_settings(broker, topic, scores, f"bench-{name}", f"{folder}/state")
+        with Longwatch(Path(folder), settings | {"processing.guarantee": guarantee}) as daemon:
             first = wait(daemon, events // 10)
             began, before = time.perf_counter(), first("process_cpu_seconds_total")
             done = wait(daemon, events)

@@ -16,7 +16,7 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench.bench_guarantee import PARTITIONS, fill
+from tests.bench.bench_guarantee import PARTITIONS, fill, worker_settings
 from tests.brokers import Broker, find_broker
 from tests.daemon.support import Longwatch, until
 
@@ -32,18 +32,8 @@ def run(broker: Broker, topic: str, events: int, count: int) -> float:
             stack.enter_context(
                 Longwatch(
                     Path(folder),
-                    {
-                        "kafka.bootstrap_servers": broker.bootstrap,
-                        "kafka.topics": [topic],
-                        "kafka.group_id": f"bench-{name}",
-                        "kafka.scores_topic": scores,
-                        "kafka.alerts_topic": "",
-                        "kafka.dead_letter_topic": "",
-                        "state.directory": f"{folder}/state-{number}",
-                        "training.enabled": False,
-                        "compute.threads": 1,
-                        "processing.guarantee": "exactly_once",
-                    },
+                    worker_settings(broker, topic, scores, f"bench-{name}", f"{folder}/state-{number}")
+                    | {"compute.threads": 1, "processing.guarantee": "exactly_once"},
                 )
             )
             for number in range(count)
