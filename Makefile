@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-quality bench-cells bench-theory test-faults prior sbom clean
+.PHONY: help demo test test-faults lint kernels tools format bench bench-quality bench-cells bench-theory prior sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -21,12 +21,10 @@ demo: $(STAMP) ## replay bundled real data through the whole pipeline
 	@$(BIN)/longwatch demo
 
 test: $(STAMP) ## lint, types, import contracts and all tests, against real servers
-	@$(MAKE) --no-print-directory lint
-	@sh tests/fetch_tools.sh
+	@$(MAKE) --no-print-directory -j 2 lint kernels tools
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)  # servers are waited for most of the time
 
-test-faults: $(STAMP) ## the long forms: 100 kill -9 under load, outages, floods, fuzz (under an hour)
-	@sh tests/fetch_tools.sh
+test-faults: $(STAMP) tools ## the long forms: 100 kill -9 under load, outages, floods, fuzz (under an hour)
 	@LONGWATCH_FAULTS=1 $(BIN)/python -m pytest tests/faults -s $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import contracts
@@ -34,6 +32,12 @@ lint: $(STAMP) ## ruff, mypy, import contracts
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+kernels: $(STAMP)
+	@$(BIN)/python -m tests.kernels
+
+tools:
+	@sh tests/fetch_tools.sh
 
 format: $(STAMP) ## put the code into shape
 	@$(BIN)/ruff check --fix .

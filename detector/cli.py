@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import sys
@@ -115,8 +116,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(settings: Settings, _: argparse.Namespace) -> None:
+    gc.disable()  # nothing of what is loaded is garbage: looking for some is a seventh of the start
     from detector.daemon import Daemon  # noqa: PLC0415 - torch and numba load only where they are used
 
+    gc.freeze()  # nor will it be: a full collection, in the middle of a batch, needs not go through it
+    gc.enable()
     Daemon(settings).run()
 
 

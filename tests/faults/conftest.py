@@ -6,14 +6,13 @@ import os
 
 import pytest
 
-from tests.daemon.support import make_fleet
-from tests.faults.support import Undisturbed
+from tests.kernels import compile_kernels
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Let the first run compile numba's kernels, which takes 12 s on an idle machine, where no clock is watched."""
-    Undisturbed(tmp_path_factory.mktemp("compiled"), make_fleet(streams=5, rows=200, seed=1))
+def compiled() -> None:
+    """Compile numba's kernels, which takes half a minute the first time, where no clock is watched."""
+    compile_kernels("lstm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

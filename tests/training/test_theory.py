@@ -72,13 +72,10 @@ def test_at_lag_50_a_cell_whose_gate_starts_open_learns_the_echo_and_the_tanh_ce
     assert learn("rnn", echo_task(50), steps, learning=rate).error > CHANCE - 0.1
 
 
-@pytest.mark.parametrize(("cell", "seed", "rate"), [("lstm", 0, 0.003), ("gru", 1, 0.01)])
-def test_at_lag_200_a_cell_whose_gate_starts_open_learns_the_echo_and_the_tanh_cell_does_not(
-    cell: str, seed: int, rate: float
-) -> None:
-    steps, how = 600, Learning(learning_rate=rate)
-    assert learn(cell, echo_task(200), steps, learning=how, prepare=remember(chrono(200)), seed=seed).learnt
-    assert learn("rnn", echo_task(200), steps, learning=how, seed=seed).error > CHANCE - 0.1
+def test_at_lag_200_the_lstm_whose_gate_starts_open_learns_the_echo_and_the_tanh_cell_does_not() -> None:
+    steps, rate = 600, Learning(learning_rate=0.003)
+    assert learn("lstm", echo_task(200), steps, learning=rate, prepare=remember(chrono(200))).learnt
+    assert learn("rnn", echo_task(200), steps, learning=rate).error > CHANCE - 0.1
 
 
 def test_at_lag_50_the_lstm_and_the_gru_learn_to_add_and_the_tanh_cell_does_not() -> None:
