@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.brokers import ApacheKafka, Broker, find_broker, kafka_home
+
+# Read as torch is imported: at these sizes more threads wait for each other longer than they work, and sum in another
+# order
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # Begun last, they would keep one process at work while the others have nothing left to do
 LONG = (
@@ -25,6 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files that take long first, those that take longest at the front."""
     places = {start: place for place, start in enumerate(LONG)}
     items.sort(key=lambda item: next((p for start, p in places.items() if item.nodeid.startswith(start)), len(LONG)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start one Apache Kafka for all of xdist's processes: its start and its idle work are a tenth of a core each."""
+    if getattr(config.option, "numprocesses", None) and isinstance(shared := find_broker(), ApacheKafka):
+        config.add_cleanup(shared.close)
+        shared.start()
+        os.environ["KAFKA_BOOTSTRAP_SERVERS"] = shared.bootstrap
 
 
 @pytest.fixture(scope="session")

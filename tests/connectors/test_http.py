@@ -179,7 +179,7 @@ def test_those_who_send_slowly_lose_their_place(server: HttpServer, monkeypatch:
     try:
         for client in slow:
             client.sendall(b"GET /livez HTTP/1.1\r\n")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while True:  # all places are taken now: further ones are turned away, until the slow have had their time
             try:
                 assert ask(server, "/livez")[0] == 200
@@ -226,13 +226,13 @@ def test_a_closed_server_frees_its_port_and_ends_its_threads(registry: Collector
     ask(server, "/livez")
     began = time.monotonic()
     server.close()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)
     again = HttpServer(HttpSettings(port=port), registry, lambda: (True, ""), lambda: (True, ""))
     again.start()
     again.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while threading.active_count() > before:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -148,11 +148,11 @@ def test_who_does_not_finish_the_handshake_holds_up_nobody_and_is_let_go(
     silent = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(8)]
     began = time.monotonic()
     assert ask(server, "/livez", trust=certificate / "cert.pem")[0] == 200
-    assert time.monotonic() - began < 0.25
+    assert time.monotonic() - began < 2, "one after the other they would take 2.4 s"
     for connection in silent:
         assert connection.recv(1) == b""  # hung up on, within its 5 s
         connection.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while threading.active_count() > before + 1:
         assert time.monotonic() < deadline
         time.sleep(0.01)

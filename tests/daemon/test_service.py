@@ -256,7 +256,7 @@ def test_without_a_broker_it_stops_in_time_and_at_once_when_asked_twice(tmp_path
         assert hurried.process.poll() is None
         status, seconds = hurried.terminate()
         assert status == -signal.SIGTERM
-        assert seconds < 1
+        assert seconds < 5
         assert patient.wait() == 0
         assert time.monotonic() - began < STOP_SECONDS
         assert patient.log.count("will be scored again") == 1

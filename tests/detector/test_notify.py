@@ -102,7 +102,7 @@ def test_a_manager_that_is_gone_or_deaf_is_told_of_once_and_stops_nothing(
         began = time.monotonic()
         for _ in range(2000):  # more than its queue holds
             notifier.status("x" * 1000)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20, "it does not wait for room"
     assert len(caplog.records) == 1
     assert "its watchdog may end the daemon" in caplog.text
     notifier.close()

@@ -31,7 +31,6 @@ ROWS = 700
 
 @pytest.fixture(scope="module")
 def prior() -> Forecaster:
-    torch.set_num_threads(1)
     return load_prior()
 
 

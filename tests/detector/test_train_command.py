@@ -50,14 +50,6 @@ def settings(**sections: dict[str, object]) -> Settings:
     return Settings.model_validate(sections)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def command_line() -> Iterator[None]:
     """Whoever calls main() sets up logging for the whole process."""

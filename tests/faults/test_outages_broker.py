@@ -66,23 +66,24 @@ def test_partitions_that_go_back_again_and_again_are_always_read_on(apache: Brok
         source.close()
 
 
-def test_a_broker_that_is_slow_and_then_silent_is_waited_for(apache: Broker, tmp_path: Path) -> None:
-    topics = Topics(apache, tmp_path, uuid.uuid4().hex[:8])
+def test_a_broker_that_is_slow_and_then_silent_is_waited_for(own_broker: Broker, tmp_path: Path) -> None:
+    own_broker.start()
+    topics = Topics(own_broker, tmp_path, uuid.uuid4().hex[:8])
     with Stream(topics, FLEET) as stream, topics.worker("a", kafka__session_timeout_seconds=3) as worker:
         stream.until(EVENTS * 0.2)
         committed_to(topics, 0.2)
         stream.until(EVENTS * 0.6)
         try:
             for _ in range(5):  # three quarters of the time it does nothing
-                send(apache, signal.SIGSTOP)
+                send(own_broker, signal.SIGSTOP)
                 time.sleep(0.3)
-                send(apache, signal.SIGCONT)
+                send(own_broker, signal.SIGCONT)
                 time.sleep(0.1)
-            send(apache, signal.SIGSTOP)
+            send(own_broker, signal.SIGSTOP)
             time.sleep(4.5)  # longer than the session: the group has forgotten the worker by then
             assert worker.get("/livez")[0] == 200
         finally:
-            send(apache, signal.SIGCONT)
+            send(own_broker, signal.SIGCONT)
         stream.finish()
         committed_to(topics, 1.0)
         assert worker.terminate()[0] == 0

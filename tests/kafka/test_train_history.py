@@ -6,14 +6,13 @@ import json
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from kafka import KafkaAdminClient, KafkaProducer
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
@@ -124,14 +123,11 @@ def test_a_broker_that_is_not_there_is_told_at_once() -> None:
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_command, "SERIES", replace(train_command.SERIES, steps=60))
     monkeypatch.setattr(retrain, "REPLAY_POOL", 32)
     monkeypatch.setattr(retrain, "REPLAY_JUDGES", 32)
     monkeypatch.setattr(retrain, "REPLAY_MARGIN", math.inf)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("short")

@@ -25,13 +25,10 @@ CLOSE = {"atol": 1e-13, "rtol": 1e-10}
 
 @pytest.fixture(autouse=True)
 def _float64() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(threads)
 
 
 class Network(nn.Module):

@@ -29,13 +29,10 @@ FUSED = {"rnn": 1, "lstm": 4, "gru": 3}  # cells with trained weights, and their
 
 @pytest.fixture(autouse=True)
 def _float64() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
-    torch.set_num_threads(threads)
 
 
 def weights(cell: Cell) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 DEADLINE = 120  # seconds; 15 on two idle cores
 # The two add the same numbers in another order. What that leaves, 1e-7 of a gradient, some tens of steps magnify.
 SAME = {"rel": 1e-5, "abs": 1e-6}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

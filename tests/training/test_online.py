@@ -1,6 +1,5 @@
 """Copies that learn side by side learn what each would learn alone, and what torch's own modules and Adam would."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,15 +34,6 @@ SHAPES: list[dict[str, Any]] = [
     {"cell": "gru", "attention_window": 4},
     {"cell": "lstm", "layers": 2, "attention_window": 3, "horizons": (1, 3, 20)},
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """More only wait for each other at this size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def forecaster(shape: dict[str, Any]) -> Forecaster:

@@ -1,7 +1,6 @@
 """The shipped prior: there, small, as good as its figures say, and made again by the same seed."""
 
 import json
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -18,15 +17,6 @@ from training.synthetic import make_series
 from training.tbptt import Sequences
 
 SHIPPED = Path(str(resources.files("training") / prior.FOLDER))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Sum in one order, as `prior.main` does; and leave the other tests their threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def about_of(cell: str) -> dict:

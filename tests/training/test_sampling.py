@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -21,14 +20,6 @@ from training.tbptt import Sequences, Step, loss_of, train
 
 LANES, ROWS = 48, 160
 FROM_VALUES = [VALUE, CHANGE, AVERAGE_FAST, AVERAGE_SLOW]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def waves(seed: int, rows: int = ROWS, noise: float = 0.3) -> Sequences:

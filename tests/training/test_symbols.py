@@ -212,7 +212,6 @@ def test_training_is_reproducible_and_learns(monkeypatch):
     monkeypatch.setattr("training.symbols.LONGEST_PAST", 100)
     monkeypatch.setattr("training.symbols.LANES", 8)
     monkeypatch.setattr("training.symbols.HELD_BACK_BATCHES", HELD_BACK_BATCHES // 4)
-    torch.set_num_threads(1)
     torch.manual_seed(1)
     untrained = figures(SymbolNetwork())
     first, second = train_symbols(1, 6), train_symbols(1, 6)

@@ -28,15 +28,6 @@ def forecaster(seed: int = 0) -> Forecaster:
     return Forecaster(hidden_size=8)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads would cost more than they do for networks this small, most of all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Keep(torch.optim.SGD):
     """Takes steps of size zero and keeps the gradients that it was given."""
 
