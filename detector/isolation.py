@@ -5,13 +5,16 @@ speed where there are many streams. So nothing is copied until it happens once. 
 checkpoint (`FaultError`), and from there on each step is made carefully: with copies of its streams' states to go back
 to, and in halves where it raises again, down to the one event. The others' scores are as if it had never come, by the
 engine's parity.
+
+Where a stream's events raise one after the other it may be its state that is poisoned. Then the next one is tried on
+the state of a stream never seen: if the engine takes it there, the stream begins anew.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from connectors.records import EventBatch, Partition, RawBatch, Rejected
@@ -26,6 +29,9 @@ ENGINE_ERROR = "engine_error"  # the reason, beside decode.REASONS
 CAREFUL_SECONDS = 60.0
 # So many events one after the other, and none between them that the engine could take: then it is not the events
 MOST_IN_A_ROW = 100
+# So many of one stream, and none between them that the engine could take: perhaps it is the stream's state
+MOST_OF_A_STREAM = 3
+MOST_FAILING = 10_000  # streams that are counted: names are the senders' to choose
 TOLD = 10  # events that are named in the log; the others are only counted
 # What no event is to blame for: the store, the disk, memory (torch's own error is a RuntimeError)
 BLAMELESS = (StateError, OSError, MemoryError)
@@ -55,6 +61,7 @@ class Isolation:
         self._until: dict[Partition, int] = {}  # offsets by which the event must have come again
         self._careful_by = -1.0  # by `clock`, s
         self._in_a_row = 0
+        self._failing: dict[str, int] = {}  # by stream: events on which the engine raised, since it last took one
         self._told = 0
 
     def steps(self, batch: EventBatch, raw: RawBatch) -> Iterator[Scored]:
@@ -72,7 +79,7 @@ class Isolation:
                     raise
                 self._until = _ends(raw)
                 raise FaultError(f"{type(error).__name__}: {error}") from error
-            yield Scored(batch, step, [])
+            yield self._taken(batch, step)
             return
         yield from self._carefully(batch, raw)
         for partition, end in _ends(raw).items():
@@ -97,14 +104,17 @@ class Isolation:
             self._careful_by = self._clock() + CAREFUL_SECONDS
             failure = error
         else:
-            self._in_a_row = 0
-            yield Scored(batch, step, [])
+            yield self._taken(batch, step)
             return
-        del before
         if len(batch) > 1:
+            del before
             half = len(batch) // 2
             yield from self._carefully(part_of(batch, 0, half), raw)
             yield from self._carefully(part_of(batch, half, len(batch)), raw)
+            return
+        anew = self._anew(batch, before, failure)
+        if anew is not None:
+            yield self._taken(batch, anew)
             return
         self._in_a_row += 1
         if self._in_a_row >= MOST_IN_A_ROW:
@@ -113,6 +123,38 @@ class Isolation:
                 f" {type(failure).__name__}: {failure}"
             ) from failure
         yield Scored(batch, None, [self._put_aside(batch, raw, failure)])
+
+    def _taken(self, batch: EventBatch, step: Step) -> Scored:
+        self._in_a_row = 0
+        if self._failing:
+            for name in batch.streams:
+                self._failing.pop(name, None)
+        return Scored(batch, step, [])
+
+    def _anew(self, batch: EventBatch, before: Mapping[str, bytes | None], failure: Exception) -> Step | None:
+        """Step an event on the state of a stream never seen, where its own may be at fault; None: it is not."""
+        (name,) = batch.streams
+        if len(self._failing) >= MOST_FAILING:
+            self._failing.clear()
+        self._failing[name] = self._failing.get(name, 0) + 1
+        if self._failing[name] < MOST_OF_A_STREAM:
+            return None
+        self._engine.begin_anew(name)
+        try:
+            step = self._engine.step(batch)
+        except BLAMELESS:
+            raise
+        except Exception as error:
+            if _of_memory(error):
+                raise
+            self._engine.put_back(before)
+            return None
+        logger.error(
+            "stream %r begins anew: the engine raised on %d of its events one after the other, and does not on an empty"
+            " state: %s: %s",
+            name, self._failing[name], type(failure).__name__, failure, exc_info=failure,
+        )  # fmt: skip
+        return step
 
     def _put_aside(self, batch: EventBatch, raw: RawBatch, error: Exception) -> Rejected:
         partition, offset = batch.partitions[batch.partition[0]], int(batch.offset[0])

@@ -143,6 +143,11 @@ class Residents:
                 self._changed.discard(slot)
                 self.states.remove(slot)
 
+    def begin_anew(self, name: str) -> None:
+        """Give a stream the state of one that was never seen, and let that be saved in the place of what was."""
+        self.forget([name])
+        self._changed.add(self._take(name, None))
+
     def roll_back(self) -> None:
         """Forget all streams that have changed since the last drain."""
         self.forget([*self._parked, *(self.states.names[slot] for slot in self._changed)])

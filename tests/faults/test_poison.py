@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from connectors.decode import Decoder
@@ -22,7 +23,7 @@ from connectors.encode import score_records
 from connectors.records import EventBatch, Partition, RawBatch, Rejected
 from detector import engine as engine_module
 from detector.engine import Engine, EngineSettings, Step
-from detector.isolation import CAREFUL_SECONDS, ENGINE_ERROR, EngineError, FaultError, Isolation
+from detector.isolation import CAREFUL_SECONDS, ENGINE_ERROR, MOST_OF_A_STREAM, EngineError, FaultError, Isolation
 from tests.brokers import Broker
 from tests.daemon.support import Longwatch, Record, by_place, difference, make_fleet, open_producer, read_lines, until
 from tests.detector.test_parity import assert_same
@@ -180,6 +181,41 @@ def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_w
     copied.clear()
     list(isolation.steps(good[2], raw_of(good[2])))
     assert not copied
+
+
+def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
+    model: Forecaster, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, store = Engine(model), Kept()
+    judge = getattr(engine_module, "judge")  # noqa: B009 - as in `poison`
+
+    def raising(*given: Any) -> None:
+        judge(*given)
+        rows, slots = given[0], given[4][given[13] : given[14]]
+        poisoned = slots == engine.states.slots.get("noisy", -1)
+        if (rows["events"][slots[poisoned]] > 100).any():
+            raise IndexError("state")
+
+    monkeypatch.setattr(engine_module, "judge", raising)
+    isolation, steps, refused = Isolation(engine, always=True), Steps(), list[Rejected]()
+    for batch in in_batches(events, 250):
+        for part, step, aside in isolation.steps(batch, raw_of(batch)):
+            refused += aside
+            if step is not None:
+                steps.add(part, step)
+        store.rows.update(engine.drain())
+    mine = [event.offset for event in events if event.stream == "noisy"]
+    assert [refusal.offset for refusal in refused] == [
+        offset for life in (mine[100:], mine[202:]) for offset in life[: MOST_OF_A_STREAM - 1]
+    ]
+    found = steps.gathered()
+    others = np.flatnonzero(~np.isin(reference.offset, mine))
+    same = np.flatnonzero(~np.isin(found.offset, mine))
+    assert np.array_equal(found.offset[same], reference.offset[others])
+    assert np.array_equal(found.score[same], reference.score[others])
+    own = np.isin(found.offset, mine)
+    assert found.warming[own][100], "the first event after it is that of a new stream"
+    assert Engine(model, fetch=store.fetch).step(batch).scores is not None, "what was saved can be gone on with"
 
 
 def test_an_engine_that_raises_on_everything_is_not_the_events_fault(
