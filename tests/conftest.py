@@ -34,8 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start one Apache Kafka for all of xdist's processes: its start and its idle work are a tenth of a core each."""
-    if getattr(config.option, "numprocesses", None) and isinstance(shared := find_broker(), ApacheKafka):
-        config.add_cleanup(shared.close)
+    if not getattr(config.option, "numprocesses", None):
+        return
+    shared = find_broker()
+    config.add_cleanup(shared.close)
+    if isinstance(shared, ApacheKafka):
         shared.start()
         os.environ["KAFKA_BOOTSTRAP_SERVERS"] = shared.bootstrap
 
