@@ -14,13 +14,14 @@ from connectors.kafka_sinks import UndeliveredError
 from connectors.protocols import DaemonSource, NotWrittenError
 from connectors.records import Partition, RawBatch
 from detector.assembly import Sinks
+from detector.database import UnsavedError
 from detector.engine import Engine
 from detector.errors import StateError
 from detector.partitions import PartitionedStates
 from detector.patience import Patience
 from detector.reporting import Reporter
 from detector.settings import Settings
-from detector.store import SqliteStore, UnsavedError
+from detector.store import SqliteStore
 
 logger = logging.getLogger(__name__)
 

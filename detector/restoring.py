@@ -24,8 +24,9 @@ from connectors.kafka_connect import connect
 from connectors.kafka_records import Record
 from connectors.kafka_transactions import end_transaction_of
 from connectors.records import Partition
+from detector.database import UnsavedError
 from detector.errors import StateError
-from detector.store import Place, Placed, SqliteStore, UnsavedError
+from detector.store import Place, Placed, SqliteStore
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ import zstandard
 
 from connectors.changelog_records import Assembler, ChangelogError, restored
 from detector.daemon import Daemon
+from detector.database import DATABASE
 from detector.errors import StateError
 from detector.settings import load_settings
-from detector.store import DATABASE, SqliteStore
+from detector.store import SqliteStore
 from tests.daemon.support import TOLERANCE
 from tests.golden.make_golden import CUT, NAMES, SOURCE, events, settings
 

@@ -17,9 +17,9 @@ import pytest
 
 from connectors.changelog_records import compressed
 from connectors.records import Partition
+from detector.database import DATABASE
 from detector.errors import StateError
 from detector.store import (
-    DATABASE,
     MAX_ROW_BYTES,
     DamagedRowError,
     Place,

@@ -43,10 +43,11 @@ from connectors.message import webhook_body
 from connectors.outbox import NewMessage, Outbox, OutboxError
 from connectors.records import Alert, CsvLayout, Partition, RawBatch
 from connectors.timestamps import parse_time
+from detector.database import DATABASE
 from detector.engine import Engine, EngineSettings
 from detector.errors import StateError
 from detector.settings import SettingsError, load_settings
-from detector.store import DATABASE, SqliteStore
+from detector.store import SqliteStore
 from tests.streams import START, Event, batch_of
 from training.model import ModelError
 from training.prior import load_prior

@@ -16,7 +16,8 @@ from connectors.message import webhook_id
 from connectors.outbox import NewMessage, Outbox, OutboxFullError
 from connectors.records import Alert, Rejected
 from connectors.webhook import WebhookSettings, WebhookSink
-from detector.store import SqliteStore, UnsavedError
+from detector.database import UnsavedError
+from detector.store import SqliteStore
 from tests.brokers import Broker
 from tests.daemon.support import (
     SECRET,
