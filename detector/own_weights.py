@@ -187,7 +187,7 @@ class OwnLanes:
     def learn(self, slot: Int64, streams: NDArray[np.void], lanes: NDArray[np.void]) -> None:
         """Count events that went through, of streams `slot` [events], and take the step of each stream that is due.
 
-        streams: STREAM by slot. lanes: the rows of detector.states by lane; a row is of an incident where `history`
+        streams: STREAM by slot. lanes: those of detector.rows by lane; a row is of an incident where `history`
         says so.
         """
         slots, events = np.unique(slot, return_counts=True)

@@ -25,7 +25,7 @@ from detector.engine import Engine
 from detector.metrics import Metrics
 from detector.residents import partition_hash
 from detector.restoring import CLAIMED, Restored, Restorer
-from detector.states import partition_of
+from detector.rows import partition_of
 from detector.store import Place, Placed, SqliteStore
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from connectors.records import Partition
 from detector.memory import Parked
-from detector.states import StreamStates, partition_of
+from detector.rows import partition_of
+from detector.states import StreamStates
 from training.history import WINDOW
 
 Int64 = NDArray[np.int64]

@@ -23,8 +23,8 @@ from detector.alerts import (
     threshold_of,
     watch,
 )
+from detector.rows import STREAM
 from detector.scoring import VERDICT
-from detector.states import STREAM
 
 SECOND = 1_000_000_000
 THRESHOLD = 3.0

@@ -16,8 +16,8 @@ from detector import own_weights
 from detector.assembly import engine_settings
 from detector.engine import Engine, EngineSettings
 from detector.errors import StateError
+from detector.rows import HEADER
 from detector.settings import Settings, load_settings
-from detector.states import HEADER
 from tests.streams import Event, Outcome, batch_of, clock, fleet, in_batches, interleaved, run, seasonal, wide
 from training import online
 from training.model import Forecaster

@@ -8,6 +8,7 @@ from scipy import stats
 
 from detector.calibration import UNIT_LIMIT, UNIT_WARMUP
 from detector.engine import Engine, EngineSettings
+from detector.rows import STREAM
 from detector.scoring import (
     BAND_WARMUP_DEVIATIONS,
     LANE_SCORE,
@@ -21,7 +22,6 @@ from detector.scoring import (
     many_score,
     measure,
 )
-from detector.states import STREAM
 from tests.streams import (
     Outcome,
     auc,

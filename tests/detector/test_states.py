@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from detector.engine import Engine, EngineSettings
 from detector.errors import StateError
 from detector.recurrent import KernelLanes
+from detector.rows import HEADER, STREAM, lane_row
 from detector.scoring import LANE_SCORE, MANY_SCORE, SINGLE_SCORE
-from detector.states import HEADER, STREAM, StreamStates, lane_row
+from detector.states import StreamStates
 from detector.tables import Table, block_size
 from tests.streams import DAY, Event, batch_of, clock, in_batches, numbered, run, seasonal, wide
 from training.horizons import HORIZONS

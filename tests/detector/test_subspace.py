@@ -14,8 +14,8 @@ from detector.calibration import (
     learn,
     quantile,
 )
+from detector.rows import STREAM
 from detector.scoring import MANY_SCORE
-from detector.states import STREAM
 from detector.subspace import (
     FAR,
     FAR_LEARNT,
