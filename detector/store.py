@@ -32,6 +32,7 @@ _SAVE_ROW = (
     "ON CONFLICT (name) DO UPDATE SET layout = excluded.layout, crc = excluded.crc, row = excluded.row, "
     "place = excluded.place"
 )
+_STREAMS_OF = "FROM streams WHERE place = (SELECT id FROM places WHERE topic = ? AND partition = ?)"
 _SAVE_META = "INSERT OR REPLACE INTO meta (id, crc, document) VALUES (1, ?, ?)"
 _SAVE_PLACE = (
     "INSERT INTO places (topic, partition, identity, position, source_offset, member) VALUES (?, ?, ?, ?, ?, ?) "
@@ -234,9 +235,7 @@ class SqliteStore:
 
     def held(self, partition: Partition) -> int:
         """Return how many rows a partition has."""
-        with self._mutex:
-            number = self._id(partition)
-        return int(self._asked("SELECT count(*) FROM streams WHERE place = ?", (number,))[0][0])
+        return int(self._asked(f"SELECT count(*) {_STREAMS_OF}", partition)[0][0])
 
     def unplaced(self) -> list[str]:
         """Return the streams whose rows belong to no partition: of a time without a changelog."""
@@ -245,10 +244,7 @@ class SqliteStore:
 
     def streams_of(self, partition: Partition) -> list[str]:
         """Return the streams whose rows belong to a partition."""
-        with self._mutex:
-            number = self._id(partition)
-        found = self._asked("SELECT name FROM streams WHERE place = ? ORDER BY name", (number,))
-        return [_decode(key) for (key,) in found]
+        return [_decode(key) for (key,) in self._asked(f"SELECT name {_STREAMS_OF} ORDER BY name", partition)]
 
     def _asked(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         with self._mutex:
