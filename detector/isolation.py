@@ -70,16 +70,11 @@ class Isolation:
         Raises FaultError where the engine raised and nothing can be put back, EngineError where it is not the events.
         """
         if not (self._always or self._until or self._clock() < self._careful_by):
-            try:
-                step = self._engine.step(batch)
-            except BLAMELESS:
-                raise
-            except Exception as error:
-                if _of_memory(error):
-                    raise
+            came = self._try(batch)
+            if isinstance(came, Exception):
                 self._until = _ends(raw)
-                raise FaultError(f"{type(error).__name__}: {error}") from error
-            yield self._taken(batch, step)
+                raise FaultError(f"{type(came).__name__}: {came}") from came
+            yield self._taken(batch, came)
             return
         yield from self._carefully(batch, raw)
         for partition, end in _ends(raw).items():
@@ -93,26 +88,21 @@ class Isolation:
 
     def _carefully(self, batch: EventBatch, raw: RawBatch) -> Iterator[Scored]:
         before = self._engine.snapshot(batch.streams)
-        try:
-            step = self._engine.step(batch)
-        except BLAMELESS:
-            raise
-        except Exception as error:
-            if _of_memory(error) or not len(batch):
-                raise
-            self._engine.put_back(before)
-            self._careful_by = self._clock() + CAREFUL_SECONDS
-            failure = error
-        else:
-            yield self._taken(batch, step)
+        came = self._try(batch)
+        if not isinstance(came, Exception):
+            yield self._taken(batch, came)
             return
+        if not len(batch):
+            raise came
+        self._engine.put_back(before)
+        self._careful_by = self._clock() + CAREFUL_SECONDS
         if len(batch) > 1:
             del before
             half = len(batch) // 2
             yield from self._carefully(part_of(batch, 0, half), raw)
             yield from self._carefully(part_of(batch, half, len(batch)), raw)
             return
-        anew = self._anew(batch, before, failure)
+        anew = self._anew(batch, before, came)
         if anew is not None:
             yield self._taken(batch, anew)
             return
@@ -120,9 +110,20 @@ class Isolation:
         if self._in_a_row >= MOST_IN_A_ROW:
             raise EngineError(
                 f"the engine raised on {self._in_a_row} events one after the other, so it is not the events:"
-                f" {type(failure).__name__}: {failure}"
-            ) from failure
-        yield Scored(batch, None, [self._put_aside(batch, raw, failure)])
+                f" {type(came).__name__}: {came}"
+            ) from came
+        yield Scored(batch, None, [self._put_aside(batch, raw, came)])
+
+    def _try(self, batch: EventBatch) -> Step | Exception:
+        """Step, and return what it raises where an event may be to blame."""
+        try:
+            return self._engine.step(batch)
+        except BLAMELESS:
+            raise
+        except Exception as error:
+            if type(error).__name__ == "OutOfMemoryError":  # torch.cuda's: a batch of half the size would only hide it
+                raise
+            return error
 
     def _taken(self, batch: EventBatch, step: Step) -> Scored:
         self._in_a_row = 0
@@ -140,13 +141,8 @@ class Isolation:
         if self._failing[name] < MOST_OF_A_STREAM:
             return None
         self._engine.begin_anew(name)
-        try:
-            step = self._engine.step(batch)
-        except BLAMELESS:
-            raise
-        except Exception as error:
-            if _of_memory(error):
-                raise
+        came = self._try(batch)
+        if isinstance(came, Exception):
             self._engine.put_back(before)
             return None
         logger.error(
@@ -154,7 +150,7 @@ class Isolation:
             " state: %s: %s",
             name, self._failing[name], type(failure).__name__, failure, exc_info=failure,
         )  # fmt: skip
-        return step
+        return came
 
     def _put_aside(self, batch: EventBatch, raw: RawBatch, error: Exception) -> Rejected:
         partition, offset = batch.partitions[batch.partition[0]], int(batch.offset[0])
@@ -181,7 +177,3 @@ def _ends(raw: RawBatch) -> dict[Partition, int]:
     for code, offset in zip(raw.partition, raw.offset, strict=True):
         ends[raw.partitions[code]] = max(ends.get(raw.partitions[code], 0), offset + 1)
     return ends
-
-
-def _of_memory(error: Exception) -> bool:
-    return type(error).__name__ == "OutOfMemoryError"  # torch.cuda's: a batch of half the size would only hide it
