@@ -20,15 +20,16 @@ from connectors.records import Alert, EventBatch, Scores
 from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules
 from detector.memory import Parked
 from detector.own_weights import OwnLanes
-from detector.passage import Judged, Sorted, alert_at, joined, part_of, scores_of, together, turns
+from detector.passage import Judged, Sorted, alert_at, joined, part_of, scores_of, together
 from detector.recurrent import lanes_on
-from detector.residents import PORTION, Residents, partition_hash
-from detector.scans import DUPLICATE, LATE, admit, find_lanes, judge
+from detector.residents import PORTION, Residents
+from detector.scans import DUPLICATE, LATE, judge
 from detector.scoring import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
+from detector.sorting import admitted, lanes_that_fit, lay_out
 from detector.states import StreamStates
-from detector.symbols import SYMBOL_ROW, SYMBOLIC, measure_symbols, network
+from detector.symbols import SYMBOL_ROW, measure_symbols, network
 from training.history import WINDOW, record, unrolled
-from training.inputs import FRAME, INPUT_SIZE, LARGEST, featurise
+from training.inputs import FRAME, INPUT_SIZE, featurise
 from training.kernels import output_size
 from training.model import Forecaster, fingerprint
 from training.symbol_kernels import FORESEEN, foresee
@@ -38,7 +39,6 @@ Int64 = NDArray[np.int64]
 THREAD_EVENTS = 512  # a thread is worth its start for so many events
 PRIMING_PASSES = 3  # over the window: one leaves the first 30 events after a swap 0.04 to 0.08 nats worse
 PRIMED_AT_ONCE = 4096  # lanes whose windows are unrolled together: 23 MB
-MOST_LANES = 1024  # features of one stream; more are dropped and counted
 MOST_OBSERVATIONS = 200_000  # go through at once: inputs, forecasts and verdicts of each take some 300 bytes
 
 
@@ -143,7 +143,9 @@ class Engine(Residents):
     def _step(self, batch: EventBatch) -> Step:
         slots = self._bring(batch.streams)
         self._changed.update(slots.tolist())  # from here on, also where something below raises
-        kept, interval, fate, moved = self._admit(batch, slots)
+        kept, interval, fate, moved = admitted(
+            self.states, batch, slots, duplicates=self.settings.keep_duplicates, late=self.settings.keep_late
+        )
         if self._own:
             judged = self._learning(self._own, batch, slots, kept, interval)
         else:
@@ -180,7 +182,7 @@ class Engine(Residents):
 
     def _through(self, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]) -> Judged:
         """Take events, sorted by stream, through all stages; in several passes where streams gain features midway."""
-        work, dropped, turn = self._sort(batch, slots, event, interval)
+        work, dropped, turn = lay_out(self.states, batch, slots, event, interval, self._model_number)
         if turn is not None:
             parts = [turn == k for k in range(int(turn.max()) + 1)]
             return joined([self._through(batch, slots, event[part], interval[part]) for part in parts])
@@ -213,108 +215,7 @@ class Engine(Residents):
             return end
         slot = np.full(len(batch.streams), -1)
         slot[codes[order[: len(slots)]]] = slots
-        return at + self._lanes_that_fit(batch, slot, at, end, max(int(room / each), 1))
-
-    def _lanes_that_fit(self, batch: EventBatch, slots: Int64, at: int, end: int, most: int) -> int:
-        """Return how many events from `at` on show at most so many features that their streams do not have yet."""
-        rows = slice(int(batch.start[at]), int(batch.start[end]))
-        start, slot = batch.start[at : end + 1] - rows.start, slots[batch.stream[at:end]]
-        feature, _ = self._named(batch, np.arange(rows.start, rows.stop))
-        found = lane, _ = np.empty(len(feature), np.int64), np.empty(len(feature), np.int64)
-        self._find(slot, start, feature, found)
-        missing = np.flatnonzero(lane < 0)
-        event = np.repeat(np.arange(len(slot)), np.diff(start))[missing]
-        pairs = slot[event] * len(self.states.features) + feature[missing]
-        shown = np.sort(np.unique(pairs, return_index=True)[1])  # each where it first stands
-        return len(slot) if len(shown) <= most else max(int(event[shown[most]]), 1)
-
-    def _admit(self, batch: EventBatch, slots: Int64) -> tuple[Int64, NDArray[np.float64], NDArray[np.int8], list[str]]:
-        """Return which events are to be scored, sorted by stream, and their streams' intervals by then.
-
-        After these each event's fate, in any order, and who changed partition.
-        """
-        slot = slots[batch.stream]
-        order = np.argsort(slot, kind="stable")
-        hashes = np.array([partition_hash(*p) for p in batch.partitions], np.int64)
-        fate, keep = np.empty(len(order), np.int8), np.empty(len(order), np.bool_)
-        moved, interval = np.empty(len(order), np.bool_), np.empty(len(order), np.float64)
-        admit(
-            self.states.streams.rows,
-            slot[order],
-            batch.time[order],
-            hashes[batch.partition[order]],
-            self.settings.keep_duplicates,
-            self.settings.keep_late,
-            fate,
-            keep,
-            moved,
-            interval,
-        )
-        names = {batch.streams[i] for i in batch.stream[order[moved]].tolist()}
-        return order[keep], interval[keep], fate, sorted(names)
-
-    def _sort(
-        self, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]
-    ) -> tuple[Sorted, int, Int64 | None]:
-        """Lay the admitted events' observations out by stream and find their lanes, adding what is new.
-
-        Where the third thing returned is not None nothing was added: the events must go through in passes, and it
-        numbers each one's. A stream that gains a feature is judged in another way from that event on, no sooner.
-        """
-        slot = slots[batch.stream[event]]
-        counts = (batch.start[1:] - batch.start[:-1])[event]
-        start = np.concatenate(([0], np.cumsum(counts)))
-        observation = np.repeat(batch.start[event] - start[:-1], counts) + np.arange(start[-1])
-        feature, symbol = self._named(batch, observation)
-        found = lane, many_row = np.empty(len(observation), np.int64), np.empty(len(observation), np.int64)
-        dropped, turn = 0, None
-        if self._find(slot, start, feature, found):
-            new = self._new_features(slot, counts, feature, lane)
-            turn = turns(slot, new)
-            if turn is None:
-                for s, features in new.items():
-                    self.states.add_lanes(s, list(features), self._model_number)
-                if self._find(slot, start, feature, found):  # features past the limit
-                    here = lane >= 0
-                    dropped = int((~here).sum())
-                    start = np.concatenate(([0], np.cumsum(here)))[start]
-                    observation, feature = observation[here], feature[here]
-                    lane, many_row = lane[here], many_row[here]
-                    symbol = symbol[here] if len(symbol) else symbol
-        value = np.clip(batch.value[observation], -LARGEST, LARGEST)  # what is squared must stay finite
-        time = batch.time[event]
-        return Sorted(event, slot, time, interval, start, observation, lane, many_row, value, symbol), dropped, turn
-
-    def _named(self, batch: EventBatch, observation: Int64) -> tuple[Int64, Int64]:
-        """Return the numbers of the observations' features, and the hashes of their symbols (none where none is one).
-
-        A feature of numbers and one of symbols are two, whatever their names.
-        """
-        states, code = self.states, batch.feature[observation]
-        numbers = np.array([states.feature_id(name) for name in batch.features], np.int64)
-        feature = numbers[code] if len(numbers) else np.zeros(0, np.int64)
-        if not batch.symbols:
-            return feature, np.zeros(0, np.int64)
-        hashes = np.array([*map(states.symbol_names.hash_of, batch.symbols), 0], np.int64)  # the last for -1
-        symbol = hashes[batch.symbol[observation]]
-        for which in np.unique(code[symbol != 0]).tolist():
-            feature[(symbol != 0) & (code == which)] = states.feature_id(SYMBOLIC + batch.features[which])
-        return feature, symbol
-
-    def _find(self, slot: Int64, start: Int64, feature: Int64, found: tuple[Int64, Int64]) -> int:
-        return int(find_lanes(self.states.streams.rows, self.states.lanes.rows, slot, start, feature, *found))
-
-    def _new_features(self, slot: Int64, counts: Int64, feature: Int64, lane: Int64) -> dict[int, dict[int, int]]:
-        """Return each slot's features that have no lane and may have one, with the event that shows them first."""
-        missing = lane < 0
-        events = np.repeat(np.arange(len(slot)), counts)[missing]
-        new: dict[int, dict[int, int]] = {}
-        for s, f, i in zip(slot[events].tolist(), feature[missing].tolist(), events.tolist(), strict=True):
-            new.setdefault(s, {}).setdefault(f, i)
-        for s, features in new.items():
-            room = MOST_LANES - int(self.states.streams.rows["lanes"][s])
-            new[s] = dict(list(features.items())[: max(room, 0)])
-        return {s: features for s, features in new.items() if features}
+        return at + lanes_that_fit(self.states, batch, slot, at, end, max(int(room / each), 1))
 
     def _inputs(self, work: Sorted) -> tuple[NDArray[np.float32], NDArray[np.void]]:
         count = len(work.lane)

@@ -8,8 +8,9 @@ import pytest
 
 from connectors.records import Alert, Partition
 from detector.alerts import LEAST_THRESHOLD_MANY, REFRACTORY_MANY, REFRACTORY_SINGLE, AlertRules, alert_id
-from detector.engine import MOST_LANES, Engine, EngineSettings
+from detector.engine import Engine, EngineSettings
 from detector.scoring import NOVELTY_WARMUP, RETURN_WARMUP
+from detector.sorting import MOST_LANES
 from tests.streams import (
     DAY,
     MINUTE,
