@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(settings: Settings, _: argparse.Namespace) -> None:
-    gc.disable()  # nothing of what is loaded is garbage: looking for some is a seventh of the start
+    gc.disable()  # nothing of what is loaded is garbage: looking for some is a sixth of the start
     from detector.daemon import Daemon  # noqa: PLC0415 - torch and numba load only where they are used
 
     gc.freeze()  # nor will it be: a full collection, in the middle of a batch, needs not go through it

@@ -97,7 +97,7 @@ class Isolation:
         self._engine.put_back(before)
         self._careful_by = self._clock() + CAREFUL_SECONDS
         if len(batch) > 1:
-            del before
+            del before, came  # the exception holds all that the failed step had in its hands
             half = len(batch) // 2
             yield from self._carefully(part_of(batch, 0, half), raw)
             yield from self._carefully(part_of(batch, half, len(batch)), raw)

@@ -44,8 +44,13 @@ def retrainer() -> Iterator[Retrainer]:
     made = Retrainer()
     yield made
     made.stop()
-    deadline = time.monotonic() + DEADLINE  # it runs at lower priority than all that keeps this machine busy
-    while made.running:
+    wait_for_end(made)
+
+
+def wait_for_end(retrainer: Retrainer) -> None:
+    """Its thread has a lower priority than all that keeps this machine busy, and may outlive `stop` by a while."""
+    deadline = time.monotonic() + DEADLINE
+    while retrainer.running:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -110,9 +115,7 @@ def test_only_one_retraining_runs_at_a_time_and_it_ends_when_told(retrainer: Ret
     began = time.monotonic()
     retrainer.stop()
     assert time.monotonic() - began < DEADLINE / 2, "of 3600 s to learn"
-    while retrainer.running:
-        assert time.monotonic() - began < DEADLINE
-        time.sleep(0.01)
+    wait_for_end(retrainer)
     assert retrainer.result() is None
 
 
