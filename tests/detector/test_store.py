@@ -133,11 +133,14 @@ def test_kill_9_at_any_moment_leaves_exactly_one_checkpoint(directory: Path) -> 
         child = subprocess.Popen([sys.executable, "-c", SAVER, directory], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         assert child.stdout.readline().startswith("saving")
-        time.sleep(chance.uniform(0, 0.06))
+        began = time.perf_counter()
+        first = child.stdout.readline()  # so that the pause can be of as long as a save takes here
+        time.sleep(chance.uniform(0, 2 * (time.perf_counter() - began)))
         child.send_signal(signal.SIGKILL)
-        told = [line.split() for line in child.communicate(timeout=10)[0].splitlines() if line.count(" ") == 1]
-        saved = max([int(n) for verb, n in told if verb == "saved"], default=last)
-        within_a_save += not told or told[-1][0] == "saving"
+        rest = child.communicate(timeout=60)[0]
+        told = [line.split() for line in (first + rest).splitlines() if line.count(" ") == 1]
+        saved = max(int(n) for verb, n in told if verb == "saved")
+        within_a_save += told[-1][0] == "saving"
 
         store = SqliteStore(directory)
         generation, found = generation_of(store)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
+import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
@@ -118,32 +119,39 @@ def test_figures_that_json_cannot_hold_are_refused_at_once() -> None:
         About(parent="", trained_at=0.0, seed=0, rows=0, figures={"loss": float("nan")})
 
 
-def test_after_kill_9_in_the_middle_of_a_save_every_model_listed_can_be_loaded(tmp_path: Path) -> None:
-    """A process saves one model after another and is killed at a random moment, twenty times over."""
-    models = [forecaster(n) for n in range(30)]
-    random.seed(0)
-    unfinished = 0
-    for _ in range(20):
-        before = Registry(tmp_path).versions()
-        child = os.fork()
-        if child == 0:
-            try:
-                registry = Registry(tmp_path)
-                for number, model in enumerate(models * 100):
-                    registry.save(model, about(trained_at=time.time() + number))
-            finally:
-                os._exit(1)
-        time.sleep(random.uniform(0.005, 0.05))
-        os.kill(child, signal.SIGKILL)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+def save_killed_at(step: int, registry: Registry, model: Forecaster) -> bool:
+    """Save in a process that is killed just before its step-th call that touches a file; was it killed?"""
+    child = os.fork()
+    if child == 0:
+        steps = 0
 
-        registry = Registry(tmp_path)
+        def kill(_: FrameType, event: str, called: object) -> None:
+            nonlocal steps
+            if event == "c_call" and getattr(called, "__name__", "") in {"open", "write", "fsync", "replace", "unlink"}:
+                steps += 1
+                if steps == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.setprofile(kill)
+            registry.save(model, about(trained_at=time.time()))
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_after_kill_9_at_any_step_of_a_save_every_model_listed_can_be_loaded(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for number in range(KEPT):
+        registry.save(forecaster(number), about())
+    unfinished, step = 0, 1
+    while save_killed_at(step, registry, forecaster(KEPT + 2 * step)):
         versions = registry.versions()
-        assert len(versions) >= min(len(before), KEPT)
-        assert len(versions) <= KEPT + 1  # killed between a save and what goes for it
+        assert KEPT <= len(versions) <= KEPT + 1  # killed between a save and what goes for it
         for version in versions:
             assert fingerprint(registry.load(version)) == version
         unfinished += len(list(tmp_path.iterdir())) != 2 * len(versions)
-    assert unfinished >= 3, "no kill came in the middle of a save: this test shows nothing"
-    registry.save(models[0], about(trained_at=time.time() + 10_000))
-    assert len(list(tmp_path.iterdir())) == 2 * len(registry.versions())  # and nothing is left lying about
+        registry.save(forecaster(KEPT + 2 * step + 1), about(trained_at=time.time()))
+        assert len(list(tmp_path.iterdir())) == 2 * len(registry.versions()) == 2 * KEPT  # nothing is left lying about
+        step += 1
+    assert unfinished >= 6, "hardly a kill came in the middle of a save: this test shows nothing"
