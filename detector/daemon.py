@@ -42,7 +42,7 @@ from detector.reporting import Reporter, StageClock
 from detector.residents import PORTION
 from detector.retraining import Retrainer
 from detector.settings import Settings
-from detector.store import SqliteStore
+from detector.store import DamagedRowError, SqliteStore
 from training.model import Forecaster
 from training.registry import About, Registry, RegistryError
 from training.retrain import MOST_LANES
@@ -189,6 +189,10 @@ class Daemon:
             self._turn()
         except FaultError as error:
             logger.exception("the engine raised: the event will be found")
+            self._checkpoints.go_back(error)
+        except DamagedRowError as error:
+            if self._partitions is None or not self._partitions.distrust(error.stream):
+                raise
             self._checkpoints.go_back(error)
         except UndeliveredError as error:
             self._checkpoints.go_back(error)

@@ -169,6 +169,21 @@ class PartitionedStates:
         within(self._writer.reopen)  # which ends what was open, so that nothing of ours stands in the changelog's way
         self.assign(mine)
 
+    def distrust(self, stream: str) -> bool:
+        """Drop the local copy of the partition that a damaged row is of: after `roll_back` the changelog gives it anew.
+
+        False, and nothing is dropped, where the changelog does not have these rows.
+        """
+        partition = self._store.partition_of(stream)
+        if partition is None or partition in self._seeds:
+            return False
+        logger.error(
+            "%s/%d: the local copy of its states is damaged at stream %r and is built anew from the changelog",
+            *(*partition, stream),
+        )
+        self._store.clear(partition)
+        return True
+
     def _serve(self) -> None:
         self._store.serve([*self.offsets, *self.restoring])
 

@@ -237,6 +237,12 @@ class SqliteStore:
         """Return how many rows a partition has."""
         return int(self._asked(f"SELECT count(*) {_STREAMS_OF}", partition)[0][0])
 
+    def partition_of(self, stream: str) -> Partition | None:
+        """Return the partition that a stream's row belongs to, None where it belongs to none or there is no row."""
+        query = "SELECT topic, partition FROM places WHERE id = (SELECT place FROM streams WHERE name = ?)"
+        found = self._asked(query, (_encode(stream),))
+        return Partition(*found[0]) if found else None
+
     def unplaced(self) -> list[str]:
         """Return the streams whose rows belong to no partition: of a time without a changelog."""
         free = "SELECT name FROM streams WHERE place IS NULL OR place NOT IN (SELECT id FROM places) ORDER BY name"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from kafka.admin import NewTopic
 from connectors.changelog_records import state_key
 from connectors.kafka_client import KafkaSettings
 from connectors.kafka_transactions import TransactionalWriter, end_transaction_of
+from detector.database import DATABASE
 from tests.brokers import Broker
 from tests.daemon.support import Receiver, make_fleet, open_producer, until
 from tests.faults.support import (
@@ -32,6 +35,7 @@ pytestmark = pytest.mark.kafka
 
 FLEET = make_fleet(streams=8, rows=150, seed=3)
 EVENTS = 8 * 150
+DAMAGED = 2
 
 
 @pytest.fixture
@@ -157,6 +161,27 @@ def test_a_topic_that_gets_more_partitions_is_read_on_in_all_of_them(topics: Top
             all_committed(topics)
             until(lambda: len(topics.scored()) == EVENTS + 1, "the new partition's event is scored", every=0.3)
             assert again.terminate()[0] == 0
+
+
+def test_a_damaged_row_of_the_local_store_comes_back_from_the_changelog(
+    topics: Topics, undisturbed: Undisturbed
+) -> None:
+    with Stream(topics, FLEET) as stream:
+        stream.until(EVENTS / 2)
+        with topics.worker("a") as worker:
+            all_committed(topics, EVENTS // 2)
+            assert worker.terminate()[0] == 0
+        with contextlib.closing(sqlite3.connect(topics.folder / f"{topics.name}-a" / DATABASE)) as db, db:
+            hit = f"UPDATE streams SET row = zeroblob(length(row)) WHERE name IN ({', '.join('?' * DAMAGED)})"
+            names = [name.encode() for name in FLEET.names[:DAMAGED]]  # each on a partition of its own
+            assert db.execute(hit, names).rowcount == DAMAGED
+        with topics.worker("a") as worker:
+            stream.finish()
+            all_committed(topics)
+            assert worker.terminate()[0] == 0
+    said = worker.log.count("the local copy of its states is damaged at stream")
+    assert said == DAMAGED, worker.log
+    assert_once(topics.scored(), undisturbed.scores(topics))
 
 
 @pytest.mark.faults
