@@ -127,6 +127,7 @@ class Daemon:
                 self.metrics,
                 version=VERSION,
                 standby=settings.state.standby,
+                stored=self._stored,
             )
             offsets = self._partitions.offsets
         elif self._store.places():
@@ -190,11 +191,7 @@ class Daemon:
         except FaultError as error:
             logger.exception("the engine raised: the event will be found")
             self._checkpoints.go_back(error)
-        except DamagedRowError as error:
-            if self._partitions is None or not self._partitions.distrust(error.stream):
-                raise
-            self._checkpoints.go_back(error)
-        except UndeliveredError as error:
+        except (DamagedRowError, UndeliveredError) as error:
             self._checkpoints.go_back(error)
 
     def _turn(self) -> None:
@@ -206,10 +203,10 @@ class Daemon:
             self._clock.begins()
             batch, rejected = self._decoder.decode(raw)
             self._clock.ends("decode")
-            for part, step, refused in self._isolation.steps(batch, raw):
+            for part, step, refused, anew in self._isolation.steps(batch, raw):
                 if step is not None:
                     self._emit(step)
-                    self._reporter.step(part, step)
+                    self._reporter.step(part, step, anew=anew)
                 rejected += refused
             self._reject(rejected)
             self._clock.ends("emit")
@@ -293,7 +290,13 @@ class Daemon:
     def _stored(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Yield streams' rows one by one: of a batch that brings many back not all may fit into memory at once."""
         for name in names:
-            yield from self._store.load([name])
+            try:
+                yield from self._store.load([name])
+            except DamagedRowError as error:
+                if self._partitions is not None and self._partitions.distrust(name):
+                    raise  # the way back brings the row from the changelog
+                self._reporter.damaged(error)
+                yield None
 
     # -- partitions ---------------------------------------------------------------------------------------------------
 

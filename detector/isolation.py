@@ -51,6 +51,7 @@ class Scored(NamedTuple):
     batch: EventBatch
     step: Step | None
     refused: list[Rejected]
+    anew: bool = False  # its one stream's state was given up
 
 
 class Isolation:
@@ -104,7 +105,7 @@ class Isolation:
             return
         anew = self._anew(batch, before, came)
         if anew is not None:
-            yield self._taken(batch, anew)
+            yield self._taken(batch, anew)._replace(anew=True)
             return
         self._in_a_row += 1
         if self._in_a_row >= MOST_IN_A_ROW:

@@ -24,6 +24,7 @@ from connectors.records import Partition
 
 SEVERITIES = ("warning", "critical")
 DROP_REASONS = ("duplicate", "late")
+ANEW_REASONS = ("damaged", "engine_error")
 STAGES = ("decode", "features", "forecast", "score", "emit")
 TRANSACTION_OUTCOMES = ("committed", "aborted")
 RETRAIN_OUTCOMES = ("promoted", "rejected", "failed", "skipped")
@@ -146,6 +147,12 @@ class Metrics:
         )
         self.streams_evicted_for_memory = counter(
             "streams_evicted_for_memory_total", "Of those, streams moved because states took too much memory."
+        )
+        self.streams_begun_anew = counters(
+            "streams_begun_anew_total",
+            "Streams whose state was given up, so that they learn anew, by reason.",
+            "reason",
+            ANEW_REASONS,
         )
         self.state_bytes = gauge("state_bytes", "Memory that the states of streams take.")
         self.state_limit_bytes = gauge(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,9 @@ class PartitionedStates:
         *,
         version: str,
         standby: bool,
+        stored: Callable[[Sequence[str]], Iterable[bytes | None]],  # gives streams' rows of the local store
     ) -> None:
+        self._stored = stored
         self._settings, self._engine, self._store, self._writer = settings, engine, store, writer
         self._metrics, self._version = metrics, version
         self.restorer = Restorer(
@@ -238,7 +240,7 @@ class PartitionedStates:
         self._store.serve(None)
         try:
             for some in _in_turns(names):
-                loaded = zip(some, self._store.load(some), strict=True)
+                loaded = zip(some, self._stored(some), strict=True)
                 rows = [Placed(name, compressed(row)) for name, row in loaded if row and partition_of(row) == mine]
                 self._store.save_placed({partition: rows}, {})
         finally:
@@ -247,12 +249,13 @@ class PartitionedStates:
     def _seed(self, partition: Partition) -> None:
         names = self._store.streams_of(partition)
         for some in _in_turns(names):
-            loaded = zip(some, self._store.load(some), strict=True)
+            loaded = zip(some, self._stored(some), strict=True)
             self._write(partition, [Placed(name, compressed(row)) for name, row in loaded if row])
         logger.info("%s/%d: %d states of the local store go into the empty changelog", *partition, len(names))
 
     def _tell(self, restored: Restored) -> None:
         m = self._metrics
+        m.streams_begun_anew["damaged"].inc(restored.damaged)
         m.restore_seconds.observe([restored.seconds])
         m.restored_streams.inc(restored.streams)
         logger.info(

@@ -13,6 +13,7 @@ from connectors.records import EventBatch, Rejected
 from detector.engine import Engine, Step
 from detector.metrics import Metrics
 from detector.settings import Settings
+from detector.store import DamagedRowError
 from detector.telling import describe
 from training.retrain import Outcome
 
@@ -31,9 +32,10 @@ class Reporter:
         self._evictions = 0  # for want of memory, since they were last told
         self._told_evictions = -math.inf  # monotonic, s
 
-    def step(self, batch: EventBatch, step: Step) -> None:
-        """Tell what a batch brought."""
+    def step(self, batch: EventBatch, step: Step, *, anew: bool = False) -> None:
+        """Tell what a batch brought; `anew`: its one stream's state was given up for it."""
         self._count(batch, step)
+        self._metrics.streams_begun_anew["engine_error"].inc(anew)
         self._tell_evictions(step.evicted_for_memory)
         for alert in step.alerts:
             logger.log(logging.WARNING if alert.status == "firing" else logging.INFO, "%s", describe(alert))
@@ -83,6 +85,11 @@ class Reporter:
         """Count what was refused."""
         for refusal in rejected:
             self._metrics.events_rejected[refusal.reason].inc()
+
+    def damaged(self, error: DamagedRowError) -> None:
+        """Tell that a stream begins anew since its row cannot be read."""
+        logger.error("%s: the stream learns anew", error)
+        self._metrics.streams_begun_anew["damaged"].inc()
 
     def no_checkpoint(self) -> None:
         """Count one that could not be made."""

@@ -50,6 +50,7 @@ class Restored:
     streams: int  # rows that were read
     seconds: float
     empty: bool  # the changelog holds nothing, so what the store has must be written to it
+    damaged: int  # records whose streams learn anew
 
 
 @dataclass(slots=True)
@@ -295,7 +296,10 @@ class Restorer(threading.Thread):
         del self._followed[partition]
         changelogs.follow({p: f.place.position for p, f in self._followed.items()})
         seconds = time.monotonic() - followed.began
-        restored = Restored(partition, followed.place.source_offset, followed.rows, seconds, followed.empty)
+        restored = Restored(
+            *(partition, followed.place.source_offset, followed.rows, seconds, followed.empty),
+            followed.assembler.damaged,
+        )
         with self._lock:
             if partition in self._owned and partition not in self._asked:
                 self._finished.append(restored)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from connectors.changelog_records import restored
 from connectors.records import Partition
-from detector.database import DATABASE, ERRORS, MOVE_AWAY, explained, lock_directory, open_database
+from detector.database import ERRORS, MOVE_AWAY, explained, lock_directory, open_database
 from detector.errors import StateError
 
 logger = logging.getLogger(__name__)
@@ -146,28 +146,26 @@ class SqliteStore:
                 key = _encode(name)
                 try:
                     found = self._db.execute(
-                        "SELECT rowid, layout, crc, row, place FROM streams WHERE name = ?", (key,)
+                        "SELECT layout, crc, row, place FROM streams WHERE name = ?", (key,)
                     ).fetchone()
                 except ERRORS as error:
                     raise explained(self.directory, error, f"read stream {name!r} from") from error
-                if found is not None and self._served is not None and found[4] not in self._served_ids():
+                if found is not None and self._served is not None and found[3] not in self._served_ids():
                     found = None  # another worker's by now: what is here may be long out of date
-                rows.append(None if found is None else self._verified(name, key, *found[:4]))
+                rows.append(None if found is None else self._verified(name, key, *found[:3]))
         return rows
 
-    def _verified(self, name: str, key: bytes, rowid: int, layout: int, crc: int, row: bytes) -> bytes:
+    def _verified(self, name: str, key: bytes, layout: int, crc: int, row: bytes) -> bytes:
         if layout not in {PLAIN, ZSTD}:
             raise StateError(
                 f"state directory {self.directory}: stream {name!r} is stored in row layout {layout}, this longwatch "
                 f"reads {PLAIN} and {ZSTD}: run the longwatch that wrote it, or move the directory away to start afresh"
             )
         if zlib.crc32(row, zlib.crc32(key)) != crc:
-            forget = f"DELETE FROM streams WHERE rowid = {rowid}"  # noqa: S608 - text for a person, never run
             raise DamagedRowError(
                 name,
                 f"state directory {self.directory}: the row of stream {name!r} is damaged (checksum mismatch over "
-                f"{len(row)} bytes): restore the directory from a backup, or let this one stream learn anew with "
-                f"sqlite3 {self.directory / DATABASE} '{forget}'",
+                f"{len(row)} bytes); see to the disk",
             )
         return restored(row) if layout == ZSTD else row
 

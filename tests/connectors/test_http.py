@@ -53,7 +53,7 @@ def server(daemon: Daemon, registry: CollectorRegistry) -> Iterator[HttpServer]:
 def ask(
     server: HttpServer, path: str, method: str = "GET", headers: dict[str, str] | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     try:
         connection.request(method, path, headers=headers or {})
         response = connection.getresponse()
@@ -146,7 +146,7 @@ def test_no_answer_tells_what_serves_it(server: HttpServer) -> None:
 
 
 def raw(server: HttpServer, data: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
         answer = b""
         try:
             client.sendall(data)
@@ -198,7 +198,7 @@ def test_many_ask_at_once(server: HttpServer) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(20)
     assert answers == [200] * 16
 
 
@@ -247,7 +247,7 @@ def test_ipv6_is_served(registry: CollectorRegistry) -> None:
     except HttpError as error:
         pytest.skip(f"this machine has no IPv6: {error}")
     try:
-        connection = http.client.HTTPConnection("::1", server.port, timeout=5)
+        connection = http.client.HTTPConnection("::1", server.port, timeout=20)
         connection.request("GET", "/livez")
         assert connection.getresponse().status == 200
         connection.close()

@@ -5,6 +5,8 @@ tests/golden/ holds what longwatch has left behind, by the store's format; `make
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -55,6 +57,27 @@ def test_the_golden_state_is_gone_on_from_with_the_scores_that_its_own_version_g
             name: expected[name] for name in ("stream", "timestamp", "alert")
         }
         assert record["score"] == pytest.approx(expected["score"], abs=TOLERANCE), record
+
+
+def test_a_stream_whose_row_is_damaged_learns_anew_and_the_others_go_on(
+    work: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unpack(PRESENT, work)
+    with contextlib.closing(sqlite3.connect(work / "state" / DATABASE)) as db, db:
+        hit = "UPDATE streams SET row = zeroblob(length(row)) WHERE name = ?"
+        assert db.execute(hit, [NAMES[0].encode()]).rowcount == 1
+    daemon = open_daemon(work, output__scores_file=str(work / "scores.jsonl"))
+    daemon.run()
+    found = [msgspec.json.decode(line) for line in (work / "scores.jsonl").read_bytes().splitlines()]
+    wanted = [msgspec.json.decode(line) for line in (PRESENT / "scores.jsonl").read_bytes().splitlines()]
+    assert wanted[0]["stream"] == found[0]["stream"] == NAMES[0]
+    assert wanted[0]["score"] > 0
+    assert found[0]["warming"]
+    for record, expected in zip(found, wanted, strict=True):
+        if record["stream"] != NAMES[0]:
+            assert record["score"] == pytest.approx(expected["score"], abs=TOLERANCE), record
+    assert f"the row of stream {NAMES[0]!r} is damaged" in caplog.text
+    assert daemon.metrics.registry.get_sample_value("longwatch_streams_begun_anew_total", {"reason": "damaged"}) == 1
 
 
 def test_golden_changelog_records_give_the_golden_rows(work: Path) -> None:

@@ -47,6 +47,7 @@ DOCUMENTED = {
     "longwatch_events_duplicate_total",
     "longwatch_events_late_total",
     "longwatch_streams_on_two_partitions_total",
+    "longwatch_streams_begun_anew_total",
     "longwatch_build_info",
     "longwatch_last_loop_timestamp_seconds",
     "longwatch_last_event_timestamp_seconds",
@@ -78,6 +79,7 @@ def test_known_labels_start_at_zero(metrics: Metrics) -> None:
     for name, label, values in (
         ("events_rejected_total", "reason", REASONS),
         ("events_dropped_total", "reason", ("duplicate", "late")),
+        ("streams_begun_anew_total", "reason", ("damaged", "engine_error")),
         ("alerts_total", "severity", ("warning", "critical")),
         ("step_seconds_count", "stage", ("decode", "features", "forecast", "score", "emit")),
         ("retrain_total", "outcome", ("promoted", "rejected", "failed", "skipped")),

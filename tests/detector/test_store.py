@@ -137,8 +137,9 @@ def test_kill_9_at_any_moment_leaves_exactly_one_checkpoint(directory: Path) -> 
         first = child.stdout.readline()  # so that the pause can be of as long as a save takes here
         time.sleep(chance.uniform(0, 2 * (time.perf_counter() - began)))
         child.send_signal(signal.SIGKILL)
-        rest = child.communicate(timeout=60)[0]
-        told = [line.split() for line in (first + rest).splitlines() if line.count(" ") == 1]
+        with child.stdout as said:
+            told = [line.split() for line in [first, *said] if line.endswith("\n")]
+        child.wait()
         saved = max(int(n) for verb, n in told if verb == "saved")
         within_a_save += told[-1][0] == "saving"
 
@@ -255,14 +256,12 @@ def test_a_damaged_row_is_told_by_its_stream_and_the_others_stay_readable(direct
     content[content.rindex(b"a" * 1000) + 500] ^= 0x10
     path.write_bytes(content)
     store = SqliteStore(directory)
-    with pytest.raises(DamagedRowError, match=r"stream 'web-1/cpu' is damaged .* learn anew with") as told:
+    with pytest.raises(DamagedRowError, match=r"stream 'web-1/cpu' is damaged .*100000 bytes") as told:
         store.load(["good", "web-1/cpu"])
     assert told.value.stream == "web-1/cpu"
     assert store.load(["good"]) == [b"g" * 100]
-    store.close()
-    alter(directory, str(told.value).split("'")[-2])  # the statement that the error proposes
-    store = SqliteStore(directory)
-    assert store.load(["good", "web-1/cpu"]) == [b"g" * 100, None]
+    store.save([("web-1/cpu", b"b")], [], {"n": 2})
+    assert store.load(["good", "web-1/cpu"]) == [b"g" * 100, b"b"]
     store.close()
 
 

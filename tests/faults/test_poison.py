@@ -135,7 +135,7 @@ def test_the_others_are_scored_as_if_the_poison_had_never_come(
     engine = Engine(model, EngineSettings(threads=threads, max_streams=9), fetch=store.fetch)
     isolation, steps, refused = Isolation(engine, always=True), Steps(), list[Rejected]()
     for number, batch in enumerate(in_batches(mixed, 700)):
-        for part, step, aside in isolation.steps(batch, raw_of(batch)):
+        for part, step, aside, _ in isolation.steps(batch, raw_of(batch)):
             refused += aside
             if step is not None:
                 steps.add(part, step)
@@ -186,7 +186,8 @@ def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_w
 def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
     model: Forecaster, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, store = Engine(model), Kept()
+    store = Kept()
+    engine = Engine(model, fetch=store.fetch)
     judge = getattr(engine_module, "judge")  # noqa: B009 - as in `poison`
 
     def raising(*given: Any) -> None:
@@ -198,9 +199,11 @@ def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
 
     monkeypatch.setattr(engine_module, "judge", raising)
     isolation, steps, refused = Isolation(engine, always=True), Steps(), list[Rejected]()
+    anew: list[int] = []
     for batch in in_batches(events, 250):
-        for part, step, aside in isolation.steps(batch, raw_of(batch)):
+        for part, step, aside, begun_anew in isolation.steps(batch, raw_of(batch)):
             refused += aside
+            anew += part.offset.tolist() if begun_anew else []
             if step is not None:
                 steps.add(part, step)
         store.rows.update(engine.drain())
@@ -208,6 +211,7 @@ def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
     assert [refusal.offset for refusal in refused] == [
         offset for life in (mine[100:], mine[202:]) for offset in life[: MOST_OF_A_STREAM - 1]
     ]
+    assert anew == [mine[100 + MOST_OF_A_STREAM - 1], mine[202 + MOST_OF_A_STREAM - 1]]
     found = steps.gathered()
     others = np.flatnonzero(~np.isin(reference.offset, mine))
     same = np.flatnonzero(~np.isin(found.offset, mine))
