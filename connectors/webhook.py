@@ -19,32 +19,25 @@ our note of it sends the message once more, with the same `webhook-id`: receiver
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import http.client
 import logging
 import random
-import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from connectors.message import parse_secrets, sign, webhook_body, webhook_id
+from connectors.delivery import Answer, Poster
+from connectors.message import parse_secrets, webhook_body, webhook_id
 from connectors.outbox import Message, NewMessage, Outbox, OutboxError, OutboxFullError
 from connectors.records import Alert
-from connectors.targets import TargetRefusedError, Targets, parse_url
+from connectors.targets import Targets, parse_url
 
 logger = logging.getLogger(__name__)
 
 OUTBOX_FILE = "outbox.sqlite3"
 
-MAX_RETRY_AFTER_SECONDS = 86_400.0  # a receiver's slip must not silence the alerts for years
-MAX_REASON_BYTES = 4096  # of a refusal's body that are read; a success is not read at all
-MAX_REASON_CHARACTERS = 300  # of them that are logged
 BACKOFF_FACTOR = 4.0  # 5 s, 20 s, 80 s, 5 min, 21 min, then the cap: a short outage costs a short wait
 STOP_SECONDS = 1.5  # close() returns within 2 s, whatever the receiver does
 MOST_KEPT = 1_000  # alerts that wait in memory for a full disk, some MB; then no more should come
@@ -118,38 +111,6 @@ class WebhookSettings(BaseModel):
         return self
 
 
-def _time_of(response: http.client.HTTPResponse, now: float) -> float:
-    """Return the receiver's own time, by which its dates are meant; `now` where it does not tell."""
-    try:
-        return email.utils.parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
-    except (ValueError, OverflowError):
-        return now
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of one attempt."""
-
-    status: int | None  # None: no HTTP answer
-    reason: str  # for the log
-    retry_after: float = 0.0  # s
-
-
-def retry_after_seconds(header: str | None, now: float) -> float:
-    """Return what a Retry-After header (seconds or an HTTP date) asks for at Unix time `now`, in s; 0 for none."""
-    if header is None:
-        return 0.0
-    text = header.strip()
-    if text.isascii() and text.isdigit():
-        seconds = float(text)
-    else:
-        try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
-        except (ValueError, OverflowError):
-            return 0.0
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
-
-
 class WebhookSink:
     """Takes alerts into the outbox, and delivers them from there in a thread of its own, each stream's in order."""
 
@@ -168,9 +129,8 @@ class WebhookSink:
         """
         self._settings = settings
         self._endpoint = parse_url(settings.url.get_secret_value())
-        self._keys = parse_secrets(settings.secret.get_secret_value())
-        self._targets = Targets(settings.allowed_hosts)
-        self._tls = ssl.create_default_context() if self._endpoint.tls else None
+        keys = parse_secrets(settings.secret.get_secret_value())
+        self._poster = Poster(self._endpoint, Targets(settings.allowed_hosts), keys, settings.timeout_seconds)
         self._on_delivery = on_delivery
         self._on_pending = on_pending
         self._outbox = Outbox(directory / OUTBOX_FILE, settings.max_pending)
@@ -183,12 +143,11 @@ class WebhookSink:
         self._paused_until = 0.0  # monotonic, s
         self._gone = False
         self._told = ""  # the trouble that the log already knows of
-        self._socket: socket.socket | None = None  # the attempt's that is under way
         self._stop = threading.Event()
         self._wake = threading.Event()
         waiting = self._outbox.pending()
         on_pending(waiting)
-        signed = "signed" if self._keys else "unsigned, since webhook.secret is empty"
+        signed = "signed" if keys else "unsigned, since webhook.secret is empty"
         logger.info("alerts go to the webhook at %s, %s; %d wait from before", self._endpoint, signed, waiting)
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
         self._thread.start()
@@ -239,7 +198,7 @@ class WebhookSink:
         """Stop within 2 s; what was not delivered waits in the outbox for the next start."""
         self._stop.set()
         self._wake.set()
-        self._cut()
+        self._poster.end()
         self._thread.join(STOP_SECONDS)
         if self._kept:
             logger.error(
@@ -279,7 +238,7 @@ class WebhookSink:
         if message is None:
             due = self._outbox.next_due(now)
             return IDLE_SECONDS if due is None else min(due - now, IDLE_SECONDS)
-        answer = self._post(message)
+        answer = self._poster.post(message)
         if answer.status is None and self._stop.is_set():
             return 0.0  # cut off by close(): says nothing of the receiver
         if answer.status is not None and 200 <= answer.status < 300:
@@ -359,74 +318,3 @@ class WebhookSink:
         if kind != self._told:
             logger.warning("%s; alerts wait in the outbox and are tried again", trouble)
             self._told = kind
-
-    def _post(self, message: Message) -> Answer:
-        """Make one attempt, in at most `timeout_seconds` however slowly the receiver drips."""
-        timeout = self._settings.timeout_seconds
-        began = time.monotonic()
-        connection = self._connection(timeout)
-        deadline = threading.Timer(timeout, self._cut)
-        deadline.daemon = True
-        deadline.start()
-        try:
-            connection.sock = self._socket = self._connect(timeout)
-            if self._stop.is_set():
-                self._cut()  # close() came before there was a socket to cut
-            connection.request("POST", self._endpoint.target, message.body, self._headers(message))
-            response = connection.getresponse()
-            if 200 <= response.status < 300:
-                return Answer(response.status, "")
-            retry_after = retry_after_seconds(response.headers.get("Retry-After"), _time_of(response, time.time()))
-            with contextlib.suppress(OSError, http.client.HTTPException):  # the status is known, its text is extra
-                said = response.read(MAX_REASON_BYTES).decode("utf-8", "replace")
-                shown = self._endpoint.redact(said)[:MAX_REASON_CHARACTERS]
-                return Answer(response.status, f"it answered {response.status} {shown!r}", retry_after)
-            return Answer(response.status, f"it answered {response.status}", retry_after)
-        except TargetRefusedError as error:
-            return Answer(None, str(error))
-        except (OSError, http.client.HTTPException) as error:
-            if time.monotonic() - began >= timeout:
-                return Answer(None, f"no answer within webhook.timeout_seconds = {timeout:g}")
-            return Answer(None, self._endpoint.redact(f"{type(error).__name__}: {error}"))
-        finally:
-            deadline.cancel()
-            self._socket = None
-            connection.close()
-
-    def _connection(self, timeout: float) -> http.client.HTTPConnection:
-        """Return the protocol without its socket, which `_connect` makes."""
-        protocol = http.client.HTTPConnection if self._tls is None else http.client.HTTPSConnection
-        return protocol(self._endpoint.host, self._endpoint.port, timeout=timeout)
-
-    def _connect(self, timeout: float) -> socket.socket:
-        plain = self._targets.connect(self._endpoint.host, self._endpoint.port, timeout)
-        plain.settimeout(timeout)  # `_cut` sees to the whole
-        if self._tls is None:
-            return plain
-        try:
-            return self._tls.wrap_socket(plain, server_hostname=self._endpoint.host)
-        except BaseException:
-            plain.close()
-            raise
-
-    def _headers(self, message: Message) -> dict[str, str]:
-        timestamp = int(time.time())
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "longwatch",
-            "webhook-id": message.id,
-            "webhook-timestamp": str(timestamp),
-        }
-        if self._keys:
-            headers["webhook-signature"] = sign(self._keys, message.id, timestamp, message.body)
-        if self._endpoint.authorization is not None:
-            headers["authorization"] = self._endpoint.authorization
-        return headers
-
-    def _cut(self) -> None:
-        """Wake the attempt that is under way by ending its connection."""
-        under_way = self._socket
-        if under_way is not None:
-            with contextlib.suppress(OSError):
-                # the plain socket's shutdown: TLS would wait for its own lock
-                socket.socket.shutdown(under_way, socket.SHUT_RDWR)

@@ -28,11 +28,12 @@ from urllib.parse import unquote
 import pytest
 from pydantic import ValidationError
 
+from connectors.delivery import retry_after_seconds
 from connectors.message import parse_secrets, sign, webhook_body, webhook_id
 from connectors.outbox import Message, NewMessage, Outbox, OutboxError
 from connectors.records import Alert
 from connectors.targets import parse_url
-from connectors.webhook import OUTBOX_FILE, WebhookSettings, WebhookSink, retry_after_seconds
+from connectors.webhook import OUTBOX_FILE, WebhookSettings, WebhookSink
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 NS = 1_000_000_000
