@@ -38,14 +38,12 @@ from detector.metrics import Metrics
 from detector.notify import Notifier
 from detector.partitions import PartitionedStates
 from detector.patience import Patience, apart
+from detector.promotion import Promotion
 from detector.reporting import Reporter, StageClock
 from detector.residents import PORTION
-from detector.retraining import Retrainer
 from detector.settings import Settings
 from detector.store import DamagedRowError, SqliteStore
-from training.model import Forecaster
-from training.registry import About, Registry, RegistryError
-from training.retrain import MOST_LANES
+from training.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +78,10 @@ class Daemon:
 
         self._store = SqliteStore(settings.state.directory)
         meta = self._store.meta()
-        self._registry = Registry(settings.state.directory / MODELS)
+        registry = Registry(settings.state.directory / MODELS)
         # "": the one to begin with
-        model, stored_model = resumed_model(settings, self._registry, meta["model"] if meta else "")
+        model, stored_model = resumed_model(settings, registry, meta["model"] if meta else "")
         offsets = {Partition(topic, number): at for topic, number, at in meta["offsets"]} if meta else {}
-        self._model: Forecaster = model
         device = device_of(settings)
         torch.set_num_threads(1)  # retraining gains nothing from more, and they would fight with the scans
         self._clock = StageClock(self.metrics)
@@ -132,18 +129,17 @@ class Daemon:
             offsets = self._partitions.offsets
         elif self._store.places():
             self._store.clear(None)  # what is saved from now on is not in the changelog
-        self._retrainer = Retrainer()
-        self._retrainings = 0
-        self._retrained_at = time.monotonic()
         self._lag_due = 0.0  # monotonic, s
+        parts = Parts(self._engine, self._store, self._sinks, self._source, self._partitions)
         self._checkpoints = Checkpoints(
             settings,
-            Parts(self._engine, self._store, self._sinks, self._source, self._partitions),
+            parts,
             self._patiently,
             self._reporter,
             offsets,
             {"longwatch": VERSION, "member": self._member, "model": stored_model},
         )
+        self._promotion = Promotion(settings, model, registry, parts, self._checkpoints, self._reporter, self.metrics)
         logger.info(
             "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
             *(VERSION, settings.model.cell, device, self._engine.settings.threads, settings.state.directory),
@@ -171,8 +167,7 @@ class Daemon:
             self._partitions.restorer.start()
         if self._sinks.feed is not None:
             self._sinks.feed.start()
-        trained_at = self._registry.trained_at(self._checkpoints.identity["model"])
-        self.metrics.set_model(self._engine.version, self._model.cell, trained_at)
+        self._promotion.begin()
         # an empty one first, which tells file sinks where this run began
         if not self._checkpoints.make() and self._checkpoints.unsaved is not None:
             raise self._checkpoints.unsaved  # nothing has been read yet: better told at once than when it has been
@@ -216,13 +211,13 @@ class Daemon:
             self._lag_due = time.monotonic() + LAG_SECONDS
         if self._checkpoints.due:
             self._checkpoints.make()
-        self._retrain()
+        self._promotion.advance()
 
     def _shutdown(self, *, orderly: bool) -> None:
         self._notifier.stopping("saving")
         logger.info("stopping")
         began = time.monotonic()
-        self._retrainer.stop()
+        self._promotion.stop()
         try:
             if orderly and time.monotonic() < self._patiently.saved_by:
                 try:
@@ -363,40 +358,6 @@ class Daemon:
     @property
     def _restoring(self) -> int:
         return 0 if self._partitions is None else len(self._partitions.restoring)
-
-    # -- models -------------------------------------------------------------------------------------------------------
-
-    def _retrain(self) -> None:
-        """Start a retraining when it is time; when one is over, promote its model if it is the better one."""
-        training = self._settings.training
-        if (outcome := self._retrainer.result()) is not None:
-            self._reporter.retraining(outcome)
-            if outcome.model is not None:
-                self._swap(outcome.model, outcome.about(time.time()))
-        due = time.monotonic() - self._retrained_at >= training.interval_seconds
-        if training.enabled and self._settings.model.scope == "shared" and due and not self._retrainer.running:
-            self._retrained_at = time.monotonic()
-            seed = self._settings.compute.seed + self._retrainings
-            self._retrainings += 1
-            histories, stream = self._engine.histories(MOST_LANES, seed)
-            self._retrainer.start(self._model, histories, stream, seed, training.budget_seconds, training)
-
-    def _swap(self, model: Forecaster, about: About) -> None:
-        """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""
-        if not self._checkpoints.make():
-            logger.warning("the retrained model is left out: it would need a checkpoint now")
-            return
-        try:
-            self._checkpoints.identity["model"] = self._registry.save(model, about)
-        except RegistryError as error:
-            logger.warning("the retrained model is left out: %s", error)
-            return
-        if self._partitions is not None:  # named first: what is committed with it must not be gone on with another one
-            self._store.save_placed({}, {}, self._checkpoints.meta())
-        self._model = model
-        self._engine.use(model)
-        self.metrics.set_model(self._engine.version, model.cell, time.time())
-        self._checkpoints.make()
 
     # -- health -------------------------------------------------------------------------------------------------------
 
