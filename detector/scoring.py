@@ -58,6 +58,7 @@ RETURN_WARMUP = UNIT_WARMUP + 150  # events until return periods mean something
 SHARED_BUDGET = 0.3  # two channels share one budget: log10 2
 
 NOVELTY_WARMUP = 50
+LEVEL_WARMUP = 200  # levels: means of 32 values each, so six that have nothing in common
 ALARMING_NOVELTY = 0.007  # novelty that counts as once in 1000 events
 ALARMING_RETURN = 3.0  # log10 of 1000 events
 RETURN_HISTORY = 10_000  # no claim of a return period of 1000 events before ten times as many were seen
@@ -337,11 +338,7 @@ def judge_many(
 
 @compiled
 def _hour_profile(n: Record, hour: int, x: float) -> float:
-    """Return the hour of day's usual value; a past hour's mean joins when the next one begins.
-
-    Of an hour that was never seen nothing is usual, and x itself is returned: anything else would make every stream's
-    second day begin with a new level.
-    """
+    """Return the hour of day's usual value, NaN of an hour never seen; a past hour's mean joins as the next begins."""
     if n.events == 0:
         n.this_hour = hour
     elif hour != n.this_hour:
@@ -353,7 +350,7 @@ def _hour_profile(n: Record, hour: int, x: float) -> float:
         n.this_hour, n.hour_sum, n.hour_events = hour, 0.0, 0
     n.hour_sum += x
     n.hour_events += 1
-    return float(n.hour[hour % 24]) if n.hour_count[hour % 24] > 0 else x
+    return float(n.hour[hour % 24]) if n.hour_count[hour % 24] > 0 else math.nan
 
 
 @compiled
@@ -399,8 +396,11 @@ def judge_single(
             level += n.recent_level[k]
             lowest = min(lowest, n.recent[k])
         level /= ROLL
-        novelty = max(novelty, 0.1 * damped(n.level, gap(n.level, level, VALUE_REACH, young) * context))
-        remember(n.level, level)
+        if not math.isnan(level):  # all its hours are known: from the second day on
+            if n.level.events == 0:
+                n.level.quiet = LEVEL_WARMUP
+            novelty = max(novelty, 0.1 * damped(n.level, gap(n.level, level, VALUE_REACH, young) * context))
+            remember(n.level, level)
         novelty = max(novelty, 0.05 * damped(n.floor, gap(n.floor, lowest, VALUE_REACH, young) * context))
         remember(n.floor, lowest)
 

@@ -14,6 +14,7 @@ from detector.sorting import MOST_LANES
 from tests.streams import (
     DAY,
     MINUTE,
+    START,
     WEEK,
     Event,
     Outcome,
@@ -365,6 +366,20 @@ def test_clean_streams_of_one_feature_keep_to_the_budget(model: Forecaster, step
     weeks = rows * step / WEEK * len(names)
     rate = len(fired(outcome)) / weeks
     assert rate <= 10.0, f"{rate:.2f} alerts a stream and week, asked for at most 7"
+
+
+def test_streams_that_began_together_do_not_all_alert_when_their_first_day_is_over(model: Forecaster) -> None:
+    """What the hour's usual level is, is known from then on; that a level begins to be judged is no news."""
+    rng = np.random.default_rng(6)
+    time = clock(2 * 288, start=START + 37 * MINUTE)
+    names = [f"s{k}" for k in range(24)]
+    value = np.stack([seasonal(rng, time, noise=0.2) for _ in names], axis=1)
+
+    alerts = fired(run(Engine(model), [table(names, time, value)]))
+
+    day_is_over = time[0] + 288 * 5 * MINUTE
+    together = [alert for alert in alerts if abs(alert.started_at - day_is_over) < 60 * MINUTE]
+    assert len(together) <= 4, "one in six at most; each of them did while levels began with their first day's zero"
 
 
 @pytest.mark.parametrize("features", [3, 8])

@@ -215,7 +215,7 @@ def test_a_swap_keeps_calibration_open_incidents_and_windows(
 def same(rows: np.ndarray, others: np.ndarray) -> bool:
     """Whether two structured arrays are equal in every field (what lies between fields is nobody's)."""
     if rows.dtype.names is None:
-        return np.array_equal(rows, others)
+        return np.array_equal(rows, others, equal_nan=rows.dtype.kind == "f")
     return all(same(rows[name], others[name]) for name in rows.dtype.names)
 
 
