@@ -242,13 +242,18 @@ def test_without_a_broker_it_stops_in_time_and_at_once_when_asked_twice(tmp_path
     folders = tmp_path / "patient", tmp_path / "hurried"
     for folder in folders:
         folder.mkdir()
-    patient, hurried = (Longwatch(folder, kafka_settings(own_broker, folder)) for folder in folders)
+    seldom = {"state.checkpoint_interval_seconds": 600}  # what it waits for is the stop's own checkpoint
+    patient, hurried = (Longwatch(folder, kafka_settings(own_broker, folder) | seldom) for folder in folders)
     with patient, hurried:
         for daemon in (patient, hurried):
-            daemon.work_until(lambda found: found("events_scored_total") > 0, "it is at work")
+            done = daemon.work_until(lambda found: found("events_scored_total") > 0, "it is at work")
+            assert done("events_scored_total") < STREAMS * ROWS, "it was in the middle"
+            daemon.process.send_signal(signal.SIGSTOP)
         own_broker.stop()
         for daemon in (patient, hurried):
-            assert daemon.metrics()("events_scored_total") < STREAMS * ROWS, "it was in the middle"
+            daemon.process.send_signal(signal.SIGCONT)
+            more = daemon.metrics()("events_scored_total")
+            daemon.work_until(lambda found, more=more: found("events_scored_total") > more, "scores no broker takes")
         began = time.monotonic()
         patient.process.send_signal(signal.SIGTERM)
         hurried.process.send_signal(signal.SIGTERM)
