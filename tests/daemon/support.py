@@ -178,6 +178,15 @@ class Longwatch:
         finally:
             connection.close()
 
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """Let it not get on while the block runs: what comes in its middle cannot come too late then."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def stops(self, seconds: float = 5.0) -> bool:
         """Whether the process ends by itself within so long."""
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -181,11 +182,13 @@ def test_it_waits_for_its_broker_and_an_outage_in_the_middle_loses_nothing(tmp_p
         own_broker.start()
         make_topics(own_broker)
         producer = open_producer(own_broker)
-        produce(producer, "events", range(ROWS))
+        produce(producer, "events", range(ROWS // 2))
         daemon.work_until(lambda found: found("events_scored_total") > 0, "the broker that came is used")
         assert daemon.get("/readyz")[0] == 200
 
-        own_broker.stop()
+        with daemon.halted():
+            produce(producer, "events", range(ROWS // 2, ROWS))
+            own_broker.stop()
         begun = time.monotonic()
         before = daemon.metrics()("events_scored_total")
         assert before < STREAMS * ROWS, "the outage came in the middle"
@@ -220,9 +223,8 @@ def test_a_daemon_that_slept_longer_than_its_session_goes_on_where_it_was(
     with Longwatch(tmp_path, settings) as daemon:
         produce(producer, events, range(ROWS // 2))
         daemon.work_until(lambda found: found("events_scored_total") >= STREAMS * ROWS // 2, "half is scored")
-        daemon.process.send_signal(signal.SIGSTOP)
-        time.sleep(4)
-        daemon.process.send_signal(signal.SIGCONT)
+        with daemon.halted():
+            time.sleep(4)
         produce(producer, events, range(ROWS // 2, ROWS))
         daemon.line("Partitions lost")
         samples = daemon.work_until(lambda found: found("events_scored_total") >= STREAMS * ROWS, "all is scored")
@@ -244,14 +246,14 @@ def test_without_a_broker_it_stops_in_time_and_at_once_when_asked_twice(tmp_path
         folder.mkdir()
     seldom = {"state.checkpoint_interval_seconds": 600}  # what it waits for is the stop's own checkpoint
     patient, hurried = (Longwatch(folder, kafka_settings(own_broker, folder) | seldom) for folder in folders)
-    with patient, hurried:
+    with patient, hurried, contextlib.ExitStack() as halted:
         for daemon in (patient, hurried):
             done = daemon.work_until(lambda found: found("events_scored_total") > 0, "it is at work")
             assert done("events_scored_total") < STREAMS * ROWS, "it was in the middle"
-            daemon.process.send_signal(signal.SIGSTOP)
+            halted.enter_context(daemon.halted())
         own_broker.stop()
+        halted.close()
         for daemon in (patient, hurried):
-            daemon.process.send_signal(signal.SIGCONT)
             more = daemon.metrics()("events_scored_total")
             daemon.work_until(lambda found, more=more: found("events_scored_total") > more, "scores no broker takes")
         began = time.monotonic()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import signal
 import time
 import uuid
 from dataclasses import dataclass
@@ -74,10 +73,8 @@ class Workers:
 
     def sleep(self, name: str) -> None:
         """Halt a worker, which wakes in the midst of a transaction whose partitions are others' by then."""
-        worker = self.running[name]
-        worker.process.send_signal(signal.SIGSTOP)
-        time.sleep(SESSION + 3.0)
-        worker.process.send_signal(signal.SIGCONT)
+        with self.running[name].halted():
+            time.sleep(SESSION + 3.0)
 
     def stop(self) -> None:
         for name in list(self.running):
