@@ -155,7 +155,7 @@ class TransactionalWriter(KafkaWriter):
         where = f" (topic {topic})" if topic else ""
         if isinstance(error, LASTING):
             super()._failed(topic, error)
-        elif isinstance(error, ProducerFencedError):
+        elif ProducerFencedError.__name__ in f"{type(error)} {error}":  # itself, or what the client makes of it later
             self._failure = TransactionError(
                 f"the transaction was ended by the broker{where}: it was longer than kafka.transaction_timeout_seconds,"
                 f" or another process has the transactional id {self.transactional_id}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, ProducerFencedError
 
 from connectors.kafka import LATER, KafkaSource
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
@@ -144,6 +145,24 @@ def test_a_zombie_is_fenced(
     with pytest.raises(TransactionError, match="another process has the transactional id one-name"):
         zombie.commit(source.offsets, source.source.member())
     assert seen(apache, results) == [b"successor"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProducerFencedError(),
+        KafkaError("Cannot perform send because a previous request has failed.", ProducerFencedError()),
+        KafkaError(f"Cannot execute because we are in an error state: {ProducerFencedError()}"),
+    ],
+    ids=["itself", "in a later send", "in a later call"],
+)
+def test_a_fenced_writer_says_so_in_whichever_call_it_finds_out(error: KafkaError) -> None:
+    """Which one that is, is a race within the client."""
+    fenced = TransactionalWriter(KafkaSettings(), "one-name")
+    fenced._failed("scores", error)
+    assert isinstance(fenced._failure, TransactionError)
+    assert "(topic scores): it was longer than" in str(fenced._failure)
+    assert "another process has the transactional id one-name" in str(fenced._failure)
 
 
 def test_offsets_of_a_member_that_is_none_any_more_are_refused(
