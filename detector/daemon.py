@@ -76,7 +76,7 @@ class Daemon:
         self._http = HttpServer(settings.http, self.metrics.registry, self._health.live, self._ready)
         self._assigned = settings.source.type == "file"
 
-        self._store = SqliteStore(settings.state.directory)
+        self._store = SqliteStore(settings.state.directory, copy=settings.changelog)
         meta = self._store.meta()
         registry = Registry(settings.state.directory / MODELS)
         # "": the one to begin with

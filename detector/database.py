@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 DATABASE = "state.db"
 LOCK = "lock"
+ASIDE = ".damaged"  # the end of its name from then on
 ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the second where a damaged file makes SQLite say what is no UTF-8
 APPLICATION_ID = 0x6C6F6E67  # "long", in the database's header: tells our file from any other SQLite database
 FORMAT_VERSION = 2  # of the tables; raised when they change
@@ -40,6 +41,15 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT_VERSION};
 COMMIT;
 """
+
+
+class DamagedStoreError(StateError):
+    """The database cannot be read as it stands, and trying again does not help."""
+
+    def __init__(self, what: str, mend: str = MOVE_AWAY) -> None:
+        """Say what is wrong and how to mend it."""
+        super().__init__(f"{what}: {mend}")
+        self.what = what
 
 
 class UnsavedError(StateError):
@@ -118,6 +128,24 @@ def open_database(directory: Path) -> sqlite3.Connection:
     return db
 
 
+def put_aside(directory: Path) -> Path:
+    """Give a damaged database another name, in place of a former one; return it. Raises StateError."""
+    path, aside = directory / DATABASE, directory / (DATABASE + ASIDE)
+    if not path.exists():  # it has been done
+        return aside
+    try:
+        for end in ("-wal", ""):  # the log first: a new database must not find it
+            former, log = Path(f"{path}{end}"), Path(f"{aside}{end}")
+            log.unlink(missing_ok=True)
+            if former.exists():
+                former.rename(log)
+    except OSError as error:
+        raise StateError(
+            f"{path} is damaged and cannot be renamed to {aside.name}: {error.strerror}: rename it"
+        ) from error
+    return aside
+
+
 def explained(directory: Path, error: sqlite3.Error | UnicodeDecodeError, doing: str) -> StateError:
     """Return the error for a person: SQLite's own code, and what can be done about it."""
     code = getattr(error, "sqlite_errorcode", None)
@@ -125,7 +153,7 @@ def explained(directory: Path, error: sqlite3.Error | UnicodeDecodeError, doing:
     damaged = "no such " in str(error) or isinstance(error, UnicodeDecodeError)
     where = f"cannot {doing} state directory {directory}"
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or damaged:
-        return StateError(f"{where}: {DATABASE} is damaged or not longwatch's ({error}): {MOVE_AWAY}")
+        return DamagedStoreError(f"{where}: {DATABASE} is damaged or not longwatch's ({error})")
     if primary == sqlite3.SQLITE_FULL:
         return UnsavedError(f"{where}: the disk is full ({error}); the last checkpoint is intact: free some space")
     if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):

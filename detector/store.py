@@ -19,7 +19,14 @@ from typing import Any, NamedTuple, Protocol
 
 from connectors.changelog_records import restored
 from connectors.records import Partition
-from detector.database import ERRORS, MOVE_AWAY, explained, lock_directory, open_database
+from detector.database import (
+    ERRORS,
+    DamagedStoreError,
+    explained,
+    lock_directory,
+    open_database,
+    put_aside,
+)
 from detector.errors import StateError
 
 logger = logging.getLogger(__name__)
@@ -96,20 +103,47 @@ class SqliteStore:
 
     Raises StateError when the directory cannot be used, is in use by another process, or holds a database that is
     damaged, foreign or of a newer longwatch.
+
+    With `copy`, of what a changelog holds, a damaged database is no loss: it is put aside, and an empty one is taken.
+    Where that shows only later, it is put aside for the next start, and a DamagedStoreError ends this one.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, *, copy: bool = False) -> None:
         """Lock the directory, open its database and check that it is ours and readable."""
-        self.directory = Path(directory)
+        self.directory, self._copy = Path(directory), copy
         self._mutex = threading.Lock()
         self._lock_fd = lock_directory(self.directory)
         self._served: set[Partition] | None = None
         self._ids: dict[Partition, int] = {}  # of places
         try:
-            self._db = open_database(self.directory)
+            try:
+                self._open()
+            except DamagedStoreError as error:
+                if not copy:
+                    raise
+                logger.error("%s", self._aside(error, "are read"))  # noqa: TRY400 - one line tells it
+                self._open()
         except BaseException:
             os.close(self._lock_fd)
             raise
+
+    def _open(self) -> None:
+        self._db = open_database(self.directory)
+        try:
+            self.meta()
+        except StateError:
+            self._db.close()
+            raise
+
+    def _aside(self, error: DamagedStoreError, read: str) -> DamagedStoreError:
+        lies = put_aside(self.directory)
+        return DamagedStoreError(error.what, f"it lies in {lies.name} now, and its states {read} from the changelog")
+
+    def _explained(self, error: sqlite3.Error | UnicodeDecodeError, doing: str) -> StateError:
+        told = explained(self.directory, error, doing)
+        if self._copy and isinstance(told, DamagedStoreError):
+            return self._aside(told, "will be read, once longwatch is started again,")
+        return told
 
     def save(self, changed: Iterable[tuple[str, bytes]], deleted: Iterable[str], meta: Mapping[str, Any]) -> None:
         """Store rows, deletions and the meta document in one transaction; durable when it returns."""
@@ -132,7 +166,7 @@ class SqliteStore:
             except ERRORS:
                 logger.exception("state directory %s: the rollback failed too", self.directory)
             if isinstance(error, ERRORS):
-                raise explained(self.directory, error, "save to") from error
+                raise self._explained(error, "save to") from error
             raise
 
     def load(self, names: Sequence[str]) -> list[bytes | None]:
@@ -149,7 +183,7 @@ class SqliteStore:
                         "SELECT layout, crc, row, place FROM streams WHERE name = ?", (key,)
                     ).fetchone()
                 except ERRORS as error:
-                    raise explained(self.directory, error, f"read stream {name!r} from") from error
+                    raise self._explained(error, f"read stream {name!r} from") from error
                 if found is not None and self._served is not None and found[3] not in self._served_ids():
                     found = None  # another worker's by now: what is here may be long out of date
                 rows.append(None if found is None else self._verified(name, key, *found[:3]))
@@ -176,8 +210,8 @@ class SqliteStore:
             return None
         crc, document = found[0]
         if zlib.crc32(document.encode()) != crc:
-            raise StateError(
-                f"state directory {self.directory}: the record of offsets is damaged (checksum mismatch): {MOVE_AWAY}"
+            raise DamagedStoreError(
+                f"state directory {self.directory}: the record of offsets is damaged (checksum mismatch)"
             )
         result: dict[str, Any] = json.loads(document)
         return result
@@ -255,7 +289,7 @@ class SqliteStore:
             try:
                 return self._db.execute(query, values).fetchall()
             except ERRORS as error:
-                raise explained(self.directory, error, "read") from error
+                raise self._explained(error, "read") from error
 
     def _id(self, partition: Partition) -> int:
         """Return the number of a place, -1 where it is unknown; the mutex is held."""

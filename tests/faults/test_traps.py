@@ -184,6 +184,41 @@ def test_a_damaged_row_of_the_local_store_comes_back_from_the_changelog(
     assert_once(topics.scored(), undisturbed.scores(topics))
 
 
+def test_a_damaged_local_store_is_put_aside_and_comes_back_from_the_changelog(
+    topics: Topics, undisturbed: Undisturbed
+) -> None:
+    """At the start where its beginning is damaged; where its middle is, when that is read, and at the next start."""
+    with Stream(topics, FLEET) as stream:
+        folder = topics.folder / f"{topics.name}-a"
+        for at, part in ((0, 1 / 3), (1, 2 / 3)):
+            stream.until(EVENTS * part)
+            with topics.worker("a") as worker:
+                all_committed(topics, int(EVENTS * part))
+                assert worker.terminate()[0] == 0
+            hit = spoilt(folder / DATABASE, at)
+            if at:
+                stream.until(EVENTS * part + EVENTS // 10)
+                with topics.worker("a") as worker:
+                    assert worker.wait() == 1
+                assert "it lies in state.db.damaged now" in worker.log
+                assert "Traceback" not in worker.log
+                assert (folder / "state.db.damaged").read_bytes() == hit
+        with topics.worker("a") as worker:
+            stream.finish()
+            all_committed(topics)
+            assert worker.terminate()[0] == 0
+    assert_once(topics.scored(), undisturbed.scores(topics))
+
+
+def spoilt(path: Path, page: int) -> bytes:
+    """Overwrite one of a database's first pages, or all that follow; return its bytes."""
+    content = bytearray(path.read_bytes())
+    for at in range(16384 * page * 8, len(content) if page else 16384):
+        content[at] ^= 0x5A
+    path.write_bytes(content)
+    return bytes(content)
+
+
 @pytest.mark.faults
 def test_a_second_daemon_with_the_same_state_directory_is_refused_in_one_line(topics: Topics) -> None:
     with topics.worker("a") as worker:
