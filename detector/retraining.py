@@ -34,8 +34,8 @@ class _StoppedError(Exception):
 class Retrainer:
     """Runs one retraining at a time. Its methods are for one thread, the daemon's."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock  # s
+    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
+        self._clock = clock  # s, of the thread that reads it: on a busy machine as much is learnt, only later
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._outcome: Outcome | None = None
@@ -54,7 +54,7 @@ class Retrainer:
         budget_seconds: float,
         learning: Learning = LEARNING,
     ) -> None:
-        """Begin with `retrain.retrain`, learning for at most `budget_seconds`; `histories` must be copies.
+        """Begin with `retrain.retrain`, learning for at most `budget_seconds` of CPU time; `histories` must be copies.
 
         Raises RuntimeError while a retraining is under way.
         """
@@ -89,12 +89,12 @@ class Retrainer:
         learning: Learning,
     ) -> None:
         _give_way()
-        began = self._clock()
+        began, worked = time.monotonic(), self._clock()
 
         def stop() -> bool:
             if self._stopping.is_set():
                 raise _StoppedError
-            return self._clock() - began >= budget_seconds
+            return self._clock() - worked >= budget_seconds
 
         try:
             outcome = retrain(champion, histories, stream, seed, learning=learning, stop=stop)
@@ -104,7 +104,7 @@ class Retrainer:
         except Exception as error:
             logger.exception("retraining failed; scoring goes on with the model as it is")
             outcome = Outcome("failed", f"{type(error).__name__}: {error}")
-        outcome = replace(outcome, seconds=self._clock() - began)
+        outcome = replace(outcome, seconds=time.monotonic() - began)
         logger.info("retraining %s after %.1f s: %s", outcome.outcome, outcome.seconds, outcome.reason)
         self._outcome = outcome
 

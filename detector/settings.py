@@ -105,7 +105,7 @@ class TrainingSettings(Learning):
 
     enabled: bool = Field(True, description="Whether the daemon retrains the network on what it sees.")
     interval_seconds: float = Field(3600.0, ge=60, description="Time from one retraining to the next.")
-    budget_seconds: float = Field(120.0, ge=1, description="Longest time that one retraining may take.")
+    budget_seconds: float = Field(120.0, ge=1, description="CPU time after which a retraining learns no more.")
 
 
 class StateSettings(Section):

@@ -265,7 +265,7 @@ def test_without_a_broker_it_stops_in_time_and_at_once_when_asked_twice(tmp_path
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 LEARNERS, LEARNER_ROWS = 40, 10_000  # at 40 rows a second: far more than is ever read
-LEARNING_SECONDS = 180  # a retraining comes last: on a machine with much else to do its 5 s have taken more than 70
+LEARNING_SECONDS = 200  # a retraining comes last: on a machine with much else to do its 5 s have taken more than 70
 
 
 @pytest.mark.timeout(300)
@@ -340,7 +340,7 @@ def test_another_cell_goes_on_with_all_that_streams_have_shown(tmp_path: Path) -
     }
     with Longwatch(tmp_path, settings) as daemon:
         daemon.work_until(lambda found: found("events_scored_total") > 5 * 150, "a past")
-        daemon.kill()
+        assert daemon.terminate()[0] == 0
 
     with Longwatch(tmp_path, settings | {"model.cell": "rnn", "source.speed": 0}) as daemon:
         daemon.line(r": rnn on cpu.*5 streams, going on")
