@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import zlib
 from pathlib import Path
 
 from detector.errors import StateError
@@ -22,6 +23,7 @@ PAGE_BYTES = 16384  # fewest bytes written for rows of 8 to 60 KB at nearly the 
 CACHE_KIB = 32768  # dirty pages held before they spill into the log; more was no faster
 LOG_BYTES = 1 << 28  # the log file is cut back to this after a checkpoint that was larger
 
+META = "SELECT crc, document FROM meta"
 MOVE_AWAY = "restore it from a backup, or move it away to start afresh (every stream then learns anew)"
 
 # A place is a partition whose states follow a changelog: what the rows here stand for, and how far it was read
@@ -117,7 +119,7 @@ def open_database(directory: Path) -> sqlite3.Connection:
         if new:
             db.executescript(_SCHEMA)
         rows = db.execute("SELECT count(*) FROM streams").fetchone()[0]  # walks the whole index of names
-        db.execute("SELECT document FROM meta").fetchone()
+        verified_meta(directory, db.execute(META).fetchone())
     except (*ERRORS, StateError) as error:
         if db is not None:
             db.close()
@@ -128,17 +130,27 @@ def open_database(directory: Path) -> sqlite3.Connection:
     return db
 
 
+def verified_meta(directory: Path, row: tuple[int, str] | None) -> str | None:
+    """Return the document of a row of META, None where there is none; DamagedStoreError where it is damaged."""
+    if row is None:
+        return None
+    crc, document = row
+    if zlib.crc32(document.encode()) != crc:
+        raise DamagedStoreError(f"state directory {directory}: the record of offsets is damaged (checksum mismatch)")
+    return document
+
+
 def put_aside(directory: Path) -> Path:
     """Give a damaged database another name, in place of a former one; return it. Raises StateError."""
     path, aside = directory / DATABASE, directory / (DATABASE + ASIDE)
     if not path.exists():  # it has been done
         return aside
+    log, log_aside = Path(f"{path}-wal"), Path(f"{aside}-wal")
     try:
-        for end in ("-wal", ""):  # the log first: a new database must not find it
-            former, log = Path(f"{path}{end}"), Path(f"{aside}{end}")
-            log.unlink(missing_ok=True)
-            if former.exists():
-                former.rename(log)
+        log_aside.unlink(missing_ok=True)
+        if log.exists():  # before its database: a new one must not find it
+            log.rename(log_aside)
+        path.replace(aside)
     except OSError as error:
         raise StateError(
             f"{path} is damaged and cannot be renamed to {aside.name}: {error.strerror}: rename it"

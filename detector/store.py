@@ -21,11 +21,13 @@ from connectors.changelog_records import restored
 from connectors.records import Partition
 from detector.database import (
     ERRORS,
+    META,
     DamagedStoreError,
     explained,
     lock_directory,
     open_database,
     put_aside,
+    verified_meta,
 )
 from detector.errors import StateError
 
@@ -117,22 +119,14 @@ class SqliteStore:
         self._ids: dict[Partition, int] = {}  # of places
         try:
             try:
-                self._open()
+                self._db = open_database(self.directory)
             except DamagedStoreError as error:
                 if not copy:
                     raise
                 logger.error("%s", self._aside(error, "are read"))  # noqa: TRY400 - one line tells it
-                self._open()
+                self._db = open_database(self.directory)
         except BaseException:
             os.close(self._lock_fd)
-            raise
-
-    def _open(self) -> None:
-        self._db = open_database(self.directory)
-        try:
-            self.meta()
-        except StateError:
-            self._db.close()
             raise
 
     def _aside(self, error: DamagedStoreError, read: str) -> DamagedStoreError:
@@ -205,16 +199,9 @@ class SqliteStore:
 
     def meta(self) -> dict[str, Any] | None:
         """Return the last saved meta document, None before the first save."""
-        found = self._asked("SELECT crc, document FROM meta")
-        if not found:
-            return None
-        crc, document = found[0]
-        if zlib.crc32(document.encode()) != crc:
-            raise DamagedStoreError(
-                f"state directory {self.directory}: the record of offsets is damaged (checksum mismatch)"
-            )
-        result: dict[str, Any] = json.loads(document)
-        return result
+        found = self._asked(META)
+        document = verified_meta(self.directory, found[0] if found else None)
+        return None if document is None else json.loads(document)
 
     # -- states that follow a changelog -------------------------------------------------------------------------------
 

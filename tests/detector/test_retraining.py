@@ -76,15 +76,16 @@ def fleet_engine(value: np.ndarray) -> tuple[Engine, list[str]]:
 
 
 @pytest.mark.usefixtures("quick")
-def test_an_outcome_comes_once_and_by_the_clock_that_was_handed_in(caplog: pytest.LogCaptureFixture) -> None:
-    ticks = iter(np.arange(0.0, 1e6, 0.5))
-    retrainer = Retrainer(clock=lambda: float(next(ticks)))
+def test_an_outcome_comes_once_and_tells_how_long_it_took(
+    retrainer: Retrainer, caplog: pytest.LogCaptureFixture
+) -> None:
     assert retrainer.result() is None
+    began = time.monotonic()
     with caplog.at_level(logging.INFO, "detector.retraining"):
         retrainer.start(load_prior(), rings(odd_waves(LANES, 200))[0], STREAM, 0, budget_seconds=1e9)
         outcome = outcome_of(retrainer)
     assert outcome.outcome == "promoted", outcome.reason
-    assert 0 < outcome.seconds < 1e6
+    assert 0 < outcome.seconds <= time.monotonic() - began
     assert retrainer.result() is None
     assert not retrainer.running
     assert any("retraining promoted" in line for line in caplog.messages)
@@ -133,7 +134,7 @@ def test_only_one_retraining_runs_at_a_time_and_it_ends_when_told(retrainer: Ret
         retrainer.start(load_prior(), rings(noise(LANES, 200))[0], STREAM, 0, 3600.0)
     began = time.monotonic()
     retrainer.stop()
-    assert time.monotonic() - began < DEADLINE, "of 3600 s to learn"
+    assert time.monotonic() - began < DEADLINE / 5, "of 3600 s to learn"
     wait_for_end(retrainer)
     assert retrainer.result() is None
 

@@ -17,7 +17,7 @@ from kafka.admin import NewTopic
 from connectors.changelog_records import state_key
 from connectors.kafka_client import KafkaSettings
 from connectors.kafka_transactions import TransactionalWriter, end_transaction_of
-from detector.database import DATABASE
+from detector.database import DATABASE, PAGE_BYTES
 from tests.brokers import Broker
 from tests.daemon.support import Receiver, make_fleet, open_producer, until
 from tests.faults.support import (
@@ -212,7 +212,7 @@ def test_a_damaged_local_store_is_put_aside_and_comes_back_from_the_changelog(
 def spoilt(path: Path, *, late: bool) -> bytes:
     """Overwrite a database's first page, or all but the first ones; return its bytes."""
     content = bytearray(path.read_bytes())
-    for at in range(16384 * 8, len(content)) if late else range(16384):
+    for at in range(PAGE_BYTES * 8, len(content)) if late else range(PAGE_BYTES):
         content[at] ^= 0x5A
     path.write_bytes(content)
     return bytes(content)
