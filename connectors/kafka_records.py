@@ -1,6 +1,6 @@
 """Fetched bytes to records, without an object and a dozen calls for each: a compiled scan finds where things lie.
 
-kafka-python spends 5.6 us a record on this, two thirds of what a poll costs; here it is a tenth (`longwatch bench`).
+kafka-python spends 5.6 us a record on this, two thirds of what a poll costs; here it is a tenth (`make bench`).
 Everything else stays the client's: fetching, positions, checksums, decompression, errors.
 """
 

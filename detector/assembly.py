@@ -43,7 +43,6 @@ def engine_settings(settings: Settings, memory_bytes: int = 0) -> EngineSettings
         max_streams=settings.state.max_streams,
         memory_bytes=memory_bytes,
         threads=settings.compute.threads or len(os.sched_getaffinity(0)),
-        own_weights=settings.model.scope == "stream",
         keep_late=processing.late == "score",
         keep_duplicates=processing.duplicates == "score",
         mute=tuple(alerting.mute),

@@ -1,4 +1,4 @@
-"""`longwatch bench`: engine, network and ingest beside what bounds them, measured turn by turn in one run.
+"""`longwatch bench`: engine and network beside the bare LSTM that bounds them, measured turn by turn in one run.
 
 What is compared is measured in turns (A B A B ...), and a ratio is the median of the rounds' own ratios: other work on
 the machine then hits both sides alike. CPU time, of all threads, stands beside the clock's for the same reason.
@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from connectors.records import EventBatch, Partition
 from detector.assembly import device_of, engine_settings, first_model
-from detector.bench_ingest import Ingest
 from detector.engine import Engine, EngineSettings
 from detector.settings import Settings
 from training.inputs import INPUT_SIZE
@@ -31,7 +30,6 @@ from training.model import Forecaster
 
 BATCH = 10_000  # events of a micro-batch, lanes of a bare step
 ROUNDS, QUICK_ROUNDS = 5, 3
-INGEST_ROUNDS, QUICK_INGEST_ROUNDS = 3, 1  # processes start in each
 STREAMS, QUICK_STREAMS = 10_000, 1_000
 TEMPLATES = 200  # streams that see a past; all others begin as copies of them
 PAST = 600  # events before the clock starts: the warm-up of a stream of many features is 210
@@ -39,7 +37,7 @@ AGES = 64  # templates are not all of one age: what the engine does every 16 or 
 SECOND = 1_000_000_000
 START = 1_763_600_000 * SECOND
 
-ENGINE_GOAL, INGEST_GOAL = 0.2, 0.7  # of the bare LSTM step, of the bare poll loop
+ENGINE_GOAL = 0.2  # of the bare LSTM step
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +68,8 @@ class Contender:
     turn: Callable[[], Timing]
 
 
-def run_bench(settings: Settings, kafka: str, *, quick: bool) -> None:
-    """Print all figures; `kafka` (host:port) is a broker for the end-to-end part, on which topics are made and removed.
-
-    Raises KafkaConnectorError where that broker cannot be used.
-    """
-    ingest = Ingest(settings, kafka, quick=quick) if kafka else None
+def run_bench(settings: Settings, *, quick: bool) -> None:
+    """Print all figures."""
     chosen, model, device = engine_settings(settings), first_model(settings), device_of(settings)
     torch.set_num_threads(chosen.threads)
     streams, rounds = (QUICK_STREAMS, QUICK_ROUNDS) if quick else (STREAMS, ROUNDS)
@@ -89,9 +83,9 @@ def run_bench(settings: Settings, kafka: str, *, quick: bool) -> None:
         *(Contender(fleet.name, "observations", partial(fleet.turn, steps)) for fleet in fleets),
     ]
     results = in_turns(contenders, rounds)
-    _print_rates(contenders, results)
+    print_rates(contenders, results)
     for fleet, timings in zip(fleets, results[2:], strict=True):
-        _print_ratio(f"{fleet.name} / bare LSTM", timings, results[0], ENGINE_GOAL)
+        print_ratio(f"{fleet.name} / bare LSTM", timings, results[0], ENGINE_GOAL)
 
     print("\nmemory, bytes")
     for fleet in fleets:
@@ -101,20 +95,6 @@ def run_bench(settings: Settings, kafka: str, *, quick: bool) -> None:
             f" saved as a row of {row:,.0f}"
         )
         fleet.close()
-
-    print()
-    if ingest is None:
-        print("from a broker: not measured; name one with --kafka HOST:PORT (topics are made on it and removed)")
-        return
-    with ingest:
-        print(f"from the broker at {kafka}: {ingest.what}")
-        contenders = [
-            Contender("bare kafka-python poll loop", "events", lambda: Timing(*ingest.turn("poll"))),
-            Contender("daemon, broker to alert", "events", lambda: Timing(*ingest.turn("daemon"))),
-        ]
-        results = in_turns(contenders, QUICK_INGEST_ROUNDS if quick else INGEST_ROUNDS)
-    _print_rates(contenders, results)
-    _print_ratio("daemon / bare poll loop", results[1], results[0], INGEST_GOAL)
 
 
 class Fleet:
@@ -225,11 +205,11 @@ def bare_kernel(model: Forecaster, steps: int) -> Timing:
     inputs = np.random.default_rng(0).standard_normal((BATCH, INPUT_SIZE)).astype(np.float32)
     state = np.zeros((BATCH, model.state_size), np.float32)
     out = np.empty((BATCH, network.output_size), np.float32)
-    which, lane = np.zeros(BATCH, np.int64), np.arange(BATCH)
-    network.step(which, lane, inputs, state, 0, BATCH, out)
+    lane = np.arange(BATCH)
+    network.step(lane, inputs, state, 0, BATCH, out)
     began, cpu_began = time.perf_counter(), time.process_time()
     for _ in range(steps):
-        network.step(which, lane, inputs, state, 0, BATCH, out)
+        network.step(lane, inputs, state, 0, BATCH, out)
     return Timing(BATCH * steps, time.perf_counter() - began, time.process_time() - cpu_began)
 
 
@@ -245,7 +225,8 @@ def in_turns(contenders: Sequence[Contender], rounds: int) -> list[list[Timing]]
     return results
 
 
-def _print_rates(contenders: Sequence[Contender], results: Sequence[Sequence[Timing]]) -> None:
+def print_rates(contenders: Sequence[Contender], results: Sequence[Sequence[Timing]]) -> None:
+    """Print how much each does in a second of the clock and of CPU time."""
     print(f"  {'':38} {'a second':>11}  {'(least, most)':24} {'a CPU second':>12}")
     for contender, timings in zip(contenders, results, strict=True):
         rates = [timing.rate for timing in timings]
@@ -254,7 +235,8 @@ def _print_rates(contenders: Sequence[Contender], results: Sequence[Sequence[Tim
         print(f"  {contender.name:38} {median(rates):>11,.0f}  {spread:24} {cpu:>12,.0f}  {contender.unit}")
 
 
-def _print_ratio(name: str, over: Sequence[Timing], under: Sequence[Timing], goal: float) -> None:
+def print_ratio(name: str, over: Sequence[Timing], under: Sequence[Timing], goal: float) -> None:
+    """Print how fast one is beside another: the median of the rounds' own ratios."""
     ratios = [a.rate / b.rate for a, b in zip(over, under, strict=True)]
     cpu = median(a.cpu_rate / b.cpu_rate for a, b in zip(over, under, strict=True))
     spread = f"({min(ratios):.2f}, {max(ratios):.2f})"

@@ -35,7 +35,7 @@ _EXAMPLES = {
   longwatch backtest cpu.csv --output history.csv --smooth""",
     "bench": """examples:
   longwatch bench
-  longwatch bench --kafka 127.0.0.1:9092""",
+  longwatch bench --set compute.threads=1 --quick""",
     "config": """examples:
   longwatch config --config longwatch.toml
   longwatch config --schema > longwatch.schema.json
@@ -106,8 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "--smooth", action="store_true",
         help=f"add columns named lookahead_...: each event judged by what came before and after it. {_LOOKS_AHEAD}",
     )  # fmt: skip
-    bench = add("bench", _bench, "Measure engine, network and ingest, side by side.")
-    bench.add_argument("--kafka", default="", metavar="HOST:PORT", help="a broker for the end-to-end part")
+    bench = add("bench", _bench, "Measure engine and network, side by side.")
     bench.add_argument("--quick", action="store_true", help="a tenth of the work: figures are rough")
     config = add("config", _config, "Show the effective settings, secrets masked.")
     config.add_argument("--schema", action="store_true", help="show the settings' JSON schema instead")
@@ -201,7 +200,7 @@ def _backtest(settings: Settings, options: argparse.Namespace) -> None:
 def _bench(settings: Settings, options: argparse.Namespace) -> None:
     from detector.bench import run_bench  # noqa: PLC0415
 
-    run_bench(settings, options.kafka, quick=options.quick)
+    run_bench(settings, quick=options.quick)
 
 
 def _config(settings: Settings, options: argparse.Namespace) -> None:

@@ -385,8 +385,3 @@ class Daemon:
             ready = self._partitions.restorer.caught_up
             return ready, "standing by" if ready else "reading the changelog, to stand by"
         return self._assigned, "scoring" if self._assigned else "waiting for partitions"
-
-    @property
-    def http_port(self) -> int:
-        """The port that metrics and health are served on."""
-        return self._http.port

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from connectors.records import Alert, EventBatch, Scores
 from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules
 from detector.memory import Parked
-from detector.own_weights import OwnLanes
 from detector.passage import Judged, Sorted, alert_at, joined, part_of, scores_of, together
 from detector.recurrent import lanes_on
 from detector.residents import PORTION, Residents
@@ -53,7 +52,6 @@ class EngineSettings:
     keep_duplicates: bool = False
     mute: tuple[str, ...] = ()  # name patterns
     rules: AlertRules = field(default_factory=AlertRules)
-    own_weights: bool = False  # each stream's, learning online
 
 
 @dataclass(slots=True)
@@ -67,12 +65,11 @@ class Step:
     features_dropped: int
     evicted: int
     evicted_for_memory: int  # of them, for want of bytes
-    left_out: int  # steps of streams' own weights, for want of a finite loss, gradient or result
     moved: list[str]  # streams seen on another partition than before
 
 
 class Engine(Residents):
-    """Scores events of any streams, one network for all or each its own, a state for every feature of every stream.
+    """Scores events of any streams, one network for all, a state for every feature of every stream.
 
     `fetch` and `parked`: see Residents. `on_stage` hears the name of each stage as it ends, for whoever holds a clock.
     """
@@ -87,13 +84,12 @@ class Engine(Residents):
         parked: Parked | None = None,
     ) -> None:
         self.settings = settings or EngineSettings()
-        own = OwnLanes(model, device, self.settings.max_streams) if self.settings.own_weights else None
-        self._own, self._lanes = own, own or lanes_on(model, torch.device(device))
+        self._lanes = lanes_on(model, torch.device(device))
         self._horizons = np.array(model.horizons, np.int64)
         self._output_size = output_size(len(model.horizons))
         super().__init__(
-            StreamStates(self._lanes, own.row_size if own else model.state_size, model.horizons, own),
-            fingerprint(model) + ("-own" if own else ""),  # what every stream began with
+            StreamStates(self._lanes, model.state_size, model.horizons),
+            fingerprint(model),
             fetch,
             parked,
             memory_bytes=self.settings.memory_bytes,
@@ -136,7 +132,6 @@ class Engine(Residents):
             features_dropped=sum(step.features_dropped for step in steps),
             evicted=sum(step.evicted for step in steps),
             evicted_for_memory=sum(step.evicted_for_memory for step in steps),
-            left_out=sum(step.left_out for step in steps),
             moved=sorted({name for step in steps for name in step.moved}),
         )
 
@@ -146,10 +141,7 @@ class Engine(Residents):
         kept, interval, fate, moved = admitted(
             self.states, batch, slots, duplicates=self.settings.keep_duplicates, late=self.settings.keep_late
         )
-        if self._own:
-            judged = self._learning(self._own, batch, slots, kept, interval)
-        else:
-            judged = self._through(batch, slots, kept, interval)
+        judged = self._through(batch, slots, kept, interval)
         scores = scores_of(batch, judged, self.version, self.states.symbol_names)
         alerts = self._alerts(batch, judged)
         for_memory = self._make_room()
@@ -164,21 +156,8 @@ class Engine(Residents):
             features_dropped=judged.features_dropped,
             evicted=evicted + for_memory,
             evicted_for_memory=for_memory,
-            left_out=self._own.take_left_out() if self._own else 0,
             moved=moved,
         )
-
-    def _learning(
-        self, own: OwnLanes, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]
-    ) -> Judged:
-        """Take events through in segments; between two of them the streams that are due learn."""
-        parts = []
-        for part in own.segments(slots[batch.stream[event]]):
-            parts.append(self._through(batch, slots, event[part], interval[part]))
-            self._on_stage("score")
-            own.learn(slots[batch.stream[event[part]]], self.states.streams.rows, self.states.lanes.rows)
-            self._on_stage("forecast")
-        return joined(parts)
 
     def _through(self, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]) -> Judged:
         """Take events, sorted by stream, through all stages; in several passes where streams gain features midway."""
@@ -190,8 +169,6 @@ class Engine(Residents):
         inputs, frames = self._inputs(numbers)
         self._on_stage("features")
         outputs = self._forecast(numbers, inputs)
-        if self._own:
-            self._own.keep(numbers, frames)
         foreseen = self._foresee(work)
         self._on_stage("forecast")
         return Judged(work, *self._judge(work, numbers, inputs, frames, outputs, foreseen), foreseen, dropped)
@@ -228,8 +205,6 @@ class Engine(Residents):
         return inputs, frames
 
     def _forecast(self, work: Sorted, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        if self._own:
-            self._own.assign(work.lane, np.repeat(work.slot, np.diff(work.start)))
         self._prime(work.lane)
         outputs = np.empty((len(work.lane), self._output_size), np.float32)
         if self._lanes.concurrent:
@@ -347,10 +322,7 @@ class Engine(Residents):
         return [alert for _, alert in told]
 
     def use(self, model: Forecaster) -> None:
-        """Score with other weights from the next event on; each lane is primed as its next event comes.
-
-        Raises ValueError where each stream has its own.
-        """
+        """Score with other weights from the next event on; each lane is primed as its next event comes."""
         self._lanes.use(model)
         self.version = fingerprint(model)
         self._model_number += 1

@@ -217,10 +217,6 @@ class Metrics:
         )
         self.training_loss = {split: loss.labels(split) for split in SPLITS}
         self.gradient_norm = gauge("gradient_norm", "Norm of the last training step's gradient, before clipping.")
-        self.steps_left_out = counter(
-            "online_steps_left_out_total",
-            "Steps of streams' own weights that were left out: no finite loss, gradient or result.",
-        )
         self.model_trained_timestamp = gauge(
             "model_trained_timestamp_seconds", "When the model that scores was trained; 0 if unknown."
         )

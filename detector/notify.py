@@ -32,14 +32,6 @@ class Notifier:
         """Say that start-up is over: the state is restored, the model loaded."""
         self._send(f"READY=1\nSTATUS={_line(status)}")
 
-    def status(self, status: str) -> None:
-        """Say how it stands, as `systemctl status` shows it."""
-        self._send(f"STATUS={_line(status)}")
-
-    def extend_timeout(self, seconds: float) -> None:
-        """Ask for so much more time from now, during a long start-up or stop."""
-        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
-
     def beat(self) -> None:
         """Say that the processing loop has advanced; call it once a round, it sends no more often than needed."""
         now = time.monotonic()

@@ -50,7 +50,7 @@ class Promotion:
             if outcome.model is not None:
                 self._promote(outcome.model, outcome.about(time.time()))
         due = time.monotonic() - self._retrained_at >= training.interval_seconds
-        if training.enabled and self._settings.model.scope == "shared" and due and not self._retrainer.running:
+        if training.enabled and due and not self._retrainer.running:
             self._retrained_at = time.monotonic()
             seed = self._settings.compute.seed + self._retrainings
             self._retrainings += 1

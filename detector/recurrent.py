@@ -85,7 +85,7 @@ class KernelLanes:
 
     def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
         """Step the lanes of observations first..last in their order; write forecasts [observations, output_size]."""
-        self._network.step(np.zeros(len(lane), np.int64), lane, inputs, self.states, first, last, out)
+        self._network.step(lane, inputs, self.states, first, last, out)
 
     @property
     def nbytes(self) -> int:

@@ -58,7 +58,6 @@ class Reporter:
         m.streams_evicted.inc(step.evicted)
         m.streams_evicted_for_memory.inc(step.evicted_for_memory)
         m.state_bytes.set(self._engine.nbytes)
-        m.steps_left_out.inc(step.left_out)
         m.batch_events.observe([len(batch)])
         m.score.observe(scores.score)
         for alert in step.alerts:

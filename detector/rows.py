@@ -68,9 +68,10 @@ def lane_row(horizons: Sequence[int]) -> np.dtype[Any]:
 
 PRESENT, FORMER = 0, -1  # LANE.model in a packed row: hidden state belongs to the weights it names, or to others
 HEADER = struct.Struct("<8sIIII")  # layout, state size, matrix numbers, lanes, bytes of notes
-# of a packed row: version of the weights, features, an open incident's alert, each categorical lane's symbols, own
-# weights
+# of a packed row: version of the weights, features, an open incident's alert, each categorical lane's symbols, and a
+# place without a use, which rows that are stored have
 NOTES = msgspec.msgpack.Decoder(tuple[str, list[str], Alert | None, list[list[str]], bytes])
+RESERVED = b""
 
 
 def partition_of(row: bytes) -> int:

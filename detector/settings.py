@@ -74,11 +74,6 @@ class ModelSettings(Section):
     horizons: tuple[int, ...] = Field(
         HORIZONS, description="Events ahead that are forecast, each scored when its time comes; the first is 1."
     )
-    scope: Literal["shared", "stream"] = Field(
-        "shared",
-        description="One model for all streams, or each stream its own, learning with its events: for small fleets of "
-        "unlike series, 200 KB and far more time a stream; there is no retraining then.",
-    )
     directory: str = Field(
         "", description="A model that `longwatch train --output` wrote; empty: begin with the prior that ships."
     )

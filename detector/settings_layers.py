@@ -24,6 +24,8 @@ SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PO
 SERVICE_LINK_URL = re.compile(r"(tcp|udp|sctp)://")
 
 Name = tuple[str, ...]  # ("kafka", "topics")
+# What files written for an earlier version may still hold
+REMOVED: dict[Name, str] = {("model", "scope"): "it was removed, all streams share one model: leave it out"}
 
 
 class Found(NamedTuple):
@@ -114,6 +116,9 @@ class _Names:
 
     def suggestion(self, name: str, write: Callable[[Name], str], sections: bool = False) -> str:
         """Return what to do about an unknown name, in the source's own way of writing names."""
+        for path, why in REMOVED.items():
+            if name == write(path):
+                return why
         known = self.sections if sections else (*self.types, *self.secret_files)
         written = {write(path).removeprefix(PREFIX): write(path) for path in known}  # what all share says nothing
         near = difflib.get_close_matches(name.removeprefix(PREFIX), written, n=1)

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from detector.calibration import RETURN
 from detector.errors import StateError
 from detector.memory import PAGE
-from detector.own_weights import OwnLanes
 from detector.recurrent import RecurrentLanes
-from detector.rows import FORMER, HEADER, NOTES, PRESENT, STREAM, lane_row
+from detector.rows import FORMER, HEADER, NOTES, PRESENT, RESERVED, STREAM, lane_row
 from detector.scoring import SINGLE_SCORE, many_score
 from detector.subspace import SUBSPACE_LIMIT
 from detector.symbols import SYMBOL_ROW, SYMBOLIC, SymbolNames, vocabulary
@@ -38,13 +37,7 @@ FEATURES_KEPT = 10_000  # names of features that are kept before those that no l
 class StreamStates:
     """Rows of streams and lanes, by slot."""
 
-    def __init__(
-        self,
-        recurrent: RecurrentLanes,
-        state_size: int,
-        horizons: Sequence[int] = HORIZONS,
-        own: OwnLanes | None = None,  # `recurrent`, where each stream has weights of its own
-    ) -> None:
+    def __init__(self, recurrent: RecurrentLanes, state_size: int, horizons: Sequence[int] = HORIZONS) -> None:
         self.names: list[str] = []  # by slot; "" where the slot is free
         self.slots: dict[str, int] = {}
         self.features: list[str] = []  # by number; "" where the number is free
@@ -65,7 +58,6 @@ class StreamStates:
         self.symbol_names = SymbolNames()
         self.recurrent = recurrent  # rows as in `lanes`
         self.state_size = state_size
-        self.own = own
         recurrent.resize(len(self.lanes.rows))
         self.notes: dict[int, Any] = {}  # by slot: what few streams have (an open incident's alert)
 
@@ -110,8 +102,6 @@ class StreamStates:
             self.names[slot] = name
         self.slots[name] = slot
         self._names_bytes += sys.getsizeof(name)
-        if self.own:
-            self.own.begin(slot)
         return slot
 
     def add(self, name: str) -> int:
@@ -135,8 +125,6 @@ class StreamStates:
             self.matrices.release(int(stream["matrix"]), 2 * capacity * capacity)
         for row in symbol_rows.tolist():
             self.symbols.release(row, 1)
-        if self.own:
-            self.own.end(slot)
         self._names_bytes -= sys.getsizeof(self.names[slot])
         del self.slots[self.names[slot]]
         self.names[slot] = ""
@@ -250,8 +238,7 @@ class StreamStates:
             # not JSON: it has no NaN, and an alert may hold one (what was expected of a feature never seen before)
             symbols = self.symbols.rows[self._symbol_rows(slot)]
             known = [[self.symbol_names.name_of(number) for number in vocabulary(row)] for row in symbols]
-            own = self.own.pack(slot) if self.own else b""
-            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot), known, own])
+            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot), known, RESERVED])
             lane_rows = np.zeros(lanes, self._lane)  # not a copy: that leaves what lies between fields to chance
             lane_rows[...] = self.lanes.rows[first : first + lanes]
             lane_rows["model"] = np.where(lane_rows["model"] == model, PRESENT, FORMER)
@@ -296,7 +283,7 @@ class StreamStates:
             return part
 
         try:
-            written_by, features, note, known, own = NOTES.decode(row[HEADER.size : at])
+            written_by, features, note, known, _ = NOTES.decode(row[HEADER.size : at])
             stored = take(STREAM, 1)[0]
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             raise StateError(f"{damaged} ({error})") from error
@@ -310,10 +297,6 @@ class StreamStates:
         if not self._hangs_together(stored, np.frombuffer(row, self._lane, lanes, at), numbers, known):
             raise StateError(f"{damaged} (its parts do not fit each other)")
 
-        own = own if self.own and written_by == version else b""  # else the stream begins anew
-        if self.own and own and len(own) != self.own.stored_bytes:
-            raise StateError(f"{damaged} ({len(own)} bytes of weights, expected {self.own.stored_bytes})")
-
         slot = self._new_slot(name)
         self.streams.rows[slot] = stored
         stream = self.streams.rows[slot]
@@ -324,8 +307,6 @@ class StreamStates:
         self.lanes.rows["feature"][first : first + lanes] = [self.feature_id(feature) for feature in features]
         present = (self.lanes.rows["model"][first : first + lanes] == PRESENT) & (written_by == version)
         present &= state_size == self.state_size
-        if self.own and own:
-            self.own.unpack(slot, own)
         self.lanes.rows["model"][first : first + lanes] = np.where(present, model, FORMER)
         states = take(np.dtype(np.float32), lanes * state_size).reshape(lanes, state_size)
         if state_size == self.state_size:  # else of another network: the lanes are primed before their next step
@@ -369,10 +350,9 @@ class StreamStates:
         lanes = self.lanes.used - self.lanes.free
         # of a free row its first and last page may be its neighbours'
         recurrent = lanes * self.recurrent.row_bytes + self.lanes.free * min(self.recurrent.row_bytes, PAGE)
-        own = len(self.slots) * self.own.bytes_a_stream if self.own else 0
         names = self._names_bytes + self._features_bytes + self.symbol_names.nbytes
         counted = STREAM_OVERHEAD * len(self.slots) + LANE_OVERHEAD * lanes
-        return rows + recurrent + own + names + counted + FEATURE_OVERHEAD * len(self.feature_ids)
+        return rows + recurrent + names + counted + FEATURE_OVERHEAD * len(self.feature_ids)
 
     @property
     def lane_bytes(self) -> int:
@@ -383,7 +363,7 @@ class StreamStates:
     def bytes_of(self, lanes: int) -> int:
         """Return the bytes that a stream of so many numbers takes."""
         capacity = block_size(lanes)
-        stream = STREAM.itemsize + STREAM_OVERHEAD + (self.own.bytes_a_stream if self.own else 0)
+        stream = STREAM.itemsize + STREAM_OVERHEAD
         each = self._lane.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD
         if lanes == 1:
             return stream + each + SINGLE_SCORE.itemsize
@@ -398,4 +378,4 @@ class StreamStates:
         free += np.where(streams["first_many"] >= 0, capacity * self._many.itemsize, 0)
         free += np.where(streams["single"] >= 0, SINGLE_SCORE.itemsize, 0)
         free += np.where(streams["matrix"] >= 0, 8 * capacity * capacity, 0)
-        return free + STREAM_OVERHEAD + (self.own.bytes_a_stream if self.own else 0)
+        return free + STREAM_OVERHEAD

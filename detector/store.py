@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from connectors.changelog_records import restored
 from connectors.records import Partition
@@ -75,33 +75,8 @@ class Placed(NamedTuple):
     frame: bytes | None
 
 
-class StateStore(Protocol):
-    """What the daemon asks of a place where state survives."""
-
-    def save(self, changed: Iterable[tuple[str, bytes]], deleted: Iterable[str], meta: Mapping[str, Any]) -> None:
-        """Store rows, deletions and the meta document in one transaction; durable when it returns.
-
-        Costs what changed, not what exists. Raises StateError, and then holds what it held before.
-        """
-
-    def load(self, names: Sequence[str]) -> list[bytes | None]:
-        """Return the rows of these streams in order, None for a stream without one; raises StateError."""
-
-    def meta(self) -> dict[str, Any] | None:
-        """Return the last saved meta document, None before the first save."""
-
-    def names(self) -> list[str]:
-        """Return the name of every stream that has a row, in the order of their UTF-8 bytes."""
-
-    def count(self) -> int:
-        """Return the number of rows."""
-
-    def close(self) -> None:
-        """Let go of the directory. Closing twice does no harm."""
-
-
 class SqliteStore:
-    """StateStore in a local directory, created when missing. One process at a time; its threads may share it.
+    """Rows in a local directory, created when missing. One process at a time; its threads may share it.
 
     Raises StateError when the directory cannot be used, is in use by another process, or holds a database that is
     damaged, foreign or of a newer longwatch.

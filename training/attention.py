@@ -35,13 +35,6 @@ class CausalAttention(nn.Module):
         """Numbers a lane carries for it."""
         return self.window * self.hidden_size + 1
 
-    def step(self, hidden: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend from one hidden state [batch, hidden_size]; return what comes of it and the new state."""
-        window = torch.cat([state[:, self.hidden_size : -1], hidden], dim=-1)
-        count = (state[:, -1:] + 1).clamp(max=self.window)
-        kept = window.view(-1, self.window, self.hidden_size)
-        return self._attend(hidden, kept, count), torch.cat([window, count], dim=-1)
-
     def forward(self, hidden: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Attend from each of a sequence of hidden states [time, batch, hidden_size], on from `state`."""
         batch = hidden.shape[1]

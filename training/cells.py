@@ -1,7 +1,7 @@
 """The recurrent cells: vanilla (tanh), LSTM, GRU and echo state, behind one interface.
 
-Each has its textbook's equations as `step`, one line for one equation, and `forward`, which runs whole sequences the
-fast way; the two agree (a test holds them together). For the input x_t, the hidden state h and * elementwise:
+Each runs whole sequences the fast way, by the textbook's equations (a test steps these one by one and compares). For
+the input x_t, the hidden state h and * elementwise:
 
     rnn    h_t = tanh(W x_t + U h_(t-1) + b)                                      Elman 1990
     lstm   i, f, o = sigmoid(W_. x_t + U_. h_(t-1) + b_.)                         Hochreiter and Schmidhuber 1997;
@@ -15,8 +15,7 @@ fast way; the two agree (a test holds them together). For the input x_t, the hid
 
 Initial weights are the literature's against vanishing and exploding gradients: W Xavier uniform (Glorot and Bengio
 2010), U orthogonal (Saxe et al. 2014), the LSTM's forget bias 1 (Gers et al. 2000; Jozefowicz et al. 2015), the
-reservoir's U scaled to a spectral radius below 1. A layer that a rectifier follows starts by `initialise_rectified`
-(He et al. 2015): no cell has one.
+reservoir's U scaled to a spectral radius below 1.
 """
 
 from __future__ import annotations
@@ -53,10 +52,6 @@ class Cell(nn.Module, ABC):
         """Draw the initial weights."""
 
     @abstractmethod
-    def step(self, x: Tensor, state: Tensor) -> Tensor:
-        """Return the state after one input: x [batch, input_size], state [batch, state_size]."""
-
-    @abstractmethod
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Run `inputs` [time, batch, input_size] on from `state`.
 
@@ -72,7 +67,7 @@ class _Fused(Cell):
 
     def reset_parameters(self) -> None:
         """Draw the weights of each gate: W Xavier uniform, U orthogonal, biases 0."""
-        size, (W, U, b, c) = self.hidden_size, self._weights()
+        size, (W, U, b, c) = self.hidden_size, self.weights()
         for gate in range(self.gates):
             rows = slice(gate * size, (gate + 1) * size)
             nn.init.orthogonal_(U.data[rows])
@@ -80,7 +75,7 @@ class _Fused(Cell):
         nn.init.zeros_(b.data)
         nn.init.zeros_(c.data)
 
-    def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return W [gates hidden, input], U [gates hidden, hidden] and their biases [gates hidden]."""
         W, U, b, c = (getattr(self.rnn, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"))
         return W, U, b, c
@@ -100,11 +95,6 @@ class VanillaCell(_Fused):
         if draw:
             self.reset_parameters()
 
-    def step(self, x: Tensor, state: Tensor) -> Tensor:
-        """Return the state after one input; see Cell."""
-        W, U, b, c = self._weights()
-        return torch.tanh(x @ W.T + b + state @ U.T + c)
-
 
 class LstmCell(_Fused):
     """Long short-term memory with a forget gate; its state is the hidden state, then the cell state."""
@@ -121,17 +111,8 @@ class LstmCell(_Fused):
     def reset_parameters(self) -> None:
         """As every cell's, with the forget gate open: at first what is in the cell state stays."""
         super().reset_parameters()
-        _, _, b, _ = self._weights()
+        _, _, b, _ = self.weights()
         b.data[self.hidden_size : 2 * self.hidden_size] = 1.0
-
-    def step(self, x: Tensor, state: Tensor) -> Tensor:
-        """Return the state after one input; see Cell."""
-        W, U, b, c = self._weights()
-        h, C = state.chunk(2, dim=-1)
-        i, f, candidate, o = (x @ W.T + b + h @ U.T + c).chunk(4, dim=-1)
-        C = torch.sigmoid(f) * C + torch.sigmoid(i) * torch.tanh(candidate)
-        h = torch.sigmoid(o) * torch.tanh(C)
-        return torch.cat([h, C], dim=-1)
 
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Run a sequence; see Cell."""
@@ -150,15 +131,6 @@ class GruCell(_Fused):
         self.rnn = nn.GRU(input_size, hidden_size)
         if draw:
             self.reset_parameters()
-
-    def step(self, x: Tensor, state: Tensor) -> Tensor:
-        """Return the state after one input; see Cell."""
-        W, U, b, c = self._weights()
-        r, z, n = (x @ W.T + b).chunk(3, dim=-1)
-        r_h, z_h, n_h = (state @ U.T + c).chunk(3, dim=-1)
-        z = torch.sigmoid(z + z_h)
-        candidate = torch.tanh(n + torch.sigmoid(r + r_h) * n_h)
-        return (1 - z) * candidate + z * state
 
 
 class EchoStateCell(Cell):
@@ -188,10 +160,6 @@ class EchoStateCell(Cell):
         self.U.copy_(U * (SPECTRAL_RADIUS / max(radius, 1e-6)))
         self.b.uniform_(-0.2, 0.2)
 
-    def step(self, x: Tensor, state: Tensor) -> Tensor:
-        """Return the state after one input; see Cell."""
-        return (1 - LEAK_RATE) * state + LEAK_RATE * torch.tanh(x @ self.W.T + self.b + state @ self.U.T)
-
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Run a sequence; see Cell."""
         driven = inputs @ self.W.T + self.b
@@ -204,11 +172,6 @@ class EchoStateCell(Cell):
 
 CELLS: dict[str, type[Cell]] = {"rnn": VanillaCell, "lstm": LstmCell, "gru": GruCell, "esn": EchoStateCell}
 GATES = {"rnn": 1, "lstm": 4, "gru": 3, "esn": 0}  # that are trained
-
-
-def initialise_rectified(weight: Tensor) -> Tensor:
-    """Draw a weight matrix that a rectifier follows: normal, variance 2 / fan-in (He et al. 2015)."""
-    return nn.init.kaiming_normal_(weight, nonlinearity="relu")
 
 
 def cell_parameter_count(cell: str, input_size: int, hidden_size: int) -> int:

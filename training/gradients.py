@@ -16,8 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.cells import Cell
-
 
 def state_gradients(
     model: nn.Module, inputs: Tensor, state: Tensor, lags: Sequence[int], loss: Callable[[Any], Tensor]
@@ -51,34 +49,3 @@ def state_gradient_norms(
     Arguments as of state_gradients.
     """
     return state_gradients(model, inputs, state, lags, loss).norm(dim=-1).mean(dim=-1)
-
-
-def jacobians(cell: Cell, inputs: Tensor, state: Tensor) -> Tensor:
-    """Return J_i = ds_i/ds_(i-1) of each step of one lane: [time, state_size, state_size].
-
-    inputs: [time, input_size]; state: [state_size], before the first of them.
-    """
-
-    def step(x: Tensor, state: Tensor) -> Tensor:
-        return cell.step(x[None], state[None])[0]
-
-    each = []
-    with torch.no_grad():
-        for x in inputs:
-            each.append(torch.func.jacrev(step, argnums=1)(x, state))
-            state = step(x, state)
-    return torch.stack(each)
-
-
-def product_norms(each: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the spectral norm of J_T ... J_(T-k+1) for k = 1 to T, and the bound, the product of their norms.
-
-    each: `jacobians`, [time, state_size, state_size]; both answers are [time], in float64.
-    """
-    product = torch.eye(each.shape[-1], dtype=torch.float64)
-    norms = []
-    for jacobian in each.double().flip(0):
-        product = product @ jacobian
-        norms.append(torch.linalg.matrix_norm(product, ord=2))
-    bounds = torch.linalg.matrix_norm(each.double().flip(0), ord=2).cumprod(0)
-    return torch.stack(norms), bounds

@@ -3,15 +3,11 @@
 Why beside torch: a batched matrix product rounds differently for every batch size, and rounding feeds the scores'
 histograms. Here a lane's arithmetic is the same sequence of operations whatever else is in the batch, so scores are
 equal bit for bit however events are cut into batches; and a long sequence of one lane costs no call per event.
-
-Every weight has a leading axis of networks and each observation says which one steps it: one for all, or each stream
-its own (`model.scope`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,36 +33,21 @@ def output_size(horizons: int) -> int:
 
 
 class Network:
-    """Copies of a Forecaster's weights, laid out for the kernels. `step` may run in several threads at once."""
+    """A Forecaster's weights, laid out for the kernels. `step` may run in several threads at once."""
 
-    def __init__(self, model: Forecaster, copies: int = 1) -> None:
+    def __init__(self, model: Forecaster) -> None:
         self.shape = model.shape
-        self._weights = [np.repeat(value[None], copies, axis=0) for value in _laid_out(model, model.state_dict())]
+        self._weights = _laid_out(model)
         self._sizes = [0, *np.cumsum(model.state_sizes).tolist()]
         self._hidden = len(model.layers) * model.hidden_size
 
     @property
     def output_size(self) -> int:
         """Numbers of a forecast."""
-        return int(self._weights[-1].shape[1])
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of one copy's arrays."""
-        return [weights.shape[1:] for weights in self._weights]
-
-    def hold(self, weights: Sequence[Float32]) -> None:
-        """Step with these arrays from now on, [copies, *shape] for each of `shapes`; `put` writes into them."""
-        self._weights = list(weights)
-
-    def put(self, copy: int, model: Forecaster, parameters: Mapping[str, Any]) -> None:
-        """Set one copy's weights from a state_dict of the same shape."""
-        for weights, value in zip(self._weights, _laid_out(model, parameters), strict=True):
-            weights[copy] = value
+        return len(self._weights[-1])
 
     def step(
         self,
-        which: Int64,  # [observations] copy of the weights
         lane: Int64,  # [observations] row of `state`
         inputs: Float32,  # [observations, INPUT_SIZE]
         state: Float32,  # [lanes, state_size], changed in place
@@ -78,13 +59,13 @@ class Network:
         hidden = np.empty((min(BLOCK, last - first), self._hidden), np.float32)
         for a in range(first, last, BLOCK):
             b = min(a + BLOCK, last)
-            self._step(which[a:b], lane[a:b], inputs[a:b], state, hidden, out[a:b])
+            self._step(lane[a:b], inputs[a:b], state, hidden, out[a:b])
 
-    def _step(self, which: Int64, lane: Int64, inputs: Float32, state: Float32, hidden: Float32, out: Float32) -> None:
+    def _step(self, lane: Int64, inputs: Float32, state: Float32, hidden: Float32, out: Float32) -> None:
         weights, size = iter(self._weights), self.shape["hidden_size"]
         for k in range(self.shape["layers"]):
             below, at = (inputs, 0) if k == 0 else (hidden, (k - 1) * size)
-            place = (which, lane, below, at, state, self._sizes[k], hidden, k * size)
+            place = (lane, below, at, state, self._sizes[k], hidden, k * size)
             if self.shape["cell"] == "lstm":
                 _run_lstm(next(weights), next(weights), *place)
             elif self.shape["cell"] == "gru":
@@ -94,16 +75,16 @@ class Network:
                 _run_leaky(next(weights), next(weights), leak, *place)
         if window := self.shape["attention_window"]:
             at = (self.shape["layers"] - 1) * size
-            _attend(next(weights), next(weights), window, which, lane, state, self._sizes[-2], hidden, at)
-        _read_out(next(weights), next(weights), which, hidden, inputs, out)
+            _attend(next(weights), next(weights), window, lane, state, self._sizes[-2], hidden, at)
+        _read_out(next(weights), next(weights), hidden, inputs, out)
 
 
-def _laid_out(model: Forecaster, parameters: Mapping[str, Any]) -> list[Float32]:
-    """Return a state_dict's weights in the order and layout in which `Network._step` takes them.
+def _laid_out(model: Forecaster) -> list[Float32]:
+    """Return a model's weights in the order and layout in which `Network._step` takes them.
 
     Products are of [depth, columns] matrices with what goes in on the rows; torch's two biases become their sum.
     """
-    value = {name: np.asarray(tensor.detach().cpu(), np.float32) for name, tensor in parameters.items()}
+    value = {name: np.asarray(tensor.detach().cpu(), np.float32) for name, tensor in model.state_dict().items()}
     laid: list[Float32] = []
     for k in range(len(model.layers)):
         if model.cell == "esn":
@@ -206,17 +187,16 @@ def _products(matrix: Float32, bias: Float32, v: Float32, z: Float32, count: int
 
 
 @compiled(inline="always")
-def _together(which: Int64, lane: Int64, j: int) -> int:
+def _together(lane: Int64, j: int) -> int:
     """Return how many observations, from j on, one load of weights can serve: 2, or 1."""
     # the second of one lane would need what the first leaves behind
-    return 2 if j + 1 < len(lane) and lane[j + 1] != lane[j] and which[j + 1] == which[j] else 1
+    return 2 if j + 1 < len(lane) and lane[j + 1] != lane[j] else 1
 
 
 @compiled(fastmath=_FAST, error_model="numpy")
 def _run_lstm(
-    gates: Float32,  # [networks, inputs + hidden, 4 hidden]
-    bias: Float32,  # [networks, 4 hidden]
-    which: Int64,
+    gates: Float32,  # [inputs + hidden, 4 hidden]
+    bias: Float32,  # [4 hidden]
     lane: Int64,
     below: Float32,  # [observations, ...]: what goes in is from column `below_at` on
     below_at: int,
@@ -225,16 +205,16 @@ def _run_lstm(
     hidden: Float32,  # out [observations, ...] from column `hidden_at` on
     hidden_at: int,
 ) -> None:
-    size = bias.shape[1] // 4
-    width = gates.shape[1] - size
+    size = len(bias) // 4
+    width = len(gates) - size
     v, z = np.empty((2, width + size), np.float32), np.empty((2, 4 * size), np.float32)
     j = 0
     while j < len(lane):
-        count = _together(which, lane, j)
+        count = _together(lane, j)
         for p in range(count):
             v[p, :width] = below[j + p, below_at : below_at + width]
             v[p, width:] = state[lane[j + p], at : at + size]
-        _products(gates[which[j]], bias[which[j]], v, z, count)
+        _products(gates, bias, v, z, count)
         for p in range(count):
             h = state[lane[j + p], at : at + size]
             C = state[lane[j + p], at + size : at + 2 * size]
@@ -250,13 +230,12 @@ def _run_lstm(
 
 @compiled(fastmath=_FAST, error_model="numpy")
 def _run_gru(
-    gates: Float32,  # [networks, inputs + hidden, 2 hidden]: reset, update
+    gates: Float32,  # [inputs + hidden, 2 hidden]: reset, update
     bias: Float32,
-    candidate: Float32,  # [networks, inputs, hidden]
+    candidate: Float32,  # [inputs, hidden]
     candidate_bias: Float32,
-    recurrent: Float32,  # [networks, hidden, hidden]: the candidate's
+    recurrent: Float32,  # [hidden, hidden]: the candidate's
     recurrent_bias: Float32,
-    which: Int64,
     lane: Int64,
     below: Float32,
     below_at: int,
@@ -265,21 +244,21 @@ def _run_gru(
     hidden: Float32,
     hidden_at: int,
 ) -> None:
-    size = bias.shape[1] // 2
-    width = gates.shape[1] - size
+    size = len(bias) // 2
+    width = len(gates) - size
     v, z = np.empty((2, width + size), np.float32), np.empty((2, 2 * size), np.float32)
     x, h = np.empty((2, width), np.float32), np.empty((2, size), np.float32)
     n, m = np.empty((2, size), np.float32), np.empty((2, size), np.float32)
     j = 0
     while j < len(lane):
-        count, w = _together(which, lane, j), which[j]
+        count = _together(lane, j)
         for p in range(count):
             x[p] = below[j + p, below_at : below_at + width]
             h[p] = state[lane[j + p], at : at + size]
             v[p, :width], v[p, width:] = x[p], h[p]
-        _products(gates[w], bias[w], v, z, count)
-        _products(candidate[w], candidate_bias[w], x, n, count)
-        _products(recurrent[w], recurrent_bias[w], h, m, count)
+        _products(gates, bias, v, z, count)
+        _products(candidate, candidate_bias, x, n, count)
+        _products(recurrent, recurrent_bias, h, m, count)
         for p in range(count):
             r, u, c, d, g = z[p, :size], z[p, size:], n[p], m[p], h[p]
             for k in range(size):
@@ -294,10 +273,9 @@ def _run_gru(
 
 @compiled(fastmath=_FAST, error_model="numpy")
 def _run_leaky(
-    matrix: Float32,  # [networks, inputs + hidden, hidden]
+    matrix: Float32,  # [inputs + hidden, hidden]
     bias: Float32,
     leak: Any,  # 1 is the vanilla cell
-    which: Int64,
     lane: Int64,
     below: Float32,
     below_at: int,
@@ -306,16 +284,16 @@ def _run_leaky(
     hidden: Float32,
     hidden_at: int,
 ) -> None:
-    size = bias.shape[1]
-    width = matrix.shape[1] - size
+    size = len(bias)
+    width = len(matrix) - size
     v, z = np.empty((2, width + size), np.float32), np.empty((2, size), np.float32)
     j = 0
     while j < len(lane):
-        count = _together(which, lane, j)
+        count = _together(lane, j)
         for p in range(count):
             v[p, :width] = below[j + p, below_at : below_at + width]
             v[p, width:] = state[lane[j + p], at : at + size]
-        _products(matrix[which[j]], bias[which[j]], v, z, count)
+        _products(matrix, bias, v, z, count)
         for p in range(count):
             h, y = state[lane[j + p], at : at + size], z[p]
             for k in range(size):
@@ -326,17 +304,16 @@ def _run_leaky(
 
 @compiled(fastmath=_FAST, error_model="numpy")
 def _attend(
-    query: Float32,  # [networks, hidden, hidden]
-    out: Float32,  # [networks, hidden, hidden]
+    query: Float32,  # [hidden, hidden]
+    out: Float32,  # [hidden, hidden]
     window: int,
-    which: Int64,
     lane: Int64,
     state: Float32,
     at: int,
     hidden: Float32,  # changed in place, from column `hidden_at` on
     hidden_at: int,
 ) -> None:
-    size = query.shape[1]
+    size = len(query)
     none = np.zeros(size, np.float32)
     h, q, context = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     a = np.empty(window, np.float32)
@@ -349,7 +326,7 @@ def _attend(
         count = min(int(kept[window * size]) + 1, window)
         kept[window * size] = count
         h[:] = hidden[j, hidden_at : hidden_at + size]
-        _product(query[which[j]], none, h, q)
+        _product(query, none, h, q)
         largest = np.float32(-np.inf)
         for k in range(window - count, window):
             a[k] = scale * _dot(q, kept[k * size : (k + 1) * size])
@@ -363,7 +340,7 @@ def _attend(
                 context[i] += e * kept[k * size + i]
         for i in range(size):
             context[i] /= total
-        _product(out[which[j]], h, context, q)
+        _product(out, h, context, q)
         hidden[j, hidden_at : hidden_at + size] = q
 
 
@@ -387,26 +364,24 @@ def _three_dots(v: Float32, a: Float32, b: Float32, c: Float32) -> Any:
 
 @compiled(fastmath=_FAST, error_model="numpy")
 def _read_out(
-    heads: Float32,  # [networks, outputs, hidden + 2 inputs, filled up]
-    bias: Float32,  # [networks, outputs]
-    which: Int64,
+    heads: Float32,  # [outputs, hidden + 2 inputs, filled up]
+    bias: Float32,  # [outputs]
     hidden: Float32,  # [observations, hidden]
     inputs: Float32,  # [observations, INPUT_SIZE]
     out: Float32,  # [observations, outputs]
 ) -> None:
-    size, outputs = hidden.shape[1], heads.shape[1]
+    size, outputs = hidden.shape[1], len(heads)
     horizons = outputs // PARAMETERS_OF_T
     limit = np.float32(SCALE_INPUT_LIMIT)
-    v = np.zeros(heads.shape[2], np.float32)
+    v = np.zeros(heads.shape[1], np.float32)
     for j in range(len(inputs)):
         v[:size] = hidden[j]
         for k in range(INPUT_SIZE):
             v[size + k] = inputs[j, k]
             v[size + INPUT_SIZE + k] = min(max(inputs[j, k], -limit), limit)
-        w, b = heads[which[j]], bias[which[j]]
         for i in range(0, outputs, 3):
-            p, q, r = _three_dots(v, w[i], w[i + 1], w[i + 2])
-            out[j, i], out[j, i + 1], out[j, i + 2] = b[i] + p, b[i + 1] + q, b[i + 2] + r
+            p, q, r = _three_dots(v, heads[i], heads[i + 1], heads[i + 2])
+            out[j, i], out[j, i + 1], out[j, i + 2] = bias[i] + p, bias[i + 1] + q, bias[i + 2] + r
         for i in range(horizons, 2 * horizons):
             out[j, i] = min(max(out[j, i], np.float32(-8)), np.float32(4))
         for i in range(2 * horizons, outputs):

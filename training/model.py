@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.attention import CausalAttention
-from training.cells import CELLS, GATES, Cell, cell_parameter_count
+from training.cells import CELLS, GATES, cell_parameter_count
 from training.horizons import HORIZONS, check_horizons
 from training.inputs import INPUT_SIZE, LIMIT
 
@@ -125,24 +125,6 @@ class Forecaster(nn.Module):
             outputs.append(below)
             after.append(last)
         return self.heads(torch.cat(outputs, dim=-1), inputs), torch.cat(after, dim=-1)
-
-    def step(self, x: Tensor, state: Tensor) -> tuple[Forecast, Tensor]:
-        """Step once by the textbook's equations, x [batch, INPUT_SIZE]: as `forward` without dropout, but slower.
-
-        For what must be taken apart: by lanes of their own weights (torch.func), or in a test.
-        """
-        before, after, outputs = torch.split(state, self.state_sizes, dim=-1), [], []
-        below = x
-        for k, layer in enumerate(self.layers):
-            assert isinstance(layer, Cell)  # noqa: S101 - for mypy: a ModuleList does not say what it holds
-            last = layer.step(below, before[k])
-            below = last[..., : self.hidden_size]
-            if self.attention and k == len(self.layers) - 1:
-                below, window = self.attention.step(below, before[-1])
-                last = torch.cat([last, window], dim=-1)
-            outputs.append(below)
-            after.append(last)
-        return self.heads(torch.cat(outputs, dim=-1), x), torch.cat(after, dim=-1)
 
     def heads(self, hidden: Tensor, inputs: Tensor) -> Forecast:
         """Return what hidden states [..., layers * hidden_size] and their inputs [..., INPUT_SIZE] say."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from training.inputs import FAST, INPUTS, LIMIT, SLOW
-from training.model import Forecast, Forecaster
+from training.model import Forecaster
 from training.tbptt import Loss, Sequences, Step, loss_of
 
 VALUE, CHANGE, AVERAGE_FAST, AVERAGE_SLOW = map(
@@ -100,33 +100,3 @@ def _averaged(off: Tensor, weight: float) -> Tensor:
     ago = ago[:, None] - ago[None, :]  # [time, time] rows from the second index to the first
     kernel = torch.where(ago >= 0, weight * (1.0 - weight) ** ago.clamp(min=0), 0.0)
     return kernel.to(off.dtype) @ off
-
-
-def free_running(model: Forecaster, inputs: Tensor, state: Tensor, steps: int) -> Forecast:
-    """Roll a forecast on from its own one-step forecasts; each array of the result is [steps, lanes, horizons].
-
-    inputs: [steps or more, lanes, INPUT_SIZE]; the first row is as observed, of the others only what is known
-    beforehand is read: profiles and time. state: before the first row [lanes, state_size].
-
-    Row k forecasts, in its location[..., 0], the value of the k-th event from the first row's own; it stays in the
-    unit of the first row.
-    """
-    row = inputs[0]
-    forecasts = []
-    with torch.no_grad():
-        for k in range(steps):
-            forecast, state = model(row[None], state)
-            forecasts.append(forecast)
-            if k + 1 < steps:
-                row = _next(row, forecast.location[0, :, 0].clamp(-LIMIT, LIMIT), inputs[k + 1])
-    return Forecast(*(torch.cat(arrays) for arrays in zip(*forecasts, strict=True)))
-
-
-def _next(row: Tensor, value: Tensor, known: Tensor) -> Tensor:
-    """Return the row after `row` if `value` [lanes] is observed; what is known of it beforehand is as in `known`."""
-    result = known.clone()  # [lanes, INPUT_SIZE]
-    result[:, VALUE] = value
-    result[:, CHANGE] = (value - row[:, VALUE]).clamp(-LIMIT, LIMIT)
-    for column, weight in ((AVERAGE_FAST, FAST), (AVERAGE_SLOW, SLOW)):
-        result[:, column] = row[:, column] + weight * (value - row[:, column])
-    return result

@@ -1,28 +1,36 @@
-"""`longwatch bench` with a broker of its own for the end-to-end part: python -m tests.bench.bench_all [--quick].
+"""`longwatch bench`, then ingest from a broker: python -m tests.bench.bench_all [--quick] [--set SECTION.NAME=VALUE].
 
-Which broker: tests/brokers.py. Without one, the rest is measured all the same.
+Which broker: tests/brokers.py. Without one, the engine is measured all the same.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 
-from detector.cli import main as longwatch
+from detector.bench import run_bench
+from detector.settings import load_settings
+from tests.bench.ingest import measure
 from tests.brokers import BrokerError, find_broker
 
 
 def main() -> None:
-    """Start the broker, measure, and stop it."""
+    """Measure the engine; start the broker, measure from it, and stop it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.bench_all")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work: figures are rough")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="one setting")
+    options = parser.parse_args()
+    settings = load_settings(overrides=options.set)
+    run_bench(settings, quick=options.quick)
     try:
         broker = find_broker()
         broker.start()
     except BrokerError as error:
         print(error, file=sys.stderr)
-        longwatch(["bench", *sys.argv[1:]])
         return
     try:
-        print(f"broker: {broker.kind}", flush=True)
-        longwatch(["bench", "--kafka", broker.bootstrap, *sys.argv[1:]])
+        print(f"\nbroker: {broker.kind}", flush=True)
+        measure(settings, broker.bootstrap, quick=options.quick)
     finally:
         broker.close()
 

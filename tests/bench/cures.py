@@ -7,21 +7,51 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from training.inputs import INPUTS
+from training.inputs import FAST, LIMIT, SLOW
 from training.learning import Learning
-from training.model import Forecaster
+from training.model import Forecast, Forecaster
 from training.optimisers import build_optimiser, build_schedule
 from training.prior import SCORED_FROM, held_back_nll, tensors_of
-from training.sampling import ScheduledSampling, free_running
+from training.sampling import AVERAGE_FAST, AVERAGE_SLOW, CHANGE, VALUE, ScheduledSampling
 from training.synthetic import make_series
 from training.tbptt import Sequences, train
 
-VALUE = INPUTS.index("value")
 ROWS, CHUNK = 400, 100
 PASSES = 60  # over all rows: far more than so few series have to say
 SERIES, HELD_BACK_SERIES = 8, 100
 AHEAD = 10
+
+
+def free_running(model: Forecaster, inputs: Tensor, state: Tensor, steps: int) -> Forecast:
+    """Roll a forecast on from its own one-step forecasts; each array of the result is [steps, lanes, horizons].
+
+    inputs: [steps or more, lanes, INPUT_SIZE]; the first row is as observed, of the others only what is known
+    beforehand is read: profiles and time. state: before the first row [lanes, state_size].
+
+    Row k forecasts, in its location[..., 0], the value of the k-th event from the first row's own; it stays in the
+    unit of the first row.
+    """
+    row = inputs[0]
+    forecasts = []
+    with torch.no_grad():
+        for k in range(steps):
+            forecast, state = model(row[None], state)
+            forecasts.append(forecast)
+            if k + 1 < steps:
+                row = _next(row, forecast.location[0, :, 0].clamp(-LIMIT, LIMIT), inputs[k + 1])
+    return Forecast(*(torch.cat(arrays) for arrays in zip(*forecasts, strict=True)))
+
+
+def _next(row: Tensor, value: Tensor, known: Tensor) -> Tensor:
+    """Return the row after `row` if `value` [lanes] is observed; what is known of it beforehand is as in `known`."""
+    result = known.clone()  # [lanes, INPUT_SIZE]
+    result[:, VALUE] = value
+    result[:, CHANGE] = (value - row[:, VALUE]).clamp(-LIMIT, LIMIT)
+    for column, weight in ((AVERAGE_FAST, FAST), (AVERAGE_SLOW, SLOW)):
+        result[:, column] = row[:, column] + weight * (value - row[:, column])
+    return result
 
 
 def drawn(seed: int, count: int) -> Sequences:

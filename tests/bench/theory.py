@@ -27,8 +27,9 @@ from tests.bench.tasks import (
     recurrent_radius,
     remember,
 )
+from tests.textbook import jacobians, product_norms
 from training.cells import CELLS, Cell
-from training.gradients import jacobians, product_norms, state_gradient_norms
+from training.gradients import state_gradient_norms
 from training.horizons import SHIPPED_HORIZONS
 from training.inputs import INPUT_SIZE
 from training.learning import Learning

@@ -219,18 +219,6 @@ def test_what_streams_take_is_told_as_they_take_it(model: Forecaster) -> None:
         assert engine.states.bytes_by_slot(slots).mean() == pytest.approx(engine.states.bytes_of(features), rel=0.15)
 
 
-def test_weights_of_each_streams_own_count(model: Forecaster, tmp_path: Path) -> None:
-    store = Store()
-    parked = Parked(tmp_path, round(PORTION * LIMIT))
-    engine = Engine(model, EngineSettings(memory_bytes=LIMIT, own_weights=True), fetch=store.fetch, parked=parked)
-    events = numbered(Event(f"s{k}", START + row * MINUTE, {"x": 1.0}) for row in (0, 1) for k in range(600))
-    for batch in in_batches(events, 200):
-        engine.step(batch)
-        assert engine.nbytes <= LIMIT
-        store.rows.update(engine.drain())
-    assert 30 < len(engine.states.slots) < 500
-
-
 # -- what waits for the store ------------------------------------------------------------------------------------------
 
 

@@ -121,6 +121,17 @@ def test_an_unknown_name_is_an_error_with_the_nearest_known_name_in_every_source
     ]
 
 
+@pytest.mark.parametrize("value", ["shared", "stream"])
+def test_a_setting_that_was_removed_says_so_in_every_source(config: Path, value: str) -> None:
+    config.write_text(f'[model]\nscope = "{value}"\n')
+    why = "it was removed, all streams share one model: leave it out"
+    assert errors_of(config, {"LONGWATCH_MODEL__SCOPE": value}, f"model.scope={value}") == [
+        f"{config}:2: unknown setting model.scope; {why}",
+        f"environment LONGWATCH_MODEL__SCOPE: unknown setting; {why}",
+        f"--set model.scope: unknown setting; {why}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [

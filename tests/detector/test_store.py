@@ -26,7 +26,6 @@ from detector.store import (
     Place,
     Placed,
     SqliteStore,
-    StateStore,
 )
 
 NAMES = [f"host-{i}/cpu" for i in range(50)]
@@ -36,7 +35,7 @@ def rows(generation: int, size: int = 2000) -> list[tuple[str, bytes]]:
     return [(name, generation.to_bytes(4, "big") * (size // 4)) for name in NAMES]
 
 
-def generation_of(store: StateStore) -> tuple[int, set[int]]:
+def generation_of(store: SqliteStore) -> tuple[int, set[int]]:
     """Return the generation of the meta document, and those of all rows."""
     meta = store.meta()
     found = {int.from_bytes(row[:4], "big") for row in store.load(store.names()) if row}
@@ -49,7 +48,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_what_was_saved_is_found_again_after_a_restart(directory: Path) -> None:
-    store: StateStore = SqliteStore(directory)
+    store = SqliteStore(directory)
     assert store.meta() is None
     assert store.count() == 0
     store.save([("b", b"\x00row b"), ("a", b""), ("ä/\ud800", b"odd")], [], {"offsets": {"t:0": 7}})

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import textbook
 from training.cells import Cell, LstmCell, VanillaCell
 from training.inputs import INPUT_SIZE
 from training.model import Forecaster
@@ -84,7 +85,7 @@ def unrolled(model: Network, batch: Sequences, cut: int, rows: range) -> dict[st
     for t in range(rows.stop):
         if t == cut:
             state = state.detach()
-        state = model.cell.step(batch.inputs[t], state)
+        state = textbook.step(model.cell, batch.inputs[t], state)
         if t in rows:
             y = state[:, : model.cell.hidden_size] @ model.v
             total = total + 0.5 * (y - batch.targets[t, :, 0]).square().sum()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.textbook import jacobians, product_norms, step
 from training.cells import (
     CELLS,
     LINKS,
@@ -19,9 +20,8 @@ from training.cells import (
     LstmCell,
     VanillaCell,
     cell_parameter_count,
-    initialise_rectified,
 )
-from training.gradients import jacobians, product_norms, state_gradient_norms, state_gradients
+from training.gradients import state_gradient_norms, state_gradients
 
 TIME, BATCH, INPUTS, HIDDEN = 30, 4, 3, 16
 FUSED = {"rnn": 1, "lstm": 4, "gru": 3}  # cells with trained weights, and their gates
@@ -58,7 +58,7 @@ def test_a_sequence_gives_what_the_textbooks_step_gives_row_by_row(name: str) ->
     hidden, last = cell(inputs, start)
     state, steps = start, []
     for x in inputs:
-        state = cell.step(x, state)
+        state = step(cell, x, state)
         steps.append(state[:, :HIDDEN])
     torch.testing.assert_close(hidden, torch.stack(steps), atol=1e-12, rtol=0)
     torch.testing.assert_close(last, state, atol=1e-12, rtol=0)
@@ -91,7 +91,7 @@ def test_one_unit_of_each_cell_by_hand() -> None:
         cell = made(1, 1)
         for tensor in cell.state_dict().values():
             tensor.fill_(0.5 if tensor.ndim == 2 else 0.0)
-        found = cell.step(torch.ones(1, 1), torch.tensor([[h, C][: cell.state_size]]))
+        found = step(cell, torch.ones(1, 1), torch.tensor([[h, C][: cell.state_size]]))
         torch.testing.assert_close(found[0], torch.tensor(expected[name]), atol=1e-12, rtol=0)
 
 
@@ -133,7 +133,7 @@ def test_the_gate_that_starts_open_is_the_one_that_keeps_the_cell_state() -> Non
     cell = LstmCell(INPUTS, HIDDEN)
     weights(cell)[1].data.zero_()
     state = torch.cat([torch.zeros(1, HIDDEN), torch.ones(1, HIDDEN)], dim=1)
-    kept = cell.step(torch.zeros(1, INPUTS), state)[:, HIDDEN:]
+    kept = step(cell, torch.zeros(1, INPUTS), state)[:, HIDDEN:]
     torch.testing.assert_close(kept, torch.full((1, HIDDEN), 1 / (1 + math.exp(-1))), atol=1e-12, rtol=0)
 
 
@@ -166,7 +166,7 @@ def test_the_reservoir_is_not_trained() -> None:
 def test_what_a_rectifier_follows_keeps_its_signals_size_through_twenty_layers() -> None:
     """He's variance, 2 / fan-in; Xavier's, half of it here, would leave a millionth of the square."""
     width = 256
-    layers = [initialise_rectified(torch.empty(width, width)) for _ in range(20)]
+    layers = [torch.nn.init.kaiming_normal_(torch.empty(width, width), nonlinearity="relu") for _ in range(20)]
     assert float(torch.stack(layers).var()) == pytest.approx(2 / width, rel=0.01)
     signal = torch.randn(64, width)
     for weight in layers:

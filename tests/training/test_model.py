@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.textbook import forecast_step
 from training.cells import CELLS
 from training.horizons import HORIZONS
 from training.inputs import INPUT_SIZE
@@ -46,7 +47,7 @@ def drawn(*shape: int, seed: int = 0) -> np.ndarray:
 
 def run_kernel(network: Network, lane: np.ndarray, inputs: np.ndarray, state: np.ndarray) -> np.ndarray:
     out = np.empty((len(lane), network.output_size), np.float32)
-    network.step(np.zeros(len(lane), np.int64), lane, inputs, state, 0, len(lane), out)
+    network.step(lane, inputs, state, 0, len(lane), out)
     return out
 
 
@@ -119,7 +120,7 @@ def test_every_shape_computes_the_same_by_step_by_sequence_and_by_kernel(cell: s
         found, end = model(torch.from_numpy(inputs), model.initial_state(7))
         state, steps = model.initial_state(7), []
         for row in torch.from_numpy(inputs):
-            forecast, state = model.step(row, state)
+            forecast, state = forecast_step(model, row, state)
             steps.append(torch.cat(forecast, dim=-1))
     by_sequence = torch.cat(found, dim=-1)
     torch.testing.assert_close(torch.stack(steps), by_sequence, atol=2e-5, rtol=1e-5)
@@ -150,21 +151,6 @@ def test_no_shapes_kernel_sees_how_events_are_cut_and_mixed(cell: str, layers: i
         np.testing.assert_array_equal(
             run_kernel(network, lane[lane == alone], inputs[lane == alone], state), whole[lane == alone]
         )
-
-
-def test_observations_may_each_have_weights_of_their_own() -> None:
-    models = [forecaster(12, seed=seed) for seed in range(3)]
-    network = Network(models[0], copies=3)
-    for copy, model in enumerate(models):
-        network.put(copy, model, model.state_dict())
-    lane = np.random.default_rng(5).integers(0, 9, 300)
-    inputs, state = drawn(300, INPUT_SIZE), np.zeros((9, 24), np.float32)
-    out = np.empty((300, network.output_size), np.float32)
-    network.step(lane % 3, lane, inputs, state, 0, 300, out)
-
-    for copy, model in enumerate(models):
-        own, alone = lane % 3 == copy, np.zeros((9, 24), np.float32)
-        np.testing.assert_array_equal(run_kernel(Network(model), lane[own], inputs[own], alone), out[own])
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from tests.bench.cures import free_running
 from training.inputs import FAST, INPUT_SIZE, INPUTS, LIMIT, SLOW
 from training.model import Forecast, Forecaster
 from training.prior import tensors_of
-from training.sampling import AVERAGE_FAST, AVERAGE_SLOW, CHANGE, VALUE, ScheduledSampling, free_running, mixed
+from training.sampling import AVERAGE_FAST, AVERAGE_SLOW, CHANGE, VALUE, ScheduledSampling, mixed
 from training.synthetic import Series
 from training.tbptt import Sequences, Step, loss_of, train
 

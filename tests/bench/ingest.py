@@ -38,8 +38,25 @@ EVENTS, QUICK_EVENTS = 1_000_000, 60_000  # a million: the daemon is at work for
 WARM_SHARE = 0.2  # read before the clock starts: processes start, code loads, streams get past their warm-up
 TURN_SECONDS = 300.0  # a turn that takes longer fails
 POLL_MS = 500
+ROUNDS, QUICK_ROUNDS = 3, 1  # processes start in each
+GOAL = 0.7  # of the bare poll loop
 START = 1_763_600_000
 STEP_SECONDS = 60
+
+
+def measure(settings: Settings, bootstrap: str, *, quick: bool) -> None:
+    """Print how the daemon does beside the bare loop, on topics that are made on the broker and removed."""
+    from detector.bench import Contender, Timing, in_turns, print_rates, print_ratio
+
+    with Ingest(settings, bootstrap, quick=quick) as ingest:
+        print(f"from the broker at {bootstrap}: {ingest.what}")
+        contenders = [
+            Contender("bare kafka-python poll loop", "events", lambda: Timing(*ingest.turn("poll"))),
+            Contender("daemon, broker to alert", "events", lambda: Timing(*ingest.turn("daemon"))),
+        ]
+        results = in_turns(contenders, QUICK_ROUNDS if quick else ROUNDS)
+    print_rates(contenders, results)
+    print_ratio("daemon / bare poll loop", results[1], results[0], GOAL)
 
 
 class Ingest:
@@ -70,7 +87,7 @@ class Ingest:
         self.what = f"{self._events:,} events of {size} bytes, {STREAMS:,} streams on {PARTITIONS} partitions"
         quieten_client()
         if reason := probe(self._kafka):
-            raise KafkaConnectorError(f"--kafka {reason}")
+            raise KafkaConnectorError(reason)
 
     def __enter__(self) -> Self:
         self._admin = KafkaAdminClient(**self._kafka.client_options())
@@ -80,7 +97,7 @@ class Ingest:
         except BaseException as error:
             self.__exit__()
             if isinstance(error, KafkaError):
-                raise KafkaConnectorError(f"--kafka {self._kafka.bootstrap_servers}: {error}") from error
+                raise KafkaConnectorError(f"{self._kafka.bootstrap_servers}: {error}") from error
             raise
         return self
 
@@ -102,7 +119,7 @@ class Ingest:
             task = {"way": way, "events": self._events, "settings": settings.model_dump()}
             try:
                 done = subprocess.run(
-                    [sys.executable, "-m", "detector.bench_ingest"],
+                    [sys.executable, "-m", "tests.bench.ingest"],
                     input=json.dumps(task, default=_revealed),
                     capture_output=True,
                     text=True,
@@ -188,8 +205,8 @@ class _Tally:
 
 
 def _daemon(settings: Settings, watch: Stopwatch) -> None:
-    from detector.assembly import Sinks  # noqa: PLC0415 - the bare loop's process stays free of torch
-    from detector.daemon import Daemon  # noqa: PLC0415
+    from detector.assembly import Sinks  # the bare loop's process stays free of torch
+    from detector.daemon import Daemon
 
     tally = _Tally(watch)
     tally.daemon = Daemon(settings, Sinks([tally], [], []))
