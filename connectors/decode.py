@@ -4,7 +4,8 @@ The contract, which the settings only bend: a record is a JSON object in UTF-8 (
 `stream`, `timestamp` and `values` (an object of numbers) or `value` (one number, the feature `value`). Where both are
 there `values` counts; of a key that stands twice the last counts, as in every JSON parser. Null means missing, and an
 event all of whose features are missing is refused: there would be nothing to score. A number may be written as text;
-NaN, infinity and booleans are refused.
+NaN, infinity and booleans are refused. Where `decode.stream` names other fields than
+`stream`, all of them must be there.
 
 A categorical event has `code`, alone or beside numbers: a string or an integer, a symbol that is the event's feature
 `code`. 404 and "404" are the same symbol.
@@ -88,7 +89,7 @@ class Decoder:
 
     def csv_layout(self, header: bytes) -> CsvLayout:
         """Return how the rows under a CSV header are read; raises ValueError where it is none that can be used."""
-        return csv_layout(header, self._settings.code)
+        return csv_layout(header, self._settings.code, self._template)
 
     def time_of(self, value: bytes, layout: CsvLayout | None = None) -> int | None:
         """Return a record's time in ns (of a batch: its first event's), or None where it says none that can be read."""
@@ -118,14 +119,15 @@ class Decoder:
             limit = self._settings.max_record_bytes
             raise RefusalError("too_large", f"{len(value)} bytes; decode.max_record_bytes is {limit}")
         if layout is not None:
-            return csv_event(value, layout)
+            return csv_event(value, layout, self._template)
         if self._quick is not None:
             try:
                 event = self._quick.decode(value)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 pass  # unusual or broken: the thorough way tells which
             else:
-                if event.values is not None or event.value is not None or event.code is not None:
+                something = event.values is not None or event.value is not None or event.code is not None
+                if something and (event.stream or self._template.optional):
                     return event
         return self._thorough(value)
 

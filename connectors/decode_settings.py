@@ -6,7 +6,7 @@ import re
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from connectors.payload import TEMPLATE_FIELD
+from connectors.payload import DEFAULT_TEMPLATE, TEMPLATE_FIELD
 
 REASONS = (
     "empty",  # no bytes: a tombstone
@@ -39,7 +39,11 @@ class DecodeSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    stream: str = Field(default="{stream}", description='Stream name, made of fields: "{tags.host}/{name}".')
+    stream: str = Field(
+        default=DEFAULT_TEMPLATE,
+        description='Stream name, made of fields: "{tags.host}/{name}". A record without one of them is refused, but'
+        " for the default: there the record's key, or its file's name, stands in.",
+    )
     timestamp: str = Field(
         default="timestamp", min_length=1, description="Path of the event's time; dots lead into objects."
     )

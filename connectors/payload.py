@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from connectors.records import CsvLayout
 
 TEMPLATE_FIELD = re.compile(r"\{([^{}]*)\}")
+DEFAULT_TEMPLATE = "{stream}"  # the only one that a record need not have the field of: its key, or its file, names it
 
 _SHOWN_CHARACTERS = 60  # of what was found, in a refusal's detail
 _MAX_CODE_BITS = 200
@@ -70,20 +72,37 @@ def field_path(path: str) -> FieldPath:
 
 
 class NameTemplate:
-    """A stream's name made of a record's fields."""
+    """A stream's name made of a record's fields.
+
+    Each field that a template names has to be there: without one of them, streams that it tells apart would be one.
+    """
 
     def __init__(self, template: str) -> None:
+        self.text, self.optional = template, template == DEFAULT_TEMPLATE
         pieces = TEMPLATE_FIELD.split(template)  # text, field, text, field, ..., text
         self._texts = pieces[0::2]
         self._fields = [(field, field_path(field)) for field in pieces[1::2]]
 
     def name(self, record: dict[str, Any]) -> str | None:
-        """Return the name, or None where a field of it is missing."""
+        """Return the name, None where it is optional and missing; raises a refusal."""
+        return self._filled([(field, path.find(record)) for field, path in self._fields])
+
+    def columns(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Return where a CSV header has the template's fields, None where one is missing."""
+        fields = [field for field, _ in self._fields]
+        return tuple(map(names.index, fields)) if all(field in names for field in fields) else None
+
+    def name_of_cells(self, cells: Sequence[str]) -> str | None:
+        """Return the name made of the cells that `columns` told; see `name`."""
+        return self._filled([(field, cell) for (field, _), cell in zip(self._fields, cells, strict=True)])
+
+    def _filled(self, parts: Sequence[tuple[str, Any]]) -> str | None:
         name = self._texts[0]
-        for (field, path), text in zip(self._fields, self._texts[1:], strict=True):
-            found = path.find(record)
+        for (field, found), text in zip(parts, self._texts[1:], strict=True):
             if found is None or found == "":
-                return None
+                if self.optional:
+                    return None
+                raise RefusalError("no_stream", f"`{field}`, of decode.stream, is missing or empty")
             if type(found) is not str and type(found) is not int:
                 raise RefusalError("bad_name", f"`{field}`, of the stream's name, is {shown(found)}, expected text")
             name += f"{found}{text}"
@@ -120,10 +139,11 @@ def _integer(digits: str) -> int | float:
 _LENIENT = json.JSONDecoder(parse_int=_integer)
 
 
-def csv_layout(header: bytes, code: str) -> CsvLayout:
+def csv_layout(header: bytes, code: str, template: NameTemplate) -> CsvLayout:
     """Return how the rows under a CSV header are read; raises ValueError where it is none that can be used.
 
-    The column named `code` holds symbols.
+    The column named `code` holds symbols. The template's fields are columns, or else there is a column `stream`; with
+    the default one there need not be.
     """
     try:
         names = [name.strip() for name in next(csv.reader([header.decode()], strict=True))]
@@ -135,15 +155,27 @@ def csv_layout(header: bytes, code: str) -> CsvLayout:
     for name in names:
         if not name or not name.isprintable() or names.count(name) > 1:
             raise ValueError(f"every column needs a printable name of its own; found {shown(name)} in {found}")
-    values = tuple((cell, name) for cell, name in enumerate(names) if name not in ("timestamp", "stream", code))
+    name_cells = () if template.optional else template.columns(names)
+    if name_cells is None:
+        if "stream" not in names:
+            raise ValueError(
+                f"has no columns for {template.text}, decode.stream, and no column `stream`; found {found}; with"
+                f" --set 'decode.stream={DEFAULT_TEMPLATE}' the file's own name serves"
+            )
+        name_cells = ()
+    values = tuple(
+        (cell, name)
+        for cell, name in enumerate(names)
+        if name not in ("timestamp", "stream", code) and cell not in name_cells
+    )
     symbols = names.index(code) if code in names and code not in ("timestamp", "stream") else None
     if not values and symbols is None:
         raise ValueError(f"expected a column of values beside `timestamp`; found {found}")
-    stream = names.index("stream") if "stream" in names else None
-    return CsvLayout(len(names), names.index("timestamp"), stream, values, symbols)
+    stream = names.index("stream") if "stream" in names and not name_cells else None
+    return CsvLayout(len(names), names.index("timestamp"), stream, values, symbols, name_cells)
 
 
-def csv_event(line: bytes, layout: CsvLayout) -> Event:
+def csv_event(line: bytes, layout: CsvLayout, template: NameTemplate) -> Event:
     """Return the event in a CSV row. An empty cell is a missing value; a quoted one may hold commas, no line breaks."""
     try:
         text = line.decode()
@@ -155,6 +187,8 @@ def csv_event(line: bytes, layout: CsvLayout) -> Event:
     if len(cells) != layout.cells:
         raise RefusalError("bad_row", f"{len(cells)} cells, where the header has {layout.cells}: {shown(text)}")
     stream = None if layout.stream is None else cells[layout.stream]
+    if layout.name:
+        stream = template.name_of_cells([cells[cell] for cell in layout.name])
     values: dict[str, float | str | None] = {name: cells[cell] or None for cell, name in layout.values}
     code = None if layout.code is None else cells[layout.code] or None
     return Event(stream, cells[layout.timestamp], values, code=code)

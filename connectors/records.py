@@ -143,9 +143,10 @@ class CsvLayout(NamedTuple):
 
     cells: int  # in every row
     timestamp: int
-    stream: int | None  # None: the record's key names the stream
+    stream: int | None  # None: `name` does, or the record's key
     values: tuple[tuple[int, str], ...]  # cell and feature
     code: int | None = None  # the cell that holds a symbol
+    name: tuple[int, ...] = ()  # cells that the stream's name is made of, in the order of decode.stream
 
 
 @dataclass(slots=True)

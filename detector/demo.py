@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
+from connectors.decode import DecodeSettings
 from connectors.http import HttpSettings
 from connectors.labels import Window, load_labels, windows_of
 from connectors.records import Alert, Int64, Scores
@@ -154,6 +155,7 @@ def _demo_settings(settings: Settings, paths: Sequence[Path], state: Path, score
     named = tuple(map(str, paths))
     return settings.model_copy(
         update={
+            "decode": DecodeSettings(),
             "source": section("source", type="file", paths=named, max_poll_records=BATCH_EVENTS),
             "state": section("state", directory=state),
             "output": section("output", scores_file=str(scores), alerts_file=str(alerts)),

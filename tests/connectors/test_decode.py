@@ -191,6 +191,44 @@ def test_the_payload_names_the_stream_and_only_else_the_key():
         assert reason({"value": 1}, key=key) == "no_stream"
 
 
+@pytest.mark.parametrize("template", ["{host}", "{tags.host}/{name}", "web/{stream}", "{tags.host}/{name}/{tags.cpu}"])
+@pytest.mark.parametrize(
+    "record",
+    [{"value": 1.5}, {"values": {"a": 1.5}}, {"tags": {"host": "web-1"}, "stream": "", "host": "", "value": 2.5}],
+)
+def test_a_record_without_a_field_of_the_template_has_no_name_whatever_its_key(template, record):
+    record = {"timestamp": NOON, **record}
+    config = DecodeSettings(stream=template)
+    assert reason(record, config=config) == "no_stream"
+    batch, rejected = decode(*[record] * 3, config=config)
+    assert (len(batch), [refusal.reason for refusal in rejected]) == (0, ["no_stream"] * 3)
+    many = DecodeSettings(stream=template, batch="metrics")
+    assert reason({"metrics": [record]}, config=many) == "no_stream"
+
+
+def test_measurements_of_one_host_do_not_become_one_stream():
+    config = DecodeSettings(stream="{tags.host}/{name}/{tags.cpu}", values="fields")
+    cpu = {"name": "cpu", "tags": {"host": "web-1", "cpu": "cpu0"}, "fields": {"user": 1.5}, "timestamp": NOON}
+    others = [{**cpu, "name": name, "tags": {"host": "web-1"}} for name in ("mem", "system", "swap")]
+    batch, rejected = decode(cpu, *others, config=config, key=b"web-1")
+    assert batch.streams == ["web-1/cpu/cpu0"]
+    assert [refusal.detail for refusal in rejected] == ["`tags.cpu`, of decode.stream, is missing or empty"] * 3
+
+
+def test_in_a_csv_file_the_fields_of_the_template_are_columns():
+    decoder = Decoder(DecodeSettings(stream="{host}/{disk}"))
+    layout = decoder.csv_layout(b"timestamp,host,ms,disk")
+    rows = [b"5,web-1,12,sda", b"6,web-1,12,", b"7,web-1,13,sdb"]
+    batch, rejected = decoder.decode(raw_batch(*rows, csv={0: layout}, received=-1))
+    assert events(batch) == [("web-1/sda", 5 * 10**9, {"ms": 12.0}), ("web-1/sdb", 7 * 10**9, {"ms": 13.0})]
+    assert [refusal.reason for refusal in rejected] == ["no_stream"]
+    named = decoder.csv_layout(b"timestamp,stream,ms")
+    batch, rejected = decoder.decode(raw_batch(b"5,x,12", b"6,,12", csv={0: named}, received=-1, key=None))
+    assert (batch.streams, [refusal.reason for refusal in rejected]) == (["x"], ["no_stream"])
+    with pytest.raises(ValueError, match=r"no columns for \{host\}/\{disk\}, decode.stream"):
+        decoder.csv_layout(b"timestamp,host_id,ms")
+
+
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\x00", "\u202ebackwards", "\u2028", "\ud800"])
 def test_a_name_that_could_forge_a_log_line_is_refused(name):
     assert reason({"stream": name, "value": 1}) == "bad_name"
@@ -350,10 +388,10 @@ def test_renamed_fields_decode_as_the_default_ones_do():
     assert one({"host": "h", "ts": NOON, "fields": {"x": 5}}, config=config) == ("h", NOON_NS, {"x": 5.0})
 
 
-def test_a_template_without_its_field_falls_back_to_the_key():
+def test_a_template_takes_integers_for_text():
     config = DecodeSettings(stream="{tags.host}/{name}")
     assert one({"tags": {"host": "h"}, "name": 7, "value": 1}, config=config)[0] == "h/7"
-    assert one({"tags": {}, "name": "n", "value": 1}, config=config)[0] == "from-key"
+    assert one({"host": 0, "value": 1}, config=DecodeSettings(stream="{host}"))[0] == "0"
 
 
 @pytest.mark.parametrize("template", ["", "stream", "{}", "{a", "a}", "{a}}", "{{a}}"])
