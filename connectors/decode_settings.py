@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from connectors.payload import DEFAULT_TEMPLATE, TEMPLATE_FIELD
+from connectors.settings_base import MAX_DAYS, MAX_SECONDS, Section
 
 REASONS = (
     "empty",  # no bytes: a tombstone
@@ -30,14 +31,12 @@ REASONS = (
 )
 
 
-class DecodeSettings(BaseModel):
+class DecodeSettings(Section):
     """How records are read; the defaults are longwatch's own JSON.
 
     Telegraf's JSON: stream = "{tags.host}/{name}", values = "fields", batch = "metrics".
     prometheus-kafka-adapter: stream = "{labels.instance}/{name}".
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     stream: str = Field(
         default=DEFAULT_TEMPLATE,
@@ -61,21 +60,27 @@ class DecodeSettings(BaseModel):
     )
     exclude_features: tuple[str, ...] = Field(default=(), description='Features to pass over, as patterns: "uptime_*".')
     max_record_bytes: int = Field(
-        default=1_048_576, ge=64, description="Larger records are refused (Kafka's own limit: 1 MiB)."
+        default=1_048_576, ge=64, le=1 << 30, description="Larger records are refused (Kafka's own limit: 1 MiB)."
     )
-    max_features: int = Field(default=1_000, ge=1, description="Events with more features are refused.")
+    max_features: int = Field(default=1_000, ge=1, le=100_000, description="Events with more features are refused.")
     max_batch_events: int = Field(
-        default=10_000, ge=1, description="A record with more events is refused as one, where decode.batch is set."
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="A record with more events is refused as one, where decode.batch is set.",
     )
     max_name_bytes: int = Field(
         default=255, ge=1, le=4_096, description="Longest name of a stream or feature, in UTF-8."
     )
     max_code_bytes: int = Field(default=1_024, ge=1, le=4_096, description="Longest symbol, in UTF-8.")
     max_age_days: float = Field(
-        default=10_950, gt=0, description="Older events are refused, seen from the record's own time."
+        default=10_950,
+        gt=0,
+        le=MAX_DAYS,
+        description="Older events are refused, seen from the record's own time.",
     )
     max_ahead_seconds: float = Field(
-        default=86_400, ge=0, description="Events further ahead of the record's time are refused."
+        default=86_400, ge=0, le=MAX_SECONDS, description="Events further ahead of the record's time are refused."
     )
 
     @field_validator("stream")

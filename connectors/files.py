@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from connectors.decode import Decoder
 from connectors.lines import STANDARD_INPUT, FileError, LineReader
 from connectors.records import CsvLayout, Int64, Partition, RawBatch
+from connectors.settings_base import Section
 
 __all__ = ["FileError", "FileSettings", "FileSource"]
 
@@ -21,16 +22,17 @@ logger = logging.getLogger(__name__)
 
 _MOST_POLL_BYTES = 8 << 20  # but for what one read of a file brings: decoding takes some 25 times as much
 _LONG_AGO = np.iinfo(np.int64).min  # the time of records that stand before the first with a time
+_LAST = np.iinfo(np.int64).max
 
 
-class FileSettings(BaseModel):
+class FileSettings(Section):
     """Which files are read, and how fast."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     paths: tuple[str, ...] = Field(default=(), description='CSV or JSON lines, either as .gz; "-": standard input.')
-    speed: float = Field(default=0.0, ge=0, description="Times real time, by the events' clock; 0: as fast as it goes.")
-    max_poll_records: int = Field(default=10_000, ge=1, description="Most records handed over at once.")
+    speed: float = Field(
+        default=0.0, ge=0, le=1_000_000, description="Times real time, by the events' clock; 0: as fast as it goes."
+    )
+    max_poll_records: int = Field(default=10_000, ge=1, le=1_000_000, description="Most records handed over at once.")
 
     @field_validator("paths")
     @classmethod
@@ -158,7 +160,7 @@ class FileSource:
         wait = (int(block.times[0]) - first) / (self._speed * 1e9) - (time.monotonic() - began)
         if wait > 0:
             time.sleep(min(wait, timeout_seconds))
-        now = first + round((time.monotonic() - began) * self._speed * 1e9)
+        now = min(first + round((time.monotonic() - began) * self._speed * 1e9), _LAST)
         return int(np.searchsorted(block.times, now, "right"))
 
     def _raise_failure(self) -> None:

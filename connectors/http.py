@@ -27,7 +27,9 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
+
+from connectors.settings_base import Section
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +51,8 @@ _PAGES = {
 Check = Callable[[], tuple[bool, str]]
 
 
-class HttpSettings(BaseModel):
+class HttpSettings(Section):
     """The [http] section."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 or :: for all.")
     port: int = Field(default=9464, ge=0, le=65535, description="Port to listen on; 0: any that is free.")

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from connectors.kafka_oauth import TokenError, Tokens, check_endpoint, from_endpoint, from_file
+from connectors.settings_base import Section
 
 _EXTENSION = re.compile(r"[A-Za-z]+=[\t\n\r -~]+")  # RFC 7628
 RECONNECT_MAX_MS = 5_000  # the client's own longest back-off after an outage; its default is 30 s
@@ -28,10 +29,8 @@ class TlsError(KafkaConnectorError):
     """No TLS session with the broker can be had with these certificates: waiting does not help."""
 
 
-class KafkaSettings(BaseModel):
+class KafkaSettings(Section):
     """Section [kafka]: where events come from and where scores, alerts and refused records go."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     bootstrap_servers: str = Field(
         "127.0.0.1:9092", min_length=1, description="Brokers to ask first: host:port, several with commas."

@@ -26,12 +26,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from connectors.delivery import Answer, Poster
 from connectors.message import parse_secrets, webhook_body, webhook_id
 from connectors.outbox import Message, NewMessage, Outbox, OutboxError, OutboxFullError
 from connectors.records import Alert
+from connectors.settings_base import MAX_SECONDS, Section
 from connectors.targets import Targets, parse_url
 
 logger = logging.getLogger(__name__)
@@ -50,10 +51,8 @@ MAX_HOLDING_ATTEMPTS = 12
 AWAY = frozenset({408, 425, 429, 502, 503, 504})  # the receiver, or what stands before it, says: later
 
 
-class WebhookSettings(BaseModel):
+class WebhookSettings(Section):
     """The [webhook] section."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     url: SecretStr = Field(
         default=SecretStr(""), description="Where alerts are POSTed, http:// or https://; empty: nowhere."
@@ -77,10 +76,16 @@ class WebhookSettings(BaseModel):
     )
     retry_cap_seconds: float = Field(default=1800.0, gt=0, le=86_400, description="Longest wait between two attempts.")
     max_age_seconds: float = Field(
-        default=259_200.0, gt=0, description="An alert that could not be delivered for so long is dropped."
+        default=259_200.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="An alert that could not be delivered for so long is dropped.",
     )
     max_pending: int = Field(
-        default=100_000, ge=1, description="Most alerts that wait to be delivered; beyond that the oldest are dropped."
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="Most alerts that wait to be delivered; beyond that the oldest are dropped.",
     )
 
     @field_validator("url")

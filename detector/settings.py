@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from connectors.decode import DecodeSettings
 from connectors.files import FileSettings
 from connectors.http import HttpSettings
 from connectors.kafka import KafkaSettings
+from connectors.settings_base import MAX_SECONDS, Section
 from connectors.webhook import WebhookSettings
 from detector.memory import LEAST_BYTES
 from detector.settings_layers import (
@@ -33,12 +34,6 @@ from training.horizons import HORIZONS, check_horizons
 from training.learning import Learning
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
-
-
-class Section(BaseModel):
-    """What every section has in common: unknown names are errors, nothing changes after the start."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class SourceSettings(FileSettings):
@@ -95,12 +90,14 @@ class ModelSettings(Section):
         return self
 
 
-class TrainingSettings(Learning):
+class TrainingSettings(Learning, Section):
     """Section [training]: how the network learns on while it scores, and how `longwatch train` refines it."""
 
     enabled: bool = Field(True, description="Whether the daemon retrains the network on what it sees.")
-    interval_seconds: float = Field(3600.0, ge=60, description="Time from one retraining to the next.")
-    budget_seconds: float = Field(120.0, ge=1, description="CPU time after which a retraining learns no more.")
+    interval_seconds: float = Field(3600.0, ge=60, le=MAX_SECONDS, description="Time from one retraining to the next.")
+    budget_seconds: float = Field(
+        120.0, ge=1, le=MAX_SECONDS, description="CPU time after which a retraining learns no more."
+    )
 
 
 class StateSettings(Section):
@@ -118,6 +115,7 @@ class StateSettings(Section):
     memory_bytes: int = Field(
         0,
         ge=0,
+        le=1 << 50,
         description="Memory for the states of streams, 64 MiB or more; beyond, the longest idle rest in the directory."
         " 0: 60 % of what the machine or its cgroup leaves beside the program's own 900 MB.",
     )
@@ -170,7 +168,10 @@ class AlertingSettings(Section):
         7.0, gt=0, le=100_000, description="Budget of one stream: its threshold is what so many events exceed."
     )
     fleet_alerts_per_day: float = Field(
-        50.0, gt=0, description="Budget of all streams together. Not in effect yet: only the budget per stream is."
+        50.0,
+        gt=0,
+        le=1_000_000,
+        description="Budget of all streams together. Not in effect yet: only the budget per stream is.",
     )
     threshold: float | None = Field(
         None, gt=0, le=300, description="A fixed score instead of the budgets: 6 is once in a million events."
@@ -188,11 +189,11 @@ class AlertingSettings(Section):
         0.0, ge=0, description="Observed and expected must differ by so much, as a share of the expected value."
     )
     least_duration_seconds: float = Field(
-        0.0, ge=0, description="An anomaly must last so long, in event time, before it alerts."
+        0.0, ge=0, le=MAX_SECONDS, description="An anomaly must last so long, in event time, before it alerts."
     )
     mute: tuple[str, ...] = Field((), description='Streams that never alert, by name pattern: "test-*/*".')
     critical_above_threshold: float = Field(
-        1.0, ge=0, description="A score so far above the threshold is critical: 1 is ten times as rare."
+        1.0, ge=0, le=300, description="A score so far above the threshold is critical: 1 is ten times as rare."
     )
 
 

@@ -43,7 +43,7 @@ class Learning(BaseModel):
         default="norm",
         description="Against exploding gradients: their global L2 norm is limited, each element, or nothing.",
     )
-    clip_limit: float = Field(default=1.0, gt=0, description="The limit that `clip` sets.")
+    clip_limit: float = Field(default=1.0, gt=0, le=1_000_000_000, description="The limit that `clip` sets.")
     update_every: int = Field(
         default=0,
         ge=0,
