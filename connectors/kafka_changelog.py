@@ -20,7 +20,7 @@ from kafka.protocol.consumer import OffsetSpec
 from connectors.changelog_records import MAX_PART_BYTES, ChangelogError
 from connectors.kafka_client import KafkaSettings
 from connectors.kafka_reader import ANSWER_MS, BOOTSTRAP_MS
-from connectors.kafka_records import Record, use_quick_records
+from connectors.kafka_seams import Record, polled_records, position_of, use_quick_records
 from connectors.records import Partition
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Changelogs:
         """Return committed records by the source's partition."""
         if not self._consumer.assignment():
             return {}
-        polled = self._consumer.poll(timeout_ms=timeout_ms)
+        polled = polled_records(self._consumer, timeout_ms)
         return {self._source(changelog): records for changelog, records in polled.items()}
 
     def position(self, partition: Partition) -> int:
@@ -129,8 +129,7 @@ class Changelogs:
             self._admin.close()
 
     def _position(self, changelog: TopicPartition) -> int | None:
-        state = self._consumer._subscription.assignment.get(changelog)  # `position` would ask the broker
-        return None if state is None or state.position is None else int(state.position.offset)
+        return position_of(self._consumer, changelog, ANSWER_MS)
 
     def _changelog(self, source: Partition) -> TopicPartition:
         return TopicPartition(self._settings.changelog_of(source.topic), source.partition)

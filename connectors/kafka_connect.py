@@ -17,13 +17,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from kafka.errors import KafkaConfigurationError, KafkaError
-from kafka.net.sasl import get_sasl_mechanism
-from kafka.protocol.metadata import ApiVersionsRequest
-from kafka.protocol.parser import KafkaProtocol
-from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 
 from connectors.kafka_client import AuthenticationError, KafkaConnectorError, KafkaSettings, TlsError
 from connectors.kafka_oauth import TokenError
+from connectors.kafka_seams import has
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +99,8 @@ def _probe_server(settings: KafkaSettings, options: dict[str, Any], server: str)
             if "ssl_context" in options:
                 connection = options["ssl_context"].wrap_socket(connection, server_hostname=host)
                 stack.enter_context(connection)
-            _log_in(settings, options, host, _Conversation(connection))
+            if has("probe"):
+                _log_in(settings, options, host, _Conversation(connection))
         except ssl.SSLCertVerificationError as error:
             raise TlsError(
                 f"TLS with {server}: the broker's certificate is not trusted: {error.verify_message}."
@@ -152,6 +150,8 @@ class _Conversation:
     """
 
     def __init__(self, connection: socket.socket) -> None:
+        from kafka.protocol.parser import KafkaProtocol  # noqa: PLC0415 - a release may have none
+
         self._connection = connection
         self._protocol = KafkaProtocol(client_id="longwatch")
 
@@ -169,6 +169,10 @@ class _Conversation:
 
 def _log_in(settings: KafkaSettings, options: dict[str, Any], host: str, conversation: _Conversation) -> None:
     """Ask for the broker's versions, as every client does, and log in where asked; _RefusedError with the reason."""
+    from kafka.net.sasl import get_sasl_mechanism  # noqa: PLC0415
+    from kafka.protocol.metadata import ApiVersionsRequest  # noqa: PLC0415
+    from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest  # noqa: PLC0415
+
     conversation.ask(ApiVersionsRequest(version=0))
     if not settings.security_protocol.startswith("SASL"):
         return

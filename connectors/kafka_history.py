@@ -17,7 +17,7 @@ from kafka.errors import AuthorizationError, KafkaConfigurationError, KafkaError
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import probe, quieten_client
 from connectors.kafka_reader import BOOTSTRAP_MS, consumer_options
-from connectors.kafka_records import use_quick_records
+from connectors.kafka_seams import polled_records, use_quick_records
 from connectors.records import Partition, RawBatch
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class KafkaHistory:
             partition = self._left[0]
             seconds = max(deadline - time.monotonic(), 0.0)
             try:
-                polled = self._consumer.poll(timeout_ms=round(seconds * 1000))
+                polled = polled_records(self._consumer, round(seconds * 1000))
                 position = self._consumer.position(partition, timeout_ms=ANSWER_MS)
             except RetriableError as error:
                 log.debug("Polling Kafka failed, trying again: %s", error)

@@ -32,11 +32,10 @@ from kafka.errors import (
     UnsupportedCodecError,
 )
 from kafka.future import Future
-from kafka.net.compat import KafkaNetClient
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect, probe
-from connectors.kafka_records import Record, forget_parked, use_quick_records
+from connectors.kafka_seams import Record, client_class, forget_parked, polled_records, use_quick_records
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ class Reader(threading.Thread):
         self.outage = False
         self.progress = time.monotonic()  # when the client last returned to us
         self._settings = settings
-        self._client: KafkaNetClient | None = None
+        self._client: Any | None = None  # kafka-python's network client
         self._heard = self.progress  # when the broker last answered
         self._next_topic_check = 0.0
         self._missing: set[str] = set()
@@ -136,14 +135,17 @@ class Reader(threading.Thread):
     def _make_consumer(self) -> KafkaConsumer:
         settings = self._settings
 
-        def make_client(**options: Any) -> KafkaNetClient:
-            if self._client is not None:  # of an attempt that failed: its thread would go on
-                self._client.close()
-            self._client = KafkaNetClient(**options)
-            return self._client
-
         options = consumer_options(settings, read_committed=self._read_committed)
-        consumer = KafkaConsumer(**options, kafka_client=make_client, bootstrap_timeout_ms=BOOTSTRAP_MS)
+        if (kind := client_class()) is not None:
+
+            def make_client(**options: Any) -> Any:
+                if self._client is not None:  # of an attempt that failed: its thread would go on
+                    self._client.close()
+                self._client = kind(**options)
+                return self._client
+
+            options["kafka_client"] = make_client
+        consumer = KafkaConsumer(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
         use_quick_records(consumer)
         return consumer
 
@@ -188,7 +190,7 @@ class Reader(threading.Thread):
     def _poll(self, consumer: KafkaConsumer) -> Polled:
         """Poll once; what the client raises becomes a change to see to, an error for a person, or another try."""
         try:
-            return consumer.poll(timeout_ms=HELD_POLL_MS if self.held else POLL_MS)  # type: ignore[no-any-return]  # kafka-python has no types
+            return polled_records(consumer, HELD_POLL_MS if self.held else POLL_MS)
         except NoOffsetForPartitionError as error:
             self.hand_over("misplaced", error.args[0])
         except OffsetOutOfRangeError as error:

@@ -23,8 +23,7 @@ from kafka.protocol.consumer import IsolationLevel
 from numpy.typing import NDArray
 
 from connectors.kafka_codecs import TooLargeError, decompressed
-
-Record = tuple[int, int, bytes | None, bytes | None]  # offset, timestamp in ms (-1: none), key, value
+from connectors.kafka_seams import Record
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ def use_quick_records(consumer: KafkaConsumer) -> None:
     """Let the consumer's poll return lists of `Record` in place of its own ConsumerRecord."""
     # the seams in the client: its fetcher asks itself for this class, once for each partition fetched, ...
     fetcher = consumer._fetcher
-    fetcher.PartitionRecords = _QuickRecords
+    fetcher.PartitionRecords = QuickRecords
     append, unpacked = fetcher._append, 0
 
     def bounded(drained: dict[Any, Any], part: Any, most: int, update_offsets: bool) -> int:
@@ -57,21 +56,7 @@ def use_quick_records(consumer: KafkaConsumer) -> None:
     fetcher._append = bounded  # ... and asks this how many records a partition has given of those that a poll may bring
 
 
-def forget_parked(consumer: KafkaConsumer, partition: TopicPartition) -> None:
-    """Let a partition that is resumed be fetched again, from its position. For the thread that polls.
-
-    The client (3.0.12) sets aside what it has fetched of a paused partition, and fetches no more of it before that has
-    been handed out. But it takes it up again only once it has let go of what it read last, which it does not do at its
-    end: a resumed partition could wait for ever.
-    """
-    fetcher = consumer._fetcher
-    fetcher._paused_completed_fetches.pop(partition, None)
-    parked = fetcher._paused_partition_records.pop(partition, None)
-    if parked is not None:
-        parked.drain()
-
-
-class _QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
+class QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
     """What one fetch brought of one partition."""
 
     unpacked = 0  # bytes since `take` was last called

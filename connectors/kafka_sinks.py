@@ -24,6 +24,7 @@ from kafka.future import Future
 from connectors.encode import alert_record, score_records
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect, probe
+from connectors.kafka_seams import end_sender
 from connectors.records import Alert, Rejected, Scores
 
 log = logging.getLogger(__name__)
@@ -261,10 +262,7 @@ def _close(producer: KafkaProducer, seconds: float) -> None:
     try:
         producer.close(timeout=seconds)
     except KafkaError:
-        # kafka-python (3.0.12) waits for what is to be sent before it closes anything: where that is in vain its
-        # thread would go on trying for ever, unseen
-        producer._sender.force_close()
-        producer._sender.join(CLOSE_SECONDS)
+        end_sender(producer, CLOSE_SECONDS)
         with contextlib.suppress(KafkaError):
             producer.close(timeout=0)
 

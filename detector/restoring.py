@@ -21,7 +21,7 @@ from connectors.changelog_records import Assembler, ChangelogError, Mark, compre
 from connectors.kafka_changelog import Changelogs
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect
-from connectors.kafka_records import Record
+from connectors.kafka_seams import Record
 from connectors.kafka_transactions import end_transaction_of
 from connectors.records import Partition
 from detector.database import UnsavedError

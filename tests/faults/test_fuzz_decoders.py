@@ -38,7 +38,7 @@ from connectors.files import FileError, FileSettings, FileSource
 from connectors.kafka_alert_feed import alert_of
 from connectors.kafka_codecs import TooLargeError, decompressed
 from connectors.kafka_oauth import TokenError, from_file
-from connectors.kafka_records import _QuickRecords
+from connectors.kafka_records import QuickRecords
 from connectors.message import webhook_body
 from connectors.outbox import NewMessage, Outbox, OutboxError
 from connectors.records import Alert, CsvLayout, Partition, RawBatch
@@ -181,7 +181,7 @@ def read_batches(data: bytes) -> None:
         at += 12 + length
     for whole in (data, bytes(mended)):
         try:
-            part = _QuickRecords(0, TopicPartition("t", 0), MemoryRecords(whole))
+            part = QuickRecords(0, TopicPartition("t", 0), MemoryRecords(whole))
             while part:
                 part.take(100)
         except KafkaError:
