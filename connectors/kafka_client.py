@@ -1,4 +1,7 @@
-"""What everything that talks to Kafka shares: settings, and the client's options and security from them."""
+"""What everything that talks to Kafka shares: settings, and the client's options and security from them.
+
+The client itself is not imported before it is needed: settings are read by every command.
+"""
 
 from __future__ import annotations
 
@@ -201,7 +204,9 @@ class KafkaSettings(Section):
             options["sasl_mechanism"] = self.sasl_mechanism
             if self.sasl_mechanism == "OAUTHBEARER":
                 extensions = dict(extension.split("=", 1) for extension in self.sasl_oauth_extensions)
-                options["sasl_oauth_token_provider"] = Tokens(self._token_source(), extensions, time.monotonic)
+                options["sasl_oauth_token_provider"] = _provider(
+                    Tokens(self._token_source(), extensions, time.monotonic)
+                )
             else:
                 options["sasl_plain_username"] = self.sasl_username
                 options["sasl_plain_password"] = self.sasl_password.get_secret_value()
@@ -250,3 +255,11 @@ class KafkaSettings(Section):
             )
         except TokenError as error:
             raise TlsError(str(error)) from None
+
+
+def _provider(tokens: Tokens) -> Tokens:
+    """Return tokens as what the client takes for a provider of them."""
+    from kafka.net.sasl.oauth import AbstractTokenProvider  # noqa: PLC0415
+
+    AbstractTokenProvider.register(Tokens)
+    return tokens

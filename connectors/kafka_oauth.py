@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from kafka.net.sasl.oauth import AbstractTokenProvider
-
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0  # of the endpoint: the Kafka client's own thread waits for it
@@ -40,7 +38,7 @@ class TokenError(Exception):
         self.lasting = lasting
 
 
-class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python has no types
+class Tokens:
     """What kafka-python asks for a token at each login; `fetch` returns one and when it expires (monotonic, s)."""
 
     def __init__(

@@ -1,4 +1,8 @@
-"""The command line: longwatch run | demo | train | backtest | bench | config."""
+"""The command line: longwatch run | demo | train | backtest | bench | config | completion.
+
+What a command needs is imported once it is asked for: settings take a quarter of a second, numba half, torch some
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,15 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from connectors.records import Scores
-from detector.settings import Settings, SettingsError, load_settings
-from detector.telling import describe, printable, set_up_logging
+from detector.completion import add_completion
+from detector.signals import Signals, leave
+
+if TYPE_CHECKING:
+    from connectors.records import Scores
+    from detector.settings import Settings
+    from detector.smooth import History
 
 FAILED, USAGE = 1, 2
 
@@ -49,6 +58,11 @@ _LOOKS_AHEAD = "They look ahead: for labelling and post-mortems, never for judgi
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit 0, 1 (it failed) or 2 (usage or settings), with one line for what a user can mend."""
     options = _parser().parse_args(arguments)
+    if options.command is _run:
+        Signals(leave).take()  # before all that takes time
+    from detector.settings import SettingsError, load_settings  # noqa: PLC0415
+    from detector.telling import set_up_logging  # noqa: PLC0415
+
     try:
         settings = load_settings(options.config, overrides=options.set)
     except SettingsError as error:
@@ -61,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except SettingsError as error:
         _fail(error, USAGE)
-    except _MENDABLE() as error:
+    except _mendable() as error:
         _fail(error, FAILED)
 
 
@@ -111,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     config = add("config", _config, "Show the effective settings, secrets masked.")
     config.add_argument("--schema", action="store_true", help="show the settings' JSON schema instead")
     config.add_argument("--check", action="store_true", help="only check; print nothing if all is well")
+    add_completion(commands, parser)
     return parser
 
 
@@ -158,12 +173,16 @@ def _backtest(settings: Settings, options: argparse.Namespace) -> None:
     from connectors.labels import load_labels  # noqa: PLC0415
     from detector.backtest import figures, look_ahead, replay  # noqa: PLC0415
     from detector.score_table import ScoreTable  # noqa: PLC0415
-    from detector.smooth import History  # noqa: PLC0415
+    from detector.telling import describe  # noqa: PLC0415
 
     labels = load_labels(options.labels) if options.labels else None
     table = ScoreTable(options.output)
     log = logging.getLogger(__name__)
-    history = History() if options.smooth else None
+    history: History | None = None
+    if options.smooth:
+        from detector.smooth import History  # noqa: PLC0415 - with torch
+
+        history = History()
     told = 0
 
     def write(scores: Scores) -> None:
@@ -212,39 +231,30 @@ def _config(settings: Settings, options: argparse.Namespace) -> None:
         print(effective(settings), end="")
 
 
-def _MENDABLE() -> tuple[type[Exception], ...]:  # noqa: N802
-    """Errors whose text is for the user: each names what was found, where, and what to do."""
-    from connectors.http import HttpError  # noqa: PLC0415
-    from connectors.kafka_client import KafkaConnectorError  # noqa: PLC0415
-    from connectors.labels import LabelsError  # noqa: PLC0415
-    from connectors.lines import FileError  # noqa: PLC0415
-    from connectors.outbox import OutboxError  # noqa: PLC0415
-    from detector.errors import StateError  # noqa: PLC0415
-    from detector.picture import PictureError  # noqa: PLC0415
-    from detector.smooth import SmoothError  # noqa: PLC0415
-    from detector.train_command import TrainError  # noqa: PLC0415
-    from training.distributed import ProcessesError  # noqa: PLC0415
-    from training.model import ModelError  # noqa: PLC0415
-    from training.registry import RegistryError  # noqa: PLC0415
+_MENDABLE = {  # errors whose text is for the user: each names what was found, where, and what to do
+    "connectors.http": "HttpError",
+    "connectors.kafka_client": "KafkaConnectorError",
+    "connectors.labels": "LabelsError",
+    "connectors.lines": "FileError",
+    "connectors.outbox": "OutboxError",
+    "detector.errors": "StateError",
+    "detector.picture": "PictureError",
+    "detector.smooth": "SmoothError",
+    "detector.recording": "TrainError",
+    "training.distributed": "ProcessesError",
+    "training.model": "ModelError",
+    "training.registry": "RegistryError",
+}
 
-    return (
-        OSError,
-        FileError,
-        HttpError,
-        KafkaConnectorError,
-        LabelsError,
-        ModelError,
-        OutboxError,
-        PictureError,
-        ProcessesError,
-        RegistryError,
-        SmoothError,
-        StateError,
-        TrainError,
-    )
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """Return those that can have been raised: of modules that were imported."""
+    return OSError, *(getattr(sys.modules[name], error) for name, error in _MENDABLE.items() if name in sys.modules)
 
 
 def _fail(error: Exception, code: int) -> None:
+    from detector.telling import printable  # noqa: PLC0415
+
     lines = str(error).split("\n")  # settings have a line for each error
     print(f"longwatch: {chr(10).join(map(printable, lines))}", file=sys.stderr)
     sys.exit(code)

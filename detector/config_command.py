@@ -17,8 +17,6 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from connectors.kafka_client import KafkaConnectorError
-from connectors.kafka_connect import probe
 from detector.settings import Settings
 from detector.settings_layers import is_secret
 
@@ -74,6 +72,9 @@ def check(settings: Settings, connect: bool = True) -> list[str]:
                 "devices: use auto or cpu, or install a driver"
             )
     if settings.source.type == "kafka" and connect:
+        from connectors.kafka_client import KafkaConnectorError  # noqa: PLC0415 - no other answer needs the client
+        from connectors.kafka_connect import probe  # noqa: PLC0415
+
         try:
             reason = probe(settings.kafka)
         except KafkaConnectorError as error:

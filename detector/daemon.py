@@ -10,13 +10,11 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import signal
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
-from typing import Any
 
 import torch
 from prometheus_client import CollectorRegistry
@@ -42,6 +40,7 @@ from detector.promotion import Promotion
 from detector.reporting import Reporter, StageClock
 from detector.residents import PORTION
 from detector.settings import Settings
+from detector.signals import Signals
 from detector.store import DamagedRowError, SqliteStore
 from training.registry import Registry
 
@@ -70,7 +69,7 @@ class Daemon:
         self.metrics = Metrics(CollectorRegistry(), VERSION, (*REASONS, ENGINE_ERROR))
         self._notifier = Notifier()
         self._stop = threading.Event()
-        self._handlers: dict[signal.Signals, Any] = {}  # those that were there before
+        self._signals = Signals(self.stop)
         self._patiently = Patience(self._beat)
         self._health = Health(settings.processing.stalled_after_seconds)
         self._http = HttpServer(settings.http, self.metrics.registry, self._health.live, self._ready)
@@ -149,7 +148,7 @@ class Daemon:
     # -- five verbs ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until the source ends or SIGTERM or SIGINT comes; the second signal does not wait."""
+        """Serve until the source ends or a signal says so; the second signal does not wait."""
         try:
             self._startup()
             while not self._stop.is_set() and not self._source.finished():
@@ -160,8 +159,7 @@ class Daemon:
         self._shutdown(orderly=True)
 
     def _startup(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {n: signal.signal(n, self._on_signal) for n in (signal.SIGTERM, signal.SIGINT)}
+        self._signals.take()
         self._http.start()
         if self._partitions is not None:
             self._partitions.restorer.start()
@@ -180,6 +178,8 @@ class Daemon:
 
     def _tick(self) -> None:
         self._beat()
+        for name in self._signals.noted():
+            logger.info("%s changes nothing: stop with SIGTERM", name)
         self.metrics.last_loop_timestamp.set_to_current_time()
         try:
             self._turn()
@@ -235,23 +235,13 @@ class Daemon:
                     logger.error("while stopping: %s", failure)
             self._http.close()  # last: until then metrics tell how the stop goes
             self._notifier.close()
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+            self._signals.give_back()
         logger.info("stopped in %.1f s", time.monotonic() - began)
 
     def stop(self) -> None:
         """Ask the loop to end after its present turn."""
         self._patiently.saved_by = time.monotonic() + STOP_SAVING_SECONDS
         self._stop.set()
-
-    def _on_signal(self, *_: object) -> None:
-        """Stop in order; whoever does not want to wait sends another, which ends the process as if killed.
-
-        Says nothing: it may have come in the middle of a line of the log.
-        """
-        for number in self._handlers:
-            signal.signal(number, signal.SIG_DFL)
-        self.stop()
 
     # -- a turn's parts ------------------------------------------------------------------------------------------------
 

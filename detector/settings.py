@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from connectors.decode import DecodeSettings
+from connectors.decode_settings import DecodeSettings
 from connectors.files import FileSettings
 from connectors.http import HttpSettings
-from connectors.kafka import KafkaSettings
+from connectors.kafka_client import KafkaSettings
 from connectors.settings_base import MAX_SECONDS, Section
 from connectors.webhook import WebhookSettings
 from detector.memory import LEAST_BYTES

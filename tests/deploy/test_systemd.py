@@ -62,7 +62,7 @@ def test_a_hung_loop_is_killed_and_a_wrong_setting_is_not_retried() -> None:
     assert unit["Type"] == ["notify"]
     assert unit["NotifyAccess"] == ["main"]
     assert unit["WatchdogSec"] == ["90s"]
-    assert unit["Restart"] == ["on-failure"]
+    assert unit["Restart"] == ["always"]
     assert unit["RestartPreventExitStatus"] == ["2"]  # the command line's own status for settings
     assert {"StartLimitIntervalSec", "StartLimitBurst"} <= unit.keys()
 

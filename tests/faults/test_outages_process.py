@@ -26,7 +26,7 @@ SIGNALS = 60
 
 # A daemon's own handler and log, on a main thread that does nothing but log: each signal falls into a line
 CHATTY = """
-import signal, sys
+import sys
 from detector.daemon import Daemon
 from detector.settings import load_settings
 from detector.telling import set_up_logging
@@ -38,7 +38,7 @@ logger = logging.getLogger("detector.chatty")
 print("begun", flush=True)
 for turn in range(int(sys.argv[1])):
     daemon._stop.clear()
-    daemon._handlers = {n: signal.signal(n, daemon._on_signal) for n in (signal.SIGTERM, signal.SIGINT)}
+    daemon._signals.take()
     print("ready", flush=True)
     number = 0
     while not daemon._stop.is_set():
