@@ -19,6 +19,7 @@ from concurrent.futures import wait
 import torch
 from prometheus_client import CollectorRegistry
 
+from connectors.apart import apart
 from connectors.decode import REASONS, Decoder
 from connectors.http import HttpServer
 from connectors.kafka import KafkaSource

@@ -63,6 +63,10 @@ class ArrayHistogram(Collector):
             self._counts += counts
             self._sum += float(column.sum())
 
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry the names, so that a scrape can ask for them by `name[]`."""
+        yield HistogramMetricFamily(self._name, self._documentation)
+
     def collect(self) -> Iterator[Metric]:
         """Give Prometheus what was counted."""
         with self._lock:

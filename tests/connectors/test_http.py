@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.client
 import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from pydantic import ValidationError
 
-from connectors import http as http_module
 from connectors.http import HttpError, HttpServer, HttpSettings
 
 
@@ -84,6 +85,36 @@ def test_a_scrape_may_name_the_metrics_it_wants(server: HttpServer) -> None:
     _, _, body = ask(server, "/metrics?name[]=requests_total")
     assert b"requests_total 3.0" in body
     assert b"others" not in body
+
+
+@pytest.mark.parametrize("wanted", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["1.0.0-rc1", "x", "1.x", '"1.0.0"', "1..0", "99.0", "²", "1.0.0.0"])
+def test_a_version_that_is_not_written_is_not_accepted(
+    server: HttpServer, wanted: str, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, headers, body = ask(server, "/metrics", headers={"Accept": f"{wanted};version={version}, */*"})
+    assert status == 200
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "requests" in {family.name for family in parse_text(body.decode())}
+    assert not caplog.records
+
+
+def test_formats_are_looked_for_in_every_accept_header(server: HttpServer) -> None:
+    request = b"GET /metrics HTTP/1.1\r\nAccept: text/html\r\nAccept: application/openmetrics-text\r\n\r\n"
+    assert b"Content-Type: application/openmetrics-text; version=1.0.0" in raw(server, request)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://127.0.0.1:9464/livez", "HTTP://longwatch.example/livez?x=y", "https://[::1]/livez", "//livez", "/%6civez"],
+)
+def test_a_target_may_have_any_of_its_forms(server: HttpServer, target: str) -> None:
+    assert b" 200 OK\r\n" in raw(server, f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+
+def test_a_target_without_a_path_is_the_index_and_a_broken_one_a_bad_request(server: HttpServer) -> None:
+    assert b"<h1>longwatch</h1>" in raw(server, b"GET http://localhost:9464 HTTP/1.1\r\n\r\n")
+    assert b" 400 Bad Request\r\n" in raw(server, b"GET http://[::1/livez HTTP/1.1\r\n\r\n")
 
 
 def test_health_says_ok_or_why_not(server: HttpServer, daemon: Daemon) -> None:
@@ -173,23 +204,80 @@ def test_a_request_without_end_is_cut_off(server: HttpServer) -> None:
     assert ask(server, "/livez")[0] == 200
 
 
-def test_those_who_send_slowly_lose_their_place(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_module, "REQUEST_SECONDS", 0.5)
-    slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(http_module.MAX_REQUESTS)]
-    try:
-        for client in slow:
-            client.sendall(b"GET /livez HTTP/1.1\r\n")
-        deadline = time.monotonic() + 240
-        while True:  # all places are taken now: further ones are turned away, until the slow have had their time
-            try:
-                assert ask(server, "/livez")[0] == 200
-                break
-            except (http.client.HTTPException, OSError):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-    finally:
-        for client in slow:
-            client.close()
+Hold = Callable[[int], list[socket.socket]]
+
+
+@pytest.fixture
+def hold(server: HttpServer) -> Iterator[Hold]:
+    """Opens connections and holds them; the server may have hung up on some of them."""
+    held: list[socket.socket] = []
+
+    def open_more(count: int) -> list[socket.socket]:
+        more = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(count)]
+        held.extend(more)
+        return more
+
+    yield open_more
+    for client in held:
+        client.close()
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def send(clients: list[socket.socket], data: bytes) -> None:
+    for client in clients:
+        with contextlib.suppress(OSError):  # one that has lost its place
+            client.sendall(data)
+
+
+# What is sent at once, and what comes later, a byte now and then
+FLOODS = {
+    "half-open": (b"", b""),
+    "slow": (b"GET /livez HTTP/1.1\r\n", b"X: y\r\n"),
+    "unread": (b"GET /metrics HTTP/1.1\r\n\r\n", b""),
+    "kept alive": (b"GET / HTTP/1.1\r\nConnection: keep-alive\r\n\r\n", b""),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_probes_always_get_through(server: HttpServer, registry: CollectorRegistry, hold: Hold, flood: str) -> None:
+    many = Counter("many_total", "Makes a page that fits into no socket's buffer.", ["label"], registry=registry)
+    for number in range(6_000 if flood == "unread" else 0):
+        many.labels("x" * 1_000 + str(number))
+    first, later = FLOODS[flood]
+    flooding: list[socket.socket] = []
+    for _ in range(20):
+        flooding += (more := hold(20))  # 40 of them were enough
+        send(more, first)
+        send(flooding, later)
+        for path in ("/livez", "/readyz"):
+            assert ask(server, path)[0] in {200, 503}
+
+
+def test_those_who_send_slowly_are_hung_up_on(server: HttpServer, hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.http_connections.REQUEST_SECONDS", 0.5)
+    slow = hold(8)
+    send(slow, b"GET /livez HTTP/1.1\r\n")
+    for client in slow:
+        assert client.recv(1) == b"", "within its 20 s"
+
+
+def test_those_who_do_not_read_their_answer_are_hung_up_on(
+    server: HttpServer, registry: CollectorRegistry, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.http_connections.REPLY_SECONDS", 0.5)
+    many = Counter("many_total", "Makes a page that fits into no socket's buffer.", ["label"], registry=registry)
+    for number in range(6_000):
+        many.labels("x" * 1_000 + str(number))
+    before = descriptors()
+    unread = hold(8)
+    send(unread, b"GET /metrics HTTP/1.1\r\n\r\n")
+    deadline = time.monotonic() + 60
+    while descriptors() > before + len(unread):  # its own ends are still open
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_many_ask_at_once(server: HttpServer) -> None:

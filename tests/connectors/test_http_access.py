@@ -19,7 +19,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 
-from connectors import http as http_module
 from connectors.http import HttpError, HttpServer, HttpSettings
 from tests.brokers import make_certificate
 
@@ -141,6 +140,7 @@ def test_with_a_certificate_there_is_only_https(serve: Serve, certificate: Path)
 def test_who_does_not_finish_the_handshake_holds_up_nobody_and_is_let_go(
     serve: Serve, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("connectors.http_connections.REQUEST_SECONDS", 1.5)
     before = threading.active_count()
     names = {"ssl_certfile": str(certificate / "cert.pem"), "ssl_keyfile": str(certificate / "key.pem")}
     server = serve(**names)
@@ -160,6 +160,17 @@ def test_who_does_not_finish_the_handshake_holds_up_nobody_and_is_let_go(
     while threading.active_count() > before + 1:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@openssl
+def test_probes_get_through_however_many_do_not_finish_the_handshake(serve: Serve, certificate: Path) -> None:
+    server = serve(ssl_certfile=str(certificate / "cert.pem"), ssl_keyfile=str(certificate / "key.pem"))
+    silent: list[socket.socket] = []
+    for _ in range(15):
+        silent += [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(20)]
+        assert ask(server, "/livez", trust=certificate / "cert.pem")[0] == 200
+    for connection in silent:
+        connection.close()
 
 
 @openssl

@@ -75,6 +75,20 @@ def test_every_documented_metric_is_there_from_the_start(metrics: Metrics) -> No
     assert {sample.name for sample in samples(metrics)} >= DOCUMENTED
 
 
+def test_a_scrape_may_ask_for_any_metric_by_name() -> None:
+    metrics = Metrics(CollectorRegistry(auto_describe=True), "0.1.0", REASONS)
+    metrics.set_lag({Partition("metrics", 0): 5})
+    for sample in samples(metrics):
+        asked = generate_latest(metrics.registry.restricted_registry([sample.name])).decode()
+        assert f"\n{sample.name}" in asked, sample.name
+
+
+def test_our_own_metrics_can_be_asked_for_on_any_registry(metrics: Metrics) -> None:
+    for sample in samples(metrics):
+        if sample.name.startswith("longwatch_"):
+            assert generate_latest(metrics.registry.restricted_registry([sample.name])), sample.name
+
+
 def test_known_labels_start_at_zero(metrics: Metrics) -> None:
     for name, label, values in (
         ("events_rejected_total", "reason", REASONS),

@@ -1,0 +1,225 @@
+"""Connections of the HTTP port: each new one is served, whatever those before it do.
+
+One thread holds them all and never waits for any: TLS handshakes, requests that come slowly or not at all, and clients
+that do not read their answer only take a place among MAX_CONNECTIONS. Where all are taken the oldest loses its place to
+the new one, so a probe, which is over in milliseconds, always gets through. A connection carries one request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from io import BytesIO
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 256
+MAX_REQUEST_BYTES = 16_384  # line and headers; Prometheus and probes send some hundred
+REQUEST_SECONDS = 5.0  # for the TLS handshake and the whole request
+REPLY_SECONDS = 10.0  # for making the reply and its way to the client
+BACKLOG = 128  # connections that the kernel keeps until they are accepted
+NO_DESCRIPTOR_SECONDS = 0.05  # before accepting is tried again
+
+PLAIN = "text/plain; charset=utf-8"
+
+
+class Request(NamedTuple):
+    """What a reply depends on."""
+
+    path: str
+    query: str
+    accept: str
+    accept_encoding: str
+    authorization: str
+    client: str  # address
+
+
+class Reply(NamedTuple):
+    """A response to GET; HEAD gets it without its body."""
+
+    status: HTTPStatus
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+Respond = Callable[[Request], Awaitable[Reply]]
+
+
+def text_reply(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> Reply:
+    """Return a reply of plain text."""
+    return Reply(status, [("Content-Type", PLAIN), *headers], text.encode() + b"\n")
+
+
+class Connections:
+    """Accepts connections of one address and answers them with `respond`, in a thread of its own."""
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, respond: Respond) -> None:
+        """Listen from now on. Raises OSError."""
+        self._tls, self._respond = tls, respond
+        self._listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            # a restart must not wait for the last connection's TIME_WAIT
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listener.bind((host, port))
+            self._listener.listen(BACKLOG)
+            self._listener.setblocking(False)
+        except BaseException:
+            self._listener.close()
+            raise
+        self.port = int(self._listener.getsockname()[1])
+        self._served: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_log_quietly)
+        self._accepting = self._loop.create_task(self._accept())
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening, and hang up on those that are connected."""
+        self._loop.call_soon_threadsafe(self._accepting.cancel)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.closing(self._loop), contextlib.closing(self._listener):
+            with contextlib.suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(self._accepting)
+            self._loop.run_until_complete(self._hang_up())
+
+    async def _hang_up(self) -> None:
+        served = list(self._served)
+        for task in served:
+            task.cancel()
+        await asyncio.gather(*served, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close their sockets a turn later
+
+    async def _accept(self) -> None:
+        while True:
+            try:
+                connection, address = await self._loop.sock_accept(self._listener)
+            except OSError as error:  # no file descriptor is left, or the client has gone already
+                logger.debug("an HTTP connection could not be accepted: %s", error)
+                self._drop_oldest()
+                await asyncio.sleep(NO_DESCRIPTOR_SECONDS)
+                continue
+            if len(self._served) >= MAX_CONNECTIONS:
+                self._drop_oldest()
+            task = self._loop.create_task(self._serve(connection, str(address[0])))
+            self._served[task] = None
+            task.add_done_callback(lambda done: self._served.pop(done, None))
+            await asyncio.sleep(0)  # those that are connected get their turn between two new ones
+
+    def _drop_oldest(self) -> None:
+        oldest = next(iter(self._served), None)
+        if oldest is not None:
+            del self._served[oldest]
+            oldest.cancel()
+
+    async def _serve(self, connection: socket.socket, client: str) -> None:
+        """Answer one connection's request, and close it."""
+        writer: asyncio.StreamWriter | None = None
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                reader, writer = await self._open(connection)
+                head = await reader.readuntil(b"\r\n\r\n")
+            async with asyncio.timeout(REPLY_SECONDS):
+                await self._answer(_Head(head), client, writer)
+        except (OSError, EOFError, asyncio.LimitOverrunError) as error:
+            logger.debug("an HTTP request from %s failed: %s", client, error or type(error).__name__)
+        finally:
+            if writer is None:
+                connection.close()
+            else:
+                writer.transport.abort()
+
+    async def _open(self, connection: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader = asyncio.StreamReader(MAX_REQUEST_BYTES, self._loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
+        transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._tls)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
+
+    async def _answer(self, head: _Head, client: str, writer: asyncio.StreamWriter) -> None:
+        reply = head.refusal or await self._reply(head.request(client))
+        if reply is None:
+            return
+        lines = [
+            f"HTTP/1.1 {reply.status.value} {reply.status.phrase}",
+            f"Date: {email.utils.formatdate(usegmt=True)}",
+            *(f"{name}: {value}" for name, value in reply.headers),
+            f"Content-Length: {len(reply.body)}",
+            "X-Content-Type-Options: nosniff",
+            "Connection: close",
+        ]
+        writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
+        if head.command != "HEAD":
+            writer.write(reply.body)
+        writer.close()  # once all is written, TLS' own goodbye too
+        await writer.wait_closed()
+
+    async def _reply(self, request: Request | None) -> Reply | None:
+        if request is None:
+            return None
+        try:
+            return await self._respond(request)
+        except Exception:  # a reply that cannot be made is told to the client and the log, and ends nothing
+            logger.exception("the reply to GET %r could not be made", request.path)
+            return text_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "this page failed; the daemon's log says why")
+
+
+class _Head(BaseHTTPRequestHandler):
+    """A request's line and headers: the standard library's parser, without its connection.
+
+    `refusal` is the answer to what is no request, or to a method that is not served.
+    """
+
+    def __init__(self, head: bytes) -> None:
+        self.rfile = BytesIO(head)
+        self.raw_requestline = self.rfile.readline()
+        self.refusal: Reply | None = None
+        self.command = ""
+        self._path = self._query = ""
+        self._good = self.parse_request()
+        if not self._good:
+            return
+        try:
+            self._path, self._query = _target(self.path)
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+        if self.command not in {"GET", "HEAD"}:
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+            self.refusal = text_reply(status, status.phrase, ("Allow", "GET, HEAD"))
+
+    def request(self, client: str) -> Request | None:
+        """Return the request; None for an empty one, which has no answer."""
+        if not self._good:
+            return None
+        accept, accept_encoding = (",".join(self.headers.get_all(name, [])) for name in ("Accept", "Accept-Encoding"))
+        return Request(self._path, self._query, accept, accept_encoding, self.headers.get("Authorization", ""), client)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Keep what the parser answers."""
+        status = HTTPStatus(code)
+        self.refusal = text_reply(status, message or status.phrase)
+
+
+def _target(text: str) -> tuple[str, str]:
+    """Return path and query of a request's target, also in the absolute form that proxies send (RFC 9112, 3.2)."""
+    if text.lower().startswith(("http://", "https://")):
+        parts = urlsplit(text)
+        return unquote(parts.path) or "/", parts.query
+    path, _, query = text.partition("?")
+    return unquote(path), query
+
+
+def _log_quietly(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    error = context.get("exception")
+    logger.debug("an HTTP connection failed: %s", context.get("message"), exc_info=error)  # type: ignore[arg-type]
