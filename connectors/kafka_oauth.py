@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from connectors.connecting import Connector
+from connectors.posting import Poster
+from connectors.throttle import LogThrottle
+
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0  # of the endpoint: the Kafka client's own thread waits for it
@@ -26,7 +30,6 @@ MOST_TOKEN_BYTES = 1 << 16
 REFRESH_SHARE = 0.8  # of a token's life
 DEFAULT_LIFE_SECONDS = 300.0  # where the endpoint does not say
 LONGEST_LIFE_SECONDS = 1e9
-LOG_EVERY_SECONDS = 60.0
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -47,7 +50,7 @@ class Tokens:
         self._fetch, self._extensions, self._clock = fetch, dict(extensions), clock
         self._lock = threading.Lock()
         self._token, self._refresh_at, self._expires_at = "", -1.0, -1.0
-        self._told_at = -LOG_EVERY_SECONDS
+        self._throttle = LogThrottle(clock=clock)
 
     def token(self) -> str:
         """Return a token that is good. Raises TokenError."""
@@ -59,8 +62,7 @@ class Tokens:
                 token, self._expires_at = self._fetch()
             except TokenError as error:
                 # kafka-python tries again and says nothing
-                if now - self._told_at >= LOG_EVERY_SECONDS:
-                    self._told_at = now
+                if self._throttle.due():
                     log.warning("%s", error)
                 if now < self._expires_at and not error.lasting:
                     return self._token
@@ -126,20 +128,15 @@ def from_endpoint(
         "Content-Type": "application/x-www-form-urlencoded",
         "Accept": "application/json",
     }
-    host, port = str(parts.hostname), parts.port
+    host, port = (
+        str(parts.hostname),
+        parts.port or (http.client.HTTP_PORT if context is None else http.client.HTTPS_PORT),
+    )
+    poster = Poster(Connector(host, port), host, port, context)
 
     def ask() -> tuple[int, bytes]:
-        connection = (
-            http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
-            if context is None
-            else http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=context)
-        )
-        try:
-            connection.request("POST", target, urlencode(form), headers)
-            answer = connection.getresponse()
+        with poster.post(target, urlencode(form).encode(), headers, ANSWER_SECONDS) as answer:
             return answer.status, answer.read(MOST_ANSWER_BYTES)
-        finally:
-            connection.close()
 
     def fetch() -> tuple[str, float]:
         began = clock()

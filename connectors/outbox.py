@@ -76,6 +76,7 @@ class Outbox:
         """Open or make the file. Raises OutboxError when it is damaged, foreign, in use, or cannot be written."""
         self.path = path
         self._max_pending = max_pending
+        self._pending = 0
         self._lock = threading.Lock()
         try:
             path.touch(mode=0o600)  # alerts may tell more than everybody should read
@@ -113,6 +114,7 @@ class Outbox:
             raise sqlite3.DatabaseError(check)
         with self._transaction():  # also takes the lock
             self._db.execute("UPDATE message SET attempts = 0, due = 0, aside = 0 WHERE outcome IS NULL")
+            (self._pending,) = self._db.execute("SELECT count(*) FROM message WHERE outcome IS NULL").fetchone()
 
     def add(self, messages: Sequence[NewMessage], created: float) -> list[str]:
         """Add messages for good; those whose id is known, pending or done, are left out.
@@ -120,42 +122,39 @@ class Outbox:
         `created` is a Unix time in s. Returns the ids of the oldest pending messages that had to be dropped, since
         more than `max_pending` wait.
         """
-        with self._lock, self._errors(), self._transaction():
-            self._db.executemany(
-                "INSERT OR IGNORE INTO message (id, stream, body, created) VALUES (?, ?, ?, ?)",
-                [(message.id, message.stream, message.body, created) for message in messages],
-            )
-            excess = self._count() - self._max_pending
-            if excess <= 0:
-                return []
-            oldest = self._db.execute(
-                "SELECT sequence, id FROM message WHERE outcome IS NULL ORDER BY sequence LIMIT ?", (excess,)
-            ).fetchall()
-            self._db.executemany(
-                "UPDATE message SET outcome = 'dropped', body = NULL WHERE sequence = ?", [row[:1] for row in oldest]
-            )
-            return [row[1] for row in oldest]
+        with self._lock, self._errors():
+            with self._transaction():
+                added = self._db.executemany(
+                    "INSERT OR IGNORE INTO message (id, stream, body, created) VALUES (?, ?, ?, ?)",
+                    [(message.id, message.stream, message.body, created) for message in messages],
+                ).rowcount
+                excess = max(self._pending + added - self._max_pending, 0)
+                oldest = self._db.execute(
+                    "SELECT sequence, id FROM message WHERE outcome IS NULL ORDER BY sequence LIMIT ?", (excess,)
+                ).fetchall()
+                self._set_down([(sequence, "dropped") for sequence, _ in oldest])
+            self._pending += added - len(oldest)
+        return [message_id for _, message_id in oldest]
 
     def pending(self) -> int:
         """Return how many messages wait."""
-        with self._lock, self._errors():
-            return self._count()
+        return self._pending
 
-    def next(self, now: float) -> Message | None:
-        """Return the message to try at `now` (monotonic, s): the least tried first, then the oldest; None if none."""
+    def next(self, now: float, limit: int) -> list[Message]:
+        """Return messages to try at `now` (monotonic, s), one a stream: the least tried first, then the oldest."""
         with self._lock, self._errors():
-            row = self._db.execute(
+            rows = self._db.execute(
                 """
                 SELECT sequence, id, body, created, attempts FROM message AS candidate
                 WHERE outcome IS NULL AND due <= ? AND NOT EXISTS (
                     SELECT 1 FROM message AS earlier
                     WHERE earlier.outcome IS NULL AND earlier.aside = 0
                       AND earlier.stream = candidate.stream AND earlier.sequence < candidate.sequence)
-                ORDER BY attempts, sequence LIMIT 1
+                ORDER BY attempts, sequence LIMIT ?
                 """,
-                (now,),
-            ).fetchone()
-        return None if row is None else Message(*row)
+                (now, limit),
+            ).fetchall()
+        return [Message(*row) for row in rows]
 
     def next_due(self, now: float) -> float | None:
         """Return when the next message that waits for its retry is due (monotonic, s), None if none waits for one."""
@@ -165,14 +164,17 @@ class Outbox:
             ).fetchone()
         return None if due is None else float(due)
 
-    def finish(self, sequence: int, outcome: str) -> None:
-        """Set a message down as `delivered` or `dropped` for good."""
-        with self._lock, self._errors(), self._transaction():
-            self._db.execute("UPDATE message SET outcome = ?, body = NULL WHERE sequence = ?", (outcome, sequence))
-            self._db.execute(
-                "DELETE FROM message WHERE outcome IS NOT NULL AND sequence <= (SELECT max(sequence) FROM message) - ?",
-                (DONE_KEPT,),
-            )
+    def finish(self, outcomes: Sequence[tuple[int, str]]) -> None:
+        """Set messages down for good, each by its sequence as `delivered` or `dropped`."""
+        with self._lock, self._errors():
+            with self._transaction():
+                finished = self._set_down(outcomes)
+                self._db.execute(
+                    "DELETE FROM message"
+                    " WHERE outcome IS NOT NULL AND sequence <= (SELECT max(sequence) FROM message) - ?",
+                    (DONE_KEPT,),
+                )
+            self._pending -= finished
 
     def retry(self, sequence: int, due: float, *, aside: bool) -> None:
         """Count a failed attempt and set the time of the next (monotonic, s); `aside`: let its stream go on."""
@@ -192,9 +194,12 @@ class Outbox:
         with self._lock, self._errors():
             self._db.close()
 
-    def _count(self) -> int:
-        (count,) = self._db.execute("SELECT count(*) FROM message WHERE outcome IS NULL").fetchone()
-        return int(count)
+    def _set_down(self, outcomes: Sequence[tuple[int, str]]) -> int:
+        """Write outcomes, and return how many messages were still pending."""
+        return self._db.executemany(
+            "UPDATE message SET outcome = ?, body = NULL WHERE sequence = ? AND outcome IS NULL",
+            [(outcome, sequence) for sequence, outcome in outcomes],
+        ).rowcount
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

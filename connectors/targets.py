@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import base64
 import re
-import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -19,9 +17,49 @@ from urllib.parse import quote, unquote, urlsplit
 
 Address = IPv4Address | IPv6Address
 
-NAT64 = IPv6Network("64:ff9b::/96")  # its last 32 bits are the IPv4 address that is meant (RFC 6052)
-COMPATIBLE = IPv6Network("::/96")  # likewise, long deprecated (RFC 4291); but for :: and ::1
-SHARED = IPv4Network("100.64.0.0/10")  # behind a carrier's NAT (RFC 6598), and in many a cloud's private network
+# Networks whose addresses end in the IPv4 address that is meant: mapped (RFC 4291), translated (RFC 2765), compatible
+# (RFC 4291, long deprecated; but for :: and ::1), and NAT64's well-known prefix (RFC 6052)
+EMBEDDING = tuple(map(IPv6Network, ("::ffff:0:0/96", "::ffff:0:0:0/96", "::/96", "64:ff9b::/96")))
+PUBLIC_IF_EMBEDDED = tuple(map(IPv6Network, ("::ffff:0:0/96", "64:ff9b::/96")))  # of them, those still in use
+
+# What is no public address, by IANA's special-purpose registries (2025-10) and not by `ipaddress`, whose lists differ
+# between Python's versions. The first that holds an address counts. Beside them services that clouds offer each machine
+# at addresses which look private or public.
+_SPECIAL = {
+    "a cloud's metadata service": (
+        "100.100.100.200/32",  # Alibaba
+        "168.63.129.16/32",  # Azure, WireServer
+        "192.0.0.192/32",  # Oracle
+        "fd00:ec2::/32",  # AWS
+        "fd20:ce::254/128",  # Google
+    ),
+    "unspecified": ("0.0.0.0/32", "::/128"),
+    "loopback": ("127.0.0.0/8", "::1/128"),
+    "link-local": ("169.254.0.0/16", "fe80::/10"),
+    "private": (
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+        "100.64.0.0/10",  # behind a carrier's NAT (RFC 6598), and in many a cloud's private network
+        "198.18.0.0/15",  # benchmarks
+        "fc00::/7",
+        "fec0::/10",  # site-local, deprecated
+    ),
+    "multicast": ("224.0.0.0/4", "ff00::/8"),
+    "reserved": (
+        "0.0.0.0/8",
+        "192.0.0.0/24",  # IETF protocols
+        *("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"),  # documentation
+        "192.88.99.0/24",  # 6to4 relays, deprecated
+        "240.0.0.0/4",
+        "2001::/23",  # IETF protocols: Teredo, benchmarks, ORCHID
+        *("2001:db8::/32", "3fff::/20"),  # documentation
+        "2002::/16",  # 6to4
+        "3ffe::/16",  # 6bone, returned
+    ),
+}
+SPECIAL = tuple((ip_network(text), kind) for kind, texts in _SPECIAL.items() for text in texts)
+GLOBAL_UNICAST = IPv6Network(
+    "2000::/3"
+)  # all that IANA has given out of IPv6; what is neither it nor special: reserved
 
 LEAST_HIDDEN = 4  # characters: what is shorter is no secret, and would be found in every other word
 BY_NAME = frozenset({"public", "private", "loopback"})  # what a listed name opens
@@ -130,11 +168,10 @@ class Targets:
 
     def refuses(self, host: str, address: Address) -> str | None:
         """Return why `host` may not be reached at `address`, with what to do; None if it may."""
-        meant = _meant(address)
-        listed = (address, meant)
+        listed = (address, _embedded(address) or address)
         if any(one in network for one in listed for network in self._networks if one.version == network.version):
             return None
-        kind = _kind(meant)
+        kind = _kind(address)
         where = host if str(address) == host else f"{host} at {address}"
         if kind == "public" and not (self._names or self._networks):
             return None
@@ -145,33 +182,6 @@ class Targets:
         if self._names or self._networks:
             return f"{where} ({kind}): neither is listed in webhook.allowed_hosts"
         return f"{where} is {kind}: refused unless it is listed in webhook.allowed_hosts"
-
-    def connect(self, host: str, port: int, timeout_seconds: float) -> socket.socket:
-        """Return a connection to an address of `host` that may be reached, tried in DNS' order, in so many s in all.
-
-        Raises TargetRefusedError where there is none, OSError where none answers.
-        """
-        deadline = time.monotonic() + timeout_seconds
-        failure: OSError | None = None
-        refusals = []
-        for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            refusal = self.refuses(host, ip_address(str(place[0]).partition("%")[0]))
-            if refusal is not None:
-                refusals.append(refusal)
-                continue
-            connection = socket.socket(family, kind, protocol)
-            try:
-                connection.settimeout(max(deadline - time.monotonic(), 0.001))
-                connection.connect(place)
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError as error:
-                connection.close()
-                failure = error
-            else:
-                return connection
-        if failure is not None:
-            raise failure
-        raise TargetRefusedError("; ".join(dict.fromkeys(refusals)) or f"{host} has no address")
 
 
 def _name(host: str) -> str:
@@ -196,25 +206,22 @@ def _address(host: str) -> Address | None:
         return None
 
 
-def _meant(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 address stands for, or the address itself."""
-    if isinstance(address, IPv6Address):
-        if address in NAT64 or (address in COMPATIBLE and int(address) > 1):
-            return IPv4Address(int(address) & 0xFFFF_FFFF)
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
+def _embedded(address: Address) -> IPv4Address | None:
+    """Return the IPv4 address that an IPv6 address stands for, None if it stands for none."""
+    if isinstance(address, IPv4Address) or int(address) <= 1:
+        return None
+    if any(address in network for network in EMBEDDING):
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.sixtofour
 
 
 def _kind(address: Address) -> str:
-    if address.is_loopback:
-        return "loopback"
-    if address.is_link_local:
-        return "link-local"
-    if address.is_multicast:
-        return "multicast"
-    if address.is_unspecified:
-        return "unspecified"
-    if address.is_global:
-        return "public"
-    private = address.is_private or (address.version == 4 and address in SHARED)
-    return "reserved" if address.is_reserved or not private else "private"
+    embedded = _embedded(address)
+    if embedded is not None:
+        kind = _kind(embedded)
+        if kind != "public" or any(address in network for network in PUBLIC_IF_EMBEDDED):
+            return kind
+    for network, kind in SPECIAL:
+        if address.version == network.version and address in network:
+            return kind
+    return "public" if address.version == 4 or address in GLOBAL_UNICAST else "reserved"

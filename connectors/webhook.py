@@ -28,7 +28,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from connectors.delivery import Answer, Poster
+from connectors.delivery import Answer, Courier
 from connectors.message import parse_secrets, webhook_body, webhook_id
 from connectors.outbox import Message, NewMessage, Outbox, OutboxError, OutboxFullError
 from connectors.records import Alert
@@ -42,6 +42,8 @@ OUTBOX_FILE = "outbox.sqlite3"
 BACKOFF_FACTOR = 4.0  # 5 s, 20 s, 80 s, 5 min, 21 min, then the cap: a short outage costs a short wait
 STOP_SECONDS = 1.5  # close() returns within 2 s, whatever the receiver does
 MOST_KEPT = 1_000  # alerts that wait in memory for a full disk, some MB; then no more should come
+MAX_TOGETHER = 100  # outcomes that are noted in one transaction
+TOGETHER_SECONDS = 0.25  # after which they are: what is not noted when the process is killed is sent again
 IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a lost wake-up would cost
 
 # A message that makes the receiver fail (500) holds back its stream no longer than this many attempts, about two hours
@@ -135,13 +137,14 @@ class WebhookSink:
         self._settings = settings
         self._endpoint = parse_url(settings.url.get_secret_value())
         keys = parse_secrets(settings.secret.get_secret_value())
-        self._poster = Poster(self._endpoint, Targets(settings.allowed_hosts), keys, settings.timeout_seconds)
+        self._courier = Courier(self._endpoint, Targets(settings.allowed_hosts), keys, settings.timeout_seconds)
         self._on_delivery = on_delivery
         self._on_pending = on_pending
         self._outbox = Outbox(directory / OUTBOX_FILE, settings.max_pending)
-        self._kept: list[NewMessage] = []  # that a full disk keeps out of the outbox
-        self._keeping = threading.Lock()
-        self._done: tuple[int, str] | None = None  # a message and its outcome, which a full disk keeps out likewise
+        self._kept: list[NewMessage] = []  # that are not in the outbox yet
+        self._keeping = threading.Lock()  # for a moment
+        self._storing = threading.Lock()  # for as long as the disk takes
+        self._done: list[tuple[int, str]] = []  # messages with outcomes that the outbox does not know yet
         # Ages are told by a clock that does not jump: one set forward by days would make old alerts of all that wait
         self._ahead = time.time() - time.monotonic()
         self._failures = 0  # since the receiver last took something: how long the pause is
@@ -158,29 +161,34 @@ class WebhookSink:
         self._thread.start()
 
     def write(self, alerts: Sequence[Alert]) -> None:
-        """Put alerts into the outbox; those that it has had before are left out. Raises OutboxError.
+        """Take alerts, without waiting for the disk: they are in the outbox for good once `flush` has returned.
 
-        They are there for good when this returns, unless the disk is full: then they are kept, and `flush` tells.
+        Those that it has had before are left out.
         """
         if not alerts:
             return
         messages = [NewMessage(webhook_id(alert), alert.stream, webhook_body(alert)) for alert in alerts]
         with self._keeping:
             self._kept += messages
-        with contextlib.suppress(OutboxFullError):
-            self.flush()
+        self._wake.set()
 
     def flush(self) -> None:
-        """Return when all alerts are in the outbox; OutboxFullError where they cannot be written at present."""
-        with self._keeping:
-            if not self._kept:
+        """Return when all alerts are in the outbox. Raises OutboxError.
+
+        It is OutboxFullError where they cannot be written at present; they are kept then.
+        """
+        with self._storing:
+            with self._keeping:
+                messages = self._kept.copy()
+            if not messages:
                 return
             try:
-                dropped = self._outbox.add(self._kept, self._now())
+                dropped = self._outbox.add(messages, self._now())
             except OutboxFullError:
-                self._on_pending(self._outbox.pending() + len(self._kept))
+                self._on_pending(self._outbox.pending() + len(messages))
                 raise
-            self._kept.clear()
+            with self._keeping:
+                del self._kept[: len(messages)]
         for message_id in dropped:
             logger.error("alert %s was dropped: more than webhook.max_pending wait for the webhook", message_id)
             self._on_delivery("dropped")
@@ -203,8 +211,11 @@ class WebhookSink:
         """Stop within 2 s; what was not delivered waits in the outbox for the next start."""
         self._stop.set()
         self._wake.set()
-        self._poster.end()
+        self._courier.end()
         self._thread.join(STOP_SECONDS)
+        with contextlib.suppress(OutboxError):
+            self._record()
+            self.flush()
         if self._kept:
             logger.error(
                 "%d alerts could not be written to %s: they are made again from their events",
@@ -232,40 +243,49 @@ class WebhookSink:
             self._wake.clear()
 
     def _step(self) -> float:
-        """Deliver the next message, if one is due. Returns how long nothing needs to be done, in s."""
-        self._record()
+        """Take what was written into the outbox, and deliver what is due. Returns how long nothing is to be done, in s.
+
+        Outcomes are noted together, so that a burst of alerts does not cost the disk a transaction each.
+        """
+        self._record()  # what a full disk has prevented: were it sent on, it would be sent again
+        with contextlib.suppress(OutboxFullError):
+            self.flush()
         now = time.monotonic()
         if self._gone:
             return IDLE_SECONDS
         if now < self._paused_until:
             return self._paused_until - now
-        message = self._outbox.next(now)
-        if message is None:
+        messages = self._outbox.next(now, MAX_TOGETHER)
+        if not messages:
             due = self._outbox.next_due(now)
             return IDLE_SECONDS if due is None else min(due - now, IDLE_SECONDS)
-        answer = self._poster.post(message)
-        if answer.status is None and self._stop.is_set():
-            return 0.0  # cut off by close(): says nothing of the receiver
-        if answer.status is not None and 200 <= answer.status < 300:
+        for message in messages:
+            answer = self._courier.deliver(message)
+            if answer.status is None and self._stop.is_set():
+                break  # cut off by close(): says nothing of the receiver
+            if answer.status is None or not 200 <= answer.status < 300:
+                self._record()
+                self._failed(message, answer)
+                break
             self._delivered(message)
-        else:
-            self._failed(message, answer)
+            if self._stop.is_set() or time.monotonic() - now > TOGETHER_SECONDS:
+                break
+        self._record()
         self._on_pending(self._outbox.pending())
         return 0.0
 
-    def _record(self, done: tuple[int, str] | None = None) -> None:
-        """Note a message's outcome; while a full disk prevents it nothing is sent, else it would be sent again."""
-        self._done = done or self._done
-        if self._done is not None:
-            self._outbox.finish(*self._done)
-            self._done = None
+    def _record(self) -> None:
+        """Note in the outbox what has become of messages."""
+        if self._done:
+            self._outbox.finish(self._done)
+            self._done = []
 
     def _now(self) -> float:
         return time.monotonic() + self._ahead
 
     def _delivered(self, message: Message) -> None:
         self._on_delivery("delivered")
-        self._record((message.sequence, "delivered"))
+        self._done.append((message.sequence, "delivered"))
         logger.debug("alert %s was delivered to %s", message.id, self._endpoint)
         if self._failures:
             # What failed no more often than the outage lasted was its victim. What failed more often failed while
@@ -303,7 +323,7 @@ class WebhookSink:
         self._tell(str(status), f"the webhook at {self._endpoint} does not take alerts: {answer.reason}")
         if self._now() - message.created > self._settings.max_age_seconds:
             self._on_delivery("dropped")
-            self._record((message.sequence, "dropped"))
+            self._done.append((message.sequence, "dropped"))
             logger.error(
                 "alert %s was dropped: not delivered within webhook.max_age_seconds; last: %s",
                 message.id,

@@ -36,7 +36,7 @@ from detector.memory import Parked
 from detector.metrics import Metrics
 from detector.notify import Notifier
 from detector.partitions import PartitionedStates
-from detector.patience import Patience, apart
+from detector.patience import Patience
 from detector.promotion import Promotion
 from detector.reporting import Reporter, StageClock
 from detector.residents import PORTION
@@ -67,7 +67,7 @@ class Daemon:
         Raises the settings', store's, model's and connectors' own errors, each a clear line.
         """
         self._settings = settings
-        self.metrics = Metrics(CollectorRegistry(), VERSION, (*REASONS, ENGINE_ERROR))
+        self.metrics = Metrics(CollectorRegistry(auto_describe=True), VERSION, (*REASONS, ENGINE_ERROR))
         self._notifier = Notifier()
         self._stop = threading.Event()
         self._signals = Signals(self.stop)

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 
+from connectors.apart import apart
 from connectors.kafka_sinks import UndeliveredError
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
-
-
-def apart(work: Callable[[], None]) -> Future[None]:
-    """Do something in a thread of its own, which does not keep the process from ending."""
-    future: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the future raises it
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=run, name="apart", daemon=True).start()
-    return future
 
 
 class Patience:

@@ -140,13 +140,12 @@ def test_with_a_certificate_there_is_only_https(serve: Serve, certificate: Path)
 def test_who_does_not_finish_the_handshake_holds_up_nobody_and_is_let_go(
     serve: Serve, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.http_connections.REQUEST_SECONDS", 1.5)
     before = threading.active_count()
     names = {"ssl_certfile": str(certificate / "cert.pem"), "ssl_keyfile": str(certificate / "key.pem")}
     server = serve(**names)
 
     def silent(handshake_seconds: float) -> list[socket.socket]:
-        monkeypatch.setattr(http_module, "REQUEST_SECONDS", handshake_seconds)
+        monkeypatch.setattr("connectors.http_connections.REQUEST_SECONDS", handshake_seconds)
         return [socket.create_connection(("127.0.0.1", server.port), timeout=240) for _ in range(4)]
 
     patient = silent(600.0)

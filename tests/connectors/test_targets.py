@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from connectors.connecting import Connector
 from connectors.targets import TargetRefusedError, Targets
 from connectors.webhook import WebhookSettings, WebhookSink
 from tests.connectors.test_webhook import alert
@@ -58,6 +60,44 @@ def taken(server: socket.socket) -> bool:
         ("224.0.0.1", "multicast"),
         ("ff02::1", "multicast"),
         ("255.255.255.255", "reserved"),
+        ("0.1.2.3", "reserved"),
+        ("192.0.0.170", "reserved"),
+        ("192.0.2.1", "reserved"),
+        ("192.88.99.1", "reserved"),
+        ("198.18.0.1", "private"),
+        ("198.51.100.1", "reserved"),
+        ("203.0.113.1", "reserved"),
+        ("240.0.0.1", "reserved"),
+        ("::ffff:0:10.1.2.3", "private"),
+        ("::ffff:0:8.8.8.8", "reserved"),
+        ("::8.8.8.8", "reserved"),
+        ("64:ff9b::a9fe:a9fe", "link-local"),
+        ("64:ff9b:1::10.1.2.3", "reserved"),
+        ("64:ff9b:1:a9fe:a9:fe00::", "reserved"),
+        ("100::1", "reserved"),
+        ("100:0:0:1::1", "reserved"),
+        ("2001::1", "reserved"),
+        ("2001:0:4136:e378:8000:63bf:f5fe:fdfc", "reserved"),
+        ("2001:2::1", "reserved"),
+        ("2001:10::1", "reserved"),
+        ("2001:20::1", "reserved"),
+        ("2001:1ff::1", "reserved"),
+        ("2001:db8::1", "reserved"),
+        ("2002:a9fe:a9fe::", "link-local"),
+        ("2002:808:808::", "reserved"),
+        ("3ffe::1", "reserved"),
+        ("3fff::1", "reserved"),
+        ("3fff:fff:ffff::1", "reserved"),
+        ("5f00::1", "reserved"),
+        ("4000::1", "reserved"),
+        ("fec0::1", "private"),
+        ("feff::1", "private"),
+        ("100.100.100.200", "a cloud's metadata service"),
+        ("168.63.129.16", "a cloud's metadata service"),
+        ("192.0.0.192", "a cloud's metadata service"),
+        ("fd00:ec2::254", "a cloud's metadata service"),
+        ("fd20:ce::254", "a cloud's metadata service"),
+        ("::ffff:168.63.129.16", "a cloud's metadata service"),
     ],
 )
 def test_addresses_that_only_this_machine_or_network_reaches_are_refused_unless_listed(address: str, kind: str) -> None:
@@ -70,7 +110,18 @@ def test_addresses_that_only_this_machine_or_network_reaches_are_refused_unless_
     assert (by_name is None) == (kind in {"loopback", "private"})
 
 
-@pytest.mark.parametrize("address", ["93.184.215.14", "2606:4700::1111", "::ffff:8.8.8.8"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "93.184.215.14",
+        "2606:4700::1111",
+        "::ffff:8.8.8.8",
+        "64:ff9b::8.8.8.8",
+        "100.128.0.1",
+        "192.31.196.1",
+        "2001:200::1",
+    ],
+)
 def test_public_addresses_are_allowed_where_nothing_is_listed(address: str) -> None:
     assert Targets(()).refuses("hook.example", ip_address(address)) is None
 
@@ -129,13 +180,18 @@ def test_what_only_the_resolver_knows_to_be_loopback_is_refused_when_connecting(
     assert caplog.text.count(f"{host} at 127.0.0.1 is loopback: refused") == 1
 
 
+def connect(targets: Targets, host: str, port: int) -> socket.socket:
+    connector = Connector(host, port, lambda address: targets.refuses(host, address))
+    return connector.connect(time.monotonic() + 20.0, threading.Event())
+
+
 def test_a_name_is_asked_for_once_and_the_answer_that_was_looked_at_is_used(
     listening: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = listening.getsockname()
     answers = [[(socket.AF_INET, socket.SOCK_STREAM, 6, "", place)]]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: answers.pop())  # a second question fails
-    Targets(("rebinding.example",)).connect("rebinding.example", 1, 5.0).close()
+    connect(Targets(("rebinding.example",)), "rebinding.example", 1).close()
     assert taken(listening)
 
 
@@ -149,9 +205,9 @@ def test_of_several_addresses_only_those_that_are_allowed_are_tried(
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: found)
 
     answer(METADATA, "127.0.0.1")
-    Targets(("127.0.0.0/8",)).connect("two.example", port, 5.0).close()
+    connect(Targets(("127.0.0.0/8",)), "two.example", port).close()
     assert taken(listening)
     answer(METADATA, "127.0.0.1")
     with pytest.raises(TargetRefusedError, match=r"169\.254\.169\.254.*127\.0\.0\.1"):
-        Targets(()).connect("two.example", port, 5.0)
+        connect(Targets(()), "two.example", port)
     assert not taken(listening)

@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from connectors.delivery import retry_after_seconds
 from connectors.message import parse_secrets, sign, webhook_body, webhook_id
-from connectors.outbox import Message, NewMessage, Outbox, OutboxError
+from connectors.outbox import NewMessage, Outbox, OutboxError
 from connectors.records import Alert
 from connectors.targets import parse_url
 from connectors.webhook import OUTBOX_FILE, WebhookSettings, WebhookSink
@@ -71,7 +71,10 @@ def until(condition: Callable[[], Any], seconds: float = 240.0) -> None:
 
 
 class Receiver:
-    """An HTTP server that answers what it is told to; `hang` keeps the connection open without a word."""
+    """An HTTP server that answers what it is told to.
+
+    `hang` keeps the connection open without a word, `drip` answers a byte now and then, other texts come before a 204.
+    """
 
     def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
@@ -96,6 +99,9 @@ class Receiver:
                             return
                         self.wfile.write(bytes([byte]))
                 else:
+                    if isinstance(answer, str):  # interim answers, as they are
+                        self.wfile.write(answer.encode())
+                        answer = 204, {}
                     status, extra = answer
                     self.send_response(status)
                     for name, value in extra.items():
@@ -326,21 +332,122 @@ def test_a_receiver_that_never_finishes_is_given_up_after_the_timeout(
     assert "no answer within webhook.timeout_seconds = 0.5" in caplog.text
 
 
-@pytest.mark.parametrize("manner", ["hang", "drip"])
-def test_close_does_not_wait_for_a_receiver_that_hangs_and_the_alert_stays(
-    receiver: Receiver, make_sink: MakeSink, counts: Counts, manner: str
+INTERIM = "HTTP/1.1 102 Processing\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [*INTERIM, "".join(INTERIM), "HTTP/1.1 100 Continue\r\n\r\n" + INTERIM[0] * 3])
+def test_interim_answers_are_not_the_answer(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, before: str
 ) -> None:
-    receiver.answer = lambda headers, body: manner
-    sink = make_sink(receiver.port, timeout_seconds=60)
-    sink.write([alert()])
-    until(lambda: receiver.requests)
-    sink.close()
+    receiver.answer = lambda headers, body: before
+    make_sink(receiver.port).write([alert()])
+    until(lambda: counts.outcomes)
+    assert counts.outcomes == {"delivered": 1}
+
+
+def test_a_receiver_with_nothing_but_interim_answers_is_given_up(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.answer = lambda headers, body: INTERIM[0] * 1_000
+    make_sink(receiver.port).write([alert()])
+    until(lambda: counts.outcomes["retried"])
+    assert "interim answers (1xx), and none that is final" in caplog.text
+
+
+@pytest.fixture
+def swallowing() -> Iterator[tuple[str, int]]:
+    """An address that answers no attempt to connect, as behind a firewall: its queue is full, and nobody accepts."""
+    with socket.create_server(("127.0.0.2", 0), backlog=0) as server:
+        filling = [socket.socket() for _ in range(4)]
+        for client in filling:
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()
+        for client in filling:
+            client.close()
+
+
+Place = tuple[str, int]
+
+
+def resolve_to(
+    monkeypatch: pytest.MonkeyPatch, *places: Place, after: Callable[[], object] = lambda: None
+) -> list[str]:
+    """Have every name stand for these places; the names that were asked for, as they are."""
+    asked: list[str] = []
+
+    def getaddrinfo(host: str, *_args: Any, **_more: Any) -> list[Any]:
+        asked.append(host)
+        after()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+def test_an_address_that_swallows_packets_leaves_time_for_the_others(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, swallowing: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, swallowing, ("127.0.0.1", receiver.port))
+    make_sink(receiver.port, timeout_seconds=60, allowed_hosts=("127.0.0.0/8",)).write([alert()])
+    until(lambda: counts.outcomes["delivered"])
+    assert not counts.outcomes["retried"]
+
+
+def test_a_slow_resolver_counts_towards_the_timeout_and_its_answer_is_used_by_the_next_attempt(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    asked = resolve_to(monkeypatch, ("127.0.0.1", receiver.port), after=lambda: answers.wait(60))
+    try:
+        make_sink(receiver.port, timeout_seconds=0.3).write([alert()])
+        until(lambda: counts.outcomes["retried"] >= 2)
+        assert len(asked) == 1
+    finally:
+        answers.set()
+    until(lambda: counts.outcomes["delivered"])
+
+
+def test_after_a_slow_resolver_a_dripping_receiver_has_no_timeout_of_its_own(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, ("127.0.0.1", receiver.port), after=lambda: time.sleep(1.2))
+    receiver.answer = lambda headers, body: "drip"
+    make_sink(receiver.port, timeout_seconds=1).write([alert()])
+    until(lambda: counts.outcomes["retried"] >= 2)  # the drops would last for 50 s
+
+
+@pytest.mark.parametrize("stage", ["resolving", "connecting", "TLS", "hang", "drip"])
+def test_close_waits_for_no_stage_of_a_delivery_and_the_alert_stays(
+    receiver: Receiver,
+    make_sink: MakeSink,
+    counts: Counts,
+    swallowing: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+) -> None:
+    receiver.answer = lambda headers, body: stage
+    answers = threading.Event()
+    place = swallowing if stage == "connecting" else ("127.0.0.1", receiver.port)
+    with monkeypatch.context() as patched, socket.create_server(("127.0.0.1", 0)) as silent:
+        asked = resolve_to(
+            patched,
+            silent.getsockname() if stage == "TLS" else place,
+            after=lambda: answers.wait(60) if stage == "resolving" else None,
+        )
+        scheme = "https" if stage == "TLS" else "http"
+        sink = make_sink(receiver.port, scheme=scheme, timeout_seconds=60, allowed_hosts=("127.0.0.0/8",))
+        sink.write([alert()])
+        sink.flush()
+        until(lambda: receiver.requests if stage in {"hang", "drip"} else asked)
+        sink.close()
+        answers.set()
     until(lambda: not sink._thread.is_alive(), 45)  # its time-out is 60 s
-    assert not counts.outcomes
+    receiver.requests.clear()
     receiver.answer = lambda headers, body: (200, {})
     make_sink(receiver.port)
     until(lambda: counts.outcomes["delivered"])
-    assert receiver.ids == ["alert-1-firing"] * 2
+    assert receiver.ids == ["alert-1-firing"]
 
 
 def test_a_receiver_that_is_down_for_a_while_misses_nothing_and_gets_each_stream_in_order(
@@ -455,9 +562,65 @@ def test_a_full_outbox_drops_the_oldest_and_tells(
 ) -> None:
     sink = make_sink(1, max_pending=3)  # nobody listens on port 1
     sink.write([alert(number) for number in range(5)])
+    sink.flush()
     assert counts.outcomes["dropped"] == 2
     assert counts.pending == 3
     assert "alert alert-0-firing was dropped: more than webhook.max_pending" in caplog.text
+
+
+class Transactions:
+    """The threads that began a transaction in a sink's outbox, one entry for each."""
+
+    def __init__(self, sink: WebhookSink) -> None:
+        self.threads: list[int] = []
+        sink._outbox._db.set_trace_callback(self._traced)
+
+    def _traced(self, statement: str) -> None:
+        if statement.startswith("BEGIN"):
+            self.threads.append(threading.get_ident())
+
+
+def test_a_burst_of_alerts_does_not_make_its_writer_wait_for_the_disk(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts
+) -> None:
+    receiver.answer = lambda headers, body: "hang"
+    sink = make_sink(receiver.port)
+    begun = Transactions(sink)
+    for number in range(300):
+        sink.write([alert(number, stream=f"s{number}"), alert(number, "resolved", stream=f"s{number}")])
+    own = threading.get_ident()
+    assert own not in begun.threads
+    sink.flush()
+    assert begun.threads.count(own) <= 1
+    sink.close()
+    with sqlite3.connect(sink._outbox.path) as database:
+        assert database.execute("SELECT count(*) FROM message WHERE outcome IS NULL").fetchone() == (600,)
+    database.close()
+
+
+def test_outcomes_are_noted_together_and_each_stream_keeps_its_order(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.webhook.TOGETHER_SECONDS", 60.0, raising=False)
+    sink = make_sink(receiver.port)
+    begun = Transactions(sink)
+    sink.write(
+        [alert(number, status, stream=f"s{number}") for status in ("firing", "resolved") for number in range(90)]
+    )
+    sink.flush()
+    until(lambda: counts.outcomes["delivered"] == 180 and counts.pending == 0)
+    assert len(begun.threads) < 20
+    assert receiver.ids == [f"alert-{number}-{status}" for status in ("firing", "resolved") for number in range(90)]
+
+
+def test_what_is_delivered_before_one_fails_is_noted_and_not_sent_again(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts
+) -> None:
+    refused = {"alert-3-firing", "alert-7-firing"}
+    receiver.answer = lambda headers, body: (404 if headers["webhook-id"] in refused else 200, {})
+    make_sink(receiver.port, retry_base_seconds=60).write([alert(number, stream=f"s{number}") for number in range(12)])
+    until(lambda: counts.outcomes["delivered"] == 10 and counts.pending == 2)
+    assert {name: count for name, count in Counter(receiver.ids).items() if name not in refused and count != 1} == {}
 
 
 def test_a_replayed_alert_is_not_sent_again(receiver: Receiver, make_sink: MakeSink, counts: Counts) -> None:
@@ -601,9 +764,8 @@ def test_done_messages_are_remembered_without_their_body_and_not_for_ever(
     outbox = Outbox(tmp_path / "o.sqlite3", 100)
     for number in range(20):
         outbox.add([NewMessage(f"m{number}", "s", b"body")], 0.0)
-        message = outbox.next(0.0)
-        assert isinstance(message, Message)
-        outbox.finish(message.sequence, "delivered")
+        (message,) = outbox.next(0.0, 100)
+        outbox.finish([(message.sequence, "delivered")])
     rows = outbox._db.execute("SELECT id, body FROM message ORDER BY sequence").fetchall()
     assert rows == [(f"m{number}", None) for number in range(15, 20)]
     outbox.close()

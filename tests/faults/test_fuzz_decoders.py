@@ -277,8 +277,8 @@ def targets(folder: Path) -> dict[str, Target]:
         (folder / "outbox.sqlite3").write_bytes(data)
         outbox = Outbox(folder / "outbox.sqlite3", 10)
         outbox.add([NewMessage("new", "s", b"{}")], 0.0)
-        while (message := outbox.next(1.0)) is not None:
-            outbox.finish(message.sequence, "delivered")
+        while messages := outbox.next(1.0, 7):
+            outbox.finish([(message.sequence, "delivered") for message in messages])
         outbox.close()
 
     def open_store(data: bytes) -> None:
