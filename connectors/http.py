@@ -25,9 +25,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from pydantic import Field, SecretStr, model_validator
 
-from connectors.settings_base import Section
-
 from connectors.http_connections import Connections, Reply, Request, text_reply
+from connectors.settings_base import Section
 from connectors.throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
