@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from connectors.decode import DecodeSettings
-from connectors.http import HttpSettings
+from connectors.http_settings import HttpSettings
 from connectors.labels import Window, load_labels, windows_of
 from connectors.records import Alert, Int64, Scores
 from detector.assembly import Sinks

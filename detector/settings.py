@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_valid
 
 from connectors.decode_settings import DecodeSettings
 from connectors.files import FileSettings
-from connectors.http import HttpSettings
+from connectors.http_settings import HttpSettings
 from connectors.kafka_client import KafkaSettings
 from connectors.settings_base import MAX_SECONDS, Section
 from connectors.webhook import WebhookSettings

@@ -24,7 +24,7 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 from pydantic import SecretStr
 
-from connectors.http import HttpSettings
+from connectors.http_settings import HttpSettings
 from connectors.kafka_client import KafkaConnectorError
 from connectors.kafka_connect import probe, quieten_client
 from connectors.kafka_reader import consumer_options
