@@ -4,17 +4,17 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-old-cpu test-busy test-faults lint kernels tools format bench bench-quality bench-cells bench-theory prior sbom clean
+.PHONY: help demo test test-old-cpu test-busy test-faults lint kernels tools format bench bench-quality bench-cells bench-theory prior sbom lock dist test-import clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 # pip, not another installer: torch's CPU build is found through pip's own configuration
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing longwatch and its tools into .venv (torch is large; once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP) ## replay bundled real data through the whole pipeline
@@ -67,5 +67,22 @@ prior: $(STAMP) ## make the shipped networks again from synthetic series (minute
 sbom: $(STAMP) ## list what an installation consists of, as CycloneDX JSON: sbom.json
 	@$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json
 
+# What an index calls 2.13.0+cpu is 2.13.0 here, so that every index has it; CUDA's own packages are torch's to choose.
+lock: TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+lock: ## renew constraints.txt within what pyproject.toml allows; TORCH=2.14.1 for another torch. Then: make test
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	@{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --all --exclude pip --exclude longwatch \
+	    | sed -E '/^(nvidia|cuda)-|^triton/d; s/\+[a-z0-9.]+$$//'; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt && rm -rf build/lock
+
+dist: $(STAMP) ## sdist and wheel, in dist/
+	@rm -rf dist && $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@$(BIN)/python -c 'from setuptools.build_meta import build_sdist; print(build_sdist("dist"))'
+
+test-import: ## install into the newest Python to be found, without torch, and import all that goes without it
+	@sh tests/import_test.sh
+
 clean: ## remove what was built
-	rm -rf .venv .tools build out *.egg-info
+	rm -rf .venv .tools build dist out *.egg-info

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detector import __version__
 from detector.completion import add_completion
 from detector.signals import Signals, leave
 
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longwatch", description="Watches event streams and says when one stops behaving like itself."
     )
+    parser.add_argument("--version", action="version", version=f"longwatch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[Settings, argparse.Namespace], None], text: str) -> argparse.ArgumentParser:

@@ -26,6 +26,7 @@ from connectors.kafka import KafkaSource
 from connectors.kafka_sinks import KafkaWriter, UndeliveredError
 from connectors.kafka_transactions import TransactionalWriter
 from connectors.records import Partition, RawBatch, Rejected
+from detector import __version__
 from detector.assembly import MODELS, Changes, Sinks, device_of, engine_settings, make_sinks, make_source, resumed_model
 from detector.checkpoints import Checkpoints, Parts, check_layout
 from detector.engine import Engine, Step
@@ -47,7 +48,6 @@ from training.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-VERSION = "0.1.0"
 POLL_SECONDS = 0.5  # the loop turns at least so often, so that checkpoints and stops are in time
 RESTORING_POLL_SECONDS = 0.05  # so soon what has been restored is read on
 LAG_SECONDS = 1.0  # between two looks at the lag, also while nothing comes: it costs microseconds a partition
@@ -67,7 +67,7 @@ class Daemon:
         Raises the settings', store's, model's and connectors' own errors, each a clear line.
         """
         self._settings = settings
-        self.metrics = Metrics(CollectorRegistry(auto_describe=True), VERSION, (*REASONS, ENGINE_ERROR))
+        self.metrics = Metrics(CollectorRegistry(auto_describe=True), __version__, (*REASONS, ENGINE_ERROR))
         self._notifier = Notifier()
         self._stop = threading.Event()
         self._signals = Signals(self.stop)
@@ -96,7 +96,7 @@ class Daemon:
         )
         self._reporter = Reporter(self.metrics, settings, self._engine)
         if meta:
-            check_layout(meta, settings, self._engine.states.layout, VERSION)
+            check_layout(meta, settings, self._engine.states.layout, __version__)
         self.metrics.state_limit_bytes.set(limit.state_bytes)
         tell(limit, self._engine.states, 1 - 3 * PORTION, settings.state.max_streams)
         self._decoder = Decoder(settings.decode)
@@ -122,7 +122,7 @@ class Daemon:
                 self._store,
                 writer,
                 self.metrics,
-                version=VERSION,
+                version=__version__,
                 standby=settings.state.standby,
                 stored=self._stored,
             )
@@ -137,12 +137,12 @@ class Daemon:
             self._patiently,
             self._reporter,
             offsets,
-            {"longwatch": VERSION, "member": self._member, "model": stored_model},
+            {"longwatch": __version__, "member": self._member, "model": stored_model},
         )
         self._promotion = Promotion(settings, model, registry, parts, self._checkpoints, self._reporter, self.metrics)
         logger.info(
             "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
-            *(VERSION, settings.model.cell, device, self._engine.settings.threads, settings.state.directory),
+            *(__version__, settings.model.cell, device, self._engine.settings.threads, settings.state.directory),
             *(f"{self._store.count()} streams, going on" if meta else "new", self._engine.version),
         )
 

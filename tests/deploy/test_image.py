@@ -44,13 +44,18 @@ def test_both_stages_start_from_the_same_pinned_python() -> None:
     assert re.fullmatch(r"python:3\.\d+-slim-\w+", bases[0])
 
 
-def test_the_image_has_the_torch_that_the_package_asks_for() -> None:
-    wanted = [
-        dependency
-        for dependency in load_toml(ROOT / "pyproject.toml")["project"]["dependencies"]
-        if dependency.startswith("torch==")
+def test_every_package_in_the_image_is_the_lock_s() -> None:
+    installs = [rest for name, rest in instructions() if name == "RUN" and re.search(r"bin/pip\W+install", rest)]
+    assert len(installs) == 2
+    assert [rest for rest in installs if not re.search(r"--constraint\W+constraints\.txt", rest)] == []
+
+
+def test_the_image_has_no_cuda_unless_it_is_asked_for() -> None:
+    assert [rest for name, rest in instructions() if name == "ARG"] == [
+        "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
     ]
-    assert wanted[0] in (DEPLOY / "Dockerfile").read_text()
+    (install,) = [rest for name, rest in instructions() if name == "RUN" and rest.endswith(" torch")]
+    assert '--index-url "${TORCH_INDEX}"' in install
 
 
 def test_the_image_runs_as_a_numbered_user_who_is_not_root() -> None:
