@@ -9,15 +9,16 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Protocol
 
 import lz4.frame  # type: ignore[import-untyped]  # it publishes no types, nor does the next
 import snappy  # type: ignore[import-untyped]
 import zstandard
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
-CHUNK_BYTES = 1 << 20
+MIN_PIECE_BYTES = 64  # what a frame's reading begins with: the smallest frame has eleven
+MAX_PART_BYTES = 1 << 20  # lz4 makes room for all that it may return before it knows how little that is
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _XERIAL = b"\x82SNAPPY\x00"  # how Java's producers frame snappy's blocks: 16 bytes, then size and block
 _XERIAL_HEADER = 16
@@ -27,15 +28,23 @@ class TooLargeError(Exception):
     """The bytes come to more than the bound."""
 
 
+class Feed(Protocol):
+    """Reads frames piece by piece."""
+
+    def __call__(self, piece: memoryview, *, max_length: int) -> tuple[bytes, int, bool]:
+        """Return the next bytes unpacked, how many bytes of the piece were used, and whether a frame ended there."""
+
+
 def decompressed(codec: int, data: bytes, most_bytes: int) -> bytes:
     """Return what a batch's bytes are when unpacked. Raises TooLargeError, and ValueError where they are damaged."""
     try:
         if codec == GZIP:
-            return _frames(data, most_bytes, lambda: zlib.decompressobj(_GZIP_WINDOW), "a gzip stream")
+            return _frames(data, most_bytes, _Members().feed, "a gzip stream")
         if codec == SNAPPY:
             return _snappy(data, most_bytes)
         if codec == LZ4:
-            return _frames(data, most_bytes, lz4.frame.LZ4FrameDecompressor, "an LZ4 frame")
+            context = lz4.frame.create_decompression_context()
+            return _frames(data, most_bytes, partial(lz4.frame.decompress_chunk, context), "an LZ4 frame")
         if codec == ZSTD:
             with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
                 io.BytesIO(data), read_across_frames=True
@@ -52,20 +61,42 @@ def _within(data: bytes, most_bytes: int) -> bytes:
     return data
 
 
-def _frames(data: bytes, most_bytes: int, make: Callable[[], Any], frame: str) -> bytes:
-    """Unpack frames one after the other; `make()` returns a decompressor of one, as zlib and lz4 both have it."""
-    parts, size = [], 0
-    while data:
-        decompressor = make()
-        part = decompressor.decompress(data, most_bytes + 1 - size)
-        size += len(part)
+def _frames(data: bytes, most_bytes: int, feed: Feed, frame: str) -> bytes:
+    """Unpack frames one after the other.
+
+    Each is fed in pieces that double, so that the bytes touched are at most a small multiple of the data, however many
+    frames there are: what follows a frame would be copied for every frame otherwise.
+    """
+    view, parts = memoryview(data), []
+    at, size, piece, ended = 0, 0, MIN_PIECE_BYTES, True
+    while at < len(view):
+        part, used, ended = feed(view[at : at + piece], max_length=min(most_bytes + 1 - size, MAX_PART_BYTES))
+        if not part and not used:
+            raise ValueError(f"{frame} cannot be read on")
+        at, size = at + used, size + len(part)
         if size > most_bytes:
             raise TooLargeError
-        if not decompressor.eof:
-            raise ValueError(f"{frame} breaks off")
         parts.append(part)
-        data = decompressor.unused_data or b""
+        piece = MIN_PIECE_BYTES if ended else 2 * piece
+    if not ended:
+        raise ValueError(f"{frame} breaks off")
     return b"".join(parts)
+
+
+class _Members:
+    """The members of a gzip stream, for `_frames`."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(_GZIP_WINDOW)
+
+    def feed(self, piece: memoryview, *, max_length: int) -> tuple[bytes, int, bool]:
+        """Read as `Feed` does."""
+        member = self._member
+        part = member.decompress(piece, max_length)
+        used = len(piece) - len(member.unused_data if member.eof else member.unconsumed_tail)
+        if member.eof:
+            self._member = zlib.decompressobj(_GZIP_WINDOW)
+        return part, used, member.eof
 
 
 def _snappy(data: bytes, most_bytes: int) -> bytes:

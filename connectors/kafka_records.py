@@ -35,8 +35,10 @@ MALFORMED = (
     *(struct.error, zlib.error, zstandard.ZstdError, ValueError, IndexError, TypeError, EOFError, RuntimeError),
     *(AssertionError, OverflowError),
 )
+MIN_OLD_MESSAGE_BYTES = 14  # of format 0: checksum, format, attributes, two lengths
 LEAST_RECORD_BYTES = 7  # length, attributes, two deltas, two lengths, number of headers
 
+_OLD_LENGTH = struct.Struct(">8xi")  # behind an offset, in formats 0 and 1
 _TIME, _OFFSET, _KEY, _KEY_END, _VALUE, _VALUE_END = range(6)  # columns of a scan; positions are -1 for null
 
 
@@ -97,11 +99,7 @@ class QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-pyt
             if self.check_crcs and not batch.validate_crc():
                 raise _corrupt(tp, batch.base_offset)
             if batch.magic < 2:  # written before Kafka 0.11
-                for slow in batch:
-                    if self.check_crcs and not slow.validate_crc():
-                        raise _corrupt(tp, slow.offset)
-                    self.next_fetch_offset = slow.offset + 1
-                    yield _record_of(slow)
+                yield from self._unpack_old(tp, batch)
                 continue
             self.leader_epoch = batch.leader_epoch
             if self._wanted(batch):
@@ -112,6 +110,27 @@ class QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-pyt
                     yield record
             self.next_fetch_offset = batch.next_offset  # compaction may have taken the last record
         self.drain()
+
+    def _unpack_old(self, tp: TopicPartition, message: Any) -> Iterator[Record]:
+        """Yield the records of a message in format 0 or 1; a compressed one holds others, the last under its offset."""
+        if codec := message.compression_type:
+            message._assert_has_codec(codec)
+            _, packed = message._read_key_value(message.KEY_OFFSET_V1 if message.magic else message.KEY_OFFSET_V0)
+            packed = packed or b""
+            if (data := _bounded(tp, codec, packed, message.base_offset, message.base_offset)) is None:
+                self.unpacked += len(packed)
+                self.next_fetch_offset = message.base_offset + 1
+                yield message.base_offset, -1 if message._timestamp is None else message._timestamp, None, packed
+                return
+            self.unpacked += len(data)
+            _check_lengths(tp, message.base_offset, data)
+            # where the client keeps what it has unpacked itself, without a bound
+            message._buffer, message._decompressed = memoryview(data), True
+        for record in message:
+            if self.check_crcs and not record.validate_crc():
+                raise _corrupt(tp, record.offset)
+            self.next_fetch_offset = record.offset + 1
+            yield _record_of(record)
 
     def _wanted(self, batch: Any) -> bool:
         """Tell whether a batch holds records for us: no transaction's own mark, nor what an aborted one wrote."""
@@ -132,6 +151,33 @@ def _record_of(slow: Any) -> Record:
     return slow.offset, -1 if slow.timestamp is None else slow.timestamp, slow.key, slow.value
 
 
+def _bounded(tp: TopicPartition, codec: int, packed: bytes, first: int, last: int) -> bytes | None:
+    """Return the bytes of the records first..last, or None where they come to too much; CorruptRecordError."""
+    most = max(MAX_BATCH_BYTES, MAX_RATIO * len(packed))
+    try:
+        return decompressed(codec, packed, most)
+    except TooLargeError:
+        log.warning(
+            "%s/%d, offsets %d to %d: %d bytes that come to more than %d are not unpacked but refused as one",
+            *(*tp, first, last, len(packed), most),
+        )
+        return None
+    except ValueError:
+        raise _corrupt(tp, first) from None
+
+
+def _check_lengths(tp: TopicPartition, offset: int, messages: bytes) -> None:
+    """Refuse messages whose lengths do not lead to their end: the client would follow them in a circle."""
+    at = 0
+    while at < len(messages):
+        (length,) = _OLD_LENGTH.unpack_from(messages, at)
+        if length < MIN_OLD_MESSAGE_BYTES:
+            raise _corrupt(tp, offset)
+        at += _OLD_LENGTH.size + length
+    if at != len(messages) or not messages:
+        raise _corrupt(tp, offset)
+
+
 def _unpacked(tp: TopicPartition, batch: Any) -> tuple[int, Iterator[Record]]:
     """Return how many bytes a batch in format 2 comes to, and its records; CorruptRecordError where it is none.
 
@@ -142,17 +188,10 @@ def _unpacked(tp: TopicPartition, batch: Any) -> tuple[int, Iterator[Record]]:
     if codec := batch.compression_type:
         batch._assert_has_codec(codec)
         packed = data
-        most = max(MAX_BATCH_BYTES, MAX_RATIO * len(packed))
-        try:
-            data = decompressed(codec, packed, most)
-        except TooLargeError:
-            log.warning(
-                "%s/%d, offsets %d to %d: %d bytes that come to more than %d are not unpacked but refused as one",
-                *(*tp, batch.base_offset, batch.last_offset, len(packed), most),
-            )
+        unpacked = _bounded(tp, codec, packed, batch.base_offset, batch.last_offset)
+        if unpacked is None:
             return len(packed), iter([(batch.last_offset, batch.max_timestamp, None, packed)])
-        except ValueError:
-            raise _corrupt(tp, batch.base_offset) from None
+        data = unpacked
     count = batch.records_count
     if not 0 <= count <= len(data) // LEAST_RECORD_BYTES:
         raise _corrupt(tp, batch.base_offset)

@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,8 +153,9 @@ def csv_layout(header: bytes, code: str, template: NameTemplate) -> CsvLayout:
     found = shown(", ".join(names))
     if "timestamp" not in names:
         raise ValueError(f"expected JSON, or a CSV header with a column `timestamp`; found {found}")
+    times = Counter(names)
     for name in names:
-        if not name or not name.isprintable() or names.count(name) > 1:
+        if not name or not name.isprintable() or times[name] > 1:
             raise ValueError(f"every column needs a printable name of its own; found {shown(name)} in {found}")
     name_cells = () if template.optional else template.columns(names)
     if name_cells is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 
 import numpy as np
@@ -64,9 +65,34 @@ def test_records_are_those_that_the_client_finds(records, compression, first):
 
 @settings(deadline=None)  # the first call compiles
 @given(records=st.lists(st.tuples(st.integers(0, 2**42), some_bytes, some_bytes, st.just([])), min_size=1, max_size=9))
-@pytest.mark.parametrize("magic", [0, 1])
-def test_formats_from_before_kafka_0_11_are_read_too(records, magic):
-    assert assert_both_ways_agree(built(records, magic=magic)) == len(records)
+@pytest.mark.parametrize(("magic", "compression"), [(0, NONE), (0, GZIP), (1, NONE), (1, GZIP), (1, SNAPPY), (1, LZ4)])
+def test_formats_from_before_kafka_0_11_are_read_too(records, magic, compression):
+    assert assert_both_ways_agree(built(records, magic=magic, compression=compression)) == len(records)
+
+
+@pytest.mark.parametrize(("magic", "compression"), [(0, GZIP), (1, GZIP), (1, SNAPPY), (1, LZ4)])
+def test_an_old_message_that_unpacks_to_too_much_is_one_record_to_refuse(magic, compression, monkeypatch, caplog):
+    monkeypatch.setattr("connectors.kafka_records.MAX_BATCH_BYTES", 1 << 20)
+    monkeypatch.setattr("connectors.kafka_records.MAX_RATIO", 1)
+    bomb = built([(1, b"k", b"0" * 9_000, [])] * 1_000, magic=magic, compression=compression)
+    assert len(bomb) < 1 << 20
+
+    (refused,), next_offset, _ = read(_QuickRecords, bomb)
+
+    assert len(refused[3]) < len(bomb)
+    assert next_offset == refused[0] + 1
+    assert "not unpacked but refused as one" in caplog.text
+
+
+def test_an_old_message_whose_lengths_lead_in_a_circle_is_refused():
+    inner = bytearray(built([(1, b"k", b"v", [])], magic=1))
+    struct.pack_into(">i", inner, 8, -12)
+    wrapper = built([(1, None, gzip.compress(bytes(inner)), [])], magic=1)
+    attributes = 17
+    message = wrapper[:attributes] + bytes([GZIP]) + wrapper[attributes + 1 :]
+
+    with pytest.raises(CorruptRecordError):
+        read(_QuickRecords, message, check_crcs=False)
 
 
 @pytest.mark.parametrize("compression", [GZIP, SNAPPY, LZ4, ZSTD])
