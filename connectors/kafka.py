@@ -73,7 +73,10 @@ class KafkaSource:
         self._commit_failed = False
 
     def poll(self, timeout_seconds: float) -> RawBatch:
-        """Return the next records, at most max_poll_records; none after the time-out, while paused, in an outage."""
+        """Return the next records, at most max_poll_records; none after the time-out, while paused, in an outage.
+
+        Or none, but where to read on: past what a transaction leaves in a partition and nobody is to see.
+        """
         deadline = time.monotonic() + timeout_seconds
         if self._failure is not None:
             raise self._failure
@@ -81,7 +84,8 @@ class KafkaSource:
             self._reader = Reader(self._settings, read_committed=self._read_committed)
             self._reader.start()
         while self._held and not self._paused:
-            if batch := self._columns(self._held.popleft()):
+            batch = self._columns(self._held.popleft())
+            if batch or batch.passed:
                 return batch
         while True:
             try:
@@ -98,8 +102,8 @@ class KafkaSource:
                 continue
             self._reader.progress = time.monotonic()
             self._reader.wanted.release()
-            for partition in item.keys() & self._waiting.keys():
-                del item[partition]  # read before it was held
+            for partition in self._waiting:
+                item.drop(partition)  # read before it was held
             if not self._paused:
                 return self._columns(item)
             self._held.append(item)
@@ -197,7 +201,11 @@ class KafkaSource:
         return self._reader is not None and self._reader.outage
 
     def lag(self) -> dict[Partition, int]:
-        """Return how many records of each assigned partition have not been handed out, as of the last fetch."""
+        """Return how far each assigned partition is from the end of what can be read, as of the last fetch.
+
+        In records, with what lies between them for transactions. What has not been committed yet cannot be read where
+        only committed records are.
+        """
         consumer = self._reader.consumer if self._reader is not None else None
         lags = {}
         for partition, position in self._next.copy().items():
@@ -234,7 +242,7 @@ class KafkaSource:
 
     def _columns(self, polled: Polled) -> RawBatch:
         batch = RawBatch()
-        for code, (partition, records) in enumerate(polled.items()):
+        for code, (partition, records) in enumerate(polled.records.items()):
             batch.partitions.append(Partition(*partition))
             batch.partition += [code] * len(records)
             offset, received, key, value = zip(*records, strict=True)
@@ -244,6 +252,9 @@ class KafkaSource:
             # a tombstone has no value: decoding refuses the empty one, with its offset
             batch.value += [data or b"" for data in value]
             self._next[partition] = offset[-1] + 1
+        for partition, position in polled.positions.items():
+            if position > self._next.get(partition, position):
+                self._next[partition] = batch.passed[Partition(*partition)] = position
         return batch
 
     def _check_that_it_moves(self, reader: Reader) -> None:
@@ -290,7 +301,7 @@ class KafkaSource:
             if self._reader is not None:
                 self._reader.held.discard(partition)
             for polled in self._held:
-                polled.pop(partition, None)
+                polled.drop(partition)
 
     def _hold(self, reader: Reader, partition: TopicPartition) -> None:
         """Let a partition wait for `place`. A position, any, keeps the client from looking for one of its own."""
@@ -298,7 +309,7 @@ class KafkaSource:
         reader.held.add(partition)
         first = self._next.pop(partition, None) is None
         for polled in self._held:
-            polled.pop(partition, None)
+            polled.drop(partition)
         if reader.consumer is not None and first:
             with contextlib.suppress(*GONE):
                 reader.consumer.pause(partition)

@@ -107,7 +107,7 @@ class Changelogs:
         changelogs = {self._changelog(p): at for p, at in positions.items()}
         self._consumer.assign(list(changelogs))
         for partition, at in changelogs.items():
-            if self._position(partition) != at:
+            if position_of(self._consumer, partition, ANSWER_MS) != at:
                 self._consumer.seek(partition, at)
 
     def poll(self, timeout_ms: int) -> dict[Partition, list[Record]]:
@@ -119,7 +119,7 @@ class Changelogs:
 
     def position(self, partition: Partition) -> int:
         """Return the offset of the next record to read: it also passes over what gives no record."""
-        return self._position(self._changelog(partition)) or 0
+        return position_of(self._consumer, self._changelog(partition), ANSWER_MS) or 0
 
     def close(self) -> None:
         """Disconnect."""
@@ -127,9 +127,6 @@ class Changelogs:
             self._consumer.close(timeout_ms=ANSWER_MS)
         with contextlib.suppress(KafkaError):
             self._admin.close()
-
-    def _position(self, changelog: TopicPartition) -> int | None:
-        return position_of(self._consumer, changelog, ANSWER_MS)
 
     def _changelog(self, source: Partition) -> TopicPartition:
         return TopicPartition(self._settings.changelog_of(source.topic), source.partition)

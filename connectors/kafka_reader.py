@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -35,7 +35,14 @@ from kafka.future import Future
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect, probe
-from connectors.kafka_seams import Record, client_class, forget_parked, polled_records, use_quick_records
+from connectors.kafka_seams import (
+    Record,
+    client_class,
+    forget_parked,
+    polled_records,
+    position_of,
+    use_quick_records,
+)
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +58,19 @@ BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
 # waits until the caller has heard of it: before that they may be gone in the midst of anything, and that is all right
 GONE = (KeyError, ValueError, IllegalStateError)
 
-Polled = dict[TopicPartition, list[Record]]
 Work = Callable[[KafkaConsumer], None]
+
+
+class Polled(NamedTuple):
+    """What one poll brought, for the caller to hand out in this order."""
+
+    records: dict[TopicPartition, list[Record]]
+    positions: dict[TopicPartition, int]  # offsets to read on at: past marks of transactions and aborted records, too
+
+    def drop(self, partition: TopicPartition) -> None:
+        """Leave a partition out."""
+        self.records.pop(partition, None)
+        self.positions.pop(partition, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +132,7 @@ class Reader(threading.Thread):
         self._settings = settings
         self._client: Any | None = None  # kafka-python's network client
         self._heard = self.progress  # when the broker last answered
+        self._positions: dict[TopicPartition, int] = {}  # as the caller knows them
         self._next_topic_check = 0.0
         self._missing: set[str] = set()
 
@@ -168,9 +187,11 @@ class Reader(threading.Thread):
             for _ in range(self.work.qsize()):
                 self.work.get()(consumer)
             self._apply_pause(consumer)
-            if polled := self._poll(consumer):
+            records = self._poll(consumer)
+            moved = self._moved(consumer)
+            if records or moved:
                 self._answered()
-                self.inbox.put(polled)
+                self.inbox.put(Polled(records, moved))
                 self.wanted.acquire()
             else:
                 self._watch_topics()
@@ -187,7 +208,19 @@ class Reader(threading.Thread):
                 if partition not in wanted:
                     forget_parked(consumer, partition)
 
-    def _poll(self, consumer: KafkaConsumer) -> Polled:
+    def _moved(self, consumer: KafkaConsumer) -> dict[TopicPartition, int]:
+        """Return where the client reads on, of the partitions where that has changed."""
+        # one that is held has no position of its own before the caller lets it run
+        read = consumer.assignment() - self.held
+        try:
+            found = {p: at for p in read if (at := position_of(consumer, p, ANSWER_MS)) is not None}
+        except (KafkaError, *GONE):  # only where the client has to be asked
+            return {}
+        moved = {p: at for p, at in found.items() if self._positions.get(p) != at}
+        self._positions = found
+        return moved
+
+    def _poll(self, consumer: KafkaConsumer) -> dict[TopicPartition, list[Record]]:
         """Poll once; what the client raises becomes a change to see to, an error for a person, or another try."""
         try:
             return polled_records(consumer, HELD_POLL_MS if self.held else POLL_MS)

@@ -43,11 +43,14 @@ _TIME, _OFFSET, _KEY, _KEY_END, _VALUE, _VALUE_END = range(6)  # columns of a sc
 
 
 def use_quick_records(consumer: KafkaConsumer) -> None:
-    """Let the consumer's poll return lists of `Record` in place of its own ConsumerRecord."""
+    """Let the consumer's poll return lists of `Record` in place of its own ConsumerRecord.
+
+    And let its `highwater` be the end of what can be read: where only committed records are, the last stable offset.
+    """
     # the seams in the client: its fetcher asks itself for this class, once for each partition fetched, ...
     fetcher = consumer._fetcher
     fetcher.PartitionRecords = QuickRecords
-    append, unpacked = fetcher._append, 0
+    append, parse, unpacked = fetcher._append, fetcher._parse_fetched_data, 0
 
     def bounded(drained: dict[Any, Any], part: Any, most: int, update_offsets: bool) -> int:
         nonlocal unpacked
@@ -55,7 +58,16 @@ def use_quick_records(consumer: KafkaConsumer) -> None:
         unpacked = part.unpacked + (unpacked if len(drained) > 1 else 0)
         return most if unpacked > MAX_POLL_BYTES else taken
 
-    fetcher._append = bounded  # ... and asks this how many records a partition has given of those that a poll may bring
+    def stable(fetched: Any) -> Any:
+        part = parse(fetched)
+        state, end = fetcher._subscriptions.assignment.get(fetched.topic_partition), fetched.partition_data
+        if part is not None and state is not None and end.last_stable_offset is not None:
+            state.highwater = end.last_stable_offset
+        return part
+
+    fetcher._append = bounded  # ... asks this how many records a partition has given of those that a poll may bring ...
+    if fetcher._isolation_level == IsolationLevel.READ_COMMITTED:
+        fetcher._parse_fetched_data = stable  # ... and this for what a broker's answer says of a partition
 
 
 class QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types

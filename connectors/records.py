@@ -164,6 +164,8 @@ class RawBatch:
     value: list[bytes] = field(default_factory=list)
     line: list[int] = field(default_factory=list)  # files: from 1; else empty
     csv: dict[int, CsvLayout] = field(default_factory=dict)  # by index into partitions; others hold JSON
+    # where to read on, if that is beyond the last record: a transaction's mark follows it, or records that were aborted
+    passed: dict[Partition, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of records."""

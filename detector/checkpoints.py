@@ -82,6 +82,7 @@ class Checkpoints:
         for partition, offset in zip(raw.partitions, after.tolist(), strict=True):
             if offset >= 0:
                 self.offsets[partition] = offset
+        self.offsets.update(raw.passed)
         self.dirty = True
 
     def let_go(self, partitions: Iterable[Partition]) -> None:

@@ -113,7 +113,7 @@ class Daemon:
         self._isolation = Isolation(self._engine, always=not self._source.rewinds)
         self._full = False  # nothing is read, since no more can be kept without a checkpoint
         self._partitions: PartitionedStates | None = None
-        self._read = 0  # records so far
+        self._moves = 0  # times that reading has got on
         self._former = dict(offsets)  # of a time without a changelog
         if writer is not None:
             self._partitions = PartitionedStates(
@@ -194,7 +194,6 @@ class Daemon:
         raw = self._poll()
         self._bring()
         if len(raw):
-            self._read += len(raw)
             self._checkpoints.begin(raw)
             self._clock.begins()
             batch, rejected = self._decoder.decode(raw)
@@ -206,6 +205,8 @@ class Daemon:
                 rejected += refused
             self._reject(rejected)
             self._clock.ends("emit")
+        if len(raw) or raw.passed:
+            self._moves += 1
             self._checkpoints.advance(raw)
         if time.monotonic() >= self._lag_due:
             self._watch(self._source.lag())
@@ -357,7 +358,7 @@ class Daemon:
         self.metrics.set_lag(lag)
         source = self._source
         if isinstance(source, KafkaSource):
-            progress = self._read, 0 if self._partitions is None else self._partitions.restorer.progress
+            progress = self._moves, 0 if self._partitions is None else self._partitions.restorer.progress
             waiting = (any(lag.values()) or bool(self._restoring)) and not source.outage and not self._full
             self._health.watch(progress, waiting=waiting)
 

@@ -64,8 +64,9 @@ class _Followed:
     began: float = field(default_factory=time.monotonic)
     first: int = 0
     rows: int = 0
+    records: int = 0
     whole: bool = False  # read from its beginning
-    empty: bool = False
+    former: Place | None = None  # what the store's rows stand for, which the first record replaces
     mark: Mark | None = None
     moved_at: float = field(default_factory=time.monotonic)
     ended: bool = False  # the former owner's transaction
@@ -222,22 +223,24 @@ class Restorer(threading.Thread):
         assembler = Assembler(self._settings.changelog_of(partition.topic), partition)
         if place is not None and place.identity == identity and first <= place.position <= end:
             return _Followed(place, assembler, first=place.position)
-        if first == end or (place is not None and place.identity == CLAIMED):
-            # the rows that are here, if any, are all that there is; but a transaction may be open in the changelog
-            place = Place(identity, first, None if place is None else place.source_offset, "")
-            return _Followed(place, assembler, first=first, empty=True)
-        if place is not None:
+        # whether it holds anything is known once it has been read: there may be nothing but aborted transactions
+        return _Followed(Place(identity, first, None), assembler, first=first, whole=True, former=place)
+
+    def _replace(self, partition: Partition, followed: _Followed) -> None:
+        """Let the rows that are here make room for those of the changelog."""
+        former = followed.former
+        if former is not None and former.identity != CLAIMED:
             logger.warning(
                 "%s/%d: the changelog is not the one that the local store is a copy of (it holds %d to %d, the store is"
                 " at %d): the store's copy is built anew",
-                *(*partition, first, end, place.position),
+                *(*partition, followed.first, followed.goal, former.position),
             )
         self._store.clear(partition)
-        place = Place(identity, first, None)
-        self._store.save_placed({}, {partition: place})
-        return _Followed(place, assembler, first=first, whole=True)
 
     def _apply(self, partition: Partition, followed: _Followed, records: list[Record]) -> None:
+        if followed.whole and not followed.records:
+            self._replace(partition, followed)
+        followed.records += len(records)
         rows: dict[str, Placed] = {}
         place, damaged = followed.place, followed.assembler.damaged
         offset, member = place.source_offset, place.member
@@ -284,20 +287,17 @@ class Restorer(threading.Thread):
                 followed.ended = True
                 self._end_transaction(partition, followed.place.member)
             return
-        if followed.empty and followed.mark is not None:  # it has been written to meanwhile: that is what counts
-            self._store.clear(partition)
-            with self._lock:
-                self._asked.add(partition)
-            del self._followed[partition]
-            return
-        self._check(partition, followed)
-        if not followed.empty:
+        source_offset = followed.place.source_offset
+        if empty := followed.whole and not followed.records:  # the rows that are here, if any, are all that there is
+            source_offset = None if followed.former is None else followed.former.source_offset
+        else:
+            self._check(partition, followed)
             self._store.save_placed({}, {partition: followed.place})
         del self._followed[partition]
         changelogs.follow({p: f.place.position for p, f in self._followed.items()})
         seconds = time.monotonic() - followed.began
         restored = Restored(
-            *(partition, followed.place.source_offset, followed.rows, seconds, followed.empty),
+            *(partition, source_offset, followed.rows, seconds, empty),
             followed.assembler.damaged,
         )
         with self._lock:

@@ -77,7 +77,7 @@ def test_an_old_message_that_unpacks_to_too_much_is_one_record_to_refuse(magic, 
     bomb = built([(1, b"k", b"0" * 9_000, [])] * 1_000, magic=magic, compression=compression)
     assert len(bomb) < 1 << 20
 
-    (refused,), next_offset, _ = read(_QuickRecords, bomb)
+    (refused,), next_offset, _ = read(QuickRecords, bomb)
 
     assert len(refused[3]) < len(bomb)
     assert next_offset == refused[0] + 1
@@ -92,7 +92,7 @@ def test_an_old_message_whose_lengths_lead_in_a_circle_is_refused():
     message = wrapper[:attributes] + bytes([GZIP]) + wrapper[attributes + 1 :]
 
     with pytest.raises(CorruptRecordError):
-        read(_QuickRecords, message, check_crcs=False)
+        read(QuickRecords, message, check_crcs=False)
 
 
 @pytest.mark.parametrize("compression", [GZIP, SNAPPY, LZ4, ZSTD])

@@ -18,8 +18,8 @@ from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_transactions import TransactionalWriter
 from connectors.records import Partition
 from detector.errors import StateError
-from detector.restoring import Restored, Restorer
-from detector.store import SqliteStore
+from detector.restoring import CLAIMED, Restored, Restorer
+from detector.store import Place, Placed, SqliteStore
 from tests.brokers import Broker
 from tests.daemon.support import until
 
@@ -229,6 +229,33 @@ def test_an_empty_changelog_leaves_the_stores_states_in_force(world: World, capl
     restored = world.restore(store)
     assert (restored[0].empty, restored[0].source_offset) == (True, 10)
     assert store.load(["a"]) == [b"a1"]
+
+
+@pytest.mark.parametrize("had", ["nothing", "a time before the changelog", "another changelog"])
+def test_a_changelog_of_aborted_transactions_only_is_an_empty_one(
+    world: World, caplog: pytest.LogCaptureFixture, had: str
+) -> None:
+    store = world.store()
+    world.make_changelog()
+    if had == "another changelog":
+        world.write({"a": b"a1"}, 10)
+        world.restore(store)
+        world.admin().delete_topics([world.changelog])
+        until(lambda: world.changelog not in world.admin().list_topics(), "the topic is gone")
+        world.make_changelog()
+    elif had == "a time before the changelog":
+        store.save_placed(
+            {world.partitions[0]: [Placed("a", compressed(b"a1"))]}, {world.partitions[0]: Place(CLAIMED, 0, 7)}
+        )
+    writer = world.writer("aborted")
+    world.write({"b": b"b1"}, 20, writer=writer, commit=False)
+    writer.close()
+    restored = world.restore(store)[0]
+    offset = {"nothing": None, "a time before the changelog": 7, "another changelog": 10}[had]
+    assert (restored.empty, restored.source_offset, restored.streams) == (True, offset, 0)
+    assert store.load(["a", "b"]) == [None if had == "nothing" else b"a1", None]
+    assert not warned(caplog, "truncated")
+    assert not warned(caplog, "built anew")
 
 
 def test_a_changelog_made_anew_replaces_the_stores_copy(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_transactions import TransactionalWriter, TransactionError, end_transaction_of
 from connectors.records import Partition
 from tests.brokers import Broker
-from tests.kafka.test_source import DEADLINE, next_offsets, produce, settings
+from tests.kafka.test_source import DEADLINE, next_offsets, produce, settings, until
 
 pytestmark = pytest.mark.kafka
 
@@ -249,3 +249,59 @@ def test_a_reader_of_committed_events_sees_no_aborted_one(
             getattr(mine._producer, end)()
             mine._began = None
     assert reader(events, read_committed=True).read(6) == [0, 11, 20, 31, 40, 51]
+
+
+@pytest.mark.parametrize("read_committed", [False, True], ids=["all", "committed"])
+@pytest.mark.parametrize("ends", ["committed", "aborted", "left open", "aborted at first"])
+def test_there_is_no_lag_once_all_that_can_be_read_has_been(
+    apache: Broker,
+    topic: Topic,
+    writer: Callable[..., TransactionalWriter],
+    reader: Callable[..., Reader],
+    ends: str,
+    read_committed: bool,
+) -> None:
+    """A transaction's mark is an offset without a record; what was aborted or is open, nobody is to see."""
+    events, mine = topic(), writer()
+    if ends == "aborted at first":
+        transaction(mine, events, range(5), "abort_transaction")
+    transaction(mine, events, range(5), "commit_transaction")
+    if ends in ("aborted", "left open"):
+        transaction(mine, events, range(5), "abort_transaction" if ends == "aborted" else None)
+    one = reader(events, read_committed=read_committed)
+    one.read(5 if read_committed or ends == "committed" else 10)
+    assert comes_to_no_lag(one, events)
+
+
+def test_a_reader_that_was_rewound_or_paused_comes_to_no_lag_again(
+    apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter], reader: Callable[..., Reader]
+) -> None:
+    events, mine = topic(), writer()
+    transaction(mine, events, range(5), "commit_transaction")
+    transaction(mine, events, range(5), "abort_transaction")
+    one = reader(events, read_committed=True)
+    one.read(5)
+    assert comes_to_no_lag(one, events)
+    one.source.rewind({Partition(events, 0): 2})
+    assert one.read(3) == [2, 3, 4]
+    one.source.pause()
+    transaction(mine, events, range(5, 8), "commit_transaction")
+    assert not any(len(one.source.poll(0.1)) for _ in range(10))
+    one.source.resume()
+    assert one.read(3) == [5, 6, 7]
+    assert comes_to_no_lag(one, events)
+
+
+def transaction(mine: TransactionalWriter, topic: str, values: range, end: str | None) -> None:
+    """Write values in a transaction; `end` is the client's method that ends it."""
+    for value in values:
+        mine.send(topic, None, b"%d" % value, None, 0)
+    mine.flush()
+    if end:
+        getattr(mine._producer, end)()
+        mine._began = None
+
+
+def comes_to_no_lag(one: Reader, topic: str) -> bool:
+    until(lambda: one.source.poll(0.1) is not None and one.source.lag() == {Partition(topic, 0): 0}, "no lag")
+    return True
