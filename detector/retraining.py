@@ -23,7 +23,7 @@ from training.retrain import LEARNING, Outcome, retrain
 
 logger = logging.getLogger(__name__)
 
-NICENESS = 10  # scoring comes first: at half of a core's load, this thread gets what is left
+NICENESS = 10  # above the daemon's own. Scoring comes first: at half of a core's load, this thread gets what is left
 STOP_SECONDS = 2.0  # one step takes tens of milliseconds, the longest stretch between two questions about a second
 
 
@@ -110,10 +110,11 @@ class Retrainer:
 
 
 def _give_way() -> None:
-    """Lower this thread's priority, where the system has one for each thread."""
+    """Lower this thread's priority below the daemon's own, where the system has one for each thread."""
     if sys.platform != "linux":  # elsewhere the number would be taken for a process's
         return
+    thread = threading.get_native_id()
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
     except OSError as error:
         logger.debug("retraining runs at the daemon's own priority: %s", error)

@@ -93,7 +93,7 @@ class Trickle:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._producer.close(timeout=10)
+        self._producer.close(timeout=PATIENCE)
 
     def until(self, events: int) -> None:
         """Let it write until the topic holds so many; returns at once."""
@@ -142,7 +142,6 @@ def assert_same_alerts(found: Sequence[Record], expected: Sequence[Record]) -> N
         assert not (told := difference(record, wanted[name])), f"{name}: {told}"
 
 
-@pytest.mark.timeout(300)
 def test_a_file_is_scored_as_if_nobody_had_killed_the_daemon_and_each_event_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +188,6 @@ def test_a_file_is_scored_as_if_nobody_had_killed_the_daemon_and_each_event_once
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(400)
 def test_a_topic_is_scored_as_if_nobody_had_killed_the_daemon_and_each_alert_has_one_id(
     tmp_path: Path, broker: Broker, topic: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,7 +118,7 @@ def run_promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = promtool()
     if program is None:
         pytest.skip(NO_PROMTOOL)
-    return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_promtool_finds_nothing_wrong_with_the_rules() -> None:

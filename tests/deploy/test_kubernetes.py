@@ -27,7 +27,8 @@ def render(path: Path) -> list[dict[str, Any]]:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed")
-    rendered = subprocess.run([kubectl, "kustomize", str(path)], capture_output=True, text=True, timeout=60, check=True)
+    command = [kubectl, "kustomize", str(path)]
+    rendered = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     return [document for document in yaml.safe_load_all(rendered.stdout) if document]
 
 

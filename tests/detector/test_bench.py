@@ -37,7 +37,7 @@ def test_the_engine_is_measured_beside_the_bare_network() -> None:
         [sys.executable, "-m", "detector.cli", "bench", "--quick"],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,6 @@ def test_the_engine_is_measured_beside_the_bare_network() -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(300)
 def test_the_way_from_a_broker_is_measured_and_nothing_is_left_on_it(
     broker: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:

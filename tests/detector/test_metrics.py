@@ -194,7 +194,7 @@ def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
         [tool, "check", "metrics"],
         input=generate_latest(metrics.registry),
         capture_output=True,
-        timeout=30,
+        timeout=300,
         check=False,
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

@@ -208,7 +208,7 @@ def test_a_write_that_the_system_refuses_is_told_and_the_former_checkpoint_stays
         pytest.skip("the limit on file sizes is set from outside and cannot be lifted again")
     limited = FILLER.replace("(1 << 20, 1 << 20)", "(1 << 20, resource.RLIM_INFINITY)")
     done = subprocess.run(
-        [sys.executable, "-c", limited, directory, "limit"], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", limited, directory, "limit"], capture_output=True, text=True, timeout=300, check=True
     )
     error, former, later = done.stdout.splitlines()
     assert str(directory) in error
@@ -222,7 +222,7 @@ def test_a_full_disk_is_told_and_the_former_checkpoint_stays(tmp_path: Path) -> 
     probe = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs -o size=1m tmpfs {tmp_path}"]
     if (
         shutil.which("unshare") is None
-        or subprocess.run(probe, capture_output=True, timeout=10, check=False).returncode
+        or subprocess.run(probe, capture_output=True, timeout=300, check=False).returncode
     ):
         pytest.skip("this system lets no user mount a small file system of his own")
     done = subprocess.run(

@@ -33,7 +33,7 @@ from training.prior import load_prior
 from training.registry import About, Registry
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-DEADLINE = 150  # seconds, for what takes 20 on two idle cores
+DEADLINE = 400  # seconds, for what takes 20 on two idle cores
 
 ROWS = 3000
 

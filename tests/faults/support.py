@@ -140,7 +140,7 @@ class Stream:
             producer.send(self._topics.events, record, key, partition=stream % PARTITIONS)
         producer.flush(timeout=PATIENCE)
         self.written = self.total
-        producer.close(timeout=10)
+        producer.close(timeout=PATIENCE)
 
 
 def scored_events(topics: Topics) -> int:

@@ -122,7 +122,7 @@ def test_a_flood_of_names_evicts_and_memory_stays_below_the_limit(tmp_path: Path
         )
         assert 1_500 < int(told[1]) < 2_200
         watch = Watch(lambda: resident(daemon.process.pid))
-        assert daemon.wait(120) == 0, daemon.log
+        assert daemon.wait() == 0, daemon.log
         watch.stop()
         assert "memory for states is full (0.07 GB, state.memory_bytes)" in daemon.log
         assert watch.highest < BASE_BYTES + 64 * MIB

@@ -20,6 +20,7 @@ from detector.database import UnsavedError
 from detector.store import SqliteStore
 from tests.brokers import Broker
 from tests.daemon.support import (
+    PATIENCE,
     SECRET,
     STEP,
     Longwatch,
@@ -58,7 +59,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     root.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(root)]
     try:
-        done = subprocess.run(mount, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(mount, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except FileNotFoundError:
         pytest.skip("there is no mount(8) to make a small file system with")
     if done.returncode:

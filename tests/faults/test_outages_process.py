@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import CHECKOUT
-from tests.daemon.support import STEP, Longwatch, difference, make_fleet, read_lines
+from tests.daemon.support import PATIENCE, STEP, Longwatch, difference, make_fleet, read_lines
 from tests.faults.support import Undisturbed
 from tests.faults.test_limits import IN_CGROUP, cgroup
 
@@ -76,8 +76,8 @@ def test_a_signal_in_the_middle_of_a_line_of_the_log_stops_it_and_breaks_nothing
             time.sleep(rng.uniform(0.001, 0.01))
             process.send_signal(rng.choice([signal.SIGTERM, signal.SIGINT]))
             assert process.stdout.readline() == b"stopping\n", f"signal {turn}: {b''.join(said)[-2000:]!r}"
-        assert process.wait(30) == 0
-        reader.join(10)
+        assert process.wait(PATIENCE) == 0
+        reader.join(PATIENCE)
     lines = b"".join(said).decode().splitlines()
     assert not [line for line in lines if "Error" in line or "Traceback" in line]
     chatter = [line for line in lines if " chatty" in line or "turn " in line]
@@ -112,7 +112,7 @@ def test_a_process_that_the_kernel_kills_for_memory_has_lost_nothing(tmp_path: P
         )
         with subprocess.Popen([sys.executable, "-c", hog, str(cgroup)]) as neighbour:
             try:
-                assert daemon.wait(60) == -signal.SIGKILL
+                assert daemon.wait() == -signal.SIGKILL
             finally:
                 neighbour.kill()
     with Longwatch(tmp_path, settings | {"source.speed": 0}) as daemon:

@@ -21,7 +21,7 @@ from detector.errors import StateError
 from detector.restoring import CLAIMED, Restored, Restorer
 from detector.store import Place, Placed, SqliteStore
 from tests.brokers import Broker
-from tests.daemon.support import until
+from tests.daemon.support import PATIENCE, until
 
 pytestmark = pytest.mark.kafka
 
@@ -40,7 +40,7 @@ class World:
             group_id="group",
             alerts_topic="",
             dead_letter_topic="",
-            transaction_timeout_seconds=30,
+            transaction_timeout_seconds=900,
         )
         self.changelog = self.settings.changelog_of(self.topic)
         self.partitions = [Partition(self.topic, 0), Partition(self.topic, 1)]
@@ -118,7 +118,7 @@ class World:
             found.update({restored.partition.partition: restored for restored in mine.finished()})
             return {partition.partition for partition in wanted} <= found.keys()  # others may be done as well
 
-        until(all_there, "the partitions are restored", seconds=30)
+        until(all_there, "the partitions are restored")
         if restorer is None:
             mine.stop()
         return found
@@ -178,10 +178,8 @@ def test_a_transaction_that_a_dead_worker_left_open_is_ended_not_waited_for(worl
     dead = world.writer("dead")
     world.write({"a": b"a1"}, 10, writer=dead)
     world.write({"a": b"a2"}, 20, writer=dead, commit=False)
-    began = time.monotonic()
-    assert world.restore(store := world.store())[0].source_offset == 10
+    assert world.restore(store := world.store())[0].source_offset == 10  # its time-out is 900 s
     assert store.load(["a"]) == [b"a1"]
-    assert time.monotonic() - began < 15, "its time-out is 30 s"
     with pytest.raises(KafkaConnectorError, match="transaction"):
         world.write({"a": b"a3"}, 30, writer=dead)
 
@@ -210,11 +208,9 @@ def test_a_standby_has_read_what_it_takes_over(world: World) -> None:
     world.write({f"s{n}": b"row" for n in range(300)}, 10, writer=writer)
     store = world.store()
     restorer = world.restorer(store, standby=True)
-    until(
-        lambda: restorer.caught_up and store.held(world.partitions[0]) == 300, "the standby has caught up", seconds=20
-    )
+    until(lambda: restorer.caught_up and store.held(world.partitions[0]) == 300, "the standby has caught up")
     world.write({"s1": b"new"}, 20, writer=writer)
-    until(lambda: store.places()[world.partitions[0]].source_offset == 20, "it follows", seconds=20)
+    until(lambda: store.places()[world.partitions[0]].source_offset == 20, "it follows")
     restored = world.restore(store, 0, restorer=restorer)
     assert restored[0].streams == 0
     assert store.load(["s1"]) == [b"new"]
@@ -296,7 +292,7 @@ def test_a_damaged_record_costs_one_stream(world: World, caplog: pytest.LogCaptu
     world.make_changelog()
     ((key, value),) = state_records("a", world.partitions[0], 5, compressed(b"a1"))
     producer = KafkaProducer(bootstrap_servers=world.broker.bootstrap)
-    producer.send(world.changelog, value[:-1] + b"!", key, partition=0).get(timeout=20)
+    producer.send(world.changelog, value[:-1] + b"!", key, partition=0).get(timeout=PATIENCE)
     producer.close()
     world.write({"b": b"b1"}, 10)
     store = world.store()
@@ -308,14 +304,14 @@ def test_a_damaged_record_costs_one_stream(world: World, caplog: pytest.LogCaptu
 def refusal(world: World) -> str:
     restorer = world.restorer(world.store())
     restorer.restore(world.partitions[:1])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             restorer.finished()
         except (KafkaConnectorError, StateError) as error:
             return str(error)
         time.sleep(0.05)
-    return "nothing was refused within 20 s"
+    return f"nothing was refused within {PATIENCE:.0f} s"
 
 
 def of_another_group(world: World) -> None:

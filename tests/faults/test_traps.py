@@ -19,7 +19,7 @@ from connectors.kafka_client import KafkaSettings
 from connectors.kafka_transactions import TransactionalWriter, end_transaction_of
 from detector.database import DATABASE, PAGE_BYTES
 from tests.brokers import Broker
-from tests.daemon.support import Receiver, make_fleet, open_producer, until
+from tests.daemon.support import PATIENCE, Receiver, make_fleet, open_producer, until
 from tests.faults.support import (
     PARTITIONS,
     Stream,
@@ -55,7 +55,7 @@ def admin(apache: Broker) -> Iterator[KafkaAdminClient]:
     found.close()
 
 
-def all_committed(topics: Topics, events: int = EVENTS, seconds: float = 60.0) -> None:
+def all_committed(topics: Topics, events: int = EVENTS, seconds: float = PATIENCE) -> None:
     until(lambda: scored_events(topics) >= events, f"{events} events are committed", seconds=seconds, every=0.2)
 
 
