@@ -181,11 +181,14 @@ def _records_are_alike() -> bool:
         data, at = bytes(builder.buffer()), TopicPartition("topic", 0)
         quick: Any = QuickRecords(0, at, MemoryRecords(data))
         plain: Any = Fetcher.PartitionRecords(0, at, MemoryRecords(data))
-        append = Fetcher._append.__code__
+        append, parse = Fetcher._append.__code__, Fetcher._parse_fetched_data.__code__
         return (
             _keeps(KafkaConsumer, "_fetcher")
+            and all(_keeps(Fetcher, name) for name in ("_subscriptions", "_isolation_level"))
             and append.co_varnames[1 : append.co_argcount] == ("drained", "part", "max_records", "update_offsets")
-            and "PartitionRecords" in Fetcher._parse_fetched_data.__code__.co_names
+            and parse.co_varnames[1 : parse.co_argcount] == ("completed_fetch",)
+            and {"PartitionRecords", "_append", "_parse_fetched_data"}
+            <= {*parse.co_names, *Fetcher.fetched_records.__code__.co_names}
             and quick.take(2) == [(r.offset, r.timestamp, r.key, r.value) for r in plain.take(2)]
             and quick.next_fetch_offset == plain.next_fetch_offset
         )

@@ -26,7 +26,7 @@ COUNT = 250  # more than two polls of max_poll_records
 # every private name of the client that this package uses: instances' parts, classes, methods
 PRIVATE = (
     *("_append", "_fetcher", "_subscription", "_sender", "_buffer", "PartitionRecords", "KafkaNetClient"),
-    *("_paused_partition_records", "KafkaProtocol", "get_sasl_mechanism"),
+    *("_paused_partition_records", "KafkaProtocol", "get_sasl_mechanism", "_isolation_level", "_subscriptions"),
 )
 
 
@@ -79,7 +79,11 @@ def test_the_release_that_is_installed_has_every_part() -> None:
     assert [part for part in ("records", "parked", "position", "sender", "probe", "client") if not has(part)] == []
 
 
-@pytest.mark.parametrize("names", [PRIVATE, ("_append",), ("_buffer",)], ids=["all", "fetcher", "records"])
+@pytest.mark.parametrize(
+    "names",
+    [PRIVATE, ("_append",), ("_isolation_level",), ("_buffer",)],
+    ids=["all", "fetcher", "isolation", "records"],
+)
 def test_a_client_with_other_insides_is_read_by_its_public_ways(
     broker: Broker, topic: Callable[..., str], tmp_path: Path, names: tuple[str, ...]
 ) -> None:
