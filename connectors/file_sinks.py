@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from connectors.encode import alert_record, rejected_record, score_records
 from connectors.lines import FileError
+from connectors.own_files import MAX_BEGINNING_BYTES, Beginning, beginning, locked, open_private
 from connectors.protocols import NotWrittenError
 from connectors.records import Alert, Rejected, Scores
 
@@ -26,22 +29,53 @@ class FileFullError(FileError, NotWrittenError):
     """A file can take nothing more at present."""
 
 
-class _JsonLines:
-    """A file that grows by lines. Raises FileError where it cannot be opened or written.
+class Written(NamedTuple):
+    """How far a file has been written, and what it begins with: another file of its name is not cut off."""
 
-    Where the disk is full lines are kept, and every further write tries again; `flush` raises FileFullError.
+    size: int  # bytes
+    begins_size: int = 0  # of Beginning; 0: not known
+    begins_digest: str = ""
+
+
+class _JsonLines:
+    """A file that grows by lines, and is no other process' meanwhile.
+
+    Raises FileError where it cannot be opened or written. Where the disk is full lines are kept, and every further
+    write tries again; `flush` raises FileFullError.
     """
+
+    setting = ""  # that names the file
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         try:
             new = not self._path.exists()
-            self._file: FileIO = self._path.open("ab", buffering=0)
+            # the waiting of a pipe for its reader is not wanted, nor is a pipe
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
+            self._file = FileIO(open_private(self._path, flags), "ab")
+            os.set_blocking(self._file.fileno(), True)
             if new:
                 _sync_directory(self._path.parent)
+            self._regular = self._taken()
         except OSError as error:
             raise self._error(error) from error
         self._kept = bytearray()  # lines, and perhaps the end of one, that are not in the file yet
+        self._begins = Beginning(0, "")
+
+    def _taken(self) -> bool:
+        """Lock the file; return whether it is one that can be cut back: a device cannot. Raises FileError, OSError."""
+        mode = os.fstat(self._file.fileno()).st_mode
+        if stat.S_ISCHR(mode):
+            return False
+        what = ""
+        if not stat.S_ISREG(mode):
+            what = "is no regular file, and what follows the last checkpoint could not be taken back from it"
+        elif not locked(self._file.fileno()):
+            what = "is written by another longwatch: give each worker a file of its own"
+        if what:
+            self._file.close()
+            raise FileError(f"{self.setting} {self._path}: {what}")
+        return True
 
     @property
     def full(self) -> bool:
@@ -57,24 +91,38 @@ class _JsonLines:
         except OSError as error:
             raise self._error(error) from error
 
-    def position(self) -> dict[str, int]:
-        """Return the path and its size in bytes."""
-        return {str(self._path): self._file.tell() + len(self._kept)}
+    def position(self) -> dict[str, Written]:
+        """Return the path and how far it has been written."""
+        if not self._regular:
+            return {}
+        size, descriptor = self._size(), self._file.fileno()
+        if self._begins.size < min(size, MAX_BEGINNING_BYTES):
+            self._begins = beginning(descriptor)
+        return {str(self._path): Written(size + len(self._kept), *self._begins)}
 
-    def restore(self, position: Mapping[str, int]) -> None:
-        """Cut off what was written after `position`; a file that `position` does not name stays as it is."""
-        size = position.get(str(self._path))
-        if size is None:
+    def restore(self, position: Mapping[str, Any]) -> None:
+        """Cut off what was written after `position`; a file that `position` does not name stays as it is.
+
+        So does one that begins otherwise than then: it is another one, of somebody who moved ours away.
+        """
+        if (place := position.get(str(self._path))) is None or not self._regular:
             return
+        # a whole number in stores of earlier versions
+        size, *begins = (place, 0, "") if isinstance(place, int) else place
         self._kept.clear()
-        found = self._file.tell()
-        if found < size:
+        found, before = self._size(), Beginning(*begins)
+        if before.size and before != beginning(self._file.fileno(), before.size):
+            logger.warning("%s: is another file than before; writing goes on at its end", self._path)
+        elif found < size:
             logger.warning("%s: holds %d bytes, %d were written before; writing goes on there", self._path, found, size)
         elif found > size:
             logger.info("%s: taking back %d bytes written after the last checkpoint", self._path, found - size)
             self._file.truncate(size)
             self._file.seek(size)
             self.flush()
+
+    def _size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         """Flush and close the file."""
@@ -106,11 +154,15 @@ class _JsonLines:
 
     def _error(self, error: OSError) -> FileError:
         kind = FileFullError if error.errno in _PASSING else FileError
-        return kind(f"{self._path}: cannot be written: {error.strerror}; see to its directory, rights and space")
+        return kind(
+            f"{self.setting} {self._path}: cannot be written: {error.strerror}; see to its directory, rights and space"
+        )
 
 
 class FileScoreSink(_JsonLines):
     """Every score as a JSON line."""
+
+    setting = "output.scores_file"
 
     def write(self, scores: Scores) -> None:
         """Append a batch's scores, one line an event."""
@@ -120,6 +172,8 @@ class FileScoreSink(_JsonLines):
 class FileAlertSink(_JsonLines):
     """Alerts as JSON lines, as they fire and as they resolve."""
 
+    setting = "output.alerts_file"
+
     def write(self, alerts: Sequence[Alert]) -> None:
         """Append alerts in their order."""
         self._append(alert_record(alert)[1] for alert in alerts)
@@ -127,6 +181,8 @@ class FileAlertSink(_JsonLines):
 
 class FileDeadLetterSink(_JsonLines):
     """What could not be decoded, as JSON lines with the record's bytes."""
+
+    setting = "output.dead_letter_file"
 
     def write(self, rejected: Sequence[Rejected]) -> None:
         """Append refusals in their order."""

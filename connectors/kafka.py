@@ -7,7 +7,7 @@ import logging
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import FencedInstanceIdError, KafkaError
@@ -107,6 +107,10 @@ class KafkaSource:
             if not self._paused:
                 return self._columns(item)
             self._held.append(item)
+
+    def beginnings(self) -> dict[str, Sequence[int | str]]:
+        """Return nothing: topics are no files."""
+        return {}
 
     def finished(self) -> bool:
         """Kafka never ends."""

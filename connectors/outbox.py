@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from connectors.own_files import make_database_private
 from connectors.protocols import NotWrittenError
 
 APPLICATION_ID = 0x6C776F62  # "lwob" in the file's header: tells an outbox from any other SQLite file
@@ -79,7 +80,7 @@ class Outbox:
         self._pending = 0
         self._lock = threading.Lock()
         try:
-            path.touch(mode=0o600)  # alerts may tell more than everybody should read
+            make_database_private(path)  # alerts may tell more than everybody should read
         except OSError as error:
             raise OutboxError(f"the outbox {path} cannot be made: {error.strerror}; see state.directory") from error
         with self._errors():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from connectors.records import Alert, Partition, RawBatch, Rejected, Scores
 
@@ -38,6 +38,9 @@ class DaemonSource(Source, Protocol):
     def rewinds(self) -> bool:
         """Whether `rewind` works: a pipe's records come once."""
 
+    def beginnings(self) -> Mapping[str, Sequence[int | str]]:
+        """Return what tells, after a restart, that offsets are still those of the same files; as JSON can hold it."""
+
     def rewind(self, offsets: Mapping[Partition, int]) -> None:
         """Go back to these offsets, which have been polled since the last commit, and hand out what follows again."""
 
@@ -48,10 +51,10 @@ class Sink(Protocol):
     def flush(self) -> None:
         """Return when all that was written is durable; raise when it cannot be, NotWrittenError when not at present."""
 
-    def position(self) -> dict[str, int]:
-        """Return what `restore` needs to take back everything written after now (file sinks: path to bytes)."""
+    def position(self) -> dict[str, Any]:
+        """Return what `restore` needs to take back everything written after now, as JSON can hold it."""
 
-    def restore(self, position: Mapping[str, int]) -> None:
+    def restore(self, position: Mapping[str, Any]) -> None:
         """Take back what was written after `position` (a crash came before the checkpoint)."""
 
     def close(self) -> None:

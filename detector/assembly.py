@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from connectors.files import FileSource
 from connectors.kafka import LATER, KafkaSource
 from connectors.kafka_alert_feed import AlertFeed
 from connectors.kafka_sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink, KafkaWriter
+from connectors.own_files import Beginning
 from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreSink, Sink
 from connectors.records import Partition
 from connectors.webhook import WebhookSink
@@ -120,11 +122,19 @@ class Changes:
 
 
 def make_source(
-    settings: Settings, decoder: Decoder, offsets: Mapping[Partition, int], changes: Changes
+    settings: Settings,
+    decoder: Decoder,
+    offsets: Mapping[Partition, int],
+    beginnings: Mapping[str, Sequence[Any]],
+    changes: Changes,
 ) -> DaemonSource:
-    """Return the source, which goes on at `offsets`, or where `place` says where there is a changelog."""
+    """Return the source, which goes on at `offsets`, or where `place` says where there is a changelog.
+
+    `beginnings` is what the last checkpoint says of files.
+    """
     if settings.source.type == "file":
-        return FileSource(settings.source, decoder, offsets)
+        known = {path: Beginning(*begins) for path, begins in beginnings.items()}
+        return FileSource(settings.source, decoder, offsets, known)
     return KafkaSource(
         settings.kafka,
         start=(lambda _: LATER) if settings.changelog else offsets.get,
@@ -159,11 +169,11 @@ class Sinks:
         """Whether one of them keeps so much for a full disk that no more should come."""
         return any(sink.full for sink in self if isinstance(sink, FILES_AND_HOOKS))
 
-    def position(self) -> dict[str, int]:
+    def position(self) -> dict[str, Any]:
         """Return what `restore` needs."""
         return {name: place for sink in self for name, place in sink.position().items()}
 
-    def restore(self, position: Mapping[str, int]) -> None:
+    def restore(self, position: Mapping[str, Any]) -> None:
         """Take back what was written after `position`."""
         for sink in self:
             sink.restore(position)

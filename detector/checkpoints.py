@@ -162,6 +162,7 @@ class Checkpoints:
             "version": META_VERSION,
             "layout": self._parts.engine.states.layout,
             "offsets": [[*partition, offset] for partition, offset in sorted(self.offsets.items())],
+            "beginnings": self._parts.source.beginnings(),
             "sinks": self._parts.sinks.position(),
             **self.identity,
         }

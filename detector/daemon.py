@@ -25,6 +25,7 @@ from connectors.http import HttpServer
 from connectors.kafka import KafkaSource
 from connectors.kafka_sinks import KafkaWriter, UndeliveredError
 from connectors.kafka_transactions import TransactionalWriter
+from connectors.own_files import open_private
 from connectors.records import Partition, RawBatch, Rejected
 from detector import __version__
 from detector.assembly import MODELS, Changes, Sinks, device_of, engine_settings, make_sinks, make_source, resumed_model
@@ -78,7 +79,7 @@ class Daemon:
 
         self._store = SqliteStore(settings.state.directory, copy=settings.changelog)
         meta = self._store.meta()
-        registry = Registry(settings.state.directory / MODELS)
+        registry = Registry(settings.state.directory / MODELS, open_private)
         # "": the one to begin with
         model, stored_model = resumed_model(settings, registry, meta["model"] if meta else "")
         offsets = {Partition(topic, number): at for topic, number, at in meta["offsets"]} if meta else {}
@@ -109,7 +110,8 @@ class Daemon:
         if meta:
             self._sinks.restore(meta["sinks"])
         changes = Changes(self._on_assigned, self._on_revoked, self._on_lost, self._on_placed)
-        self._source = make_source(settings, self._decoder, offsets, changes)
+        beginnings = meta.get("beginnings", {}) if meta else {}
+        self._source = make_source(settings, self._decoder, offsets, beginnings, changes)
         self._isolation = Isolation(self._engine, always=not self._source.rewinds)
         self._full = False  # nothing is read, since no more can be kept without a checkpoint
         self._partitions: PartitionedStates | None = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import logging
 import os
 import sqlite3
+import stat
 import zlib
 from pathlib import Path
 
+from connectors.own_files import locked, make_database_private, open_private
 from detector.errors import StateError
 
 logger = logging.getLogger(__name__)
@@ -62,21 +64,24 @@ def lock_directory(directory: Path) -> int:
     """Create the directory, take its lock and return the lock's file descriptor; raises StateError."""
     try:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = open_private(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise StateError(f"state directory {directory}: {LOCK} is no regular file: remove it")
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StateError(f"state directory {directory}: {LOCK}: {error.strerror}: remove it") from error
         raise StateError(
             f"cannot use state directory {directory}: {error.strerror}: make it a directory that user id "
             f"{os.geteuid()} may write, or set state.directory to one"
         ) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    if not locked(fd):
         pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
         raise StateError(
             f"state directory {directory} is in use by another longwatch, process id {pid}: stop it, or give this one "
             "its own state.directory"
-        ) from error
+        )
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
@@ -86,6 +91,13 @@ def open_database(directory: Path) -> sqlite3.Connection:
     """Return the directory's database, made where there is none; StateError where it is damaged, foreign or newer."""
     path = directory / DATABASE
     db: sqlite3.Connection | None = None
+    try:
+        make_database_private(path)
+    except OSError as error:
+        raise StateError(
+            f"cannot open state directory {directory}: {Path(error.filename or path).name}: {error.strerror}: make it"
+            f" a file that user id {os.geteuid()} may write"
+        ) from error
     try:
         db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         # Alone with the file by our own lock: no shared-memory file, and no reader can hold the log's reuse back.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 import signal
 import socket
 import sys
@@ -28,6 +29,8 @@ from tqdm import tqdm
 from connectors.decode import DecodeSettings
 from connectors.http_settings import HttpSettings
 from connectors.labels import Window, load_labels, windows_of
+from connectors.lines import FileError
+from connectors.own_files import locked
 from connectors.records import Alert, Int64, Scores
 from detector.assembly import Sinks
 from detector.daemon import Daemon
@@ -58,11 +61,22 @@ RULES = (
 def run_demo(settings: Settings, output: Path) -> None:
     """Replay the bundled series, print alerts and a table, write pictures, scores, alerts and metrics to `output`.
 
-    Raises the daemon's own errors, OSError where `output` cannot be written, KeyboardInterrupt after CTRL+C.
+    Raises the daemon's own errors, FileError where another demo writes there, OSError where `output` cannot be
+    written, KeyboardInterrupt after CTRL+C.
     """
+    output.mkdir(parents=True, exist_ok=True)
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        if not locked(folder):
+            raise FileError(f"--output {output}: another demo writes there; name another folder")
+        _run_alone(settings, output)
+    finally:
+        os.close(folder)
+
+
+def _run_alone(settings: Settings, output: Path) -> None:
     paths = sorted(DATA.glob("*.csv.gz"))
     total = sum(_events(path) for path in paths)
-    output.mkdir(parents=True, exist_ok=True)
     scores, alerts, metrics = (output / name for name in ("scores.jsonl", "alerts.jsonl", "metrics.txt"))
     for file in (scores, alerts, metrics):
         file.unlink(missing_ok=True)

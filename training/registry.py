@@ -4,14 +4,17 @@ A model is `<version>.safetensors` and, beside it, `<version>.json` with what is
 weights' fingerprint. The JSON is written last and deleted first: a model without one does not exist. Which model is in
 use is not kept here but by whoever uses it (the daemon: in its checkpoint, with the states that belong to it).
 
-One process writes to a registry at a time. Nothing is unpickled.
+Of several processes that write to a registry one waits for the other. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from training.model import Forecaster, ModelError, fingerprint, load_model, to_b
 logger = logging.getLogger(__name__)
 
 KEPT = 10  # models: ten retrainings back, half a megabyte
+Opener = Callable[[str, int], int]  # path and flags to a file descriptor
 UNFINISHED = ".unfinished"  # suffix of a file that is being written
 
 
@@ -48,8 +52,9 @@ class About:
 class Registry:
     """Models in a directory, which is created when the first is saved."""
 
-    def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: str | Path, opener: Opener | None = None) -> None:
+        """Keep models there; the files that are written are opened as `open` does it with this `opener`."""
+        self.directory, self._opener = Path(directory), opener
 
     def save(self, model: Forecaster, about: About) -> str:
         """Write a model and return its version; when this returns it is on the disk.
@@ -60,10 +65,11 @@ class Registry:
         version = fingerprint(model)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-            _write(self._weights(version), to_bytes(model))
-            _write(self._about(version), msgspec.json.format(msgspec.json.encode(about)) + b"\n")
-            self._prune(version)
+            with self._alone() as place:
+                self._sweep()
+                self._write(place, self._weights(version), to_bytes(model))
+                self._write(place, self._about(version), msgspec.json.format(msgspec.json.encode(about)) + b"\n")
+                self._prune(version)
         except OSError as error:
             raise RegistryError(
                 f"model {version} cannot be written to {self.directory}: {error.strerror}; see to its rights and space"
@@ -123,6 +129,26 @@ class Registry:
                 logger.warning("%s", error)
         return dict(sorted(found, key=lambda item: (item[1].trained_at, item[0])))
 
+    @contextmanager
+    def _alone(self) -> Iterator[int]:
+        """Wait until no other process writes here, then let none until this is done; yield the folder's descriptor."""
+        descriptor = os.open(self.directory, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _write(self, place: int, path: Path, content: bytes) -> None:
+        """Put a file in place as a whole or not at all, durably."""
+        unfinished = path.with_name(path.name + UNFINISHED)
+        with open(unfinished, "wb", opener=self._opener) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        os.fsync(place)
+
     def _sweep(self) -> None:
         """Delete what a process that ended while it saved has left behind."""
         for left in self.directory.glob(f"*{UNFINISHED}"):
@@ -142,18 +168,3 @@ class Registry:
             self._about(version).unlink()
             self._weights(version).unlink(missing_ok=True)
             logger.info("model %s was deleted: the registry keeps %d", version, KEPT)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Put a file in place as a whole or not at all, durably."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -13,7 +15,9 @@ import pytest
 import torch
 
 from training.model import Forecaster, fingerprint
-from training.registry import KEPT, About, Registry, RegistryError
+from training.registry import KEPT, UNFINISHED, About, Registry, RegistryError
+
+DEADLINE = 60.0  # s
 
 
 def forecaster(seed: int, hidden_size: int = 4) -> Forecaster:
@@ -155,3 +159,30 @@ def test_after_kill_9_at_any_step_of_a_save_every_model_listed_can_be_loaded(tmp
         assert len(list(tmp_path.iterdir())) == 2 * len(registry.versions()) == 2 * KEPT  # nothing is left lying about
         step += 1
     assert unfinished >= 6, "hardly a kill came in the middle of a save: this test shows nothing"
+
+
+def test_of_two_processes_that_save_one_waits_for_the_other(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    unfinished = tmp_path / f"other.safetensors{UNFINISHED}"
+    unfinished.write_bytes(b"the other one's")
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    saving = threading.Thread(target=registry.save, args=(forecaster(0), about()))
+    saving.start()
+    saving.join(0.3)
+    assert saving.is_alive()
+    assert unfinished.exists(), "what another process writes is not swept away"
+    os.close(other)
+    saving.join(DEADLINE)
+    assert registry.versions() == [fingerprint(forecaster(0))]
+
+
+def test_models_are_made_as_the_opener_makes_files(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        Registry(tmp_path / "mine").save(forecaster(0), about())
+        Registry(tmp_path / "daemon", lambda path, flags: os.open(path, flags, 0o600)).save(forecaster(0), about())
+    finally:
+        os.umask(before)
+    modes = {path.parent.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("*/*")}
+    assert modes == {"mine": 0o644, "daemon": 0o600}
