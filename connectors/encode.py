@@ -45,6 +45,7 @@ class _ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
     partition: int
     offset: int
     warming: bool = False  # only written while true
+    held_back: str = ""  # "young": above the threshold, but the stream is too young to alert; only written then
     observed_probability: dict[str, float] = {}  # by feature that is a symbol; only written where there are any
     expected_probability: dict[str, float] = {}
 
@@ -76,11 +77,12 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
         batch.partition[event].tolist(),
         batch.offset[event].tolist(),
         scores.warming.tolist(),
+        scores.young.tolist() if len(scores.young) else [False] * len(scores),
         start[:-1],
         start[1:],
         strict=True,
     )
-    for stream, timestamp, score, threshold, alert, surprise, partition, offset, warming, first, last in rows:
+    for stream, timestamp, score, threshold, alert, surprise, partition, offset, warming, young, first, last in rows:
         topic, number = batch.partitions[partition]
         record = _ScoreRecord(
             batch.streams[stream],
@@ -98,6 +100,7 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
             number,
             offset,
             warming,
+            "young" if young else "",
         )
         if symbols is not None:
             symbols.tell(record, feature, first, last)
@@ -131,10 +134,10 @@ class _Symbols:
 def alert_record(alert: Alert) -> tuple[bytes, bytes]:
     """Return an alert's record: (stream's name in UTF-8, JSON with the fields of `Alert`, times in RFC 3339).
 
-    The probabilities of symbols are left out where there are none.
+    The probabilities of symbols are left out where there are none, `resolved_by` while it fires.
     """
     record: dict[str, Any] = {name: getattr(alert, name) for name in Alert.__slots__}
-    for name in ("observed_probability", "expected_probability"):
+    for name in ("observed_probability", "expected_probability", "resolved_by"):
         if not record[name]:
             del record[name]
     record["started_at"] = _text(alert.started_at)

@@ -57,6 +57,7 @@ class _Sent(msgspec.Struct):
     offset: int
     observed_probability: dict[str, float | None] = {}  # msgspec makes each its own
     expected_probability: dict[str, float | None] = {}
+    resolved_by: str = ""
 
 
 def alert_of(value: bytes) -> Alert:

@@ -20,12 +20,19 @@ Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 
+CALM, SILENCE = "calm", "silence"  # Alert.resolved_by
+
+
 def _none() -> Int32:
     return np.zeros(0, np.int32)
 
 
 def _no_numbers() -> Float64:
     return np.zeros(0)
+
+
+def _no_flags() -> Bool:
+    return np.zeros(0, np.bool_)
 
 
 class Partition(NamedTuple):
@@ -102,6 +109,8 @@ class Scores:
     expected_symbol: Int32 = field(default_factory=_none)  # [scored observations] index into symbols; -1: none
     observed_probability: Float64 = field(default_factory=_no_numbers)  # [scored observations] NaN for a number
     expected_probability: Float64 = field(default_factory=_no_numbers)  # [scored observations] likewise
+    # [scored] the score is above the threshold, but the stream too young to know what is so rare; [0]: none is
+    young: Bool = field(default_factory=_no_flags)
 
     def __len__(self) -> int:
         """Return the number of scored events."""
@@ -136,6 +145,7 @@ class Alert:
     offset: int
     observed_probability: dict[str, float] = field(default_factory=dict)  # by feature that is a symbol
     expected_probability: dict[str, float] = field(default_factory=dict)  # likewise
+    resolved_by: str = ""  # CALM | SILENCE: what ended it; "" while it fires
 
 
 class CsvLayout(NamedTuple):

@@ -1,6 +1,7 @@
 """Score -> alert: threshold, confirmation, refractory, incident.
 
-One incident is one alert: it fires once, follows its peak, and resolves when its stream has been calm for long enough.
+One incident is one alert: it fires once, follows its peak, and resolves when its stream has been calm for long enough,
+or has fallen silent (admission.silence_of).
 An event is part of the alert (`alert`) while the score stands above the threshold; what flares up again before the
 incident is over stays silent unless it tops the peak. Everything counts events or event time, never the wall clock.
 """
@@ -57,7 +58,7 @@ def threshold_of(s: Record, interval: float, per_week: float, fixed: float) -> f
 @compiled
 def watch(
     s: Record,  # STREAM, one record
-    v: Record,  # VERDICT, one record: score, threshold, warming in; alert, change out
+    v: Record,  # VERDICT, one record: score, threshold, warming in; alert, young, change out
     time: int,
     deviation: float,  # observed - expected of the feature that contributes most
     expected: float,
@@ -73,14 +74,15 @@ def watch(
     over = (
         v.score > v.threshold
         and not v.warming
-        and (fixed or v.threshold <= math.log10(CLAIM * max(s.events, 1)))
         and not s.muted
         and (direction == 0 or deviation * direction >= 0.0)
         and abs(deviation) >= least_absolute
         and abs(deviation) >= least_relative * abs(expected)
     )
+    v.young = over and not fixed and v.threshold > math.log10(CLAIM * max(s.events, 1))
+    over = over and not v.young
     i.recent = ((i.recent << 1) | over) & RECENT
-    if over and not i.on:
+    if over and (not i.on or time < i.since):  # the stream's time may have moved back
         i.since = time
     confirmed = over and (time - i.since) * 1e-9 >= least_duration
     if s.lanes > 1:
@@ -107,6 +109,14 @@ def watch(
     if i.calm >= (REFRACTORY_SINGLE if s.lanes == 1 else REFRACTORY_MANY):
         i.open, i.peak = False, 0.0
         v.change = RESOLVES
+
+
+@compiled
+def end_incident(s: Record) -> None:
+    """End the open incident of a stream, one STREAM record, that has fallen silent; what comes next is another."""
+    i = s.incident
+    i.open = i.on = False
+    i.peak, i.recent, i.calm = 0.0, 0, 0
 
 
 def alert_id(stream: str, started_at: int) -> str:

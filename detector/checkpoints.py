@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,16 +204,16 @@ class Checkpoints:
         self.dirty = False
 
 
-def check_layout(meta: dict[str, Any], settings: Settings, layout: str, version: str) -> None:
+def check_layout(meta: dict[str, Any], settings: Settings, layouts: Sequence[str], version: str) -> None:
     """Refuse states that this version cannot read at once, not when the first of these streams comes.
 
-    `meta` is the store's, `layout` that of this version's states; raises StateError.
+    `meta` is the store's, `layouts` are those that this version reads, its own first; raises StateError.
     """
-    if meta.get("layout", layout) != layout:
+    if meta.get("layout", layouts[0]) not in layouts:
         changelog = ", and kafka.changelog_topic to a new name" if settings.changelog else ""
         raise StateError(
             f"state directory {settings.state.directory}: its states were written by longwatch"
             f" {meta.get('longwatch')} in layout {meta['layout']}, this one ({version}, model.horizons"
-            f" {list(settings.model.horizons)}) reads {layout}: go back to that version and its"
+            f" {list(settings.model.horizons)}) reads {layouts[0]}: go back to that version and its"
             f" model.horizons, or set state.directory to a new directory{changelog}, and every stream learns anew"
         )

@@ -97,7 +97,7 @@ class Daemon:
         )
         self._reporter = Reporter(self.metrics, settings, self._engine)
         if meta:
-            check_layout(meta, settings, self._engine.states.layout, __version__)
+            check_layout(meta, settings, self._engine.states.layouts, __version__)
         self.metrics.state_limit_bytes.set(limit.state_bytes)
         tell(limit, self._engine.states, 1 - 3 * PORTION, settings.state.max_streams)
         self._decoder = Decoder(settings.decode)
@@ -212,6 +212,7 @@ class Daemon:
             self._checkpoints.advance(raw)
         if time.monotonic() >= self._lag_due:
             self._watch(self._source.lag())
+            self._reporter.look()
             self._lag_due = time.monotonic() + LAG_SECONDS
         if self._checkpoints.due:
             self._checkpoints.make()

@@ -7,7 +7,7 @@ nothing upstream depends on anything downstream: inputs know nothing of scores, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -16,15 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from connectors.records import Alert, EventBatch, Scores
+from connectors.records import CALM, SILENCE, Alert, EventBatch, Scores
+from detector.admission import BLOCKED, MovedBack, Taken, silence_of
 from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules
 from detector.memory import Parked
-from detector.passage import Judged, Sorted, alert_at, joined, part_of, scores_of, together
+from detector.passage import Judged, Sorted, alert_at, joined, part_of, resolved, scores_of, together
 from detector.recurrent import lanes_on
-from detector.residents import PORTION, Residents
-from detector.scans import DUPLICATE, LATE, judge
+from detector.residents import PACKED_AT_ONCE, PORTION, Residents
+from detector.rows import INCIDENT
+from detector.scans import judge
 from detector.scoring import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
-from detector.sorting import admitted, lanes_that_fit, lay_out
+from detector.sorting import lanes_that_fit, lay_out, let_in
 from detector.states import StreamStates
 from detector.symbols import SYMBOL_ROW, measure_symbols, network
 from training.history import WINDOW, record, unrolled
@@ -66,6 +68,8 @@ class Step:
     evicted: int
     evicted_for_memory: int  # of them, for want of bytes
     moved: list[str]  # streams seen on another partition than before
+    moved_back: list[MovedBack]  # streams that have taken the earlier time of their late events
+    blocked: list[str]  # streams of which so many events in a row have been dropped by now that they are worth a word
 
 
 class Engine(Residents):
@@ -133,15 +137,15 @@ class Engine(Residents):
             evicted=sum(step.evicted for step in steps),
             evicted_for_memory=sum(step.evicted_for_memory for step in steps),
             moved=sorted({name for step in steps for name in step.moved}),
+            moved_back=[back for step in steps for back in step.moved_back],
+            blocked=sorted({name for step in steps for name in step.blocked}),
         )
 
     def _step(self, batch: EventBatch) -> Step:
         slots = self._bring(batch.streams)
         self._changed.update(slots.tolist())  # from here on, also where something below raises
-        kept, interval, fate, moved = admitted(
-            self.states, batch, slots, duplicates=self.settings.keep_duplicates, late=self.settings.keep_late
-        )
-        judged = self._through(batch, slots, kept, interval)
+        let = let_in(self.states, batch, slots, duplicates=self.settings.keep_duplicates, late=self.settings.keep_late)
+        judged = self._through(batch, slots, let.taken)
         scores = scores_of(batch, judged, self.version, self.states.symbol_names)
         alerts = self._alerts(batch, judged)
         for_memory = self._make_room()
@@ -151,20 +155,22 @@ class Engine(Residents):
         return Step(
             scores=scores,
             alerts=alerts,
-            duplicates=int((fate == DUPLICATE).sum()),
-            late=int((fate == LATE).sum()),
+            duplicates=let.duplicates,
+            late=let.late,
             features_dropped=judged.features_dropped,
             evicted=evicted + for_memory,
             evicted_for_memory=for_memory,
-            moved=moved,
+            moved=let.changed,
+            moved_back=let.moved_back,
+            blocked=let.blocked,
         )
 
-    def _through(self, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64]) -> Judged:
+    def _through(self, batch: EventBatch, slots: Int64, taken: Taken) -> Judged:
         """Take events, sorted by stream, through all stages; in several passes where streams gain features midway."""
-        work, dropped, turn = lay_out(self.states, batch, slots, event, interval, self._model_number)
+        work, dropped, turn = lay_out(self.states, batch, slots, taken, self._model_number)
         if turn is not None:
             parts = [turn == k for k in range(int(turn.max()) + 1)]
-            return joined([self._through(batch, slots, event[part], interval[part]) for part in parts])
+            return joined([self._through(batch, slots, taken.at(part)) for part in parts])
         numbers = work.numbers()
         inputs, frames = self._inputs(numbers)
         self._on_stage("features")
@@ -270,8 +276,8 @@ class Engine(Residents):
                 measure_symbols(states.symbols.rows, symbol_row, foreseen, c, d, measured, work.value)
             judge(
                 states.streams.rows, states.single.rows, many, states.matrices.rows, work.slot, work.time,
-                work.interval, work.start, work.lane, work.many_row, work.value, measured, self._rules, a, b,
-                verdicts, masked,
+                work.interval, work.start, work.lane, work.many_row, work.value, measured, self._rules,
+                a, b, verdicts, masked, work.lapse,
             )  # fmt: skip
             if mixed:
                 masked_numbers[e:f] = masked[place[e:f]]
@@ -301,13 +307,15 @@ class Engine(Residents):
     def _alerts(self, batch: EventBatch, judged: Judged) -> list[Alert]:
         """Carry open incidents' alerts on; return those that fire or resolve."""
         work, verdicts = judged.work, judged.verdicts
-        changed = np.flatnonzero(verdicts["change"] != NONE)
-        told: list[tuple[int, Alert]] = []
+        changed = np.flatnonzero((verdicts["change"] != NONE) | verdicts["lapses"])
+        told: list[Alert] = []
         for i in changed[np.argsort(work.event[changed])].tolist():
             slot, change = int(work.slot[i]), verdicts["change"][i]
+            if verdicts["lapses"][i]:
+                told.append(resolved(self.states.notes.pop(slot), int(work.lapse[i]), SILENCE))
             if change == RESOLVES:
-                alert = replace(self.states.notes.pop(slot), status="resolved", ended_at=int(work.time[i]))
-            else:
+                told.append(resolved(self.states.notes.pop(slot), int(work.time[i]), CALM))
+            elif change in {FIRES, PEAKS}:
                 above = self.settings.rules.critical_above_threshold
                 alert = alert_at(batch, judged, i, self.version, above, self.states.symbol_names)
                 if change == PEAKS:
@@ -316,10 +324,38 @@ class Engine(Residents):
                         alert, id=first.id, started_at=first.started_at,
                         topic=first.topic, partition=first.partition, offset=first.offset,
                     )  # fmt: skip
+                else:
+                    told.append(alert)
                 self.states.notes[slot] = alert
-            if change in {FIRES, RESOLVES}:
-                told.append((int(work.event[i]), alert))
-        return [alert for _, alert in told]
+        return told
+
+    def resolve_silent(self, silent: Mapping[str, float]) -> tuple[list[Alert], dict[str, float]]:
+        """End the incidents of streams that have said nothing for so long, in seconds, by the others' time or a clock.
+
+        Return their alerts, and of those that are not silent yet how long they may be. An alert says the same whenever
+        this is called, and what the stream's own next event would have said: that its incident ended when it had fallen
+        silent, by its own time. Scores do not depend on it.
+        """
+        told: list[Alert] = []
+        patient: dict[str, float] = {}
+        names = list(silent)
+        for at in range(0, len(names), PACKED_AT_ONCE):
+            some = names[at : at + PACKED_AT_ONCE]
+            for name, slot in zip(some, self._bring(some).tolist(), strict=True):
+                stream = self.states.streams.rows[slot]
+                if slot not in self.states.notes:
+                    continue
+                allowed = float(silence_of(stream["admission"]))
+                if silent[name] <= allowed:
+                    patient[name] = allowed
+                    continue
+                ended = int(stream["admission"]["time"]) + int(allowed * 1e9)
+                told.append(resolved(self.states.notes.pop(slot), ended, SILENCE))
+                stream["incident"] = np.zeros((), INCIDENT)
+                self._changed.add(slot)
+            self._make_room()
+            self._evict(len(self.states.slots) - self.settings.max_streams)
+        return told, patient
 
     def use(self, model: Forecaster) -> None:
         """Score with other weights from the next event on; each lane is primed as its next event comes."""
@@ -333,6 +369,11 @@ class Engine(Residents):
         streams = self.states.streams.rows[slots]
         single = streams["single"] >= 0
         return int(np.where(single, streams["events"] < NOVELTY_WARMUP, streams["events"] < RETURN_WARMUP).sum())
+
+    def blocked(self) -> int:
+        """Return how many streams in memory drop everything that comes."""
+        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+        return int((self.states.streams.rows["admission"]["dropped"][slots] >= BLOCKED).sum())
 
     def close(self) -> None:
         """End the threads."""

@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from connectors.records import Partition
+from detector.admission import BLOCKED
 
 SEVERITIES = ("warning", "critical")
 DROP_REASONS = ("duplicate", "late")
@@ -126,8 +127,17 @@ class Metrics:
             "streams_on_two_partitions_total",
             "Times a stream was found on a second partition, which splits what is learnt of it: key records by stream.",
         )
+        self.streams_moved_back = counter(
+            "streams_moved_back_total",
+            "Times a stream took the earlier time of its late events: its clock had been ahead and was mended.",
+        )
+        self.streams_blocked = gauge(
+            "streams_blocked",
+            f"Streams held in memory that drop everything: at least {BLOCKED} events in a row, late or duplicates.",
+        )
         self.last_event_timestamp = gauge(
-            "last_event_timestamp_seconds", "Time of the newest event scored, by the events' own clock; 0 before."
+            "last_event_timestamp_seconds",
+            "Time of the newest event read, by the events' own clock, but not ahead of this machine's; 0 before.",
         )
         self._lag = Gauge(
             "longwatch_consumer_lag",
@@ -189,6 +199,9 @@ class Metrics:
         )
         self.last_checkpoint_timestamp = gauge(
             "last_checkpoint_timestamp_seconds", "When the last checkpoint was complete; 0 before the first."
+        )
+        self.events_unsaved = gauge(
+            "events_unsaved", "Events read since the last checkpoint, those that were read again included."
         )
         self.checkpoint_failures = counter(
             "checkpoint_failures_total",

@@ -25,7 +25,7 @@ from detector.engine import Engine
 from detector.metrics import Metrics
 from detector.residents import partition_hash
 from detector.restoring import CLAIMED, Restored, Restorer
-from detector.rows import partition_of
+from detector.rows import head_of
 from detector.store import Place, Placed, SqliteStore
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class PartitionedStates:
         self._settings, self._engine, self._store, self._writer = settings, engine, store, writer
         self._metrics, self._version = metrics, version
         self.restorer = Restorer(
-            settings, store, layout=engine.states.layout, member=writer.transactional_id, standby=standby
+            settings, store, layouts=engine.states.layouts, member=writer.transactional_id, standby=standby
         )
         self.offsets: dict[Partition, int] = {}  # of the next event, of partitions that are read
         self.restoring: dict[Partition, float] = {}  # that wait for their states, and since when (monotonic, s)
@@ -142,7 +142,7 @@ class PartitionedStates:
                 self._seed(partition)
             for name, row in self._engine.drain():
                 drained.append(name)
-                if (place := owned.get(partition_of(row))) is not None:
+                if (place := owned.get(head_of(row).partition)) is not None:
                     rows[place].append(Placed(name, compressed(row)))
             self._leave_former(rows)
             for partition, changed in rows.items():
@@ -241,7 +241,7 @@ class PartitionedStates:
         try:
             for some in _in_turns(names):
                 loaded = zip(some, self._stored(some), strict=True)
-                rows = [Placed(name, compressed(row)) for name, row in loaded if row and partition_of(row) == mine]
+                rows = [Placed(name, compressed(row)) for name, row in loaded if row and head_of(row).partition == mine]
                 self._store.save_placed({partition: rows}, {})
         finally:
             self._serve()

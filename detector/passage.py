@@ -5,6 +5,7 @@ Between the stages everything lies sorted by stream; what leaves is in the batch
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from detector.symbols import SymbolNames
 Int64 = NDArray[np.int64]
 
 SCORED = (  # columns of Scores but for `start`
-    "event", "score", "threshold", "alert", "warming", "surprise", "observation", "expected", "lower", "upper",
+    "event", "score", "threshold", "alert", "warming", "young", "surprise", "observation", "expected", "lower", "upper",
     "contribution", "expected_symbol", "observed_probability", "expected_probability",
 )  # fmt: skip
 
@@ -29,6 +30,7 @@ class Sorted(NamedTuple):
     slot: Int64  # [events]
     time: Int64  # [events]
     interval: NDArray[np.float64]  # [events] running mean time between events, as of each
+    lapse: Int64  # [events] when its stream had fallen silent before it came, ns; 0: it had not
     start: Int64  # [events + 1]
     observation: Int64  # [observations] index into the batch
     lane: Int64
@@ -171,6 +173,7 @@ def scores_of(batch: EventBatch, judged: Judged, version: str, names: SymbolName
         threshold=verdicts["threshold"][back],
         alert=verdicts["alert"][back],
         warming=verdicts["warming"][back],
+        young=verdicts["young"][back],
         surprise=verdicts["surprise"][back],
         start=start,
         observation=work.observation[rows],
@@ -234,3 +237,9 @@ def alert_at(
         observed_probability=observed_probability,
         expected_probability=expected_probability,
     )
+
+
+def resolved(alert: Alert, ended_at: int, by: str) -> Alert:
+    """Return the end of a firing alert's incident. Where the stream's time has moved back, so has its beginning."""
+    started_at = min(alert.started_at, ended_at)
+    return replace(alert, status="resolved", started_at=started_at, ended_at=ended_at, resolved_by=by)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from connectors.decode import Decoder
 from connectors.protocols import Source
 from connectors.records import EventBatch
+from detector.admission import admitted_of
 from detector.settings import Settings
 from training.inputs import FRAME, INPUT_SIZE, NORMALISER, SETTLED, featurise, targets
 from training.retrain import STILL
@@ -122,10 +123,15 @@ def read_events(source: Source, decoder: Decoder, name: str, *, progress: bool) 
 def learnable(events: Events, settings: Settings, horizons: tuple[int, ...]) -> Recording:
     """Make inputs and targets, one for each of `horizons`, of the lanes that are worth it."""
     stream, clock, count = (np.concatenate(column) for column in (events.stream, events.time, events.count))
-    kept = _admitted(stream, clock, settings)
+    feature, value = np.concatenate(events.feature), np.concatenate(events.value)  # [observations]
+    kept = admitted_of(
+        *(stream, clock, np.concatenate((np.zeros(1, np.int64), np.cumsum(count))), value),
+        duplicates=settings.processing.duplicates == "score",
+        late=settings.processing.late == "score",
+    )
     kept_value = np.repeat(kept, count)
     stream, clock = (np.repeat(column, count)[kept_value] for column in (stream, clock))  # [observations]
-    feature, value = np.concatenate(events.feature)[kept_value], np.concatenate(events.value)[kept_value]
+    feature, value = feature[kept_value], value[kept_value]
 
     numbers, lane = np.unique(stream * len(events.features) + feature, return_inverse=True)
     order = np.argsort(lane, kind="stable")
@@ -168,16 +174,3 @@ def learnable(events: Events, settings: Settings, horizons: tuple[int, ...]) -> 
         name = f"{streams[stream_number]}, {features[feature_number]}"
         excerpts.append(Excerpt(name, int(start[place]), clock[rows].copy(), value[rows].copy(), frames[rows].copy()))
     return Recording(recorded, int(kept.sum()), len(numbers), excerpts)
-
-
-def _admitted(stream: Int64, clock: Int64, settings: Settings) -> NDArray[np.bool_]:
-    """Return which events the engine would score, [events]: by default those later than all before in their stream."""
-    order = np.argsort(stream, kind="stable")
-    starts = np.flatnonzero(np.diff(stream[order], prepend=-1))
-    kept = np.ones(len(stream), np.bool_)
-    for rows in np.split(order, starts[1:]):
-        newest = np.maximum.accumulate(clock[rows])[:-1]
-        later, same = clock[rows[1:]] > newest, clock[rows[1:]] == newest
-        duplicates, late = settings.processing.duplicates == "score", settings.processing.late == "score"
-        kept[rows[1:]] = later | (same & duplicates) | (~later & ~same & late)
-    return kept

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from connectors.records import EventBatch, Rejected
+from detector.admission import BLOCKED
 from detector.engine import Engine, Step
 from detector.metrics import Metrics
 from detector.settings import Settings
 from detector.store import DamagedRowError
-from detector.telling import describe
+from detector.telling import Gathered, describe, duration, moment
 from training.retrain import Outcome
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class Reporter:
         self._told_moved: set[str] = set()
         self._evictions = 0  # for want of memory, since they were last told
         self._told_evictions = -math.inf  # monotonic, s
+        self._moved_back = Gathered("went back in time: their late events agree, so their clocks had been ahead")
+        self._blocked = Gathered(f"drop everything: the last {BLOCKED} events of each were late or duplicates")
 
     def step(self, batch: EventBatch, step: Step, *, anew: bool = False) -> None:
         """Tell what a batch brought; `anew`: its one stream's state was given up for it."""
@@ -39,14 +42,29 @@ class Reporter:
         self._tell_evictions(step.evicted_for_memory)
         for alert in step.alerts:
             logger.log(logging.WARNING if alert.status == "firing" else logging.INFO, "%s", describe(alert))
+        for back in step.moved_back:
+            by, to = duration((back.former - back.time) * 1e-9), moment(back.time)
+            why = "its late events agree, so its clock had been ahead"
+            self._moved_back.add(back.stream, f"stream {back.stream!r} went back in time by {by} to {to}: {why}")
+        for name in step.blocked:
+            self._blocked.add(
+                name, f"stream {name!r} drops everything: its last {BLOCKED} events were late or duplicates"
+            )
+        self.look()
         for name in step.moved[:10]:
             if name not in self._told_moved and len(self._told_moved) < MOST_TOLD_MOVED:
                 self._told_moved.add(name)
                 logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
 
+    def look(self) -> None:
+        """Tell what had to wait; to be called every second or so."""
+        self._moved_back.tell()
+        self._blocked.tell()
+
     def _count(self, batch: EventBatch, step: Step) -> None:
         m, scores = self._metrics, step.scores
         m.events.inc(len(batch))
+        m.events_unsaved.inc(len(batch))
         m.observations.inc(len(batch.value))
         m.events_scored.inc(len(scores))
         m.events_duplicate.inc(step.duplicates)
@@ -55,6 +73,7 @@ class Reporter:
         m.events_dropped["duplicate"].inc(step.duplicates if processing.duplicates == "drop" else 0)
         m.events_dropped["late"].inc(step.late if processing.late == "drop" else 0)
         m.streams_on_two_partitions.inc(len(step.moved))
+        m.streams_moved_back.inc(len(step.moved_back))
         m.streams_evicted.inc(step.evicted)
         m.streams_evicted_for_memory.inc(step.evicted_for_memory)
         m.state_bytes.set(self._engine.nbytes)
@@ -66,7 +85,8 @@ class Reporter:
         m.alerts_firing.set(len(self._engine.states.notes))
         m.streams.set(len(self._engine.states.slots))
         if len(batch):
-            m.last_event_timestamp.set(float(batch.time.max()) * 1e-9)
+            # a clock that is ahead must not hide that nothing comes any more
+            m.last_event_timestamp.set(min(float(batch.time.max()) * 1e-9, time.time()))
             m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
 
     def _tell_evictions(self, evicted: int) -> None:
@@ -99,7 +119,9 @@ class Reporter:
         m = self._metrics
         m.checkpoint_seconds.observe([seconds])
         m.last_checkpoint_timestamp.set_to_current_time()
+        m.events_unsaved.set(0)
         m.streams_warming.set(self._engine.warming())
+        m.streams_blocked.set(self._engine.blocked())
         m.lanes.set(self._engine.lane_count())
         if torch.cuda.is_available():
             m.device_memory.set(torch.cuda.memory_allocated())

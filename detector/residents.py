@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from connectors.records import Partition
 from detector.memory import Parked
-from detector.rows import partition_of
+from detector.rows import head_of
 from detector.states import StreamStates
 from training.history import WINDOW
 
@@ -53,6 +53,8 @@ class Residents:
         self._memory_bytes, self._mute = memory_bytes, tuple(mute)
         self._changed: set[int] = set()
         self._parked = Parked() if parked is None else parked  # evicted since the last drain
+        self._turn = 0
+        self._last_turn = np.zeros(0, np.int64)  # by slot: when it was last asked for; times may be wrong
 
     def _bring(self, names: list[str], most_bytes: int = 0) -> Int64:
         """Return the slots of streams, brought back or new; of the first ones only where they take `most_bytes`."""
@@ -67,6 +69,10 @@ class Residents:
             slots[i] = self._take(names[i], next(unknown) if row is None else row)
             if row is not None:
                 self._changed.add(int(slots[i]))
+        more = len(self.states.streams.rows) - len(self._last_turn)
+        self._last_turn = np.pad(self._last_turn, (0, more)) if more else self._last_turn
+        self._turn += 1
+        self._last_turn[slots] = self._turn
         return slots
 
     def _take(self, name: str, row: bytes | None) -> int:
@@ -88,7 +94,8 @@ class Residents:
     def _idle(self) -> Int64:
         """Return the slots of all streams, the longest idle first."""
         slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
-        return slots[np.lexsort((slots, self.states.streams.rows["time"][slots]))]
+        time = self.states.streams.rows["admission"]["time"][slots]
+        return slots[np.lexsort((slots, time, self._last_turn[slots]))]
 
     def _evict(self, count: int) -> int:
         """Let so many of the longest idle streams go and return how many that was; what changed waits for `drain`."""
@@ -157,10 +164,10 @@ class Residents:
         """Return the streams, drained or not, that were last seen on a partition."""
         mark, names = partition_hash(*partition), self.states.names
         slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
-        here = slots[self.states.streams.rows["partition"][slots] == mark]
+        here = slots[self.states.streams.rows["admission"]["partition"][slots] == mark]
         return [
             *(names[slot] for slot in here),
-            *(name for name, row in self._parked.items() if partition_of(row) == mark),
+            *(name for name, row in self._parked.items() if head_of(row).partition == mark),
         ]
 
     @property

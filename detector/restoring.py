@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kafka.errors import KafkaError, OffsetOutOfRangeError
@@ -75,15 +75,16 @@ class _Followed:
 class Restorer(threading.Thread):
     """See the module. `restore`, `let_go` and `finished` are for the daemon's thread, and return at once.
 
-    `layout` is the digest of the rows that this version reads, `member` this worker's transactional id.
+    `layouts` are digests of the rows that this version reads, its own first; `member` is this worker's transactional
+    id.
     """
 
     def __init__(
-        self, settings: KafkaSettings, store: SqliteStore, *, layout: str, member: str, standby: bool = False
+        self, settings: KafkaSettings, store: SqliteStore, *, layouts: Sequence[str], member: str, standby: bool = False
     ) -> None:
         super().__init__(name="restorer", daemon=True)
         self._settings, self._store = settings, store
-        self._layout, self._member, self._standby = layout, member, standby
+        self._layouts, self._member, self._standby = layouts, member, standby
         self._lock = threading.Lock()
         self._asked: set[Partition] = set()  # to be restored
         self._owned: set[Partition] = set()  # restored, or to be
@@ -250,7 +251,7 @@ class Restorer(threading.Thread):
                 continue
             if entry.mark is not None:
                 offset, member, followed.mark = entry.offset, entry.mark.member, entry.mark
-                if entry.mark.layout != self._layout:
+                if entry.mark.layout not in self._layouts:
                     raise self._other_layout(partition, entry.mark)
                 if entry.mark.group != self._settings.group_id:
                     raise ChangelogError(
@@ -328,9 +329,9 @@ class Restorer(threading.Thread):
                 self._store.clear(other)
         return StateError(
             f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition}: its states were last"
-            f" written by longwatch {mark.longwatch} in layout {mark.layout}, this one reads {self._layout}: run the"
-            f" same longwatch (and model.horizons) on every worker of group {mark.group}, or set kafka.changelog_topic"
-            " to a new name, and every stream learns anew"
+            f" written by longwatch {mark.longwatch} in layout {mark.layout}, this one reads {self._layouts[0]}:"
+            f" run the same longwatch (and model.horizons) on every worker of group {mark.group}, or set"
+            " kafka.changelog_topic to a new name, and every stream learns anew"
         )
 
     def _end_transaction(self, partition: Partition, member: str) -> None:

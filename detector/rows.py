@@ -1,19 +1,24 @@
-"""The records that are kept of a stream and of a lane, and what stands before them where a stream leaves as one row."""
+"""The records that are kept of a stream and of a lane, and what stands before them where a stream leaves as one row.
+
+Rows of the former layout are read, too: `stream_of` brings their STREAM record into the present one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from connectors.records import Alert
+from detector.admission import ADMISSION
 from detector.calibration import RETURN
 from detector.scoring import lane_score
 from training.history import HISTORY
-from training.inputs import NORMALISER
+from training.inputs import LONG_PAUSE, NORMALISER
 
 INCIDENT = np.dtype(
     [
@@ -29,11 +34,8 @@ INCIDENT = np.dtype(
 
 STREAM = np.dtype(
     [
+        ("admission", ADMISSION),
         ("events", np.int64),  # judged
-        ("arrived", np.int64),
-        ("time", np.int64),  # of the last event, ns
-        ("interval", np.float64),  # running mean time between events, seconds
-        ("partition", np.int64),  # hash of the partition it was last seen on
         ("muted", np.bool_),
         ("lanes", np.int32),
         ("capacity", np.int32),  # rows its block of lanes has
@@ -66,15 +68,76 @@ def lane_row(horizons: Sequence[int]) -> np.dtype[Any]:
     )
 
 
+FORMER_STREAM = np.dtype(
+    [
+        ("events", np.int64),
+        ("arrived", np.int64),
+        ("time", np.int64),
+        ("interval", np.float64),
+        ("partition", np.int64),
+        *((name, STREAM.fields[name][0]) for name in STREAM.names[2:]),  # type: ignore[index]  # it has fields
+    ],
+    align=True,
+)
+
 PRESENT, FORMER = 0, -1  # LANE.model in a packed row: hidden state belongs to the weights it names, or to others
-HEADER = struct.Struct("<8sIIII")  # layout, state size, matrix numbers, lanes, bytes of notes
-# of a packed row: version of the weights, features, an open incident's alert, each categorical lane's symbols, and a
-# place without a use, which rows that are stored have
-NOTES = msgspec.msgpack.Decoder(tuple[str, list[str], Alert | None, list[list[str]], bytes])
-RESERVED = b""
+ROWS = b"row3"  # begins every row, before a digest of its records
+HEADER = struct.Struct("<8sIIIIq?")  # layout, state size, matrix numbers, lanes, bytes of notes, and as in Head
+FORMER_HEADER = struct.Struct("<8sIIII")
+# of a packed row: version of the weights, features, an open incident's alert, each categorical lane's symbols; of the
+# former layout one thing more, without a use
+NOTES = msgspec.msgpack.Decoder(tuple[str, list[str], Alert | None, list[list[str]]])
+FORMER_NOTES = msgspec.msgpack.Decoder(tuple[str, list[str], Alert | None, list[list[str]], bytes])
 
 
-def partition_of(row: bytes) -> int:
-    """Return the hash of the partition that a packed stream was last seen on."""
-    *_, length = HEADER.unpack_from(row)
-    return int(np.frombuffer(row, STREAM, 1, HEADER.size + length)["partition"][0])
+class Head(NamedTuple):
+    """What stands before a row's notes."""
+
+    layout: bytes
+    state_size: int
+    numbers: int  # of its matrix
+    lanes: int
+    notes: int  # bytes
+    partition: int  # hash of the partition that the stream was last seen on
+    incident: bool  # one is open
+    begin: int = HEADER.size  # of the notes
+
+
+def head_of(row: bytes) -> Head:
+    """Return a row's head. Raises ValueError for a row that is too short to have one."""
+    try:
+        if row.startswith(ROWS):
+            return Head(*HEADER.unpack_from(row))
+        layout, state_size, numbers, lanes, notes = FORMER_HEADER.unpack_from(row)
+    except struct.error as error:
+        raise ValueError(f"{len(row)} bytes") from error
+    begin = FORMER_HEADER.size
+    stream = np.frombuffer(row, FORMER_STREAM, 1, begin + notes)[0]
+    incident = bool(stream["incident"]["open"])
+    return Head(layout, state_size, numbers, lanes, notes, int(stream["partition"]), incident, begin)
+
+
+def incident_of(row: bytes) -> int | None:
+    """Return the hash of the partition of a stream with an open incident; None where none is open, or it is no row."""
+    try:
+        head = head_of(row)
+    except ValueError:
+        return None
+    return head.partition if head.incident else None
+
+
+def layout_of(*records: np.dtype[Any]) -> bytes:
+    """Return what a row of these records, STREAM's first, begins with."""
+    digest = hashlib.sha256(repr(tuple(record.descr for record in records)).encode()).digest()
+    return digest[:8] if records[0] == FORMER_STREAM else ROWS + digest[:4]
+
+
+def stream_of(stored: np.void) -> np.void:
+    """Return a STREAM record; `stored` may be one of the former layout."""
+    if stored.dtype == STREAM:
+        return stored
+    stream = np.zeros(1, STREAM)[0]
+    for name in FORMER_STREAM.names or ():
+        (stream["admission"] if name in (ADMISSION.names or ()) else stream)[name] = stored[name]
+    stream["admission"]["pause"] = LONG_PAUSE * stored["interval"]  # as far as can be known
+    return stream

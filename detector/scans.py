@@ -1,4 +1,4 @@
-"""The engine's loops over a batch, compiled: who is admitted, which lane is whose, and each event's verdict.
+"""The engine's loops over a batch, compiled: which lane is whose, and each event's verdict.
 
 A batch comes sorted by stream, the events of one stream in their order. Every scan may run on a stretch of events
 first..last that holds whole streams, so stretches can run in several threads.
@@ -11,57 +11,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.alerts import threshold_of, watch
+from detector.alerts import end_incident, threshold_of, watch
 from detector.calibration import Record
 from detector.scoring import judge_many, judge_single
 from detector.symbols import judge_symbol
 from training.compiled import compiled
 
 Int64 = NDArray[np.int64]
-
-ADMITTED, DUPLICATE, LATE = 0, 1, 2
-INTERVAL_MEMORY = 200  # events the running interval remembers
-OUTLIER = 5.0  # a pause counts as at most so many intervals: a night without data is not the stream's rhythm
-SETTLED = 20
-
-
-@compiled
-def admit(
-    streams: Record,
-    slot: Int64,  # [events]
-    time: Int64,  # [events] ns
-    partition: Int64,  # [events] hash of the partition
-    keep_duplicates: bool,
-    keep_late: bool,
-    fate: NDArray[np.int8],  # out [events] ADMITTED, DUPLICATE or LATE
-    keep: NDArray[np.bool_],  # out [events]
-    moved: NDArray[np.bool_],  # out [events] the stream was last seen on another partition
-    interval: NDArray[np.float64],  # out [events] running mean time between events, this one included; seconds
-) -> None:
-    """Tell late and duplicate events, and streams that change partition; carry time and interval on."""
-    for i in range(len(slot)):
-        s = streams[slot[i]]
-        moved[i] = s.partition != 0 and s.partition != partition[i]
-        s.partition = partition[i]
-        fate[i] = ADMITTED
-        if s.arrived > 0:
-            if time[i] == s.time:
-                fate[i] = DUPLICATE
-            elif time[i] < s.time:
-                fate[i] = LATE
-        keep[i] = fate[i] == ADMITTED or (fate[i] == DUPLICATE and keep_duplicates) or (fate[i] == LATE and keep_late)
-        if fate[i] == ADMITTED:
-            if s.arrived > 0:
-                step = (time[i] - s.time) * 1e-9
-                if s.arrived == 1:
-                    s.interval = step
-                else:
-                    if s.arrived > SETTLED:
-                        step = min(step, OUTLIER * s.interval)
-                    s.interval += max(1.0 / s.arrived, 1.0 / INTERVAL_MEMORY) * (step - s.interval)
-            s.arrived += 1
-            s.time = time[i]
-        interval[i] = s.interval
 
 
 @compiled
@@ -115,6 +71,7 @@ def judge(
     last: int,
     verdicts: Record,  # out VERDICT [events]
     masked: NDArray[np.bool_],  # out [observations] part of an incident: not to be learnt by the network
+    lapse: Int64,  # [events] when its stream had fallen silent before it came; 0: it had not
 ) -> None:
     """Judge events first..last, and carry their streams' incidents on."""
     per_week, fixed, direction, least_absolute, least_relative, least_duration, repeats = rules
@@ -152,6 +109,9 @@ def judge(
             deviation, expected = measured[v.lead].error, measured[v.lead].expected
         if math.isnan(expected):  # a symbol: neither above nor below, nor by how much
             deviation, expected = math.inf if direction >= 0 else -math.inf, 0.0
+        v.lapses = lapse[i] != 0 and s.incident.open
+        if v.lapses:
+            end_incident(s)
         watch(
             s,
             v,

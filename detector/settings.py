@@ -157,7 +157,9 @@ class ProcessingSettings(Section):
         le=86_400,
         description="With events to read and a broker that answers, but none scored for so long, /livez fails.",
     )
-    late: Literal["drop", "score"] = Field("drop", description="An event older than its stream's last one.")
+    late: Literal["drop", "score"] = Field(
+        "drop", description="An event older than its stream's last one; five in a row that agree set its time back."
+    )
     duplicates: Literal["drop", "score"] = Field("drop", description="A second event with its stream's last timestamp.")
 
 

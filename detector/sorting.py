@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.records import EventBatch
+from detector.admission import Admitted, Taken, admitted
 from detector.passage import Sorted, turns
 from detector.residents import partition_hash
-from detector.scans import admit, find_lanes
+from detector.scans import find_lanes
 from detector.states import StreamStates
 from detector.symbols import SYMBOLIC
 from training.inputs import LARGEST
@@ -21,42 +22,23 @@ Int64 = NDArray[np.int64]
 MOST_LANES = 1024  # features of one stream; more are dropped and counted
 
 
-def admitted(
-    states: StreamStates, batch: EventBatch, slots: Int64, *, duplicates: bool, late: bool
-) -> tuple[Int64, NDArray[np.float64], NDArray[np.int8], list[str]]:
-    """Return which events are to be scored, sorted by stream, and their streams' intervals by then.
-
-    After these each event's fate, in any order, and who changed partition.
-    """
-    slot = slots[batch.stream]
-    order = np.argsort(slot, kind="stable")
+def let_in(states: StreamStates, batch: EventBatch, slots: Int64, *, duplicates: bool, late: bool) -> Admitted:
+    """Let a batch in: `admission.admitted`, with what of names the streams' records keep as numbers."""
     hashes = np.array([partition_hash(*p) for p in batch.partitions], np.int64)
-    fate, keep = np.empty(len(order), np.int8), np.empty(len(order), np.bool_)
-    moved, interval = np.empty(len(order), np.bool_), np.empty(len(order), np.float64)
-    admit(
-        states.streams.rows,
-        slot[order],
-        batch.time[order],
-        hashes[batch.partition[order]],
-        duplicates,
-        late,
-        fate,
-        keep,
-        moved,
-        interval,
-    )
-    names = {batch.streams[i] for i in batch.stream[order[moved]].tolist()}
-    return order[keep], interval[keep], fate, sorted(names)
+    symbols = np.array([states.symbol_names.hash_of(name) for name in batch.symbols], np.int64)
+    rows = states.streams.rows["admission"]
+    return admitted(rows, batch, slots, hashes, symbols, duplicates=duplicates, late=late)
 
 
 def lay_out(
-    states: StreamStates, batch: EventBatch, slots: Int64, event: Int64, interval: NDArray[np.float64], model: int
+    states: StreamStates, batch: EventBatch, slots: Int64, taken: Taken, model: int
 ) -> tuple[Sorted, int, Int64 | None]:
     """Lay the admitted events' observations out by stream and find their lanes, adding what is new.
 
     Where the third thing returned is not None nothing was added: the events must go through in passes, and it
     numbers each one's. A stream that gains a feature is judged in another way from that event on, no sooner.
     """
+    event = taken.event
     slot = slots[batch.stream[event]]
     counts = (batch.start[1:] - batch.start[:-1])[event]
     start = np.concatenate(([0], np.cumsum(counts)))
@@ -79,7 +61,11 @@ def lay_out(
                 symbol = symbol[here] if len(symbol) else symbol
     value = np.clip(batch.value[observation], -LARGEST, LARGEST)  # what is squared must stay finite
     time = batch.time[event]
-    return Sorted(event, slot, time, interval, start, observation, lane, many_row, value, symbol), dropped, turn
+    return (
+        Sorted(event, slot, time, taken.interval, taken.lapse, start, observation, lane, many_row, value, symbol),
+        dropped,
+        turn,
+    )
 
 
 def lanes_that_fit(states: StreamStates, batch: EventBatch, slots: Int64, at: int, end: int, most: int) -> int:

@@ -7,7 +7,6 @@ lane tables, so that one stream's work touches one stretch of memory.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,7 +19,19 @@ from detector.calibration import RETURN
 from detector.errors import StateError
 from detector.memory import PAGE
 from detector.recurrent import RecurrentLanes
-from detector.rows import FORMER, HEADER, NOTES, PRESENT, RESERVED, STREAM, lane_row
+from detector.rows import (
+    FORMER,
+    FORMER_NOTES,
+    FORMER_STREAM,
+    HEADER,
+    NOTES,
+    PRESENT,
+    STREAM,
+    head_of,
+    lane_row,
+    layout_of,
+    stream_of,
+)
 from detector.scoring import SINGLE_SCORE, many_score
 from detector.subspace import SUBSPACE_LIMIT
 from detector.symbols import SYMBOL_ROW, SYMBOLIC, SymbolNames, vocabulary
@@ -48,8 +59,8 @@ class StreamStates:
         self._features_bytes = 0
         self.streams = Table(STREAM)
         self._lane, self._many = lane_row(horizons), many_score(horizons)
-        layout = repr((STREAM.descr, self._lane.descr, SINGLE_SCORE.descr, self._many.descr, SYMBOL_ROW.descr))
-        self._layout = hashlib.sha256(layout.encode()).digest()[:8]
+        beside = self._lane, SINGLE_SCORE, self._many, SYMBOL_ROW
+        self._layout, self._former = layout_of(STREAM, *beside), layout_of(FORMER_STREAM, *beside)
         self.lanes = Table(self._lane)
         self.single = Table(SINGLE_SCORE)
         self.many = Table(self._many)
@@ -63,8 +74,13 @@ class StreamStates:
 
     @property
     def layout(self) -> str:
-        """Digest of the rows that `pack` gives and `unpack` takes."""
+        """Digest of the rows that `pack` gives."""
         return self._layout.hex()
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Digests of the rows that `unpack` takes."""
+        return self._layout.hex(), self._former.hex()
 
     def feature_id(self, name: str) -> int:
         """Return the number of a feature's name, a new one if need be."""
@@ -238,12 +254,15 @@ class StreamStates:
             # not JSON: it has no NaN, and an alert may hold one (what was expected of a feature never seen before)
             symbols = self.symbols.rows[self._symbol_rows(slot)]
             known = [[self.symbol_names.name_of(number) for number in vocabulary(row)] for row in symbols]
-            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot), known, RESERVED])
+            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot), known])
             lane_rows = np.zeros(lanes, self._lane)  # not a copy: that leaves what lies between fields to chance
             lane_rows[...] = self.lanes.rows[first : first + lanes]
             lane_rows["model"] = np.where(lane_rows["model"] == model, PRESENT, FORMER)
             parts = [
-                HEADER.pack(self._layout, self.state_size, numbers, lanes, len(notes)),
+                HEADER.pack(
+                    *(self._layout, self.state_size, numbers, lanes, len(notes)),
+                    *(int(stream["admission"]["partition"]), bool(stream["incident"]["open"])),
+                ),
                 notes,
                 stream.tobytes(),
                 lane_rows.tobytes(),
@@ -266,15 +285,17 @@ class StreamStates:
         step. Raises StateError, and then brings nothing, for a row of another layout or damaged.
         """
         damaged = f"state of stream {name!r} is damaged; move the state directory away"
-        if len(row) < HEADER.size:
-            raise StateError(f"{damaged} ({len(row)} bytes)")
-        layout, state_size, numbers, lanes, length = HEADER.unpack_from(row)
-        if layout != self._layout:
+        try:
+            head = head_of(row)
+        except ValueError as error:
+            raise StateError(f"{damaged} ({error})") from error
+        state_size, numbers, lanes = head.state_size, head.numbers, head.lanes
+        if head.layout not in (self._layout, self._former):
             raise StateError(
                 f"state of stream {name!r} has the layout of another version or of other model.horizons; "
                 "go back to those, or move the state directory away"
             )
-        at = HEADER.size + length
+        at, former = head.begin + head.notes, head.layout == self._former
 
         def take(dtype: np.dtype[Any], count: int) -> NDArray[Any]:
             nonlocal at
@@ -283,8 +304,8 @@ class StreamStates:
             return part
 
         try:
-            written_by, features, note, known, _ = NOTES.decode(row[HEADER.size : at])
-            stored = take(STREAM, 1)[0]
+            written_by, features, note, known, *_ = (FORMER_NOTES if former else NOTES).decode(row[head.begin : at])
+            stored = stream_of(take(FORMER_STREAM if former else STREAM, 1)[0])
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             raise StateError(f"{damaged} ({error})") from error
         wanted = at + lanes * (self._lane.itemsize + 4 * state_size) + 4 * numbers

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
+import time
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
-from connectors.records import Alert
+from connectors.records import SILENCE, Alert
 
-LEADING = 3  # features named in one line
+logger = logging.getLogger(__name__)
+
+LEADING = 3  # features, or streams, named in one line
+MAX_LINES = 5  # about as many streams, each with one of its own
+GATHERED_SECONDS = 10.0
 
 
 def number(value: float) -> str:
@@ -36,7 +43,8 @@ def describe(alert: Alert) -> str:
 def _described(alert: Alert) -> str:
     if alert.status == "resolved":
         ended = moment(alert.ended_at or alert.started_at)
-        return f"resolved {alert.stream}: calm again at {ended}, alerted since {moment(alert.started_at)}"
+        how = "silent for too long by" if alert.resolved_by == SILENCE else "calm again at"
+        return f"resolved {alert.stream}: {how} {ended}, alerted since {moment(alert.started_at)}"
     leading = sorted(alert.contributions, key=lambda name: -alert.contributions[name])[:LEADING]
     shares = len(alert.contributions) > 1
     parts = []
@@ -49,6 +57,45 @@ def _described(alert: Alert) -> str:
         f"{alert.severity} alert: {alert.stream} at {moment(alert.started_at)}: {'; '.join(parts)}{more}; "
         f"{rarity(alert.score)}"
     )
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it, in its two largest units."""
+    units = ("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)
+    for (unit, size), (below, part) in pairwise(units):
+        if seconds >= size:
+            whole, rest = divmod(round(seconds / part), size // part)
+            return f"{whole} {unit} {rest} {below}" if rest else f"{whole} {unit}"
+    return f"{number(seconds)} s"
+
+
+class Gathered:
+    """Lines about streams, of which thousands may have the same to tell at once: then one line counts them."""
+
+    def __init__(self, what: str) -> None:
+        """Tell of several streams that they did `what`."""
+        self._what = what
+        self._waiting: dict[str, str] = {}
+        self._count = 0
+        self._told_at = -math.inf  # monotonic, s
+
+    def add(self, stream: str, line: str) -> None:
+        """Take in what one stream has to tell."""
+        self._count += 1
+        if len(self._waiting) <= MAX_LINES:
+            self._waiting[stream] = line
+
+    def tell(self) -> None:
+        """Log what has come, at once after a time of quiet, else every GATHERED_SECONDS."""
+        if not self._waiting or time.monotonic() - self._told_at < GATHERED_SECONDS:
+            return
+        if self._count <= MAX_LINES:
+            for line in self._waiting.values():
+                logger.warning("%s", line)
+        else:
+            names = ", ".join(map(repr, list(self._waiting)[:LEADING]))
+            logger.warning("%s streams %s, among them %s", f"{self._count:,}", self._what, names)
+        self._waiting, self._count, self._told_at = {}, 0, time.monotonic()
 
 
 def printable(text: str) -> str:

@@ -48,6 +48,8 @@ LASTING = 50  # outliers in a row after which they are the new normal, and may m
 FAR = math.sinh(LIMIT)  # deviations: what the unit can still express, and so all that a profile may learn
 LARGEST = 1e30  # of a value's size: its square, and float32 profiles of differences, must stay finite
 INTERVAL_MEMORY = 200  # events the running interval remembers
+LONG_PAUSE = 5.0  # intervals that a pause counts for at most: a night without data must not become the rhythm
+LEAST_STEP = 1e-6  # seconds
 GAP_LIMIT = 3.0  # log of a time 20 times the usual one
 
 NS = 1e-9
@@ -104,6 +106,22 @@ def _learn_slot(slots: NDArray[np.float32], counts: NDArray[np.uint8], slot: int
     slots[slot] += np.float32(weight * (x - slots[slot]))
 
 
+@compiled(inline="always")
+def carried_interval(interval: float, events: int, step: float) -> float:
+    """Return the running mean time between events once one more has come, `step` seconds after the last of `events`.
+
+    A step back in time takes away what the step forward before it has added: a time that was wrong leaves no trace.
+    """
+    if step >= 0.0:
+        step = max(step, LEAST_STEP)
+    if events == 1:
+        return max(step, LEAST_STEP)
+    if events > SETTLED:
+        step = min(max(step, (2.0 - LONG_PAUSE) * interval), LONG_PAUSE * interval)
+    carried = interval + max(1.0 / events, 1.0 / INTERVAL_MEMORY) * (step - interval)
+    return carried if carried > 0.0 else interval
+
+
 @compiled
 def featurise(
     lanes: NDArray[np.void],  # NORMALISER [lanes]
@@ -145,14 +163,10 @@ def featurise(
             angle = 2.0 * math.pi * (seconds / 86400.0 - math.floor(seconds / 86400.0))
             row[8], row[9] = math.sin(angle), math.cos(angle)
             row[10] = 0.0
-            step = max((time[j] - r.time) * NS, 1e-6)
-            if r.events == 1:
-                r.interval = step
-            else:
-                row[10] = _clip(math.log(step / r.interval), GAP_LIMIT)
-                if r.events > SETTLED:  # a night without data must not become the stream's rhythm
-                    step = min(step, OUTLIER * r.interval)
-                r.interval += max(1.0 / r.events, 1.0 / INTERVAL_MEMORY) * (step - r.interval)
+            step = (time[j] - r.time) * NS
+            if r.events > 1 and step >= 0.0:  # after a step back nobody knows how long it was
+                row[10] = _clip(math.log(max(step, LEAST_STEP) / r.interval), GAP_LIMIT)
+            r.interval = carried_interval(r.interval, r.events, step)
 
         r.events += 1
         r.time = time[j]

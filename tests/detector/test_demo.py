@@ -23,6 +23,7 @@ from detector.settings import load_settings
 
 EVENTS = 69_561
 DUPLICATES = 23  # clocks that were set back; counted in the files themselves by the first test
+DROPPED = DUPLICATES - 8  # of an hour that comes twice, from the fifth event on
 SECONDS = 600
 
 
@@ -67,8 +68,8 @@ def test_the_bundled_series_are_labelled_and_come_with_their_licence():
 
 def test_every_event_is_scored_once(demo):
     scores = demo.lines("scores.jsonl")
-    assert len(scores) == EVENTS - DUPLICATES
-    assert len({(score["stream"], score["timestamp"]) for score in scores}) == len(scores)
+    assert len(scores) == EVENTS - DROPPED
+    assert len({(score["topic"], score["offset"]) for score in scores}) == len(scores)
     assert len({score["stream"] for score in scores}) == 7
 
 
@@ -111,7 +112,7 @@ def test_metrics_were_served_to_the_end(demo):
         family.name: family for family in text_string_to_metric_families((demo.output / "metrics.txt").read_text())
     }
     assert families["longwatch_events"].samples[0].value == EVENTS
-    assert families["longwatch_events_scored"].samples[0].value == EVENTS - DUPLICATES
+    assert families["longwatch_events_scored"].samples[0].value == EVENTS - DROPPED
     assert sum(sample.value for sample in families["longwatch_alerts"].samples) == len(demo.firing())
 
 

@@ -3,9 +3,11 @@
 import dataclasses
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
+from connectors.encode import score_records
 from connectors.records import Alert, Partition
 from detector.alerts import LEAST_THRESHOLD_MANY, REFRACTORY_MANY, REFRACTORY_SINGLE, AlertRules, alert_id
 from detector.engine import Engine, EngineSettings
@@ -427,3 +429,19 @@ def test_settings_are_those_that_ship() -> None:
     assert EngineSettings().rules.flag_repeats is False
     assert EngineSettings().keep_late is EngineSettings().keep_duplicates is False
     assert DAY == 86_400 * 1_000_000_000
+
+
+def test_a_score_above_the_threshold_of_a_stream_too_young_to_alert_says_so(model: Forecaster) -> None:
+    value = seasonal(np.random.default_rng(4), clock(500, MINUTE))
+    value[[150, 450]] += 9.0  # at one event a minute and the default budget a stream alerts from the 360th on
+    engine = Engine(model)
+
+    step = engine.step(batch_of(numbered(wide("s", clock(500, MINUTE), value[:, None]))))
+
+    records = [msgspec.json.decode(body) for _, body in score_records(step.scores)]
+    above = [k for k, record in enumerate(records) if record["score"] > record["threshold"]]
+    assert {150, 450} <= set(above)
+    assert [k for k, record in enumerate(records) if record.get("held_back") == "young"] == [
+        k for k in above if k < 360
+    ]
+    assert [alert.offset for alert in step.alerts if alert.status == "firing"] == [k for k in above if k >= 360][:1]

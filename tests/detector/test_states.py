@@ -9,10 +9,11 @@ import pytest
 from numpy.lib.recfunctions import repack_fields
 from numpy.typing import NDArray
 
+from detector.admission import ADMISSION
 from detector.engine import Engine, EngineSettings
 from detector.errors import StateError
 from detector.recurrent import KernelLanes
-from detector.rows import HEADER, STREAM, lane_row
+from detector.rows import FORMER_HEADER, FORMER_STREAM, HEADER, STREAM, head_of, lane_row
 from detector.scoring import LANE_SCORE, MANY_SCORE, SINGLE_SCORE
 from detector.states import StreamStates
 from detector.tables import Table, block_size
@@ -82,11 +83,11 @@ def test_a_stream_in_the_place_of_another_begins_with_nothing_of_it(model: Forec
     engine = Engine(model, EngineSettings(max_streams=1))
     fresh = Engine(model)
     rng = np.random.default_rng(1)
-    for features in (1, 4, 1, 40, 2):
-        old = numbered(wide(f"old {features}", clock(300), rng.standard_normal((300, features)) + 5))
+    for turn, features in enumerate((1, 4, 1, 40, 2)):
+        old = numbered(wide(f"old {turn}", clock(300), rng.standard_normal((300, features)) + 5))
         run(engine, in_batches(old, 100))
         list(engine.drain())
-        new = numbered(wide(f"new {features}", clock(300), rng.standard_normal((300, features)) * 3))
+        new = numbered(wide(f"new {turn}", clock(300), rng.standard_normal((300, features)) * 3))
 
         found, wanted = run(engine, in_batches(new, 100)), run(fresh, in_batches(new, 100))
 
@@ -113,8 +114,8 @@ def test_a_row_of_every_family_comes_back_bit_for_bit(model: Forecaster) -> None
 
 def neutral(row: bytes) -> tuple[Any, ...]:
     """Take a row apart; what depends on where its stream lies (rows, numbers of features) is left out."""
-    *_, lanes, length = HEADER.unpack_from(row)
-    at = HEADER.size + length
+    head = head_of(row)
+    lanes, at = head.lanes, head.begin + head.notes
     notes = row[:at]
     stream = without_padding(np.frombuffer(row, STREAM, 1, at))
     for name in ("first_lane", "single", "first_many", "matrix"):
@@ -122,7 +123,7 @@ def neutral(row: bytes) -> tuple[Any, ...]:
     lane = without_padding(np.frombuffer(row, LANE, lanes, at + STREAM.itemsize))
     lane["feature"] = 0
     at += STREAM.itemsize + lanes * LANE.itemsize
-    end = at + lanes * 4 * HEADER.unpack_from(row)[1]
+    end = at + lanes * 4 * head.state_size
     family, count = (SINGLE_SCORE, 1) if stream["single"][0] else (MANY_SCORE, lanes)
     scores = without_padding(np.frombuffer(row, family, count, end))
     rest = row[end + count * family.itemsize :]
@@ -191,14 +192,16 @@ def test_a_row_with_weights_of_its_streams_own_is_gone_on_from_with_those_that_a
     """As versions with `model.scope = "stream"` wrote them: weights among the notes, and more than a state by lane."""
     events = numbered(wide("s", clock(304), seasonal(NOISE, clock(304))[:, None]))
     (name, row), *_ = fed(model, events[:300]).drain()
-    layout, state_size, numbers, lanes, length = HEADER.unpack_from(row)
-    version, *notes, _ = msgspec.msgpack.decode(row[HEADER.size : HEADER.size + length])
-    notes = msgspec.msgpack.encode([f"{version}-own", *notes, bytes(144_616)])
-    states = HEADER.size + length + STREAM.itemsize + lanes * LANE.itemsize
-    records, scores = row[HEADER.size + length : states], row[states + 4 * lanes * state_size :]
-    more = HEADER.pack(layout, state_size + 500, numbers, lanes, len(notes))
-    written = b"".join([more, notes, records, bytes(4 * lanes * (state_size + 500)), scores])
     engine = Engine(model, fetch=lambda names: [written for _ in names])
+    head = head_of(row)
+    at, size = head.begin + head.notes, head.state_size
+    version, *notes = msgspec.msgpack.decode(row[head.begin : at])
+    notes = msgspec.msgpack.encode([f"{version}-own", *notes, bytes(144_616)])
+    stream = former(np.frombuffer(row, STREAM, 1, at)[0]).tobytes()
+    lane = row[at + STREAM.itemsize : at + STREAM.itemsize + head.lanes * LANE.itemsize]
+    scores = row[at + STREAM.itemsize + len(lane) + 4 * head.lanes * size :]
+    more = FORMER_HEADER.pack(bytes.fromhex(engine.states.layouts[1]), size + 500, head.numbers, head.lanes, len(notes))
+    written = b"".join([more, notes, stream, lane, bytes(4 * head.lanes * (size + 500)), scores])
 
     found = run(engine, in_batches(events[300:], 100))
 
@@ -207,6 +210,14 @@ def test_a_row_with_weights_of_its_streams_own_is_gone_on_from_with_those_that_a
     wanted = run(Engine(model), in_batches(events, 100)).surprise[300:]
     assert found.surprise.mean() == pytest.approx(wanted.mean(), abs=0.3)  # primed by a window, not carried on
     assert len(dict(engine.drain())[name]) < len(row) + 100  # the weights are not kept
+
+
+def former(stream: np.void) -> np.void:
+    """Return a STREAM record in the former layout."""
+    written = np.zeros(1, FORMER_STREAM)[0]
+    for name in FORMER_STREAM.names or ():
+        written[name] = (stream["admission"] if name in (ADMISSION.names or ()) else stream)[name]
+    return written
 
 
 def test_an_open_incident_comes_back_with_its_alert_even_where_nothing_was_expected(model: Forecaster) -> None:

@@ -101,7 +101,7 @@ class World:
 
     def restorer(self, store: SqliteStore, **more: Any) -> Restorer:
         """Start one, with nothing asked for yet."""
-        restorer = Restorer(self.settings, store, layout=LAYOUT, member="longwatch-group-me", **more)
+        restorer = Restorer(self.settings, store, layouts=[LAYOUT], member="longwatch-group-me", **more)
         restorer.start()
         self._open.append(restorer.stop)
         return restorer
