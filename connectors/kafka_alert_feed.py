@@ -10,20 +10,24 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 import msgspec
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaError, NoOffsetForPartitionError
+from kafka.errors import AuthorizationError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect
+from connectors.kafka_names import feed_group
 from connectors.kafka_reader import ANSWER_MS, BOOTSTRAP_MS
+from connectors.kafka_seams import position_of
+from connectors.kafka_sinks import GROUP_HEADER
 from connectors.protocols import AlertSink, NotWrittenError
 from connectors.records import Alert
 from connectors.timestamps import parse_time
+from connectors.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -74,16 +78,21 @@ def alert_of(value: bytes) -> Alert:
 class AlertFeed(threading.Thread):
     """Hands committed alerts to `sink`, and then commits how far it has come: after a crash some may come again.
 
-    `failure` is what ended the thread, None while it goes on.
+    The topic may hold other groups' alerts as well: those whose record names another group are left to it. A record
+    that names none was written by a version that did not say, and is taken: better twice than never.
+
+    `failure` is what ended the thread, None while it goes on; `trouble` what it tries again.
     """
 
     def __init__(self, settings: KafkaSettings, sink: AlertSink) -> None:
         super().__init__(name="alert-feed", daemon=True)
         self._settings, self._sink = settings, sink
-        self._group = f"{settings.group_id}-webhook"
+        self._group, self._own = feed_group(settings.group_id), settings.group_id.encode()
         self._since_ms = round((time.time() - BEFORE_START_SECONDS) * 1000)
         self._stopping = threading.Event()
+        self._committed: dict[TopicPartition, int] = {}  # as far as this thread knows
         self.failure: BaseException | None = None
+        self.trouble = Trouble()
 
     def run(self) -> None:
         """Feed until stopped; waits for brokers that are away."""
@@ -99,8 +108,17 @@ class AlertFeed(threading.Thread):
                 finally:
                     with contextlib.suppress(KafkaError):
                         consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
-            except KafkaError as error:
-                log.warning("reading alerts for the webhook failed, trying again: %s: %s", type(error).__name__, error)
+            except AuthorizationError as error:
+                self.failure = KafkaConnectorError(
+                    f"Kafka does not allow alerts to be read for the webhook ({type(error).__name__}: {error}): grant"
+                    f" user {self._settings.sasl_username!r} Read on topic {self._settings.alerts_topic} and on group"
+                    f" {self._group}"
+                )
+                return
+            except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
+                why = f"reading alerts for the webhook fails: {type(error).__name__}: {error}"
+                if self.trouble.met(why):
+                    log.warning("%s; trying again", why)
                 self._stopping.wait(RETRY_SECONDS)
             except BaseException as error:  # noqa: BLE001 - the daemon's thread raises it
                 self.failure = error
@@ -124,34 +142,51 @@ class AlertFeed(threading.Thread):
         except NoOffsetForPartitionError as error:
             self._begin(consumer, error.args[0])
             return
-        if not polled:
+        except OffsetOutOfRangeError as error:
+            self._begin_at_the_first(consumer, error.args[0])
             return
         alerts: list[Alert] = []
         for partition, records in polled.items():
             for record in records:
+                if dict(record.headers).get(GROUP_HEADER, self._own) != self._own:
+                    continue
                 try:
                     alerts.append(alert_of(record.value or b""))
                 except ValueError as error:
                     log.warning("%s/%d, offset %d: not sent: %s", *partition, record.offset, error)
-        self._sink.write(alerts)
-        if not self._durable():
+        if alerts:
+            self._sink.write(alerts)
+            if not self._durable():
+                return
+        self._commit(consumer, consumer.assignment())
+
+    def _commit(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
+        """Commit where reading stands: it also passes over what gives no record, such as the ends of transactions.
+
+        Retention may delete all that is there: what was committed would be out of range if it fell short of the end.
+        """
+        found = {partition: position_of(consumer, partition, ANSWER_MS) for partition in partitions}
+        reached = {p: at for p, at in found.items() if at is not None and at != self._committed.get(p)}
+        if not reached:
             return
-        reached = {p: OffsetAndMetadata(records[-1].offset + 1, "", -1) for p, records in polled.items()}
         try:
-            consumer.commit(reached, timeout_ms=ANSWER_MS)
+            consumer.commit({p: OffsetAndMetadata(at, "", -1) for p, at in reached.items()}, timeout_ms=ANSWER_MS)
+        except AuthorizationError:
+            raise
         except KafkaError as error:
             log.debug("offsets of group %s were not committed (%s): some alerts may come again", self._group, error)
+            self.trouble.met(f"offsets of group {self._group} cannot be committed: {type(error).__name__}: {error}")
+        else:
+            self._committed.update(reached)
 
     def _durable(self) -> bool:
         """Wait until the sink has what it was given; False where the thread ends before."""
-        told = False
         while not self._stopping.is_set():
             try:
                 self._sink.flush()
             except NotWrittenError as error:
-                if not told:
+                if self.trouble.met(f"alerts for the webhook wait: {error}"):
                     log.error("alerts for the webhook wait: %s", error)  # noqa: TRY400 - its text says it all
-                    told = True
                 self._stopping.wait(RETRY_SECONDS)
             else:
                 return True
@@ -162,9 +197,21 @@ class AlertFeed(threading.Thread):
         found = consumer.offsets_for_times(dict.fromkeys(partitions, self._since_ms))
         ends = consumer.end_offsets(list(partitions), timeout_ms=ANSWER_MS)
         begin = {p: ends[p] if found.get(p) is None else min(found[p].offset, ends[p]) for p in partitions}
-        for partition, offset in begin.items():
+        self._place(consumer, begin)
+
+    def _begin_at_the_first(self, consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> None:
+        """Go on with the oldest alerts that are there: the outbox knows by their ids those that it has had."""
+        first = consumer.beginning_offsets(list(partitions), timeout_ms=ANSWER_MS)
+        log.warning(
+            "alerts for the webhook: %s; going on with the oldest that are there",
+            ", ".join(f"{p.topic}/{p.partition} no longer holds what follows, but begins at {first[p]}" for p in first),
+        )
+        self._place(consumer, first)
+
+    def _place(self, consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
+        for partition, offset in offsets.items():
             consumer.seek(partition, offset)
-        consumer.commit({p: OffsetAndMetadata(at, "", -1) for p, at in begin.items()}, timeout_ms=ANSWER_MS)
+        self._commit(consumer, offsets)
 
     def _make_consumer(self) -> KafkaConsumer:
         settings = self._settings

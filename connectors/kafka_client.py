@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
+from connectors.kafka_names import FEED_ENDING, changelog_name, changelog_pattern, server_trouble, topic_trouble
 from connectors.kafka_oauth import TokenError, Tokens, check_endpoint, from_endpoint, from_file
 from connectors.settings_base import Section
 
@@ -119,35 +121,52 @@ class KafkaSettings(Section):
     ssl_key_password: SecretStr = Field(SecretStr(""), description="Password of ssl_keyfile, if it has one.")
     ssl_check_hostname: bool = Field(True, description="Whether the broker's certificate must name its host.")
 
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _addresses(cls, servers: str) -> str:
+        for server in servers.split(","):
+            if trouble := server_trouble(server.strip()):
+                raise ValueError(f"{server.strip()!r}: {trouble}")
+        return servers
+
+    @field_validator("topics", "scores_topic", "alerts_topic", "dead_letter_topic")
+    @classmethod
+    def _names_of_topics(cls, found: str | list[str]) -> str | list[str]:
+        for name in [found] if isinstance(found, str) else found:
+            if trouble := name and topic_trouble(name):
+                raise ValueError(f"{name!r:.60} is {trouble}")
+        if not isinstance(found, str) and (twice := [name for name, n in Counter(found).items() if n > 1]):
+            raise ValueError(f"{twice[0]!r} is named twice: keep one")
+        return found
+
+    @field_validator("group_id")
+    @classmethod
+    def _no_feeds_group(cls, group: str) -> str:
+        if group.endswith(FEED_ENDING):
+            raise ValueError(
+                f"a name that ends in {FEED_ENDING!r} is that of a group which brings another one's alerts to its"
+                " webhook: name this group otherwise"
+            )
+        return group
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.topic_pattern and "topics" in self.model_fields_set and self.topics:
             raise ValueError("kafka.topics and kafka.topic_pattern are both set: keep one of them")
-        if not self.topic_pattern and not any(self.topics):
+        if not self.topic_pattern and not all(self.topics or [""]):
             raise ValueError("kafka.topics is empty: name the topics to read, or set kafka.topic_pattern")
         try:
-            pattern = self.whole_name_pattern()
+            re.compile(self.topic_pattern)
         except re.error as error:
             raise ValueError(f"kafka.topic_pattern {self.topic_pattern!r} is no regular expression: {error}") from None
-        for name in ("scores_topic", "alerts_topic", "dead_letter_topic"):
-            topic = getattr(self, name)
-            if topic and (pattern.match(topic) if pattern else topic in self.topics):
-                raise ValueError(
-                    f"kafka.{name} {topic!r} is also read from (kafka.{'topic_pattern' if pattern else 'topics'}):"
-                    " the daemon would feed on its own output; rename one of them"
-                )
-        if "{topic}" not in self.changelog_topic and (pattern or len(self.topics) > 1):
+        if "{topic}" not in self.changelog_topic and (self.topic_pattern or len(self.topics) > 1):
             raise ValueError(
                 f"kafka.changelog_topic {self.changelog_topic!r}: several topics are read, each needs a changelog"
                 " of its own: put {topic} into the name"
             )
         if set("{}") & set(self.changelog_of("topic")):
             raise ValueError(f"kafka.changelog_topic {self.changelog_topic!r}: only {{group}} and {{topic}} are known")
-        if pattern and pattern.match(self.changelog_of("topic")):
-            raise ValueError(
-                f"kafka.topic_pattern {self.topic_pattern!r} also matches the changelogs, such as"
-                f" {self.changelog_of('topic')!r}: make it stricter, or rename kafka.changelog_topic"
-            )
+        self._check_that_topics_differ()
         if self.security_protocol.startswith("SASL"):
             self._check_login()
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
@@ -180,14 +199,45 @@ class KafkaSettings(Section):
         if self.sasl_oauth_token_endpoint_url:
             check_endpoint(self.sasl_oauth_token_endpoint_url)
 
+    def _check_that_topics_differ(self) -> None:
+        """See that nothing is both read and written, and no two kinds of records go to one topic."""
+        uses: dict[str, str] = {} if self.topic_pattern else dict.fromkeys(self.topics, "topics")
+        for name in ("scores_topic", "alerts_topic", "dead_letter_topic"):
+            topic = getattr(self, name)
+            if topic in uses and uses[topic] == "topics":
+                raise ValueError(
+                    f"kafka.{name} {topic!r} is also read from (kafka.topics): the daemon would feed on its own output;"
+                    " rename one of them"
+                )
+            if topic in uses:
+                raise ValueError(
+                    f"kafka.{name} {topic!r} is also kafka.{uses[topic]}: their records differ, give each a topic of"
+                    " its own"
+                )
+            if topic:
+                uses[topic] = name
+        for topic in ["topic"] if self.topic_pattern else self.topics:
+            changelog = self.changelog_of(topic)
+            if changelog == topic or changelog in uses:
+                raise ValueError(
+                    f"kafka.changelog_topic {self.changelog_topic!r}: {changelog!r} is the changelog of {topic!r} and"
+                    f" also kafka.{uses.get(changelog, 'topic_pattern')}: rename one of them"
+                )
+
     def whole_name_pattern(self) -> re.Pattern[str] | None:
-        """Return topic_pattern such that `match` asks for the whole name; None where topics are listed."""
-        return re.compile(rf"(?:{self.topic_pattern})\Z") if self.topic_pattern else None
+        """Return topic_pattern such that `match` asks for the whole name; None where topics are listed.
+
+        What this group writes itself never matches: scores, alerts, dead letters, changelogs.
+        """
+        if not self.topic_pattern:
+            return None
+        written = [re.escape(t) for t in (self.scores_topic, self.alerts_topic, self.dead_letter_topic) if t]
+        written.append(changelog_pattern(self.changelog_topic, self.group_id))
+        return re.compile(rf"(?!(?:{'|'.join(written)})\Z)(?:{self.topic_pattern})\Z")
 
     def changelog_of(self, topic: str) -> str:
         """Return the name of the changelog topic for a topic that is read."""
-        group = re.sub(r"[^A-Za-z0-9._-]", "-", self.group_id)  # a group's name may be anything, a topic's may not
-        return self.changelog_topic.replace("{group}", group).replace("{topic}", topic)
+        return changelog_name(self.changelog_topic, self.group_id, topic)
 
     def client_options(self) -> dict[str, Any]:
         """Return kafka-python's options for connecting, the same for consumer, producer and probe.

@@ -38,6 +38,7 @@ METADATA_SECONDS = 15.0  # how long a topic may take to appear: brokers make it 
 CLOCK_SECONDS = 60.0  # a wall clock that has moved by more against the monotonic one has been set
 NO_TIME = -1  # a record without a time of its own, which brokers take at any time
 CLOSE_SECONDS = 2.0  # a daemon that stops has 3 s for this
+GROUP_HEADER = "group"  # of an alert's record
 LOOK_SECONDS = 0.5  # between two looks at whether a wait is still wanted
 # Trying again does not help against these: the daemon must end with their text
 LASTING = (AuthorizationError, MessageSizeTooLargeError, RecordListTooLargeError)
@@ -301,14 +302,20 @@ class KafkaScoreSink(_KafkaSink):
 
 
 class KafkaAlertSink(_KafkaSink):
-    """Writes a record for each alert to kafka.alerts_topic, keyed by stream; header `webhook-id` tells repeats."""
+    """Writes a record for each alert to kafka.alerts_topic, keyed by stream.
+
+    Headers: `webhook-id`, by which repeats are known, and `group`, whose alert it is.
+    """
 
     def write(self, alerts: Sequence[Alert]) -> None:
         """Write alerts in their order."""
-        topic = self._writer.settings.alerts_topic
+        settings = self._writer.settings
+        group = (GROUP_HEADER, settings.group_id.encode())
         for alert in alerts:
             key, value = alert_record(alert)
-            self._writer.send(topic, key, value, [("webhook-id", f"{alert.id}-{alert.status}".encode())])
+            self._writer.send(
+                settings.alerts_topic, key, value, [("webhook-id", f"{alert.id}-{alert.status}".encode()), group]
+            )
 
 
 class KafkaDeadLetterSink(_KafkaSink):

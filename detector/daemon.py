@@ -23,6 +23,7 @@ from connectors.apart import apart
 from connectors.decode import REASONS, Decoder
 from connectors.http import HttpServer
 from connectors.kafka import KafkaSource
+from connectors.kafka_names import transactional_id
 from connectors.kafka_sinks import KafkaWriter, UndeliveredError
 from connectors.kafka_transactions import TransactionalWriter
 from connectors.own_files import open_private
@@ -348,7 +349,7 @@ class Daemon:
         if not self._settings.changelog:
             return None
         self._member = kafka.group_instance_id or self._member or uuid.uuid4().hex[:12]
-        return TransactionalWriter(kafka, f"longwatch-{kafka.group_id}-{self._member}", self._patiently.look)
+        return TransactionalWriter(kafka, transactional_id(kafka.group_id, self._member), self._patiently.look)
 
     @property
     def _restoring(self) -> int:

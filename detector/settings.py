@@ -18,6 +18,7 @@ from connectors.decode_settings import DecodeSettings
 from connectors.files import FileSettings
 from connectors.http_settings import HttpSettings
 from connectors.kafka_client import KafkaSettings
+from connectors.kafka_names import topic_trouble
 from connectors.settings_base import MAX_SECONDS, Section
 from connectors.webhook import WebhookSettings
 from detector.memory import LEAST_BYTES
@@ -282,6 +283,12 @@ class Settings(Section):
             )
         if self.state.changelog and self.source.type == "file":
             raise ValueError('state.changelog is true and source.type is "file": a changelog is a topic of Kafka')
+        topics = self.kafka.topics if self.changelog and not self.kafka.topic_pattern else []
+        for changelog in map(self.kafka.changelog_of, topics):
+            if trouble := topic_trouble(changelog):
+                raise ValueError(
+                    f"kafka.changelog_topic {self.kafka.changelog_topic!r} makes {changelog!r:.60}, which is {trouble}"
+                )
         if self.state.standby and not self.changelog:
             raise ValueError("state.standby is true, but there is no changelog to follow: set state.changelog = true")
         if self.changelog and self.kafka.transaction_timeout_seconds <= self.state.checkpoint_interval_seconds:
@@ -289,6 +296,18 @@ class Settings(Section):
                 f"kafka.transaction_timeout_seconds is {self.kafka.transaction_timeout_seconds:g}, expected more than"
                 f" state.checkpoint_interval_seconds, {self.state.checkpoint_interval_seconds:g}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_file_is_read_and_written(self) -> Settings:
+        read = {os.path.realpath(path) for path in self.source.paths if self.source.type == "file"}
+        for name in ("scores_file", "alerts_file", "dead_letter_file"):
+            path = getattr(self.output, name)
+            if path and os.path.realpath(path) in read:
+                raise ValueError(
+                    f"output.{name} {path!r} is also read from (source.paths): the daemon would feed on its own"
+                    " output; rename one of them"
+                )
         return self
 
     @property

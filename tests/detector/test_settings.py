@@ -151,6 +151,47 @@ def test_what_cannot_be_committed_together_is_refused(overrides: tuple[str, ...]
     assert any(expected in line for line in errors_of(None, {}, *overrides))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("kafka.bootstrap_servers=broker-1",), "'broker-1': expected host:port"),
+        (("kafka.bootstrap_servers=a:9092,",), "'': expected host:port"),
+        (("kafka.bootstrap_servers=kafka://broker-1:9092",), "no scheme is expected"),
+        (("kafka.bootstrap_servers=a:9092,b:90920",), "'b:90920': a port is 1 to 65535"),
+        (("kafka.bootstrap_servers=::1:9092",), "such as broker-1:9092 or [::1]:9092"),
+        (("kafka.topics=metrics.*",), "'metrics.*' is no name for a topic"),
+        (("kafka.topics=a,b,a",), "'a' is named twice"),
+        (('kafka.topics=["a", ""]',), "kafka.topics is empty"),
+        (("kafka.scores_topic=my scores",), "'my scores' is no name for a topic"),
+        (("kafka.dead_letter_topic=..",), "'..' is no name for a topic"),
+        (("kafka.alerts_topic=" + 250 * "a",), "1 to 249"),
+        (("kafka.scores_topic=longwatch-alerts",), "'longwatch-alerts' is also kafka.scores_topic"),
+        (("kafka.scores_topic=x", "kafka.dead_letter_topic=x"), "give each a topic of its own"),
+        (("kafka.topics=x", "kafka.alerts_topic=x"), "kafka.alerts_topic 'x' is also read from"),
+        (("kafka.topics=metrics,longwatch-metrics-changelog",), "is the changelog of 'metrics' and also kafka.topics"),
+        (("kafka.scores_topic=longwatch-metrics-changelog",), "and also kafka.scores_topic"),
+        (("kafka.changelog_topic={topic}",), "'metrics' is the changelog of 'metrics'"),
+        (
+            ("state.changelog=true", "kafka.topics=" + 240 * "a"),
+            "kafka.changelog_topic '{group}-{topic}-changelog' makes",
+        ),
+        (("kafka.group_id=prod-webhook",), "a name that ends in '-webhook'"),
+        (("source.type=file", "source.paths=/a/x", "output.alerts_file=/a/../a/x"), "is also read from (source.paths)"),
+    ],
+)
+def test_what_can_never_work_is_refused_with_its_setting(overrides: tuple[str, ...], expected: str) -> None:
+    (line,) = errors_of(None, {}, *overrides)
+    assert expected in line
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    "servers", ["[::1]:9092", "127.1:9092", "broker_1.example.com:1, b:65535", "[fe80::1%eth0]:9092"]
+)
+def test_addresses_of_every_kind_are_taken(servers: str) -> None:
+    assert load_settings(None, {}, [f"kafka.bootstrap_servers={servers}"]).kafka.bootstrap_servers == servers
+
+
 def test_variables_that_kubernetes_makes_for_a_service_named_longwatch_are_no_settings() -> None:
     load_settings(
         None,
@@ -261,7 +302,7 @@ def test_no_secret_is_ever_shown(config: Path, caplog: pytest.LogCaptureFixture)
 
 def test_the_effective_settings_can_be_read_back_and_say_where_they_came_from(config: Path) -> None:
     overrides = [
-        'kafka.topics=["a \\"b\\"", "ü\\u007f"]',
+        'alerting.mute=["a \\"b\\"", "ü\\u007f"]',
         "alerting.threshold=3",
         "training.enabled=no",
         "state.directory=/tmp/a b",

@@ -93,7 +93,7 @@ def test_two_workers_with_one_transactional_id_do_not_both_commit(topics: Topics
         stream.until(EVENTS / 2)
         all_committed(topics, EVENTS // 2)
         settings = KafkaSettings(bootstrap_servers=topics.broker.bootstrap, transaction_timeout_seconds=15)
-        zombie = TransactionalWriter(settings, f"longwatch-group-{topics.name}-one")
+        zombie = TransactionalWriter(settings, f"longwatch/group-{topics.name}/one")
         zombie.send(topics.scores, None, b"{}")  # fences the worker, and is never committed
         zombie.flush()
         stream.finish()

@@ -621,13 +621,29 @@ def test_settings_that_cannot_work_are_refused() -> None:
         ({"topics": ["a"], "topic_pattern": "b"}, "keep one of them"),
         ({"topics": []}, "kafka.topics is empty"),
         ({"topic_pattern": "("}, "no regular expression"),
-        ({"topic_pattern": ".*"}, "feed on its own output"),
         ({"topics": ["a", "longwatch-alerts"]}, "kafka.alerts_topic"),
         ({"security_protocol": "SASL_SSL"}, "needs kafka.sasl_username"),
         ({"ssl_certfile": "x.pem"}, "belong together"),
     ]:
         with pytest.raises(ValidationError, match=told):
             KafkaSettings(**values)  # type: ignore[arg-type]  # each is one of several types
+
+
+def test_a_groups_own_topics_are_never_its_input_whatever_the_pattern(
+    apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
+) -> None:
+    events = topic()
+    part = events.removeprefix("events-")
+    own = {name: f"{name}-{part}" for name in ("scores_topic", "alerts_topic", "dead_letter_topic")}
+    config = settings(apache, topic_pattern=f".*{part}.*", **own)
+    changelog = config.changelog_of(events)
+    for name in (*own.values(), changelog, config.changelog_of(changelog)):
+        produce(apache, apache.create_topic(name), range(100, 110))
+    produce(apache, events, range(10))
+    source = open_source(config)
+    assert sorted(read(source, 10)) == list(range(10))
+    assert not any(len(source.poll(0.5)) for _ in range(4))
+    assert {partition.topic for partition in source.lag()} == {events}
 
 
 def delete_before(broker: Broker, topic: str, offset: int) -> None:

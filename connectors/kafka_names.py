@@ -1,0 +1,54 @@
+"""Names in Kafka: which of them it takes, and those that are made of a group's, a topic's and a member's name.
+
+A made name must tell what it was made of, or two groups would write into each other's transactions, groups and topics.
+"""
+
+from __future__ import annotations
+
+import re
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\s:/\[\]]+):(\d{1,5})")
+FEED_ENDING = "-webhook"  # of the group that brings a group's alerts to its webhook; no other group's name ends so
+
+
+def topic_trouble(name: str) -> str:
+    """Return why Kafka takes no topic of this name; empty where it does."""
+    if name in {".", ".."} or not _TOPIC.fullmatch(name):
+        return "no name for a topic: Kafka takes 1 to 249 of the characters A-Z, a-z, 0-9, '.', '_' and '-'"
+    return ""
+
+
+def server_trouble(server: str) -> str:
+    """Return why a broker's address is none; empty where it is one."""
+    if "://" in server:
+        return "no scheme is expected: host:port, and kafka.security_protocol says how to talk to it"
+    found = _SERVER.fullmatch(server)
+    if found is None:
+        return "expected host:port, such as broker-1:9092 or [::1]:9092, several with commas"
+    return "" if 0 < int(found[3]) < 65_536 else "a port is 1 to 65535"
+
+
+def transactional_id(group: str, member: str) -> str:
+    """Return the name of a worker's transactions: a member's name holds no slash, so the last one ends the group's."""
+    return f"longwatch/{group}/{member}"
+
+
+def feed_group(group: str) -> str:
+    """Return the name of the group that brings a group's alerts to its webhook."""
+    return f"{group}{FEED_ENDING}"
+
+
+def changelog_name(template: str, group: str, topic: str) -> str:
+    """Return the name of the changelog of a topic that a group reads."""
+    return template.replace("{group}", _in_a_topic(group)).replace("{topic}", topic)
+
+
+def changelog_pattern(template: str, group: str) -> str:
+    """Return the regular expression that the whole name of a group's changelog matches, whatever topic it is of."""
+    return re.escape(template.replace("{group}", _in_a_topic(group))).replace(re.escape("{topic}"), ".+")
+
+
+def _in_a_topic(group: str) -> str:
+    """Return a group's name, which may be anything, as part of a topic's, which may not."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", group)

@@ -1,0 +1,38 @@
+"""Names that a daemon makes of its settings tell workers and groups apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detector.daemon import Daemon
+from detector.settings import load_settings
+
+
+def transactional_id(folder: Path, group: str, member: str) -> str:
+    """Return the name under which a worker with these settings writes."""
+    daemon = Daemon(
+        load_settings(
+            None,
+            {},
+            [
+                f"kafka.group_id={group}",
+                f"kafka.group_instance_id={member}",
+                "kafka.bootstrap_servers=127.0.0.1:1",
+                "processing.guarantee=exactly_once",
+                f"state.directory={folder / f'{group}@{member}'}",
+                "compute.device=cpu",
+                "http.port=0",
+            ],
+        )
+    )
+    try:
+        writer = daemon._sinks.writer
+        assert writer is not None
+        return str(writer.transactional_id)  # type: ignore[attr-defined]  # with exactly-once it has one
+    finally:
+        daemon._shutdown(orderly=False)
+
+
+def test_workers_of_two_groups_never_share_a_transactional_id(tmp_path: Path) -> None:
+    made = [transactional_id(tmp_path, *names) for names in (("prod", "eu-0"), ("prod-eu", "0"))]
+    assert len(set(made)) == 2, made
