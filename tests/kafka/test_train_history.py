@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,10 +84,11 @@ def test_every_partition_is_read_to_where_it_ended_at_the_start(broker: Broker, 
 
 
 def test_topics_by_pattern_are_read_in_the_order_of_their_names(broker: Broker, topic: Topic) -> None:
-    names = sorted(topic(prefix="pattern-history") for _ in range(2))
+    prefix = f"pattern-{uuid.uuid4().hex[:8]}"  # a broker that goes on running has those of former runs
+    names = sorted(topic(prefix=prefix) for _ in range(2))
     for name in names:
         write(broker, name, {0: [name.encode()]})
-    pattern = KafkaSettings(bootstrap_servers=broker.bootstrap, topic_pattern="pattern-history-.*")
+    pattern = KafkaSettings(bootstrap_servers=broker.bootstrap, topic_pattern=f"{prefix}-.*")
     assert [value.decode() for _, _, value in read(KafkaHistory(pattern))] == names
 
 
