@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -17,7 +18,7 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from connectors.records import Partition
@@ -30,7 +31,6 @@ STAGES = ("decode", "features", "forecast", "score", "emit")
 TRANSACTION_OUTCOMES = ("committed", "aborted")
 RETRAIN_OUTCOMES = ("promoted", "rejected", "failed", "skipped")
 DELIVERY_OUTCOMES = ("delivered", "retried", "failed", "dropped")
-SPLITS = ("training", "validation")
 
 # log10 of a return period in events: 3 is once in a thousand. Alerts live between 4 and 7.
 SCORE_BUCKETS = (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8)
@@ -74,6 +74,27 @@ class ArrayHistogram(Collector):
             cumulative, total = self._counts.cumsum(), self._sum
         buckets = [(label, float(count)) for label, count in zip(self._labels, cumulative, strict=True)]
         yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=total)
+
+
+class LateGauge(Collector):
+    """A gauge that is not there before its first value: 0 would be read as one."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self._name, self._documentation = name, documentation
+        self._value: float | None = None
+        registry.register(self)
+
+    def set(self, value: float) -> None:
+        """Take a value; one that is not finite takes the gauge away again."""
+        self._value = value if math.isfinite(value) else None
+
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry the name."""
+        yield GaugeMetricFamily(self._name, self._documentation)
+
+    def collect(self) -> Iterator[Metric]:
+        """Give Prometheus the value, if there is one."""
+        yield GaugeMetricFamily(self._name, self._documentation, value=self._value)
 
 
 class Metrics:
@@ -135,9 +156,10 @@ class Metrics:
             "streams_blocked",
             f"Streams held in memory that drop everything: at least {BLOCKED} events in a row, late or duplicates.",
         )
-        self.last_event_timestamp = gauge(
-            "last_event_timestamp_seconds",
-            "Time of the newest event read, by the events' own clock, but not ahead of this machine's; 0 before.",
+        self.last_event_timestamp = LateGauge(
+            "longwatch_last_event_timestamp_seconds",
+            "Time of the newest event read, by the events' own clock, but not ahead of this machine's; absent before.",
+            registry,
         )
         self._lag = Gauge(
             "longwatch_consumer_lag",
@@ -226,16 +248,21 @@ class Metrics:
         # Learning
         self.retrain = counters("retrain_total", "Retrainings, by outcome.", "outcome", RETRAIN_OUTCOMES)
         self.retrain_seconds = histogram("retrain_seconds", "Time a retraining took.", RETRAIN_BUCKETS)
-        loss = Gauge(
+        self._training_loss = Gauge(
             "longwatch_training_loss",
-            "Mean negative log-likelihood of the last retraining, in nats, by split.",
+            "Mean negative log-likelihood of the last retraining, in nats, by split; absent before.",
             ["split"],
             registry=registry,
         )
-        self.training_loss = {split: loss.labels(split) for split in SPLITS}
-        self.gradient_norm = gauge("gradient_norm", "Norm of the last training step's gradient, before clipping.")
-        self.model_trained_timestamp = gauge(
-            "model_trained_timestamp_seconds", "When the model that scores was trained; 0 if unknown."
+        self.gradient_norm = LateGauge(
+            "longwatch_gradient_norm",
+            "Norm of the last training step's gradient, before clipping; absent before.",
+            registry,
+        )
+        self.model_trained_timestamp = LateGauge(
+            "longwatch_model_trained_timestamp_seconds",
+            "When the model that scores was trained; absent for the one that is shipped.",
+            registry,
         )
         self._model = Info("longwatch_model", "The model that scores.", registry=registry)
 
@@ -253,9 +280,14 @@ class Metrics:
         self.outbox_pending = gauge("outbox_pending", "Alerts that wait in the outbox to be delivered.")
 
     def set_model(self, version: str, cell: str, trained_at: float) -> None:
-        """Tell which model scores from now on; `trained_at` is a Unix time in s."""
+        """Tell which model scores from now on; `trained_at` is a Unix time in s, NaN for the model that is shipped."""
         self._model.info({"version": version, "cell": cell})
         self.model_trained_timestamp.set(trained_at)
+
+    def set_losses(self, losses: Mapping[str, float]) -> None:
+        """Tell the losses of a retraining, in nats, by split."""
+        for split, loss in losses.items():
+            self._training_loss.labels(split).set(loss)
 
     def set_lag(self, lag: Mapping[Partition, int]) -> None:
         """Tell the lag of the partitions that are assigned now; those that no longer are disappear."""

@@ -133,9 +133,9 @@ class Reporter:
         m = self._metrics
         m.retrain[outcome.outcome].inc()
         m.retrain_seconds.observe([outcome.seconds])
-        for split, loss in outcome.losses.items():
-            m.training_loss[split].set(loss)
-        m.gradient_norm.set(outcome.gradient_norm)
+        m.set_losses(outcome.losses)
+        if outcome.steps:
+            m.gradient_norm.set(outcome.gradient_norm)
 
 
 class StageClock:

@@ -1,14 +1,17 @@
 #!/bin/sh
-# Fetches promtool from Debian's prometheus package into .tools/bin, without root and without installing anything.
+# Fetches prometheus and promtool from Debian's prometheus package into .tools/bin, without root and without installing anything.
 # Says nothing when all is well, one line when it cannot be had (the tests that want it then skip); exits 0 either way.
 set -u
 
 bin="$(cd "$(dirname "$0")/.." && pwd)/.tools/bin"
-command -v promtool >/dev/null 2>&1 && exit 0
-[ -x "$bin/promtool" ] && exit 0
+tools="promtool prometheus"
+for tool in $tools; do
+    command -v "$tool" >/dev/null 2>&1 || [ -x "$bin/$tool" ] || missing=1
+done
+[ -n "${missing:-}" ] || exit 0
 
 give_up() {
-    echo "fetch_tools: no promtool ($1): the tests that use it will skip" >&2
+    echo "fetch_tools: no promtool and prometheus ($1): the tests that use it will skip" >&2
     exit 0
 }
 
@@ -31,8 +34,10 @@ apt() {
 timeout 120 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o APT::Sandbox::User="$(id -un)" download prometheus >log 2>&1 ||
     { apt 120 update && apt 120 download prometheus; } ||
     give_up "$(tail -n 1 log)"
-dpkg-deb --fsys-tarfile prometheus_*.deb >package.tar && tar -xf package.tar ./usr/bin/promtool ||
-    give_up "the package holds none"
-# Renamed within one file system, so that nobody runs half of it.
-mkdir -p "$bin" && cp usr/bin/promtool "$bin/promtool.$$" && mv "$bin/promtool.$$" "$bin/promtool" ||
-    give_up "$bin cannot be written"
+dpkg-deb --fsys-tarfile prometheus_*.deb >package.tar || give_up "the package cannot be read"
+mkdir -p "$bin"
+for tool in $tools; do
+    tar -xf package.tar "./usr/bin/$tool" || give_up "the package holds no $tool"
+    # Renamed within one file system, so that nobody runs half of it.
+    cp "usr/bin/$tool" "$bin/$tool.$$" && mv "$bin/$tool.$$" "$bin/$tool" || give_up "$bin cannot be written"
+done

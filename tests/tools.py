@@ -6,12 +6,23 @@ import os
 import shutil
 from pathlib import Path
 
-NO_PROMTOOL = "promtool is neither in PATH nor in .tools/bin; tests/fetch_tools.sh fetches it where Debian is reached"
+_NOT_FOUND = "is neither in PATH nor in .tools/bin; tests/fetch_tools.sh fetches it where Debian is reached"
+NO_PROMETHEUS = f"prometheus {_NOT_FOUND}"
+NO_PROMTOOL = f"promtool {_NOT_FOUND}"
 
 _FETCHED = Path(__file__).parent.parent / ".tools" / "bin"
 
 
 def promtool() -> Path | None:
     """Return Prometheus' promtool: the one in PATH, else what tests/fetch_tools.sh has fetched, else None."""
-    found = shutil.which("promtool", path=os.pathsep.join([os.environ.get("PATH", os.defpath), str(_FETCHED)]))
+    return _found("promtool")
+
+
+def prometheus() -> Path | None:
+    """Return the Prometheus server, likewise."""
+    return _found("prometheus")
+
+
+def _found(name: str) -> Path | None:
+    found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), str(_FETCHED)]))
     return None if found is None else Path(found)

@@ -103,8 +103,8 @@ class Registry:
             ) from error
 
     def trained_at(self, version: str) -> float:
-        """Return when a model was trained, Unix time in s; 0, "unknown", for "", the model one begins with."""
-        return self.about(version).trained_at if version else 0.0
+        """Return when a model was trained, Unix time in s; NaN for "", the model one begins with."""
+        return self.about(version).trained_at if version else math.nan
 
     def versions(self) -> list[str]:
         """Return the versions of all models, the oldest first; one whose JSON is damaged is told in the log."""

@@ -22,6 +22,7 @@ from tests.tools import NO_PROMTOOL, promtool
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "longwatch.json"
 RULES = DEPLOY / "prometheus" / "longwatch.rules.yaml"
 RULE_TESTS = DEPLOY / "prometheus" / "longwatch.rules.test.yaml"
+RUNBOOKS = "https://runbooks.example.com/longwatch"  # a base to be replaced: deploy/README.md says how
 TARGET_LABELS = {"job", "instance"}  # Prometheus adds them to whatever it scrapes
 
 
@@ -31,6 +32,9 @@ def exported() -> dict[str, set[str]]:
     metrics = Metrics(CollectorRegistry(), version="0.1.0", rejected_reasons=["reason"])
     metrics.set_model("1", "lstm", 1.0)
     metrics.set_lag({Partition("metrics", 0): 0})
+    metrics.set_losses({"training": 0.0, "validation": 0.0})
+    metrics.gradient_norm.set(0.0)
+    metrics.last_event_timestamp.set(1.0)
     samples: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
         for sample in family.samples:
@@ -167,9 +171,9 @@ def test_every_query_of_the_dashboard_parses(tmp_path: Path) -> None:
 def test_every_alert_says_what_happened_and_what_to_do(rule: dict[str, Any]) -> None:
     assert re.fullmatch(r"Longwatch([A-Z][a-z]+)+", rule["alert"])
     assert rule["labels"]["severity"] in {"critical", "warning"}
-    assert {"summary", "description", "runbook"} == rule["annotations"].keys()
-    guide, _, anchor = rule["annotations"]["runbook"].partition("#")
-    assert guide == "deploy/README.md"
+    assert {"summary", "description", "runbook_url"} == rule["annotations"].keys()
+    base, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert base == RUNBOOKS
     headings = re.findall(r"(?m)^### (\w+)$", (DEPLOY / "README.md").read_text())
     assert anchor in {heading.lower() for heading in headings}
 

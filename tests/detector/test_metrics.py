@@ -62,6 +62,9 @@ def metrics() -> Metrics:
     metrics = Metrics(CollectorRegistry(), "0.1.0", REASONS)
     metrics.set_model("prior-1", "lstm", 1_790_000_000.0)
     metrics.set_lag({Partition("metrics", 0): 5, Partition("metrics", 1): 0})
+    metrics.last_event_timestamp.set(1_790_000_000.0)
+    metrics.set_losses({"training": -1.5, "validation": -1.25})
+    metrics.gradient_norm.set(0.25)
     return metrics
 
 
@@ -74,8 +77,22 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-def test_every_documented_metric_is_there_from_the_start(metrics: Metrics) -> None:
+def test_every_documented_metric_is_there(metrics: Metrics) -> None:
     assert {sample.name for sample in samples(metrics)} >= DOCUMENTED
+
+
+def test_what_has_no_value_yet_is_absent_rather_than_zero() -> None:
+    metrics = Metrics(CollectorRegistry(auto_describe=True), "0.1.0", REASONS)
+    metrics.set_model("8b82654a9d45", "lstm", math.nan)  # the shipped one
+    late = {
+        *("longwatch_training_loss", "longwatch_gradient_norm", "longwatch_model_trained_timestamp_seconds"),
+        *("longwatch_last_event_timestamp_seconds", "longwatch_consumer_lag_bucket", "longwatch_consumer_lag"),
+    }
+    assert DOCUMENTED - {sample.name for sample in samples(metrics)} == late & DOCUMENTED
+    metrics.set_model("2", "lstm", 1_790_000_000.0)
+    assert value(metrics, "longwatch_model_trained_timestamp_seconds") == 1_790_000_000.0
+    metrics.set_model("8b82654a9d45", "lstm", math.nan)  # back to it
+    assert value(metrics, "longwatch_model_trained_timestamp_seconds") is None
 
 
 def test_a_scrape_may_ask_for_any_metric_by_name() -> None:
