@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-old-cpu test-busy test-faults lint kernels tools format bench bench-quality bench-cells bench-theory prior sbom lock dist test-import clean
+.PHONY: help demo test test-old-cpu test-busy test-faults lint kernels tools format bench bench-quality bench-cells bench-theory prior sbom lock rules dist test-import clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -76,6 +76,10 @@ lock: ## renew constraints.txt within what pyproject.toml allows; TORCH=2.14.1 f
 	@{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --all --exclude pip --exclude longwatch \
 	    | sed -E '/^(nvidia|cuda)-|^triton/d; s/\+[a-z0-9.]+$$//'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/lock
+
+RULE := deploy/kubernetes/components/prometheusrule/prometheusrule.yaml
+rules: ## the Prometheus operator's form of deploy/prometheus/longwatch.rules.yaml
+	@{ sed '/^spec:/q' $(RULE); sed 's/^./  &/' deploy/prometheus/longwatch.rules.yaml; } > $(RULE).new && mv $(RULE).new $(RULE)
 
 dist: $(STAMP) ## sdist and wheel, in dist/
 	@rm -rf dist && $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

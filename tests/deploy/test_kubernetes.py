@@ -12,12 +12,20 @@ from typing import Any
 import pytest
 import yaml
 
+from detector.daemon import REVOKE_SECONDS, STOP_CLOSING_SECONDS, STOP_SAVING_SECONDS
 from tests.deploy.paths import DEPLOY, load_toml, load_yaml
 
 KUBERNETES = DEPLOY / "kubernetes"
 BASE = KUBERNETES / "base"
 # From the oldest release that has all the fields used here (persistentVolumeClaimRetentionPolicy, stable in 1.32).
 SCHEMAS = ("1.32", "1.36")
+CUSTOM = {
+    "PodMonitor",
+    "PrometheusRule",
+    "ScaledObject",
+    "TriggerAuthentication",
+}  # of the Prometheus operator and KEDA
+REPLICAS = KUBERNETES / "overlays" / "replicas"
 KINDS = {"ConfigMap", "Service", "StatefulSet", "PodDisruptionBudget"}
 
 
@@ -44,20 +52,28 @@ def container() -> dict[str, Any]:
 
 def test_every_manifest_is_yaml_of_a_known_kind() -> None:
     manifests = [load_yaml(path) for path in KUBERNETES.rglob("*.yaml")]
-    assert {manifest["kind"] for manifest in manifests} == (KINDS - {"ConfigMap"}) | {
-        "Kustomization",
-        "Component",
-        "PodMonitor",
-    }
+    kustomize = {"Kustomization", "Component"}
+    assert {manifest["kind"] for manifest in manifests} == (KINDS - {"ConfigMap"}) | kustomize | {
+        "NetworkPolicy"
+    } | CUSTOM
 
 
+def rendered(path: Path) -> dict[str, dict[str, Any]]:
+    """Return one document for each kind."""
+    documents = render(path)
+    found = {document["kind"]: document for document in documents}
+    assert len(found) == len(documents)
+    return found
+
+
+@pytest.mark.parametrize("path", [BASE, KUBERNETES / "overlays" / "example", REPLICAS], ids=lambda path: path.name)
 @pytest.mark.parametrize("version", SCHEMAS)
-def test_what_is_applied_fits_the_schemas_of_kubernetes(version: str) -> None:
+def test_what_is_applied_fits_the_schemas_of_kubernetes(version: str, path: Path) -> None:
     validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
-    documents = render(BASE)
-    assert {document["kind"] for document in documents} == KINDS
-    for document in documents:
-        validator.validate(document, version, strict=True)
+    documents = rendered(path)
+    assert documents.keys() >= KINDS
+    for kind in documents.keys() - CUSTOM:
+        validator.validate(documents[kind], version, strict=True)
 
 
 def test_an_unknown_field_would_be_found() -> None:
@@ -78,7 +94,7 @@ def test_the_example_overlay_brings_its_settings_and_the_pod_monitor() -> None:
     assert mounted == documents["ConfigMap"]["metadata"]["name"]  # with the hash: new settings roll the pods
 
 
-@pytest.mark.parametrize("path", [BASE, KUBERNETES / "overlays" / "example"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [BASE, KUBERNETES / "overlays" / "example", REPLICAS], ids=lambda path: path.name)
 def test_the_probes_ask_the_port_that_is_listened_on(path: Path) -> None:
     settings = load_toml(path / "longwatch.toml")
     assert settings["http"]["host"] == "0.0.0.0"  # the kubelet comes from outside the pod
@@ -101,6 +117,9 @@ def test_every_selector_finds_the_pods() -> None:
         load_yaml(BASE / "service.yaml")["spec"]["selector"],
         load_yaml(BASE / "poddisruptionbudget.yaml")["spec"]["selector"]["matchLabels"],
         load_yaml(KUBERNETES / "components" / "podmonitor" / "podmonitor.yaml")["spec"]["selector"]["matchLabels"],
+        load_yaml(KUBERNETES / "components" / "networkpolicy" / "networkpolicy.yaml")["spec"]["podSelector"][
+            "matchLabels"
+        ],
     ]
     assert all(selector.items() <= labels.items() for selector in selectors)
 
@@ -135,5 +154,85 @@ def test_the_pod_fits_the_restricted_security_standard() -> None:
     assert pod()["automountServiceAccountToken"] is False
 
 
-def test_a_stop_is_given_longer_than_the_ten_seconds_a_drain_takes() -> None:
+def test_a_stop_is_given_longer_than_the_last_checkpoint_and_leaving_take() -> None:
     assert pod()["terminationGracePeriodSeconds"] > 10
+    assert pod()["terminationGracePeriodSeconds"] > REVOKE_SECONDS + STOP_SAVING_SECONDS + STOP_CLOSING_SECONDS
+
+
+def test_the_start_is_given_minutes_to_compile_and_never_waits_for_kafka() -> None:
+    probe = container()["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 300
+    assert probe["httpGet"]["path"] == "/livez"
+
+
+def test_pods_that_come_and_go_by_lag_keep_what_they_have_learnt() -> None:
+    documents = rendered(REPLICAS)
+    assert documents.keys() == KINDS | CUSTOM | {"NetworkPolicy"}
+    settings = tomllib.loads(documents["ConfigMap"]["data"]["longwatch.toml"])
+    assert settings["state"]["changelog"] is True
+    assert settings["processing"]["guarantee"] == "exactly_once"
+    scaled, stateful = documents["ScaledObject"]["spec"], documents["StatefulSet"]
+    assert scaled["scaleTargetRef"] == {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "name": stateful["metadata"]["name"],
+    }
+    assert "replicas" not in stateful["spec"]  # an apply would set back what KEDA has chosen
+    assert 1 <= scaled["minReplicaCount"] < scaled["maxReplicaCount"]
+    (trigger,) = scaled["triggers"]
+    assert trigger["type"] == "kafka"
+    kafka, asked = settings["kafka"], trigger["metadata"]
+    assert (asked["bootstrapServers"], asked["topic"], asked["consumerGroup"]) == (
+        kafka["bootstrap_servers"],
+        kafka["topics"][0],
+        kafka["group_id"],
+    )
+    assert all(isinstance(value, str) for value in asked.values())  # KEDA takes nothing else
+    assert asked["sasl"] == kafka["sasl_mechanism"].lower().replace("-sha-", "_sha")
+    assert asked["tls"] == "enable"
+    login = documents["TriggerAuthentication"]
+    assert trigger["authenticationRef"]["name"] == login["metadata"]["name"]
+    (secret,) = stateful["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+    assert {(one["parameter"], one["name"]) for one in login["spec"]["secretTargetRef"]} == {
+        ("username", secret["secretRef"]["name"]),
+        ("password", secret["secretRef"]["name"]),
+    }
+    assert kafka["session_timeout_seconds"] < stateful["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_the_component_by_itself_asks_where_the_base_reads() -> None:
+    kafka = load_toml(BASE / "longwatch.toml")["kafka"]
+    (trigger,) = load_yaml(KUBERNETES / "components" / "keda" / "scaledobject.yaml")["spec"]["triggers"]
+    assert trigger["metadata"]["bootstrapServers"] == kafka["bootstrap_servers"]
+    assert [trigger["metadata"]["topic"]] == kafka["topics"]
+    assert trigger["metadata"]["consumerGroup"] == kafka["group_id"]
+
+
+def test_the_network_lets_through_what_the_settings_need_and_no_more() -> None:
+    policy = load_yaml(KUBERNETES / "components" / "networkpolicy" / "networkpolicy.yaml")["spec"]
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    (ingress,) = policy["ingress"]
+    assert ingress["ports"] == [{"port": container()["ports"][0]["name"]}]
+    assert ingress["from"]
+    open_ports = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+    servers = [load_toml(path)["kafka"]["bootstrap_servers"] for path in KUBERNETES.rglob("longwatch.toml")]
+    wanted = {int(server.rpartition(":")[2]) for listed in servers for server in listed.split(",")}
+    assert open_ports == wanted | {53, 443}
+
+
+def test_the_operator_gets_the_rules_that_prometheus_gets() -> None:
+    rule = load_yaml(KUBERNETES / "components" / "prometheusrule" / "prometheusrule.yaml")
+    assert (rule["apiVersion"], rule["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert rule["spec"] == load_yaml(DEPLOY / "prometheus" / "longwatch.rules.yaml"), "run `make rules`"
+
+
+def test_an_overlay_puts_its_address_before_every_runbook(tmp_path: Path) -> None:
+    copy = shutil.copytree(KUBERNETES, tmp_path / "kubernetes") / "overlays" / "replicas"
+    file = copy / "kustomization.yaml"
+    file.write_text(
+        file.read_text().replace("base=https://runbooks.example.com/longwatch", "base=https://wiki.internal/lw")
+    )
+    groups = rendered(copy)["PrometheusRule"]["spec"]["groups"]
+    alerts = {rule["alert"]: rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"]}
+    assert alerts == {name: f"https://wiki.internal/lw#{name.lower()}" for name in alerts}
+    assert alerts

@@ -20,6 +20,7 @@ def test_there_is_an_example_for_each_way_to_deploy() -> None:
 def test_the_example_is_accepted_with_the_variables_that_go_with_it(path: Path) -> None:
     environment = {
         "LONGWATCH_KAFKA__GROUP_INSTANCE_ID": "longwatch-0",
+        "LONGWATCH_KAFKA__SASL_USERNAME": "longwatch",
         "LONGWATCH_KAFKA__SASL_PASSWORD": "from the environment",
     }
     settings = load_settings(path, environment)
@@ -36,3 +37,15 @@ def test_a_credential_of_the_systemd_unit_is_read_from_its_file(tmp_path: Path) 
     environment = {"LONGWATCH_KAFKA__SASL_PASSWORD_FILE": str(credential)}
     settings = load_settings(DEPLOY / "kubernetes" / "overlays" / "example" / "longwatch.toml", environment)
     assert settings.kafka.sasl_password.get_secret_value() == "from a file"
+
+
+@pytest.mark.parametrize(
+    "where", ["compose", "kubernetes/base", "kubernetes/overlays/example", "kubernetes/overlays/replicas"]
+)
+def test_states_follow_their_partitions_wherever_there_may_be_several_workers(where: str) -> None:
+    environment = {"LONGWATCH_KAFKA__SASL_USERNAME": "longwatch", "LONGWATCH_KAFKA__SASL_PASSWORD": "secret"}
+    settings = load_settings(DEPLOY / where / "longwatch.toml", environment)
+    assert settings.changelog
+    if where.endswith("replicas"):
+        assert settings.processing.guarantee == "exactly_once"
+        assert settings.state.standby
