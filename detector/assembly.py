@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,7 +29,7 @@ from detector.settings import ModelSettings, Settings, SettingsError
 from training.horizons import SHIPPED_HORIZONS
 from training.model import Forecaster, ModelError
 from training.prior import load_prior
-from training.registry import Registry
+from training.registry import Registry, RegistryError
 
 logger = logging.getLogger(__name__)
 
@@ -91,17 +91,41 @@ def first_model(settings: Settings) -> Forecaster:
         raise SettingsError([f"{error} ({where}): change the setting, or train another model"]) from None
 
 
-def resumed_model(settings: Settings, registry: Registry, version: str) -> tuple[Forecaster, str]:
-    """Return the model of the last checkpoint and its version; where there is none, or model.* has changed, the first.
+class Resumed(NamedTuple):
+    """The model to go on with."""
 
-    Its version is then "". Streams keep all but their hidden states, which are primed from their recent windows.
+    model: Forecaster
+    version: str  # in the registry; "": the first model
+    fallback: str = ""  # one of metrics.FALLBACK_REASONS, where it is not that of the last checkpoint
+
+
+def resumed_model(settings: Settings, registry: Registry, version: str) -> Resumed:
+    """Return the model of the last checkpoint, `version`; "": there is none, and the first one is returned.
+
+    Where it is missing or damaged, the newest other one of the registry that can be used takes its place, or else the
+    first; where model.* has changed, the first. Streams keep all but their hidden states, which are primed from their
+    recent windows. Raises what `first_model` does.
     """
-    if version:
+    if not version:
+        return Resumed(first_model(settings), "")
+    try:
+        return Resumed(shaped(registry.load(version), settings.model), version)
+    except ModelError as error:
+        logger.warning("model %s of the last checkpoint does not fit (%s): beginning with another", version, error)
+        return Resumed(first_model(settings), "", "unfit")
+    except RegistryError as error:
+        why = error
+    for other in reversed(registry.versions()):
         try:
-            return shaped(registry.load(version), settings.model), version
-        except ModelError as error:
-            logger.warning("model %s of the last checkpoint does not fit (%s): beginning with another", version, error)
-    return first_model(settings), ""
+            resumed = Resumed(shaped(registry.load(other), settings.model), other, "unreadable")
+        except (ModelError, RegistryError):
+            continue
+        break
+    else:
+        resumed = Resumed(first_model(settings), "", "unreadable")
+    named = f"model {resumed.version}" if resumed.version else "the first model"
+    logger.error("the model of the last checkpoint cannot be read: %s. Scoring goes on with %s", why, named)
+    return resumed
 
 
 def shaped(model: Forecaster, wanted: ModelSettings) -> Forecaster:

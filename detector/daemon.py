@@ -81,8 +81,9 @@ class Daemon:
         self._store = SqliteStore(settings.state.directory, copy=settings.changelog)
         meta = self._store.meta()
         registry = Registry(settings.state.directory / MODELS, open_private)
-        # "": the one to begin with
-        model, stored_model = resumed_model(settings, registry, meta["model"] if meta else "")
+        model, stored_model, fallback = resumed_model(settings, registry, meta["model"] if meta else "")
+        if fallback:
+            self.metrics.model_fallbacks[fallback].inc()
         offsets = {Partition(topic, number): at for topic, number, at in meta["offsets"]} if meta else {}
         device = device_of(settings)
         torch.set_num_threads(1)  # retraining gains nothing from more, and they would fight with the scans

@@ -21,6 +21,7 @@ from connectors.records import EventBatch, Partition, RawBatch, Rejected
 from detector.engine import Engine, Step
 from detector.errors import StateError
 from detector.passage import part_of
+from training.model import ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ MOST_OF_A_STREAM = 3
 MOST_FAILING = 10_000  # streams that are counted: names are the senders' to choose
 TOLD = 10  # events that are named in the log; the others are only counted
 # What no event is to blame for: the store, the disk, memory (torch's own error is a RuntimeError)
-BLAMELESS = (StateError, OSError, MemoryError)
+BLAMELESS = (StateError, ModelError, OSError, MemoryError)
 
 
 class FaultError(Exception):

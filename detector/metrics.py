@@ -31,6 +31,7 @@ STAGES = ("decode", "features", "forecast", "score", "emit")
 TRANSACTION_OUTCOMES = ("committed", "aborted")
 RETRAIN_OUTCOMES = ("promoted", "rejected", "failed", "skipped")
 DELIVERY_OUTCOMES = ("delivered", "retried", "failed", "dropped")
+FALLBACK_REASONS = ("unreadable", "unfit")
 
 # log10 of a return period in events: 3 is once in a thousand. Alerts live between 4 and 7.
 SCORE_BUCKETS = (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8)
@@ -247,6 +248,12 @@ class Metrics:
 
         # Learning
         self.retrain = counters("retrain_total", "Retrainings, by outcome.", "outcome", RETRAIN_OUTCOMES)
+        self.model_fallbacks = counters(
+            "model_fallbacks_total",
+            "Starts with another model than the last checkpoint's, by reason: unreadable; unfit (model.* has changed).",
+            "reason",
+            FALLBACK_REASONS,
+        )
         self.retrain_seconds = histogram("retrain_seconds", "Time a retraining took.", RETRAIN_BUCKETS)
         self._training_loss = Gauge(
             "longwatch_training_loss",

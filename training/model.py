@@ -265,7 +265,17 @@ def load_model(path: Path) -> Forecaster:
         raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise ModelError(f"{path}: no such model file") from None
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (
+        SafetensorError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise ModelError(f"{path}: damaged or foreign model file ({error})") from error
     return model.eval()
 

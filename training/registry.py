@@ -94,9 +94,7 @@ class Registry:
         try:
             return msgspec.json.decode(self._about(version).read_bytes(), type=About)
         except FileNotFoundError:
-            raise RegistryError(
-                f"model {version} is not in {self.directory.absolute()}; {self._instead(version)}"
-            ) from None
+            raise RegistryError(f"model {version} is not in {self.directory.absolute()}") from None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RegistryError(
                 f"{self._about(version)}: cannot be read ({error}); {self._instead(version)}"
@@ -117,8 +115,10 @@ class Registry:
         return self.directory / f"{version}.json"
 
     def _instead(self, version: str) -> str:
-        names = sorted(path.stem for path in self.directory.glob("*.json") if path.stem != version)
-        return f"use one of {', '.join(names)}" if names else "no other model is there: begin with the prior again"
+        others = sorted(path.stem for path in self.directory.glob("*.json") if path.stem != version)
+        if others:
+            return f"restore it, or remove {version}.json, and one of the others is used: {', '.join(others)}"
+        return f"restore it, or remove {version}.json and train another"
 
     def _all(self) -> dict[str, About]:
         found = []

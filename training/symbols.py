@@ -33,12 +33,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
+from training.model import ModelError
 from training.symbol_kernels import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, Weights, trace
 from training.symbol_sources import KINDS, make_symbols
 
@@ -120,10 +122,13 @@ def weights_of(network: SymbolNetwork) -> Weights:
 
 
 def load_symbols() -> SymbolNetwork:
-    """Return the shipped network."""
+    """Return the shipped network. Raises ModelError where the installation lacks it, or it is damaged."""
     network = SymbolNetwork()
     with resources.as_file(resources.files("training") / FILE) as path:
-        network.load_state_dict(load_file(path))
+        try:
+            network.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"{path}: missing or damaged ({error}): install longwatch again") from error
     return network.eval()
 
 

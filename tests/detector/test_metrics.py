@@ -36,6 +36,7 @@ DOCUMENTED = {
     "longwatch_checkpoint_seconds_bucket",
     "longwatch_last_checkpoint_timestamp_seconds",
     "longwatch_retrain_total",
+    "longwatch_model_fallbacks_total",
     "longwatch_retrain_seconds_bucket",
     "longwatch_training_loss",
     "longwatch_gradient_norm",
