@@ -69,12 +69,11 @@ def webhook_body(alert: Alert) -> bytes:
     It depends on the alert alone. Where features are so many that it would be over MAX_BODY_BYTES, those with the
     largest contributions are kept and `features_left_out` counts the others.
     """
-    names = sorted(alert.observed, key=lambda name: -alert.contributions.get(name, 0.0))
     body = _envelope(alert, 0)
-    kept = len(names)
+    features = kept = len(alert.observed)
     while len(body) > MAX_BODY_BYTES and kept > 1:
         kept //= 2
-        body = _envelope(_with_features(alert, names[:kept]), len(names) - kept)
+        body = _envelope(leading_features(alert, kept), features - kept)
     return body
 
 
@@ -86,7 +85,10 @@ def _envelope(alert: Alert, features_left_out: int) -> bytes:
     return start.encode() + alert_record(alert)[1] + b"}"
 
 
-def _with_features(alert: Alert, names: list[str]) -> Alert:
+def leading_features(alert: Alert, count: int) -> Alert:
+    """Return an alert with so many of its features, those with the largest contributions."""
+    names = sorted(alert.observed, key=lambda name: -alert.contributions.get(name, 0.0))[:count]
+
     def only(values: Mapping[str, _Value]) -> dict[str, _Value]:
         return {name: values[name] for name in names if name in values}
 

@@ -207,7 +207,7 @@ class Daemon:
                     self._emit(step)
                     self._reporter.step(part, step, anew=anew)
                 rejected += refused
-            self._reject(rejected)
+            self._reject(rejected, len(batch))
             self._clock.ends("emit")
         if len(raw) or raw.passed:
             self._moves += 1
@@ -243,6 +243,7 @@ class Daemon:
             self._http.close()  # last: until then metrics tell how the stop goes
             self._notifier.close()
             self._signals.give_back()
+        self._reporter.stopped()
         logger.info("stopped in %.1f s", time.monotonic() - began)
 
     def stop(self) -> None:
@@ -274,10 +275,10 @@ class Daemon:
         if self._partitions is not None:
             self._partitions.moved(step.moved)
 
-    def _reject(self, rejected: list[Rejected]) -> None:
+    def _reject(self, rejected: list[Rejected], read: int) -> None:
         for sink in self._sinks.dead_letters:
             sink.write(rejected)
-        self._reporter.rejected(rejected)
+        self._reporter.rejected(rejected, read)
 
     def _stored(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Yield streams' rows one by one: of a batch that brings many back not all may fit into memory at once."""
@@ -361,6 +362,7 @@ class Daemon:
     def _watch(self, lag: dict[Partition, int]) -> None:
         """Tell the lag, and see whether there is progress, nothing to do, or nobody to ask."""
         self.metrics.set_lag(lag)
+        self._reporter.watch(sum(lag.values()))
         source = self._source
         if isinstance(source, KafkaSource):
             progress = self._moves, 0 if self._partitions is None else self._partitions.restorer.progress
@@ -381,4 +383,7 @@ class Daemon:
         if self._partitions is not None and self._settings.state.standby and not self._checkpoints.offsets:
             ready = self._partitions.restorer.caught_up
             return ready, "standing by" if ready else "reading the changelog, to stand by"
-        return self._assigned, "scoring" if self._assigned else "waiting for partitions"
+        if not self._assigned:
+            return False, "waiting for partitions"
+        # ready all the same: a restart would not help, and others would get no more of it
+        return True, self._reporter.nothing_read or "scoring"

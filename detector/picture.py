@@ -209,7 +209,7 @@ def _strongest(series: Series) -> _Strongest | None:
     row = int(rows[np.argmax(series.score[rows])])
     band = f"{number(float(series.lower[row]))} .. {number(float(series.upper[row]))}"
     observed, rare = number(float(series.value[row])), rarity(float(series.score[row]))
-    return _Strongest(row, moment(int(series.time[row]))[:16], f"{observed}, expected {band}; {rare}")
+    return _Strongest(row, f"{moment(int(series.time[row]))[:16]}Z", f"{observed}, expected {band}; {rare}")
 
 
 def _panels(

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 
 import numpy as np
 import torch
 
 from connectors.records import EventBatch, Rejected
+from connectors.throttle import LogThrottle
 from detector.admission import BLOCKED
 from detector.engine import Engine, Step
 from detector.metrics import Metrics
+from detector.refusals import Refusals
 from detector.settings import Settings
 from detector.store import DamagedRowError
-from detector.telling import Gathered, describe, duration, moment
+from detector.summary import Summary
+from detector.telling import Gathered, duration, log_alert, moment
 from training.retrain import Outcome
 
 logger = logging.getLogger(__name__)
 
-TELL_EVICTIONS_SECONDS = 60.0  # between two lines about them
 MOST_TOLD_MOVED = 1_000  # streams on two partitions that are named in the log, over the daemon's life
 
 
@@ -30,10 +31,11 @@ class Reporter:
     def __init__(self, metrics: Metrics, settings: Settings, engine: Engine) -> None:
         self._metrics, self._settings, self._engine = metrics, settings, engine
         self._told_moved: set[str] = set()
-        self._evictions = 0  # for want of memory, since they were last told
-        self._told_evictions = -math.inf  # monotonic, s
         self._moved_back = Gathered("went back in time: their late events agree, so their clocks had been ahead")
         self._blocked = Gathered(f"drop everything: the last {BLOCKED} events of each were late or duplicates")
+        self._evictions = LogThrottle()  # for want of memory
+        self._refusals = Refusals(settings)
+        self._summary = Summary()
 
     def step(self, batch: EventBatch, step: Step, *, anew: bool = False) -> None:
         """Tell what a batch brought; `anew`: its one stream's state was given up for it."""
@@ -41,7 +43,7 @@ class Reporter:
         self._metrics.streams_begun_anew["engine_error"].inc(anew)
         self._tell_evictions(step.evicted_for_memory)
         for alert in step.alerts:
-            logger.log(logging.WARNING if alert.status == "firing" else logging.INFO, "%s", describe(alert))
+            log_alert(logger, alert)
         for back in step.moved_back:
             by, to = duration((back.former - back.time) * 1e-9), moment(back.time)
             why = "its late events agree, so its clock had been ahead"
@@ -69,6 +71,8 @@ class Reporter:
         m.events_scored.inc(len(scores))
         m.events_duplicate.inc(step.duplicates)
         m.events_late.inc(step.late)
+        firing = [alert for alert in step.alerts if alert.status == "firing"]
+        self._summary.count(scored=len(scores), late=step.late, duplicate=step.duplicates, alerts=len(firing))
         processing = self._settings.processing
         m.events_dropped["duplicate"].inc(step.duplicates if processing.duplicates == "drop" else 0)
         m.events_dropped["late"].inc(step.late if processing.late == "drop" else 0)
@@ -79,9 +83,8 @@ class Reporter:
         m.state_bytes.set(self._engine.nbytes)
         m.batch_events.observe([len(batch)])
         m.score.observe(scores.score)
-        for alert in step.alerts:
-            if alert.status == "firing":
-                m.alerts[alert.severity].inc()
+        for alert in firing:
+            m.alerts[alert.severity].inc()
         m.alerts_firing.set(len(self._engine.states.notes))
         m.streams.set(len(self._engine.states.slots))
         if len(batch):
@@ -90,20 +93,32 @@ class Reporter:
             m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
 
     def _tell_evictions(self, evicted: int) -> None:
-        self._evictions += evicted
-        now = time.monotonic()
-        if self._evictions and now - self._told_evictions >= TELL_EVICTIONS_SECONDS:
+        if count := self._evictions.due(evicted):
             logger.warning(
                 "memory for states is full (%.2f GB, state.memory_bytes): the %d longest idle streams went to the"
                 " state directory; %d are in memory",
-                *(self._engine.settings.memory_bytes / 1e9, self._evictions, len(self._engine.states.slots)),
+                *(self._engine.settings.memory_bytes / 1e9, count, len(self._engine.states.slots)),
             )
-            self._evictions, self._told_evictions = 0, now
 
-    def rejected(self, rejected: list[Rejected]) -> None:
-        """Count what was refused."""
+    def rejected(self, rejected: list[Rejected], read: int) -> None:
+        """Count and tell what was refused; `read` is how many records of the same batch could be read."""
         for refusal in rejected:
             self._metrics.events_rejected[refusal.reason].inc()
+        self._summary.count(refused=len(rejected))
+        self._refusals.tell(rejected, read)
+
+    @property
+    def nothing_read(self) -> str:
+        """Words where one record after the other is refused; else empty."""
+        return self._refusals.nothing_read
+
+    def watch(self, lag: int) -> None:
+        """Say now and then how the work goes; `lag` is how many records wait to be read."""
+        self._summary.hourly(len(self._engine.states.slots), lag)
+
+    def stopped(self) -> None:
+        """Say what came of the whole run."""
+        self._summary.at_stop()
 
     def damaged(self, error: DamagedRowError) -> None:
         """Tell that a stream begins anew since its row cannot be read."""

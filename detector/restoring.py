@@ -24,6 +24,7 @@ from connectors.kafka_connect import connect
 from connectors.kafka_seams import Record
 from connectors.kafka_transactions import end_transaction_of
 from connectors.records import Partition
+from connectors.throttle import LogThrottle
 from detector.database import UnsavedError
 from detector.errors import StateError
 from detector.store import Place, Placed, SqliteStore
@@ -93,7 +94,7 @@ class Restorer(threading.Thread):
         self._stopping = threading.Event()
         self._followed: dict[Partition, _Followed] = {}  # of this thread
         self._identities: dict[str, str] = {}  # of changelogs, by the source's topic
-        self._told_at = 0.0
+        self._telling = LogThrottle(TELL_SECONDS)
         self.caught_up = not standby  # whether everything that stood in the changelogs at the start has been read
         self.progress = 0  # counts rows and ends, for whoever wants to see that it moves
 
@@ -350,10 +351,9 @@ class Restorer(threading.Thread):
             logger.warning("the transaction of %s cannot be ended, its time-out must: %s", member, error)
 
     def _tell(self) -> None:
-        now = time.monotonic()
-        if now - self._told_at < TELL_SECONDS:
+        if not self._telling.due():
             return
-        self._told_at = now
+        now = time.monotonic()
         for partition, followed in self._followed.items():
             if followed.end is not None and now - followed.began > TELL_SECONDS:
                 done = (followed.place.position - followed.first) / max(1, followed.end - followed.first)

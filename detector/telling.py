@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
+from connectors.encode import alert_record
+from connectors.message import leading_features
 from connectors.records import SILENCE, Alert
 
 logger = logging.getLogger(__name__)
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 LEADING = 3  # features, or streams, named in one line
 MAX_LINES = 5  # about as many streams, each with one of its own
 GATHERED_SECONDS = 10.0
+MAX_LOGGED_FEATURES = 20  # in JSON, with all their numbers
 
 
 def number(value: float) -> str:
@@ -26,13 +29,19 @@ def number(value: float) -> str:
 
 
 def moment(ns: int) -> str:
-    """Return a time as people write it, UTC."""
-    return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    """Return a time as people write it, in UTC and saying so."""
+    return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def rarity(score: float) -> str:
     """Return what a score means: how many events pass between two as surprising."""
     return f"once in {10.0 ** min(score, 15.0):,.0f} events"
+
+
+def log_alert(logger: logging.Logger, alert: Alert) -> None:
+    """Log an alert in words, and where logs are JSON with its fields."""
+    level = logging.WARNING if alert.status == "firing" else logging.INFO
+    logger.log(level, "%s", describe(alert), extra={"alert": alert})
 
 
 def describe(alert: Alert) -> str:
@@ -111,6 +120,10 @@ class TextLines(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - the base class's name
+        """Return the record's time, in UTC."""
+        return _utc(record, " ")
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's name
         """Return the message's line."""
         record.message = printable(record.message)
@@ -139,16 +152,26 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON."""
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+        line: dict[str, Any] = {
+            "time": _utc(record, "T"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
+        alert = getattr(record, "alert", None)
+        if isinstance(alert, Alert):
+            left_out = max(len(alert.observed) - MAX_LOGGED_FEATURES, 0)
+            line |= json.loads(alert_record(leading_features(alert, MAX_LOGGED_FEATURES))[1])
+            line |= {"features_left_out": left_out} if left_out else {}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         text = json.dumps(line, ensure_ascii=False)
         return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def _utc(record: logging.LogRecord, separator: str) -> str:
+    text = datetime.fromtimestamp(record.created, UTC).isoformat(separator, "milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def set_up_logging(level: str, form: str) -> None:

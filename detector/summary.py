@@ -1,0 +1,47 @@
+"""What the daemon has done, in one line an hour and one at the end: a quiet log says that it lives."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+EVERY_SECONDS = 3600.0
+COUNTED = ("scored", "refused", "late", "duplicate", "alerts")
+
+
+class Summary:
+    """Counts by the names of COUNTED."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = self._told_at = clock()  # s
+        self._all, self._recent = Counter[str](), Counter[str]()
+
+    def count(self, **found: int) -> None:
+        """Add what a batch brought."""
+        self._recent.update(found)
+
+    def hourly(self, streams: int, lag: int) -> None:
+        """Once an hour say what came of it, how many streams are in memory and how many records wait to be read."""
+        if self._clock() - self._told_at < EVERY_SECONDS:
+            return
+        logger.info("in the last hour: %s; %d streams in memory, %d records behind", _words(self._recent), streams, lag)
+        self._told_at = self._clock()
+        self._settle()
+
+    def at_stop(self) -> None:
+        """Say what came of the whole run."""
+        self._settle()
+        logger.info("in %.0f s: %s", self._clock() - self._began, _words(self._all))
+
+    def _settle(self) -> None:
+        self._all.update(self._recent)
+        self._recent.clear()
+
+
+def _words(counts: Counter[str]) -> str:
+    return ", ".join(f"{counts[name]} {name}" for name in COUNTED)
