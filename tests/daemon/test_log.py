@@ -49,7 +49,7 @@ def test_refused_records_alerts_and_times_are_told(tmp_path: Path) -> None:
     assert told("records can be read again, after 600 that were refused")
     alerts = read_lines(tmp_path / "alerts.jsonl")
     of_alerts = told("^(warning|critical) alert: |^resolved ")
-    assert [{name: line[name] for name in alerts[0]} for line in of_alerts] == alerts
+    assert [{name: line[name] for name in alert} for line, alert in zip(of_alerts, alerts, strict=True)] == alerts
     assert len(alerts) > 5
     events = len(fleet.names) * fleet.rows
     firing = sum(alert["status"] == "firing" for alert in alerts)
