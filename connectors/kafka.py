@@ -39,7 +39,11 @@ class KafkaSource:
     rules over what is committed in Kafka; None where it knows none; LATER where `place` will say it. `on_assigned`,
     `on_revoked` and `on_lost` are called within `poll`, on its thread: `on_assigned` before `start` is asked;
     `on_revoked` before the partitions are let go, while `commit` of their offsets still works (checkpoint there);
-    `on_lost` when others may already have them; `on_placed` tells where reading goes on after `place`.
+    `on_lost` when others may already have them; `on_placed` tells where reading begins or goes on, at the assignment,
+    after `place`, and where the broker does not hold what was to be read next.
+
+    What is made after reading of it has begun is read from its beginning whatever auto_offset_reset says: partitions of
+    topics that this member has read, now or before (`topics_read`), and topics that were not there when it joined.
 
     Nothing is connected before the first `poll`. `poll` returns in time whether a broker is there or not; it raises
     AuthenticationError or TlsError where the broker refuses us, and KafkaConnectorError where going on makes no sense.
@@ -56,6 +60,7 @@ class KafkaSource:
         on_lost: Notice = lambda _: None,
         on_placed: Placed = lambda _: None,
         read_committed: bool = False,
+        topics_read: Iterable[str] = (),
     ) -> None:
         self._settings = settings
         self._start = start
@@ -69,6 +74,8 @@ class KafkaSource:
         self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to hand out
         self._left: dict[TopicPartition, int] = {}  # partitions that were let go or lost: likewise, as of then
         self._end: dict[TopicPartition, int] = {}  # where each ended when it was assigned; fetching knows better later
+        self._topics_read = set(topics_read)
+        self._added: set[TopicPartition] = set()  # assigned ones that were made after reading of their topic had begun
         self._waiting: dict[TopicPartition, object] = {}  # to be placed; the value tells one assignment from the next
         self._commit_failed = False
 
@@ -277,6 +284,7 @@ class KafkaSource:
             log.info("Partitions %s: %s", change.kind, ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
         try:
             if change.kind == "assigned":
+                self._note_added(change.partitions)
                 self._on_assigned(partitions)
                 starts = {partition: self._start(Partition(*partition)) for partition in change.partitions}
                 if self._reader is not None:
@@ -295,6 +303,13 @@ class KafkaSource:
                 self._place({p: change.offsets.get(p, self._next.get(p)) for p in wrong}, refused=True)
         finally:
             change.finish()
+
+    def _note_added(self, partitions: Iterable[TopicPartition]) -> None:
+        there = None if self._reader is None else self._reader.topics_at_first
+        for partition in partitions:
+            new = partition.topic in self._topics_read or (there is not None and partition.topic not in there)
+            (self._added.add if new else self._added.discard)(partition)
+        self._topics_read.update(partition.topic for partition in partitions)
 
     def _forget(self, partitions: Iterable[TopicPartition]) -> None:
         for partition in partitions:
@@ -346,8 +361,8 @@ class KafkaSource:
         """Seek each partition to where `_resolved` says. One that comes back goes on where it was left."""
         consumer = self._reader.consumer if self._reader is not None else None
         if consumer is not None and known:
-            for partition, offset in self._resolved(consumer, known, self._left, refused=refused).items():
-                self._seek(partition, offset)
+            found = self._resolved(consumer, known, self._left, refused=refused)
+            self._on_placed({Partition(*p): offset for p, offset in found.items() if self._seek(p, offset)})
 
     def _resolved(
         self,
@@ -385,7 +400,8 @@ class KafkaSource:
             low, high = first[partition], end[partition]
             self._end[partition] = high
             reset = low if self._settings.auto_offset_reset == "earliest" else high
-            offset, name = wanted.get(partition, (reset, "auto_offset_reset"))
+            begin = low if partition in self._added else reset
+            offset, name = wanted.get(partition, (begin, "auto_offset_reset"))
             valid = reset if refused and offset > high else max(offset, low)
             if valid != offset:
                 log.warning(

@@ -53,7 +53,8 @@ class KafkaSettings(Section):
     )
     auto_offset_reset: Literal["earliest", "latest"] = Field(
         "earliest",
-        description="Where to begin in a partition for which no offset is known, or one beyond its end (made anew).",
+        description="Where to begin in a partition for which no offset is known, or one beyond its end (made anew);"
+        " what is made after reading has begun, partitions and topics, is read from its beginning.",
     )
     scores_topic: str = Field("", description="Topic for scores; empty: scores are not written to Kafka.")
     alerts_topic: str = Field("longwatch-alerts", description="Topic for alerts; empty: none.")

@@ -133,6 +133,7 @@ class Reader(threading.Thread):
         self._client: Any | None = None  # kafka-python's network client
         self._heard = self.progress  # when the broker last answered
         self._positions: dict[TopicPartition, int] = {}  # as the caller knows them
+        self.topics_at_first: set[str] | None = None  # that were there when the group first said what is ours
         self._next_topic_check = 0.0
         self._missing: set[str] = set()
 
@@ -278,6 +279,11 @@ class Reader(threading.Thread):
         self.inbox.put(Change(kind, sorted(partitions), finish))
         await seen
 
+    def note_topics(self) -> None:
+        """Note, the first time, which topics there are: later ones were made since."""
+        if self.topics_at_first is None and self._client is not None:
+            self.topics_at_first = set(self._client.cluster.topics())
+
     def _watch_topics(self) -> None:
         """Say once which topics do not exist, and look for them again and again."""
         now = time.monotonic()
@@ -336,6 +342,7 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
         self._reader = reader
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self._reader.note_topics()
         await self._reader.hand_over_from_client("assigned", assigned)
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:

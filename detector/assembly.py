@@ -167,6 +167,7 @@ def make_source(
         on_lost=changes.lost,
         on_placed=changes.placed,
         read_committed=settings.exactly_once,
+        topics_read={partition.topic for partition in offsets},
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,6 +85,16 @@ class Checkpoints:
                 self.offsets[partition] = offset
         self.offsets.update(raw.passed)
         self.dirty = True
+
+    def placed(self, offsets: Mapping[Partition, int]) -> None:
+        """Note where reading begins. It is made durable at once: a partition may be silent until after a restart."""
+        if any(self.offsets.get(partition) != offset for partition, offset in offsets.items()):
+            self.offsets.update(offsets)
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Let one be made in this turn."""
+        self.dirty, self._at = True, -math.inf
 
     def let_go(self, partitions: Iterable[Partition]) -> None:
         """Forget where these stand: their next owner moves them on."""

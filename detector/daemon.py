@@ -333,10 +333,13 @@ class Daemon:
         self._checkpoints.go_back(UndeliveredError("partitions were lost: this worker was not heard of for too long"))
 
     def _on_placed(self, offsets: dict[Partition, int]) -> None:
-        if self._partitions is not None:
-            self._partitions.placed(offsets)
+        if self._partitions is None:
+            self._checkpoints.placed(offsets)
+        else:
             # what was decided holds from now on, also for whoever has these partitions next
             self._checkpoints.dirty = True
+            if self._partitions.placed(offsets):
+                self._checkpoints.hurry()
 
     def _bring(self) -> None:
         """Let reading begin in partitions whose states have come."""

@@ -116,13 +116,18 @@ class PartitionedStates:
             self._tell(restored)
             source.place({partition: offset})
 
-    def placed(self, offsets: Mapping[Partition, int]) -> None:
-        """Note where reading goes on."""
+    def placed(self, offsets: Mapping[Partition, int]) -> bool:
+        """Note where reading goes on; return whether any of that was not known: then it is to be committed at once."""
+        news = False
         for partition, offset in offsets.items():
-            if self.restoring.pop(partition, None) is not None:
+            waited = self.restoring.pop(partition, None) is not None
+            if waited or partition in self.offsets:
+                news = news or (self._first if waited else self.offsets).get(partition) != offset
                 self.offsets[partition] = offset
+            if waited:
                 self._first[partition] = offset
         self._metrics.partitions_restoring.set(len(self.restoring))
+        return news
 
     def moved(self, streams: Iterable[str]) -> None:
         """Note streams that came on another partition than before."""

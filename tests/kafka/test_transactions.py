@@ -218,7 +218,7 @@ def test_a_partition_waits_until_it_is_placed(apache: Broker, topic: Topic, read
     assert not any(len(one.source.poll(0.1)) for _ in range(5))
     one.source.place({Partition(events, 1): 4})
     assert one.read(6) == list(range(9, 20, 2))
-    assert placed == {Partition(events, 1): 4}
+    assert placed == {Partition(events, 0): 0, Partition(events, 1): 4}
 
 
 def test_a_held_partition_is_read_again_from_where_it_is_placed(
