@@ -104,7 +104,8 @@ def test_a_scrape_may_ask_for_any_metric_by_name() -> None:
         assert f"\n{sample.name}" in asked, sample.name
 
 
-def test_our_own_metrics_can_be_asked_for_on_any_registry(metrics: Metrics) -> None:
+def test_our_own_metrics_can_be_asked_for_on_any_registry() -> None:
+    metrics = Metrics(CollectorRegistry(), "0.1.0", REASONS)
     for sample in samples(metrics):
         if sample.name.startswith("longwatch_"):
             assert generate_latest(metrics.registry.restricted_registry([sample.name])), sample.name
