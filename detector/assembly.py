@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
@@ -9,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from connectors.decode import Decoder
 from connectors.file_sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
@@ -27,9 +26,9 @@ from detector.engine import EngineSettings
 from detector.metrics import Metrics
 from detector.settings import ModelSettings, Settings, SettingsError
 from training.horizons import SHIPPED_HORIZONS
-from training.model import Forecaster, ModelError
-from training.prior import load_prior
 from training.registry import Registry, RegistryError
+from training.shape import ModelError, Shape
+from training.weights import Weights, load_prior
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +63,27 @@ def engine_settings(settings: Settings, memory_bytes: int = 0) -> EngineSettings
 def device_of(settings: Settings) -> str:
     """Return the device to compute on. Raises SettingsError for one that is not there."""
     wanted = settings.compute.device
+    if wanted == "cpu" or (wanted == "auto" and not _driver_is_there()):
+        return "cpu"
+    import torch  # noqa: PLC0415 - it takes seconds, which a machine without a GPU must not pay for the answer
+
+    if torch.cuda.is_available():
+        return "cuda" if wanted == "auto" else wanted
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise SettingsError([f"compute.device is {wanted!r}, but torch finds no CUDA device: set it to auto or cpu"])
-    return wanted
+        return "cpu"
+    raise SettingsError([f"compute.device is {wanted!r}, but torch finds no CUDA device: set it to auto or cpu"])
 
 
-def first_model(settings: Settings) -> Forecaster:
+def _driver_is_there() -> bool:
+    """Whether this machine has what torch needs before anything else: NVIDIA's driver, or AMD's."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
+
+
+def first_model(settings: Settings) -> Weights:
     """Return the model to begin with: the newest of model.directory, or the cell's prior that ships.
 
     Raises SettingsError where it does not fit the settings.
@@ -94,7 +106,7 @@ def first_model(settings: Settings) -> Forecaster:
 class Resumed(NamedTuple):
     """The model to go on with."""
 
-    model: Forecaster
+    model: Weights
     version: str  # in the registry; "": the first model
     fallback: str = ""  # one of metrics.FALLBACK_REASONS, where it is not that of the last checkpoint
 
@@ -128,10 +140,10 @@ def resumed_model(settings: Settings, registry: Registry, version: str) -> Resum
     return resumed
 
 
-def shaped(model: Forecaster, wanted: ModelSettings) -> Forecaster:
+def shaped(model: Weights, wanted: ModelSettings) -> Weights:
     """Return a model in the shape of the settings; raises ModelError where that is not to be had."""
     return model.shaped(
-        wanted.cell, wanted.hidden_size, wanted.layers, wanted.dropout, wanted.attention_window, wanted.horizons
+        Shape(wanted.cell, wanted.hidden_size, wanted.layers, wanted.dropout, wanted.attention_window, wanted.horizons)
     )
 
 

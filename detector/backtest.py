@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,10 @@ from detector.assembly import device_of, engine_settings, first_model
 from detector.engine import Engine
 from detector.score_table import PER_FEATURE, Added, cells, feature_columns
 from detector.settings import Settings
-from detector.smooth import History, Smoothed
 from training.evaluate import average_precision, incident_table, incidents, roc_auc, rows_in_windows
+
+if TYPE_CHECKING:
+    from detector.smooth import History, Smoothed
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +136,9 @@ def replay(
 
 def look_ahead(history: History, settings: Settings, progress: bool = False) -> Added:
     """Return the columns that a pass over all of `history`, backwards too, adds to a ScoreTable of the same events."""
-    model = first_model(settings).to(device_of(settings))
+    from training.model import Forecaster  # noqa: PLC0415 - with torch, which the engine does not need on a CPU
+
+    model = Forecaster.of(first_model(settings)).to(device_of(settings))
     with tqdm(
         desc="looking ahead", total=len(history), unit=" values", unit_scale=True, disable=not progress or None
     ) as bar:

@@ -26,7 +26,7 @@ from detector.engine import Engine, EngineSettings
 from detector.settings import Settings
 from training.inputs import INPUT_SIZE
 from training.kernels import Network
-from training.model import Forecaster
+from training.weights import Weights
 
 BATCH = 10_000  # events of a micro-batch, lanes of a bare step
 ROUNDS, QUICK_ROUNDS = 5, 3
@@ -100,7 +100,7 @@ def run_bench(settings: Settings, *, quick: bool) -> None:
 class Fleet:
     """An engine that knows `streams` streams of so many features, all past their warm-up."""
 
-    def __init__(self, model: Forecaster, settings: EngineSettings, device: str, streams: int, features: int) -> None:
+    def __init__(self, model: Weights, settings: EngineSettings, device: str, streams: int, features: int) -> None:
         self.name = f"engine, {streams:,} streams of {_features(features)}"
         self.features = features
         self._streams = streams
@@ -137,7 +137,7 @@ class Fleet:
         self._engine.close()
         del self._engine
 
-    def _pasts(self, model: Forecaster, settings: EngineSettings, device: str) -> list[bytes]:
+    def _pasts(self, model: Weights, settings: EngineSettings, device: str) -> list[bytes]:
         """Return the saved rows of TEMPLATES streams that have seen PAST - AGES to PAST events."""
         engine = Engine(model, settings, device)
         names = [f"template {i}" for i in range(TEMPLATES)]
@@ -178,9 +178,9 @@ class Fleet:
         )
 
 
-def bare_lstm(model: Forecaster, device: str, steps: int) -> Timing:
+def bare_lstm(model: Weights, device: str, steps: int) -> Timing:
     """Step torch's own LSTM of the model's size for BATCH lanes: states carried, nothing gathered, nothing scored."""
-    lstm = torch.nn.LSTM(INPUT_SIZE, model.hidden_size, batch_first=True).to(device).eval()
+    lstm = torch.nn.LSTM(INPUT_SIZE, model.shape.hidden_size, batch_first=True).to(device).eval()
     inputs = torch.randn(BATCH, 1, INPUT_SIZE, device=device)
 
     def wait() -> None:
@@ -188,7 +188,7 @@ def bare_lstm(model: Forecaster, device: str, steps: int) -> Timing:
             torch.cuda.synchronize()
 
     with torch.inference_mode():
-        state = (torch.zeros(1, BATCH, model.hidden_size, device=device),) * 2
+        state = (torch.zeros(1, BATCH, model.shape.hidden_size, device=device),) * 2
         for _ in range(3):
             _, state = lstm(inputs, state)
         wait()
@@ -199,12 +199,12 @@ def bare_lstm(model: Forecaster, device: str, steps: int) -> Timing:
         return Timing(BATCH * steps, time.perf_counter() - began, time.process_time() - cpu_began)
 
 
-def bare_kernel(model: Forecaster, steps: int) -> Timing:
+def bare_kernel(model: Weights, steps: int) -> Timing:
     """Step the engine's compiled kernels on one thread: cells and heads, states gathered and scattered by lane."""
     network = Network(model)
     inputs = np.random.default_rng(0).standard_normal((BATCH, INPUT_SIZE)).astype(np.float32)
-    state = np.zeros((BATCH, model.state_size), np.float32)
-    out = np.empty((BATCH, network.output_size), np.float32)
+    state = np.zeros((BATCH, model.shape.state_size), np.float32)
+    out = np.empty((BATCH, model.shape.output_size), np.float32)
     lane = np.arange(BATCH)
     network.step(lane, inputs, state, 0, BATCH, out)
     began, cpu_began = time.perf_counter(), time.process_time()

@@ -234,7 +234,7 @@ def _config(settings: Settings, options: argparse.Namespace) -> None:
 
 
 _MENDABLE = {  # errors whose text is for the user: each names what was found, where, and what to do
-    "connectors.http": "HttpError",
+    "connectors.http_settings": "HttpError",
     "connectors.kafka_client": "KafkaConnectorError",
     "connectors.labels": "LabelsError",
     "connectors.lines": "FileError",
@@ -244,7 +244,7 @@ _MENDABLE = {  # errors whose text is for the user: each names what was found, w
     "detector.smooth": "SmoothError",
     "detector.recording": "TrainError",
     "training.distributed": "ProcessesError",
-    "training.model": "ModelError",
+    "training.shape": "ModelError",
     "training.registry": "RegistryError",
 }
 

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
 
-import torch
 from prometheus_client import CollectorRegistry
 
 from connectors.apart import apart
@@ -86,7 +85,6 @@ class Daemon:
             self.metrics.model_fallbacks[fallback].inc()
         offsets = {Partition(topic, number): at for topic, number, at in meta["offsets"]} if meta else {}
         device = device_of(settings)
-        torch.set_num_threads(1)  # retraining gains nothing from more, and they would fight with the scans
         self._clock = StageClock(self.metrics)
         limit = memory_limit(settings.state.memory_bytes, changelog=settings.changelog)
         self._engine = Engine(
@@ -175,7 +173,7 @@ class Daemon:
         if not self._checkpoints.make() and self._checkpoints.unsaved is not None:
             raise self._checkpoints.unsaved  # nothing has been read yet: better told at once than when it has been
         gc.collect()
-        gc.freeze()  # torch and numba: to look through them again and again took a sixth of all CPU time
+        gc.freeze()  # all that is loaded: to look through it again and again took a sixth of all CPU time
         self._notifier.ready("scoring")
         source = self._settings.source
         place = ", ".join(source.paths) if source.type == "file" else self._settings.kafka.bootstrap_servers

@@ -21,13 +21,14 @@ from detector.diagnosis_plots import Ahead, Plot, plot_forecasts, plot_gradients
 from detector.picture import document
 from detector.recording import Excerpt, Recording
 from detector.settings import Settings
-from training.cells import GATES
 from training.gradients import state_gradient_norms
 from training.inputs import INPUT_SIZE
-from training.model import PARAMETERS_OF_T, Forecast, Forecaster, parameter_count, student_t_nll
-from training.prior import load_prior
-from training.retrain import Outcome, Recipe
+from training.model import Forecast, Forecaster, student_t_nll
+from training.outcome import Outcome
+from training.retrain import Recipe
+from training.shape import GATES, PARAMETERS_OF_T, parameter_count
 from training.tbptt import Step
+from training.weights import Weights, load_prior
 from training.windows import Recorded
 
 REACH_CELLS = ("rnn", "lstm", "gru")
@@ -49,7 +50,7 @@ class Diagnosis:
     """What is known of a run."""
 
     name: str  # what was trained on
-    champion: Forecaster  # that the run began with
+    champion: Weights  # that the run began with
     recipe: Recipe
     settings: Settings
     recording: Recording
@@ -59,7 +60,7 @@ class Diagnosis:
 
     def write(self, path: Path, summary: str) -> None:
         """Write the page. Raises OSError, and PictureError without matplotlib."""
-        model = self.outcome.model or self.champion
+        model = Forecaster.of(self.outcome.model or self.champion)
         plots = self._plots(model)
         body = "\n".join(
             [
@@ -86,7 +87,7 @@ class Diagnosis:
 
     def _used(self) -> dict[str, Mapping[str, Any]]:
         return {
-            "model": self.champion.shape,
+            "model": self.champion.shape._asdict(),
             "training": self.settings.training.model_dump(),
             "windows": asdict(self.recipe),
             "compute": self.settings.compute.model_dump(),
@@ -118,7 +119,7 @@ def reaches(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = {cell: norms(Forecaster(cell, model.hidden_size)) for cell in REACH_CELLS}
-    trained = {cell: norms(load_prior(cell)) for cell in REACH_CELLS}
+    trained = {cell: norms(Forecaster.of(load_prior(cell))) for cell in REACH_CELLS}
     return {
         f"Fresh cells of {model.hidden_size} units": fresh,
         "Trained: the priors that ship, and this model": trained | {f"this ({model.cell})": norms(model)},
@@ -162,7 +163,7 @@ def forecasts(model: Forecaster, recorded: Recorded, excerpt: Excerpt) -> list[A
 def _parameters(model: Forecaster) -> str:
     """Return the parameter count as the theory works it out: gate by gate, layer by layer."""
     size, layers, horizons = model.hidden_size, len(model.layers), len(model.horizons)
-    counted = parameter_count(model)
+    counted = parameter_count(model.shape)
     rows = []
     for layer in range(layers):
         below = INPUT_SIZE if layer == 0 else size

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from connectors.records import CALM, SILENCE, Alert, EventBatch, Scores
@@ -31,9 +30,8 @@ from detector.states import StreamStates
 from detector.symbols import SYMBOL_ROW, measure_symbols, network
 from training.history import WINDOW, record, unrolled
 from training.inputs import FRAME, INPUT_SIZE, featurise
-from training.kernels import output_size
-from training.model import Forecaster, fingerprint
 from training.symbol_kernels import FORESEEN, foresee
+from training.weights import Weights
 
 Int64 = NDArray[np.int64]
 
@@ -80,7 +78,7 @@ class Engine(Residents):
 
     def __init__(
         self,
-        model: Forecaster,
+        model: Weights,
         settings: EngineSettings | None = None,
         device: str = "cpu",
         fetch: Callable[[Sequence[str]], Iterable[bytes | None]] | None = None,
@@ -88,12 +86,12 @@ class Engine(Residents):
         parked: Parked | None = None,
     ) -> None:
         self.settings = settings or EngineSettings()
-        self._lanes = lanes_on(model, torch.device(device))
-        self._horizons = np.array(model.horizons, np.int64)
-        self._output_size = output_size(len(model.horizons))
+        self._lanes = lanes_on(model, device)
+        self._horizons = np.array(model.shape.horizons, np.int64)
+        self._output_size = model.shape.output_size
         super().__init__(
-            StreamStates(self._lanes, model.state_size, model.horizons),
-            fingerprint(model),
+            StreamStates(self._lanes, model.shape.state_size, model.shape.horizons),
+            model.fingerprint(),
             fetch,
             parked,
             memory_bytes=self.settings.memory_bytes,
@@ -357,10 +355,10 @@ class Engine(Residents):
             self._evict(len(self.states.slots) - self.settings.max_streams)
         return told, patient
 
-    def use(self, model: Forecaster) -> None:
+    def use(self, model: Weights) -> None:
         """Score with other weights from the next event on; each lane is primed as its next event comes."""
         self._lanes.use(model)
-        self.version = fingerprint(model)
+        self.version = model.fingerprint()
         self._model_number += 1
 
     def warming(self) -> int:
@@ -374,6 +372,11 @@ class Engine(Residents):
         """Return how many streams in memory drop everything that comes."""
         slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
         return int((self.states.streams.rows["admission"]["dropped"][slots] >= BLOCKED).sum())
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes taken of a GPU's own memory."""
+        return self._lanes.device_bytes
 
     def close(self) -> None:
         """End the threads."""

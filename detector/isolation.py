@@ -21,7 +21,7 @@ from connectors.records import EventBatch, Partition, RawBatch, Rejected
 from detector.engine import Engine, Step
 from detector.errors import StateError
 from detector.passage import part_of
-from training.model import ModelError
+from training.shape import ModelError
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from detector.metrics import Metrics
 from detector.reporting import Reporter
 from detector.retraining import Retrainer
 from detector.settings import Settings
-from training.model import Forecaster
+from training.outcome import MOST_LANES
 from training.registry import About, Registry, RegistryError
-from training.retrain import MOST_LANES
+from training.weights import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Promotion:
     def __init__(
         self,
         settings: Settings,
-        model: Forecaster,
+        model: Weights,
         registry: Registry,
         parts: Parts,
         checkpoints: Checkpoints,
@@ -40,7 +40,7 @@ class Promotion:
     def begin(self) -> None:
         """Tell which model it begins with."""
         trained_at = self._registry.trained_at(self._checkpoints.identity["model"])
-        self._metrics.set_model(self._parts.engine.version, self._model.cell, trained_at)
+        self._metrics.set_model(self._parts.engine.version, self._model.shape.cell, trained_at)
 
     def advance(self) -> None:
         """Start a retraining when it is time; when one is over, promote its model if it is the better one."""
@@ -61,7 +61,7 @@ class Promotion:
         """Give up a retraining that is under way."""
         self._retrainer.stop()
 
-    def _promote(self, model: Forecaster, about: About) -> None:
+    def _promote(self, model: Weights, about: About) -> None:
         """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""
         if not self._checkpoints.make():
             logger.warning("the retrained model is left out: it would need a checkpoint now")
@@ -76,5 +76,5 @@ class Promotion:
             store.save_placed({}, {}, self._checkpoints.meta())
         self._model = model
         engine.use(model)
-        self._metrics.set_model(engine.version, model.cell, time.time())
+        self._metrics.set_model(engine.version, model.shape.cell, time.time())
         self._checkpoints.make()

@@ -21,7 +21,7 @@ from connectors.records import EventBatch
 from detector.admission import admitted_of
 from detector.settings import Settings
 from training.inputs import FRAME, INPUT_SIZE, NORMALISER, SETTLED, featurise, targets
-from training.retrain import STILL
+from training.outcome import STILL
 from training.windows import VALUE, Recorded
 
 Int64 = NDArray[np.int64]

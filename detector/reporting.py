@@ -6,7 +6,6 @@ import logging
 import time
 
 import numpy as np
-import torch
 
 from connectors.records import EventBatch, Rejected
 from connectors.throttle import LogThrottle
@@ -18,7 +17,7 @@ from detector.settings import Settings
 from detector.store import DamagedRowError
 from detector.summary import Summary
 from detector.telling import Gathered, duration, log_alert, moment
-from training.retrain import Outcome
+from training.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -138,8 +137,7 @@ class Reporter:
         m.streams_warming.set(self._engine.warming())
         m.streams_blocked.set(self._engine.blocked())
         m.lanes.set(self._engine.lane_count())
-        if torch.cuda.is_available():
-            m.device_memory.set(torch.cuda.memory_allocated())
+        m.device_memory.set(self._engine.device_bytes)
         if seconds > self._settings.state.checkpoint_interval_seconds:
             logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
 

@@ -5,7 +5,6 @@ It works on copies only (a model, windows of lanes) and hands back an `Outcome`;
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import sys
@@ -18,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.learning import Learning
-from training.model import Forecaster
-from training.retrain import LEARNING, Outcome, retrain
+from training.outcome import Outcome, teaching
+from training.weights import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +46,12 @@ class Retrainer:
 
     def start(
         self,
-        champion: Forecaster,
+        champion: Weights,
         histories: NDArray[np.void],
         stream: NDArray[np.int64],
         seed: int,
         budget_seconds: float,
-        learning: Learning = LEARNING,
+        learning: Learning | None = None,
     ) -> None:
         """Begin with `retrain.retrain`, learning for at most `budget_seconds` of CPU time; `histories` must be copies.
 
@@ -62,7 +61,7 @@ class Retrainer:
             raise RuntimeError("a retraining is under way; ask `running` first")
         self._outcome = None
         self._stopping.clear()
-        work = (copy.deepcopy(champion), histories, stream, seed, budget_seconds, learning)
+        work = (champion, histories, stream, seed, budget_seconds, learning or Learning())
         self._thread = threading.Thread(target=self._run, args=work, name="retraining", daemon=True)
         self._thread.start()
 
@@ -81,23 +80,20 @@ class Retrainer:
 
     def _run(
         self,
-        champion: Forecaster,
+        champion: Weights,
         histories: NDArray[np.void],
         stream: NDArray[np.int64],
         seed: int,
         budget_seconds: float,
         learning: Learning,
     ) -> None:
-        _give_way()
-        began, worked = time.monotonic(), self._clock()
-
-        def stop() -> bool:
-            if self._stopping.is_set():
-                raise _StoppedError
-            return self._clock() - worked >= budget_seconds
-
+        began = time.monotonic()
         try:
-            outcome = retrain(champion, histories, stream, seed, learning=learning, stop=stop)
+            skipped = teaching(histories, stream, seed)
+            if isinstance(skipped, Outcome):
+                outcome = skipped
+            else:
+                outcome = self._learn(champion, histories, stream, seed, budget_seconds, learning)
         except _StoppedError:
             logger.info("retraining was given up: the daemon stops")
             return
@@ -107,6 +103,31 @@ class Retrainer:
         outcome = replace(outcome, seconds=time.monotonic() - began)
         logger.info("retraining %s after %.1f s: %s", outcome.outcome, outcome.seconds, outcome.reason)
         self._outcome = outcome
+
+    def _learn(
+        self,
+        champion: Weights,
+        histories: NDArray[np.void],
+        stream: NDArray[np.int64],
+        seed: int,
+        budget_seconds: float,
+        learning: Learning,
+    ) -> Outcome:
+        # At full priority: while it is imported it holds Python's lock, and whoever scores would wait for us
+        import torch  # noqa: PLC0415 - it takes seconds and 300 MB, which a fleet too small to learn from never needs
+
+        from training.retrain import retrain  # noqa: PLC0415
+
+        torch.set_num_threads(1)  # it gains nothing from more, and they would fight with the scans
+        _give_way()
+        worked = self._clock()
+
+        def stop() -> bool:
+            if self._stopping.is_set():
+                raise _StoppedError
+            return self._clock() - worked >= budget_seconds
+
+        return retrain(champion, histories, stream, seed, learning=learning, stop=stop)
 
 
 def _give_way() -> None:

@@ -23,7 +23,7 @@ from detector.calibration import RETURN, Record, return_period
 from detector.scoring import RETURN_WARMUP
 from training.compiled import compiled
 from training.symbol_kernels import LANE_SYMBOLS, Weights
-from training.symbols import load_symbols, weights_of
+from training.symbol_weights import laid_out, shipped_arrays
 
 LEAST_SURPRISE = 0.7  # nats: a coin's toss is never an event
 LEAST_MEAN_TAIL = 1.0  # nats: what it is on average
@@ -88,7 +88,7 @@ class SymbolNames:
 @functools.cache
 def network() -> Weights:
     """Return the shipped network's weights, laid out for the kernels; read when the first symbol comes."""
-    return weights_of(load_symbols())
+    return laid_out(shipped_arrays())
 
 
 def vocabulary(row: np.void) -> list[int]:

@@ -27,9 +27,9 @@ from detector.picture import check_that_pictures_can_be_drawn
 from detector.recording import HELD_BACK, LEAST_EVENTS, TrainError, learnable, read_events
 from detector.settings import Settings
 from training.distributed import ALONE, Alone
-from training.model import fingerprint
+from training.outcome import Outcome
 from training.registry import Registry
-from training.retrain import Outcome, Recipe, fine_tune
+from training.retrain import Recipe, fine_tune
 from training.tbptt import Step
 
 SERIES = Recipe(window=512, chunk=128, warm_up=64, settle=160, passes=4, judge=32, least_groups=16, steps=1000)
@@ -130,10 +130,10 @@ def train(
         check_that_pictures_can_be_drawn()  # not after minutes of training
     torch.set_num_threads(1)  # more are slower at this size
     champion = first_model(settings)
-    parent = fingerprint(champion)
+    parent = champion.fingerprint()
     decoder = Decoder(settings.decode)
     events = read_events(history.open(decoder), decoder, history.name, progress=progress)
-    recording = learnable(events, settings, champion.horizons)
+    recording = learnable(events, settings, champion.shape.horizons)
     recorded = recording.recorded
     if not len(recorded.held):
         raise TrainError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from detector.engine import Engine
 from tests.streams import Event, clock, fleet, in_batches, interleaved, run
 from training.cells import CELLS
-from training.prior import load_prior
+from training.weights import load_prior
 
 
 def compile_kernels(*cells: str) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from training.attention import CausalAttention
-from training.cells import LEAK_RATE, Cell, EchoStateCell, GruCell, LstmCell, VanillaCell
+from training.cells import Cell, EchoStateCell, GruCell, LstmCell, VanillaCell
 from training.model import Forecast, Forecaster
+from training.shape import LEAK_RATE
 
 
 def vanilla_step(cell: VanillaCell, x: Tensor, state: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from training.shape import LEAK_RATE
+
 SPECTRAL_RADIUS = 0.95  # of the reservoir: below 1, or echoes of the past do not die away
-LEAK_RATE = 0.3  # of the reservoir: what it takes on at each step
 LINKS = 10  # of each unit of the reservoir to others: sparse ones are richer for their size
 
 
@@ -171,12 +172,3 @@ class EchoStateCell(Cell):
 
 
 CELLS: dict[str, type[Cell]] = {"rnn": VanillaCell, "lstm": LstmCell, "gru": GruCell, "esn": EchoStateCell}
-GATES = {"rnn": 1, "lstm": 4, "gru": 3, "esn": 0}  # that are trained
-
-
-def cell_parameter_count(cell: str, input_size: int, hidden_size: int) -> int:
-    """Return the trained numbers of a layer as the theory counts them, one bias a gate.
-
-    rnn (d + H) H + H; lstm four times that; gru three times; esn none: its reservoir is not trained.
-    """
-    return GATES[cell] * ((input_size + hidden_size) * hidden_size + hidden_size)

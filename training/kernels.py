@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.cells import LEAK_RATE
 from training.compiled import compiled
 from training.inputs import INPUT_SIZE
-from training.model import LEAST_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT, Forecaster
+from training.shape import LEAK_RATE, LEAST_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT
+from training.weights import Weights
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
@@ -27,24 +27,14 @@ _FASTER = {*_FAST, "reassoc"}  # sums in the compiler's order, which no batch ch
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 
 
-def output_size(horizons: int) -> int:
-    """Return how many numbers a forecast is: locations [horizons], log scales, degrees of freedom."""
-    return PARAMETERS_OF_T * horizons
-
-
 class Network:
-    """A Forecaster's weights, laid out for the kernels. `step` may run in several threads at once."""
+    """A forecaster's weights, laid out for the kernels. `step` may run in several threads at once."""
 
-    def __init__(self, model: Forecaster) -> None:
-        self.shape = model.shape
-        self._weights = _laid_out(model)
-        self._sizes = [0, *np.cumsum(model.state_sizes).tolist()]
-        self._hidden = len(model.layers) * model.hidden_size
-
-    @property
-    def output_size(self) -> int:
-        """Numbers of a forecast."""
-        return len(self._weights[-1])
+    def __init__(self, weights: Weights) -> None:
+        self.shape = weights.shape
+        self._weights = _laid_out(weights)
+        self._sizes = [0, *np.cumsum(self.shape.state_sizes).tolist()]
+        self._hidden = self.shape.layers * self.shape.hidden_size
 
     def step(
         self,
@@ -62,47 +52,47 @@ class Network:
             self._step(lane[a:b], inputs[a:b], state, hidden, out[a:b])
 
     def _step(self, lane: Int64, inputs: Float32, state: Float32, hidden: Float32, out: Float32) -> None:
-        weights, size = iter(self._weights), self.shape["hidden_size"]
-        for k in range(self.shape["layers"]):
+        weights, size = iter(self._weights), self.shape.hidden_size
+        for k in range(self.shape.layers):
             below, at = (inputs, 0) if k == 0 else (hidden, (k - 1) * size)
             place = (lane, below, at, state, self._sizes[k], hidden, k * size)
-            if self.shape["cell"] == "lstm":
+            if self.shape.cell == "lstm":
                 _run_lstm(next(weights), next(weights), *place)
-            elif self.shape["cell"] == "gru":
+            elif self.shape.cell == "gru":
                 _run_gru(*(next(weights) for _ in range(6)), *place)
             else:
-                leak = np.float32(LEAK_RATE if self.shape["cell"] == "esn" else 1.0)
+                leak = np.float32(LEAK_RATE if self.shape.cell == "esn" else 1.0)
                 _run_leaky(next(weights), next(weights), leak, *place)
-        if window := self.shape["attention_window"]:
-            at = (self.shape["layers"] - 1) * size
+        if window := self.shape.attention_window:
+            at = (self.shape.layers - 1) * size
             _attend(next(weights), next(weights), window, lane, state, self._sizes[-2], hidden, at)
         _read_out(next(weights), next(weights), hidden, inputs, out)
 
 
-def _laid_out(model: Forecaster) -> list[Float32]:
-    """Return a model's weights in the order and layout in which `Network._step` takes them.
+def _laid_out(weights: Weights) -> list[Float32]:
+    """Return weights in the order and layout in which `Network._step` takes them.
 
     Products are of [depth, columns] matrices with what goes in on the rows; torch's two biases become their sum.
     """
-    value = {name: np.asarray(tensor.detach().cpu(), np.float32) for name, tensor in model.state_dict().items()}
+    shape, value = weights.shape, weights.arrays
     laid: list[Float32] = []
-    for k in range(len(model.layers)):
-        if model.cell == "esn":
+    for k in range(shape.layers):
+        if shape.cell == "esn":
             W, U, b = (value[f"layers.{k}.{name}"] for name in "WUb")
             laid += [np.concatenate([W.T, U.T]), b]
             continue
         W, U = value[f"layers.{k}.rnn.weight_ih_l0"], value[f"layers.{k}.rnn.weight_hh_l0"]
         b, c = value[f"layers.{k}.rnn.bias_ih_l0"], value[f"layers.{k}.rnn.bias_hh_l0"]
-        if model.cell == "gru":
-            size = 2 * model.hidden_size  # reset and update; the candidate's products stay apart
+        if shape.cell == "gru":
+            size = 2 * shape.hidden_size  # reset and update; the candidate's products stay apart
             laid += [np.concatenate([W[:size].T, U[:size].T]), b[:size] + c[:size]]
             laid += [W[size:].T, b[size:], U[size:].T, c[size:]]
         else:
             laid += [np.concatenate([W.T, U.T]), b + c]
-    if model.attention:
+    if shape.attention_window:
         laid += [value["attention.query.weight"].T, value["attention.out.weight"].T]
     # one row a number of the forecast: hidden states, the inputs for locations, the clipped inputs for scales
-    count = len(model.horizons)
+    count = len(shape.horizons)
     skip = np.zeros(
         (PARAMETERS_OF_T * count, 2 * INPUT_SIZE + _filling(value["from_hidden.weight"].shape[1])), np.float32
     )

@@ -1,6 +1,7 @@
 """The forecaster: one recurrent network that every lane runs through, and what it says of the next observations.
 
-`Forecaster` is the torch module that learns, and that scores on a GPU; `kernels.py` steps the same equations on a CPU.
+`Forecaster` is the torch module that learns, and that scores on a GPU; `kernels.py` steps the same equations on a CPU,
+from the same weights (`weights.py`).
 
 One or more recurrent layers (`cells.py`), each on the hidden states of the one below; where asked for, attention over
 the last layer's recent hidden states (`attention.py`); and heads that read all layers (skip connections as in Graves
@@ -11,33 +12,21 @@ freedom nu = 1.5 + 4 softplus(w.h).
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Self
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from training.attention import CausalAttention
-from training.cells import CELLS, GATES, cell_parameter_count
-from training.horizons import HORIZONS, check_horizons
-from training.inputs import INPUT_SIZE, LIMIT
-
-PARAMETERS_OF_T = 3  # location, log scale, degrees of freedom
-SCALE_INPUT_LIMIT = 3.0  # a wild input may move the location freely, the scale only so far
-LEAST_FREEDOM = 1.5  # below, a Student-t's tails hold so much that nothing is a surprise
-FORMAT = "longwatch-forecaster-2"
-
-
-class ModelError(Exception):
-    """A model file that cannot be used, with the file's name, what is wrong and what to do."""
+from training.cells import CELLS
+from training.horizons import HORIZONS
+from training.inputs import INPUT_SIZE
+from training.shape import LEAST_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT, Shape
+from training.weights import Weights
 
 
 class Forecast(NamedTuple):
@@ -69,13 +58,8 @@ class Forecaster(nn.Module):
         horizons: Sequence[int] = HORIZONS,
     ) -> None:
         super().__init__()
-        if cell not in CELLS:
-            raise ModelError(f"model.cell: {cell!r} is not known; known are: {', '.join(CELLS)}")
-        if hidden_size < 1 or layers < 1 or attention_window < 0 or not 0 <= dropout < 1:
-            raise ModelError("hidden_size and layers are at least 1, attention_window 0, dropout from 0 to below 1")
-        _check(horizons)
-        self.cell, self.hidden_size, self.dropout = cell, hidden_size, dropout
-        self.horizons = tuple(horizons)
+        self.shape = Shape(cell, hidden_size, layers, dropout, attention_window, tuple(horizons)).checked()
+        self.cell, self.hidden_size, self.dropout, self.horizons = cell, hidden_size, dropout, self.shape.horizons
         sizes = [INPUT_SIZE] + [hidden_size] * (layers - 1)
         self.layers = nn.ModuleList(CELLS[cell](size, hidden_size, draw=False) for size in sizes)
         self.attention = CausalAttention(hidden_size, attention_window) if attention_window else None
@@ -90,27 +74,28 @@ class Forecaster(nn.Module):
         self.from_input.weight.data[:count, 0] = 1.0  # a forecast of "as last time" to start from
         self._masks: list[Tensor] = []
 
+    @classmethod
+    def of(cls, weights: Weights) -> Self:
+        """Return the module of these weights, ready to forecast."""
+        model = cls(*weights.shape)
+        model.load_state_dict({name: torch.tensor(value) for name, value in weights.arrays.items()})
+        return model.eval()
+
     @property
-    def shape(self) -> dict[str, Any]:
-        """What `Forecaster(**shape)` builds this one's like from."""
-        return {
-            "cell": self.cell,
-            "hidden_size": self.hidden_size,
-            "layers": len(self.layers),
-            "dropout": self.dropout,
-            "attention_window": self.attention.window if self.attention else 0,
-            "horizons": self.horizons,
-        }
+    def weights(self) -> Weights:
+        """Its weights as they are now."""
+        arrays = {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict().items()}
+        return Weights(self.shape, arrays)
 
     @property
     def state_sizes(self) -> list[int]:
         """Numbers a lane carries: for each layer, and for the attention where there is one."""
-        return [part.state_size for part in (*self.layers, *([self.attention] if self.attention else []))]
+        return self.shape.state_sizes
 
     @property
     def state_size(self) -> int:
         """Numbers a lane carries."""
-        return sum(self.state_sizes)
+        return self.shape.state_size
 
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Forecast, Tensor]:
         """Run the sequence `inputs` [time, batch, INPUT_SIZE] on from `state`; return forecasts and the new state."""
@@ -150,56 +135,16 @@ class Forecaster(nn.Module):
             self._masks.append(functional.dropout(torch.ones_like(hidden[0]), self.dropout))
         return hidden * self._masks[layer]
 
-    def shaped(
-        self, cell: str, hidden_size: int, layers: int, dropout: float, attention_window: int, horizons: Sequence[int]
-    ) -> Forecaster:
-        """Return this forecaster in a shape that holds all of it, and whose forecasts are the same.
 
-        Layers and attention that are added are not read out yet; of the horizons only those asked for stay. Raises
-        ModelError where the shape has no room for what is there, or asks for a horizon that is not.
-        """
-        fits = {
-            "cell": cell == self.cell,
-            "hidden_size": hidden_size == self.hidden_size,
-            "layers": layers >= len(self.layers),
-            "attention_window": attention_window > 0 or not self.attention,
-        }
-        asked: dict[str, Any] = {"cell": cell, "hidden_size": hidden_size, "layers": layers}
-        asked["attention_window"] = attention_window
-        for name in (name for name, fit in fits.items() if not fit):
-            raise ModelError(f"model.{name} is {asked[name]}, the model has {self.shape[name]}")
-        model = self.select(horizons)
-        asked |= {"dropout": dropout, "horizons": model.horizons}
-        if asked == model.shape:
-            return model
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # all workers, at every start, are to add the same
-            larger = Forecaster(**asked)
-        weights = larger.state_dict()
-        weights |= {name: value for name, value in model.state_dict().items() if name != "from_hidden.weight"}
-        weights["from_hidden.weight"].zero_()
-        weights["from_hidden.weight"][:, : model.from_hidden.in_features] = model.from_hidden.weight.detach()
-        larger.load_state_dict(weights)
-        return larger.eval()
-
-    def select(self, horizons: Sequence[int]) -> Forecaster:
-        """Return a copy with the heads of these horizons only. Raises ModelError where there is none for one."""
-        _check(horizons)
-        missing = [str(horizon) for horizon in horizons if horizon not in self.horizons]
-        if missing:
-            there = ", ".join(map(str, self.horizons))
-            raise ModelError(f"the model has no forecast of horizon {', '.join(missing)}; it has {there}")
-        rows = torch.tensor([self.horizons.index(horizon) for horizon in horizons])
-        count = len(self.horizons)
-        model = copy.deepcopy(self)
-        model.horizons = tuple(horizons)
-        model.from_hidden = nn.Linear(self.from_hidden.in_features, PARAMETERS_OF_T * len(rows))
-        model.from_input = nn.Linear(INPUT_SIZE, 2 * len(rows), bias=False)
-        of_t = torch.cat([rows + k * count for k in range(PARAMETERS_OF_T)])
-        model.from_hidden.weight.data = self.from_hidden.weight.data[of_t]
-        model.from_hidden.bias.data = self.from_hidden.bias.data[of_t]
-        model.from_input.weight.data = self.from_input.weight.data[of_t[: 2 * len(rows)]]
-        return model
+def enlarged(weights: Weights, shape: Shape) -> Weights:
+    """Return weights of a larger shape that forecast the same: what is added is not read out yet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # all workers, at every start, are to add the same
+        larger = Forecaster(*shape).weights
+    former = weights.arrays["from_hidden.weight"]
+    heads = np.zeros_like(larger.arrays["from_hidden.weight"])
+    heads[:, : former.shape[1]] = former
+    return Weights(larger.shape, {**larger.arrays, **weights.arrays, "from_hidden.weight": heads})
 
 
 def student_t_nll(forecast: Forecast, target: Tensor) -> Tensor:
@@ -213,79 +158,3 @@ def student_t_nll(forecast: Forecast, target: Tensor) -> Tensor:
         + forecast.log_scale
         + (nu + 1) / 2 * torch.log1p(z * z / nu)
     )
-
-
-def _check(horizons: Sequence[int]) -> None:
-    try:
-        check_horizons(horizons)
-    except ValueError as error:
-        raise ModelError(str(error)) from None
-
-
-def parameter_count(model: Forecaster) -> dict[str, int]:
-    """Work the number of trained parameters out as the theory does, for d inputs, H units, L layers and n horizons.
-
-    Cells: gates ((d + H) H + H) for the first layer, gates ((H + H) H + H) for those above, with 1 gate (rnn), 4
-    (lstm), 3 (gru) or none that is trained (esn). torch keeps two bias vectors a gate (beside W, beside U; their sum
-    is the theory's one, but for the gru's candidate): gates H more a layer. Heads: 3 n (L H + 1) + 2 n d.
-    """
-    d, size, layers, count = INPUT_SIZE, model.hidden_size, len(model.layers), len(model.horizons)
-    first, above = (cell_parameter_count(model.cell, below, size) for below in (d, size))
-    return {
-        "cells": first + (layers - 1) * above,
-        "second_biases": GATES[model.cell] * size * layers,
-        "attention": 2 * size * size if model.attention else 0,
-        "heads": PARAMETERS_OF_T * count * (layers * size + 1) + 2 * count * d,
-    }
-
-
-def to_bytes(model: Forecaster, notes: dict[str, str] | None = None) -> bytes:
-    """Serialise to safetensors, with what is needed to build the module again; equal models give equal bytes."""
-    about = {"format": FORMAT, "inputs": INPUT_SIZE, "shape": model.shape}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    # one entry of metadata: safetensors writes several in random order
-    return bytes(save(tensors, metadata={"longwatch": json.dumps(about | {"notes": notes or {}}, sort_keys=True)}))
-
-
-def load_model(path: Path) -> Forecaster:
-    """Read a model that `to_bytes` wrote.
-
-    Raises ModelError for a file that is missing, damaged, or made for other inputs.
-    """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("longwatch", "{}"))
-            if about.get("format") != FORMAT:
-                raise ModelError(f"{path}: not a longwatch model of this version (format {about.get('format')!r})")
-            if about["inputs"] != INPUT_SIZE:
-                raise ModelError(f"{path}: made for {about['inputs']} inputs, not {INPUT_SIZE}: train anew")
-            model = Forecaster(**about["shape"])
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
-    except ModelError as error:
-        raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such model file") from None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (
-        SafetensorError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ) as error:
-        raise ModelError(f"{path}: damaged or foreign model file ({error})") from error
-    return model.eval()
-
-
-def fingerprint(model: Forecaster) -> str:
-    """Return a short name for these exact weights: scores are only comparable under the same one."""
-    digest = hashlib.sha256(repr((model.cell, model.horizons)).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-assert LIMIT > SCALE_INPUT_LIMIT  # noqa: S101 (a slip here would be silent)

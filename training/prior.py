@@ -22,7 +22,6 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -34,22 +33,14 @@ from tqdm import tqdm
 from training.cells import CELLS
 from training.horizons import HORIZONS, SHIPPED_HORIZONS
 from training.inputs import FRAME, INPUT_SIZE, NORMALISER, featurise, targets
-from training.model import (
-    Forecast,
-    Forecaster,
-    ModelError,
-    fingerprint,
-    load_model,
-    student_t_nll,
-    to_bytes,
-)
+from training.model import Forecast, Forecaster, student_t_nll
 from training.readout import fit_locations, only_heads, with_heads_of
 from training.synthetic import EXTRA, ORDINARY, Series, make_series
 from training.tbptt import Sequences, Step, train
+from training.weights import PRIORS, Weights, to_bytes
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "priors"
 SEEDS = {"rnn": 1, "lstm": 1, "gru": 1, "esn": 1}  # chosen among those in the JSON files
 FURTHER_HORIZONS = tuple(horizon for horizon in SHIPPED_HORIZONS if horizon not in HORIZONS)
 FURTHER_BATCHES = 300  # steps of a whole batch each: only heads are fitted
@@ -101,24 +92,6 @@ def replay_set(rng: np.random.Generator, count: int, length: int, horizons: Sequ
     return Sequences(*(tensor[row, lane] for tensor in whole))
 
 
-def load_prior(cell: str = "lstm", horizons: Sequence[int] = HORIZONS) -> Forecaster:
-    """Return the shipped prior of a cell, ready to forecast.
-
-    Raises ModelError where the installation lacks it, or it has no forecast of a horizon.
-    """
-    with resources.as_file(resources.files("training") / FOLDER / f"{cell}.safetensors") as path:
-        return load_model(path).select(horizons)
-
-
-def prior_of(model: Forecaster) -> Forecaster | None:
-    """Return the prior that a model of this shape began with; None where none ships for it."""
-    try:
-        prior = load_prior(model.cell, model.horizons)
-    except ModelError:
-        return None
-    return prior if prior.hidden_size == model.hidden_size else None
-
-
 # --- Held-back figures ------------------------------------------------------------------------------------------------
 
 
@@ -158,16 +131,17 @@ def held_back_series(kinds: str) -> Series:
     return make_series(rng, HELD_BACK_SERIES, ROWS, extra=EXTRA)
 
 
-def figures(model: Forecaster) -> dict[str, float]:
-    """Judge a model on held-back series: mean NLL in nats over series and rows, by kind and horizon."""
+def figures(weights: Weights) -> dict[str, float]:
+    """Judge weights on held-back series: mean NLL in nats over series and rows, by kind and horizon."""
     found: dict[str, float] = {}
     ordinary = tensors_of(held_back_series("ordinary"))
-    both = model.select(HORIZONS)
+    both = Forecaster.of(weights.select(HORIZONS))
     for name, nll in (("", held_back_nll(both, ordinary)), ("persistence_", persistence_nll(ordinary))):
         found[f"{name}nll_1"], found[f"{name}nll_10"] = nll.mean(axis=0).tolist()
-    if further := [horizon for horizon in model.horizons if horizon not in HORIZONS]:
+    if further := [horizon for horizon in weights.shape.horizons if horizon not in HORIZONS]:
         horizons = (1, *further)
-        nll = held_back_nll(model.select(horizons), tensors_of(held_back_series("ordinary"), horizons)).mean(axis=0)
+        model = Forecaster.of(weights.select(horizons))
+        nll = held_back_nll(model, tensors_of(held_back_series("ordinary"), horizons)).mean(axis=0)
         found |= {f"nll_{horizon}": float(value) for horizon, value in zip(further, nll[1:], strict=True)}
     mixed = held_back_series("all")
     nll = held_back_nll(both, tensors_of(mixed))[:, 0]
@@ -249,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--cell", nargs="+", choices=CELLS, default=list(CELLS), help="default: each")
     parser.add_argument("--seed", type=int, nargs="+", help="one or more; default: as shipped")
-    folder = Path(__file__).with_name(FOLDER)
+    folder = Path(__file__).with_name(PRIORS)
     parser.add_argument("--output", type=Path, default=folder, metavar="DIR", help="folder to write to")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -265,13 +239,13 @@ def _make(cell: str, seeds: Sequence[int], output: Path) -> None:
     for seed in seeds:
         began = time.monotonic()
         model = train_prior(cell, seed, BATCHES, TRAINING_SERIES)
-        candidates[seed] = figures(model)
+        candidates[seed] = figures(model.weights)
         seconds = time.monotonic() - began
         logger.info("%s, seed %d: %.0f s, held-back NLL %.4f", cell, seed, seconds, candidates[seed]["nll_1"])
         if best is None or candidates[seed]["nll_1"] < candidates[chosen]["nll_1"]:
             best, chosen = model, seed
     assert best is not None  # noqa: S101 (there is at least one seed)
-    best = with_further_horizons(best, chosen, FURTHER_BATCHES, TRAINING_SERIES)
+    weights = with_further_horizons(best, chosen, FURTHER_BATCHES, TRAINING_SERIES).weights
     recipe = {
         "series": TRAINING_SERIES,
         "rows": ROWS,
@@ -282,15 +256,15 @@ def _make(cell: str, seeds: Sequence[int], output: Path) -> None:
     }
     about = {
         "seed": chosen,
-        "fingerprint": fingerprint(best),
-        "figures": figures(best),
+        "fingerprint": weights.fingerprint(),
+        "figures": figures(weights),
         "tolerance": TOLERANCE,
         "candidates": _known(output.with_suffix(".json"), recipe)
         | {str(seed): found for seed, found in candidates.items()},
         "recipe": recipe,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
-    output.write_bytes(to_bytes(best, {"seed": str(chosen)}))
+    output.write_bytes(to_bytes(weights, {"seed": str(chosen)}))
     output.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     logger.info("wrote %s (seed %d, %d bytes)", output, chosen, output.stat().st_size)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from training.inputs import INPUT_SIZE
-from training.model import PARAMETERS_OF_T, Forecast, Forecaster
+from training.model import Forecast, Forecaster
+from training.shape import PARAMETERS_OF_T
 from training.tbptt import Sequences
 
 PENALTY = 1e-3  # of the ridge regression, a row
@@ -58,7 +59,7 @@ def _hidden(model: Forecaster, batch: Sequences) -> Tensor:
 def with_heads_of(model: Forecaster, other: Forecaster) -> Forecaster:
     """Return the first model with the second's heads beside its own, horizons rising; they share all below."""
     horizons = sorted({*model.horizons, *other.horizons})
-    joined = Forecaster(**model.shape | {"horizons": horizons})
+    joined = Forecaster(*model.shape._replace(horizons=tuple(horizons)))
     joined.load_state_dict(model.state_dict() | {
         name: value for name, value in joined.state_dict().items() if name.startswith("from_")
     })  # fmt: skip
@@ -76,7 +77,7 @@ def with_heads_of(model: Forecaster, other: Forecaster) -> Forecaster:
 
 def only_heads(model: Forecaster, horizons: Sequence[int]) -> Forecaster:
     """Return a forecaster of other horizons on the same recurrent weights, its heads fresh and all else frozen."""
-    fresh = Forecaster(**model.shape | {"horizons": tuple(horizons)})
+    fresh = Forecaster(*model.shape._replace(horizons=tuple(horizons)))
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("from_")}
     fresh.load_state_dict(fresh.state_dict() | weights)
     for name, parameter in fresh.named_parameters():

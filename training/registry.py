@@ -20,7 +20,8 @@ from pathlib import Path
 
 import msgspec
 
-from training.model import Forecaster, ModelError, fingerprint, load_model, to_bytes
+from training.shape import ModelError
+from training.weights import Weights, load_weights, to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +57,13 @@ class Registry:
         """Keep models there; the files that are written are opened as `open` does it with this `opener`."""
         self.directory, self._opener = Path(directory), opener
 
-    def save(self, model: Forecaster, about: About) -> str:
+    def save(self, model: Weights, about: About) -> str:
         """Write a model and return its version; when this returns it is on the disk.
 
         Beyond KEPT models the oldest go, but never this one, its parent (in use until the caller changes over) or
         the parent's parent. Raises RegistryError, and then all that was there still is.
         """
-        version = fingerprint(model)
+        version = model.fingerprint()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with self._alone() as place:
@@ -76,14 +77,14 @@ class Registry:
             ) from error
         return version
 
-    def load(self, version: str) -> Forecaster:
-        """Return a model, ready to forecast; raises RegistryError where it is missing, damaged or not what it says."""
+    def load(self, version: str) -> Weights:
+        """Return a model; raises RegistryError where it is missing, damaged or not what it says."""
         self.about(version)
         try:
-            model = load_model(self._weights(version))
+            model = load_weights(self._weights(version))
         except ModelError as error:
             raise RegistryError(f"{error}; {self._instead(version)}") from error
-        if (found := fingerprint(model)) != version:
+        if (found := model.fingerprint()) != version:
             raise RegistryError(
                 f"{self._weights(version)}: holds the weights of {found}, not {version}; {self._instead(version)}"
             )

@@ -16,7 +16,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,21 +24,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.distributed import ALONE, Alone, ProcessesError
-from training.history import SCALE, WINDOW
+from training.history import WINDOW
 from training.learning import Learning
-from training.model import Forecaster, fingerprint
+from training.model import Forecaster
 from training.optimisers import build_optimiser, build_schedule
-from training.prior import prior_of, replay_set
-from training.registry import About
+from training.outcome import LEAST_STREAMS, STILL, Outcome, teaching
+from training.prior import replay_set
 from training.sampling import ScheduledSampling
 from training.tbptt import Sequences, Step, train
+from training.weights import Weights, prior_of
 from training.windows import VALUE, Recorded, from_rings, settled, window_losses
 
-MOST_LANES = 4096  # drawn from a larger fleet: what a lane has in common with others, a sample shows
-LEAST_STREAMS = 32  # half of them judge; what fewer agree on need not last (6 streams of ASD: 0.17 nats better on
-# held-back time, 0.05 to 0.1 worse on the 100 events after it)
 HELD_BACK = WINDOW // 4  # last rows of a ring, that nothing is learnt from
-STILL = 0.05  # deviations: a lane that moves less has a likelihood without bound and nothing to teach
 
 BATCH = 64  # windows of a step
 REPLAY = 0.3  # share of them that is synthetic
@@ -88,43 +85,8 @@ RINGS = Recipe(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a retraining. Losses are in nats, as `tbptt.loss_of` counts them; NaN where it never came so far."""
-
-    outcome: Literal["promoted", "rejected", "failed", "skipped"]
-    reason: str  # for a log line
-    model: Forecaster | None = None  # the challenger, only when promoted
-    training_loss: float = math.nan  # mean of the last steps, synthetic windows included
-    validation_loss: float = math.nan  # the challenger's, by the held-back windows that judge
-    champion_loss: float = math.nan  # the champion's, by the same
-    replay_loss: float = math.nan  # the challenger's on synthetic series
-    gradient_norm: float = 0.0  # of the last step, before clipping
-    steps: int = 0
-    rows: int = 0  # that could be learnt from
-    parent: str = ""  # version of the champion
-    seed: int = 0
-    seconds: float = 0.0  # for whoever holds a clock to fill in
-
-    @property
-    def losses(self) -> dict[str, float]:
-        """Return what there is to tell, by split."""
-        both = {"training": self.training_loss, "validation": self.validation_loss}
-        return {split: loss for split, loss in both.items() if math.isfinite(loss)}
-
-    def about(self, trained_at: float) -> About:
-        """Return what the registry keeps beside the model; trained_at is a Unix time in s."""
-        figures = {
-            "training_loss": self.training_loss,
-            "validation_loss": self.validation_loss,
-            "champion_loss": self.champion_loss,
-            "replay_loss": self.replay_loss,
-        }
-        return About(parent=self.parent, trained_at=trained_at, seed=self.seed, rows=self.rows, figures=figures)
-
-
 def retrain(
-    champion: Forecaster,
+    champion: Weights,
     histories: NDArray[np.void],
     stream: NDArray[np.int64],
     seed: int,
@@ -139,20 +101,15 @@ def retrain(
     fate, so gains are counted by stream. The same arguments give the same outcome. `stop` ends the learning early (a
     budget), and what was learnt is judged all the same; it is asked before each step, and what it raises goes through.
     """
-    full = np.flatnonzero(histories["events"] >= WINDOW)
-    if len(full) > MOST_LANES:
-        full = np.sort(np.random.default_rng(seed).choice(full, MOST_LANES, replace=False))
-    moving = full[histories["inputs"][full, :, VALUE].std(axis=1) > STILL * SCALE]
-    streams = len(np.unique(stream[moving]))
-    if streams < LEAST_STREAMS:
-        reason = f"{streams} streams have shown {WINDOW} events of a feature that moves, {LEAST_STREAMS} are needed"
-        return Outcome("skipped", reason)
-    recorded = from_rings(histories[moving], stream[moving], HELD_BACK, champion.horizons)
+    moving = teaching(histories, stream, seed)
+    if isinstance(moving, Outcome):
+        return moving
+    recorded = from_rings(histories[moving], stream[moving], HELD_BACK, champion.shape.horizons)
     return fine_tune(champion, recorded, RINGS, seed, learning=learning, stop=stop, on_step=on_step)
 
 
 def fine_tune(
-    champion: Forecaster,
+    champion: Weights,
     recorded: Recorded,
     recipe: Recipe,
     seed: int,
@@ -178,8 +135,8 @@ def fine_tune(
         reason = f"{groups} stretches of held-back time outside incidents are there to judge by, {least} are needed"
         return Outcome("skipped", reason)
 
-    champion = copy.deepcopy(champion).cpu().eval()
-    challenger = _Settled(champion).to(processes.device)
+    model = Forecaster.of(champion)
+    challenger = _Settled.of(champion).to(processes.device)
     recipe = recipe.stepped(learning.update_every)
     optimiser = build_optimiser(learning, challenger)
     loss = ScheduledSampling(
@@ -220,21 +177,18 @@ def fine_tune(
         gradient_norm=steps[-1].gradient_norm if steps else 0.0,
         steps=run.steps,
         rows=recorded.rows_to_learn,
-        parent=fingerprint(champion),
+        parent=champion.fingerprint(),
         seed=seed,
     )
     if run.outcome == "diverged" or not processes.first:
         return learnt
-    return _judged(learnt, champion, challenger.cpu(), judging, recipe, rng)
+    return _judged(learnt, model, challenger.cpu(), judging, recipe, rng)
 
 
 class _Settled(Forecaster):
     """A copy of a forecaster whose batches begin with the state it is given, not with nothing."""
 
-    def __init__(self, model: Forecaster) -> None:
-        super().__init__(**model.shape)
-        self.load_state_dict(model.state_dict())
-        self.begin = super().initial_state(0)  # [batch, state_size]
+    begin: Tensor  # [batch, state_size]
 
     def initial_state(self, batch: int) -> Tensor:
         """Return the state given for this batch. Dropout draws new masks."""
@@ -292,8 +246,8 @@ def _judged(
 
     # Against the prior, not only the champion: else every retraining could give away a margin more.
     limit = forgotten(champion)
-    if (prior := prior_of(champion)) is not None:
-        limit = max(forgotten(prior) + REPLAY_MARGIN, limit)
+    if (prior := prior_of(champion.shape)) is not None:
+        limit = max(forgotten(Forecaster.of(prior)) + REPLAY_MARGIN, limit)
     for share in SHARES:
         challenger = _between(champion, tuned, share)
         on_replay = forgotten(challenger)
@@ -312,7 +266,7 @@ def _judged(
         learnt,
         outcome="promoted" if promoted else "rejected",
         reason=reason,
-        model=challenger if promoted else None,
+        model=challenger.weights if promoted else None,
         validation_loss=float(after.mean()),
         champion_loss=float(before.mean()),
         replay_loss=on_replay,

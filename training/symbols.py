@@ -19,36 +19,31 @@ Places are given in order of appearance, so in training every sequence has a voc
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import platform
 import sys
 import time
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from training.model import ModelError
-from training.symbol_kernels import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, Weights, trace
+from training.symbol_kernels import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, trace
 from training.symbol_sources import KINDS, make_symbols
+from training.symbol_weights import EMBEDDING, FILE, shipped_arrays
 
 logger = logging.getLogger(__name__)
 
-FILE = "priors/symbols.safetensors"
 SEED = 1
-EMBEDDING = 16
 LANES, ROWS, CHUNK = 48, 600, 200  # of a batch: lanes side by side, events of each that are learnt, events of a step
 BATCHES = 2400  # 7,200 steps: five minutes on a quiet core; 700 reach a held-back NLL of 1.361
 LONGEST_PAST = 30_000  # events that were counted before the first that is learnt
@@ -108,27 +103,10 @@ def surprise(log_p: Tensor, found: Tensor) -> Tensor:
     return -log_p.gather(-1, found[..., None])[..., 0]
 
 
-def weights_of(network: SymbolNetwork) -> Weights:
-    """Copy the weights out of torch; the embedding is multiplied through the input gates once and for all."""
-    value = {name: tensor.detach().numpy() for name, tensor in network.state_dict().items()}
-    W = value["rnn.weight_ih_l0"].T
-    inputs = value["embedding.weight"] @ W + value["rnn.bias_ih_l0"] + value["rnn.bias_hh_l0"]
-    arrays = [inputs, value["is_new"] @ W, value["rnn.weight_hh_l0"].T, value["mix.weight"].T, value["mix.bias"]]
-    laid_out = [np.ascontiguousarray(array, np.float32) for array in [*arrays, value["out.weight"].T]]
-    digest = hashlib.blake2b(digest_size=7)
-    for name in sorted(value):  # as they are in the file: the same on every machine
-        digest.update(value[name].tobytes())
-    return Weights(int.from_bytes(digest.digest(), "little") | 1, *laid_out)
-
-
 def load_symbols() -> SymbolNetwork:
-    """Return the shipped network. Raises ModelError where the installation lacks it, or it is damaged."""
+    """Return the shipped network; raises what `shipped_arrays` does."""
     network = SymbolNetwork()
-    with resources.as_file(resources.files("training") / FILE) as path:
-        try:
-            network.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise ModelError(f"{path}: missing or damaged ({error}): install longwatch again") from error
+    network.load_state_dict({name: torch.tensor(value) for name, value in shipped_arrays().items()})
     return network.eval()
 
 
@@ -202,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.symbols", description="Train the symbols' prior.")
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}, as shipped")
     parser.add_argument("--batches", type=int, default=BATCHES, help=f"default {BATCHES}, as shipped")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("priors") / "symbols.safetensors")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / FILE)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     torch.set_num_threads(1)  # more would sum in another order

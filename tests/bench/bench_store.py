@@ -18,7 +18,7 @@ import numpy as np
 from connectors.records import EventBatch, Partition
 from detector.engine import Engine
 from detector.store import SqliteStore
-from training.prior import load_prior
+from training.weights import load_prior
 
 SAVES = 5
 ALTERNATIVES = {"lmdb, sync": {}, "lmdb, no metasync": {"metasync": False}, "lmdb, writemap": {"writemap": True}}

@@ -29,8 +29,8 @@ from detector.engine import Engine, EngineSettings
 from detector.symbols import network
 from tests.bench.data import data_folder
 from tests.streams import auc
-from training.prior import load_prior
 from training.symbol_kernels import FORESEEN, LANE_SYMBOLS, foresee
+from training.weights import load_prior
 
 FOLDS, QUANTILE = 5, 0.998
 NORMAL, ANOMALOUS = 553_366, 16_838  # sessions of the test part, for the correction

@@ -35,9 +35,10 @@ from training.inputs import INPUT_SIZE
 from training.learning import Learning
 from training.model import Forecaster
 from training.optimisers import build_optimiser
-from training.prior import figures, load_prior
+from training.prior import figures
 from training.readout import fit_locations, only_heads
 from training.tbptt import Sequences, train
+from training.weights import load_prior
 
 LAGS = (10, 50, 200)
 TRAINED = ("rnn", "lstm", "gru")

@@ -10,12 +10,13 @@ import torch
 
 from connectors.records import EventBatch
 from detector.engine import Engine
-from detector.recurrent import KernelLanes, TorchLanes
+from detector.recurrent import KernelLanes
+from detector.torch_lanes import TorchLanes
 from tests.streams import Event, batch_of, fleet, in_batches, interleaved, run
 from training.cells import CELLS
 from training.inputs import INPUT_SIZE
 from training.model import Forecaster
-from training.prior import load_prior
+from training.weights import Weights, load_prior
 
 EVENTS, SWAP = 5000, 3000
 SHAPES: dict[str, dict[str, Any]] = {
@@ -28,13 +29,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", params=SHAPES)
-def models(request: pytest.FixtureRequest) -> tuple[Forecaster, Forecaster]:
+def models(request: pytest.FixtureRequest) -> tuple[Weights, Weights]:
     """A network of the shape, and another one that a retraining might make of it."""
     shape = SHAPES[request.param]
     torch.manual_seed(4)
     prior = load_prior(shape["cell"], shape.get("horizons", (1, 10)))
-    first = prior.shaped(**prior.shape | shape)
-    other = prior.shaped(**prior.shape | shape)
+    first, other = (Forecaster.of(prior.shaped(prior.shape._replace(**shape))) for _ in range(2))
     with torch.no_grad():
         for model, spread in ((first, 0.02), (other, 0.05)):  # so that what was added says something too
             for parameter in model.parameters():
@@ -42,7 +42,7 @@ def models(request: pytest.FixtureRequest) -> tuple[Forecaster, Forecaster]:
             model.from_hidden.weight.add_(spread * torch.randn_like(model.from_hidden.weight) / 10)
             if model.attention:
                 model.attention.out.weight.normal_(std=0.05)
-    return first, other
+    return first.weights, other.weights
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def events() -> list[Event]:
 class Restarting:
     """An engine that is stopped and restored now and then, and swaps its weights at event number SWAP."""
 
-    def __init__(self, first: Forecaster, other: Forecaster, chance: float) -> None:
+    def __init__(self, first: Weights, other: Weights, chance: float) -> None:
         self._rows: dict[str, bytes] = {}
         self._other, self._seen, self._chance, self._choose = other, 0, chance, random.Random(1)
         self.engine = Engine(first, fetch=self._fetch)
@@ -78,7 +78,7 @@ def batches(events: list[Event], size: int) -> Iterator[EventBatch]:
     yield from in_batches(events[SWAP:], size)
 
 
-def test_cuts_restarts_and_a_swap_change_no_bit(models: tuple[Forecaster, Forecaster], events: list[Event]) -> None:
+def test_cuts_restarts_and_a_swap_change_no_bit(models: tuple[Weights, Weights], events: list[Event]) -> None:
     wanted = run(Restarting(*models, chance=0.0), [batch_of(events[:SWAP]), batch_of(events[SWAP:])])
 
     found = run(Restarting(*models, chance=0.2), batches(events, 173))
@@ -89,15 +89,15 @@ def test_cuts_restarts_and_a_swap_change_no_bit(models: tuple[Forecaster, Foreca
     assert (found.score > 0).sum() > 500
 
 
-def test_torch_steps_the_lanes_as_the_kernels_do(models: tuple[Forecaster, Forecaster]) -> None:
+def test_torch_steps_the_lanes_as_the_kernels_do(models: tuple[Weights, Weights]) -> None:
     model, _ = models
     rng = np.random.default_rng(0)
     lane = np.sort(rng.zipf(1.6, 400) % 40)  # some lanes have many events, some one
     inputs = rng.standard_normal((400, INPUT_SIZE)).astype(np.float32)
     found = []
-    for lanes in (KernelLanes(model), TorchLanes(model, torch.device("cpu"))):
+    for lanes in (KernelLanes(model), TorchLanes(model, "cpu")):
         lanes.resize(40)
-        out = np.empty((400, 3 * len(model.horizons)), np.float32)
+        out = np.empty((400, model.shape.output_size), np.float32)
         for first in range(0, 400, 80):
             lanes.step(lane, inputs, first, first + 80, out)
         found.append((out, lanes.read(np.arange(40))))

@@ -29,20 +29,19 @@ from tests.streams import (
     table,
     wide,
 )
-from training.model import Forecaster
-from training.prior import load_prior
+from training.weights import Weights, load_prior
 
 
 @pytest.fixture(scope="module")
-def model() -> Forecaster:
+def model() -> Weights:
     return load_prior()
 
 
-def scored(model: Forecaster, events: list[Event], **settings: object) -> Outcome:
+def scored(model: Weights, events: list[Event], **settings: object) -> Outcome:
     return run(Engine(model, EngineSettings(**settings)), in_batches(numbered(events), 1000))
 
 
-def ruled(model: Forecaster, events: list[Event], **rules: object) -> Outcome:
+def ruled(model: Weights, events: list[Event], **rules: object) -> Outcome:
     return scored(model, events, rules=AlertRules(**rules))
 
 
@@ -64,7 +63,7 @@ def noisy(rows: int, features: int = 1, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("features", "warmup"), [(1, NOVELTY_WARMUP), (3, RETURN_WARMUP), (8, RETURN_WARMUP)])
-def test_a_young_stream_says_that_it_is_and_scores_nothing(model: Forecaster, features: int, warmup: int) -> None:
+def test_a_young_stream_says_that_it_is_and_scores_nothing(model: Weights, features: int, warmup: int) -> None:
     engine = Engine(model)
     events = numbered(wide("s", clock(400), noisy(400, features)))
 
@@ -79,7 +78,7 @@ def test_a_young_stream_says_that_it_is_and_scores_nothing(model: Forecaster, fe
     assert engine.warming() == 0
 
 
-def test_a_forecast_is_there_from_the_second_event(model: Forecaster) -> None:
+def test_a_forecast_is_there_from_the_second_event(model: Weights) -> None:
     outcome = scored(model, wide("s", clock(5), noisy(5)))
 
     assert math.isnan(outcome.expected[0])
@@ -94,7 +93,7 @@ def test_a_forecast_is_there_from_the_second_event(model: Forecaster) -> None:
 @pytest.mark.parametrize("features", [1, 3, 6])
 @pytest.mark.parametrize("level", [0.0, 5.0, -1e4])
 def test_a_constant_stream_is_silent_alarms_at_a_change_and_falls_silent_again(
-    model: Forecaster, features: int, level: float
+    model: Weights, features: int, level: float
 ) -> None:
     value = np.full((3000, features), level)
     value[1000:, :] += 3.0
@@ -111,7 +110,7 @@ def test_a_constant_stream_is_silent_alarms_at_a_change_and_falls_silent_again(
     assert [alert.status for alert in outcome.alerts] == ["firing", "resolved"] * 2
 
 
-def test_a_tiny_change_of_a_constant_stream_is_a_change(model: Forecaster) -> None:
+def test_a_tiny_change_of_a_constant_stream_is_a_change(model: Weights) -> None:
     value = np.full((800, 1), 5.0)
     value[600:] = 5.001
 
@@ -121,7 +120,7 @@ def test_a_tiny_change_of_a_constant_stream_is_a_change(model: Forecaster) -> No
 # --- Times ------------------------------------------------------------------------------------------------------------
 
 
-def test_late_and_duplicate_events_are_counted_and_dropped_or_scored_by_setting(model: Forecaster) -> None:
+def test_late_and_duplicate_events_are_counted_and_dropped_or_scored_by_setting(model: Weights) -> None:
     events = wide("s", clock(100), noisy(100))
     troubled = [*events[:60], events[59], events[30], events[59], *events[60:]]
 
@@ -137,7 +136,7 @@ def test_late_and_duplicate_events_are_counted_and_dropped_or_scored_by_setting(
     np.testing.assert_array_equal(dropped.expected, clean.expected)
 
 
-def test_timestamps_off_the_grid_are_as_good_as_on_it(model: Forecaster) -> None:
+def test_timestamps_off_the_grid_are_as_good_as_on_it(model: Weights) -> None:
     rng = np.random.default_rng(1)
     rows = 3000
     jittered = clock(rows) + rng.integers(-100, 100, rows) * 1_000_000_000
@@ -153,7 +152,7 @@ def test_timestamps_off_the_grid_are_as_good_as_on_it(model: Forecaster) -> None
 
 
 @pytest.mark.parametrize("features", [1, 6])
-def test_a_gap_of_a_week_is_no_anomaly_and_blinds_nobody(model: Forecaster, features: int) -> None:
+def test_a_gap_of_a_week_is_no_anomaly_and_blinds_nobody(model: Weights, features: int) -> None:
     time = clock(3000)
     time[2000:] += WEEK
     rng = np.random.default_rng(2)
@@ -167,7 +166,7 @@ def test_a_gap_of_a_week_is_no_anomaly_and_blinds_nobody(model: Forecaster, feat
     assert outcome.threshold[2050] == pytest.approx(outcome.threshold[1999], abs=0.05)  # the gap is not its rhythm
 
 
-def test_a_stream_on_two_partitions_is_told_by_name(model: Forecaster) -> None:
+def test_a_stream_on_two_partitions_is_told_by_name(model: Weights) -> None:
     engine = Engine(model)
     one, two = Partition("metrics", 0), Partition("metrics", 1)
     steady = [Event("steady", t, {"x": 1.0}, partition=two) for t in range(1, 10)]
@@ -181,7 +180,7 @@ def test_a_stream_on_two_partitions_is_told_by_name(model: Forecaster) -> None:
 # --- Features ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_order_of_features_says_nothing(model: Forecaster) -> None:
+def test_the_order_of_features_says_nothing(model: Weights) -> None:
     events = wide("s", clock(600), noisy(600, 5))
     turned = [e._replace(values=dict(reversed(e.values.items()))) if k % 2 else e for k, e in enumerate(events)]
 
@@ -191,7 +190,7 @@ def test_the_order_of_features_says_nothing(model: Forecaster) -> None:
 
 
 @pytest.mark.parametrize("features", [2, 6])
-def test_missing_values_are_missing_not_zero(model: Forecaster, features: int) -> None:
+def test_missing_values_are_missing_not_zero(model: Weights, features: int) -> None:
     value = noisy(3000, features) + 100
     rng = np.random.default_rng(3)
     holes = rng.random(value.shape) < 0.2
@@ -207,7 +206,7 @@ def test_missing_values_are_missing_not_zero(model: Forecaster, features: int) -
     assert len(fired(outcome)) <= 8
 
 
-def test_features_past_the_limit_are_dropped_and_counted_and_the_rest_scored(model: Forecaster) -> None:
+def test_features_past_the_limit_are_dropped_and_counted_and_the_rest_scored(model: Weights) -> None:
     engine = Engine(model)
     crowd = {f"f{k}": float(k) for k in range(MOST_LANES + 5)}
 
@@ -222,7 +221,7 @@ def test_features_past_the_limit_are_dropped_and_counted_and_the_rest_scored(mod
     assert len(alone.scores) == 1
 
 
-def test_an_empty_batch_and_an_event_without_values_do_no_harm(model: Forecaster) -> None:
+def test_an_empty_batch_and_an_event_without_values_do_no_harm(model: Weights) -> None:
     engine = Engine(model)
 
     assert len(engine.step(batch_of([])).scores) == 0
@@ -257,7 +256,7 @@ def both_ways(features: int = 1) -> list[Event]:
         ({"fixed_threshold": 9.0}, set()),
     ],
 )
-def test_rules_say_what_may_alert(model: Forecaster, features: int, rules: dict[str, object], rows: set[int]) -> None:
+def test_rules_say_what_may_alert(model: Weights, features: int, rules: dict[str, object], rows: set[int]) -> None:
     outcome = ruled(model, both_ways(features), **rules)
 
     assert set(rows_of(fired(outcome))) & {1500, 1800} == rows
@@ -266,7 +265,7 @@ def test_rules_say_what_may_alert(model: Forecaster, features: int, rules: dict[
     assert (outcome.score[[1500, 1800]] > LEAST_THRESHOLD_MANY).all()  # scores know nothing of rules
 
 
-def test_an_anomaly_that_lasts_alerts_after_the_least_duration(model: Forecaster) -> None:
+def test_an_anomaly_that_lasts_alerts_after_the_least_duration(model: Weights) -> None:
     value = noisy(2000, 6)
     value[1500:1512] += 6.0 * np.sign(np.arange(12) % 2 - 0.5)[:, None]
 
@@ -275,7 +274,7 @@ def test_an_anomaly_that_lasts_alerts_after_the_least_duration(model: Forecaster
     assert late == [1503]
 
 
-def test_streams_are_muted_by_pattern(model: Forecaster) -> None:
+def test_streams_are_muted_by_pattern(model: Weights) -> None:
     events = both_ways()
     named = [e._replace(stream=name) for e in events for name in ("test-1/cpu", "prod-1/cpu")]
 
@@ -285,7 +284,7 @@ def test_streams_are_muted_by_pattern(model: Forecaster) -> None:
     assert outcome.score.reshape(-1, 2)[1500].min() > 3.0
 
 
-def test_an_alert_tells_what_when_where_and_how_unlikely(model: Forecaster) -> None:
+def test_an_alert_tells_what_when_where_and_how_unlikely(model: Weights) -> None:
     value = noisy(2000, 4)
     value[1500:1503, 2] += 8.0
     events = [e._replace(partition=Partition("metrics", 3)) for e in wide("web-1", clock(2000), value)]
@@ -313,7 +312,7 @@ def test_an_alert_tells_what_when_where_and_how_unlikely(model: Forecaster) -> N
     assert [getattr(resolved, name) for name in unchanged] == [getattr(firing, name) for name in unchanged]
 
 
-def test_what_is_far_above_the_threshold_is_critical(model: Forecaster) -> None:
+def test_what_is_far_above_the_threshold_is_critical(model: Weights) -> None:
     events = both_ways()
 
     lenient = fired(ruled(model, events, critical_above_threshold=100.0))
@@ -324,7 +323,7 @@ def test_what_is_far_above_the_threshold_is_critical(model: Forecaster) -> None:
 
 
 @pytest.mark.parametrize(("features", "refractory"), [(1, REFRACTORY_SINGLE), (6, REFRACTORY_MANY)])
-def test_an_incident_of_an_hour_is_one_alert(model: Forecaster, features: int, refractory: int) -> None:
+def test_an_incident_of_an_hour_is_one_alert(model: Weights, features: int, refractory: int) -> None:
     value = noisy(2000, features)
     value[1500:1512] += 4.0
     outcome = scored(model, wide("s", clock(2000), value))
@@ -334,7 +333,7 @@ def test_an_incident_of_an_hour_is_one_alert(model: Forecaster, features: int, r
     assert [alert.status for alert in during] == ["firing", "resolved"]
 
 
-def test_flagged_repeats_are_told_longer_than_learnt_ones(model: Forecaster) -> None:
+def test_flagged_repeats_are_told_longer_than_learnt_ones(model: Weights) -> None:
     """The same spike every day for a month: news at first, then the stream's habit, unless each is to be told."""
     rows = 40 * 288
     value = noisy(rows)
@@ -354,7 +353,7 @@ def test_flagged_repeats_are_told_longer_than_learnt_ones(model: Forecaster) -> 
 
 
 @pytest.mark.parametrize(("step", "rows"), [(1 * MINUTE, 30_240), (5 * MINUTE, 12_096)], ids=["1 min", "5 min"])
-def test_clean_streams_of_one_feature_keep_to_the_budget(model: Forecaster, step: int, rows: int) -> None:
+def test_clean_streams_of_one_feature_keep_to_the_budget(model: Weights, step: int, rows: int) -> None:
     """Daily waves with noise, nothing wrong: about as many alerts as asked for at most (measured: 1.4 to 6.8)."""
     rng = np.random.default_rng(5)
     time = clock(rows, step)
@@ -370,7 +369,7 @@ def test_clean_streams_of_one_feature_keep_to_the_budget(model: Forecaster, step
     assert rate <= 10.0, f"{rate:.2f} alerts a stream and week, asked for at most 7"
 
 
-def test_streams_that_began_together_do_not_all_alert_when_their_first_day_is_over(model: Forecaster) -> None:
+def test_streams_that_began_together_do_not_all_alert_when_their_first_day_is_over(model: Weights) -> None:
     """What the hour's usual level is, is known from then on; that a level begins to be judged is no news."""
     rng = np.random.default_rng(6)
     time = clock(2 * 288, start=START + 37 * MINUTE)
@@ -385,7 +384,7 @@ def test_streams_that_began_together_do_not_all_alert_when_their_first_day_is_ov
 
 
 @pytest.mark.parametrize("features", [3, 8])
-def test_clean_streams_of_more_features_keep_to_the_budget(model: Forecaster, features: int) -> None:
+def test_clean_streams_of_more_features_keep_to_the_budget(model: Weights, features: int) -> None:
     rows, streams, count = 8064, 6, 0
     for seed in range(streams):
         outcome = scored(model, wide("s", clock(rows), noisy(rows, features, seed)))
@@ -398,7 +397,7 @@ def test_clean_streams_of_more_features_keep_to_the_budget(model: Forecaster, fe
 # --- Memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_no_more_streams_stay_than_are_allowed_and_the_longest_idle_go(model: Forecaster) -> None:
+def test_no_more_streams_stay_than_are_allowed_and_the_longest_idle_go(model: Weights) -> None:
     engine = Engine(model, EngineSettings(max_streams=3))
     engine.step(batch_of([Event(name, t, {"x": 1.0}) for t, name in enumerate("abc", 1)]))
     engine.step(batch_of([Event("a", 10, {"x": 1.0})]))
@@ -413,7 +412,7 @@ def test_no_more_streams_stay_than_are_allowed_and_the_longest_idle_go(model: Fo
     assert list(engine.drain()) == []
 
 
-def test_only_what_changed_is_drained(model: Forecaster) -> None:
+def test_only_what_changed_is_drained(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event(name, 1, {"x": 1.0}) for name in "abc"]))
     assert {name for name, _ in engine.drain()} == set("abc")
@@ -431,7 +430,7 @@ def test_settings_are_those_that_ship() -> None:
     assert DAY == 86_400 * 1_000_000_000
 
 
-def test_a_score_above_the_threshold_of_a_stream_too_young_to_alert_says_so(model: Forecaster) -> None:
+def test_a_score_above_the_threshold_of_a_stream_too_young_to_alert_says_so(model: Weights) -> None:
     value = seasonal(np.random.default_rng(4), clock(500, MINUTE))
     value[[150, 450]] += 9.0  # at one event a minute and the default budget a stream alerts from the 360th on
     engine = Engine(model)

@@ -16,8 +16,7 @@ from connectors.decode import REASONS, Decoder
 from connectors.records import Partition, RawBatch
 from detector.engine import Engine, EngineSettings, Step
 from tests.streams import clock, in_batches, numbered, run, seasonal, wide
-from training.model import Forecaster
-from training.prior import load_prior
+from training.weights import Weights, load_prior
 
 RECORDS = 10_000
 NOW_MS = 1_790_000_000_000
@@ -25,7 +24,7 @@ PARTITIONS = [Partition("metrics", 0), Partition("metrics", 1)]
 
 
 @pytest.fixture(scope="module")
-def model() -> Forecaster:
+def model() -> Weights:
     return load_prior()
 
 
@@ -151,7 +150,7 @@ def made(choose: random.Random, number: int) -> tuple[bytes, bytes | None]:
 
 
 @pytest.mark.parametrize("limit", [100_000, 4], ids=["roomy", "evicting"])
-def test_ten_thousand_records_of_every_kind_are_each_scored_counted_or_refused(model: Forecaster, limit: int) -> None:
+def test_ten_thousand_records_of_every_kind_are_each_scored_counted_or_refused(model: Weights, limit: int) -> None:
     choose = random.Random(20_261_120)
     rows: dict[str, bytes] = {}
     engine = Engine(model, EngineSettings(max_streams=limit), fetch=lambda names: [rows.get(name) for name in names])
@@ -177,7 +176,7 @@ def test_ten_thousand_records_of_every_kind_are_each_scored_counted_or_refused(m
     } <= set(account.refused)  # fmt: skip
 
 
-def test_records_of_megabytes_and_of_thousands_of_features(model: Forecaster) -> None:
+def test_records_of_megabytes_and_of_thousands_of_features(model: Weights) -> None:
     def wide_record(features: int, number: int, name: str = "w") -> bytes:
         values = {f"{name}{number}-{k}": 1.0 for k in range(features)}
         return json.dumps({"stream": "wide", "timestamp": NOW_MS + number, "values": values}).encode()
@@ -236,7 +235,7 @@ def test_whatever_hypothesis_thinks_of_is_scored_counted_or_refused(
 
 
 @pytest.fixture(scope="module")
-def shared(model: Forecaster) -> Account:
+def shared(model: Weights) -> Account:
     return Account(Engine(model))
 
 
@@ -254,7 +253,7 @@ DISTURBANCES: dict[str, Callable[[np.ndarray], None]] = {
 
 
 @pytest.mark.parametrize("disturb", DISTURBANCES)
-def test_a_stream_of_one_feature_scores_normally_again_after_its_memory_forgot(model: Forecaster, disturb: str) -> None:
+def test_a_stream_of_one_feature_scores_normally_again_after_its_memory_forgot(model: Weights, disturb: str) -> None:
     """Novelty is measured against the range of the last 8,000 events, so that long it is dull."""
     rows = 14_000
     value = seasonal(np.random.default_rng(1), clock(rows))
@@ -277,7 +276,7 @@ SOON = ["one 1e308", "one -1e30", "one 4294967295", "one denormal", "alternating
 
 @pytest.mark.parametrize("features", [2, 6])
 @pytest.mark.parametrize("disturb", SOON)
-def test_a_stream_of_more_features_scores_normally_again_soon(model: Forecaster, disturb: str, features: int) -> None:
+def test_a_stream_of_more_features_scores_normally_again_soon(model: Weights, disturb: str, features: int) -> None:
     rows = 5000
     rng = np.random.default_rng(2)
     value = np.stack([seasonal(rng, clock(rows)) for _ in range(features)], axis=1)
@@ -295,7 +294,7 @@ def test_a_stream_of_more_features_scores_normally_again_soon(model: Forecaster,
 
 
 @pytest.mark.parametrize("features", [1, 3, 8])
-def test_all_magnitudes_at_once_leave_every_state_finite(model: Forecaster, features: int) -> None:
+def test_all_magnitudes_at_once_leave_every_state_finite(model: Weights, features: int) -> None:
     rng = np.random.default_rng(3)
     rows = 3000
     value = rng.standard_normal((rows, features)) * 10.0 ** rng.integers(-320, 308, (rows, features))

@@ -22,8 +22,7 @@ from detector.residents import PORTION
 from detector.tables import Table
 from tests.detector.test_parity import assert_same
 from tests.streams import MINUTE, START, Event, batch_of, in_batches, numbered, run
-from training.model import Forecaster
-from training.prior import load_prior
+from training.weights import Weights, load_prior
 
 LIMIT = LEAST_BYTES
 HUGE_PAGE = 4 << 20  # bytes that the system may lay beneath a single one
@@ -31,7 +30,7 @@ WIDEST = 32 << 20  # one stream of 1,024 features: the only thing that may stand
 
 
 @pytest.fixture(scope="module")
-def model() -> Forecaster:
+def model() -> Weights:
     return load_prior()
 
 
@@ -46,7 +45,7 @@ class Store:
             yield self.rows.get(name)
 
 
-def limited(model: Forecaster, store: Store, folder: Path | None = None) -> Engine:
+def limited(model: Weights, store: Store, folder: Path | None = None) -> Engine:
     parked = Parked(folder, round(PORTION * LIMIT)) if folder else None
     return Engine(model, EngineSettings(memory_bytes=LIMIT), fetch=store.fetch, parked=parked)
 
@@ -139,7 +138,7 @@ def crowd(seed: int, streams: int, rows: int) -> list[Event]:
 
 @pytest.mark.parametrize("size", [100, 3_000])
 def test_scores_are_the_same_with_little_memory_and_it_is_never_exceeded(
-    model: Forecaster, tmp_path: Path, size: int
+    model: Weights, tmp_path: Path, size: int
 ) -> None:
     events = crowd(1, streams=1_000, rows=3)
     store = Store()
@@ -159,7 +158,7 @@ def test_scores_are_the_same_with_little_memory_and_it_is_never_exceeded(
     assert 0.5 * LIMIT < highest <= LIMIT
 
 
-def test_one_batch_may_bring_far_more_than_fits(model: Forecaster, tmp_path: Path) -> None:
+def test_one_batch_may_bring_far_more_than_fits(model: Weights, tmp_path: Path) -> None:
     """5,000 new streams, three times what fits; then all of them again, whose states must come back."""
     store = Store()
     engine = limited(model, store, tmp_path)
@@ -173,7 +172,7 @@ def test_one_batch_may_bring_far_more_than_fits(model: Forecaster, tmp_path: Pat
     assert len(dict(engine.drain())) == 5_000
 
 
-def test_streams_of_a_thousand_features_are_let_through_one_by_one(model: Forecaster, tmp_path: Path) -> None:
+def test_streams_of_a_thousand_features_are_let_through_one_by_one(model: Weights, tmp_path: Path) -> None:
     store = Store()
     engine = limited(model, store, tmp_path)
     events = numbered(
@@ -189,18 +188,18 @@ def test_streams_of_a_thousand_features_are_let_through_one_by_one(model: Foreca
     assert highest <= LIMIT + WIDEST
 
 
-def test_a_batch_of_very_many_values_goes_through_in_parts(model: Forecaster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_very_many_values_goes_through_in_parts(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     events = crowd(2, streams=60, rows=3)
     reference = run(Engine(model), in_batches(events, 1_000))
     monkeypatch.setattr(engine_module, "MOST_OBSERVATIONS", 100)
     assert_same(run(Engine(model), in_batches(events, 1_000)), reference)
 
 
-def test_an_empty_batch_is_a_step_too(model: Forecaster, tmp_path: Path) -> None:
+def test_an_empty_batch_is_a_step_too(model: Weights, tmp_path: Path) -> None:
     assert len(limited(model, Store(), tmp_path).step(batch_of([])).scores) == 0
 
 
-def test_names_of_features_that_nobody_has_are_forgotten(model: Forecaster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_features_that_nobody_has_are_forgotten(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     """One stream is full of features and goes on inventing names: they are dropped, and so is what they are called."""
     monkeypatch.setattr("detector.states.FEATURES_KEPT", 2_000)
     engine = Engine(model)
@@ -215,7 +214,7 @@ def test_names_of_features_that_nobody_has_are_forgotten(model: Forecaster, monk
     assert "feature-0-499" in engine.states.features_of(engine.states.slots["s"])
 
 
-def test_memory_returns_when_streams_are_forgotten(model: Forecaster) -> None:
+def test_memory_returns_when_streams_are_forgotten(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event(f"s{k}", START, {f"f{n}": 1.0 for n in range(8)}) for k in range(1_000)]))
     full = engine.nbytes
@@ -223,7 +222,7 @@ def test_memory_returns_when_streams_are_forgotten(model: Forecaster) -> None:
     assert engine.nbytes < 0.2 * full
 
 
-def test_what_streams_take_is_told_as_they_take_it(model: Forecaster) -> None:
+def test_what_streams_take_is_told_as_they_take_it(model: Weights) -> None:
     for features in (1, 4, 16):
         engine = Engine(model)
         before, count = engine.nbytes, 400
@@ -316,7 +315,7 @@ def test_a_cgroup_that_is_too_small_is_told(tmp_path: Path) -> None:
 
 
 def test_how_many_streams_fit_is_told_and_true(
-    model: Forecaster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = limited(model, Store(), tmp_path)
     with caplog.at_level(logging.INFO):

@@ -15,21 +15,22 @@ import torch
 
 from detector.daemon import Daemon
 from detector.settings import load_settings
-from training import symbols as symbol_network
-from training.model import Forecaster, ModelError, fingerprint
-from training.prior import load_prior
+from training import symbol_weights
+from training.model import Forecaster
 from training.registry import About, Registry, RegistryError
+from training.shape import ModelError
+from training.weights import Weights, load_prior
 
 EVENTS = 100
 
 
-def model(seed: int) -> Forecaster:
-    found = load_prior()
+def model(seed: int) -> Weights:
+    found = Forecaster.of(load_prior())
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in found.parameters():
             parameter.add_(1e-4 * torch.randn_like(parameter))
-    return found
+    return found.weights
 
 
 def lines(first: int = 0) -> str:
@@ -62,7 +63,7 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry = Registry(folder / "state" / "models")
     for at in (1.0, 2.0):
         registry.save(model(int(at)), About(parent="", trained_at=at, seed=0, rows=1, figures={}))
-    document = json.dumps(meta(folder) | {"model": fingerprint(model(2))}, sort_keys=True)
+    document = json.dumps(meta(folder) | {"model": model(2).fingerprint()}, sort_keys=True)
     with sqlite3.connect(folder / "state" / "state.db") as db:
         db.execute("UPDATE meta SET document = ?, crc = ?", (document, zlib.crc32(document.encode())))
     db.close()
@@ -106,7 +107,7 @@ def make_folder(path: Path) -> None:
 def test_scoring_goes_on_with_another_retained_model(
     work: Path, suffix: str, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    lost, other = fingerprint(model(2)), fingerprint(model(1))
+    lost, other = model(2).fingerprint(), model(1).fingerprint()
     damage(work / "state" / "models" / (lost + suffix))
     if damage is flip and suffix == ".json":
         (work / "state" / "models" / f"{lost}.json").write_bytes(b"\xff\xfe")
@@ -152,7 +153,7 @@ def test_a_model_that_the_operator_named_is_refused_in_one_line_that_can_be_foll
     directory = work / "state" / "models"
     named = tmp_path / "named"
     shutil.copytree(directory, named)
-    lost, other = fingerprint(model(2)), fingerprint(model(1))
+    lost, other = model(2).fingerprint(), model(1).fingerprint()
     truncate(named / f"{lost}.safetensors")
     (tmp_path / "events.jsonl").write_text(lines())
     with pytest.raises(RegistryError, match=rf"damaged.*remove {lost}\.json, .*is used: {other}") as told:
@@ -168,7 +169,7 @@ def test_a_symbols_network_that_is_missing_blames_no_event(tmp_path: Path, monke
     from detector import symbols
 
     symbols.network.cache_clear()
-    monkeypatch.setattr(symbol_network, "FILE", "priors/none.safetensors")
+    monkeypatch.setattr(symbol_weights, "FILE", "priors/none.safetensors")
     events = [{"stream": "a", "timestamp": 1_700_000_000 + i, "code": "E1"} for i in range(10)]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     with pytest.raises(ModelError, match=r"none\.safetensors: missing or damaged .*install longwatch again"):

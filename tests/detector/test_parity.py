@@ -13,12 +13,11 @@ from connectors.records import EventBatch
 from detector import engine as engine_module
 from detector.engine import Engine, EngineSettings
 from tests.streams import DAY, Event, Outcome, batch_of, fleet, in_batches, interleaved, run
-from training.model import Forecaster
-from training.prior import load_prior
+from training.weights import Weights, load_prior
 
 
 @pytest.fixture(scope="module")
-def model() -> Forecaster:
+def model() -> Weights:
     return load_prior()
 
 
@@ -33,7 +32,7 @@ def events(streams: list[list[Event]]) -> list[Event]:
 
 
 @pytest.fixture(scope="module")
-def reference(model: Forecaster, streams: list[list[Event]]) -> Outcome:
+def reference(model: Weights, streams: list[list[Event]]) -> Outcome:
     """Each stream as one long sequence."""
     return run(Engine(model), [batch_of(events) for events in streams])
 
@@ -67,20 +66,20 @@ def test_the_streams_of_these_tests_make_alerts_of_every_family(reference: Outco
 
 @pytest.mark.parametrize("size", [1, 7, 256, 10_000, 1_000_000])
 def test_micro_batches_of_any_size_give_the_scores_of_one_long_sequence(
-    model: Forecaster, events: list[Event], reference: Outcome, size: int
+    model: Weights, events: list[Event], reference: Outcome, size: int
 ) -> None:
     assert_same(run(Engine(model), in_batches(events, size)), reference)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_interleaving_of_streams_changes_nothing(
-    model: Forecaster, streams: list[list[Event]], reference: Outcome, seed: int
+    model: Weights, streams: list[list[Event]], reference: Outcome, seed: int
 ) -> None:
     assert_same(run(Engine(model), in_batches(interleaved(streams, seed), 997)), reference)
 
 
 def test_threads_change_nothing(
-    model: Forecaster, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch
+    model: Weights, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "THREAD_EVENTS", 1)  # else small batches would stay on one thread
     for size in (50, 10_000):
@@ -102,7 +101,7 @@ class Store:
         return [self.rows.get(name) for name in names]
 
 
-def restarted(model: Forecaster, batches: Iterable[EventBatch], seed: int) -> Iterator[tuple[Engine, EventBatch]]:
+def restarted(model: Weights, batches: Iterable[EventBatch], seed: int) -> Iterator[tuple[Engine, EventBatch]]:
     """Yield batches with the engine that is to score each; it is stopped and restored after about one in five."""
     choose, store = random.Random(seed), Store()
     engine = Engine(model, fetch=store.fetch)
@@ -136,14 +135,14 @@ def run_parts(parts: Iterable[tuple[Engine, EventBatch]]) -> Outcome:
 
 @pytest.mark.parametrize(("seed", "size"), [(1, 400), (2, 399), (3, 401), (4, 53)])
 def test_restored_at_random_points_is_as_if_never_stopped(
-    model: Forecaster, events: list[Event], reference: Outcome, seed: int, size: int
+    model: Weights, events: list[Event], reference: Outcome, seed: int, size: int
 ) -> None:
     assert_same(run_parts(restarted(model, in_batches(events, size), seed)), reference)
 
 
 @pytest.mark.parametrize("most", [1, 3, 8])
 def test_a_stream_that_was_evicted_and_returns_is_as_if_it_had_stayed(
-    model: Forecaster, events: list[Event], reference: Outcome, most: int
+    model: Weights, events: list[Event], reference: Outcome, most: int
 ) -> None:
     store = Store()
     engine = Engine(model, EngineSettings(max_streams=most), fetch=store.fetch)
@@ -159,7 +158,7 @@ def test_a_stream_that_was_evicted_and_returns_is_as_if_it_had_stayed(
 
 
 def test_restored_by_another_engine_with_other_slots_and_other_feature_numbers_is_the_same(
-    model: Forecaster, events: list[Event], reference: Outcome
+    model: Weights, events: list[Event], reference: Outcome
 ) -> None:
     """A rebalance hands a stream to an engine that already knows others."""
     half, store = len(events) // 2, Store()

@@ -9,32 +9,32 @@ import torch
 from connectors.records import EventBatch
 from detector import engine as engine_module
 from detector.engine import PRIMING_PASSES, Engine, EngineSettings
-from detector.recurrent import KernelLanes, RecurrentLanes, TorchLanes
+from detector.recurrent import KernelLanes, RecurrentLanes
 from detector.tables import Table
+from detector.torch_lanes import TorchLanes
 from tests.streams import Event, Outcome, clock, fleet, in_batches, interleaved, numbered, run, seasonal, wide
 from training.history import HISTORY, WINDOW, record, unrolled
 from training.inputs import INPUT_SIZE
-from training.kernels import output_size
 from training.model import Forecaster
-from training.prior import load_prior
+from training.weights import Weights, load_prior
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 
 
 @pytest.fixture(scope="module")
-def model() -> Forecaster:
+def model() -> Weights:
     return load_prior()
 
 
 @pytest.fixture(scope="module")
-def other() -> Forecaster:
+def other() -> Weights:
     """Other weights, of the kind that a retraining brings."""
     torch.manual_seed(1)
-    changed = load_prior()
+    changed = Forecaster.of(load_prior())
     with torch.no_grad():
         for parameter in changed.parameters():
             parameter.mul_(1.0 + 0.05 * torch.randn_like(parameter))
-    return changed.eval()
+    return changed.weights
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +43,18 @@ def events() -> list[Event]:
 
 
 def stepped(lanes: RecurrentLanes, lane: np.ndarray, inputs: np.ndarray, size: int) -> np.ndarray:
-    out = np.empty((len(lane), output_size(2)), np.float32)
+    out = np.empty((len(lane), 3 * 2), np.float32)
     for first in range(0, len(lane), size):
         lanes.step(lane, inputs, first, min(first + size, len(lane)), out)
     return out
 
 
 @pytest.mark.parametrize("size", [1, 13, 400])
-def test_torch_and_the_kernel_step_the_same_lanes_alike(model: Forecaster, size: int) -> None:
+def test_torch_and_the_kernel_step_the_same_lanes_alike(model: Weights, size: int) -> None:
     rng = np.random.default_rng(0)
     lane = np.sort(rng.zipf(1.6, 400) % 40)  # some lanes have many events, some one
     inputs = rng.standard_normal((400, INPUT_SIZE)).astype(np.float32)
-    states = rng.uniform(-1, 1, (40, model.state_size)).astype(np.float32)
+    states = rng.uniform(-1, 1, (40, model.shape.state_size)).astype(np.float32)
     kernel, torch_ = KernelLanes(model), TorchLanes(model, CPU)
     for lanes in (kernel, torch_):
         lanes.resize(40)
@@ -70,21 +70,20 @@ def test_torch_and_the_kernel_step_the_same_lanes_alike(model: Forecaster, size:
 
 @pytest.mark.parametrize("make", [KernelLanes, lambda model: TorchLanes(model, CPU)], ids=["kernel", "torch"])
 def test_room_for_more_lanes_keeps_those_there_and_begins_with_zeros(
-    model: Forecaster, make: Callable[[Forecaster], RecurrentLanes]
+    model: Weights, make: Callable[[Weights], RecurrentLanes]
 ) -> None:
     lanes = make(model)
     lanes.resize(3)
-    wanted = np.arange(3 * model.state_size, dtype=np.float32).reshape(3, -1)
+    wanted = np.arange(3 * model.shape.state_size, dtype=np.float32).reshape(3, -1)
     lanes.write(np.arange(3), wanted)
 
     lanes.resize(7)
 
     np.testing.assert_array_equal(lanes.read(np.arange(3)), wanted)
     assert not lanes.read(np.arange(3, 7)).any()
-    assert lanes.nbytes == 7 * model.state_size * 4
 
 
-def run_on(device: str, model: Forecaster, events: list[Event], size: int) -> Outcome:
+def run_on(device: str, model: Weights, events: list[Event], size: int) -> Outcome:
     return run(Engine(model, device=device), in_batches(events, size))
 
 
@@ -108,7 +107,7 @@ def assert_close(found: Outcome, wanted: Outcome) -> None:
 
 @pytest.mark.parametrize("size", [100, 10_000])
 def test_scores_by_torch_are_those_of_the_kernel_within_1e_4(
-    model: Forecaster, events: list[Event], monkeypatch: pytest.MonkeyPatch, size: int
+    model: Weights, events: list[Event], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     wanted = run_on("cpu", model, events, 1000)
     monkeypatch.setattr(engine_module, "lanes_on", TorchLanes)
@@ -121,7 +120,7 @@ def test_scores_by_torch_are_those_of_the_kernel_within_1e_4(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: torch finds none")
 @pytest.mark.parametrize("size", [100, 10_000])
-def test_scores_on_a_gpu_are_those_of_the_cpu_within_1e_4(model: Forecaster, events: list[Event], size: int) -> None:
+def test_scores_on_a_gpu_are_those_of_the_cpu_within_1e_4(model: Weights, events: list[Event], size: int) -> None:
     assert_close(run_on("cuda", model, events, size), run_on("cpu", model, events, 1000))
 
 
@@ -129,7 +128,7 @@ def test_scores_on_a_gpu_are_those_of_the_cpu_within_1e_4(model: Forecaster, eve
 
 
 def swapping(
-    engine: Engine, events: list[Event], at: int, other: Forecaster, size: int, save: Callable[[], None] = lambda: None
+    engine: Engine, events: list[Event], at: int, other: Weights, size: int, save: Callable[[], None] = lambda: None
 ) -> Iterator[EventBatch]:
     """Yield batches, and have the engine use other weights once event number `at` is reached."""
     yield from in_batches(events[:at], size)
@@ -138,7 +137,7 @@ def swapping(
     yield from in_batches(events[at:], size)
 
 
-def test_a_lane_is_primed_with_its_window_under_the_new_weights(model: Forecaster, other: Forecaster) -> None:
+def test_a_lane_is_primed_with_its_window_under_the_new_weights(model: Weights, other: Weights) -> None:
     engine = Engine(model)
     rng = np.random.default_rng(4)
     series = numbered(wide("s", clock(300), seasonal(rng, clock(300))[:, None]))
@@ -151,7 +150,8 @@ def test_a_lane_is_primed_with_its_window_under_the_new_weights(model: Forecaste
     assert count.tolist() == [WINDOW]
     with torch.inference_mode():
         sequence = torch.from_numpy(np.concatenate([window[0]] * PRIMING_PASSES + [inputs_of_next]))[:, None]
-        _, state = other(sequence, other.initial_state(1))
+        network = Forecaster.of(other)
+        _, state = network(sequence, network.initial_state(1))
     lane = int(engine.states.streams.rows["first_lane"][engine.states.slots["s"]])
     np.testing.assert_allclose(engine.states.recurrent.read(np.array([lane]))[0], state[0].numpy(), atol=1e-4)
 
@@ -169,7 +169,7 @@ def run_one(engine: Engine, event: Event) -> np.ndarray:
     return window[0, -1:]
 
 
-def test_a_swap_to_the_same_weights_hardly_shows(model: Forecaster, events: list[Event]) -> None:
+def test_a_swap_to_the_same_weights_hardly_shows(model: Weights, events: list[Event]) -> None:
     """A window holds most of what a hidden state knows; what lies further back is lost at a swap."""
     never, swapped = Engine(model), Engine(model)
 
@@ -194,7 +194,7 @@ def hidden(engine: Engine, stream: str) -> np.ndarray:
 
 
 def test_a_swap_keeps_calibration_open_incidents_and_windows(
-    model: Forecaster, other: Forecaster, events: list[Event]
+    model: Weights, other: Weights, events: list[Event]
 ) -> None:
     engine = Engine(model)
     for batch in in_batches(events, 100):
@@ -226,7 +226,7 @@ def tables(engine: Engine) -> dict[str, Table]:
 
 @pytest.mark.parametrize("size", [1, 997])
 def test_after_a_swap_batches_of_any_size_still_give_the_same_scores(
-    model: Forecaster, other: Forecaster, events: list[Event], size: int
+    model: Weights, other: Weights, events: list[Event], size: int
 ) -> None:
     events = events[:6000]
     one, two = Engine(model), Engine(model)
@@ -240,7 +240,7 @@ def test_after_a_swap_batches_of_any_size_still_give_the_same_scores(
 
 @pytest.mark.parametrize("saved", ["before", "after", "both"])
 def test_restored_around_a_swap_is_as_if_never_stopped(
-    model: Forecaster, other: Forecaster, events: list[Event], saved: str
+    model: Weights, other: Weights, events: list[Event], saved: str
 ) -> None:
     """Rows that were written after the swap by lanes that had not been primed yet are primed when they return."""
     events = events[:6000]
@@ -262,7 +262,7 @@ def test_restored_around_a_swap_is_as_if_never_stopped(
 
 
 def test_evicted_before_a_swap_and_back_after_it_is_as_if_it_had_stayed(
-    model: Forecaster, other: Forecaster, events: list[Event]
+    model: Weights, other: Weights, events: list[Event]
 ) -> None:
     events = events[:6000]
     roomy, tight = Engine(model), Engine(model, EngineSettings(max_streams=2))
@@ -294,7 +294,7 @@ def test_a_ring_unrolls_to_the_last_rows_in_their_order(rows: int) -> None:
     assert hidden[0, : WINDOW - kept].all()
 
 
-def test_events_of_an_incident_are_masked_in_the_window(model: Forecaster) -> None:
+def test_events_of_an_incident_are_masked_in_the_window(model: Weights) -> None:
     rng = np.random.default_rng(5)
     value = seasonal(rng, clock(400))
     value[380:] += 50.0

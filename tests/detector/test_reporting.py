@@ -11,13 +11,13 @@ from detector.metrics import Metrics
 from detector.reporting import Reporter
 from detector.settings import Settings
 from tests.streams import HOUR, MINUTE, START, Event, batch_of
-from training.model import Forecaster
+from training.weights import load_prior
 
 
 @pytest.fixture
 def reporter(caplog: pytest.LogCaptureFixture) -> Reporter:
     caplog.set_level(logging.INFO)
-    return Reporter(Metrics(CollectorRegistry(), "0.1.0", ["reason"]), Settings(), Engine(Forecaster(hidden_size=4)))
+    return Reporter(Metrics(CollectorRegistry(), "0.1.0", ["reason"]), Settings(), Engine(load_prior()))
 
 
 def come(reporter: Reporter, streams: int, first: int, rows: int, step: int = MINUTE) -> None:

@@ -21,9 +21,8 @@ from detector.settings import TrainingSettings
 from tests.fleets import noise, odd_waves, rings
 from tests.streams import START, table
 from training import retrain as retraining
-from training.model import Forecaster, fingerprint
-from training.prior import load_prior
-from training.retrain import Outcome
+from training.outcome import Outcome
+from training.weights import Weights, load_prior
 
 LANES = 64
 STREAM = np.arange(LANES)
@@ -177,7 +176,7 @@ def test_an_exception_inside_is_an_outcome_and_a_log_line(
 
 
 @pytest.fixture(scope="module")
-def tuned() -> Forecaster:
+def tuned() -> Weights:
     """A model that expects odd waves."""
     patch = pytest.MonkeyPatch()
     patch.setattr(retraining, "REPLAY_MARGIN", math.inf)
@@ -198,14 +197,14 @@ def test_what_an_engine_has_seen_makes_its_next_forecasts_better(retrainer: Retr
     assert outcome.model is not None, outcome.reason
     stays, _ = fleet_engine(value[:, :300])
     engine.use(outcome.model)
-    assert engine.version == fingerprint(outcome.model) != stays.version
+    assert engine.version == outcome.model.fingerprint() != stays.version
     assert np.array_equal(engine.histories(10_000, 0)[0], before)
     batch = table(names, START + MINUTE * np.arange(300, 400), value.T[300:])
     after, without = (e.step(batch).scores.surprise.mean() for e in (engine, stays))
     assert after < without - 0.2
 
 
-def test_at_a_swap_no_lane_loses_its_state(tuned: Forecaster) -> None:
+def test_at_a_swap_no_lane_loses_its_state(tuned: Weights) -> None:
     """Right after it, events surprise as they would an engine that had the new weights all along."""
     value = odd_waves(LANES, 320)
     time_of = START + MINUTE * np.arange(320)
@@ -218,7 +217,7 @@ def test_at_a_swap_no_lane_loses_its_state(tuned: Forecaster) -> None:
     for engine in (swapped, unprimed):
         engine.use(tuned)
     lanes = np.arange(len(unprimed.states.lanes.rows))
-    unprimed.states.recurrent.write(lanes, np.zeros((len(lanes), tuned.state_size), np.float32))
+    unprimed.states.recurrent.write(lanes, np.zeros((len(lanes), tuned.shape.state_size), np.float32))
     unprimed.states.lanes.rows["model"][:] = unprimed._model_number  # as if primed: from nothing
 
     wanted, primed, bare = (e.step(first).scores.surprise for e in (always, swapped, unprimed))

@@ -34,20 +34,19 @@ from tests.streams import (
 )
 from training.horizons import HORIZONS
 from training.inputs import FRAME
-from training.kernels import output_size
-from training.model import Forecaster
-from training.prior import load_prior
+from training.shape import PARAMETERS_OF_T
+from training.weights import Weights, load_prior
 
 
 @pytest.fixture(scope="module")
-def model() -> Forecaster:
+def model() -> Weights:
     return load_prior()
 
 
 WAIT = HORIZONS[1] - 1  # arrivals between the ten-step forecast and its event
 
 
-def outcome_of(model: Forecaster, value: np.ndarray, **settings: object) -> Outcome:
+def outcome_of(model: Weights, value: np.ndarray, **settings: object) -> Outcome:
     """Score one stream, value [rows, features], a row every five minutes."""
     events = numbered(wide("s", clock(len(value)), value))
     return run(Engine(model, EngineSettings(**settings)), in_batches(events, 2000))
@@ -67,7 +66,7 @@ def test_the_tail_is_that_of_a_student_t(nu: float) -> None:
 def measured(values: np.ndarray, location: float, log_scale: float, nu: float, *, many: bool) -> np.ndarray:
     """Measure a lane whose forecasts all say the same, in a frame of mean 100, deviation 10, range 0..200."""
     count = len(values)
-    outputs = np.zeros((count, output_size(2)), np.float32)
+    outputs = np.zeros((count, PARAMETERS_OF_T * 2), np.float32)
     outputs[:, :2], outputs[:, 2], outputs[:, 4] = location, log_scale, nu
     frames = np.zeros(count, FRAME)
     frames["mean"], frames["deviation"], frames["low"], frames["high"] = 100.0, 10.0, 0.0, 200.0
@@ -139,7 +138,7 @@ def test_each_far_forecast_is_scored_when_its_time_comes() -> None:
     """Of horizons 3 and 20 each one's wild forecast, made at event 1000, shows 2 and 19 arrivals later, no sooner."""
     horizons, count = (1, 3, 20), 1100
     values = 100 + np.random.default_rng(5).standard_normal(count)
-    outputs = np.zeros((count, output_size(3)), np.float32)
+    outputs = np.zeros((count, PARAMETERS_OF_T * 3), np.float32)
     outputs[:, 6:] = 3.0
     outputs[1000, 1:3] = 1.5, -1.5
     frames = np.zeros(count, FRAME)
@@ -182,7 +181,7 @@ def test_a_range_that_many_wild_values_stretched_is_forgotten() -> None:
 def run_lane(values: np.ndarray, *, many: bool) -> np.ndarray:
     """As `measured`, in the lane's real running range."""
     count = len(values)
-    outputs = np.zeros((count, output_size(2)), np.float32)
+    outputs = np.zeros((count, PARAMETERS_OF_T * 2), np.float32)
     outputs[:, 4] = 3.0
     frames = np.zeros(count, FRAME)
     frames["mean"], frames["deviation"] = 100.0, 10.0
@@ -200,7 +199,7 @@ def run_lane(values: np.ndarray, *, many: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize("features", [2, 3, 6, 25])
-def test_contributions_name_the_guilty_feature_and_sum_to_one(model: Forecaster, features: int) -> None:
+def test_contributions_name_the_guilty_feature_and_sum_to_one(model: Weights, features: int) -> None:
     rng = np.random.default_rng(features)
     value = seasonal(rng, clock(1000))[:, None] * rng.uniform(1, 100, features) + rng.standard_normal((1000, features))
     guilty = {700: 0, 800: features - 1, 900: features // 2}
@@ -219,7 +218,7 @@ def test_contributions_name_the_guilty_feature_and_sum_to_one(model: Forecaster,
         assert outcome.score[row] > 2.0
 
 
-def test_one_wild_feature_alone_counts_only_so_much_more_than_its_fellows(model: Forecaster) -> None:
+def test_one_wild_feature_alone_counts_only_so_much_more_than_its_fellows(model: Weights) -> None:
     rng = np.random.default_rng(6)
     value = rng.standard_normal((1500, 6))
     value[1200, 0] = 1e5
@@ -270,7 +269,7 @@ KINDS = [
 
 @pytest.mark.parametrize("features", [1, 8])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[0].__name__)
-def test_injected_anomalies_score_higher_than_normal_events(model: Forecaster, kind: tuple, features: int) -> None:
+def test_injected_anomalies_score_higher_than_normal_events(model: Weights, kind: tuple, features: int) -> None:
     """Noise 0.1 on a daily wave of amplitude 1. Each anomaly is judged by its highest score in its first events."""
     inject, length, *floors = kind
     rows, streams, engine = 12 * 288, 12, Engine(model)

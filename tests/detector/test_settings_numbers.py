@@ -132,14 +132,13 @@ def test_a_gradient_can_be_limited_by_the_largest_limit(clip: str) -> None:
     import torch
 
     from training.model import Forecaster
-    from training.prior import load_prior
     from training.tbptt import clip_gradient
 
     field = Learning.model_fields["clip_limit"]
     limit = bound(field, "le")
     assert limit is not None
     learning = Learning.model_validate({"clip": clip, "clip_limit": limit})
-    model: Forecaster = load_prior("lstm")
+    model = Forecaster()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     before, after = clip_gradient(model, learning.clip_norm, learning.clip_value)

@@ -21,7 +21,7 @@ from detector.smooth import EDGE, History, Smoothed, SmoothError, at_least_as_od
 from tests.streams import DAY, HOUR, MINUTE, START, WEEK, Event, batch_of, clock
 from training.inputs import FRAME, INPUT_SIZE, NORMALISER, SETTLED, featurise
 from training.model import Forecaster
-from training.prior import load_prior
+from training.weights import load_prior
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -31,7 +31,7 @@ ROWS = 700
 
 @pytest.fixture(scope="module")
 def prior() -> Forecaster:
-    return load_prior()
+    return Forecaster.of(load_prior())
 
 
 def alone(prior: Forecaster, time: Int64, value: Float64) -> Smoothed:

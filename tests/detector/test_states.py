@@ -20,18 +20,18 @@ from detector.tables import Table, block_size
 from tests.streams import DAY, Event, batch_of, clock, in_batches, numbered, run, seasonal, wide
 from training.horizons import HORIZONS
 from training.model import Forecaster
-from training.prior import load_prior
+from training.weights import Weights, load_prior
 
 LANE = lane_row(HORIZONS)
 NOISE = np.random.default_rng(7)
 
 
 @pytest.fixture(scope="module")
-def model() -> Forecaster:
+def model() -> Weights:
     return load_prior()
 
 
-def fed(model: Forecaster, events: list[Event]) -> Engine:
+def fed(model: Weights, events: list[Event]) -> Engine:
     engine = Engine(model)
     run(engine, in_batches(numbered(events), 1000))
     return engine
@@ -79,7 +79,7 @@ def test_blocks_of_lanes_waste_at_most_a_third() -> None:
         assert lanes <= block_size(lanes) <= max(1.5 * lanes, lanes + 1)
 
 
-def test_a_stream_in_the_place_of_another_begins_with_nothing_of_it(model: Forecaster) -> None:
+def test_a_stream_in_the_place_of_another_begins_with_nothing_of_it(model: Weights) -> None:
     engine = Engine(model, EngineSettings(max_streams=1))
     fresh = Engine(model)
     rng = np.random.default_rng(1)
@@ -95,10 +95,10 @@ def test_a_stream_in_the_place_of_another_begins_with_nothing_of_it(model: Forec
             np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), name)
 
 
-def test_a_row_of_every_family_comes_back_bit_for_bit(model: Forecaster) -> None:
+def test_a_row_of_every_family_comes_back_bit_for_bit(model: Weights) -> None:
     engine = fed(model, of_every_family())
     rows = dict(engine.drain())
-    other = StreamStates(KernelLanes(model), model.state_size)
+    other = StreamStates(KernelLanes(model), model.shape.state_size)
     other.feature_id("other numbers than where it came from")
 
     for name, row in rows.items():
@@ -136,14 +136,14 @@ def without_padding(rows: NDArray[np.void]) -> NDArray[np.void]:
 
 
 @pytest.mark.parametrize("where", ["empty", "header", "notes", "half", "last byte", "one byte more", "other horizons"])
-def test_a_damaged_or_foreign_row_is_refused_and_leaves_nothing_behind(model: Forecaster, where: str) -> None:
+def test_a_damaged_or_foreign_row_is_refused_and_leaves_nothing_behind(model: Weights, where: str) -> None:
     engine = fed(model, of_every_family(rows=3))
-    states = StreamStates(KernelLanes(model), model.state_size)
+    states = StreamStates(KernelLanes(model), model.shape.state_size)
     for name, row in engine.drain():
         cut = {"empty": 0, "header": 10, "notes": HEADER.size + 5, "half": len(row) // 2, "last byte": len(row) - 1}
         bad = row[: cut[where]] if where in cut else row + b"\0"
         if where == "other horizons":
-            bad = dict(fed(Forecaster(horizons=(1, 5)), of_every_family(rows=3)).drain())[name]
+            bad = dict(fed(Forecaster(horizons=(1, 5)).weights, of_every_family(rows=3)).drain())[name]
 
         with pytest.raises(StateError, match=rf"state of stream '{name}'"):
             states.unpack(name, bad, 1, engine.version)
@@ -151,7 +151,7 @@ def test_a_damaged_or_foreign_row_is_refused_and_leaves_nothing_behind(model: Fo
         assert states.slots == {}
 
 
-def test_a_row_of_another_layout_is_refused_with_what_to_do(model: Forecaster) -> None:
+def test_a_row_of_another_layout_is_refused_with_what_to_do(model: Weights) -> None:
     engine = fed(model, of_every_family(rows=3))
     name, row = next(iter(engine.drain()))
 
@@ -162,7 +162,7 @@ def test_a_row_of_another_layout_is_refused_with_what_to_do(model: Forecaster) -
 def test_a_row_of_another_network_comes_without_its_hidden_states_and_is_primed_before_its_next_event() -> None:
     """So model.cell, model.hidden_size and model.layers can be changed without losing what streams have shown."""
     small, events = (
-        Forecaster(hidden_size=8).eval(),
+        Forecaster(hidden_size=8).weights,
         numbered(wide("s", clock(44), seasonal(NOISE, clock(44))[:, None])),
     )
     rows = dict(fed(small, events[:40]).drain())
@@ -188,7 +188,7 @@ def alarmed(rows: int = 400) -> list[Event]:
     return wide("s", clock(rows), value)
 
 
-def test_a_row_with_weights_of_its_streams_own_is_gone_on_from_with_those_that_all_share(model: Forecaster) -> None:
+def test_a_row_with_weights_of_its_streams_own_is_gone_on_from_with_those_that_all_share(model: Weights) -> None:
     """As versions with `model.scope = "stream"` wrote them: weights among the notes, and more than a state by lane."""
     events = numbered(wide("s", clock(304), seasonal(NOISE, clock(304))[:, None]))
     (name, row), *_ = fed(model, events[:300]).drain()
@@ -220,7 +220,7 @@ def former(stream: np.void) -> np.void:
     return written
 
 
-def test_an_open_incident_comes_back_with_its_alert_even_where_nothing_was_expected(model: Forecaster) -> None:
+def test_an_open_incident_comes_back_with_its_alert_even_where_nothing_was_expected(model: Weights) -> None:
     events = numbered(alarmed())
     engine = Engine(model)
     fired = run(engine, in_batches(events[:-29], 50)).alerts
@@ -238,7 +238,7 @@ def test_an_open_incident_comes_back_with_its_alert_even_where_nothing_was_expec
     assert fired[0].id in {alert.id for alert in resolved if alert.status == "resolved"}
 
 
-def test_tables_report_their_memory(model: Forecaster) -> None:
+def test_tables_report_their_memory(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event("a", 1, {"x": 1.0})]))
     before = engine.nbytes

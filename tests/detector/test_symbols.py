@@ -35,14 +35,13 @@ from tests.streams import (
     run,
     seasonal,
 )
-from training.model import Forecaster
-from training.prior import load_prior
+from training.weights import Weights, load_prior
 
 SETTLED, ROWS = 8000, 8200
 
 
 @pytest.fixture(scope="module")
-def model() -> Forecaster:
+def model() -> Weights:
     return load_prior()
 
 
@@ -74,7 +73,7 @@ def fired(outcome: Outcome, first: int, last: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "skewed", "loop"])
-def test_a_symbol_never_seen_in_a_settled_stream_is_an_alert(model: Forecaster, kind: str) -> None:
+def test_a_symbol_never_seen_in_a_settled_stream_is_an_alert(model: Weights, kind: str) -> None:
     codes = codes_of(kind, 2, ROWS)
     codes[SETTLED] = "never seen"
     outcome = run(Engine(model), in_batches(events_of("log", codes), 1000))
@@ -83,7 +82,7 @@ def test_a_symbol_never_seen_in_a_settled_stream_is_an_alert(model: Forecaster, 
     assert fired(outcome, SETTLED, SETTLED + 1)
 
 
-def test_a_transition_that_never_occurs_is_an_alert(model: Forecaster) -> None:
+def test_a_transition_that_never_occurs_is_an_alert(model: Weights) -> None:
     codes = codes_of("loop", 3, ROWS)
     pairs = set(pairwise(codes))
     codes[SETTLED] = next(code for code in sorted(set(codes)) if (codes[SETTLED - 1], code) not in pairs)
@@ -92,7 +91,7 @@ def test_a_transition_that_never_occurs_is_an_alert(model: Forecaster) -> None:
     assert fired(outcome, SETTLED, SETTLED + 3)
 
 
-def test_a_burst_of_rare_symbols_is_an_alert_where_one_of_them_is_none(model: Forecaster) -> None:
+def test_a_burst_of_rare_symbols_is_an_alert_where_one_of_them_is_none(model: Weights) -> None:
     codes = codes_of("skewed", 4, ROWS)
     rare = ["E16", "E17", "E18", "E19"]
     alone = run(Engine(model), in_batches(events_of("log", [*codes[:SETTLED], "E19"]), 1000))
@@ -103,13 +102,13 @@ def test_a_burst_of_rare_symbols_is_an_alert_where_one_of_them_is_none(model: Fo
 
 
 @pytest.mark.parametrize("kind", ["uniform", "skewed", "loop"])
-def test_ordinary_randomness_keeps_to_the_budget(model: Forecaster, kind: str) -> None:
+def test_ordinary_randomness_keeps_to_the_budget(model: Weights, kind: str) -> None:
     streams = [events_of(f"log {k}", codes_of(kind, 10 + k, WEEK // MINUTE), k * 100_000) for k in range(4)]
     outcome = run(Engine(model), in_batches([event for events in streams for event in events], 10_000))
     assert sum(alert.status == "firing" for alert in outcome.alerts) <= 4 * 7
 
 
-def test_a_young_stream_is_warming_and_silent(model: Forecaster) -> None:
+def test_a_young_stream_is_warming_and_silent(model: Weights) -> None:
     outcome = run(Engine(model), in_batches(events_of("log", codes_of("uniform", 5, 400)), 100))
     assert outcome.warming[:200].all()
     assert not outcome.warming[300:].any()
@@ -162,7 +161,7 @@ def numbered_from(first: int, events: list[Event]) -> list[Event]:
 
 
 @pytest.fixture(scope="module")
-def reference(model: Forecaster, streams: list[list[Event]]) -> Outcome:
+def reference(model: Weights, streams: list[list[Event]]) -> Outcome:
     return run(Engine(model), [batch_of(events) for events in streams])
 
 
@@ -173,13 +172,13 @@ def test_the_streams_of_the_parity_tests_make_alerts(reference: Outcome) -> None
 
 @pytest.mark.parametrize("size", [1, 7, 256, 100_000])
 def test_any_cut_and_interleaving_gives_the_same_bits(
-    model: Forecaster, streams: list[list[Event]], reference: Outcome, size: int
+    model: Weights, streams: list[list[Event]], reference: Outcome, size: int
 ) -> None:
     assert_same(run(Engine(model), in_batches(interleaved(streams, size), size)), reference)
 
 
 def test_threads_change_nothing(
-    model: Forecaster, streams: list[list[Event]], reference: Outcome, monkeypatch: pytest.MonkeyPatch
+    model: Weights, streams: list[list[Event]], reference: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "THREAD_EVENTS", 1)
     engine = Engine(model, EngineSettings(threads=3))
@@ -188,7 +187,7 @@ def test_threads_change_nothing(
 
 
 def test_restored_at_random_points_is_as_if_never_stopped(
-    model: Forecaster, streams: list[list[Event]], reference: Outcome
+    model: Weights, streams: list[list[Event]], reference: Outcome
 ) -> None:
     events = interleaved(streams, 3)
     assert_same(run_parts(restarted(model, in_batches(events, 301), 3)), reference)
@@ -196,7 +195,7 @@ def test_restored_at_random_points_is_as_if_never_stopped(
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_evicted_and_back_is_as_if_it_had_stayed(
-    model: Forecaster, streams: list[list[Event]], reference: Outcome, most: int, monkeypatch: pytest.MonkeyPatch
+    model: Weights, streams: list[list[Event]], reference: Outcome, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(symbols_module, "NAMES_KEPT", 40)  # so that names are swept all the time
     store = Store()
@@ -213,7 +212,7 @@ def test_evicted_and_back_is_as_if_it_had_stayed(
 
 
 def test_restored_by_an_engine_that_knows_others_is_the_same(
-    model: Forecaster, streams: list[list[Event]], reference: Outcome
+    model: Weights, streams: list[list[Event]], reference: Outcome
 ) -> None:
     events, store = interleaved(streams, 5), Store()
     half = len(events) // 2
@@ -231,7 +230,7 @@ def test_restored_by_an_engine_that_knows_others_is_the_same(
 
 
 def test_a_kill_between_checkpoints_replays_to_the_same_scores(
-    model: Forecaster, streams: list[list[Event]], reference: Outcome, tmp_path
+    model: Weights, streams: list[list[Event]], reference: Outcome, tmp_path
 ) -> None:
     events = interleaved(streams, 6)
     cut, checkpoint = 4000, 2500
@@ -251,7 +250,7 @@ def test_a_kill_between_checkpoints_replays_to_the_same_scores(
         assert part.score.tolist() == [score[offset] for offset in part.offset.tolist()]
 
 
-def test_a_damaged_row_of_symbols_is_refused(model: Forecaster) -> None:
+def test_a_damaged_row_of_symbols_is_refused(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of(events_of("log", ["a", "b"])))
     ((_, row),) = engine.drain()
@@ -259,7 +258,7 @@ def test_a_damaged_row_of_symbols_is_refused(model: Forecaster) -> None:
         Engine(model, fetch=lambda names: [row[:-8]]).step(batch_of(events_of("log", ["a"])))
 
 
-def test_streams_of_numbers_pay_nothing_for_symbols(model: Forecaster) -> None:
+def test_streams_of_numbers_pay_nothing_for_symbols(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event("a", 1, {"value": 1.0}), Event("b", 1, {"x": 1.0, "y": 2.0})]))
     assert engine.states.symbols.nbytes == 0
@@ -270,7 +269,7 @@ def test_streams_of_numbers_pay_nothing_for_symbols(model: Forecaster) -> None:
     assert engine.states.symbols.allocate(1) == 0
 
 
-def test_a_symbol_in_a_stream_of_many_features_leads_its_alert(model: Forecaster) -> None:
+def test_a_symbol_in_a_stream_of_many_features_leads_its_alert(model: Weights) -> None:
     rng = np.random.default_rng(9)
     time = clock(ROWS, MINUTE)
     value = seasonal(rng, time)[:, None] + 0.3 * rng.standard_normal((ROWS, 5))
@@ -290,14 +289,14 @@ def test_a_symbol_in_a_stream_of_many_features_leads_its_alert(model: Forecaster
 
 
 @pytest.mark.parametrize("rules", [AlertRules(direction=-1), AlertRules(least_deviation_absolute=1e9)])
-def test_how_far_a_number_must_be_off_says_nothing_of_a_symbol(model: Forecaster, rules: AlertRules) -> None:
+def test_how_far_a_number_must_be_off_says_nothing_of_a_symbol(model: Weights, rules: AlertRules) -> None:
     codes = codes_of("uniform", 2, ROWS)
     codes[SETTLED] = "never seen"
     outcome = run(Engine(model, EngineSettings(rules=rules)), in_batches(events_of("log", codes), 1000))
     assert fired(outcome, SETTLED, SETTLED + 1)
 
 
-def test_records_alerts_and_logs_tell_symbols_by_name(model: Forecaster) -> None:
+def test_records_alerts_and_logs_tell_symbols_by_name(model: Weights) -> None:
     codes = [f"step {k % 5}" for k in range(3000)]
     codes[2900] = "Connection <*> refused"
     engine, records, alerts = Engine(model), [], []
@@ -324,7 +323,7 @@ def test_records_alerts_and_logs_tell_symbols_by_name(model: Forecaster) -> None
     assert "expected 'step 0' (" in line
 
 
-def test_records_of_numbers_say_nothing_of_symbols(model: Forecaster) -> None:
+def test_records_of_numbers_say_nothing_of_symbols(model: Weights) -> None:
     scores = Engine(model).step(batch_of([Event("a", 1, {"value": 1.0}), Event("b", 1, {"code": "x"})])).scores
     numbers, symbols = (json.loads(value) for _, value in score_records(scores))
     assert "observed_probability" not in numbers

@@ -28,9 +28,10 @@ from tests.detector import short_train
 from tests.fleets import noise, odd_waves
 from training import retrain
 from training.history import SCALE, WINDOW
-from training.model import HORIZONS, Forecaster, fingerprint
-from training.prior import load_prior
+from training.horizons import HORIZONS
+from training.model import Forecaster
 from training.registry import About, Registry
+from training.weights import load_prior
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEADLINE = 400  # seconds, for what takes 20 on two idle cores
@@ -83,9 +84,9 @@ def test_train_makes_a_model_that_the_next_start_begins_with(tmp_path: Path) -> 
 
     registry = Registry(tmp_path / "models")
     about = registry.about(summary.version)
-    assert (about.parent, about.trained_at) == (fingerprint(load_prior()), 5.0)
+    assert (about.parent, about.trained_at) == (load_prior().fingerprint(), 5.0)
     begun = settings(model={"directory": str(tmp_path / "models")})
-    assert fingerprint(first_model(begun)) == summary.version
+    assert first_model(begun).fingerprint() == summary.version
     again = train_files(paths, tmp_path / "models", begun, progress=False)
     assert again.parent == summary.version
 
@@ -164,9 +165,9 @@ def test_train_says_what_is_wrong_with_the_files(tmp_path: Path) -> None:
 def small(directory: Path, **shape: object) -> Settings:
     """Return settings whose model.directory holds a small untrained network."""
     torch.manual_seed(0)
-    model = Forecaster(hidden_size=8, **shape)
+    model = Forecaster(hidden_size=8, **shape).weights
     Registry(directory).save(model, About(parent="", trained_at=1.0, seed=0, rows=0, figures={}))
-    return settings(model={"directory": str(directory), **model.shape})
+    return settings(model={"directory": str(directory), **model.shape._asdict()})
 
 
 @pytest.mark.usefixtures("short")
@@ -187,7 +188,7 @@ def test_every_cell_and_shape_is_trained_saved_and_begun_with(shape: dict[str, o
     assert summary.version is not None, str(summary)
     assert summary.outcome.validation_loss < summary.outcome.champion_loss
     begun = first_model(chosen)
-    assert fingerprint(begun) == summary.version
+    assert begun.fingerprint() == summary.version
     assert begun.shape == Forecaster(hidden_size=8, **shape).shape
 
 

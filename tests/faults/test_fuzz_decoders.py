@@ -49,9 +49,9 @@ from detector.errors import StateError
 from detector.settings import SettingsError, load_settings
 from detector.store import SqliteStore
 from tests.streams import START, Event, batch_of
-from training.model import ModelError
-from training.prior import load_prior
 from training.registry import About, Registry, RegistryError
+from training.shape import ModelError
+from training.weights import load_prior
 
 SHORT, LONG = 100_000, 10_000_000  # bytes for each decoder
 SLOWEST_SECONDS = 10.0  # of CPU time, of one input: the largest have a megabyte

@@ -29,8 +29,7 @@ from tests.daemon.support import Longwatch, Record, by_place, difference, make_f
 from tests.detector.test_parity import assert_same
 from tests.faults.support import PARTITIONS, Topics, committed, scored_events
 from tests.streams import Event, Outcome, fleet, in_batches, interleaved, run
-from training.model import Forecaster
-from training.prior import load_prior
+from training.weights import Weights, load_prior
 
 BEFORE, AFTER = 12_345.5, 12_346.5  # values that make the kernel raise before and after its work
 
@@ -107,7 +106,7 @@ class Steps:
 
 
 @pytest.fixture(scope="module")
-def model() -> Forecaster:
+def model() -> Weights:
     return load_prior()
 
 
@@ -117,13 +116,13 @@ def events() -> list[Event]:
 
 
 @pytest.fixture(scope="module")
-def reference(model: Forecaster, events: list[Event]) -> Outcome:
+def reference(model: Weights, events: list[Event]) -> Outcome:
     return run(Engine(model), in_batches(events, 500))
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_others_are_scored_as_if_the_poison_had_never_come(
-    model: Forecaster, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch, threads: int
+    model: Weights, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     poison(monkeypatch)
     monkeypatch.setattr(engine_module, "THREAD_EVENTS", 1)
@@ -151,7 +150,7 @@ def test_the_others_are_scored_as_if_the_poison_had_never_come(
 
 
 def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_while(
-    model: Forecaster, events: list[Event], monkeypatch: pytest.MonkeyPatch
+    model: Weights, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch)
     now = [1_000.0]
@@ -184,7 +183,7 @@ def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_w
 
 
 def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
-    model: Forecaster, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch
+    model: Weights, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Kept()
     engine = Engine(model, fetch=store.fetch)
@@ -223,7 +222,7 @@ def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
 
 
 def test_an_engine_that_raises_on_everything_is_not_the_events_fault(
-    model: Forecaster, events: list[Event], monkeypatch: pytest.MonkeyPatch
+    model: Weights, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("device lost")
@@ -275,7 +274,7 @@ def records() -> Iterator[tuple[int, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def expected(model: Forecaster) -> dict[Event_, Record]:
+def expected(model: Weights) -> dict[Event_, Record]:
     """Return the scores of an engine to which the poison never came."""
     lines = [record for _, record in FLEET.records()]
     count = len(lines)

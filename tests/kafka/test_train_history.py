@@ -137,7 +137,7 @@ def test_a_model_is_trained_on_a_topic_and_no_group_knows_of_it(broker: Broker, 
     waves = odd_waves(2, 3000)
     write(broker, name, {p: [*events(f"wave-{p}", wave), b"not JSON"] for p, wave in enumerate(waves)})
     Registry(tmp_path / "small").save(
-        Forecaster(hidden_size=8), About(parent="", trained_at=1.0, seed=0, rows=0, figures={})
+        Forecaster(hidden_size=8).weights, About(parent="", trained_at=1.0, seed=0, rows=0, figures={})
     )
     chosen = Settings.model_validate(
         {

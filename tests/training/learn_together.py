@@ -19,8 +19,9 @@ from tests.fleets import odd_waves, rings
 from training import retrain
 from training.distributed import Alone, joined
 from training.inputs import INPUT_SIZE
-from training.model import Forecaster, to_bytes
+from training.model import Forecaster
 from training.tbptt import Sequences, Step, train
+from training.weights import to_bytes
 from training.windows import Recorded, from_rings
 
 SHAPES = {
@@ -92,7 +93,7 @@ def fine_tuned(processes: Alone, mine: Recorded | None) -> tuple[retrain.Outcome
         patch.setattr(retrain, "REPLAY_POOL", 32)
         patch.setattr(retrain, "REPLAY_JUDGES", 32)
         outcome = retrain.fine_tune(
-            model("lstm"),
+            model("lstm").weights,
             processes.received(mine),
             replace(retrain.RINGS, steps=20),
             0,
@@ -109,7 +110,7 @@ def main(directory: Path) -> None:
         for name in SHAPES:
             # the others' first weights must not matter: they are given the first process's
             network, steps = learn(name, processes, 8, 12 if name == "lstm" else 8, seed=processes.rank)
-            (directory / f"{name}-{processes.rank}.safetensors").write_bytes(to_bytes(network))
+            (directory / f"{name}-{processes.rank}.safetensors").write_bytes(to_bytes(network.weights))
             seen[name] = [step[:4] for step in steps]
         seen["spoilt"] = learn_with_a_spoilt_lane(processes)
         outcome, losses = fine_tuned(processes, recorded() if processes.first else None)

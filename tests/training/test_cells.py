@@ -19,9 +19,9 @@ from training.cells import (
     GruCell,
     LstmCell,
     VanillaCell,
-    cell_parameter_count,
 )
 from training.gradients import state_gradient_norms, state_gradients
+from training.shape import cell_parameter_count
 
 TIME, BATCH, INPUTS, HIDDEN = 30, 4, 3, 16
 FUSED = {"rnn": 1, "lstm": 4, "gru": 3}  # cells with trained weights, and their gates

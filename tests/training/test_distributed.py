@@ -14,7 +14,8 @@ import torch
 
 from tests.training import learn_together as together
 from training.distributed import Alone, joined, launched
-from training.model import load_model
+from training.model import Forecaster
+from training.weights import load_weights
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEADLINE = 800  # seconds; 15 on two idle cores
@@ -44,7 +45,7 @@ def test_two_processes_learn_what_one_learns(both: tuple[Path, list[dict[str, An
     for rank in range(2):
         for one, two in zip(steps, seen[rank][name], strict=True):
             assert list(one[:4]) == pytest.approx(two, **SAME)
-        found = load_model(directory / f"{name}-{rank}.safetensors").state_dict()
+        found = Forecaster.of(load_weights(directory / f"{name}-{rank}.safetensors")).state_dict()
         for part, value in alone.state_dict().items():
             torch.testing.assert_close(found[part], value, rtol=1e-5, atol=1e-6, msg=f"{name}: {part}")
 

@@ -20,9 +20,9 @@ from training.inputs import INPUT_SIZE
 from training.learning import Learning
 from training.model import Forecaster
 from training.optimisers import build_optimiser, build_schedule
-from training.prior import load_prior
-from training.retrain import Outcome
+from training.outcome import Outcome
 from training.tbptt import Sequences, Step, train
+from training.weights import load_prior
 
 TIME, LANES = 24, 5
 

@@ -15,17 +15,9 @@ from training.cells import CELLS
 from training.horizons import HORIZONS
 from training.inputs import INPUT_SIZE
 from training.kernels import Network
-from training.model import (
-    FORMAT,
-    Forecast,
-    Forecaster,
-    ModelError,
-    fingerprint,
-    load_model,
-    parameter_count,
-    student_t_nll,
-    to_bytes,
-)
+from training.model import Forecast, Forecaster, student_t_nll
+from training.shape import ModelError, Shape, parameter_count
+from training.weights import FORMAT, load_weights, to_bytes
 
 H = len(HORIZONS)
 LOCATION, LOG_SCALE, FREEDOM, OUTPUT_SIZE = 0, H, 2 * H, 3 * H  # columns of the kernel's forecasts
@@ -46,7 +38,7 @@ def drawn(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def run_kernel(network: Network, lane: np.ndarray, inputs: np.ndarray, state: np.ndarray) -> np.ndarray:
-    out = np.empty((len(lane), network.output_size), np.float32)
+    out = np.empty((len(lane), network.shape.output_size), np.float32)
     network.step(lane, inputs, state, 0, len(lane), out)
     return out
 
@@ -91,7 +83,7 @@ def test_module_and_kernel_compute_the_textbook_gates() -> None:
     np.testing.assert_allclose(state[0], end, atol=2e-5)
 
     carried = start[None].copy()
-    out = run_kernel(Network(model), np.zeros(len(inputs), np.int64), inputs, carried)
+    out = run_kernel(Network(model.weights), np.zeros(len(inputs), np.int64), inputs, carried)
     for name, first in (("location", LOCATION), ("log_scale", LOG_SCALE), ("freedom", FREEDOM)):
         np.testing.assert_allclose(out[:, first : first + H], expected[name], atol=2e-5, rtol=2e-5)
     np.testing.assert_allclose(carried[0], end, atol=2e-5)
@@ -102,7 +94,7 @@ def test_module_and_kernel_compute_the_textbook_gates() -> None:
 def test_the_parameter_count_is_the_theorys(cell: str, hidden_size: int, layers: int, window: int) -> None:
     """Gates ((d + H) H + H) for the first layer, gates ((H + H) H + H) for the others."""
     model = Forecaster(cell, hidden_size, layers, attention_window=window)
-    count = parameter_count(model)
+    count = parameter_count(model.shape)
     gates, H = {"rnn": 1, "lstm": 4, "gru": 3, "esn": 0}[cell], hidden_size
     assert count["cells"] == gates * (((INPUT_SIZE + H) * H + H) + (layers - 1) * ((H + H) * H + H))
     assert sum(count.values()) == sum(p.numel() for p in model.parameters())
@@ -127,7 +119,7 @@ def test_every_shape_computes_the_same_by_step_by_sequence_and_by_kernel(cell: s
     torch.testing.assert_close(state, end, atol=1e-5, rtol=1e-5)
 
     carried = np.zeros((7, model.state_size), np.float32)
-    out = run_kernel(Network(model), lanes, inputs.reshape(-1, INPUT_SIZE), carried)
+    out = run_kernel(Network(model.weights), lanes, inputs.reshape(-1, INPUT_SIZE), carried)
     np.testing.assert_allclose(out, by_sequence.reshape(-1, 9), atol=2e-5, rtol=1e-5)
     np.testing.assert_allclose(carried, end, atol=1e-5, rtol=1e-5)
 
@@ -135,7 +127,7 @@ def test_every_shape_computes_the_same_by_step_by_sequence_and_by_kernel(cell: s
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("layers", "window"), SHAPES)
 def test_no_shapes_kernel_sees_how_events_are_cut_and_mixed(cell: str, layers: int, window: int) -> None:
-    network = Network(forecaster(20, cell=cell, layers=layers, attention_window=window))
+    network = Network(forecaster(20, cell=cell, layers=layers, attention_window=window).weights)
     size = forecaster(20, cell=cell, layers=layers, attention_window=window).state_size
     lane = np.random.default_rng(3).integers(0, 6, 1400)
     inputs = drawn(1400, INPUT_SIZE)
@@ -156,7 +148,7 @@ def test_no_shapes_kernel_sees_how_events_are_cut_and_mixed(cell: str, layers: i
 @pytest.mark.parametrize("cell", CELLS)
 def test_what_is_added_to_a_network_says_nothing_before_it_has_learnt(cell: str) -> None:
     model = forecaster(16, cell=cell, horizons=(1, 2, 10))
-    larger = model.shaped(cell, 16, 3, 0.2, 6, (1, 10))
+    larger = Forecaster.of(model.weights.shaped(Shape(cell, 16, 3, 0.2, 6, (1, 10))))
     inputs = torch.from_numpy(drawn(30, 4, INPUT_SIZE))
     with torch.inference_mode():
         small, _ = model(inputs, model.initial_state(4))
@@ -184,7 +176,7 @@ def test_what_is_added_to_a_network_says_nothing_before_it_has_learnt(cell: str)
 def test_a_shape_that_would_lose_something_is_refused(changed: dict, told: str) -> None:
     model = forecaster(16, layers=2, attention_window=4)
     with pytest.raises(ModelError, match=told):
-        model.shaped(**model.shape | changed)
+        model.weights.shaped(model.shape._replace(**changed))
 
 
 def test_dropout_draws_one_mask_a_sequence_and_none_outside_training() -> None:
@@ -214,14 +206,14 @@ def test_the_kernel_equals_torch_for_every_batch_shape(time: int, lanes: int) ->
     with torch.inference_mode():
         found, state = model(torch.from_numpy(inputs), torch.from_numpy(start))
     carried = start.copy()
-    out = run_kernel(Network(model), np.tile(np.arange(lanes), time), inputs.reshape(-1, INPUT_SIZE), carried)
+    out = run_kernel(Network(model.weights), np.tile(np.arange(lanes), time), inputs.reshape(-1, INPUT_SIZE), carried)
     expected = torch.cat([found.location, found.log_scale, found.freedom], dim=-1).reshape(-1, OUTPUT_SIZE)
     np.testing.assert_allclose(out, expected, atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(carried, state, atol=1e-5)
 
 
 def test_the_kernels_arithmetic_is_the_same_bit_for_bit_however_events_are_cut_and_mixed() -> None:
-    network = Network(forecaster())
+    network = Network(forecaster().weights)
     lane = np.random.default_rng(3).integers(0, 6, 400)
     inputs = drawn(400, INPUT_SIZE)
     whole_state = np.zeros((6, 96), np.float32)
@@ -244,7 +236,7 @@ def test_wild_inputs_give_finite_forecasts_within_their_limits() -> None:
     model = forecaster()
     inputs = np.full((50, INPUT_SIZE), 1e6, np.float32)
     state = np.zeros((1, 96), np.float32)
-    out = run_kernel(Network(model), np.zeros(50, np.int64), inputs, state)
+    out = run_kernel(Network(model.weights), np.zeros(50, np.int64), inputs, state)
     assert np.isfinite(out).all()
     assert (np.abs(state[:, :48]) <= 1 + 1e-6).all()
     scale = out[:, LOG_SCALE : LOG_SCALE + H]
@@ -269,10 +261,10 @@ def test_nll_of_a_missing_target_is_missing() -> None:
 def test_a_model_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
     model = forecaster(12)
     path = tmp_path / "model.safetensors"
-    path.write_bytes(to_bytes(model, {"seed": "3"}))
-    again = load_model(path)
+    path.write_bytes(to_bytes(model.weights, {"seed": "3"}))
+    again = Forecaster.of(load_weights(path))
     assert (again.hidden_size, again.cell, again.training) == (12, "lstm", False)
-    assert fingerprint(again) == fingerprint(model)
+    assert again.weights.fingerprint() == model.weights.fingerprint()
     inputs = torch.from_numpy(drawn(9, 2, INPUT_SIZE))
     with torch.inference_mode():
         first, second = (m(inputs, m.initial_state(2)) for m in (model, again))
@@ -281,13 +273,13 @@ def test_a_model_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_the_same_model_gives_the_same_bytes_and_another_one_another_name() -> None:
-    assert to_bytes(forecaster(), {"b": "1", "a": "2"}) == to_bytes(forecaster(), {"a": "2", "b": "1"})
-    assert fingerprint(forecaster(seed=1)) != fingerprint(forecaster(seed=2))
+    assert to_bytes(forecaster().weights, {"b": "1", "a": "2"}) == to_bytes(forecaster().weights, {"a": "2", "b": "1"})
+    assert forecaster(seed=1).weights.fingerprint() != forecaster(seed=2).weights.fingerprint()
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(ModelError) as refused:
-        load_model(path)
+        load_weights(path)
     assert str(path) in str(refused.value)
     return str(refused.value)
 
@@ -299,7 +291,7 @@ def test_a_missing_model_file_is_told_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [0, 4, 200, -1])
 def test_a_cut_off_model_file_is_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "model.safetensors"
-    path.write_bytes(to_bytes(forecaster())[:keep])
+    path.write_bytes(to_bytes(forecaster().weights)[:keep])
     assert "damaged" in refusal(path)
 
 
@@ -318,8 +310,8 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 def rewritten(path: Path, **changes: object) -> Path:
     """Write a valid model file with other metadata than `to_bytes` gives it."""
-    path.write_bytes(to_bytes(forecaster()))
-    about = {"format": FORMAT, "inputs": INPUT_SIZE, "shape": forecaster().shape}
+    path.write_bytes(to_bytes(forecaster().weights))
+    about = {"format": FORMAT, "inputs": INPUT_SIZE, "shape": forecaster().shape._asdict()}
     shape = about["shape"] | {name: value for name, value in changes.items() if name not in about}
     about |= {name: value for name, value in changes.items() if name in about} | {"shape": shape}
     save_file(load_file(path), path, metadata={"longwatch": json.dumps(about)})
@@ -327,7 +319,7 @@ def rewritten(path: Path, **changes: object) -> Path:
 
 
 def test_an_unchanged_rewritten_file_is_accepted(tmp_path: Path) -> None:
-    assert load_model(rewritten(tmp_path / "model.safetensors")).hidden_size == 48
+    assert load_weights(rewritten(tmp_path / "model.safetensors")).shape.hidden_size == 48
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,21 @@ from training import prior
 from training.cells import CELLS
 from training.horizons import HORIZONS, SHIPPED_HORIZONS
 from training.inputs import INPUT_SIZE
-from training.model import Forecaster, ModelError, fingerprint
+from training.model import Forecaster
+from training.shape import ModelError
 from training.synthetic import make_series
 from training.tbptt import Sequences
+from training.weights import PRIORS, load_prior, load_weights
 
-SHIPPED = Path(str(resources.files("training") / prior.FOLDER))
+SHIPPED = Path(str(resources.files("training") / PRIORS))
 
 
 def about_of(cell: str) -> dict:
     return json.loads((SHIPPED / f"{cell}.json").read_text(encoding="utf-8"))
+
+
+def shipped(cell: str = "lstm") -> Forecaster:
+    return Forecaster.of(load_prior(cell))
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +41,17 @@ def ordinary() -> Sequences:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_each_cells_prior_ships_and_is_the_one_that_its_figures_describe(cell: str) -> None:
-    model, about = prior.load_prior(cell, SHIPPED_HORIZONS), about_of(cell)
-    assert (model.cell, model.hidden_size) == (cell, 48)
-    assert fingerprint(model) == about["fingerprint"]
+    weights, about = load_prior(cell, SHIPPED_HORIZONS), about_of(cell)
+    assert weights.shape[:2] == (cell, 48)
+    assert weights.fingerprint() == about["fingerprint"]
     assert about["seed"] == prior.SEEDS[cell]
-    assert not model.training
     assert (SHIPPED / f"{cell}.safetensors").stat().st_size < 100_000
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_each_cells_likelihood_is_as_stated_at_every_horizon(cell: str, ordinary: Sequences) -> None:
     figures = about_of(cell)["figures"]
-    nll = prior.held_back_nll(prior.load_prior(cell), ordinary).mean(axis=0)
+    nll = prior.held_back_nll(shipped(cell), ordinary).mean(axis=0)
     assert nll[0] == pytest.approx(figures["nll_1"], abs=0.005)
     assert nll[1] == pytest.approx(figures["nll_10"], abs=0.005)
     assert nll[1] < figures["persistence_nll_10"] - 0.3
@@ -58,17 +63,17 @@ def test_each_cells_likelihood_is_as_stated_at_every_horizon(cell: str, ordinary
 
 def test_a_horizon_that_no_prior_has_is_refused() -> None:
     with pytest.raises(ModelError, match="no forecast of horizon 7; it has 1, 2, 3"):
-        prior.load_prior("lstm", (1, 7))
+        load_prior("lstm", (1, 7))
 
 
 def test_its_likelihood_is_as_stated(about: dict, ordinary: Sequences) -> None:
-    nll = prior.held_back_nll(prior.load_prior(), ordinary).mean(axis=0)
+    nll = prior.held_back_nll(shipped(), ordinary).mean(axis=0)
     assert nll[0] == pytest.approx(about["figures"]["nll_1"], abs=0.005)
     assert nll[1] == pytest.approx(about["figures"]["nll_10"], abs=0.005)
 
 
 def test_it_beats_persistence_on_nearly_every_held_back_series(about: dict, ordinary: Sequences) -> None:
-    ours, naive = prior.held_back_nll(prior.load_prior(), ordinary), prior.persistence_nll(ordinary)
+    ours, naive = prior.held_back_nll(shipped(), ordinary), prior.persistence_nll(ordinary)
     assert naive[:, 0].mean() == pytest.approx(about["figures"]["persistence_nll_1"], abs=0.005)
     assert ours[:, 0].mean() < naive[:, 0].mean() - 0.1
     assert ours[:, 1].mean() < naive[:, 1].mean() - 0.4
@@ -78,7 +83,7 @@ def test_it_beats_persistence_on_nearly_every_held_back_series(about: dict, ordi
 def test_it_beats_persistence_on_kinds_that_it_never_learnt_and_on_irregular_clocks() -> None:
     series = prior.held_back_series("all")
     tensors = prior.tensors_of(series)
-    ours, naive = prior.held_back_nll(prior.load_prior(), tensors)[:, 0], prior.persistence_nll(tensors)[:, 0]
+    ours, naive = prior.held_back_nll(shipped(), tensors)[:, 0], prior.persistence_nll(tensors)[:, 0]
     for kind in ("sparse", "counter", "nearly_constant"):
         assert np.median((naive - ours)[series.kind == kind]) > 0, kind
     assert np.median(ours[series.kind == "constant"]) < -3  # where "as last time" is all there is to know
@@ -89,7 +94,7 @@ def test_its_forecasts_do_not_fade_over_series_far_longer_than_those_it_learnt()
     series = make_series(np.random.default_rng(99), 40, 5 * prior.ROWS, irregular=0.0)
     tensors = prior.tensors_of(series)
     early, late = (
-        prior.held_back_nll(prior.load_prior(), tensors._replace(mask=in_range(tensors, first, last)))[:, 0].mean()
+        prior.held_back_nll(shipped(), tensors._replace(mask=in_range(tensors, first, last)))[:, 0].mean()
         for first, last in ((200, prior.ROWS), (3 * prior.ROWS, 5 * prior.ROWS))
     )
     assert late < early + 0.05
@@ -110,7 +115,7 @@ def test_the_seed_was_chosen_by_held_back_likelihood(cell: str) -> None:
 
 def test_the_same_seed_trains_the_same_weights_bit_for_bit() -> None:
     first, again, other = (
-        fingerprint(prior.train_prior("lstm", seed, batches=1, series=prior.LANES)) for seed in (5, 5, 6)
+        prior.train_prior("lstm", seed, batches=1, series=prior.LANES).weights.fingerprint() for seed in (5, 5, 6)
     )
     assert first == again != other
 
@@ -127,7 +132,7 @@ def test_a_short_training_writes_the_best_model_and_every_candidates_figures(
     def written(*seeds: str) -> dict:
         prior.main(["--cell", "gru", "--seed", *seeds, "--output", str(tmp_path)])
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        assert fingerprint(prior.load_model(path)) == about["fingerprint"]
+        assert load_weights(path).fingerprint() == about["fingerprint"]
         return about
 
     both = written("3", "4")
@@ -160,4 +165,4 @@ def test_replay_may_be_longer_than_the_priors_series() -> None:
 
 def test_an_untrained_forecaster_is_worse_than_the_prior(ordinary: Sequences) -> None:
     torch.manual_seed(0)
-    assert prior.held_back_nll(Forecaster(), ordinary).mean() > prior.held_back_nll(prior.load_prior(), ordinary).mean()
+    assert prior.held_back_nll(Forecaster(), ordinary).mean() > prior.held_back_nll(shipped(), ordinary).mean()

@@ -15,7 +15,7 @@ from types import FrameType
 import pytest
 import torch
 
-from training.model import Forecaster, fingerprint
+from training.model import Forecaster
 from training.registry import KEPT, UNFINISHED, About, Registry, RegistryError
 
 DEADLINE = 60.0  # s
@@ -23,7 +23,7 @@ DEADLINE = 60.0  # s
 
 def forecaster(seed: int, hidden_size: int = 4) -> Forecaster:
     torch.manual_seed(seed)
-    return Forecaster(hidden_size=hidden_size).eval()
+    return Forecaster(hidden_size=hidden_size).weights
 
 
 def about(parent: str = "", trained_at: float = 0.0) -> About:
@@ -35,12 +35,11 @@ def test_a_model_and_what_is_known_of_it_are_found_again(tmp_path: Path) -> None
     assert registry.versions() == []
     version = registry.save(model, about("parent", 12.5))
     again = Registry(registry.directory)
-    assert version == fingerprint(model) == fingerprint(again.load(version))
+    assert version == model.fingerprint() == again.load(version).fingerprint()
     assert again.about(version) == about("parent", 12.5)
     assert again.versions() == [version]
     assert again.trained_at(version) == 12.5
     assert math.isnan(again.trained_at(""))
-    assert not again.load(version).training
 
 
 def test_versions_stand_in_the_order_of_their_training(tmp_path: Path) -> None:
@@ -74,7 +73,7 @@ def test_the_model_in_use_and_its_parent_are_never_deleted_however_old(tmp_path:
         newest = registry.save(forecaster(n), about(in_use, float(n)))
         assert {old, in_use, newest} <= set(registry.versions())
         assert len(registry.versions()) <= KEPT
-    assert fingerprint(registry.load(in_use)) == in_use
+    assert registry.load(in_use).fingerprint() == in_use
 
 
 def test_a_model_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
@@ -154,7 +153,7 @@ def test_after_kill_9_at_any_step_of_a_save_every_model_listed_can_be_loaded(tmp
         versions = registry.versions()
         assert KEPT <= len(versions) <= KEPT + 1  # killed between a save and what goes for it
         for version in versions:
-            assert fingerprint(registry.load(version)) == version
+            assert registry.load(version).fingerprint() == version
         unfinished += len(list(tmp_path.iterdir())) != 2 * len(versions)
         registry.save(forecaster(KEPT + 2 * step + 1), about(trained_at=time.time()))
         assert len(list(tmp_path.iterdir())) == 2 * len(registry.versions()) == 2 * KEPT  # nothing is left lying about
@@ -175,7 +174,7 @@ def test_of_two_processes_that_save_one_waits_for_the_other(tmp_path: Path) -> N
     assert unfinished.exists(), "what another process writes is not swept away"
     os.close(other)
     saving.join(DEADLINE)
-    assert registry.versions() == [fingerprint(forecaster(0))]
+    assert registry.versions() == [forecaster(0).fingerprint()]
 
 
 def test_models_are_made_as_the_opener_makes_files(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from training.history import WINDOW
 from training.horizons import HORIZONS
 from training.inputs import targets
 from training.learning import Learning
-from training.model import Forecaster, fingerprint
-from training.prior import load_prior, replay_set, tensors_of
-from training.retrain import HELD_BACK, LEAST_STREAMS, REPLAY_MARGIN, RINGS, Outcome, retrain
+from training.model import Forecaster
+from training.outcome import LEAST_STREAMS, STILL, Outcome
+from training.prior import replay_set, tensors_of
+from training.retrain import HELD_BACK, REPLAY_MARGIN, RINGS, retrain
 from training.synthetic import Series, make_series
 from training.tbptt import Sequences
+from training.weights import load_prior
 from training.windows import Recorded, from_rings, window_losses
 
 ROWS = 300
@@ -147,9 +149,12 @@ def test_a_fleet_unlike_anything_before_is_learnt(promoted: Outcome) -> None:
     assert 0 < promoted.gradient_norm < 100
     assert set(promoted.losses) == {"training", "validation"}
     about = promoted.about(trained_at=7.0)
-    assert (about.parent, about.trained_at, about.rows) == (fingerprint(load_prior()), 7.0, LANES * 96)
+    assert (about.parent, about.trained_at, about.rows) == (load_prior().fingerprint(), 7.0, LANES * 96)
     strangers = odd_waves(50, ROWS, seed=9)
-    assert judged_loss(promoted.model, strangers) < judged_loss(load_prior(), strangers) - 0.15
+    assert (
+        judged_loss(Forecaster.of(promoted.model), strangers)
+        < judged_loss(Forecaster.of(load_prior()), strangers) - 0.15
+    )
 
 
 def test_the_gain_lasts_far_beyond_the_windows_it_was_learnt_from(promoted: Outcome) -> None:
@@ -158,15 +163,17 @@ def test_the_gain_lasts_far_beyond_the_windows_it_was_learnt_from(promoted: Outc
     value = odd_waves(20, 2200, seed=4)
     whole = replay_of(value)
     late = whole._replace(mask=whole.mask & (torch.arange(2200) >= 1500)[:, None, None])
-    before, after = (window_losses(model, late, 1, 0).mean() for model in (load_prior(), promoted.model))
+    before, after = (window_losses(Forecaster.of(model), late, 1, 0).mean() for model in (load_prior(), promoted.model))
     assert after < before - 0.15
 
 
 def test_what_the_prior_knew_is_not_given_up_for_it(promoted: Outcome) -> None:
     assert promoted.model is not None
     replay = replay_set(np.random.default_rng(99), 300, WINDOW)
-    moving = replay.inputs[..., 0].std(dim=0).numpy() > retraining.STILL
-    before, after = (window_losses(model, replay, 64, 5)[moving].mean() for model in (load_prior(), promoted.model))
+    moving = replay.inputs[..., 0].std(dim=0).numpy() > STILL
+    before, after = (
+        window_losses(Forecaster.of(model), replay, 64, 5)[moving].mean() for model in (load_prior(), promoted.model)
+    )
     assert after < before + 2 * REPLAY_MARGIN
 
 
@@ -184,10 +191,10 @@ def test_a_challenger_that_forgets_is_rejected_however_well_it_does(monkeypatch:
 @pytest.mark.usefixtures("quick")
 def test_noise_teaches_nothing_and_is_rejected() -> None:
     champion = load_prior()
-    before = fingerprint(champion)
+    before = champion.fingerprint()
     outcome = retrain(champion, rings(noise(LANES, ROWS))[0], STREAM, 0)
     assert (outcome.outcome, outcome.model) == ("rejected", None), outcome.reason
-    assert fingerprint(champion) == before
+    assert champion.fingerprint() == before
     assert math.isfinite(outcome.validation_loss)
 
 
@@ -241,7 +248,7 @@ def test_what_an_incident_held_does_not_matter_to_the_last_bit() -> None:
         for variant in (recorded._replace(known=known), poisoned):
             outcome = retraining.fine_tune(load_prior(), variant, retraining.RINGS, 0)
             assert outcome.model is not None
-            found.append((fingerprint(outcome.model), outcome.validation_loss))
+            found.append((outcome.model.fingerprint(), outcome.validation_loss))
     assert found[0] == found[1]
     assert found[2][0] != found[3][0]
     assert found[2][1] != found[3][1]
@@ -254,7 +261,7 @@ def test_the_same_seed_gives_the_same_challenger_bit_for_bit() -> None:
     assert first is not None
     assert again is not None
     assert other is not None
-    assert fingerprint(first) == fingerprint(again) != fingerprint(other)
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
 @pytest.mark.usefixtures("quick")
@@ -280,15 +287,15 @@ def test_what_stop_raises_goes_through() -> None:
 
 
 def test_a_champion_that_cannot_be_trained_is_a_failure_told_as_such() -> None:
-    champion = load_prior()
+    champion = Forecaster.of(load_prior())
     champion.from_hidden.bias.data[:] = math.nan
-    outcome = retrain(champion, rings(odd_waves(LANES, ROWS))[0], STREAM, 0)
+    outcome = retrain(champion.weights, rings(odd_waves(LANES, ROWS))[0], STREAM, 0)
     assert (outcome.outcome, outcome.model, outcome.losses) == ("failed", None, {})
     assert "diverged" in outcome.reason
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_large_fleet_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retraining, "MOST_LANES", 100)
+    monkeypatch.setattr("training.outcome.MOST_LANES", 100)
     outcome = retrain(load_prior(), rings(odd_waves(LANES, ROWS))[0], STREAM, 0)
     assert outcome.rows == 100 * (WINDOW - HELD_BACK)

@@ -25,6 +25,7 @@ from training.symbol_kernels import (
     prime,
 )
 from training.symbol_sources import KINDS, make_symbols
+from training.symbol_weights import laid_out, shipped_arrays
 from training.symbols import (
     FILE,
     HELD_BACK_BATCHES,
@@ -35,7 +36,6 @@ from training.symbols import (
     sequences_of,
     surprise,
     train_symbols,
-    weights_of,
 )
 
 
@@ -46,7 +46,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def weights(network):
-    return weights_of(network)
+    return laid_out(shipped_arrays())
 
 
 def learnt(symbols):
@@ -179,7 +179,7 @@ def test_other_weights_prime_a_lane_before_its_next_event(weights):
     symbols = make_symbols(np.random.default_rng(11), 2 * RECENT, "loop")
     row = np.zeros(len(symbols), np.int64)
     torch.manual_seed(0)
-    other = weights_of(SymbolNetwork())
+    other = laid_out({name: value.numpy() for name, value in SymbolNetwork().state_dict().items()})
     lanes, out = np.zeros(1, LANE_SYMBOLS), np.zeros(len(symbols), FORESEEN)
     foresee(lanes, other, row, symbols, 0, len(symbols) - 1, out)
     assert lanes["network"] == other.network != weights.network
