@@ -37,7 +37,7 @@ from tests.brokers import CHECKOUT, Broker
 
 PATIENCE = 240.0  # s, of any wait: a start takes 3 s on an idle machine, and minutes on one with much else to do
 STALLED = 120.0  # s without a score while there are events to score: alive, but not processing
-TOLERANCE = 1e-5  # of scores and what goes with them
+TOLERANCE = 1e-5  # of scores and what goes with them, on one machine
 KEY = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 

