@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from connectors.decode import Decoder
 from connectors.files import FileSettings, FileSource
-from connectors.labels import Window, windows_of
+from connectors.labels import LabelsError, Window, windows_of
 from connectors.records import Alert, Rejected, Scores
 from detector.assembly import device_of, engine_settings, first_model
 from detector.engine import Engine
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 LOOKS_AHEAD = "lookahead_"  # begins the name of every column that knows the future
+NAMED = 5  # streams, where they are told
 ROWS_AT_ONCE = 10_000  # of the added columns, as text
 
 
@@ -160,8 +161,16 @@ def _rows(history: History, smoothed: Smoothed) -> Iterator[str]:
         yield from map(cells, table.tolist())
 
 
+def _some(names: Iterable[str]) -> str:
+    shown = [repr(name) for name in islice(names, NAMED + 1)]
+    return ", ".join([*shown[:NAMED], "..."] if len(shown) > NAMED else shown) or "none"
+
+
 def figures(tracks: Tracks, labels: dict[str, list[Window]]) -> str:
-    """Return a table of found and missed incidents and false alarms, and how well scores rank labelled rows."""
+    """Return a table of found and missed incidents and false alarms, and how well scores rank labelled rows.
+
+    Raises LabelsError where the labels name none of the streams.
+    """
     judged, scores, rows = [], [], []
     for name, track in tracks.all().items():
         windows = windows_of(labels, name)
@@ -173,7 +182,9 @@ def figures(tracks: Tracks, labels: dict[str, list[Window]]) -> str:
         scores.append(track.score[order])
         rows.append(rows_in_windows(track.time[order], windows))
     if not judged:
-        return "no stream is named in the labels"
+        raise LabelsError(
+            f"the labels name none of the streams: they name {_some(labels)}, scored were {_some(tracks.all())}"
+        )
     score, labelled = np.concatenate(scores), np.concatenate(rows)
     auc, precision = roc_auc(score, labelled), average_precision(score, labelled)
     return (

@@ -7,9 +7,11 @@ seconds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +44,8 @@ _EXAMPLES = {
     "backtest": """examples:
   longwatch backtest cpu.csv --output scores.csv
   longwatch backtest *.csv.gz --output scores.csv --labels incidents.csv
-  longwatch backtest cpu.csv --output history.csv --smooth""",
+  longwatch backtest cpu.csv --output history.csv --smooth
+  longwatch backtest cpu.csv --output - | head""",
     "bench": """examples:
   longwatch bench
   longwatch bench --set compute.threads=1 --quick""",
@@ -72,12 +75,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command: Callable[[Settings, argparse.Namespace], None] = options.command
     try:
         command(settings, options)
+        sys.stdout.flush()  # what cannot be written is told, too
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # `| head` has enough
+        _give_up_output()
+        sys.exit(FAILED)
     except SettingsError as error:
         _fail(error, USAGE)
     except _mendable() as error:
+        _give_up_output()
         _fail(error, FAILED)
+
+
+def _give_up_output() -> None:
+    """Let go of what standard output does not take: nobody is told of it again as Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     back = add("backtest", _backtest, "Score history with the daemon's engine; write a row for each event.")
     back.add_argument("files", nargs="+", metavar="FILE", help="CSV or JSON lines, .gz or not")
-    back.add_argument("--output", type=Path, required=True, metavar="CSV", help="table to write")
+    back.add_argument("--output", type=Path, metavar="CSV", help="table to write; -: to standard output")
     back.add_argument("--labels", type=Path, metavar="FILE", help="labelled incidents: CSV stream,start,end or JSON")
     back.add_argument(
         "--smooth", action="store_true",
@@ -158,9 +175,13 @@ def _train(settings: Settings, options: argparse.Namespace) -> None:
             USAGE,
         )
     from detector.assembly import device_of  # noqa: PLC0415
+    from detector.outputs import check_folder  # noqa: PLC0415
     from detector.train_command import History, follow, train  # noqa: PLC0415
     from training.distributed import joined  # noqa: PLC0415
 
+    check_folder("--output", options.output)  # not after minutes of training
+    if diagnosis is not None:
+        check_folder("--diagnose", diagnosis.parent)
     history = History.of_kafka(settings) if options.from_kafka else History.of_files(options.files)
     with joined(device_of(settings)) as processes:
         if not processes.first:
@@ -173,12 +194,18 @@ def _train(settings: Settings, options: argparse.Namespace) -> None:
 
 def _backtest(settings: Settings, options: argparse.Namespace) -> None:
     from connectors.labels import load_labels  # noqa: PLC0415
+    from connectors.lines import FileError  # noqa: PLC0415
     from detector.backtest import figures, look_ahead, replay  # noqa: PLC0415
+    from detector.outputs import Output  # noqa: PLC0415
     from detector.score_table import ScoreTable  # noqa: PLC0415
     from detector.telling import describe  # noqa: PLC0415
 
     labels = load_labels(options.labels) if options.labels else None
-    table = ScoreTable(options.output)
+    if options.smooth and options.output is None:
+        _fail(ValueError("backtest: --smooth adds columns to a table: name it with --output"), USAGE)
+    output = Output(options.output) if options.output else None
+    table = ScoreTable(output) if output else None
+    told_on = sys.stderr if output and output.is_standard_output else sys.stdout
     log = logging.getLogger(__name__)
     history: History | None = None
     if options.smooth:
@@ -188,7 +215,8 @@ def _backtest(settings: Settings, options: argparse.Namespace) -> None:
     told = 0
 
     def write(scores: Scores) -> None:
-        table.write(scores)
+        if table is not None:
+            table.write(scores)
         if history is not None:
             history.add(scores)
 
@@ -200,22 +228,28 @@ def _backtest(settings: Settings, options: argparse.Namespace) -> None:
                 log.warning("left out: %s", getattr(refusal, "detail", refusal))
 
     result = replay(options.files, settings, write, reject, progress=sys.stderr.isatty())
-    if history is None:
+    if not result.scored:
+        raise FileError(
+            f"no event was scored: {result.rejected} records were refused, {result.dropped} events late or duplicate;"
+            " see section [decode]" + (f", and {output.path} stays as it was" if output else "")
+        )
+    if table is not None and history is None:
         table.close()
-    else:
+    elif table is not None and history is not None:
         table.close(look_ahead(history, settings, progress=sys.stderr.isatty()))
         print(f"longwatch: {options.output} has columns named lookahead_... . {_LOOKS_AHEAD}", file=sys.stderr)
     for alert in result.alerts:
         if alert.status == "firing":
-            print(describe(alert))
+            print(describe(alert), file=told_on)
     firing = sum(alert.status == "firing" for alert in result.alerts)
     print(
         f"{result.scored:,} events scored in {result.seconds:.1f} s "
         f"({result.scored / max(result.seconds, 1e-9):,.0f}/s), {firing} alerts, "
-        f"{result.dropped} late or duplicate, {result.rejected} refused; {options.output}"
+        f"{result.dropped} late or duplicate, {result.rejected} refused" + (f"; {output.path}" if output else ""),
+        file=told_on,
     )
     if labels is not None:
-        print(f"\n{figures(result.tracks, labels)}")
+        print(f"\n{figures(result.tracks, labels)}", file=told_on)
 
 
 def _bench(settings: Settings, options: argparse.Namespace) -> None:

@@ -34,6 +34,7 @@ from connectors.own_files import locked
 from connectors.records import Alert, Int64, Scores
 from detector.assembly import Sinks
 from detector.daemon import Daemon
+from detector.outputs import check_folder
 from detector.picture import PictureError, Series, draw_overview, draw_stream, page, save
 from detector.scoring import NOVELTY_WARMUP
 from detector.settings import Settings
@@ -64,6 +65,7 @@ def run_demo(settings: Settings, output: Path) -> None:
     Raises the daemon's own errors, FileError where another demo writes there, OSError where `output` cannot be
     written, KeyboardInterrupt after CTRL+C.
     """
+    check_folder("--output", output)
     output.mkdir(parents=True, exist_ok=True)
     folder = os.open(output, os.O_RDONLY)
     try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 
 from connectors.encode import rfc3339
 from connectors.records import Scores
+from detector.outputs import Output
 
 FIXED = ("timestamp", "stream", "score", "threshold", "alert")
 PER_FEATURE = ("expected", "lower", "upper")
@@ -29,14 +29,11 @@ class ScoreTable:
 
     With one feature they have these names, with several `expected_<feature>` and so on; of a symbol the likeliest is
     what was expected, and there is no band. Features that first appear
-    later get columns at the end, and rows before then empty cells. The file appears, whole, on `close`.
+    later get columns at the end, and rows before then empty cells. It is written on `close`.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Write beside `path` until it is whole. Raises OSError where that cannot be."""
-        self._path = path
-        self._draft = path.with_name(path.name + ".part")
-        self._file: TextIO = self._draft.open("w", encoding="utf-8", newline="")
+    def __init__(self, output: Output) -> None:
+        self._output, self._draft = output, output.draft()
         self._columns: dict[str, int] = {}
         self._widths: list[tuple[int, int]] = []  # rows so far, and features they were written with
 
@@ -64,21 +61,17 @@ class ScoreTable:
             rfc3339(batch.time[scores.event]), streams, scores.score.tolist(), scores.threshold.tolist(),
             scores.alert.tolist(), lines, strict=True,
         )  # fmt: skip
-        self._file.writelines(
+        self._draft.writelines(
             f"{time},{stream},{score:.6g},{threshold:.6g},{alert:d}{cells(numbers)}\n"
             for time, stream, score, threshold, alert, numbers in rows
         )
 
     def close(self, added: Added | None = None) -> None:
-        """Put the header in front, what is added behind, and the file in its place."""
-        self._file.close()
+        """Put the header in front, what is added behind, and all in its place. Raises FileError."""
         header = [*FIXED, *feature_columns(PER_FEATURE, self._columns), *(added.names if added else ())]
         behind = iter(added.rows) if added else None
-        whole = self._path.with_name(self._path.name + ".new")
-        with (
-            self._draft.open(encoding="utf-8", newline="") as rows,
-            whole.open("w", encoding="utf-8", newline="") as out,
-        ):
+        with self._draft as rows, self._output.whole() as out:
+            rows.seek(0)
             out.write(",".join(_cell(name) for name in header) + "\n")
             for count, width in self._widths:
                 missing = "," * (3 * (len(self._columns) - width))
@@ -87,8 +80,6 @@ class ScoreTable:
                     break
                 for _ in range(count):
                     out.write(rows.readline().rstrip("\n") + missing + (next(behind) if behind else "") + "\n")
-        whole.replace(self._path)
-        self._draft.unlink()
 
 
 def feature_columns(kinds: Sequence[str], features: Iterable[str]) -> list[str]:
