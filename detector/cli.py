@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from detector import __version__
 from detector.completion import add_completion
-from detector.signals import Signals, leave
+from detector.signals import Signals, end_as_any_process, leave
 
 if TYPE_CHECKING:
     from connectors.records import Scores
@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     if options.command is _run:
         Signals(leave).take()  # before all that takes time
+    else:
+        end_as_any_process()
     from detector.settings import SettingsError, load_settings  # noqa: PLC0415
     from detector.telling import set_up_logging  # noqa: PLC0415
 

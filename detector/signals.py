@@ -84,6 +84,14 @@ def _at_once(number: int, _: object) -> None:
     os._exit(128 + number)
 
 
+def end_as_any_process() -> None:
+    """Let signals end a container's first process as they end any other, which the system spares it by default."""
+    if os.getpid() == 1:
+        for number in ENDING | NOTED:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _at_once)
+
+
 def leave() -> None:
     """End the process in the middle of its start: nothing has been read yet, what is on disk is the last checkpoint."""
     last_words = threading.Thread(target=logger.info, args=("stopped while starting",), daemon=True)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.bench.data import NabSeries
+from tests.bench.nab import Counts, event_counts
 from tests.bench.quality import ScoredRows, judge_labelled, judge_nab, main, read_scores, write_events
-from training.evaluate import Counts, event_counts
 
 MINUTE = 60_000_000_000
 START = 1_577_836_800_000_000_000  # 2020-01-01

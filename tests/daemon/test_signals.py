@@ -16,7 +16,7 @@ import pytest
 from tests.brokers import CHECKOUT
 from tests.daemon.support import PATIENCE, START, STEP, Longwatch, read_lines
 
-# `longwatch run` that is sent a signal at a moment which an audit event names: the import of a module, a connection
+# A command that is sent a signal at a moment which an audit event names: the import of a module, a connection
 AT_A_MOMENT = """
 import os, sys
 moment, number = sys.argv[1].split("=", 1), int(sys.argv[2])
@@ -27,7 +27,7 @@ def hear(event, args):
         os.kill(os.getpid(), number)
 from detector.cli import main
 sys.addaudithook(hear)
-main(["run", *sys.argv[3:]])
+main(sys.argv[3:])
 """
 MOMENTS = ["import=detector.settings", "import=numba", "import=detector.daemon", "sqlite3.connect=state.db"]
 
@@ -69,7 +69,7 @@ def ends(command: list[str]) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_at_any_moment_of_the_start_ends_it_in_order(tmp_path: Path, moment: str) -> None:
     number = signal.SIGINT if "numba" in moment else signal.SIGTERM
-    done = ends([sys.executable, "-c", AT_A_MOMENT, moment, str(int(number)), *settings_of(tmp_path)])
+    done = ends([sys.executable, "-c", AT_A_MOMENT, moment, str(int(number)), "run", *settings_of(tmp_path)])
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     assert "running on" not in done.stderr
@@ -78,10 +78,17 @@ def test_a_signal_at_any_moment_of_the_start_ends_it_in_order(tmp_path: Path, mo
 @pytest.mark.parametrize("moment", MOMENTS[1:3])
 def test_the_first_process_of_a_container_hears_it_too(tmp_path: Path, first_process: list[str], moment: str) -> None:
     """The system keeps from such a process every signal that it does not handle."""
-    program = [sys.executable, "-c", AT_A_MOMENT, moment, str(int(signal.SIGTERM)), *settings_of(tmp_path)]
+    program = [sys.executable, "-c", AT_A_MOMENT, moment, str(int(signal.SIGTERM)), "run", *settings_of(tmp_path)]
     done = ends([*first_process, *program])
     assert done.returncode == 0, done.stderr[-2000:]
     assert "stopped while starting" in done.stderr
+
+
+def test_other_commands_end_there_too(tmp_path: Path, first_process: list[str]) -> None:
+    told = [MOMENTS[1], str(int(signal.SIGTERM)), "backtest", "-", "--output", str(tmp_path / "scores.csv")]
+    done = ends([*first_process, sys.executable, "-c", AT_A_MOMENT, *told])
+    assert done.returncode == 128 + signal.SIGTERM
+    assert not list(tmp_path.iterdir())
 
 
 TWICE = """

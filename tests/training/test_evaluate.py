@@ -11,21 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from tests.bench.data import DataMissing, data_folder, nab_series
+from tests.bench.nab import NAB_PROFILES, Counts, Profile, delayed_point_counts, event_counts, nab_sweep
 from training.evaluate import (
-    NAB_PROFILES,
     Bool,
-    Counts,
     Float64,
     Int64,
-    Profile,
     Window,
     average_precision,
-    delayed_point_counts,
-    event_counts,
     incident_table,
     incidents,
     nab_probation,
-    nab_sweep,
     roc_auc,
     rows_in_windows,
     segments,
