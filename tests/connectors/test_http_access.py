@@ -166,7 +166,7 @@ def test_probes_get_through_however_many_do_not_finish_the_handshake(serve: Serv
     server = serve(ssl_certfile=str(certificate / "cert.pem"), ssl_keyfile=str(certificate / "key.pem"))
     silent: list[socket.socket] = []
     for _ in range(15):
-        silent += [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(20)]
+        silent += [socket.create_connection(("127.0.0.1", server.port), timeout=240) for _ in range(20)]
         assert ask(server, "/livez", trust=certificate / "cert.pem")[0] == 200
     for connection in silent:
         connection.close()

@@ -225,7 +225,7 @@ def test_a_daemon_that_slept_longer_than_its_session_goes_on_where_it_was(
         daemon.line("Partitions lost")
         samples = daemon.work_until(lambda found: found("events_scored_total") >= STREAMS * ROWS, "all is scored")
         assert daemon.terminate()[0] == 0
-    producer.close(timeout=10)
+    producer.close(timeout=PATIENCE)
     assert samples("events_late_total") == samples("events_duplicate_total") == 0
     assert len(by_place(read_lines(tmp_path / "scores.jsonl"))) == STREAMS * ROWS
 
@@ -236,7 +236,7 @@ def test_without_a_broker_it_stops_in_time_and_at_once_when_asked_twice(tmp_path
     make_topics(own_broker)
     producer = open_producer(own_broker)
     produce(producer, "events", range(ROWS))
-    producer.close(timeout=10)
+    producer.close(timeout=PATIENCE)
     folders = tmp_path / "patient", tmp_path / "hurried"
     for folder in folders:
         folder.mkdir()

@@ -38,7 +38,10 @@ def first_process() -> list[str]:
     unshare = shutil.which("unshare")
     for more in ([], ["--user", "--map-root-user"]):
         command = [unshare or "unshare", *more, "--pid", "--fork", "--kill-child"]
-        if unshare and subprocess.run([*command, "true"], capture_output=True, timeout=60, check=False).returncode == 0:
+        if (
+            unshare
+            and subprocess.run([*command, "true"], capture_output=True, timeout=240, check=False).returncode == 0
+        ):
             return command
     pytest.skip("no PID namespace can be had here: unshare --pid is missing or not allowed")
 

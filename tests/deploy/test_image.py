@@ -95,7 +95,7 @@ def test_compose_accepts_the_file() -> None:
         [compose, "--file", str(COMPOSE), "--profile", "demo", "config", "--quiet"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
         env={**os.environ, "COMPOSE_ANSI": "never"},
     )

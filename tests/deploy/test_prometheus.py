@@ -73,7 +73,7 @@ class Server:
         self._process.wait()
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self._base + path, timeout=60) as answer:
+        with urllib.request.urlopen(self._base + path, timeout=240) as answer:
             return json.load(answer)["data"]
 
     def values(self, expression: str) -> list[float]:
@@ -141,7 +141,7 @@ def seen(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Seen:
                         break
             producer.flush()
             answers["working"] = server.answers()
-            producer.close(timeout=10)
+            producer.close(timeout=240)
             until(lambda: server.values(WORKING) == [0.0], "it idles again", every=0.2)
             answers["idle again"] = server.answers()
             annotations = [

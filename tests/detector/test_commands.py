@@ -20,7 +20,7 @@ HEAVY = {"numba", "torch", "scipy", "kafka"}
 def longwatch(*arguments: str, importtime: bool = False) -> subprocess.CompletedProcess[str]:
     more = ["-X", "importtime"] if importtime else []
     command = [sys.executable, *more, "-m", "detector.cli", *arguments]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["config"], ["completion", "bash"]], ids=" ".join)
@@ -42,7 +42,7 @@ echo "${COMPREPLY[@]}"
 
     def completed(*words: str) -> list[str]:
         command = ["bash", "-c", script + ask, "bash", *words]
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=True)
         return done.stdout.split()
 
     assert completed("ba") == ["backtest"]
@@ -104,7 +104,7 @@ def test_a_daemon_that_neither_learns_nor_has_a_gpu_scores_without_torch(
     }
     options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     command = [sys.executable, "-c", AND_TORCH, "run", *options]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "loaded: []"
     assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 360
@@ -114,7 +114,7 @@ def test_history_is_scored_without_torch(events: Path, tmp_path: Path) -> None:
     table = tmp_path / "scores.csv"
     command = [sys.executable, "-c", AND_TORCH, "backtest", str(events), "--output", str(table)]
     command += ["--set", "compute.device=cpu"]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "loaded: []"
     assert len(table.read_text().splitlines()) == 361

@@ -226,7 +226,7 @@ def test_a_full_disk_is_told_and_the_former_checkpoint_stays(tmp_path: Path) -> 
     ):
         pytest.skip("this system lets no user mount a small file system of his own")
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", mount, FILLER], capture_output=True, text=True, timeout=30, check=False
+        ["unshare", "-rm", "sh", "-c", mount, FILLER], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     error, former, later = done.stdout.splitlines()
@@ -402,7 +402,7 @@ def test_a_second_daemon_is_refused_with_the_first_ones_pid(directory: Path) -> 
             SqliteStore(directory)
     finally:
         child.kill()
-        child.communicate(timeout=10)
+        child.communicate(timeout=300)
     SqliteStore(directory).close()  # a killed daemon leaves no lock behind
 
 

@@ -91,7 +91,7 @@ class Cluster(Broker):
         process = self._processes.pop(node)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
 
     def close(self) -> None:
         for node in list(self._processes):

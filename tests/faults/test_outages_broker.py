@@ -187,12 +187,12 @@ def test_each_of_three_brokers_is_killed_in_turn(cluster: Cluster, tmp_path: Pat
             cluster.kill(node)
             began = time.monotonic()
             stream.until(EVENTS * share)
-            committed_to(topics, share - 0.01, seconds=120)
+            committed_to(topics, share - 0.01)
             paused.append(time.monotonic() - began)
             assert worker.get("/livez")[0] == 200
             cluster.start_node(node)
         stream.finish()
-        committed_to(topics, 1.0, seconds=120)
+        committed_to(topics, 1.0)
         assert worker.terminate()[0] == 0
     assert_once(topics.scored(), Undisturbed(tmp_path, FLEET).scores(topics))
     print(f"\n  a third of the brokers lost: scored again {', '.join(f'{s:.1f}' for s in paused)} s after each kill")

@@ -65,7 +65,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     if done.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
     yield Disk(root)
-    subprocess.run(["umount", "-l", str(root)], capture_output=True, timeout=10, check=True)
+    subprocess.run(["umount", "-l", str(root)], capture_output=True, timeout=PATIENCE, check=True)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------

@@ -322,7 +322,7 @@ def of_another_group(world: World) -> None:
 def of_another_program(world: World) -> None:
     world.make_changelog()
     producer = KafkaProducer(bootstrap_servers=world.broker.bootstrap)
-    producer.send(world.changelog, b'{"cpu": 3}', b"host-1", partition=0).get(timeout=20)
+    producer.send(world.changelog, b'{"cpu": 3}', b"host-1", partition=0).get(timeout=PATIENCE)
     producer.close()
 
 
@@ -374,7 +374,7 @@ def test_states_of_another_version_leave_nothing_in_the_store(world: World, stan
             return True
         return False
 
-    until(refused, "it is refused", seconds=20)
+    until(refused, "it is refused")
     assert store.count() == 0
 
 

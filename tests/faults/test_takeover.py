@@ -95,7 +95,7 @@ def test_a_worker_that_keeps_its_name_goes_on_after_its_own_start(
         with topics.worker("a", **more) as again:
             again.line("running on")
             started = time.monotonic() - began
-            took = watch.all_moved_on(seconds=60)
+            took = watch.all_moved_on()
             assert again.terminate()[0] == 0
     with capsys.disabled():
         print(

@@ -167,7 +167,7 @@ def test_each_group_sends_its_own_alerts_and_those_that_name_no_group(
     other.write("other")
     producer = KafkaProducer(bootstrap_servers=apache.bootstrap)
     producer.send(alerts, key=b"s", value=alert_record(alert("of a version that did not say"))[1])
-    producer.close(timeout=10)
+    producer.close(timeout=240)
     until(lambda: len(taken.ids) > 1 and len(others.ids) > 1, "both have their own")
     assert taken.ids == ["one", "of a version that did not say"]
     assert others.ids == ["other", "of a version that did not say"]

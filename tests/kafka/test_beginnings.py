@@ -149,7 +149,7 @@ def test_what_is_made_after_reading_has_begun_is_read_from_its_beginning(
 
 def write(broker: Broker, topic: str, partition: int, values: list[bytes]) -> None:
     """Write values to one partition, once it is there, in a transaction."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     ends = KafkaConsumer(bootstrap_servers=broker.bootstrap)
     while partition not in (ends.partitions_for_topic(topic) or ()):
         assert time.monotonic() < deadline

@@ -55,7 +55,7 @@ def run(client: Path, broker: Broker, topic: str, *further: str) -> dict[str, An
         ],
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=600,
         check=False,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(client), str(ROOT)])},
     )
@@ -71,7 +71,7 @@ def filled(broker: Broker, topic: Callable[..., str]) -> str:
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap, linger_ms=5, compression_type="gzip")
     for n in range(COUNT):
         producer.send(name, b"%d" % n, key=b"k")
-    producer.close(timeout=30)
+    producer.close(timeout=240)
     return name
 
 
