@@ -8,7 +8,7 @@ Layout of a value, little endian, without padding; docs/exactly-once.md has it f
 | 1     | version of this layout, 1                                                                |
 | 1     | kind: 0 a state, 1 a mark                                                                |
 | 1     | how the body is compressed: 0 not at all, 1 one zstd frame                               |
-| 1     | 0                                                                                        |
+| 1     | of a state: 1 its stream has no open incident, 2 it has one; 0 not told                  |
 | 4     | CRC-32C of the key and of all that follows here                                          |
 | 4     | source partition                                                                         |
 | 8     | source offset: of the next event; those before it have gone into the state               |
@@ -36,6 +36,7 @@ from connectors.records import Partition
 MAGIC = b"lwcl"
 VERSION = 1
 STATE, MARK = 0, 1
+UNTOLD, CALM, OPEN = 0, 1, 2
 PLAIN, ZSTD = 0, 1
 
 # Brokers take 1 MiB by default, key and headers included, and a stream's name may be long
@@ -45,8 +46,9 @@ MAX_STATE_BYTES = 1 << 28  # a row of 1,024 features has 32 MB; what claims to b
 # at 1,160. Twenty rows in one frame came to 27 %, which is not worth writing twenty where one has changed.
 ZSTD_LEVEL = 1
 
-_HEADER = struct.Struct("<4sBBBxI")
+_HEADER = struct.Struct("<4sBBBBI")
 _ORIGIN = struct.Struct("<iqHHH")
+_TOLD = {CALM: False, OPEN: True}
 
 
 class ChangelogError(Exception):
@@ -73,6 +75,7 @@ class Entry:
     row: bytes = b""
     mark: Mark | None = None
     gone: bool = False
+    incident: bool | None = None  # the stream has an open one; None: not told
 
 
 def compressed(row: bytes) -> bytes:
@@ -93,13 +96,15 @@ def restored(frame: bytes) -> bytes:
 _compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
 
-def state_records(stream: str, source: Partition, offset: int, frame: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield key and value of each part of a stream's state; `frame` is from `compressed`."""
+def state_records(
+    stream: str, source: Partition, offset: int, frame: bytes, *, incident: bool = False
+) -> Iterator[tuple[bytes, bytes]]:
+    """Yield key and value of each part of a stream's state; `frame` is from `compressed`, `incident`: one is open."""
     parts = max(1, -(-len(frame) // MAX_PART_BYTES))
     for part in range(parts):
         body = frame[part * MAX_PART_BYTES : (part + 1) * MAX_PART_BYTES] if parts > 1 else frame
         key = state_key(stream, part)
-        yield key, _value(key, STATE, ZSTD, source, offset, part, parts, body)
+        yield key, _value(key, STATE, ZSTD, OPEN if incident else CALM, source, offset, part, parts, body)
 
 
 def state_key(stream: str, part: int = 0) -> bytes:
@@ -111,15 +116,15 @@ def state_key(stream: str, part: int = 0) -> bytes:
 
 def mark_record(source: Partition, offset: int, mark: Mark) -> tuple[bytes, bytes]:
     """Return key and value of a mark."""
-    return b"m", _value(b"m", MARK, PLAIN, source, offset, 0, 1, msgspec.json.encode(mark))
+    return b"m", _value(b"m", MARK, PLAIN, UNTOLD, source, offset, 0, 1, msgspec.json.encode(mark))
 
 
 def _value(
-    key: bytes, kind: int, codec: int, source: Partition, offset: int, part: int, parts: int, body: bytes
+    key: bytes, kind: int, codec: int, told: int, source: Partition, offset: int, part: int, parts: int, body: bytes
 ) -> bytes:
     topic = source.topic.encode()
     rest = b"".join((_ORIGIN.pack(source.partition, offset, part, parts, len(topic)), topic, body))
-    return _HEADER.pack(MAGIC, VERSION, kind, codec, crc32c.crc32c(rest, crc32c.crc32c(key))) + rest
+    return _HEADER.pack(MAGIC, VERSION, kind, codec, told, crc32c.crc32c(rest, crc32c.crc32c(key))) + rest
 
 
 class Assembler:
@@ -151,7 +156,7 @@ class Assembler:
             return Entry(stream, -1, gone=True) if key[:1] == b"s" else None
         if len(value) < _HEADER.size + _ORIGIN.size or value[:4] != MAGIC:
             raise self._foreign(at, f"{len(value)} bytes that begin with {value[:4]!r}")
-        _, version, kind, codec, checksum = _HEADER.unpack_from(value)
+        _, version, kind, codec, told, checksum = _HEADER.unpack_from(value)
         if version != VERSION:
             raise ChangelogError(
                 f"{self._place}: the record at offset {at} has version {version}, this longwatch reads {VERSION}: run"
@@ -173,14 +178,14 @@ class Assembler:
             except msgspec.MsgspecError as error:
                 raise self._foreign(at, f"a mark that cannot be read: {error}") from None
         if parts == 1:
-            return Entry(stream, offset, codec == ZSTD, body)
+            return Entry(stream, offset, codec == ZSTD, body, incident=_TOLD.get(told))
         if part == 0:
             begun = (stream, at, offset, parts, [])
         if begun is None or (begun[0], *begun[2:4], len(begun[4])) != (stream, offset, parts, part):
             return None  # its first parts were compacted away: a later state follows
         begun[4].append(body)
         if part == parts - 1:
-            return Entry(stream, offset, codec == ZSTD, b"".join(begun[4]))
+            return Entry(stream, offset, codec == ZSTD, b"".join(begun[4]), incident=_TOLD.get(told))
         self._begun = begun
         return None
 

@@ -22,6 +22,7 @@ from detector.partitions import PartitionedStates
 from detector.patience import Patience
 from detector.reporting import Reporter
 from detector.settings import Settings
+from detector.silence import OpenIncidents
 from detector.store import SqliteStore
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Parts(NamedTuple):
     store: SqliteStore
     sinks: Sinks
     source: DaemonSource
+    incidents: OpenIncidents
     partitions: PartitionedStates | None  # None: states do not follow their partitions
 
 
@@ -138,7 +140,7 @@ class Checkpoints:
         UndeliveredError where brokers did not take what was written: then `go_back`.
         """
         began = time.monotonic()
-        engine, store, sinks, source, partitions = self._parts
+        engine, store, sinks, source, _, partitions = self._parts
         try:
             # with exactly-once the transaction flushes, too
             if not self._settings.exactly_once and not self._patiently(sinks.flush):
@@ -175,6 +177,7 @@ class Checkpoints:
             "offsets": [[*partition, offset] for partition, offset in sorted(self.offsets.items())],
             "beginnings": self._parts.source.beginnings(),
             "sinks": self._parts.sinks.position(),
+            "newest": self._reporter.newest,
             **self.identity,
         }
 
@@ -199,14 +202,16 @@ class Checkpoints:
         if self._roll_backs > MOST_ROLL_BACKS:
             raise KafkaConnectorError(f"no checkpoint could be made, {MOST_ROLL_BACKS} times in a row: {why}") from why
         logger.warning("going back to the last checkpoint: %s", why)
-        engine, _, sinks, source, partitions = self._parts
+        engine, store, sinks, source, incidents, partitions = self._parts
         sinks.restore(self._kept)
+        incidents.clear()
         if partitions is not None and isinstance(source, KafkaSource):
             partitions.roll_back(source, self._patiently.until_brokers_answer)
         else:
             if isinstance(why, UndeliveredError):
                 self._reporter.no_checkpoint()
             engine.roll_back()
+            incidents.found(store.open_incidents())
             self.offsets.update(self._begun)
             source.rewind(self._begun)
         if sinks.writer is not None and not self._settings.exactly_once:

@@ -44,6 +44,7 @@ from detector.reporting import Reporter, StageClock
 from detector.residents import PORTION
 from detector.settings import Settings
 from detector.signals import Signals
+from detector.silence import OpenIncidents
 from detector.store import DamagedRowError, SqliteStore
 from training.registry import Registry
 
@@ -98,6 +99,8 @@ class Daemon:
         self._reporter = Reporter(self.metrics, settings, self._engine)
         if meta:
             check_layout(meta, settings, self._engine.states.layouts, __version__)
+            self._reporter.begin(meta.get("newest", 0.0))
+        self._store.upgrade()
         self.metrics.state_limit_bytes.set(limit.state_bytes)
         tell(limit, self._engine.states, 1 - 3 * PORTION, settings.state.max_streams)
         self._decoder = Decoder(settings.decode)
@@ -132,7 +135,10 @@ class Daemon:
         elif self._store.places():
             self._store.clear(None)  # what is saved from now on is not in the changelog
         self._lag_due = 0.0  # monotonic, s
-        parts = Parts(self._engine, self._store, self._sinks, self._source, self._partitions)
+        self._incidents = OpenIncidents()
+        if self._partitions is None:
+            self._incidents.found(self._store.open_incidents())
+        parts = Parts(self._engine, self._store, self._sinks, self._source, self._incidents, self._partitions)
         self._checkpoints = Checkpoints(
             settings,
             parts,
@@ -203,6 +209,7 @@ class Daemon:
             for part, step, refused, anew in self._isolation.steps(batch, raw):
                 if step is not None:
                     self._emit(step)
+                    self._incidents.step(part, step)
                     self._reporter.step(part, step, anew=anew)
                 rejected += refused
             self._reject(rejected, len(batch))
@@ -214,6 +221,7 @@ class Daemon:
             self._watch(self._source.lag())
             self._reporter.look()
             self._lag_due = time.monotonic() + LAG_SECONDS
+        self._resolve_silent()
         if self._checkpoints.due:
             self._checkpoints.make()
         self._promotion.advance()
@@ -273,6 +281,17 @@ class Daemon:
         if self._partitions is not None:
             self._partitions.moved(step.moved)
 
+    def _resolve_silent(self) -> None:
+        """End the incidents of streams that have fallen silent: a part of the next checkpoint, as what events bring."""
+        if silent := self._incidents.silent():
+            alerts, patient = self._engine.resolve_silent(silent)
+            self._incidents.resolved(silent, patient)
+            for sink in self._sinks.alerts:
+                sink.write(alerts)
+            self._reporter.alerts(alerts)
+            self._checkpoints.dirty |= len(alerts) > 0
+        self.metrics.alerts_firing.set(len(self._incidents))
+
     def _reject(self, rejected: list[Rejected], read: int) -> None:
         for sink in self._sinks.dead_letters:
             sink.write(rejected)
@@ -313,6 +332,7 @@ class Daemon:
             self._patiently.let_go_by = math.inf
         if self._partitions is not None:
             self._partitions.let_go(partitions)
+            self._incidents.let_go(partitions)
         if failure is not None:
             self._checkpoints.go_back(failure)
         self._let_go(partitions)
@@ -334,6 +354,8 @@ class Daemon:
         if self._partitions is None:
             self._checkpoints.placed(offsets)
         else:
+            for partition in offsets:
+                self._incidents.found(self._store.open_incidents(partition))
             # what was decided holds from now on, also for whoever has these partitions next
             self._checkpoints.dirty = True
             if self._partitions.placed(offsets):
@@ -369,6 +391,9 @@ class Daemon:
             progress = self._moves, 0 if self._partitions is None else self._partitions.restorer.progress
             waiting = (any(lag.values()) or bool(self._restoring)) and not source.outage and not self._full
             self._health.watch(progress, waiting=waiting)
+            self._incidents.look(lag, reading=not source.outage and not self._full)
+        else:
+            self._incidents.look(dict.fromkeys(self._checkpoints.offsets, 0), reading=not self._full)
 
     def _beat(self) -> None:
         self._health.beat()

@@ -20,7 +20,8 @@ LOCK = "lock"
 ASIDE = ".damaged"  # the end of its name from then on
 ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the second where a damaged file makes SQLite say what is no UTF-8
 APPLICATION_ID = 0x6C6F6E67  # "long", in the database's header: tells our file from any other SQLite database
-FORMAT_VERSION = 2  # of the tables; raised when they change
+FORMAT_VERSION = 3  # of the tables; raised when they change
+FORMER_VERSION = 2  # is brought into the present one, by UPGRADE
 PAGE_BYTES = 16384  # fewest bytes written for rows of 8 to 60 KB at nearly the best speed: see the decision
 CACHE_KIB = 32768  # dirty pages held before they spill into the log; more was no faster
 LOG_BYTES = 1 << 28  # the log file is cut back to this after a checkpoint that was larger
@@ -28,11 +29,20 @@ LOG_BYTES = 1 << 28  # the log file is cut back to this after a checkpoint that 
 META = "SELECT crc, document FROM meta"
 MOVE_AWAY = "restore it from a backup, or move it away to start afresh (every stream then learns anew)"
 
+_INCIDENTS = "CREATE INDEX streams_incident ON streams (incident, place, name) WHERE incident IS NOT NULL"
+UPGRADE = (
+    "ALTER TABLE streams ADD COLUMN incident INTEGER",
+    _INCIDENTS,
+    f"PRAGMA user_version = {FORMAT_VERSION}",
+)
+
+# A stream with an open incident says so, with its partition's hash, so that it is found without its row.
 # A place is a partition whose states follow a changelog: what the rows here stand for, and how far it was read
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE streams (
-    name BLOB PRIMARY KEY, layout INTEGER NOT NULL, crc INTEGER NOT NULL, row BLOB NOT NULL, place INTEGER
+    name BLOB PRIMARY KEY, layout INTEGER NOT NULL, crc INTEGER NOT NULL, row BLOB NOT NULL, place INTEGER,
+    incident INTEGER
 );
 CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), crc INTEGER NOT NULL, document TEXT NOT NULL);
 CREATE TABLE places (
@@ -41,6 +51,7 @@ CREATE TABLE places (
     UNIQUE (topic, partition)
 );
 CREATE INDEX streams_place ON streams (place);
+{_INCIDENTS};
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT_VERSION};
 COMMIT;
@@ -116,7 +127,7 @@ def open_database(directory: Path) -> sqlite3.Connection:
                 f"state directory {directory}: {DATABASE} has format {version}, this longwatch reads up "
                 f"to {FORMAT_VERSION}: run the newer longwatch that wrote it, or move it away to start afresh"
             )
-        if not new and version < FORMAT_VERSION:
+        if not new and version < FORMER_VERSION:
             # its rows have a layout that this version does not read, so it is left as it is: one can go back to it
             raise StateError(
                 f"state directory {directory}: {DATABASE} has format {version} of a former longwatch, this one"

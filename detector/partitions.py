@@ -25,7 +25,7 @@ from detector.engine import Engine
 from detector.metrics import Metrics
 from detector.residents import partition_hash
 from detector.restoring import CLAIMED, Restored, Restorer
-from detector.rows import head_of
+from detector.rows import head_of, incident_of
 from detector.store import Place, Placed, SqliteStore
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class PartitionedStates:
             for name, row in self._engine.drain():
                 drained.append(name)
                 if (place := owned.get(head_of(row).partition)) is not None:
-                    rows[place].append(Placed(name, compressed(row)))
+                    rows[place].append(_placed(name, row))
             self._leave_former(rows)
             for partition, changed in rows.items():
                 self._write(partition, changed)
@@ -198,7 +198,7 @@ class PartitionedStates:
         """Where a stream has changed partition, its state leaves the former one's changelog."""
         if not self._moved:
             return
-        now = {stream: partition for partition, changed in rows.items() for stream, _ in changed}
+        now = {placed.stream: partition for partition, changed in rows.items() for placed in changed}
         for stream in self._moved & now.keys():
             for partition in rows:
                 if partition != now[stream]:
@@ -209,8 +209,8 @@ class PartitionedStates:
 
     def _write(self, partition: Partition, changed: Iterable[Placed]) -> None:
         changelog, at = self._settings.changelog_of(partition.topic), self.offsets[partition]
-        for stream, frame in changed:
-            for key, value in state_records(stream, partition, at, frame or b""):
+        for stream, frame, incident in changed:
+            for key, value in state_records(stream, partition, at, frame or b"", incident=incident is not None):
                 self._writer.send(changelog, key, value, None, partition.partition)
 
     def _write_marks(self, offsets: Mapping[Partition, int]) -> dict[Partition, Callable[[], Place]]:
@@ -246,7 +246,7 @@ class PartitionedStates:
         try:
             for some in _in_turns(names):
                 loaded = zip(some, self._stored(some), strict=True)
-                rows = [Placed(name, compressed(row)) for name, row in loaded if row and head_of(row).partition == mine]
+                rows = [_placed(name, row) for name, row in loaded if row and head_of(row).partition == mine]
                 self._store.save_placed({partition: rows}, {})
         finally:
             self._serve()
@@ -255,7 +255,7 @@ class PartitionedStates:
         names = self._store.streams_of(partition)
         for some in _in_turns(names):
             loaded = zip(some, self._stored(some), strict=True)
-            self._write(partition, [Placed(name, compressed(row)) for name, row in loaded if row])
+            self._write(partition, [_placed(name, row) for name, row in loaded if row])
         logger.info("%s/%d: %d states of the local store go into the empty changelog", *partition, len(names))
 
     def _tell(self, restored: Restored) -> None:
@@ -271,6 +271,10 @@ class PartitionedStates:
             restored.streams / max(restored.seconds, 1e-9),
             "unknown" if restored.source_offset is None else restored.source_offset,
         )
+
+
+def _placed(name: str, row: bytes) -> Placed:
+    return Placed(name, compressed(row), incident_of(row))
 
 
 def _in_turns(names: list[str]) -> Iterator[list[str]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
-from connectors.records import EventBatch, Rejected
+from connectors.records import Alert, EventBatch, Rejected
 from connectors.throttle import LogThrottle
 from detector.admission import BLOCKED
 from detector.engine import Engine, Step
@@ -29,6 +30,7 @@ class Reporter:
 
     def __init__(self, metrics: Metrics, settings: Settings, engine: Engine) -> None:
         self._metrics, self._settings, self._engine = metrics, settings, engine
+        self.newest = 0.0  # time of the newest event, s
         self._told_moved: set[str] = set()
         self._moved_back = Gathered("went back in time: their late events agree, so their clocks had been ahead")
         self._blocked = Gathered(f"drop everything: the last {BLOCKED} events of each were late or duplicates")
@@ -41,8 +43,7 @@ class Reporter:
         self._count(batch, step)
         self._metrics.streams_begun_anew["engine_error"].inc(anew)
         self._tell_evictions(step.evicted_for_memory)
-        for alert in step.alerts:
-            log_alert(logger, alert)
+        self.alerts(step.alerts)
         for back in step.moved_back:
             by, to = duration((back.former - back.time) * 1e-9), moment(back.time)
             why = "its late events agree, so its clock had been ahead"
@@ -56,6 +57,17 @@ class Reporter:
             if name not in self._told_moved and len(self._told_moved) < MOST_TOLD_MOVED:
                 self._told_moved.add(name)
                 logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
+
+    def begin(self, newest: float) -> None:
+        """Go on from a checkpoint, with the time of the newest event before it, s."""
+        self.newest = newest
+        if newest:
+            self._metrics.last_event_timestamp.set(newest)
+
+    def alerts(self, alerts: Sequence[Alert]) -> None:
+        """Tell of incidents that begin or end."""
+        for alert in alerts:
+            log_alert(logger, alert)
 
     def look(self) -> None:
         """Tell what had to wait; to be called every second or so."""
@@ -84,11 +96,11 @@ class Reporter:
         m.score.observe(scores.score)
         for alert in firing:
             m.alerts[alert.severity].inc()
-        m.alerts_firing.set(len(self._engine.states.notes))
         m.streams.set(len(self._engine.states.slots))
         if len(batch):
             # a clock that is ahead must not hide that nothing comes any more
-            m.last_event_timestamp.set(min(float(batch.time.max()) * 1e-9, time.time()))
+            self.newest = min(float(batch.time.max()) * 1e-9, time.time())
+            m.last_event_timestamp.set(self.newest)
             m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
 
     def _tell_evictions(self, evicted: int) -> None:

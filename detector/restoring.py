@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from connectors.changelog_records import Assembler, ChangelogError, Mark, compressed
+from connectors.changelog_records import Assembler, ChangelogError, Entry, Mark, compressed, restored
 from connectors.kafka_changelog import Changelogs
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect
@@ -27,6 +27,8 @@ from connectors.records import Partition
 from connectors.throttle import LogThrottle
 from detector.database import UnsavedError
 from detector.errors import StateError
+from detector.residents import partition_hash
+from detector.rows import incident_of
 from detector.store import Place, Placed, SqliteStore
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,16 @@ class _Followed:
     mark: Mark | None = None
     moved_at: float = field(default_factory=time.monotonic)
     ended: bool = False  # the former owner's transaction
+
+
+def _incident(entry: Entry, partition: Partition) -> int | None:
+    """Return what the store keeps of an open incident; where a former version has not told, the row does."""
+    if entry.incident is not None:
+        return partition_hash(*partition) if entry.incident else None
+    try:
+        return incident_of(restored(entry.row) if entry.compressed else entry.row)
+    except ValueError:  # seen when the stream comes
+        return None
 
 
 class Restorer(threading.Thread):
@@ -263,7 +275,8 @@ class Restorer(threading.Thread):
             elif entry.gone:
                 rows[entry.stream] = Placed(entry.stream, None)
             else:
-                rows[entry.stream] = Placed(entry.stream, entry.row if entry.compressed else compressed(entry.row))
+                frame = entry.row if entry.compressed else compressed(entry.row)
+                rows[entry.stream] = Placed(entry.stream, frame, _incident(entry, partition))
         followed.place = Place(place.identity, followed.assembler.resume(records[-1][0] + 1), offset, member)
         followed.rows += len(rows)
         followed.moved_at = time.monotonic()

@@ -6,11 +6,13 @@ store is an SQLite database, `state.db`; docs/decisions/003-state-store.md has t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sqlite3
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +23,9 @@ from connectors.changelog_records import restored
 from connectors.records import Partition
 from detector.database import (
     ERRORS,
+    FORMAT_VERSION,
     META,
+    UPGRADE,
     DamagedStoreError,
     explained,
     lock_directory,
@@ -30,6 +34,7 @@ from detector.database import (
     verified_meta,
 )
 from detector.errors import StateError
+from detector.rows import incident_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +42,9 @@ PLAIN, ZSTD = 1, 2  # stands beside every row: the row itself, or the frame that
 MAX_ROW_BYTES = 1 << 28  # rows are tens of KB; SQLite itself ends at 10^9 bytes
 
 _SAVE_ROW = (
-    "INSERT INTO streams (name, layout, crc, row, place) VALUES (?, ?, ?, ?, ?) "
+    "INSERT INTO streams (name, layout, crc, row, place, incident) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (name) DO UPDATE SET layout = excluded.layout, crc = excluded.crc, row = excluded.row, "
-    "place = excluded.place"
+    "place = excluded.place, incident = excluded.incident"
 )
 _STREAMS_OF = "FROM streams WHERE place = (SELECT id FROM places WHERE topic = ? AND partition = ?)"
 _SAVE_META = "INSERT OR REPLACE INTO meta (id, crc, document) VALUES (1, ?, ?)"
@@ -73,6 +78,7 @@ class Placed(NamedTuple):
 
     stream: str
     frame: bytes | None
+    incident: int | None = None  # as from rows.incident_of
 
 
 class SqliteStore:
@@ -206,7 +212,7 @@ class SqliteStore:
                 # numbers of our own making
                 keep = f" WHERE place IS NULL OR place NOT IN ({', '.join(map(str, others))})" if others else ""
                 db.executemany(_SAVE_ROW + keep, _placed_rows(changed, number))
-                gone = ((_encode(stream), number) for stream, frame in changed if frame is None)
+                gone = ((_encode(stream), number) for stream, frame, _ in changed if frame is None)
                 db.executemany("DELETE FROM streams WHERE name = ? AND place = ?", gone)
             if about is not None:
                 db.execute(_SAVE_META, about)
@@ -245,6 +251,35 @@ class SqliteStore:
     def streams_of(self, partition: Partition) -> list[str]:
         """Return the streams whose rows belong to a partition."""
         return [_decode(key) for (key,) in self._asked(f"SELECT name {_STREAMS_OF} ORDER BY name", partition)]
+
+    def open_incidents(self, partition: Partition | None = None) -> dict[str, int]:
+        """Return the streams with an open incident, of one partition or of all, with their partitions' hashes."""
+        query = "SELECT name, incident FROM streams WHERE incident IS NOT NULL"
+        if partition is not None:
+            query += " AND place = (SELECT id FROM places WHERE topic = ? AND partition = ?)"
+        return {_decode(key): incident for key, incident in self._asked(query, partition or ())}
+
+    def upgrade(self) -> None:
+        """Bring a database of the former format into the present one, in one transaction: find open incidents."""
+        with self._mutex:
+            if self._db.execute("PRAGMA user_version").fetchone()[0] == FORMAT_VERSION:
+                return
+            began, found = time.monotonic(), []
+            try:
+                for key, layout, row in self._db.execute("SELECT name, layout, row FROM streams"):
+                    with contextlib.suppress(ValueError):  # a damaged row is seen when its stream comes
+                        if (incident := incident_of(restored(row) if layout == ZSTD else row)) is not None:
+                            found.append((incident, key))
+            except ERRORS as error:
+                raise self._explained(error, "read") from error
+            with self._transaction() as db:
+                for statement in UPGRADE:
+                    db.execute(statement)
+                db.executemany("UPDATE streams SET incident = ? WHERE name = ?", found)
+        logger.info(
+            "state directory %s: brought to format %d in %.1f s",
+            *(self.directory, FORMAT_VERSION, time.monotonic() - began),
+        )
 
     def _asked(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         with self._mutex:
@@ -301,7 +336,7 @@ def _meta_values(meta: Mapping[str, Any]) -> tuple[int, str]:
 
 def _checked_rows(
     changed: Iterable[tuple[str, bytes]], directory: Path
-) -> Iterator[tuple[bytes, int, int, bytes, None]]:
+) -> Iterator[tuple[bytes, int, int, bytes, None, int | None]]:
     for name, row in changed:
         if len(row) > MAX_ROW_BYTES:
             raise StateError(
@@ -309,11 +344,11 @@ def _checked_rows(
                 f"at most {MAX_ROW_BYTES} are expected; nothing of this checkpoint was stored"
             )
         key = _encode(name)
-        yield key, PLAIN, zlib.crc32(row, zlib.crc32(key)), row, None
+        yield key, PLAIN, zlib.crc32(row, zlib.crc32(key)), row, None, incident_of(row)
 
 
-def _placed_rows(rows: Iterable[Placed], place: int) -> Iterator[tuple[bytes, int, int, bytes, int]]:
-    for stream, frame in rows:
+def _placed_rows(rows: Iterable[Placed], place: int) -> Iterator[tuple[bytes, int, int, bytes, int, int | None]]:
+    for stream, frame, incident in rows:
         if frame is not None:
             key = _encode(stream)
-            yield key, ZSTD, zlib.crc32(frame, zlib.crc32(key)), frame, place
+            yield key, ZSTD, zlib.crc32(frame, zlib.crc32(key)), frame, place, incident

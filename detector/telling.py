@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
-import time
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from connectors.encode import alert_record
 from connectors.message import leading_features
 from connectors.records import SILENCE, Alert
+from connectors.throttle import LogThrottle
 
 logger = logging.getLogger(__name__)
 
@@ -84,27 +83,28 @@ class Gathered:
     def __init__(self, what: str) -> None:
         """Tell of several streams that they did `what`."""
         self._what = what
+        self._throttle = LogThrottle(GATHERED_SECONDS)
         self._waiting: dict[str, str] = {}
-        self._count = 0
-        self._told_at = -math.inf  # monotonic, s
+        self._new = 0
 
     def add(self, stream: str, line: str) -> None:
         """Take in what one stream has to tell."""
-        self._count += 1
+        self._new += 1
         if len(self._waiting) <= MAX_LINES:
             self._waiting[stream] = line
 
     def tell(self) -> None:
         """Log what has come, at once after a time of quiet, else every GATHERED_SECONDS."""
-        if not self._waiting or time.monotonic() - self._told_at < GATHERED_SECONDS:
+        count, self._new = self._throttle.due(self._new), 0
+        if not count:
             return
-        if self._count <= MAX_LINES:
+        if count <= MAX_LINES:
             for line in self._waiting.values():
                 logger.warning("%s", line)
         else:
             names = ", ".join(map(repr, list(self._waiting)[:LEADING]))
-            logger.warning("%s streams %s, among them %s", f"{self._count:,}", self._what, names)
-        self._waiting, self._count, self._told_at = {}, 0, time.monotonic()
+            logger.warning("%s streams %s, among them %s", f"{count:,}", self._what, names)
+        self._waiting = {}
 
 
 def printable(text: str) -> str:

@@ -21,7 +21,7 @@ from detector.errors import StateError
 from detector.settings import load_settings
 from detector.store import SqliteStore
 from tests.daemon.support import TOLERANCE
-from tests.golden.make_golden import CUT, NAMES, SOURCE, events, settings
+from tests.golden.make_golden import CUT, GONE, NAMES, SOURCE, START, STEP, alarmed, events, settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 PRESENT, FORMER = GOLDEN / "format-2", GOLDEN / "format-1"
@@ -34,10 +34,10 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def unpack(golden: Path, work: Path) -> bytes:
+def unpack(golden: Path, work: Path, name: str = "state.db.zst") -> bytes:
     """Put a golden store where a daemon finds it, and return its bytes."""
     (work / "state").mkdir()
-    data = zstandard.decompress((golden / "state.db.zst").read_bytes())
+    data = zstandard.decompress((golden / name).read_bytes())
     (work / "state" / DATABASE).write_bytes(data)
     return data
 
@@ -70,6 +70,25 @@ def test_the_golden_state_is_gone_on_from_with_the_scores_that_its_own_version_g
     assert len(found) == len(wanted) == len(events().splitlines()) - CUT * len(NAMES)
     assert max(record["score"] for record in wanted) > 3.0
     assert_as_before(found, wanted)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_incident_that_was_open_in_the_golden_state_ends_though_its_stream_never_comes_again(
+    work: Path, damaged: bool
+) -> None:
+    unpack(PRESENT, work, "incident.db.zst")
+    if damaged:
+        with contextlib.closing(sqlite3.connect(work / "state" / DATABASE)) as db, db:
+            db.execute("UPDATE streams SET row = zeroblob(length(row))")
+    others = ({"stream": "other", "timestamp": START + (CUT + row) * STEP, "value": row % 7} for row in range(200))
+    more = b"".join(msgspec.json.encode(event) + b"\n" for event in others)
+    (work / "events.jsonl").write_bytes(alarmed() + more)
+    daemon = open_daemon(work, output__alerts_file=str(work / "alerts.jsonl"), alerting__threshold="4")
+    daemon.run()
+    told = [msgspec.json.decode(line) for line in (work / "alerts.jsonl").read_bytes().splitlines()]
+    of_gone = [(alert["status"], alert["resolved_by"]) for alert in told if alert["stream"] == GONE]
+    assert of_gone == ([] if damaged else [("resolved", "silence")])
+    assert daemon.metrics.registry.get_sample_value("longwatch_alerts_firing") == 0
 
 
 def test_a_stream_whose_row_is_damaged_learns_anew_and_the_others_go_on(
@@ -109,7 +128,7 @@ def test_golden_changelog_records_give_the_golden_rows(work: Path) -> None:
 
 def test_a_store_of_the_former_format_is_refused_and_left_for_the_version_that_wrote_it(work: Path) -> None:
     before = unpack(FORMER, work)
-    with pytest.raises(StateError, match="has format 1 of a former longwatch, this one reads 2: run the longwatch"):
+    with pytest.raises(StateError, match="has format 1 of a former longwatch, this one reads 3: run the longwatch"):
         open_daemon(work)
     assert (work / "state" / DATABASE).read_bytes() == before
 

@@ -44,9 +44,7 @@ def test_a_stream_whose_time_went_back_is_named(reporter: Reporter, caplog: pyte
     assert reporter._metrics.registry.get_sample_value("longwatch_streams_moved_back_total") == 1
 
 
-def test_thousands_of_them_are_one_line(
-    reporter: Reporter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thousands_of_them_are_one_line(reporter: Reporter, caplog: pytest.LogCaptureFixture) -> None:
     come(reporter, 2000, 0, 10)
     come(reporter, 2000, -60, 30)
     (line,) = lines(caplog, "went back in time")
@@ -55,7 +53,7 @@ def test_thousands_of_them_are_one_line(
 
     come(reporter, 10, -200, 30)  # soon after: it waits
     assert len(lines(caplog, "went back in time")) == 1
-    monkeypatch.setattr(telling, "GATHERED_SECONDS", 0.0)
+    reporter._moved_back._throttle._seconds = 0.0
     reporter.look()
     assert lines(caplog, "went back in time")[1].startswith("10 streams went back in time")
 

@@ -382,7 +382,7 @@ def test_another_programs_database_is_refused_and_left_alone(directory: Path) ->
 def test_a_newer_longwatchs_store_is_refused_and_left_alone(directory: Path) -> None:
     SqliteStore(directory).close()
     alter(directory, "PRAGMA user_version = 7")
-    with pytest.raises(StateError, match="format 7, this longwatch reads up to 2"):
+    with pytest.raises(StateError, match="format 7, this longwatch reads up to 3"):
         SqliteStore(directory)
 
 

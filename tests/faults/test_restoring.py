@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, NewTopic
 
@@ -17,15 +18,19 @@ from connectors.changelog_records import Mark, compressed, mark_record, state_ke
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_transactions import TransactionalWriter
 from connectors.records import Partition
+from detector.database import DATABASE
 from detector.errors import StateError
 from detector.restoring import CLAIMED, Restored, Restorer
+from detector.rows import incident_of
 from detector.store import Place, Placed, SqliteStore
 from tests.brokers import Broker
 from tests.daemon.support import PATIENCE, until
+from tests.golden.make_golden import GONE
 
 pytestmark = pytest.mark.kafka
 
-LAYOUT = "00ff"
+LAYOUT, FORMER_LAYOUT = "00ff", "00fe"
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "format-2"  # of a former version
 
 
 class World:
@@ -101,7 +106,7 @@ class World:
 
     def restorer(self, store: SqliteStore, **more: Any) -> Restorer:
         """Start one, with nothing asked for yet."""
-        restorer = Restorer(self.settings, store, layouts=[LAYOUT], member="longwatch-group-me", **more)
+        restorer = Restorer(self.settings, store, layouts=[LAYOUT, FORMER_LAYOUT], member="longwatch-group-me", **more)
         restorer.start()
         self._open.append(restorer.stop)
         return restorer
@@ -389,3 +394,39 @@ def test_a_source_that_got_more_partitions_gets_more_changelogs(world: World, ca
     restored = world.restore(store, 2, restorer=restorer)
     assert restored[4].empty
     assert warned(caplog, f"topic {world.topic} has 5 partitions now, 2 before")
+
+
+def test_a_changelog_of_the_former_layout_is_taken_over(world: World) -> None:
+    writer = world.writer()
+    world.make_changelog()
+    world.write({"a": b"1"}, 5, layout=FORMER_LAYOUT, writer=writer)
+    world.write({"b": b"2"}, 7, writer=writer)
+    store = world.store()
+
+    assert world.restore(store)[0].source_offset == 7
+    assert store.load(["a", "b"]) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["as this version tells it", "as the former version left it"])
+def test_open_incidents_are_found_again_without_their_streams(world: World, told: bool) -> None:
+    rows: dict[str, bytes | None] = {}
+    for file in ("state", "incident"):
+        (world.folder / file).mkdir()
+        (world.folder / file / DATABASE).write_bytes(zstandard.decompress((GOLDEN / f"{file}.db.zst").read_bytes()))
+        golden = world.store(file)
+        rows |= dict(zip(golden.names(), golden.load(golden.names()), strict=True))
+    writer, source = world.writer(), world.partitions[0]
+    world.make_changelog()
+    for name, row in rows.items():
+        assert row is not None
+        for key, value in state_records(name, source, 9, compressed(row), incident=incident_of(row) is not None):
+            writer.send(world.changelog, key, value if told else value[:7] + b"\0" + value[8:], None, 0)
+    world.write({}, 9, writer=writer)
+    store = world.store()
+
+    world.restore(store)
+
+    assert len(rows) == 4
+    assert store.open_incidents(source).keys() == store.open_incidents().keys() == {GONE}
+    store.clear(source)
+    assert store.open_incidents() == {}

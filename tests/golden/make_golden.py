@@ -27,6 +27,7 @@ ROWS, CUT, STEP = 300, 200, 60  # events of each stream, those before the state 
 START = 1_700_000_000
 SOURCE = Partition("events", 3)  # of the changelog's records
 NAMES = "one/value", "three/values", "code"
+GONE = "gone"  # the one stream of incident.db
 
 
 def events(rows: int = ROWS) -> bytes:
@@ -40,6 +41,16 @@ def events(rows: int = ROWS) -> bytes:
         for name, body in zip(NAMES, bodies, strict=True):
             lines.append(msgspec.json.encode({"stream": name, "timestamp": START + row * STEP, **body}) + b"\n")
     return b"".join(lines[: rows * len(NAMES)])
+
+
+def alarmed() -> bytes:
+    """Return the events of one stream as JSON lines; the last three are an incident where the threshold is 4."""
+    rng = random.Random(6)
+    values = [round(5 + rng.gauss(0, 1), 4) for _ in range(CUT)] + [99.0] * 3
+    return b"".join(
+        msgspec.json.encode({"stream": GONE, "timestamp": START + row * STEP, "value": value}) + b"\n"
+        for row, value in enumerate(values)
+    )
 
 
 def settings(work: Path, **more: str) -> list[str]:
@@ -56,27 +67,37 @@ def settings(work: Path, **more: str) -> list[str]:
     return [f"{name}={value}" for name, value in wanted.items()]
 
 
+def run(checkout: Path, work: Path, lines: bytes, **more: str) -> None:
+    """Let the longwatch of a checkout read events to their end."""
+    (work / "events.jsonl").write_bytes(lines)
+    words = [word for setting in settings(work, **more) for word in ("--set", setting)]
+    program = [sys.executable, "-m", "detector.cli", "run", *words]
+    subprocess.run(program, cwd=work, env={**os.environ, "PYTHONPATH": str(checkout.resolve())}, check=True)
+
+
 def main(checkout: Path, folder: Path) -> None:
-    """Write state.db.zst, scores.jsonl and changelog.msgpack to a folder."""
+    """Write state.db.zst, scores.jsonl, changelog.msgpack and incident.db.zst to a folder."""
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
-
-        def run(rows: int, **more: str) -> None:
-            (work / "events.jsonl").write_bytes(events(rows))
-            words = [word for setting in settings(work, **more) for word in ("--set", setting)]
-            program = [sys.executable, "-m", "detector.cli", "run", *words]
-            subprocess.run(program, cwd=work, env={**os.environ, "PYTHONPATH": str(checkout.resolve())}, check=True)
-
-        run(CUT)
+        run(checkout, work, events(CUT))
         (folder / "state.db.zst").write_bytes(zstandard.compress((work / "state/state.db").read_bytes(), 19))
         if checkout.resolve() == Path.cwd():
             write_changelog(SqliteStore(work / "state"), folder / "changelog.msgpack")
-        run(ROWS, output__scores_file="scores.jsonl")
+        run(checkout, work, events(), output__scores_file="scores.jsonl")
         wanted = [msgspec.json.decode(line) for line in (work / "scores.jsonl").read_bytes().splitlines()]
         kept = [{name: record[name] for name in ("stream", "timestamp", "score", "alert")} for record in wanted]
         (folder / "scores.jsonl").write_bytes(b"".join(msgspec.json.encode(record) + b"\n" for record in kept))
+    write_incident(checkout, folder)
+
+
+def write_incident(checkout: Path, folder: Path) -> None:
+    """Write incident.db.zst: a store of one stream, with an open incident."""
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place)
+        run(checkout, work, alarmed(), alerting__threshold="4")
+        (folder / "incident.db.zst").write_bytes(zstandard.compress((work / "state/state.db").read_bytes(), 19))
 
 
 def write_changelog(store: SqliteStore, path: Path) -> None:
