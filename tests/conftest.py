@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -103,3 +104,14 @@ def secured_broker() -> Iterator[ApacheKafka]:
         yield found
     finally:
         found.close()
+
+
+@pytest.fixture
+def nothing_is_ignored() -> Iterator[None]:
+    """Give signals their default actions: nohup and background jobs ignore some, and processes inherit that."""
+    former = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)}
+    for number in former:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)

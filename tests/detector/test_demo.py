@@ -127,6 +127,7 @@ def test_pictures_are_drawn_and_the_page_needs_nothing_else(demo):
     assert all(stream in page for stream in streams)
 
 
+@pytest.mark.usefixtures("nothing_is_ignored")
 def test_ctrl_c_ends_the_demo(tmp_path):
     command = [sys.executable, "-m", "detector.cli", "demo", "--output", str(tmp_path), "--set", "source.speed=1000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

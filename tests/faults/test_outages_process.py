@@ -49,6 +49,7 @@ daemon._shutdown(orderly=True)
 """
 
 
+@pytest.mark.usefixtures("nothing_is_ignored")
 def test_a_signal_in_the_middle_of_a_line_of_the_log_stops_it_and_breaks_nothing(tmp_path: Path) -> None:
     """The log goes to a pipe that is nearly always full, so that most signals come while a line is being written."""
     settings = ["source.type=file", 'source.paths=["-"]', f"state.directory={tmp_path}", "http.port=0"]
