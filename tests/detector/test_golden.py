@@ -24,7 +24,8 @@ from tests.daemon.support import TOLERANCE
 from tests.golden.make_golden import CUT, GONE, NAMES, SOURCE, START, STEP, alarmed, events, settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-PRESENT, FORMER = GOLDEN / "format-2", GOLDEN / "format-1"
+# What this version writes; what it takes over, with other rows and another format of the store; what it refuses
+PRESENT, FORMER, OLD = GOLDEN / "format-3", GOLDEN / "format-2", GOLDEN / "format-1"
 
 
 @pytest.fixture
@@ -61,12 +62,13 @@ def assert_as_before(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) 
     assert sorted(differences)[round(0.95 * len(differences))] < TOLERANCE
 
 
-def test_the_golden_state_is_gone_on_from_with_the_scores_that_its_own_version_gave(work: Path) -> None:
+@pytest.mark.parametrize("golden", [PRESENT, FORMER], ids=["present", "former"])
+def test_the_golden_state_is_gone_on_from_with_the_scores_that_its_own_version_gave(work: Path, golden: Path) -> None:
     """Fails with a change of what rows hold: then FORMAT_VERSION, or the rows' layout, must tell the two apart."""
-    unpack(PRESENT, work)
+    unpack(golden, work)
     open_daemon(work, output__scores_file=str(work / "scores.jsonl")).run()
     found = [msgspec.json.decode(line) for line in (work / "scores.jsonl").read_bytes().splitlines()]
-    wanted = [msgspec.json.decode(line) for line in (PRESENT / "scores.jsonl").read_bytes().splitlines()]
+    wanted = [msgspec.json.decode(line) for line in (FORMER / "scores.jsonl").read_bytes().splitlines()]
     assert len(found) == len(wanted) == len(events().splitlines()) - CUT * len(NAMES)
     assert max(record["score"] for record in wanted) > 3.0
     assert_as_before(found, wanted)
@@ -76,7 +78,7 @@ def test_the_golden_state_is_gone_on_from_with_the_scores_that_its_own_version_g
 def test_an_incident_that_was_open_in_the_golden_state_ends_though_its_stream_never_comes_again(
     work: Path, damaged: bool
 ) -> None:
-    unpack(PRESENT, work, "incident.db.zst")
+    unpack(FORMER, work, "incident.db.zst")
     if damaged:
         with contextlib.closing(sqlite3.connect(work / "state" / DATABASE)) as db, db:
             db.execute("UPDATE streams SET row = zeroblob(length(row))")
@@ -101,7 +103,7 @@ def test_a_stream_whose_row_is_damaged_learns_anew_and_the_others_go_on(
     daemon = open_daemon(work, output__scores_file=str(work / "scores.jsonl"))
     daemon.run()
     found = [msgspec.json.decode(line) for line in (work / "scores.jsonl").read_bytes().splitlines()]
-    wanted = [msgspec.json.decode(line) for line in (PRESENT / "scores.jsonl").read_bytes().splitlines()]
+    wanted = [msgspec.json.decode(line) for line in (FORMER / "scores.jsonl").read_bytes().splitlines()]
     assert wanted[0]["stream"] == found[0]["stream"] == NAMES[0]
     assert wanted[0]["score"] > 0
     assert found[0]["warming"]
@@ -111,11 +113,12 @@ def test_a_stream_whose_row_is_damaged_learns_anew_and_the_others_go_on(
     assert daemon.metrics.registry.get_sample_value("longwatch_streams_begun_anew_total", {"reason": "damaged"}) == 1
 
 
-def test_golden_changelog_records_give_the_golden_rows(work: Path) -> None:
-    unpack(PRESENT, work)
+@pytest.mark.parametrize("golden", [PRESENT, FORMER], ids=["present", "former"])
+def test_golden_changelog_records_give_the_golden_rows(work: Path, golden: Path) -> None:
+    unpack(golden, work)
     store = SqliteStore(work / "state")
     assembler = Assembler("changelog", SOURCE)
-    records = msgspec.msgpack.decode((PRESENT / "changelog.msgpack").read_bytes())
+    records = msgspec.msgpack.decode((golden / "changelog.msgpack").read_bytes())
     entries = [entry for at, (key, value) in enumerate(records) if (entry := assembler.take(at, key, value))]
     *states, last = entries
     assert sorted(entry.stream for entry in states) == sorted(NAMES)
@@ -127,7 +130,7 @@ def test_golden_changelog_records_give_the_golden_rows(work: Path) -> None:
 
 
 def test_a_store_of_the_former_format_is_refused_and_left_for_the_version_that_wrote_it(work: Path) -> None:
-    before = unpack(FORMER, work)
+    before = unpack(OLD, work)
     with pytest.raises(StateError, match="has format 1 of a former longwatch, this one reads 3: run the longwatch"):
         open_daemon(work)
     assert (work / "state" / DATABASE).read_bytes() == before
