@@ -11,6 +11,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,15 +45,15 @@ LONG = Size(streams=40, rows=5_000, kills=100, burst=20, rejoins=12, sleeps=8, p
 
 
 class Workers:
-    """Three workers of one group; the third is no static member, so it leaves at once when it stops."""
+    """Workers of one group; "c" is no static member, so it leaves at once when it stops. `more`: their settings."""
 
-    def __init__(self, topics: Topics, rng: random.Random) -> None:
-        self._topics, self._rng = topics, rng
+    def __init__(self, topics: Topics, **more: Any) -> None:
+        self._topics, self._more = topics, more
         self.running: dict[str, Longwatch] = {}
 
     def start(self, name: str) -> None:
         static = {"kafka__group_instance_id": name} if name != "c" else {}
-        self.running[name] = self._topics.worker(name, **static)
+        self.running[name] = self._topics.worker(name, **static, **self._more)
 
     def kill(self, name: str) -> None:
         worker = self.running.pop(name)
@@ -114,7 +115,7 @@ def chaos(size: Size, folder: Path, broker: Broker, capsys: pytest.CaptureFixtur
         deeds = ["kill"] * (size.kills - size.burst) + ["rejoin"] * size.rejoins + ["sleep"] * size.sleeps
         rng.shuffle(deeds)
         deeds[len(deeds) // 2 : len(deeds) // 2] = ["burst"] * size.burst
-        with Stream(topics, fleet) as stream, Workers(topics, rng) as workers:
+        with Stream(topics, fleet) as stream, Workers(topics) as workers:
             for name in "abc":
                 workers.start(name)
             stream.until(stream.total * 0.1)
