@@ -14,8 +14,10 @@ from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.structs import ConsumerGroupMetadata
 
 from connectors.kafka_client import AuthenticationError, KafkaConnectorError, KafkaSettings, TlsError
-from connectors.kafka_reader import ANSWER_MS, GONE, Change, Polled, Reader, fenced
+from connectors.kafka_errors import in_words
+from connectors.kafka_reader import ANSWER_MS, GONE, Change, Polled, Reader
 from connectors.records import Partition, RawBatch
+from connectors.trouble import Trouble
 
 __all__ = ["LATER", "AuthenticationError", "KafkaConnectorError", "KafkaSettings", "KafkaSource", "TlsError"]
 
@@ -68,6 +70,7 @@ class KafkaSource:
         self._on_placed = on_placed
         self._read_committed = read_committed
         self._reader: Reader | None = None
+        self.trouble = Trouble()
         self._failure: BaseException | None = None
         self._paused = False
         self._held: deque[Polled] = deque()  # taken from the reader, but paused before they were handed out
@@ -88,7 +91,7 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         if self._reader is None:
-            self._reader = Reader(self._settings, read_committed=self._read_committed)
+            self._reader = Reader(self._settings, self.trouble, read_committed=self._read_committed)
             self._reader.start()
         while self._held and not self._paused:
             batch = self._columns(self._held.popleft())
@@ -149,14 +152,14 @@ class KafkaSource:
             return
         try:
             consumer.commit(mine, timeout_ms=ANSWER_MS)
-        except FencedInstanceIdError:
-            raise fenced(self._settings) from None
+        except FencedInstanceIdError as error:
+            raise KafkaConnectorError(in_words(error, self._settings)) from None
         except KafkaError as error:
             if not self._commit_failed:
                 log.warning(
-                    "Offsets of group %s are not committed to Kafka (%s: %s): the local store's offsets count, and the"
-                    " next checkpoint tries again",
-                    *(self._settings.group_id, type(error).__name__, error),
+                    "Offsets of group %s are not committed to Kafka (%s): the local store's offsets count, and the next"
+                    " checkpoint tries again",
+                    *(self._settings.group_id, in_words(error, self._settings)),
                 )
             self._commit_failed = True
         else:
@@ -393,7 +396,7 @@ class KafkaSource:
                         wanted[partition] = max(committed or 0, reached or 0), "committed offset"
         except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
             # polling will ask again for what is not right
-            log.warning("Kafka does not say which offsets it holds (%s: %s)", type(error).__name__, error)
+            log.warning("Kafka does not say which offsets it holds (%s)", in_words(error, self._settings))
             return {partition: offset for partition, (offset, _) in wanted.items()}
         found: dict[TopicPartition, int] = {}
         for partition in partitions:

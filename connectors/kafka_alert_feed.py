@@ -16,10 +16,11 @@ from typing import Literal
 import msgspec
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import AuthorizationError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect
+from connectors.kafka_errors import in_words, lasting
 from connectors.kafka_names import feed_group
 from connectors.kafka_reader import ANSWER_MS, BOOTSTRAP_MS
 from connectors.kafka_seams import position_of
@@ -108,15 +109,12 @@ class AlertFeed(threading.Thread):
                 finally:
                     with contextlib.suppress(KafkaError):
                         consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
-            except AuthorizationError as error:
-                self.failure = KafkaConnectorError(
-                    f"Kafka does not allow alerts to be read for the webhook ({type(error).__name__}: {error}): grant"
-                    f" user {self._settings.sasl_username!r} Read on topic {self._settings.alerts_topic} and on group"
-                    f" {self._group}"
-                )
-                return
             except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
-                why = f"reading alerts for the webhook fails: {type(error).__name__}: {error}"
+                why = in_words(error, self._settings, topic=self._settings.alerts_topic, group=self._group)
+                why = f"alerts cannot be read for the webhook: {why}"
+                if lasting(error):
+                    self.failure = KafkaConnectorError(why)
+                    return
                 if self.trouble.met(why):
                     log.warning("%s; trying again", why)
                 self._stopping.wait(RETRY_SECONDS)
@@ -171,9 +169,9 @@ class AlertFeed(threading.Thread):
             return
         try:
             consumer.commit({p: OffsetAndMetadata(at, "", -1) for p, at in reached.items()}, timeout_ms=ANSWER_MS)
-        except AuthorizationError:
-            raise
         except KafkaError as error:
+            if lasting(error):
+                raise
             log.debug("offsets of group %s were not committed (%s): some alerts may come again", self._group, error)
             self.trouble.met(f"offsets of group {self._group} cannot be committed: {type(error).__name__}: {error}")
         else:

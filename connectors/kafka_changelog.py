@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, NewTopic
 from kafka.errors import (
-    AuthorizationError,
     InvalidPartitionsError,
     KafkaError,
+    NoError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
+    for_code,
 )
 from kafka.protocol.consumer import OffsetSpec
 
 from connectors.changelog_records import MAX_PART_BYTES, ChangelogError
 from connectors.kafka_client import KafkaSettings
+from connectors.kafka_errors import in_words, lasting, principal
 from connectors.kafka_reader import ANSWER_MS, BOOTSTRAP_MS
 from connectors.kafka_seams import Record, polled_records, position_of, use_quick_records
 from connectors.records import Partition
@@ -31,6 +33,7 @@ TOPIC_SETTINGS = {
     "segment.bytes": str(64 << 20),
     "min.cleanable.dirty.ratio": "0.3",  # at most so much of what is read back has been superseded
 }
+RIGHTS = "Create, Describe, DescribeConfigs, Read and Write"
 ROOM_BYTES = 20_000  # beside a part of a state: key, header, record batch
 FETCH_BYTES = 8 << 20  # of one partition: records are 10 KB, and the client waits for an answer to ask again
 WAIT_MS = 100  # a broker's patience where nothing has come: what is followed may change meanwhile
@@ -71,16 +74,14 @@ class Changelogs:
         with what is wrong.
         """
         name = self._settings.changelog_of(topic)
-        wanted = len(self._describe(topic))
+        wanted = len(self._describe(topic, "Describe"))
         try:
-            present = len(self._describe(name))
+            present = len(self._describe(name, RIGHTS))
         except UnknownTopicOrPartitionError:
             self._make(name, wanted)
             present = wanted
         if present < wanted:
-            with contextlib.suppress(InvalidPartitionsError):  # another worker was quicker
-                self._admin.create_partitions({name: wanted})
-            self._admin.wait_for_topics([name])
+            self._grow(name, wanted)
             log.warning(
                 "topic %s has %d partitions now, %d before: %s has got as many. Streams whose keys go to another"
                 " partition than before learn anew there",
@@ -135,11 +136,24 @@ class Changelogs:
         topic = next(t for t in self._identities if self._settings.changelog_of(t) == changelog.topic)
         return Partition(topic, changelog.partition)
 
-    def _describe(self, topic: str) -> list[object]:
+    def _describe(self, topic: str, right: str) -> list[object]:
         found = self._admin.describe_topics([topic])
-        if not found or found[0]["error_code"] or not found[0]["partitions"]:
-            raise UnknownTopicOrPartitionError(topic)
+        if not found or not found[0]["partitions"]:
+            error = for_code(found[0]["error_code"]) if found else UnknownTopicOrPartitionError
+            with self._in_words(topic, right):
+                raise (UnknownTopicOrPartitionError if error is NoError else error)(topic)
         return list(found[0]["partitions"])
+
+    @contextlib.contextmanager
+    def _in_words(self, topic: str, right: str, otherwise: str = "") -> Iterator[None]:
+        """Turn what does not mend itself into a ChangelogError; `right` is what we do with the topic."""
+        try:
+            yield
+        except KafkaError as error:
+            if not lasting(error):
+                raise
+            why = in_words(error, self._settings, topic=topic, right=right)
+            raise ChangelogError(f"the changelog of group {self._settings.group_id}: {why}{otherwise}") from None
 
     def _identity(self, name: str) -> str:
         found = self._admin.describe_topics([name])
@@ -148,23 +162,28 @@ class Changelogs:
     def _make(self, name: str, partitions: int) -> None:
         replicas = self._settings.changelog_replication_factor
         configs = TOPIC_SETTINGS | ({"min.insync.replicas": "2"} if replicas > 2 else {})
-        try:
+        otherwise = f"; or have the topic made, with {partitions} partitions and cleanup.policy=compact"
+        with self._in_words(name, RIGHTS, otherwise), contextlib.suppress(TopicAlreadyExistsError):  # by another worker
             self._admin.create_topics([NewTopic(name, partitions, replicas, topic_configs=configs)])
-        except TopicAlreadyExistsError:  # another worker was quicker
-            pass
-        except AuthorizationError as error:
-            raise ChangelogError(
-                f"the changelog topic {name} does not exist and may not be made ({error}): make it with {partitions}"
-                f" partitions and cleanup.policy=compact, or allow Create on it"
-            ) from None
-        else:
             log.info("made the changelog topic %s with %d partitions", name, partitions)
+        with self._in_words(name, RIGHTS):
+            self._admin.wait_for_topics([name])
+
+    def _grow(self, name: str, partitions: int) -> None:
+        with self._in_words(name, "Alter"), contextlib.suppress(InvalidPartitionsError):  # another worker was quicker
+            self._admin.create_partitions({name: partitions})
         self._admin.wait_for_topics([name])
 
     def _check(self, name: str) -> None:
         """Refuse a topic whose settings would lose states."""
         described = self._admin.describe_configs([ConfigResource("TOPIC", name)], config_filter="all")
         settings = {key: value["value"] for key, value in described["topic"][name].items()}
+        if not settings:
+            log.warning(
+                "the settings of the changelog topic %s cannot be seen: grant %s DescribeConfigs on it, and see that"
+                " its cleanup.policy is compact",
+                *(name, principal(self._settings)),
+            )
         if "compact" not in settings.get("cleanup.policy", "compact") or "delete" in settings.get("cleanup.policy", ""):
             raise ChangelogError(
                 f"the changelog topic {name} has cleanup.policy={settings['cleanup.policy']}, which deletes states that"

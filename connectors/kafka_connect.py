@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from kafka.errors import KafkaConfigurationError, KafkaError
@@ -89,18 +89,40 @@ def probe(settings: KafkaSettings) -> str | None:
 def _probe_server(settings: KafkaSettings, options: dict[str, Any], server: str) -> str | None:
     """Go the way to one broker as the client would; return None, or where it ends."""
     try:
+        with conversation(settings, options, server):
+            return None
+    except NoAnswerError as error:
+        return str(error)
+
+
+class NoAnswerError(Exception):
+    """A broker gives no answer; the text says how far the way to it goes."""
+
+
+@contextlib.contextmanager
+def conversation(settings: KafkaSettings, options: dict[str, Any], server: str) -> Iterator[Conversation | None]:
+    """Go the way to one broker as the client would, and talk with it, logged in; `options` are the client's.
+
+    None where the installed client has no parts to talk with.
+    Raises NoAnswerError, also where it stops to answer; AuthenticationError or TlsError where it refuses us.
+    """
+    try:
         host, port = split_server(server)
         connection = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
     except OSError as error:
-        return f"not reachable: {error.strerror or error}"
+        raise NoAnswerError(f"not reachable: {error.strerror or error}") from None
     with contextlib.ExitStack() as stack:
         stack.enter_context(connection)
         try:
             if "ssl_context" in options:
                 connection = options["ssl_context"].wrap_socket(connection, server_hostname=host)
                 stack.enter_context(connection)
-            if has("probe"):
-                _log_in(settings, options, host, _Conversation(connection))
+            if not has("probe"):
+                yield None
+                return
+            talk = Conversation(connection)
+            _log_in(settings, options, host, talk)
+            yield talk
         except ssl.SSLCertVerificationError as error:
             raise TlsError(
                 f"TLS with {server}: the broker's certificate is not trusted: {error.verify_message}."
@@ -115,13 +137,13 @@ def _probe_server(settings: KafkaSettings, options: dict[str, Any], server: str)
                 " (kafka.ssl_certfile)?"
             ) from None
         except (OSError, KafkaError) as error:
-            return (
+            raise NoAnswerError(
                 "the port is open but does not answer as a Kafka broker with kafka.security_protocol="
                 f"{settings.security_protocol}: {type(error).__name__}: {error}"
-            )
+            ) from None
         except TokenError as error:
             if not error.lasting:
-                return str(error)
+                raise NoAnswerError(str(error)) from None
             raise AuthenticationError(f"No token to log in with at {server}: {error}") from None
         except _RefusedError as refused:
             if settings.sasl_mechanism == "OAUTHBEARER":
@@ -135,14 +157,13 @@ def _probe_server(settings: KafkaSettings, options: dict[str, Any], server: str)
                 f" kafka.sasl_mechanism={settings.sasl_mechanism}: {refused}. Check both and kafka.sasl_password, and"
                 " that the broker has such a user"
             ) from None
-    return None
 
 
 class _RefusedError(Exception):
     """The broker's reason for refusing a login."""
 
 
-class _Conversation:
+class Conversation:
     """Kafka's protocol on a blocking socket: one request, one response.
 
     Not kafka-python's own connection: a broker answers a wrong password and hangs up, and the client, which learns of
@@ -152,6 +173,7 @@ class _Conversation:
     def __init__(self, connection: socket.socket) -> None:
         from kafka.protocol.parser import KafkaProtocol  # noqa: PLC0415 - a release may have none
 
+        self.newest: dict[int, int] = {}  # version of each request that the broker knows, by the request's number
         self._connection = connection
         self._protocol = KafkaProtocol(client_id="longwatch")
 
@@ -167,22 +189,22 @@ class _Conversation:
                 return response
 
 
-def _log_in(settings: KafkaSettings, options: dict[str, Any], host: str, conversation: _Conversation) -> None:
+def _log_in(settings: KafkaSettings, options: dict[str, Any], host: str, talk: Conversation) -> None:
     """Ask for the broker's versions, as every client does, and log in where asked; _RefusedError with the reason."""
     from kafka.net.sasl import get_sasl_mechanism  # noqa: PLC0415
     from kafka.protocol.metadata import ApiVersionsRequest  # noqa: PLC0415
     from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest  # noqa: PLC0415
 
-    conversation.ask(ApiVersionsRequest(version=0))
+    talk.newest = {known.api_key: known.max_version for known in talk.ask(ApiVersionsRequest(version=0)).api_keys}
     if not settings.security_protocol.startswith("SASL"):
         return
     name = settings.sasl_mechanism
-    offer = conversation.ask(SaslHandshakeRequest(version=1, mechanism=name))
+    offer = talk.ask(SaslHandshakeRequest(version=1, mechanism=name))
     if offer.error_code:
         raise _RefusedError(f"it offers {', '.join(offer.mechanisms) or 'no mechanism'}")
     mechanism = get_sasl_mechanism(name)(host=host, **options)
     while not mechanism.is_done():
-        answer = conversation.ask(SaslAuthenticateRequest(version=1, auth_bytes=mechanism.auth_bytes()))
+        answer = talk.ask(SaslAuthenticateRequest(version=1, auth_bytes=mechanism.auth_bytes()))
         if answer.error_code:
             raise _RefusedError(answer.error_message or "no reason given")
         if name == "OAUTHBEARER" and answer.auth_bytes:  # RFC 7628: why the token was refused, as JSON
@@ -196,10 +218,8 @@ def _log_in(settings: KafkaSettings, options: dict[str, Any], host: str, convers
 
 
 def split_server(server: str) -> tuple[str, int]:
-    """Return host and port of `host:port`, `[v6]:port` or `host` (port 9092, as kafka-python has it)."""
-    host, colon, port = server.rpartition(":")
-    if not colon or not port.isdigit():
-        return server.strip("[]"), 9092
+    """Return host and port of `host:port` or `[v6]:port`."""
+    host, _, port = server.rpartition(":")
     return host.strip("[]"), int(port)
 
 

@@ -12,10 +12,12 @@ from collections import deque
 from collections.abc import Mapping
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import AuthorizationError, KafkaConfigurationError, KafkaError, RetriableError
+from kafka.errors import KafkaConfigurationError, KafkaError, RetriableError
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import probe, quieten_client
+from connectors.kafka_diagnosis import astray, why_not_seen
+from connectors.kafka_errors import in_words
 from connectors.kafka_reader import BOOTSTRAP_MS, consumer_options
 from connectors.kafka_seams import polled_records, use_quick_records
 from connectors.records import Partition, RawBatch
@@ -129,6 +131,9 @@ class KafkaHistory:
             name, found = "topics", ", ".join(missing)
             if pattern is not None:
                 name, found = "topic_pattern", settings.topic_pattern
+            if pattern is None and (reasons := why_not_seen(settings, missing)):
+                told = "; ".join(f"{topic}: {why}" for topic, why in reasons.items())
+                raise KafkaConnectorError(f"{settings.bootstrap_servers} does not show (kafka.topics) {told}")
             raise KafkaConnectorError(
                 f"{settings.bootstrap_servers} shows no topic {found} (kafka.{name}); it shows: {there or 'none'}"
             )
@@ -173,9 +178,5 @@ class KafkaHistory:
 
     def _failed(self, what: str, error: Exception) -> KafkaConnectorError:
         settings = self._settings
-        advice = ""
-        if isinstance(error, AuthorizationError):
-            advice = f": grant user {settings.sasl_username!r} Read on the topics"
-        return KafkaConnectorError(
-            f"{what} Kafka at {settings.bootstrap_servers} failed: {type(error).__name__}: {error}{advice}"
-        )
+        why = astray(settings) or in_words(error, settings)
+        return KafkaConnectorError(f"{what} Kafka at {settings.bootstrap_servers} failed: {why}")

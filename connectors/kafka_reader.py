@@ -20,21 +20,19 @@ from typing import Any, NamedTuple
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
-    AuthorizationError,
-    FencedInstanceIdError,
     IllegalStateError,
-    InvalidSessionTimeoutError,
     KafkaError,
     LogTruncationError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
     RetriableError,
-    UnsupportedCodecError,
 )
 from kafka.future import Future
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect, probe
+from connectors.kafka_diagnosis import astray, why_not_seen
+from connectors.kafka_errors import in_words
 from connectors.kafka_seams import (
     Record,
     client_class,
@@ -43,6 +41,7 @@ from connectors.kafka_seams import (
     position_of,
     use_quick_records,
 )
+from connectors.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +50,7 @@ HELD_POLL_MS = 20  # while a partition waits to be placed: then it is read from 
 ANSWER_MS = 5_000  # limit of one question to the broker: offsets, commit, leaving the group
 QUIET_SECONDS = 5.0  # without records for so long, ask the broker whether it is there
 TOPIC_CHECK_SECONDS = 2.0  # how often to look for a topic that does not exist yet
+DIAGNOSIS_SECONDS = 30.0  # how often to ask why it is not seen
 METADATA_MAX_AGE_MS = 60_000  # new partitions, and topics that fit the pattern, are found in a minute, not in five
 BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
 
@@ -87,14 +87,6 @@ class Change:
     tokens: dict[TopicPartition, object] = field(default_factory=dict)  # placed: of the assignment that was meant
 
 
-def fenced(settings: KafkaSettings) -> KafkaConnectorError:
-    """Return the error for a static member whose name another one has taken over."""
-    return KafkaConnectorError(
-        f"Another member of group {settings.group_id} runs with kafka.group_instance_id={settings.group_instance_id}:"
-        " give each daemon a name of its own"
-    )
-
-
 def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -> dict[str, Any]:
     """Return kafka-python's options for the consumer that the settings ask for; offsets are ours to keep."""
     return settings.client_options() | {
@@ -117,7 +109,7 @@ def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -
 class Reader(threading.Thread):
     """Reads for one source. `consumer` is None until connected; `outage` is true while the broker gives no answer."""
 
-    def __init__(self, settings: KafkaSettings, *, read_committed: bool = False) -> None:
+    def __init__(self, settings: KafkaSettings, trouble: Trouble, *, read_committed: bool = False) -> None:
         super().__init__(name="kafka-reader", daemon=True)
         self.inbox: queue.SimpleQueue[Polled | Change | BaseException] = queue.SimpleQueue()
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()  # to be done with the consumer between two polls
@@ -129,13 +121,15 @@ class Reader(threading.Thread):
         self.consumer: KafkaConsumer | None = None
         self.outage = False
         self.progress = time.monotonic()  # when the client last returned to us
-        self._settings = settings
+        self._settings, self._trouble = settings, trouble
         self._client: Any | None = None  # kafka-python's network client
         self._heard = self.progress  # when the broker last answered
         self._positions: dict[TopicPartition, int] = {}  # as the caller knows them
         self.topics_at_first: set[str] | None = None  # that were there when the group first said what is ours
         self._next_topic_check = 0.0
+        self._next_diagnosis = 0.0
         self._missing: set[str] = set()
+        self._reasons: dict[str, str] = {}  # why topics cannot be seen, as it was told; empty: they do not exist
 
     def run(self) -> None:
         """Connect and read until `closing`; end with the error in the inbox where there is one."""
@@ -235,26 +229,8 @@ class Reader(threading.Thread):
         except RetriableError as error:
             log.debug("Polling Kafka failed, trying again: %s", error)
             self.closing.wait(POLL_MS / 1000)
-        except FencedInstanceIdError:
-            raise fenced(self._settings) from None
-        except AuthorizationError as error:
-            raise KafkaConnectorError(
-                f"Kafka does not allow user {self._settings.sasl_username!r} to read as group"
-                f" {self._settings.group_id} ({error}): grant Read on the topics and on the group"
-            ) from None
-        except InvalidSessionTimeoutError:
-            raise KafkaConnectorError(
-                f"kafka.session_timeout_seconds = {self._settings.session_timeout_seconds:g} is not what this broker"
-                " allows: set it between the broker's group.min.session.timeout.ms (6 s by default) and"
-                " group.max.session.timeout.ms (30 min), or change those"
-            ) from None
-        except UnsupportedCodecError as error:
-            raise KafkaConnectorError(
-                f"Records are compressed in a way that this installation cannot read ({error}): install the packages"
-                " lz4, zstandard and python-snappy"
-            ) from None
         except KafkaError as error:
-            raise KafkaConnectorError(f"Reading from Kafka failed: {type(error).__name__}: {error}") from error
+            raise KafkaConnectorError(f"Reading from Kafka failed: {in_words(error, self._settings)}") from error
         return {}
 
     def hand_over(
@@ -296,16 +272,31 @@ class Reader(threading.Thread):
             missing = set(self._settings.topics) - known
         else:
             missing = set() if any(pattern.match(topic) for topic in known) else {self._settings.topic_pattern}
-        if new := missing - self._missing:
-            log.warning(
-                "No such topic on %s yet: %s (kafka.%s); waiting for it to be made",
-                *(self._settings.bootstrap_servers, ", ".join(sorted(new)), "topic_pattern" if pattern else "topics"),
-            )
+        if missing and (missing - self._missing or now >= self._next_diagnosis):
+            self._next_diagnosis = now + DIAGNOSIS_SECONDS
+            self._tell_missing(missing, "topics" if pattern is None else "topic_pattern")
         if found := self._missing - missing:
             log.info("Topic found: %s", ", ".join(sorted(found)))
         self._missing = missing
         if missing:
             self._client.cluster.request_update()
+
+    def _tell_missing(self, missing: Collection[str], setting: str) -> None:
+        """Say of each topic that cannot be seen why, unless that has been said."""
+        settings = self._settings
+        pattern = setting == "topic_pattern"
+        known = {} if pattern else why_not_seen(settings, missing)
+        lost = astray(settings) if pattern else ""
+        for topic in sorted(missing):
+            why = lost or known.get(topic, "")
+            if why and self._reasons.get(topic) != why:
+                log.warning("Topic %s (kafka.%s) cannot be read: %s; trying again", topic, setting, why)
+            elif not why and self._reasons.get(topic) != why:
+                log.warning(
+                    "No such topic on %s yet: %s (kafka.%s); waiting for it to be made",
+                    *(settings.bootstrap_servers, topic, setting),
+                )
+            self._reasons[topic] = why
 
     def _watch_broker(self, consumer: KafkaConsumer) -> None:
         """After some quiet, ask the broker for its newest offsets; tell once that it is gone, once that it is back."""
@@ -320,10 +311,13 @@ class Reader(threading.Thread):
             else:
                 reason = probe(self._settings)
         except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
-            reason = probe(self._settings) or f"{type(error).__name__}: {error}"
+            settings = self._settings
+            reason = probe(settings) or astray(settings) or in_words(error, settings)
         if reason is None:
             self._answered()
-        elif not self.outage:
+            return
+        self._trouble.met(f"Kafka gives no answer: {reason}")
+        if not self.outage:
             self.outage = True
             log.warning("Kafka gives no answer (%s); waiting, reading goes on by itself", reason)
 
@@ -332,6 +326,7 @@ class Reader(threading.Thread):
         if self.outage:
             log.info("Kafka answers again after %.0f s", now - self._heard)
             self.outage = False
+            self._trouble.over()
         self._heard = now
 
 

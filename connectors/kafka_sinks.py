@@ -11,7 +11,6 @@ from typing import Any
 
 from kafka import KafkaProducer
 from kafka.errors import (
-    AuthorizationError,
     InvalidRecordError,
     InvalidTimestampError,
     KafkaError,
@@ -24,6 +23,8 @@ from kafka.future import Future
 from connectors.encode import alert_record, score_records
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect, probe
+from connectors.kafka_diagnosis import astray
+from connectors.kafka_errors import in_words, lasting
 from connectors.kafka_seams import end_sender
 from connectors.records import Alert, Rejected, Scores
 
@@ -40,8 +41,7 @@ NO_TIME = -1  # a record without a time of its own, which brokers take at any ti
 CLOSE_SECONDS = 2.0  # a daemon that stops has 3 s for this
 GROUP_HEADER = "group"  # of an alert's record
 LOOK_SECONDS = 0.5  # between two looks at whether a wait is still wanted
-# Trying again does not help against these: the daemon must end with their text
-LASTING = (AuthorizationError, MessageSizeTooLargeError, RecordListTooLargeError)
+TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 Headers = list[tuple[str, bytes]]
 
@@ -87,10 +87,12 @@ class KafkaWriter:
             except KafkaError as error:
                 if isinstance(error, KafkaTimeoutError) and (reason := probe(self.settings)) is not None:
                     raise UndeliveredError(self._gone(reason)) from None
-                raise KafkaConnectorError(
-                    f"kafka.{name}: topic {topic!r} cannot be written ({type(error).__name__}: {error}): make it, or"
-                    " set the name of one that exists, or an empty one"
-                ) from None
+                if isinstance(error, KafkaTimeoutError) and (lost := astray(self.settings)):
+                    raise UndeliveredError(lost) from None
+                why = "no such topic: make it, or set the name of one that exists, or an empty one"
+                if not isinstance(error, KafkaTimeoutError):
+                    why = in_words(error, self.settings, topic=topic, right="Write")
+                raise KafkaConnectorError(f"kafka.{name}: topic {topic!r} cannot be written: {why}") from None
 
     def send(
         self,
@@ -202,13 +204,13 @@ class KafkaWriter:
 
     def _failed(self, topic: str, error: BaseException) -> None:
         """Keep the first failure; called on the producer's thread, too."""
-        kind = KafkaConnectorError if isinstance(error, LASTING) else UndeliveredError
+        kind = KafkaConnectorError if isinstance(error, TOO_LARGE) or lasting(error) else UndeliveredError
         if self._see_time(error):
             kind = RefusedTimeError
         if self._failure is None:
             self._failure = kind(
                 f"Kafka at {self.settings.bootstrap_servers} did not take what was written"
-                f"{f' to topic {topic}' if topic else ''}: {type(error).__name__}: {error}"
+                f"{f' to topic {topic}' if topic else ''}: {in_words(error, self.settings, topic=topic, right='Write')}"
             )
 
     def _connected(self) -> KafkaProducer:

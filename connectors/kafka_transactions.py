@@ -20,7 +20,8 @@ from kafka.future import Future
 from kafka.structs import ConsumerGroupMetadata
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
-from connectors.kafka_sinks import LASTING, Headers, KafkaWriter, UndeliveredError
+from connectors.kafka_errors import in_words, lasting
+from connectors.kafka_sinks import TOO_LARGE, Headers, KafkaWriter, UndeliveredError
 from connectors.records import Partition
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class TransactionalWriter(KafkaWriter):
         if self._failure is not None:
             return
         where = f" (topic {topic})" if topic else ""
-        if isinstance(error, LASTING):
+        if isinstance(error, TOO_LARGE) or lasting(error):
             super()._failed(topic, error)
         elif ProducerFencedError.__name__ in f"{type(error)} {error}":  # itself, or what the client makes of it later
             self._failure = TransactionError(
@@ -161,7 +162,8 @@ class TransactionalWriter(KafkaWriter):
                 f" or another process has the transactional id {self.transactional_id}"
             )
         else:
-            self._failure = TransactionError(f"the transaction failed{where}: {type(error).__name__}: {error}")
+            why = in_words(error, self.settings, topic=topic, right="Write")
+            self._failure = TransactionError(f"the transaction failed{where}: {why}")
 
 
 def end_transaction_of(settings: KafkaSettings, transactional_id: str) -> None:

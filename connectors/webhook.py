@@ -34,6 +34,7 @@ from connectors.outbox import Message, NewMessage, Outbox, OutboxError, OutboxFu
 from connectors.records import Alert
 from connectors.settings_base import MAX_SECONDS, Section
 from connectors.targets import Targets, parse_url
+from connectors.trouble import Trouble
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ class WebhookSink:
         self._paused_until = 0.0  # monotonic, s
         self._gone = False
         self._told = ""  # the trouble that the log already knows of
+        self.trouble = Trouble(2 * IDLE_SECONDS)  # what keeps this thread from sending, but for a receiver that is away
         self._stop = threading.Event()
         self._wake = threading.Event()
         waiting = self._outbox.pending()
@@ -235,9 +237,11 @@ class WebhookSink:
                 if self._stop.is_set():
                     return  # close() did not wait any longer for this attempt
                 self._tell("outbox", str(error))
+                self.trouble.met(str(error))
                 wait = self._settings.retry_base_seconds
-            except Exception:  # whatever it is, alerts must go on
+            except Exception as error:  # whatever it is, alerts must go on
                 logger.exception("the delivery of an alert to %s failed unexpectedly", self._endpoint)
+                self.trouble.met(f"the delivery fails unexpectedly: {type(error).__name__}")
                 wait = self._settings.retry_base_seconds
             self._wake.wait(wait)
             self._wake.clear()
@@ -252,6 +256,7 @@ class WebhookSink:
             self.flush()
         now = time.monotonic()
         if self._gone:
+            self.trouble.met(f"the webhook at {self._endpoint} answered 410 Gone: nothing more is sent there")
             return IDLE_SECONDS
         if now < self._paused_until:
             return self._paused_until - now

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from connectors.kafka_sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaSco
 from connectors.own_files import Beginning
 from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreSink, Sink
 from connectors.records import Partition
+from connectors.trouble import Trouble
 from connectors.webhook import WebhookSink
 from detector.alerts import AlertRules
 from detector.engine import EngineSettings
@@ -192,6 +193,7 @@ class Sinks:
     dead_letters: Sequence[DeadLetterSink]
     writer: KafkaWriter | None = None  # of those that write to Kafka
     feed: AlertFeed | None = None  # with exactly-once it brings the webhook committed alerts
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)  # of those that work in threads of their own
 
     def __iter__(self) -> Iterator[Sink]:
         """Yield every sink."""
@@ -242,6 +244,7 @@ def make_sinks(
     if output.dead_letter_file:
         dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
     feed: AlertFeed | None = None
+    troubles: dict[str, Trouble] = {}
     if writer is not None:
         if kafka.scores_topic:
             scores.append(KafkaScoreSink(writer))
@@ -256,11 +259,13 @@ def make_sinks(
             on_delivery=lambda outcome: metrics.webhook_deliveries[outcome].inc(),
             on_pending=metrics.outbox_pending.set,
         )
+        troubles["webhook"] = webhook.trouble
         if settings.exactly_once:
             feed = AlertFeed(kafka, webhook)
+            troubles["alert_feed"] = feed.trouble
         else:
             alerts.append(webhook)
     if beside:
         scores, alerts = [*scores, *beside.scores], [*alerts, *beside.alerts]
         dead_letters = [*dead_letters, *beside.dead_letters]
-    return Sinks(scores, alerts, dead_letters, writer, feed)
+    return Sinks(scores, alerts, dead_letters, writer, feed, troubles)

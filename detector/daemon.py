@@ -148,6 +148,11 @@ class Daemon:
             {"longwatch": __version__, "member": self._member, "model": stored_model},
         )
         self._promotion = Promotion(settings, model, registry, parts, self._checkpoints, self._reporter, self.metrics)
+        self._troubles = {"retraining": self._promotion.trouble, **self._sinks.troubles}
+        if isinstance(self._source, KafkaSource):
+            self._troubles["kafka"] = self._source.trouble
+        if self._partitions is not None:
+            self._troubles["changelog"] = self._partitions.restorer.trouble
         logger.info(
             "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
             *(__version__, settings.model.cell, device, self._engine.settings.threads, settings.state.directory),
@@ -385,6 +390,8 @@ class Daemon:
     def _watch(self, lag: dict[Partition, int]) -> None:
         """Tell the lag, and see whether there is progress, nothing to do, or nobody to ask."""
         self.metrics.set_lag(lag)
+        for part, trouble in self._troubles.items():
+            self.metrics.part_failing[part].set(bool(trouble.why))
         self._reporter.watch(sum(lag.values()))
         source = self._source
         if isinstance(source, KafkaSource):
@@ -411,5 +418,10 @@ class Daemon:
             return ready, "standing by" if ready else "reading the changelog, to stand by"
         if not self._assigned:
             return False, "waiting for partitions"
+        troubles = {part: trouble.lasting() for part, trouble in self._troubles.items()}
+        if told := "; ".join(text for part, text in troubles.items() if text and part != "retraining"):
+            return False, told
+        if troubles["retraining"]:  # scoring goes on with the model as it is
+            return True, f"scoring; {troubles['retraining']}"
         # ready all the same: a restart would not help, and others would get no more of it
         return True, self._reporter.nothing_read or "scoring"

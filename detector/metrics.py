@@ -28,6 +28,7 @@ SEVERITIES = ("warning", "critical")
 DROP_REASONS = ("duplicate", "late")
 ANEW_REASONS = ("damaged", "engine_error")
 STAGES = ("decode", "features", "forecast", "score", "emit")
+PARTS = ("alert_feed", "changelog", "kafka", "retraining", "webhook")
 TRANSACTION_OUTCOMES = ("committed", "aborted")
 RETRAIN_OUTCOMES = ("promoted", "rejected", "failed", "skipped")
 DELIVERY_OUTCOMES = ("delivered", "retried", "failed", "dropped")
@@ -230,6 +231,14 @@ class Metrics:
             "checkpoint_failures_total",
             "Checkpoints that could not be made (a full disk, say) and are tried again; nothing is lost meanwhile.",
         )
+
+        failing = Gauge(
+            "longwatch_part_failing",
+            "1 while a part that works beside the loop fails and tries again; the log says how.",
+            ["part"],
+            registry=registry,
+        )
+        self.part_failing = {part: failing.labels(part) for part in PARTS}
 
         # States that follow their partitions
         self.partitions_restoring = gauge(

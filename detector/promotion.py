@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
+from connectors.trouble import Trouble
 from detector.checkpoints import Checkpoints, Parts
 from detector.metrics import Metrics
 from detector.reporting import Reporter
@@ -36,6 +38,7 @@ class Promotion:
         self._retrainer = Retrainer()
         self._retrainings = 0
         self._retrained_at = time.monotonic()
+        self.trouble = Trouble(calm_seconds=math.inf)  # until one does not fail
 
     def begin(self) -> None:
         """Tell which model it begins with."""
@@ -47,6 +50,9 @@ class Promotion:
         training = self._settings.training
         if (outcome := self._retrainer.result()) is not None:
             self._reporter.retraining(outcome)
+            self.trouble.over()
+            if outcome.outcome == "failed":
+                self.trouble.met(f"retraining fails: {outcome.reason}")
             if outcome.model is not None:
                 self._promote(outcome.model, outcome.about(time.time()))
         due = time.monotonic() - self._retrained_at >= training.interval_seconds
@@ -70,6 +76,7 @@ class Promotion:
             self._checkpoints.identity["model"] = self._registry.save(model, about)
         except RegistryError as error:
             logger.warning("the retrained model is left out: %s", error)
+            self.trouble.met(f"the retrained model is left out: {error}")
             return
         engine, store, *_, partitions = self._parts
         if partitions is not None:  # named first: what is committed with it must not be gone on with another one

@@ -18,13 +18,16 @@ from dataclasses import dataclass, field
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from connectors.changelog_records import Assembler, ChangelogError, Entry, Mark, compressed, restored
-from connectors.kafka_changelog import Changelogs
+from connectors.kafka_changelog import RIGHTS, Changelogs
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect
+from connectors.kafka_diagnosis import astray
+from connectors.kafka_errors import in_words, lasting
 from connectors.kafka_seams import Record
 from connectors.kafka_transactions import end_transaction_of
 from connectors.records import Partition
 from connectors.throttle import LogThrottle
+from connectors.trouble import Trouble
 from detector.database import UnsavedError
 from detector.errors import StateError
 from detector.residents import partition_hash
@@ -38,6 +41,7 @@ QUIET_MS = 20  # while a partition waits to be restored
 TELL_SECONDS = 5.0  # between two lines about progress
 # Standing before an open transaction for so long: its worker is gone, or it would have ended it before it let go
 GONE_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 STOP_SECONDS = 2.0
 
 
@@ -108,6 +112,7 @@ class Restorer(threading.Thread):
         self._identities: dict[str, str] = {}  # of changelogs, by the source's topic
         self._telling = LogThrottle(TELL_SECONDS)
         self.caught_up = not standby  # whether everything that stood in the changelogs at the start has been read
+        self.trouble = Trouble()
         self.progress = 0  # counts rows and ends, for whoever wants to see that it moves
 
     def restore(self, partitions: Iterable[Partition]) -> None:
@@ -155,13 +160,15 @@ class Restorer(threading.Thread):
                 finally:
                     changelogs.close()
             except OffsetOutOfRangeError:
-                logger.warning("a changelog has become shorter: what it held is looked at anew")
+                self._try_again("a changelog has become shorter: what it held is looked at anew")
             except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
-                logger.warning("reading the changelog failed, trying again: %s: %s", type(error).__name__, error)
-                self._stopping.wait(1.0)
+                why = in_words(error, self._settings, topic="the changelog", right=RIGHTS)
+                if lasting(error):
+                    self._failure = KafkaConnectorError(f"the changelog cannot be read: {why}")
+                    return
+                self._try_again(f"reading the changelog fails: {astray(self._settings) or why}")
             except UnsavedError as error:
-                logger.warning("restoring waits: %s", error)
-                self._stopping.wait(1.0)
+                self._try_again(f"restoring waits: {error}")
             except ChangelogError as error:
                 self._failure = KafkaConnectorError(str(error))
                 return
@@ -171,6 +178,11 @@ class Restorer(threading.Thread):
             with self._lock:
                 self._asked |= self._followed.keys() & self._owned
             self._followed.clear()
+
+    def _try_again(self, why: str) -> None:
+        if self.trouble.met(why):
+            logger.warning("%s; trying again", why)
+        self._stopping.wait(RETRY_SECONDS)
 
     def _follow(self, changelogs: Changelogs) -> None:
         prepared: dict[str, int] = {}

@@ -97,7 +97,7 @@ class Retrainer:
         except _StoppedError:
             logger.info("retraining was given up: the daemon stops")
             return
-        except Exception as error:
+        except BaseException as error:
             logger.exception("retraining failed; scoring goes on with the model as it is")
             outcome = Outcome("failed", f"{type(error).__name__}: {error}")
         outcome = replace(outcome, seconds=time.monotonic() - began)

@@ -26,12 +26,13 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from kafka import KafkaAdminClient
-from kafka.admin import NewTopic
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, NewTopic, ResourcePattern, ResourceType
 from kafka.errors import KafkaError
 
 START_SECONDS = 240.0  # Kafka listens after 3 s on an idle machine; two busy cores have been seen to need 15
 STOP_SECONDS = 60.0
 USERNAME, PASSWORD = "longwatch", "correct-horse"
+MAX_TRANSACTION_SECONDS = 10
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -161,14 +162,21 @@ class ApacheKafka(_OwnProcess):
     `secured` adds a SASL_SSL listener at `secure_bootstrap` (SCRAM-SHA-512 and PLAIN with USERNAME and PASSWORD,
     OAUTHBEARER with unsigned tokens), whose certificate is in `cafile`, and one at `expired_bootstrap`, whose
     certificate, in `expired_cafile`, is out of date.
+
+    `guarded` adds a SASL_PLAINTEXT listener (PLAIN with USERNAME and PASSWORD) at `guarded_bootstrap`, where a user may
+    do what `grant` allows and no more, and one at `elsewhere_bootstrap`, which sends clients on to an address that
+    nobody listens at. The plain listener's users may do everything. Transactions last MAX_TRANSACTION_SECONDS at most.
     """
 
     kind = "apache"
     restarts_with_data = True
 
-    def __init__(self, home: Path, *, secured: bool = False) -> None:
+    def __init__(self, home: Path, *, secured: bool = False, guarded: bool = False) -> None:
         super().__init__()
         self._home = home
+        self.guarded_bootstrap = f"127.0.0.1:{_free_port()}"
+        self.elsewhere_bootstrap = f"127.0.0.1:{_free_port()}"
+        self.elsewhere = f"127.0.0.1:{_free_port()}"  # where it sends to
         self.secure_bootstrap = f"127.0.0.1:{_free_port()}"
         self.cafile = self._folder / "certificate.pem"
         self.expired_bootstrap = f"127.0.0.1:{_free_port()}"
@@ -198,6 +206,18 @@ class ApacheKafka(_OwnProcess):
                 "listener.name.expired.ssl.keystore.type=PEM",
                 f"listener.name.expired.ssl.keystore.location={expired}",
             ]
+        advertised = listeners
+        if guarded:
+            both = f",GUARDED://{self.guarded_bootstrap},ELSEWHERE://"
+            listeners, advertised = listeners + both + self.elsewhere_bootstrap, listeners + both + self.elsewhere
+            extra = [
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "super.users=User:ANONYMOUS",
+                f"transaction.max.timeout.ms={MAX_TRANSACTION_SECONDS * 1000}",
+                "sasl.enabled.mechanisms=PLAIN",
+                "listener.name.guarded.plain.sasl.jaas.config="
+                f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USERNAME}="{PASSWORD}";',
+            ]
         self._properties = self._folder / "server.properties"
         self._properties.write_text(
             "\n".join(
@@ -206,11 +226,11 @@ class ApacheKafka(_OwnProcess):
                     "node.id=1",
                     f"controller.quorum.voters=1@{controller}",
                     f"listeners={listeners},CONTROLLER://{controller}",
-                    f"advertised.listeners={listeners}",
+                    f"advertised.listeners={advertised}",
                     "controller.listener.names=CONTROLLER",
                     "inter.broker.listener.name=PLAINTEXT",
                     "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,"
-                    "EXPIRED:SASL_SSL",
+                    "EXPIRED:SASL_SSL,GUARDED:SASL_PLAINTEXT,ELSEWHERE:PLAINTEXT",
                     f"log.dirs={self._folder / 'data'}",
                     "auto.create.topics.enable=false",
                     "group.initial.rebalance.delay.ms=0",
@@ -235,6 +255,25 @@ class ApacheKafka(_OwnProcess):
         done = subprocess.run(command, capture_output=True, text=True, timeout=START_SECONDS, check=False)
         if done.returncode:
             raise BrokerError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+    def grant(self, kind: str, name: str, *operations: str) -> None:
+        """Allow USERNAME operations ("READ") on a resource: kind "TOPIC", "GROUP", "TRANSACTIONAL_ID" or "CLUSTER"."""
+        admin = KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=120_000)
+        try:
+            admin.create_acls(
+                [
+                    ACL(
+                        principal=f"User:{USERNAME}",
+                        host="*",
+                        operation=ACLOperation[operation],
+                        permission_type=ACLPermissionType.ALLOW,
+                        resource_pattern=ResourcePattern(ResourceType[kind], name),
+                    )
+                    for operation in operations
+                ]
+            )
+        finally:
+            admin.close()
 
     def _command(self) -> list[str]:
         return [str(self._home / "bin/kafka-server-start.sh"), str(self._properties)]

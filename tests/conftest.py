@@ -115,3 +115,17 @@ def nothing_is_ignored() -> Iterator[None]:
     yield
     for number, handler in former.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def guarded_broker() -> Iterator[ApacheKafka]:
+    """A started broker that lets its user do what it was granted, and sends those of another listener astray."""
+    home = kafka_home()
+    if home is None:
+        pytest.skip("needs Apache Kafka (set KAFKA_HOME): Tansu has no authorizer")
+    found = ApacheKafka(home, guarded=True)
+    try:
+        found.start()
+        yield found
+    finally:
+        found.close()
