@@ -15,6 +15,10 @@ from tests.brokers import ApacheKafka, Broker, find_broker, kafka_home
 # order
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# A shell's background job ignores both, and so would all daemons that are started by it
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
 # Begun last, they would keep one process at work while the others have nothing left to do
 LONG = (
     "tests/daemon",
