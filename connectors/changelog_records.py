@@ -39,8 +39,9 @@ STATE, MARK = 0, 1
 UNTOLD, CALM, OPEN = 0, 1, 2
 PLAIN, ZSTD = 0, 1
 
-# Brokers take 1 MiB by default, key and headers included, and a stream's name may be long
-MAX_PART_BYTES = 900_000
+MAX_PART_BYTES = 900_000  # brokers take 1 MiB by default; a topic that takes less gets smaller parts
+MIN_MESSAGE_BYTES = 10_000  # a changelog that takes less than this is refused
+ROOM_BYTES = 5_000  # beside a part: the key with a stream's name, the header, Kafka's own
 MAX_STATE_BYTES = 1 << 28  # a row of 1,024 features has 32 MB; what claims to be more is damaged
 # A row of one feature, 31.5 KB: level 1 leaves 30 % of it at 660 MB/s, 3 as much at 490, 6 29 % at 150; lz4 36 %
 # at 1,160. Twenty rows in one frame came to 27 %, which is not worth writing twenty where one has changed.
@@ -53,6 +54,11 @@ _TOLD = {CALM: False, OPEN: True}
 
 class ChangelogError(Exception):
     """A changelog that cannot be used; the text names topic, partition and offset, and says what to do."""
+
+
+def part_bytes(message_bytes: int) -> int:
+    """Return how large a part of a state may be where messages may have so many bytes."""
+    return min(MAX_PART_BYTES, message_bytes - ROOM_BYTES)
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -97,12 +103,21 @@ _compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
 
 
 def state_records(
-    stream: str, source: Partition, offset: int, frame: bytes, *, incident: bool = False
+    stream: str,
+    source: Partition,
+    offset: int,
+    frame: bytes,
+    most_bytes: int = MAX_PART_BYTES,
+    *,
+    incident: bool = False,
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Yield key and value of each part of a stream's state; `frame` is from `compressed`, `incident`: one is open."""
-    parts = max(1, -(-len(frame) // MAX_PART_BYTES))
+    """Yield key and value of each part of a stream's state, of so many bytes at most.
+
+    `frame` is from `compressed`; `incident`: one is open.
+    """
+    parts = max(1, -(-len(frame) // most_bytes))
     for part in range(parts):
-        body = frame[part * MAX_PART_BYTES : (part + 1) * MAX_PART_BYTES] if parts > 1 else frame
+        body = frame[part * most_bytes : (part + 1) * most_bytes] if parts > 1 else frame
         key = state_key(stream, part)
         yield key, _value(key, STATE, ZSTD, OPEN if incident else CALM, source, offset, part, parts, body)
 

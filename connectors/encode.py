@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -108,6 +109,39 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
     return records
 
 
+def contributions_of(scores: Scores, row: int) -> dict[str, float]:
+    """Return the contributions of a scored event's features, by name."""
+    rows = slice(int(scores.start[row]), int(scores.start[row + 1]))
+    features = scores.batch.feature[scores.observation[rows]].tolist()
+    return dict(
+        zip([scores.batch.features[code] for code in features], scores.contribution[rows].tolist(), strict=True)
+    )
+
+
+def shortened(record: bytes, contributions: Mapping[str, float], most_bytes: int) -> tuple[bytes, int]:
+    """Return a score's or an alert's JSON with as many features as fit, and how many it leaves out.
+
+    The largest contributions are kept; `features_left_out` counts the others. Longer than `most_bytes` only where it
+    would be without any feature.
+    """
+    fields: dict[str, Any] = msgspec.json.decode(record)
+    by_feature = {name: values for name, values in fields.items() if type(values) is dict}
+    names = sorted(fields["observed"], key=lambda name: -contributions.get(name, 0.0))
+    before = fields.get("features_left_out", 0)
+    bare = fields | {name: {} for name in by_feature} | {"features_left_out": before + len(names)}
+    room = most_bytes - len(_encoder.encode(bare))
+    kept: set[str] = set()
+    for name in names:
+        # a field's braces are counted, a comma is not
+        room -= sum(len(_encoder.encode({name: of[name]})) - 1 for of in by_feature.values() if name in of)
+        if room < 0:
+            break
+        kept.add(name)
+    left_out = before + len(names) - len(kept)
+    only = {field: {name: of[name] for name in of if name in kept} for field, of in by_feature.items()}
+    return _encoder.encode(fields | only | {"features_left_out": left_out}), left_out
+
+
 class _Symbols:
     """What score records tell of symbols instead of numbers: both by name, no band, and their probabilities."""
 
@@ -134,10 +168,11 @@ class _Symbols:
 def alert_record(alert: Alert) -> tuple[bytes, bytes]:
     """Return an alert's record: (stream's name in UTF-8, JSON with the fields of `Alert`, times in RFC 3339).
 
-    The probabilities of symbols are left out where there are none, `resolved_by` while it fires.
+    The probabilities of symbols, and the number of features left out, are left out where there are none, `resolved_by`
+    while it fires.
     """
     record: dict[str, Any] = {name: getattr(alert, name) for name in Alert.__slots__}
-    for name in ("observed_probability", "expected_probability", "resolved_by"):
+    for name in ("observed_probability", "expected_probability", "resolved_by", "features_left_out"):
         if not record[name]:
             del record[name]
     record["started_at"] = _text(alert.started_at)

@@ -63,6 +63,7 @@ class _Sent(msgspec.Struct):
     observed_probability: dict[str, float | None] = {}  # msgspec makes each its own
     expected_probability: dict[str, float | None] = {}
     resolved_by: str = ""
+    features_left_out: int = 0
 
 
 def alert_of(value: bytes) -> Alert:

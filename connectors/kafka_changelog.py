@@ -18,7 +18,7 @@ from kafka.errors import (
 )
 from kafka.protocol.consumer import OffsetSpec
 
-from connectors.changelog_records import MAX_PART_BYTES, ChangelogError
+from connectors.changelog_records import MIN_MESSAGE_BYTES, ChangelogError
 from connectors.kafka_client import KafkaSettings
 from connectors.kafka_errors import in_words, lasting, principal
 from connectors.kafka_reader import ANSWER_MS, BOOTSTRAP_MS
@@ -34,7 +34,6 @@ TOPIC_SETTINGS = {
     "min.cleanable.dirty.ratio": "0.3",  # at most so much of what is read back has been superseded
 }
 RIGHTS = "Create, Describe, DescribeConfigs, Read and Write"
-ROOM_BYTES = 20_000  # beside a part of a state: key, header, record batch
 FETCH_BYTES = 8 << 20  # of one partition: records are 10 KB, and the client waits for an answer to ask again
 WAIT_MS = 100  # a broker's patience where nothing has come: what is followed may change meanwhile
 MAX_RECORDS = 2_000  # of one poll: some 20 MB
@@ -190,9 +189,13 @@ class Changelogs:
                 f" did not change for long: kafka-configs.sh --alter --topic {name} --add-config cleanup.policy=compact"
             )
         most = int(settings.get("max.message.bytes") or 1 << 20)
-        if most < MAX_PART_BYTES + ROOM_BYTES:
-            raise ChangelogError(
-                f"the changelog topic {name} has max.message.bytes={most}, longwatch writes up to"
-                f" {MAX_PART_BYTES + ROOM_BYTES}: kafka-configs.sh --alter --topic {name} --add-config"
-                " max.message.bytes=1048588"
-            )
+        if most < MIN_MESSAGE_BYTES:
+            raise too_small(name, most)
+
+
+def too_small(changelog: str, most_bytes: int) -> ChangelogError:
+    """Return the error for a changelog that does not take even small parts of a state."""
+    return ChangelogError(
+        f"the changelog topic {changelog} has max.message.bytes={most_bytes}, longwatch needs {MIN_MESSAGE_BYTES} or"
+        f" more: kafka-configs.sh --alter --topic {changelog} --add-config max.message.bytes=1048588"
+    )

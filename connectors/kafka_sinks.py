@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from kafka import KafkaProducer
@@ -20,12 +21,13 @@ from kafka.errors import (
 )
 from kafka.future import Future
 
-from connectors.encode import alert_record, score_records
+from connectors.encode import alert_record, contributions_of, score_records, shortened
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_connect import connect, probe
 from connectors.kafka_diagnosis import astray
 from connectors.kafka_errors import in_words, lasting
 from connectors.kafka_seams import end_sender
+from connectors.kafka_sizes import MAX_REQUEST_BYTES, Header, RecordSizes, record_bytes
 from connectors.records import Alert, Rejected, Scores
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ LINGER_MS = 20  # scores come in micro-batches: a full request is worth more tha
 BATCH_BYTES = 64 * 1024  # at 16 KiB, the client's default, it makes four times as many requests
 MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024  # the client itself has no bound: above it a write waits for the broker
 RECORD_BYTES = 500  # what a record costs in memory beside its value: key, headers and the client's own objects
-MAX_DEAD_LETTER_BYTES = 900_000  # brokers refuse records over 1 MiB by default, and headers count
+TELL_SECONDS = 60.0  # between two lines about records that are too large, of each sink
 METADATA_SECONDS = 15.0  # how long a topic may take to appear: brokers make it on the first question, or never
 CLOCK_SECONDS = 60.0  # a wall clock that has moved by more against the monotonic one has been set
 NO_TIME = -1  # a record without a time of its own, which brokers take at any time
@@ -43,7 +45,7 @@ GROUP_HEADER = "group"  # of an alert's record
 LOOK_SECONDS = 0.5  # between two looks at whether a wait is still wanted
 TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
-Headers = list[tuple[str, bytes]]
+Headers = list[Header]
 
 
 class UndeliveredError(KafkaConnectorError):
@@ -52,6 +54,10 @@ class UndeliveredError(KafkaConnectorError):
 
 class RefusedTimeError(UndeliveredError):
     """The broker refused records for their time. Next time they are written without one."""
+
+
+class RefusedSizeError(UndeliveredError):
+    """The broker refused a record for its size. Next time there is less room for it."""
 
 
 class KafkaWriter:
@@ -64,6 +70,7 @@ class KafkaWriter:
 
     def __init__(self, settings: KafkaSettings, waiting: Callable[[], None] = lambda: None) -> None:
         self.settings = settings
+        self.sizes = RecordSizes(settings)
         self._waiting = waiting
         self._producer: KafkaProducer | None = None
         self._closed = False
@@ -111,11 +118,12 @@ class KafkaWriter:
             raise self._failure
         producer = self._producer if self._producer is not None else self._connected()
         sent: Future | None = None
+        size = record_bytes(key, value, headers or ())
         try:
             sent = producer.send(topic, value, key, headers, partition, self._timestamp())
-            sent = sent.add_errback(self._failed_by, producer, topic)
+            sent = sent.add_errback(self._failed_by, producer, topic, size)
         except KafkaError as error:
-            self._failed(topic, error)
+            self._failed(topic, error, size)
         self._unflushed_bytes += len(value or b"") + RECORD_BYTES
         if self._unflushed_bytes > MAX_UNFLUSHED_BYTES:
             self._flush(self._most_seconds, self._waiting)
@@ -165,6 +173,13 @@ class KafkaWriter:
             )
         return refused
 
+    def _see_size(self, topic: str, error: BaseException, size: int) -> bool:
+        """Whether a record was refused for its size; then the next ones of its topic are smaller."""
+        refused = isinstance(error, TOO_LARGE)
+        if refused and size:
+            self.sizes.refused(topic, size)
+        return refused
+
     def close(self) -> None:
         """Let go, after CLOSE_SECONDS at most: what must not be lost is flushed before. A second time does nothing."""
         if self._closed:
@@ -187,26 +202,26 @@ class KafkaWriter:
             try:
                 producer.flush(timeout=max(0.0, min(left, LOOK_SECONDS)))
                 break
-            except KafkaTimeoutError as error:
+            except KafkaError as error:  # not yet, or a batch has been cut in two; of what is lost its own record tells
                 if left <= LOOK_SECONDS:
                     self._failed("", error)
-            except KafkaError as error:
-                self._failed("", error)
             waiting()
         self._unflushed_bytes = 0
         if self._failure is not None:
             raise self._failure
 
-    def _failed_by(self, producer: KafkaProducer, topic: str, error: BaseException) -> None:
+    def _failed_by(self, producer: KafkaProducer, topic: str, size: int, error: BaseException) -> None:
         """Keep a failure unless the producer has been given up: what it still had is written again by the next one."""
         if producer is self._producer:
-            self._failed(topic, error)
+            self._failed(topic, error, size)
 
-    def _failed(self, topic: str, error: BaseException) -> None:
-        """Keep the first failure; called on the producer's thread, too."""
-        kind = KafkaConnectorError if isinstance(error, TOO_LARGE) or lasting(error) else UndeliveredError
+    def _failed(self, topic: str, error: BaseException, size: int = 0) -> None:
+        """Keep the first failure, of a record of `size` bytes if of one; called on the producer's thread, too."""
+        kind = KafkaConnectorError if lasting(error) else UndeliveredError
         if self._see_time(error):
             kind = RefusedTimeError
+        elif self._see_size(topic, error, size):
+            kind = RefusedSizeError
         if self._failure is None:
             self._failure = kind(
                 f"Kafka at {self.settings.bootstrap_servers} did not take what was written"
@@ -234,6 +249,11 @@ class KafkaWriter:
     def _gone(self, reason: str) -> str:
         return f"No Kafka broker at kafka.bootstrap_servers={self.settings.bootstrap_servers} to write to: {reason}"
 
+    def _topics(self) -> list[str]:
+        """Return the topics that are written; "" for none."""
+        settings = self.settings
+        return [settings.scores_topic, settings.alerts_topic, settings.dead_letter_topic]
+
     def _producer_options(self) -> dict[str, Any]:
         """Return further options of the producer."""
         return {}
@@ -249,7 +269,8 @@ class KafkaWriter:
                 enable_idempotence=True,
                 compression_type=None if settings.compression == "none" else settings.compression,
                 linger_ms=LINGER_MS,
-                batch_size=BATCH_BYTES,
+                batch_size=min(BATCH_BYTES, self.sizes.smallest(filter(None, self._topics()))),
+                max_request_size=MAX_REQUEST_BYTES,
                 delivery_timeout_ms=delivery_ms,
                 request_timeout_ms=min(30_000, delivery_ms // 2),  # the client wants it shorter than the whole
                 max_block_ms=round(METADATA_SECONDS * 1000),
@@ -271,10 +292,16 @@ def _close(producer: KafkaProducer, seconds: float) -> None:
 
 
 class _KafkaSink:
-    """What the three sinks share."""
+    """What the three sinks share. `on_too_large` is told "cut" or "left_out" of each record that its topic cannot take.
 
-    def __init__(self, writer: KafkaWriter) -> None:
+    A size is never a failure: the largest contributions are kept, as many as fit, and where not even a record without
+    any fits it is left out. Both are counted and told.
+    """
+
+    def __init__(self, writer: KafkaWriter, on_too_large: Callable[[str], None] = lambda _: None) -> None:
         self._writer = writer
+        self._on_too_large = on_too_large
+        self._told_at: dict[str, float] = {}  # monotonic, s
 
     def flush(self) -> None:
         """Return when all that was written is with the brokers; KafkaConnectorError when it cannot be."""
@@ -292,6 +319,32 @@ class _KafkaSink:
         """Flush and close the writer, which the sinks share."""
         self._writer.close()
 
+    def _send(
+        self, topic: str, key: bytes, value: bytes, contributions: Callable[[], Mapping[str, float]], headers: Headers
+    ) -> None:
+        """Send a record of a score or an alert, cut to what its topic takes."""
+        room = self._writer.sizes.room(topic, key, headers)
+        if len(value) > room:
+            cut, left_out = shortened(value, contributions(), room)
+            if len(cut) > room:
+                self._tell("left_out", topic, f"of {key!r:.300} with {len(value)} bytes")
+                return
+            self._tell("cut", topic, f"of {key!r:.300}: {left_out} features left out, {len(value)} bytes before")
+            value = cut
+        self._writer.send(topic, key, value, headers)
+
+    def _tell(self, outcome: str, topic: str, what: str) -> None:
+        self._on_too_large(outcome)
+        now = time.monotonic()
+        if now - self._told_at.get(outcome, -TELL_SECONDS) < TELL_SECONDS:
+            return
+        self._told_at[outcome] = now
+        log.warning(
+            "topic %s takes records of %d bytes, so one was %s, %s (told once a minute; max.message.bytes is the"
+            " topic's; counted by longwatch_records_too_large_total)",
+            *(topic, self._writer.sizes.most_bytes(topic), outcome.replace("_", " "), what),
+        )
+
 
 class KafkaScoreSink(_KafkaSink):
     """Writes a record for each score to kafka.scores_topic, keyed by stream."""
@@ -299,8 +352,8 @@ class KafkaScoreSink(_KafkaSink):
     def write(self, scores: Scores) -> None:
         """Write a batch's scores in their order."""
         topic = self._writer.settings.scores_topic
-        for key, value in score_records(scores):
-            self._writer.send(topic, key, value)
+        for row, (key, value) in enumerate(score_records(scores)):
+            self._send(topic, key, value, partial(contributions_of, scores, row), [])
 
 
 class KafkaAlertSink(_KafkaSink):
@@ -315,15 +368,14 @@ class KafkaAlertSink(_KafkaSink):
         group = (GROUP_HEADER, settings.group_id.encode())
         for alert in alerts:
             key, value = alert_record(alert)
-            self._writer.send(
-                settings.alerts_topic, key, value, [("webhook-id", f"{alert.id}-{alert.status}".encode()), group]
-            )
+            headers = [("webhook-id", f"{alert.id}-{alert.status}".encode()), group]
+            self._send(settings.alerts_topic, key, value, partial(getattr, alert, "contributions"), headers)
 
 
 class KafkaDeadLetterSink(_KafkaSink):
     """Writes refused records to kafka.dead_letter_topic: the raw bytes, and in headers where and why.
 
-    Headers: topic, partition, offset, reason, detail, and size where the value had to be cut to MAX_DEAD_LETTER_BYTES.
+    Headers: topic, partition, offset, reason, detail, and size where the value had to be cut to what the topic takes.
     """
 
     def write(self, rejected: Sequence[Rejected]) -> None:
@@ -337,6 +389,14 @@ class KafkaDeadLetterSink(_KafkaSink):
                 ("reason", record.reason.encode()),
                 ("detail", record.detail.encode("utf-8", "replace")),
             ]
-            if len(record.raw) > MAX_DEAD_LETTER_BYTES:
-                headers.append(("size", str(len(record.raw)).encode()))
-            self._writer.send(topic, None, record.raw[:MAX_DEAD_LETTER_BYTES], headers)
+            raw = record.raw
+            if len(raw) > self._writer.sizes.room(topic, None, headers):
+                headers.append(("size", str(len(raw)).encode()))
+                room = self._writer.sizes.room(topic, None, headers)
+                where = f"from {record.topic}/{record.partition}, offset {record.offset}, with {len(raw)} bytes"
+                if room < 0:
+                    self._tell("left_out", topic, where)
+                    continue
+                self._tell("cut", topic, where)
+                raw = raw[:room]
+            self._writer.send(topic, None, raw, headers)

@@ -21,7 +21,7 @@ from kafka.structs import ConsumerGroupMetadata
 
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_errors import in_words, lasting
-from connectors.kafka_sinks import TOO_LARGE, Headers, KafkaWriter, UndeliveredError
+from connectors.kafka_sinks import Headers, KafkaWriter, UndeliveredError
 from connectors.records import Partition
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,9 @@ class TransactionalWriter(KafkaWriter):
                 raise
         return self._producer
 
+    def _topics(self) -> list[str]:
+        return [*super()._topics(), *(self.settings.changelog_of(topic) for topic in self.settings.topics)]
+
     def _producer_options(self) -> dict[str, Any]:
         return {
             "transactional_id": self.transactional_id,
@@ -149,12 +152,13 @@ class TransactionalWriter(KafkaWriter):
         if self._failure is not None:
             raise self._failure
 
-    def _failed(self, topic: str, error: BaseException) -> None:
+    def _failed(self, topic: str, error: BaseException, size: int = 0) -> None:
         self._see_time(error)
+        too_large = self._see_size(topic, error, size)
         if self._failure is not None:
             return
         where = f" (topic {topic})" if topic else ""
-        if isinstance(error, TOO_LARGE) or lasting(error):
+        if too_large or lasting(error):
             super()._failed(topic, error)
         elif ProducerFencedError.__name__ in f"{type(error)} {error}":  # itself, or what the client makes of it later
             self._failure = TransactionError(

@@ -69,18 +69,18 @@ def webhook_body(alert: Alert) -> bytes:
     It depends on the alert alone. Where features are so many that it would be over MAX_BODY_BYTES, those with the
     largest contributions are kept and `features_left_out` counts the others.
     """
-    body = _envelope(alert, 0)
-    features = kept = len(alert.observed)
+    body = _envelope(alert)
+    kept = len(alert.observed)
     while len(body) > MAX_BODY_BYTES and kept > 1:
         kept //= 2
-        body = _envelope(leading_features(alert, kept), features - kept)
+        body = _envelope(leading_features(alert, kept))
     return body
 
 
-def _envelope(alert: Alert, features_left_out: int) -> bytes:
+def _envelope(alert: Alert) -> bytes:
     at = alert.started_at if alert.ended_at is None else alert.ended_at
     timestamp = rfc3339(np.array([at], np.int64))[0]
-    left_out = f'"features_left_out":{features_left_out},' if features_left_out else ""
+    left_out = f'"features_left_out":{alert.features_left_out},' if alert.features_left_out else ""
     start = f'{{"type":"alert.{alert.status}","timestamp":"{timestamp}",{left_out}"data":'
     return start.encode() + alert_record(alert)[1] + b"}"
 
@@ -101,4 +101,5 @@ def leading_features(alert: Alert, count: int) -> Alert:
         contributions=only(alert.contributions),
         observed_probability=only(alert.observed_probability),
         expected_probability=only(alert.expected_probability),
+        features_left_out=alert.features_left_out + len(alert.observed) - len(names),
     )

@@ -146,6 +146,7 @@ class Alert:
     observed_probability: dict[str, float] = field(default_factory=dict)  # by feature that is a symbol
     expected_probability: dict[str, float] = field(default_factory=dict)  # likewise
     resolved_by: str = ""  # CALM | SILENCE: what ended it; "" while it fires
+    features_left_out: int = 0  # of which nothing is told, since all would have been too much for a topic
 
 
 class CsvLayout(NamedTuple):

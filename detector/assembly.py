@@ -245,13 +245,17 @@ def make_sinks(
         dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
     feed: AlertFeed | None = None
     troubles: dict[str, Trouble] = {}
+
+    def too_large(outcome: str) -> None:
+        metrics.records_too_large[outcome].inc()
+
     if writer is not None:
         if kafka.scores_topic:
-            scores.append(KafkaScoreSink(writer))
+            scores.append(KafkaScoreSink(writer, too_large))
         if kafka.alerts_topic:
-            alerts.append(KafkaAlertSink(writer))
+            alerts.append(KafkaAlertSink(writer, too_large))
         if kafka.dead_letter_topic:
-            dead_letters.append(KafkaDeadLetterSink(writer))
+            dead_letters.append(KafkaDeadLetterSink(writer, too_large))
     if settings.webhook.url.get_secret_value():
         webhook = WebhookSink(
             settings.webhook,

@@ -31,6 +31,7 @@ STAGES = ("decode", "features", "forecast", "score", "emit")
 PARTS = ("alert_feed", "changelog", "kafka", "retraining", "webhook")
 TRANSACTION_OUTCOMES = ("committed", "aborted")
 RETRAIN_OUTCOMES = ("promoted", "rejected", "failed", "skipped")
+SIZE_OUTCOMES = ("cut", "left_out")
 DELIVERY_OUTCOMES = ("delivered", "retried", "failed", "dropped")
 FALLBACK_REASONS = ("unreadable", "unfit")
 
@@ -283,6 +284,12 @@ class Metrics:
         self._model = Info("longwatch_model", "The model that scores.", registry=registry)
 
         # Out
+        self.records_too_large = counters(
+            "records_too_large_total",
+            "Results and refused records larger than their topic takes: cut to what fits, or left out, by outcome.",
+            "outcome",
+            SIZE_OUTCOMES,
+        )
         self._deliveries = Counter(
             "longwatch_webhook_deliveries_total",
             "Attempts to deliver an alert, by outcome: delivered; retried (receiver away); failed (receiver refused); "

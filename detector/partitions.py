@@ -16,9 +16,18 @@ from typing import Any
 
 from kafka.future import Future
 
-from connectors.changelog_records import Mark, compressed, mark_record, state_key, state_records
+from connectors.changelog_records import (
+    MIN_MESSAGE_BYTES,
+    Mark,
+    compressed,
+    mark_record,
+    part_bytes,
+    state_key,
+    state_records,
+)
 from connectors.kafka import KafkaSource
-from connectors.kafka_client import KafkaSettings
+from connectors.kafka_changelog import too_small
+from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_transactions import TransactionalWriter
 from connectors.records import Partition
 from detector.engine import Engine
@@ -209,8 +218,12 @@ class PartitionedStates:
 
     def _write(self, partition: Partition, changed: Iterable[Placed]) -> None:
         changelog, at = self._settings.changelog_of(partition.topic), self.offsets[partition]
+        most = self._writer.sizes.most_bytes(changelog)
+        if most < MIN_MESSAGE_BYTES:
+            raise KafkaConnectorError(str(too_small(changelog, most)))
+        part = part_bytes(most)
         for stream, frame, incident in changed:
-            for key, value in state_records(stream, partition, at, frame or b"", incident=incident is not None):
+            for key, value in state_records(stream, partition, at, frame or b"", part, incident=incident is not None):
                 self._writer.send(changelog, key, value, None, partition.partition)
 
     def _write_marks(self, offsets: Mapping[Partition, int]) -> dict[Partition, Callable[[], Place]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import zstandard
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, NewTopic
 
-from connectors.changelog_records import Mark, compressed, mark_record, state_key, state_records
+from connectors.changelog_records import Mark, compressed, mark_record, part_bytes, state_key, state_records
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_transactions import TransactionalWriter
 from connectors.records import Partition
@@ -293,6 +294,24 @@ def test_states_without_a_mark_do_not_stand_for_an_offset(world: World, caplog: 
     assert warned(caplog, "does not say for which offset: it has been truncated")
 
 
+def test_a_large_state_is_written_in_parts_that_a_narrow_changelog_takes(world: World) -> None:
+    world.make_changelog(**{"max.message.bytes": "10000"})
+    rows = {"wide" * 1_000: os.urandom(200_000), "next": b"small"}
+    writer, source = world.writer(), world.partitions[0]
+    parts = [
+        record
+        for name, row in rows.items()
+        for record in state_records(name, source, 10, compressed(row), part_bytes(10_000))
+    ]
+    assert len(parts) > 40
+    for key, value in parts:
+        writer.send(world.changelog, key, value, None, 0)
+    world.write({}, 10, writer=writer)
+    store = world.store()
+    assert world.restore(store)[0].source_offset == 10
+    assert store.load(list(rows)) == list(rows.values())
+
+
 def test_a_damaged_record_costs_one_stream(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.make_changelog()
     ((key, value),) = state_records("a", world.partitions[0], 5, compressed(b"a1"))
@@ -341,7 +360,7 @@ def that_deletes(world: World) -> None:
 
 
 def of_small_records(world: World) -> None:
-    world.make_changelog(**{"max.message.bytes": "100000"})
+    world.make_changelog(**{"max.message.bytes": "9999"})
 
 
 @pytest.mark.parametrize(
@@ -351,7 +370,7 @@ def of_small_records(world: World) -> None:
         (of_another_program, "offset 0 is none of longwatch's"),
         (of_another_version, "written by longwatch 0.0.9 in layout beef, this one reads 00ff: run the same longwatch"),
         (that_deletes, "has cleanup.policy=delete, which deletes states"),
-        (of_small_records, "has max.message.bytes=100000, longwatch writes up to"),
+        (of_small_records, "has max.message.bytes=9999, longwatch needs 10000 or more: kafka-configs.sh"),
     ],
 )
 def test_a_changelog_that_cannot_be_used_is_refused_in_one_line(
