@@ -218,7 +218,7 @@ class Longwatch:
                 self.fail(f"alive, but not processing: {done:.0f} events done, none in {stalled:.0f} s; wanted: {what}")
             if now > deadline:
                 self.fail(f"not within {seconds:.0f} s: {what} ({done:.0f} events done)")
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def kill(self) -> None:
         """SIGKILL, as the kernel does when memory runs out."""

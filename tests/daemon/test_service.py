@@ -136,7 +136,7 @@ def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path: Path) 
 
 # -- brokers that come and go ------------------------------------------------------------------------------------------
 
-STREAMS, ROWS, PARTITIONS = 20, 500, 2
+STREAMS, ROWS, PARTITIONS = 20, 200, 2
 FLEET = make_fleet(STREAMS, ROWS, seed=7)
 
 
@@ -244,7 +244,8 @@ def test_without_a_broker_it_stops_in_time_and_at_once_when_asked_twice(tmp_path
     with patient, hurried:
         for daemon in (patient, hurried):
             daemon.work_until(lambda found: found("events_scored_total") > 0, "it is at work")
-        own_broker.stop()
+        with patient.halted(), hurried.halted():
+            own_broker.stop()
         patient.process.send_signal(signal.SIGTERM)
         hurried.process.send_signal(signal.SIGTERM)
         hurried.line(" stopping$")

@@ -105,12 +105,13 @@ def test_what_the_broker_could_not_take_in_time_is_scored_again_by_the_same_proc
     """Away for several times `kafka.delivery_timeout_seconds`: nothing is started anew, nothing is lost."""
     own_broker.start()
     topics = Topics(own_broker, tmp_path, uuid.uuid4().hex[:8])
-    fleet = make_fleet(streams=8, rows=2_000, seed=4)  # in so small polls enough to do for some seconds
+    fleet = make_fleet(streams=8, rows=700, seed=4)
     more = {**way, "kafka__delivery_timeout_seconds": 3, "kafka__max_poll_records": 10}
     with Stream(topics, fleet) as stream, topics.worker("a", **more) as worker:
         stream.finish()
         until(lambda: worker.metrics().sum("events_total") > 500, "the work has begun")
-        own_broker.stop()  # scores of what had been fetched are on their way
+        with worker.halted():
+            own_broker.stop()  # scores of what had been fetched are on their way
         worker.line("going back to the last checkpoint")
         until(lambda: worker.get("/livez")[0] == 200, "it is alive")
         worker.line("trying again")
