@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 from kafka import KafkaAdminClient
 
+from detector import bench
 from detector.settings import Settings
 from tests.bench.ingest import measure
 from tests.brokers import Broker
@@ -18,7 +17,7 @@ NUMBER = r"\s+[\d,.]+\s"
 
 def assert_every_row_of_the_engine_is_there(text: str) -> None:
     for row in (
-        "bare torch LSTM, batch 10,000",
+        "bare torch LSTM, batch 2,000",
         "compiled kernel alone, 1 thread",
         "engine, 1,000 streams of 1 feature",
         "engine, 1,000 streams of 4 features",
@@ -32,16 +31,13 @@ def assert_every_row_of_the_engine_is_there(text: str) -> None:
         )
 
 
-def test_the_engine_is_measured_beside_the_bare_network() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "detector.cli", "bench", "--quick"],
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert_every_row_of_the_engine_is_there(done.stdout)
+def test_the_engine_is_measured_beside_the_bare_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "BATCH", 2_000)
+    monkeypatch.setattr(bench, "PAST", 250)
+    bench.run_bench(Settings.model_validate({"compute": {"threads": 1, "device": "cpu"}}), quick=True)
+    assert_every_row_of_the_engine_is_there(capsys.readouterr().out)
 
 
 @pytest.mark.kafka
