@@ -142,7 +142,10 @@ class Outbox:
         return self._pending
 
     def next(self, now: float, limit: int) -> list[Message]:
-        """Return messages to try at `now` (monotonic, s), one a stream: the least tried first, then the oldest."""
+        """Return messages to try at `now` (monotonic, s): the least tried first, then the oldest.
+
+        They are to be tried in this order, up to the first that fails: a stream's stand in the order of the stream.
+        """
         with self._lock, self._errors():
             rows = self._db.execute(
                 """
@@ -150,10 +153,11 @@ class Outbox:
                 WHERE outcome IS NULL AND due <= ? AND NOT EXISTS (
                     SELECT 1 FROM message AS earlier
                     WHERE earlier.outcome IS NULL AND earlier.aside = 0
-                      AND earlier.stream = candidate.stream AND earlier.sequence < candidate.sequence)
+                      AND earlier.stream = candidate.stream AND earlier.sequence < candidate.sequence
+                      AND (earlier.due > ? OR earlier.attempts > candidate.attempts))
                 ORDER BY attempts, sequence LIMIT ?
                 """,
-                (now, limit),
+                (now, now, limit),
             ).fetchall()
         return [Message(*row) for row in rows]
 

@@ -598,14 +598,19 @@ def test_a_burst_of_alerts_does_not_make_its_writer_wait_for_the_disk(
     database.close()
 
 
+@pytest.mark.parametrize("streams", [90, 1])
 def test_outcomes_are_noted_together_and_each_stream_keeps_its_order(
-    receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch, streams: int
 ) -> None:
     monkeypatch.setattr("connectors.webhook.TOGETHER_SECONDS", 60.0, raising=False)
     sink = make_sink(receiver.port)
     begun = Transactions(sink)
     sink.write(
-        [alert(number, status, stream=f"s{number}") for status in ("firing", "resolved") for number in range(90)]
+        [
+            alert(number, status, stream=f"s{number % streams}")
+            for status in ("firing", "resolved")
+            for number in range(90)
+        ]
     )
     sink.flush()
     until(lambda: counts.outcomes["delivered"] == 180 and counts.pending == 0)
@@ -755,6 +760,42 @@ def test_a_second_daemon_on_the_same_outbox_is_refused(make_sink: MakeSink) -> N
 def test_a_missing_directory_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutboxError, match=r"cannot be made: No such file or directory; see state\.directory"):
         Outbox(tmp_path / "missing" / "outbox.sqlite3", 10)
+
+
+def test_a_stream_waits_behind_its_message_that_failed_and_others_do_not(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.sqlite3", 100)
+
+    def ids(now: float, limit: int = 100) -> list[str]:
+        return [message.id for message in outbox.next(now, limit)]
+
+    outbox.add([NewMessage(f"{stream}{number}", stream, b"body") for number in range(3) for stream in "ab"], 0.0)
+    assert ids(0.0) == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    first = outbox.next(0.0, 1)[0].sequence
+    outbox.retry(first, 5.0, aside=False)
+    assert ids(0.0, 2) == ["b0", "b1"]
+    assert ids(5.0) == ["b0", "b1", "b2", "a0"]  # a1 only once a0 is through
+    outbox.retry(first, 9.0, aside=True)
+    assert ids(5.0) == ["b0", "a1", "b1", "a2", "b2"]
+    assert ids(9.0) == ["b0", "a1", "b1", "a2", "b2", "a0"]
+    outbox.close()
+
+
+def test_finding_what_is_next_takes_no_longer_where_many_of_one_stream_wait(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.sqlite3", 100_000)
+    added, steps, found = 0, 0, list[int]()
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    outbox._db.set_progress_handler(step, 100)
+    for waiting in (1_000, 20_000):
+        outbox.add([NewMessage(str(number), "s", b"body") for number in range(added, waiting)], 0.0)
+        added, steps = waiting, 0
+        outbox.next(0.0, 100)
+        found.append(steps)
+    assert found[1] <= 2 * found[0] + 10
+    outbox.close()
 
 
 def test_done_messages_are_remembered_without_their_body_and_not_for_ever(
