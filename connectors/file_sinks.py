@@ -118,6 +118,7 @@ class _JsonLines:
         elif found > size:
             logger.info("%s: taking back %d bytes written after the last checkpoint", self._path, found - size)
             self._file.truncate(size)
+            self._begins = Beginning(0, "")  # what comes in its place may differ
             self._file.seek(size)
             self.flush()
 

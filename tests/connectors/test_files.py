@@ -451,6 +451,27 @@ def test_restore_takes_back_what_was_written_after_the_position(tmp_path):
     assert path.read_bytes() == before * 2
 
 
+def test_a_file_is_known_again_by_what_came_in_the_place_of_what_was_taken_back(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    sink = FileScoreSink(path)
+    begun = sink.position()
+    sink.write(scores())
+    sink.flush()
+    taken_back = sink.position()[str(path)]
+    sink.restore(begun)
+    sink._append([b"x" * (taken_back.size - 1)])  # as long, and another content
+    sink.flush()
+    position = sink.position()
+    assert position[str(path)].size == taken_back.size
+    before = path.read_bytes()
+    sink.write(scores())
+    sink.close()
+    sink = FileScoreSink(path)
+    sink.restore(position)
+    sink.close()
+    assert path.read_bytes() == before
+
+
 def test_restore_leaves_files_alone_that_the_position_does_not_name_or_that_are_shorter(tmp_path, caplog):
     path = tmp_path / "scores.jsonl"
     sink = FileScoreSink(path)
