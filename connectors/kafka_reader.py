@@ -184,8 +184,9 @@ class Reader(threading.Thread):
             self._apply_pause(consumer)
             records = self._poll(consumer)
             moved = self._moved(consumer)
+            if records:
+                self._answered()  # what only moved may have been moved by us
             if records or moved:
-                self._answered()
                 self.inbox.put(Polled(records, moved))
                 self.wanted.acquire()
             else:

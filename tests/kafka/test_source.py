@@ -537,7 +537,8 @@ def test_a_broker_that_goes_away_and_comes_back_is_told_once_and_nothing_is_lost
     own_broker.start()
     own_broker.create_topic("events", 2)
     produce(own_broker, "events", range(100), partitions=2)
-    source = open_source(settings(own_broker, "events"))
+    placed: list[dict[Partition, int]] = []
+    source = open_source(settings(own_broker, "events"), on_placed=placed.append)
     assert sorted(read(source, 100)) == list(range(100))
     own_broker.stop()
     cpu, began = time.process_time(), time.monotonic()
@@ -551,9 +552,16 @@ def test_a_broker_that_goes_away_and_comes_back_is_told_once_and_nothing_is_lost
         poll_and_commit()
     assert time.process_time() - cpu < 0.5 * (time.monotonic() - began), "the wait is not a busy one"
     assert caplog.text.count("Kafka gives no answer") == 1
+    placed.clear()
+    source.rewind({Partition("events", 0): 40})
+    until(lambda: source.poll(0.1) is not None and placed, "reading is to go on ten records before")
+    for _ in range(6):
+        source.poll(0.5)
+    assert source.outage
+    assert "Kafka answers again" not in caplog.text
     own_broker.start()
     produce(own_broker, "events", range(100, 200), partitions=2)
-    assert sorted(read(source, 100)) == list(range(100, 200))
+    assert sorted(read(source, 110))[10:] == list(range(100, 200))
     until(lambda: source.poll(0.1) is not None and "Kafka answers again" in caplog.text, "the return is told")
 
     def commits() -> bool:  # while the member joins its group again the broker may refuse, as every checkpoint may find
