@@ -57,9 +57,7 @@ _SPECIAL = {
     ),
 }
 SPECIAL = tuple((ip_network(text), kind) for kind, texts in _SPECIAL.items() for text in texts)
-GLOBAL_UNICAST = IPv6Network(
-    "2000::/3"
-)  # all that IANA has given out of IPv6; what is neither it nor special: reserved
+GLOBAL_UNICAST = IPv6Network("2000::/3")  # what IANA gives out of IPv6; what is neither in it nor special is reserved
 
 LEAST_HIDDEN = 4  # characters: what is shorter is no secret, and would be found in every other word
 BY_NAME = frozenset({"public", "private", "loopback"})  # what a listed name opens
