@@ -128,13 +128,13 @@ class Checkpoints:
     def make(self) -> bool:
         """Make everything so far durable, as one point in the stream; return whether it is.
 
-        1. Scores, alerts and dead letters are flushed: nothing below may cover what is not written.
-        2. Alerts are in the webhook's outbox since they were emitted, under ids that a replay gives again.
-        3. Changed states, offsets and the sinks' positions go to the store, in one transaction.
-        4. Offsets are committed to Kafka: for lag tools, and for a worker without this store.
+        1. Scores, alerts and dead letters are flushed, the webhook's outbox too: nothing below may cover what is not
+           written. Alerts have ids that a replay gives again.
+        2. Changed states, offsets and the sinks' positions go to the store, in one transaction.
+        3. Offsets are committed to Kafka: for lag tools, and for a worker without this store.
 
-        Killed before 3, the former checkpoint holds: files are cut back to it, Kafka sees the span again with equal
-        scores. Killed between 3 and 4, the store's offsets rule over Kafka's.
+        Killed before 2, the former checkpoint holds: files are cut back to it, Kafka sees the span again with equal
+        scores. Killed between 2 and 3, the store's offsets rule over Kafka's.
 
         Where there is no room for it scoring goes on, and it is tried again after the usual interval. Raises
         UndeliveredError where brokers did not take what was written: then `go_back`.
