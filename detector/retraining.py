@@ -5,6 +5,7 @@ It works on copies only (a model, windows of lanes) and hands back an `Outcome`;
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -38,6 +39,7 @@ class Retrainer:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._outcome: Outcome | None = None
+        self._has_learned = False
 
     @property
     def running(self) -> bool:
@@ -70,6 +72,10 @@ class Retrainer:
         if self.running:
             return None
         outcome, self._outcome = self._outcome, None
+        if outcome is not None and outcome.outcome != "skipped" and not self._has_learned:
+            self._has_learned = True
+            gc.collect()
+            gc.freeze()  # torch has come, 100,000 objects: a full collection, in the middle of a batch, leaves them out
         return outcome
 
     def stop(self) -> None:

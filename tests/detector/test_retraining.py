@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -88,6 +89,17 @@ def test_an_outcome_comes_once_and_tells_how_long_it_took(
     assert retrainer.result() is None
     assert not retrainer.running
     assert any("retraining promoted" in line for line in caplog.messages)
+
+
+@pytest.mark.usefixtures("quick")
+def test_full_collections_of_garbage_do_not_go_through_torch_afterwards(retrainer: Retrainer) -> None:
+    gc.unfreeze()
+    retrainer.start(load_prior(), rings(odd_waves(LANES, 200))[0], STREAM, 0, budget_seconds=0.0)
+    outcome_of(retrainer)
+    looked_through = {id(found) for found in gc.get_objects()}
+    of_torch = {id(module.__dict__) for name, module in sys.modules.items() if name.startswith("torch")}
+    assert len(of_torch) > 100
+    assert not of_torch & looked_through
 
 
 @pytest.mark.usefixtures("quick")
