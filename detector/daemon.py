@@ -421,7 +421,6 @@ class Daemon:
         troubles = {part: trouble.lasting() for part, trouble in self._troubles.items()}
         if told := "; ".join(text for part, text in troubles.items() if text and part != "retraining"):
             return False, told
-        if troubles["retraining"]:  # scoring goes on with the model as it is
-            return True, f"scoring; {troubles['retraining']}"
-        # ready all the same: a restart would not help, and others would get no more of it
-        return True, self._reporter.nothing_read or "scoring"
+        # ready all the same: a restart would not help, and others would get no more of what cannot be read; without a
+        # retraining scoring goes on with the model as it is
+        return True, "; ".join(filter(None, (self._reporter.nothing_read or "scoring", troubles["retraining"])))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+from pathlib import Path
 
 import pytest
 
 from connectors.records import Rejected
 from connectors.throttle import LogThrottle
+from connectors.trouble import Trouble
+from detector.daemon import Daemon
 from detector.refusals import Refusals
 from detector.settings import load_settings
 from detector.summary import Summary
@@ -100,3 +104,27 @@ def test_once_an_hour_and_at_the_end_a_line_tells_what_was_done(caplog: pytest.L
         "in the last hour: 0 scored, 0 refused, 0 late, 0 duplicate, 0 alerts; 8 streams in memory, 0 records behind",
         "in 7200 s: 110 scored, 3 refused, 1 late, 2 duplicate, 1 alerts",
     ]
+
+
+def test_readiness_tells_of_refused_records_also_while_retraining_fails(tmp_path: Path) -> None:
+    settings = {
+        "source.type": "file",
+        "source.paths": '["-"]',
+        "state.directory": tmp_path / "state",
+        "output.alerts_file": tmp_path / "alerts.jsonl",
+        "http.port": 0,
+        "compute.device": "cpu",
+    }
+    daemon = Daemon(load_settings(overrides=[f"{name}={value}" for name, value in settings.items()]))
+    try:
+        assert daemon._ready() == (True, "scoring")
+        clock = Clock()
+        trouble = daemon._troubles["retraining"] = Trouble(math.inf, clock)
+        trouble.met("retraining fails: no torch")
+        clock.now += 100.0
+        assert daemon._ready() == (True, "scoring; retraining fails: no torch (for 100 s)")
+        daemon._reporter.rejected(refused("no_value", 600), read=0)
+        told = "none of the last 600 records could be read (the last: no_value); retraining fails: no torch (for 100 s)"
+        assert daemon._ready() == (True, told)
+    finally:
+        daemon._shutdown(orderly=False)
