@@ -553,9 +553,11 @@ def test_a_broker_that_goes_away_and_comes_back_is_told_once_and_nothing_is_lost
     assert time.process_time() - cpu < 0.5 * (time.monotonic() - began), "the wait is not a busy one"
     assert caplog.text.count("Kafka gives no answer") == 1
     placed.clear()
-    source.rewind({Partition("events", 0): 40})
-    until(lambda: source.poll(0.1) is not None and placed, "reading is to go on ten records before")
-    for _ in range(6):
+    with monkeypatch.context() as impatient:
+        impatient.setattr("connectors.kafka.ANSWER_MS", 500)
+        source.rewind({Partition("events", 0): 40})
+        until(lambda: source.poll(0.1) is not None and placed, "reading is to go on ten records before")
+    for _ in range(4):
         source.poll(0.5)
     assert source.outage
     assert "Kafka answers again" not in caplog.text
