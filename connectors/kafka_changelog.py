@@ -160,7 +160,7 @@ class Changelogs:
 
     def _make(self, name: str, partitions: int) -> None:
         replicas = self._settings.changelog_replication_factor
-        configs = TOPIC_SETTINGS | ({"min.insync.replicas": "2"} if replicas > 2 else {})
+        configs = topic_settings(replicas)
         otherwise = f"; or have the topic made, with {partitions} partitions and cleanup.policy=compact"
         with self._in_words(name, RIGHTS, otherwise), contextlib.suppress(TopicAlreadyExistsError):  # by another worker
             self._admin.create_topics([NewTopic(name, partitions, replicas, topic_configs=configs)])
@@ -183,14 +183,24 @@ class Changelogs:
                 " its cleanup.policy is compact",
                 *(name, principal(self._settings)),
             )
-        if "compact" not in settings.get("cleanup.policy", "compact") or "delete" in settings.get("cleanup.policy", ""):
-            raise ChangelogError(
-                f"the changelog topic {name} has cleanup.policy={settings['cleanup.policy']}, which deletes states that"
-                f" did not change for long: kafka-configs.sh --alter --topic {name} --add-config cleanup.policy=compact"
-            )
-        most = int(settings.get("max.message.bytes") or 1 << 20)
-        if most < MIN_MESSAGE_BYTES:
-            raise too_small(name, most)
+        if trouble := settings_trouble(name, settings):
+            raise ChangelogError(trouble)
+
+
+def topic_settings(replicas: int) -> dict[str, str]:
+    """Return the settings to make a changelog with, of so many copies."""
+    return TOPIC_SETTINGS | ({"min.insync.replicas": "2"} if replicas > 2 else {})
+
+
+def settings_trouble(name: str, settings: Mapping[str, str]) -> str:
+    """Return why a changelog with these settings would lose states, and how to mend it; empty where it would not."""
+    if "compact" not in settings.get("cleanup.policy", "compact") or "delete" in settings.get("cleanup.policy", ""):
+        return (
+            f"the changelog topic {name} has cleanup.policy={settings['cleanup.policy']}, which deletes states that did"
+            f" not change for long: kafka-configs.sh --alter --topic {name} --add-config cleanup.policy=compact"
+        )
+    most = int(settings.get("max.message.bytes") or 1 << 20)
+    return str(too_small(name, most)) if most < MIN_MESSAGE_BYTES else ""
 
 
 def too_small(changelog: str, most_bytes: int) -> ChangelogError:

@@ -44,18 +44,23 @@ class Cluster(NamedTuple):
     """What one broker says."""
 
     brokers: list[str]  # addresses that clients are sent to, host:port
+    nodes: list[str]  # their numbers
     topics: dict[str, Topic]
 
 
-def describe(talk: Conversation, topics: Collection[str]) -> Cluster:
-    """Ask a broker for the brokers' addresses and these topics; makes none. Raises what `Conversation.ask` raises."""
+def describe(talk: Conversation, topics: Collection[str] | None) -> Cluster:
+    """Ask a broker for the brokers' addresses and these topics, None: all that may be seen; makes none.
+
+    Raises what `Conversation.ask` raises.
+    """
     from kafka.protocol.metadata import MetadataRequest  # noqa: PLC0415 - a release may have none
 
+    kind = MetadataRequest.MetadataRequestTopic
     version = min(_WITH_RIGHTS, talk.newest[_METADATA])
     answer = talk.ask(
         MetadataRequest(
             version=version,
-            topics=[MetadataRequest.MetadataRequestTopic(version=version, name=name) for name in topics],
+            topics=None if topics is None else [kind(version=version, name=name) for name in topics],
             allow_auto_topic_creation=False,
             include_topic_authorized_operations=version >= _WITH_RIGHTS,
         )
@@ -66,7 +71,8 @@ def describe(talk: Conversation, topics: Collection[str]) -> Cluster:
         rights = None if numbers is None else frozenset(RIGHTS[number] for number in numbers if number in RIGHTS)
         found[topic.name] = Topic(topic.error_code, len(topic.partitions), rights)
     hosts = [(f"[{broker.host}]" if ":" in broker.host else broker.host, broker.port) for broker in answer.brokers]
-    return Cluster([f"{host}:{port}" for host, port in hosts], found)
+    nodes = [str(broker.node_id) for broker in answer.brokers]
+    return Cluster([f"{host}:{port}" for host, port in hosts], nodes, found)
 
 
 def astray(settings: KafkaSettings) -> str:

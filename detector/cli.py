@@ -145,7 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="a tenth of the work: figures are rough")
     config = add("config", _config, "Show the effective settings, secrets masked.")
     config.add_argument("--schema", action="store_true", help="show the settings' JSON schema instead")
-    config.add_argument("--check", action="store_true", help="only check; print nothing if all is well")
+    config.add_argument(
+        "--check",
+        action="store_true",
+        help="look at directories, files, brokers, topics, rights and ports instead: a line each, exit 2 if one fails",
+    )
     add_completion(commands, parser)
     return parser
 
@@ -265,8 +269,22 @@ def _config(settings: Settings, options: argparse.Namespace) -> None:
 
     if options.schema:
         print(json.dumps(schema(), indent=2))
-    elif not options.check:
+    elif options.check:
+        _check(settings)
+    else:
         print(effective(settings), end="")
+
+
+def _check(settings: Settings) -> None:
+    from detector.checking import check  # noqa: PLC0415
+    from detector.telling import printable  # noqa: PLC0415
+
+    failed = 0
+    for finding in check(settings):
+        print(printable(str(finding)), flush=True)  # each as it is found: an unreachable broker takes seconds
+        failed += bool(finding.trouble)
+    if failed:
+        sys.exit(USAGE)
 
 
 _MENDABLE = {  # errors whose text is for the user: each names what was found, where, and what to do

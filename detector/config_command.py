@@ -1,4 +1,4 @@
-"""What `longwatch config` shows: the effective settings, their JSON schema, their reference, and a check.
+"""What `longwatch config` shows: the effective settings, their JSON schema, and their reference.
 
 `python -m detector.config_command > docs/settings.md` makes the reference anew.
 """
@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +17,6 @@ from pydantic_core import PydanticUndefined
 
 from detector.settings import Settings
 from detector.settings_layers import is_secret
-
-LEAST_FREE_BYTES = 1 << 30  # room for a checkpoint of 10,000 streams of 27 KB, its log, and as much again
 
 _HEAD = """# Settings
 
@@ -54,67 +50,6 @@ def effective(settings: Settings) -> str:
 def schema() -> dict[str, Any]:
     """Return the settings' JSON schema, for editors that check longwatch.toml as it is written."""
     return Settings.model_json_schema()
-
-
-def check(settings: Settings, connect: bool = True) -> list[str]:
-    """Return what would stop the daemon on this machine, a line each; `connect`: also ask the Kafka brokers.
-
-    Takes as long as the brokers need to answer, at most some seconds for each. Changes nothing.
-    """
-    problems = [*_state_problems(settings.state.directory), *_file_problems(settings)]
-    if settings.compute.device.startswith("cuda"):
-        import torch  # noqa: PLC0415 - takes two seconds, which no other answer of this command needs
-
-        _, _, number = settings.compute.device.partition(":")
-        if int(number or 0) >= torch.cuda.device_count():
-            problems.append(
-                f"compute.device is {settings.compute.device}, this machine has {torch.cuda.device_count()} CUDA "
-                "devices: use auto or cpu, or install a driver"
-            )
-    if settings.source.type == "kafka" and connect:
-        from connectors.kafka_client import KafkaConnectorError  # noqa: PLC0415 - no other answer needs the client
-        from connectors.kafka_connect import probe  # noqa: PLC0415
-
-        try:
-            reason = probe(settings.kafka)
-        except KafkaConnectorError as error:
-            reason = str(error)
-        if reason is not None:
-            problems.append(f"kafka.bootstrap_servers: {reason}")
-    return problems
-
-
-def _state_problems(directory: Path) -> Iterator[str]:
-    place = directory
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir():
-        yield f"state.directory {directory}: {place} is not a directory"
-    elif not os.access(place, os.W_OK | os.X_OK):
-        who = f"user id {os.geteuid()} may not write there"
-        yield f"state.directory {directory}: {who if place == directory else f'{place} exists, {who}'}"
-    elif (free := shutil.disk_usage(place).free) < LEAST_FREE_BYTES:
-        yield f"state.directory {directory}: {free >> 20} MiB free, at least {LEAST_FREE_BYTES >> 20} expected"
-
-
-def _file_problems(settings: Settings) -> Iterator[str]:
-    paths = settings.source.paths if settings.source.type == "file" else ()
-    named = [("source.paths", path) for path in paths if path != "-"]
-    pems = [("kafka", name) for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile")]
-    pems += [("http", name) for name in ("ssl_certfile", "ssl_keyfile")]
-    named += [(f"{part}.{name}", path) for part, name in pems if (path := getattr(getattr(settings, part), name))]
-    for name, path in named:
-        try:
-            with Path(path).open("rb"):
-                pass
-        except OSError as error:
-            yield f"{name} {path}: cannot be read: {error.strerror}"
-    if settings.model.directory and not Path(settings.model.directory).is_dir():
-        yield f"model.directory {settings.model.directory}: is not a directory"
-    for name in ("scores_file", "alerts_file", "dead_letter_file"):
-        path = getattr(settings.output, name)
-        if path and not os.access(Path(path).absolute().parent, os.W_OK | os.X_OK):
-            yield f"output.{name} {path}: its directory is missing, or user id {os.geteuid()} may not write there"
 
 
 # -- the reference -----------------------------------------------------------------------------------------------------

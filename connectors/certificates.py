@@ -1,0 +1,63 @@
+"""How long certificates are good: their dates, from a PEM file.
+
+Python's ssl tells them only of authorities and of the other side of a connection, and a library that reads certificates
+is more to install than these few bytes are worth. Whether a certificate is in order otherwise is OpenSSL's to say.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_VERSION, _UTC_TIME = 0xA0, 0x17  # tags of DER
+
+
+def expiry_trouble(path: str | Path, now: datetime) -> str:
+    """Return which certificates of a file are not good at `now`; empty where all are. Raises OSError, ValueError."""
+    found = [_dates(ssl.PEM_cert_to_DER_cert(pem)) for pem in _PEM.findall(Path(path).read_text(encoding="latin-1"))]
+    if not found:
+        raise ValueError("it holds no certificate")
+    over = [last for _, last in found if last < now]
+    if over and len(over) == len(found):  # a file of authorities may keep old ones beside the new
+        return f"expired on {max(over):%Y-%m-%d %H:%M} UTC: put a new one there"
+    early = [first for first, _ in found if first > now]
+    if early and len(early) == len(found):
+        return f"not good before {min(early):%Y-%m-%d %H:%M} UTC: is this machine's clock right?"
+    return ""
+
+
+def _dates(der: bytes) -> tuple[datetime, datetime]:
+    """Return from when until when a certificate is good."""
+    _, at, _ = _element(der, 0)  # the certificate,
+    _, at, _ = _element(der, at)  # what of it is signed:
+    if der[at] == _VERSION:
+        at = _element(der, at)[2]
+    for _ in ("serial number", "algorithm", "issuer"):
+        at = _element(der, at)[2]
+    _, at, _ = _element(der, at)  # the dates
+    first, last = _element(der, at), _element(der, _element(der, at)[2])
+    return _time(der, *first), _time(der, *last)
+
+
+def _element(der: bytes, at: int) -> tuple[int, int, int]:
+    """Return the tag of the element at a position, and where its content begins and ends; ValueError."""
+    if at + 2 > len(der):
+        raise ValueError("a certificate in it is cut short")
+    tag, length, begin = der[at], der[at + 1], at + 2
+    if length & 0x80:
+        size = length & 0x7F
+        begin += size
+        length = int.from_bytes(der[at + 2 : begin], "big")
+    if begin + length > len(der):
+        raise ValueError("a certificate in it is cut short")
+    return tag, begin, begin + length
+
+
+def _time(der: bytes, tag: int, begin: int, end: int) -> datetime:
+    text = der[begin:end].decode("ascii")
+    if tag == _UTC_TIME:  # two digits: 1950 to 2049
+        text = ("19" if int(text[:2]) >= 50 else "20") + text
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
