@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +29,6 @@ from connectors.kafka_history import KafkaHistory
 from connectors.kafka_sinks import KafkaWriter, UndeliveredError
 from connectors.kafka_transactions import TransactionalWriter
 from connectors.records import Partition
-from connectors.trouble import CALM_SECONDS, LASTING_SECONDS, Trouble
 from detector.restoring import Restorer
 from detector.store import SqliteStore
 from tests.brokers import MAX_TRANSACTION_SECONDS, PASSWORD, USERNAME, ApacheKafka
@@ -285,20 +283,3 @@ def test_every_error_that_can_reach_a_person_is_one_line_with_what_to_do(error: 
 def test_no_secret_gets_into_the_words() -> None:
     config = KafkaSettings(security_protocol="SASL_SSL", sasl_username="u", sasl_password="hunter22")
     assert "hunter22" not in in_words(UnsupportedVersionError(), config)
-
-
-def test_a_trouble_that_lasts_is_told_and_one_that_does_not_come_again_is_over() -> None:
-    now = [time.monotonic()]
-    trouble = Trouble(clock=lambda: now[0])
-    assert (trouble.why, trouble.lasting()) == ("", "")
-    assert trouble.met("no way in")
-    while not (lasting := trouble.lasting()):
-        assert trouble.why == "no way in"
-        now[0] += CALM_SECONDS / 2
-        assert not trouble.met("no way in"), "it has been told"
-    assert lasting == f"no way in (for {LASTING_SECONDS:.0f} s)"
-    now[0] += CALM_SECONDS
-    assert (trouble.why, trouble.lasting()) == ("", "")
-    assert trouble.met("no way in")
-    trouble.over()
-    assert trouble.why == ""

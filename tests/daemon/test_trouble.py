@@ -1,0 +1,73 @@
+"""What fails in a thread of its own, and tries again, is seen from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from connectors.trouble import CALM_SECONDS, LASTING_SECONDS, Trouble
+from detector.daemon import Daemon
+from detector.settings import load_settings
+from tests.detector.test_metrics import value
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon that is made, with all its parts, and not started."""
+    made = Daemon(
+        load_settings(
+            None,
+            {},
+            [
+                "kafka.bootstrap_servers=127.0.0.1:1",
+                "processing.guarantee=exactly_once",
+                "webhook.url=http://127.0.0.1:1/hook",
+                "webhook.allowed_hosts=127.0.0.1",
+                f"state.directory={tmp_path}",
+                "compute.device=cpu",
+                "http.port=0",
+            ],
+        )
+    )
+    yield made
+    made._shutdown(orderly=False)
+
+
+@pytest.mark.parametrize("part", ["alert_feed", "changelog", "kafka", "webhook", "retraining"])
+def test_a_part_that_fails_shows_in_its_metric_at_once_and_in_readyz_where_it_lasts(
+    daemon: Daemon, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon._assigned = True
+    assert daemon._ready() == (True, "scoring")
+    daemon._troubles[part].met("no way in")
+    daemon._watch({})
+    assert value(daemon.metrics, "longwatch_part_failing", part=part) == 1
+    assert daemon._ready() == (True, "scoring")
+    monkeypatch.setattr("connectors.trouble.LASTING_SECONDS", 0.0)
+    ready, told = daemon._ready()
+    assert ready == (part == "retraining"), "scoring goes on with the model as it is"
+    assert "no way in (for 0 s)" in told
+    daemon._troubles[part].over()
+    daemon._watch({})
+    assert value(daemon.metrics, "longwatch_part_failing", part=part) == 0
+    assert daemon._ready() == (True, "scoring")
+
+
+def test_a_trouble_that_lasts_is_told_and_one_that_does_not_come_again_is_over() -> None:
+    now = [time.monotonic()]
+    trouble = Trouble(clock=lambda: now[0])
+    assert (trouble.why, trouble.lasting()) == ("", "")
+    assert trouble.met("no way in")
+    while not (lasting := trouble.lasting()):
+        assert trouble.why == "no way in"
+        now[0] += CALM_SECONDS / 2
+        assert not trouble.met("no way in"), "it has been told"
+    assert lasting == f"no way in (for {LASTING_SECONDS:.0f} s)"
+    now[0] += CALM_SECONDS
+    assert (trouble.why, trouble.lasting()) == ("", "")
+    assert trouble.met("no way in")
+    trouble.over()
+    assert trouble.why == ""
