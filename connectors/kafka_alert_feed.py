@@ -193,8 +193,9 @@ class AlertFeed(threading.Thread):
 
     def _begin(self, consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> None:
         """Place partitions for which the group has committed nothing, and commit that for all its members."""
-        found = consumer.offsets_for_times(dict.fromkeys(partitions, self._since_ms))
+        # the ends first: what comes between the two questions is behind them
         ends = consumer.end_offsets(list(partitions), timeout_ms=ANSWER_MS)
+        found = consumer.offsets_for_times(dict.fromkeys(partitions, self._since_ms))
         begin = {p: ends[p] if found.get(p) is None else min(found[p].offset, ends[p]) for p in partitions}
         self._place(consumer, begin)
 

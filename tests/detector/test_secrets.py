@@ -119,7 +119,7 @@ def test_the_settings_are_shown_without_them(tmp_path: Path, said: Said, command
             (tmp_path / "_".join(name)).write_text(planted(name) + "\n")
             env[variable(name) + "_FILE"] = str(tmp_path / "_".join(name))
     status, text = said(*arguments, env=env)
-    assert status == 0, text
+    assert status == (2 if command == "config --check" else 0), text  # the check finds no broker
     assert_no_secret(text)
     if command == "config":
         assert all(f"# {name} = hidden" in text for _, name in SECRETS)

@@ -157,6 +157,30 @@ def test_alerts_go_on_after_their_topic_was_emptied_under_a_feed(
     until(lambda: taken.ids == ["first", "second"], "alerts go on")
 
 
+def test_what_is_written_while_a_new_group_looks_for_its_beginning_is_sent(
+    topic: Topic, group: Callable[[str], Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = group(topic())
+    asked: list[str] = []
+
+    def then_write(name: str) -> Callable[..., Any]:
+        ask = getattr(KafkaConsumer, name)
+
+        def answer(*arguments: Any, **more: Any) -> Any:
+            found = ask(*arguments, **more)
+            asked.append(name)
+            if len(asked) == 1:
+                mine.write("between two questions")
+            return found
+
+        return answer
+
+    for name in ("offsets_for_times", "end_offsets"):
+        monkeypatch.setattr(KafkaConsumer, name, then_write(name))
+    taken = mine.feed()
+    until(lambda: taken.ids == ["between two questions"], "the alert comes")
+
+
 def test_each_group_sends_its_own_alerts_and_those_that_name_no_group(
     apache: Broker, topic: Topic, group: Callable[[str], Group]
 ) -> None:
