@@ -413,14 +413,14 @@ class Daemon:
             return False, overdue
         if self._restoring:
             return False, f"restoring the states of {self._restoring} partitions"
+        troubles = {part: trouble.lasting() for part, trouble in self._troubles.items()}
+        if told := "; ".join(text for part, text in troubles.items() if text and part != "retraining"):
+            return False, told
         if self._partitions is not None and self._settings.state.standby and not self._checkpoints.offsets:
             ready = self._partitions.restorer.caught_up
             return ready, "standing by" if ready else "reading the changelog, to stand by"
         if not self._assigned:
             return False, "waiting for partitions"
-        troubles = {part: trouble.lasting() for part, trouble in self._troubles.items()}
-        if told := "; ".join(text for part, text in troubles.items() if text and part != "retraining"):
-            return False, told
         # ready all the same: a restart would not help, and others would get no more of what cannot be read; without a
         # retraining scoring goes on with the model as it is
         return True, "; ".join(filter(None, (self._reporter.nothing_read or "scoring", troubles["retraining"])))
