@@ -46,6 +46,9 @@ from connectors.trouble import Trouble
 log = logging.getLogger(__name__)
 
 POLL_MS = 500  # one wait of the reader; close() and pause() take effect within it
+# With a pattern the client (3.0.12) asks for all topics before it joins, in each poll anew, and forgets a join that was
+# answered meanwhile: where a poll has no time for both it would begin to join for ever
+PATTERN_POLL_MS = 2_000
 HELD_POLL_MS = 20  # while a partition waits to be placed: then it is read from so soon
 ANSWER_MS = 5_000  # limit of one question to the broker: offsets, commit, leaving the group
 QUIET_SECONDS = 5.0  # without records for so long, ask the broker whether it is there
@@ -124,6 +127,7 @@ class Reader(threading.Thread):
         self._settings, self._trouble = settings, trouble
         self._client: Any | None = None  # kafka-python's network client
         self._heard = self.progress  # when the broker last answered
+        self._poll_ms = PATTERN_POLL_MS if settings.topic_pattern else POLL_MS
         self._positions: dict[TopicPartition, int] = {}  # as the caller knows them
         self.topics_at_first: set[str] | None = None  # that were there when the group first said what is ours
         self._next_topic_check = 0.0
@@ -219,7 +223,7 @@ class Reader(threading.Thread):
     def _poll(self, consumer: KafkaConsumer) -> dict[TopicPartition, list[Record]]:
         """Poll once; what the client raises becomes a change to see to, an error for a person, or another try."""
         try:
-            return polled_records(consumer, HELD_POLL_MS if self.held else POLL_MS)
+            return polled_records(consumer, HELD_POLL_MS if self.held else self._poll_ms)
         except NoOffsetForPartitionError as error:
             self.hand_over("misplaced", error.args[0])
         except OffsetOutOfRangeError as error:
