@@ -30,7 +30,7 @@ test-old-cpu: $(STAMP) ## the tests as on an old processor: other kernels, which
 test-busy: $(STAMP) ## the tests beside two processes that burn a core each
 	@$(BIN)/python -m tests.machine --busy $(MAKE) --no-print-directory test
 
-test-faults: $(STAMP) tools ## the long forms: 100 kill -9 under load, outages, floods, fuzz (under an hour)
+test-faults: $(STAMP) tools ## the long forms: 100 kill -9 under load, outages, floods, fuzz, half an hour of all at once (under two hours)
 	@LONGWATCH_FAULTS=1 $(BIN)/python -m pytest tests/faults -s $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy, import contracts
