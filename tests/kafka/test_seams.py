@@ -85,9 +85,9 @@ def test_the_release_that_is_installed_has_every_part() -> None:
     ids=["all", "fetcher", "isolation", "records"],
 )
 def test_a_client_with_other_insides_is_read_by_its_public_ways(
-    broker: Broker, topic: Callable[..., str], tmp_path: Path, names: tuple[str, ...]
+    apache: Broker, topic: Callable[..., str], tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    found = run(renamed_client(tmp_path, names), broker, filled(broker, topic))
+    found = run(renamed_client(tmp_path, names), apache, filled(apache, topic))
     assert found["read"] == found["history"] == list(range(COUNT))
     (warning,) = found["told"]
     assert "records are taken apart one by one" in warning
