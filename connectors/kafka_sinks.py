@@ -29,6 +29,7 @@ from connectors.kafka_errors import in_words, lasting
 from connectors.kafka_seams import end_sender
 from connectors.kafka_sizes import MAX_REQUEST_BYTES, Header, RecordSizes, record_bytes
 from connectors.records import Alert, Rejected, Scores
+from connectors.throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ LINGER_MS = 20  # scores come in micro-batches: a full request is worth more tha
 BATCH_BYTES = 64 * 1024  # at 16 KiB, the client's default, it makes four times as many requests
 MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024  # the client itself has no bound: above it a write waits for the broker
 RECORD_BYTES = 500  # what a record costs in memory beside its value: key, headers and the client's own objects
-TELL_SECONDS = 60.0  # between two lines about records that are too large, of each sink
 METADATA_SECONDS = 15.0  # how long a topic may take to appear: brokers make it on the first question, or never
 CLOCK_SECONDS = 60.0  # a wall clock that has moved by more against the monotonic one has been set
 NO_TIME = -1  # a record without a time of its own, which brokers take at any time
@@ -301,7 +301,7 @@ class _KafkaSink:
     def __init__(self, writer: KafkaWriter, on_too_large: Callable[[str], None] = lambda _: None) -> None:
         self._writer = writer
         self._on_too_large = on_too_large
-        self._told_at: dict[str, float] = {}  # monotonic, s
+        self._throttles = {outcome: LogThrottle() for outcome in ("cut", "left_out")}
 
     def flush(self) -> None:
         """Return when all that was written is with the brokers; KafkaConnectorError when it cannot be."""
@@ -335,15 +335,12 @@ class _KafkaSink:
 
     def _tell(self, outcome: str, topic: str, what: str) -> None:
         self._on_too_large(outcome)
-        now = time.monotonic()
-        if now - self._told_at.get(outcome, -TELL_SECONDS) < TELL_SECONDS:
-            return
-        self._told_at[outcome] = now
-        log.warning(
-            "topic %s takes records of %d bytes, so one was %s, %s (told once a minute; max.message.bytes is the"
-            " topic's; counted by longwatch_records_too_large_total)",
-            *(topic, self._writer.sizes.most_bytes(topic), outcome.replace("_", " "), what),
-        )
+        if self._throttles[outcome].due():
+            log.warning(
+                "topic %s takes records of %d bytes, so one was %s, %s (told once a minute; max.message.bytes is the"
+                " topic's; counted by longwatch_records_too_large_total)",
+                *(topic, self._writer.sizes.most_bytes(topic), outcome.replace("_", " "), what),
+            )
 
 
 class KafkaScoreSink(_KafkaSink):

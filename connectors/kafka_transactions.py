@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from typing import Any
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
@@ -19,6 +19,7 @@ from kafka.errors import KafkaError, ProducerFencedError
 from kafka.future import Future
 from kafka.structs import ConsumerGroupMetadata
 
+from connectors.apart import apart
 from connectors.kafka_client import KafkaConnectorError, KafkaSettings
 from connectors.kafka_errors import in_words, lasting
 from connectors.kafka_sinks import Headers, KafkaWriter, UndeliveredError
@@ -130,25 +131,13 @@ class TransactionalWriter(KafkaWriter):
         # (3.0.12) now and then never hears of a request whose broker was killed
         limit = min(self.settings.delivery_timeout_seconds, self.settings.transaction_timeout_seconds)
         limit = limit if seconds is None else seconds
-        ended: list[BaseException | None] = []
-
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:  # noqa: BLE001 - raised below
-                ended.append(error)
-            else:
-                ended.append(None)
-
-        thread = threading.Thread(target=run, name="kafka-transaction", daemon=True)
-        thread.start()
-        thread.join(limit)
-        if not ended:
+        done = apart(work)
+        if not wait([done], limit).done:
             self._failed("", KafkaError(f"no answer of the transaction's coordinator within {limit:.0f} s"))
-        elif isinstance(ended[0], KafkaError):
-            self._failed("", ended[0])
-        elif ended[0] is not None:
-            raise ended[0]
+        elif isinstance(error := done.exception(), KafkaError):
+            self._failed("", error)
+        elif error is not None:
+            raise error
         if self._failure is not None:
             raise self._failure
 

@@ -19,6 +19,7 @@ from connectors.findings import Finding
 from connectors.http_settings import HttpError
 from connectors.kafka_checks import Uses, findings
 from connectors.targets import Targets, parse_url
+from detector.outputs import nearest_existing
 from detector.settings import Settings, SettingsError
 
 LEAST_FREE_BYTES = 1 << 30  # room for a checkpoint of 10,000 streams of 27 KB, its log, and as much again
@@ -39,9 +40,7 @@ def check(settings: Settings) -> Iterator[Finding]:
 
 
 def _directory(directory: Path) -> Finding:
-    what, place = f"state.directory {directory}", directory
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    what, place = f"state.directory {directory}", nearest_existing(directory)
     if not place.is_dir():
         return Finding(what, f"{place} is no directory: move it away, or set another")
     if not os.access(place, os.W_OK | os.X_OK):

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from connectors.records import CALM, SILENCE, Alert, EventBatch, Scores
 from detector.admission import BLOCKED, MovedBack, Taken, silence_of
-from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules
+from detector.alerts import FIRES, NONE, PEAKS, RESOLVES, AlertRules, end_incident
 from detector.memory import Parked
 from detector.passage import Judged, Sorted, alert_at, joined, part_of, resolved, scores_of, together
 from detector.recurrent import lanes_on
 from detector.residents import PACKED_AT_ONCE, PORTION, Residents
-from detector.rows import INCIDENT
 from detector.scans import judge
 from detector.scoring import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
 from detector.sorting import lanes_that_fit, lay_out, let_in
@@ -349,7 +348,7 @@ class Engine(Residents):
                     continue
                 ended = int(stream["admission"]["time"]) + int(allowed * 1e9)
                 told.append(resolved(self.states.notes.pop(slot), ended, SILENCE))
-                stream["incident"] = np.zeros((), INCIDENT)
+                end_incident(stream)
                 self._changed.add(slot)
             self._make_room()
             self._evict(len(self.states.slots) - self.settings.max_streams)

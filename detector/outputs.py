@@ -88,11 +88,17 @@ def _is_to_be_kept(path: Path) -> bool:
         return False
 
 
-def check_folder(option: str, folder: Path) -> None:
-    """Raise FileError where nothing can be written into a folder, or it cannot be made; changes nothing."""
-    place = folder.absolute()
+def nearest_existing(path: Path) -> Path:
+    """Return a path itself where it is there, else the nearest of those above it that is."""
+    place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
+    return place
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Raise FileError where nothing can be written into a folder, or it cannot be made; changes nothing."""
+    place = nearest_existing(folder)
     why = ""
     if not place.is_dir():
         why = f"{place} is no directory"

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +64,9 @@ class Retrainer:
             raise RuntimeError("a retraining is under way; ask `running` first")
         self._outcome = None
         self._stopping.clear()
-        work = (champion, histories, stream, seed, budget_seconds, learning or Learning())
-        self._thread = threading.Thread(target=self._run, args=work, name="retraining", daemon=True)
+        teach = partial(teaching, histories, stream, seed)
+        learn = partial(self._learn, champion, histories, stream, seed, budget_seconds, learning or Learning())
+        self._thread = threading.Thread(target=self._run, args=(teach, learn), name="retraining", daemon=True)
         self._thread.start()
 
     def result(self) -> Outcome | None:
@@ -84,22 +86,10 @@ class Retrainer:
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
 
-    def _run(
-        self,
-        champion: Weights,
-        histories: NDArray[np.void],
-        stream: NDArray[np.int64],
-        seed: int,
-        budget_seconds: float,
-        learning: Learning,
-    ) -> None:
+    def _run(self, teach: Callable[[], NDArray[np.int64] | Outcome], learn: Callable[[], Outcome]) -> None:
         began = time.monotonic()
         try:
-            skipped = teaching(histories, stream, seed)
-            if isinstance(skipped, Outcome):
-                outcome = skipped
-            else:
-                outcome = self._learn(champion, histories, stream, seed, budget_seconds, learning)
+            outcome = found if isinstance(found := teach(), Outcome) else learn()
         except _StoppedError:
             logger.info("retraining was given up: the daemon stops")
             return

@@ -103,18 +103,18 @@ class OpenIncidents:
             progress = self._progress.setdefault(number, _Progress(now))
             progress.quiet_since = now
             mine = scored[batch.partition[scored] == code]
-            times: list[int] = batch.time[mine].tolist()
-            if times and not progress.recent:
-                progress.take(times[:1])
+            times = batch.time[mine]
+            if len(times) and not progress.recent:
+                progress.take(times[:1].tolist())
             last = np.full(len(batch.streams), -1)
             last[batch.stream[rows]] = rows
             for stream, one in heard:
                 if last[stream] >= 0:
                     until = int(np.searchsorted(mine, last[stream], "right"))
                     one.partition, one.since, one.patience = number, now, MIN_SILENCE
-                    one.heard = progress.seconds_with(times[max(until - WITNESSES, 0) : until])
-            if times:
-                progress.take(times)
+                    one.heard = progress.seconds_with(times[max(until - WITNESSES, 0) : until].tolist())
+            if len(times):
+                progress.take(times[-WITNESSES:].tolist())
 
     def look(self, lag: Mapping[Partition, int], *, reading: bool) -> None:
         """Note where events wait: no clock counts there, nor anywhere while nothing can be read or nothing is ours."""

@@ -160,9 +160,7 @@ class JsonLines(logging.Formatter):
         }
         alert = getattr(record, "alert", None)
         if isinstance(alert, Alert):
-            left_out = max(len(alert.observed) - MAX_LOGGED_FEATURES, 0)
             line |= json.loads(alert_record(leading_features(alert, MAX_LOGGED_FEATURES))[1])
-            line |= {"features_left_out": left_out} if left_out else {}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         text = json.dumps(line, ensure_ascii=False)
