@@ -99,10 +99,15 @@ def own_broker() -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def secured_broker() -> Iterator[ApacheKafka]:
     """A started broker with a SASL_SSL listener (SCRAM-SHA-512)."""
+    yield from started("no TLS with SCRAM here", secured=True)
+
+
+def started(lack: str, **form: bool) -> Iterator[ApacheKafka]:
+    """Yield a started broker of a form that Tansu cannot have; skip with what it lacks where there is no other."""
     home = kafka_home()
     if home is None:
-        pytest.skip("needs Apache Kafka (set KAFKA_HOME): Tansu has no TLS with SCRAM here")
-    found = ApacheKafka(home, secured=True)
+        pytest.skip(f"needs Apache Kafka (set KAFKA_HOME): Tansu has {lack}")
+    found = ApacheKafka(home, **form)
     try:
         found.start()
         yield found
@@ -124,12 +129,4 @@ def nothing_is_ignored() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def guarded_broker() -> Iterator[ApacheKafka]:
     """A started broker that lets its user do what it was granted, and sends those of another listener astray."""
-    home = kafka_home()
-    if home is None:
-        pytest.skip("needs Apache Kafka (set KAFKA_HOME): Tansu has no authorizer")
-    found = ApacheKafka(home, guarded=True)
-    try:
-        found.start()
-        yield found
-    finally:
-        found.close()
+    yield from started("no authorizer", guarded=True)
