@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from connectors.records import Alert, Int64, Rejected, Scores
+from connectors.batches import Alert, Int64, Rejected, Scores
 
 NS_PER_SECOND = 1_000_000_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from connectors.records import Alert, Partition, RawBatch, Rejected, Scores
+from connectors.batches import Alert, Partition, RawBatch, Rejected, Scores
 
 
 class NotWrittenError(Exception):

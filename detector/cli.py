@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector import __version__
-from detector.completion import add_completion
-from detector.signals import Signals, end_as_any_process, leave
+from detector.commands.completion import add_completion
+from detector.service.signals import Signals, end_as_any_process, leave
 
 if TYPE_CHECKING:
-    from connectors.records import Scores
-    from detector.settings import Settings
-    from detector.smooth import History
+    from connectors.batches import Scores
+    from detector.commands.smooth import History
+    from detector.config.settings import Settings
 
 FAILED, USAGE = 1, 2
 
@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Signals(leave).take()  # before all that takes time
     else:
         end_as_any_process()
-    from detector.settings import SettingsError, load_settings  # noqa: PLC0415
-    from detector.telling import set_up_logging  # noqa: PLC0415
+    from detector.config.settings import SettingsError, load_settings  # noqa: PLC0415
+    from detector.observability.alert_text import set_up_logging  # noqa: PLC0415
 
     try:
         settings = load_settings(options.config, overrides=options.set)
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(settings: Settings, _: argparse.Namespace) -> None:
     gc.disable()  # nothing of what is loaded is garbage: looking for some is a sixth of the start
-    from detector.daemon import Daemon  # noqa: PLC0415 - torch and numba load only where they are used
+    from detector.service.daemon import Daemon  # noqa: PLC0415 - torch and numba load only where they are used
 
     gc.freeze()  # nor will it be: a full collection, in the middle of a batch, needs not go through it
     gc.enable()
@@ -164,7 +164,7 @@ def _run(settings: Settings, _: argparse.Namespace) -> None:
 
 
 def _demo(settings: Settings, options: argparse.Namespace) -> None:
-    from detector.demo import run_demo  # noqa: PLC0415
+    from detector.commands.demo import run_demo  # noqa: PLC0415
 
     run_demo(settings, options.output)
 
@@ -180,10 +180,10 @@ def _train(settings: Settings, options: argparse.Namespace) -> None:
             ValueError(f"train: --diagnose {diagnosis}: a name that ends in .html is expected; FILEs stand before it"),
             USAGE,
         )
-    from detector.assembly import device_of  # noqa: PLC0415
-    from detector.outputs import check_folder  # noqa: PLC0415
-    from detector.train_command import History, follow, train  # noqa: PLC0415
-    from training.distributed import joined  # noqa: PLC0415
+    from detector.commands.outputs import check_folder  # noqa: PLC0415
+    from detector.commands.train import History, follow, train  # noqa: PLC0415
+    from detector.service.factory import device_of  # noqa: PLC0415
+    from training.retrain.distributed import joined  # noqa: PLC0415
 
     check_folder("--output", options.output)  # not after minutes of training
     if diagnosis is not None:
@@ -199,12 +199,12 @@ def _train(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _backtest(settings: Settings, options: argparse.Namespace) -> None:
-    from connectors.labels import load_labels  # noqa: PLC0415
-    from connectors.lines import FileError  # noqa: PLC0415
-    from detector.backtest import figures, look_ahead, replay  # noqa: PLC0415
-    from detector.outputs import Output  # noqa: PLC0415
-    from detector.score_table import ScoreTable  # noqa: PLC0415
-    from detector.telling import describe  # noqa: PLC0415
+    from connectors.files.labels import load_labels  # noqa: PLC0415
+    from connectors.files.lines import FileError  # noqa: PLC0415
+    from detector.commands.backtest import figures, look_ahead, replay  # noqa: PLC0415
+    from detector.commands.outputs import Output  # noqa: PLC0415
+    from detector.commands.score_table import ScoreTable  # noqa: PLC0415
+    from detector.observability.alert_text import describe  # noqa: PLC0415
 
     labels = load_labels(options.labels) if options.labels else None
     if options.smooth and options.output is None:
@@ -215,7 +215,7 @@ def _backtest(settings: Settings, options: argparse.Namespace) -> None:
     log = logging.getLogger(__name__)
     history: History | None = None
     if options.smooth:
-        from detector.smooth import History  # noqa: PLC0415 - with torch
+        from detector.commands.smooth import History  # noqa: PLC0415 - with torch
 
         history = History()
     told = 0
@@ -259,13 +259,13 @@ def _backtest(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _bench(settings: Settings, options: argparse.Namespace) -> None:
-    from detector.bench import run_bench  # noqa: PLC0415
+    from detector.commands.bench import run_bench  # noqa: PLC0415
 
     run_bench(settings, quick=options.quick)
 
 
 def _config(settings: Settings, options: argparse.Namespace) -> None:
-    from detector.config_command import effective, schema  # noqa: PLC0415
+    from detector.commands.config import effective, schema  # noqa: PLC0415
 
     if options.schema:
         print(json.dumps(schema(), indent=2))
@@ -276,8 +276,8 @@ def _config(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _check(settings: Settings) -> None:
-    from detector.checking import check  # noqa: PLC0415
-    from detector.telling import printable  # noqa: PLC0415
+    from detector.commands.check import check  # noqa: PLC0415
+    from detector.observability.alert_text import printable  # noqa: PLC0415
 
     failed = 0
     for finding in check(settings):
@@ -288,18 +288,18 @@ def _check(settings: Settings) -> None:
 
 
 _MENDABLE = {  # errors whose text is for the user: each names what was found, where, and what to do
-    "connectors.http_settings": "HttpError",
-    "connectors.kafka_client": "KafkaConnectorError",
-    "connectors.labels": "LabelsError",
-    "connectors.lines": "FileError",
-    "connectors.outbox": "OutboxError",
+    "connectors.http_server.settings": "HttpError",
+    "connectors.kafka.settings": "KafkaConnectorError",
+    "connectors.files.labels": "LabelsError",
+    "connectors.files.lines": "FileError",
+    "connectors.webhook.outbox": "OutboxError",
     "detector.errors": "StateError",
-    "detector.picture": "PictureError",
-    "detector.smooth": "SmoothError",
-    "detector.recording": "TrainError",
-    "training.distributed": "ProcessesError",
-    "training.shape": "ModelError",
-    "training.registry": "RegistryError",
+    "detector.commands.plots": "PictureError",
+    "detector.commands.smooth": "SmoothError",
+    "detector.commands.training_data": "TrainError",
+    "training.retrain.distributed": "ProcessesError",
+    "training.network.shape": "ModelError",
+    "training.network.registry": "RegistryError",
 }
 
 
@@ -309,7 +309,7 @@ def _mendable() -> tuple[type[Exception], ...]:
 
 
 def _fail(error: Exception, code: int) -> None:
-    from detector.telling import printable  # noqa: PLC0415
+    from detector.observability.alert_text import printable  # noqa: PLC0415
 
     lines = str(error).split("\n")  # settings have a line for each error
     print(f"longwatch: {chr(10).join(map(printable, lines))}", file=sys.stderr)

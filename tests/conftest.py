@@ -23,11 +23,11 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 LONG = (
     "tests/daemon",
     "tests/training/test_theory",
-    "tests/detector/test_train_command",
-    "tests/kafka",
+    "tests/detector/commands/test_train",
+    "tests/connectors/kafka",
     "tests/faults",
-    "tests/connectors/test_decode",
-    "tests/detector/test_retraining",
+    "tests/connectors/decode",
+    "tests/detector/service/test_retrainer",
 )
 
 

@@ -6,10 +6,10 @@ compile the same.
 
 from __future__ import annotations
 
-from detector.engine import Engine
+from detector.engine.engine import Engine
 from tests.streams import Event, clock, fleet, in_batches, interleaved, run
-from training.cells import CELLS
-from training.weights import load_prior
+from training.network.cells import CELLS
+from training.network.weights import load_prior
 
 
 def compile_kernels(*cells: str) -> None:

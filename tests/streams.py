@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.records import Alert, EventBatch, Partition
-from detector.engine import Engine
+from connectors.batches import Alert, EventBatch, Partition
+from detector.engine.engine import Engine
 
 MINUTE, HOUR, DAY, WEEK = (seconds * 1_000_000_000 for seconds in (60, 3600, 86_400, 604_800))
 START = 1_790_000_000 * 1_000_000_000  # 2026-09-21, a Monday

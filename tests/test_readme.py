@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from connectors.decode import Decoder
-from connectors.records import Alert, Partition, RawBatch
-from detector.settings import load_settings
-from detector.telling import describe
+from connectors.batches import Alert, Partition, RawBatch
+from connectors.decode.decoder import Decoder
+from detector.config.settings import load_settings
+from detector.observability.alert_text import describe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

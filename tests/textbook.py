@@ -1,6 +1,6 @@
 """The network's equations as textbooks have them, an observation at a time and a line for each, and their Jacobians.
 
-`training/cells.py` runs the same equations over whole sequences; tests hold the two together.
+`training/network/cells.py` runs the same equations over whole sequences; tests hold the two together.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.attention import CausalAttention
-from training.cells import Cell, EchoStateCell, GruCell, LstmCell, VanillaCell
-from training.model import Forecast, Forecaster
-from training.shape import LEAK_RATE
+from training.network.attention import CausalAttention
+from training.network.cells import Cell, EchoStateCell, GruCell, LstmCell, VanillaCell
+from training.network.model import Forecast, Forecaster
+from training.network.shape import LEAK_RATE
 
 
 def vanilla_step(cell: VanillaCell, x: Tensor, state: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from detector.bench import run_bench
-from detector.settings import load_settings
+from detector.commands.bench import run_bench
+from detector.config.settings import load_settings
 from tests.bench.ingest import measure
 from tests.brokers import BrokerError, find_broker
 

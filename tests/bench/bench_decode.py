@@ -6,8 +6,8 @@ Run as: python -m tests.bench.bench_decode
 import json
 import time
 
-from connectors.decode import Decoder, DecodeSettings
-from connectors.records import CsvLayout, Partition, RawBatch
+from connectors.batches import CsvLayout, Partition, RawBatch
+from connectors.decode.decoder import Decoder, DecodeSettings
 
 RECORDS = 100_000
 BATCH = 10_000

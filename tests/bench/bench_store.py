@@ -15,10 +15,10 @@ from statistics import median
 
 import numpy as np
 
-from connectors.records import EventBatch, Partition
-from detector.engine import Engine
-from detector.store import SqliteStore
-from training.weights import load_prior
+from connectors.batches import EventBatch, Partition
+from detector.checkpointing.store import SqliteStore
+from detector.engine.engine import Engine
+from training.network.weights import load_prior
 
 SAVES = 5
 ALTERNATIVES = {"lmdb, sync": {}, "lmdb, no metasync": {"metasync": False}, "lmdb, writemap": {"writemap": True}}

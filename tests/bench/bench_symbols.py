@@ -23,14 +23,14 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.records import EventBatch, Partition
-from detector.alerts import AlertRules
-from detector.engine import Engine, EngineSettings
-from detector.symbols import network
+from connectors.batches import EventBatch, Partition
+from detector.engine.engine import Engine, EngineSettings
+from detector.scoring.incidents import AlertRules
+from detector.scoring.symbols import network
 from tests.bench.data import data_folder
 from tests.streams import auc
-from training.symbol_kernels import FORESEEN, LANE_SYMBOLS, foresee
-from training.weights import load_prior
+from training.network.weights import load_prior
+from training.symbols.kernels import FORESEEN, LANE_SYMBOLS, foresee
 
 FOLDS, QUANTILE = 5, 0.998
 NORMAL, ANOMALOUS = 553_366, 16_838  # sessions of the test part, for the correction

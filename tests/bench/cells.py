@@ -16,12 +16,12 @@ from importlib import resources
 from pathlib import Path
 from statistics import median
 
-from connectors.labels import load_labels
-from detector.assembly import engine_settings, first_model
-from detector.bench import BATCH, QUICK_ROUNDS, ROUNDS, Contender, Fleet, in_turns
-from detector.demo import DATA, judge, read_series
-from detector.settings import load_settings
-from training.cells import CELLS
+from connectors.files.labels import load_labels
+from detector.commands.bench import BATCH, QUICK_ROUNDS, ROUNDS, Contender, Fleet, in_turns
+from detector.commands.demo import DATA, judge, read_series
+from detector.config.settings import load_settings
+from detector.service.factory import engine_settings, first_model
+from training.network.cells import CELLS
 
 STREAMS = 5_000
 

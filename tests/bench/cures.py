@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.inputs import FAST, LIMIT, SLOW
-from training.learning import Learning
-from training.model import Forecast, Forecaster
-from training.optimisers import build_optimiser, build_schedule
-from training.prior import SCORED_FROM, held_back_nll, tensors_of
-from training.sampling import AVERAGE_FAST, AVERAGE_SLOW, CHANGE, VALUE, ScheduledSampling
-from training.synthetic import make_series
-from training.tbptt import Sequences, train
+from training.learn.optimisers import build_optimiser, build_schedule
+from training.learn.scheduled_sampling import AVERAGE_FAST, AVERAGE_SLOW, CHANGE, VALUE, ScheduledSampling
+from training.learn.settings import Learning
+from training.learn.tbptt import Sequences, train
+from training.network.inputs import FAST, LIMIT, SLOW
+from training.network.model import Forecast, Forecaster
+from training.prior.synthetic import make_series
+from training.prior.train import SCORED_FROM, held_back_nll, tensors_of
 
 ROWS, CHUNK = 400, 100
 PASSES = 60  # over all rows: far more than so few series have to say

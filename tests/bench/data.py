@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.labels import Window, load_labels, windows_of
+from connectors.files.labels import Window, load_labels, windows_of
 
 SECOND = 1_000_000_000  # ns
 ORIGIN = {

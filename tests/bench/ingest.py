@@ -24,13 +24,13 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 from pydantic import SecretStr
 
-from connectors.http_settings import HttpSettings
-from connectors.kafka_client import KafkaConnectorError
-from connectors.kafka_connect import probe, quieten_client
-from connectors.kafka_reader import consumer_options
-from connectors.records import Scores
-from connectors.webhook import WebhookSettings
-from detector.settings import OutputSettings, Settings
+from connectors.batches import Scores
+from connectors.http_server.settings import HttpSettings
+from connectors.kafka.connect import probe, quieten_client
+from connectors.kafka.fetch_thread import consumer_options
+from connectors.kafka.settings import KafkaConnectorError
+from connectors.webhook.sink import WebhookSettings
+from detector.config.settings import OutputSettings, Settings
 
 PARTITIONS = 4
 STREAMS = 1_000
@@ -46,7 +46,7 @@ STEP_SECONDS = 60
 
 def measure(settings: Settings, bootstrap: str, *, quick: bool) -> None:
     """Print how the daemon does beside the bare loop, on topics that are made on the broker and removed."""
-    from detector.bench import Contender, Timing, in_turns, print_rates, print_ratio
+    from detector.commands.bench import Contender, Timing, in_turns, print_rates, print_ratio
 
     with Ingest(settings, bootstrap, quick=quick) as ingest:
         print(f"from the broker at {bootstrap}: {ingest.what}")
@@ -205,8 +205,8 @@ class _Tally:
 
 
 def _daemon(settings: Settings, watch: Stopwatch) -> None:
-    from detector.assembly import Sinks  # the bare loop's process stays free of torch
-    from detector.daemon import Daemon
+    from detector.service.daemon import Daemon
+    from detector.service.factory import Sinks  # the bare loop's process stays free of torch
 
     tally = _Tally(watch)
     tally.daemon = Daemon(settings, Sinks([tally], [], []))

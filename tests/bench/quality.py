@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from tests.bench.data import DataMissing, NabSeries, data_folder, labelled_files, labelled_series, nab_series
 from tests.bench.nab import NAB_PROFILES, Counts, NabFigure, delayed_point_counts, event_counts, nab_sweep
-from training.cells import CELLS
 from training.evaluate import average_precision, roc_auc
+from training.network.cells import CELLS
 
 NAB_GOAL = (70.0, 60.0, 75.0)
 NAB_PUBLISHED = {

@@ -17,10 +17,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from training.cells import CELLS, Cell, GruCell, LstmCell, VanillaCell
-from training.learning import Learning
-from training.optimisers import build_optimiser
-from training.tbptt import Loss, Run, Sequences, train
+from training.learn.optimisers import build_optimiser
+from training.learn.settings import Learning
+from training.learn.tbptt import Loss, Run, Sequences, train
+from training.network.cells import CELLS, Cell, GruCell, LstmCell, VanillaCell
 
 VARIANCE = 1 / 6  # of the sum of two uniform values: the adding problem's error without a memory
 SYMBOLS = 4
@@ -57,7 +57,7 @@ def _asked_at_the_end(inputs: Tensor, answers: Tensor) -> Sequences:
 
 
 class Reader(nn.Module):
-    """One layer of `training.cells` and a linear readout of its hidden state."""
+    """One layer of `training.network.cells` and a linear readout of its hidden state."""
 
     def __init__(self, cell: str, inputs: int, hidden_size: int, outputs: int) -> None:
         super().__init__()

@@ -28,17 +28,17 @@ from tests.bench.tasks import (
     remember,
 )
 from tests.textbook import jacobians, product_norms
-from training.cells import CELLS, Cell
-from training.gradients import state_gradient_norms
-from training.horizons import SHIPPED_HORIZONS
-from training.inputs import INPUT_SIZE
-from training.learning import Learning
-from training.model import Forecaster
-from training.optimisers import build_optimiser
-from training.prior import figures
-from training.readout import fit_locations, only_heads
-from training.tbptt import Sequences, train
-from training.weights import load_prior
+from training.learn.gradients import state_gradient_norms
+from training.learn.optimisers import build_optimiser
+from training.learn.readout import fit_locations, only_heads
+from training.learn.settings import Learning
+from training.learn.tbptt import Sequences, train
+from training.network.cells import CELLS, Cell
+from training.network.horizons import SHIPPED_HORIZONS
+from training.network.inputs import INPUT_SIZE
+from training.network.model import Forecaster
+from training.network.weights import load_prior
+from training.prior.train import figures
 
 LAGS = (10, 50, 200)
 TRAINED = ("rnn", "lstm", "gru")

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import pytest
 
-from connectors.webhook import MAX_TOGETHER
+from connectors.webhook.sink import MAX_TOGETHER
 from tests.brokers import Broker
 from tests.daemon.support import (
     PATIENCE,

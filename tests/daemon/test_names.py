@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detector.daemon import Daemon
-from detector.settings import load_settings
+from detector.config.settings import load_settings
+from detector.service.daemon import Daemon
 
 
 def transactional_id(folder: Path, group: str, member: str) -> str:

@@ -29,7 +29,12 @@ from detector.cli import main
 sys.addaudithook(hear)
 main(sys.argv[3:])
 """
-MOMENTS = ["import=detector.settings", "import=numba", "import=detector.daemon", "sqlite3.connect=state.db"]
+MOMENTS = [
+    "import=detector.config.settings",
+    "import=numba",
+    "import=detector.service.daemon",
+    "sqlite3.connect=state.db",
+]
 
 
 pytestmark = pytest.mark.usefixtures("nothing_is_ignored")
@@ -99,7 +104,7 @@ def test_other_commands_end_there_too(tmp_path: Path, first_process: list[str]) 
 
 TWICE = """
 import os, signal
-from detector.signals import Signals
+from detector.service.signals import Signals
 Signals(lambda: print("the end", flush=True)).take()
 for _ in range(2):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -115,7 +120,7 @@ def test_a_second_signal_ends_a_first_process_at_once(first_process: list[str]) 
 
 EACH = """
 import os, signal, sys
-from detector.signals import ENDING, NOTED, Signals
+from detector.service.signals import ENDING, NOTED, Signals
 signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # as after nohup
 signal.signal(signal.SIGPROF, lambda *_: print("profiled"))
 heard = []

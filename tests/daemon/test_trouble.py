@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from connectors.trouble import CALM_SECONDS, LASTING_SECONDS, Trouble
-from detector.daemon import Daemon
-from detector.settings import load_settings
-from tests.detector.test_metrics import value
+from connectors.common.trouble import CALM_SECONDS, LASTING_SECONDS, Trouble
+from detector.config.settings import load_settings
+from detector.service.daemon import Daemon
+from tests.detector.observability.test_metrics import value
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_part_that_fails_shows_in_its_metric_at_once_and_in_readyz_where_it_la
     daemon._watch({})
     assert value(daemon.metrics, "longwatch_part_failing", part=part) == 1
     assert daemon._ready() == (True, "scoring")
-    monkeypatch.setattr("connectors.trouble.LASTING_SECONDS", 0.0)
+    monkeypatch.setattr("connectors.common.trouble.LASTING_SECONDS", 0.0)
     ready, told = daemon._ready()
     assert ready == (part == "retraining"), "scoring goes on with the model as it is"
     assert "no way in (for 0 s)" in told

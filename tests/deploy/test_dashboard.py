@@ -14,8 +14,8 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from connectors.records import Partition
-from detector.metrics import Metrics
+from connectors.batches import Partition
+from detector.observability.metrics import Metrics
 from tests.deploy.paths import DEPLOY, load_yaml
 from tests.tools import NO_PROMTOOL, promtool
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.settings import load_settings
+from detector.config.settings import load_settings
 from tests.deploy.paths import DEPLOY, load_toml
 
 EXAMPLES = sorted(DEPLOY.rglob("longwatch.toml"))

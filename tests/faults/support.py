@@ -11,8 +11,8 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
-from detector.daemon import Daemon
-from detector.settings import load_settings
+from detector.config.settings import load_settings
+from detector.service.daemon import Daemon
 from tests.brokers import Broker
 from tests.daemon.support import (
     PATIENCE,

@@ -23,7 +23,13 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from connectors.changelog_records import (
+from connectors.batches import Alert, CsvLayout, Partition, RawBatch
+from connectors.decode.decoder import REASONS, Decoder, DecodeSettings
+from connectors.decode.timestamps import parse_time
+from connectors.encode import alert_record
+from connectors.files.source import FileError, FileSettings, FileSource
+from connectors.kafka.alert_feed import alert_of
+from connectors.kafka.changelog_format import (
     Assembler,
     ChangelogError,
     Mark,
@@ -32,26 +38,20 @@ from connectors.changelog_records import (
     restored,
     state_records,
 )
-from connectors.decode import REASONS, Decoder, DecodeSettings
-from connectors.encode import alert_record
-from connectors.files import FileError, FileSettings, FileSource
-from connectors.kafka_alert_feed import alert_of
-from connectors.kafka_codecs import TooLargeError, decompressed
-from connectors.kafka_oauth import TokenError, from_file
-from connectors.kafka_records import QuickRecords
-from connectors.message import webhook_body
-from connectors.outbox import NewMessage, Outbox, OutboxError
-from connectors.records import Alert, CsvLayout, Partition, RawBatch
-from connectors.timestamps import parse_time
-from detector.database import DATABASE
-from detector.engine import Engine, EngineSettings
+from connectors.kafka.decompress import TooLargeError, decompressed
+from connectors.kafka.oauth import TokenError, from_file
+from connectors.kafka.record_parser import QuickRecords
+from connectors.webhook.message import webhook_body
+from connectors.webhook.outbox import NewMessage, Outbox, OutboxError
+from detector.checkpointing.sqlite import DATABASE
+from detector.checkpointing.store import SqliteStore
+from detector.config.settings import SettingsError, load_settings
+from detector.engine.engine import Engine, EngineSettings
 from detector.errors import StateError
-from detector.settings import SettingsError, load_settings
-from detector.store import SqliteStore
 from tests.streams import START, Event, batch_of
-from training.registry import About, Registry, RegistryError
-from training.shape import ModelError
-from training.weights import load_prior
+from training.network.registry import About, Registry, RegistryError
+from training.network.shape import ModelError
+from training.network.weights import load_prior
 
 SHORT, LONG = 100_000, 10_000_000  # bytes for each decoder
 SLOWEST_SECONDS = 10.0  # of CPU time, of one input: the largest have a megabyte

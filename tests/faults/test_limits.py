@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.limits import BASE_BYTES
+from detector.service.memory_budget import BASE_BYTES
 from tests.daemon.support import START, Longwatch, until
 
 MIB = 1 << 20

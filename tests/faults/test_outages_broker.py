@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from kafka.errors import KafkaError
 
-from connectors.kafka import KafkaSettings, KafkaSource
-from connectors.records import Partition
+from connectors.batches import Partition
+from connectors.kafka.source import KafkaSettings, KafkaSource
 from tests.brokers import Broker, _OwnProcess, kafka_home
 from tests.daemon.support import PATIENCE, Receiver, by_place, difference, make_fleet, open_producer, until
 from tests.faults.cluster import NODES, Cluster

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.webhook import WebhookSettings, WebhookSink
+from connectors.webhook.sink import WebhookSettings, WebhookSink
 from tests.brokers import CHECKOUT, Broker
 from tests.daemon.support import PATIENCE, Longwatch, by_place, difference, make_fleet, until
 from tests.faults.support import Stream, Topics, Undisturbed, assert_once, scored_events
@@ -126,8 +126,8 @@ def test_a_clock_that_jumps_by_hours_changes_nothing(
 WAITING = """
 import os, sys, time
 from pathlib import Path
-from connectors.webhook import WebhookSettings, WebhookSink
-from connectors.records import Alert
+from connectors.webhook.sink import WebhookSettings, WebhookSink
+from connectors.batches import Alert
 seen = []
 settings = WebhookSettings.model_validate(
     {"url": "http://127.0.0.1:9/", "allowed_hosts": ["127.0.0.1"], "retry_base_seconds": 0.05,

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import pytest
 
-from connectors.file_sinks import FileDeadLetterSink, FileFullError
-from connectors.message import webhook_id
-from connectors.outbox import NewMessage, Outbox, OutboxFullError
-from connectors.records import Alert, Rejected
-from connectors.webhook import WebhookSettings, WebhookSink
-from detector.database import UnsavedError
-from detector.store import SqliteStore
+from connectors.batches import Alert, Rejected
+from connectors.files.sinks import FileDeadLetterSink, FileFullError
+from connectors.webhook.message import webhook_id
+from connectors.webhook.outbox import NewMessage, Outbox, OutboxFullError
+from connectors.webhook.sink import WebhookSettings, WebhookSink
+from detector.checkpointing.sqlite import UnsavedError
+from detector.checkpointing.store import SqliteStore
 from tests.brokers import Broker
 from tests.daemon.support import (
     PATIENCE,

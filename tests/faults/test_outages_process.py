@@ -27,9 +27,9 @@ SIGNALS = 60
 # A daemon's own handler and log, on a main thread that does nothing but log: each signal falls into a line
 CHATTY = """
 import sys
-from detector.daemon import Daemon
-from detector.settings import load_settings
-from detector.telling import set_up_logging
+from detector.service.daemon import Daemon
+from detector.config.settings import load_settings
+from detector.observability.alert_text import set_up_logging
 import logging
 settings = load_settings(environment={}, overrides=sys.argv[2:])
 set_up_logging("info", "text")

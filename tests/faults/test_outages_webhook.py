@@ -1,6 +1,7 @@
 """The webhook's receiver down, hanging, slow, answering 500 and 429: scoring goes on, every alert arrives, in order.
 
-The long form takes ten minutes. What each answer means is tested beside the sink, tests/connectors/test_webhook.py.
+The long form takes ten minutes. What each answer means is tested beside the sink,
+tests/connectors/webhook/test_webhook.py.
 """
 
 from __future__ import annotations

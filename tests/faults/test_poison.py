@@ -18,18 +18,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from connectors.decode import Decoder
+from connectors.batches import EventBatch, Partition, RawBatch, Rejected
+from connectors.decode.decoder import Decoder
 from connectors.encode import score_records
-from connectors.records import EventBatch, Partition, RawBatch, Rejected
-from detector import engine as engine_module
-from detector.engine import Engine, EngineSettings, Step
-from detector.isolation import CAREFUL_SECONDS, ENGINE_ERROR, MOST_OF_A_STREAM, EngineError, FaultError, Isolation
+from detector.engine import engine as engine_module
+from detector.engine.engine import Engine, EngineSettings, Step
+from detector.service.poison_events import (
+    CAREFUL_SECONDS,
+    ENGINE_ERROR,
+    MOST_OF_A_STREAM,
+    EngineError,
+    FaultError,
+    Isolation,
+)
 from tests.brokers import Broker
 from tests.daemon.support import Longwatch, Record, by_place, difference, make_fleet, open_producer, read_lines, until
-from tests.detector.test_parity import assert_same
+from tests.detector.engine.test_parity import assert_same
 from tests.faults.support import PARTITIONS, Topics, committed, scored_events
 from tests.streams import Event, Outcome, fleet, in_batches, interleaved, run
-from training.weights import Weights, load_prior
+from training.network.weights import Weights, load_prior
 
 BEFORE, AFTER = 12_345.5, 12_346.5  # values that make the kernel raise before and after its work
 
@@ -241,14 +248,14 @@ POISONED = (
     "-c",
     textwrap.dedent("""
         import sys
-        import detector.engine
+        import detector.engine.engine
         from detector import cli
-        judge = detector.engine.judge
+        judge = detector.engine.engine.judge
         def raising(*given):
             judge(*given)
             if (given[10] == 12346.5).any():
                 raise ZeroDivisionError("after")
-        detector.engine.judge = raising
+        detector.engine.engine.judge = raising
         sys.argv[1:1] = ["run"]
         cli.main()
     """),

@@ -15,15 +15,15 @@ import zstandard
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, NewTopic
 
-from connectors.changelog_records import Mark, compressed, mark_record, part_bytes, state_key, state_records
-from connectors.kafka_client import KafkaConnectorError, KafkaSettings
-from connectors.kafka_transactions import TransactionalWriter
-from connectors.records import Partition
-from detector.database import DATABASE
+from connectors.batches import Partition
+from connectors.kafka.changelog_format import Mark, compressed, mark_record, part_bytes, state_key, state_records
+from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.transactions import TransactionalWriter
+from detector.checkpointing.recovery import CLAIMED, Restored, Restorer
+from detector.checkpointing.sqlite import DATABASE
+from detector.checkpointing.store import Place, Placed, SqliteStore
 from detector.errors import StateError
-from detector.restoring import CLAIMED, Restored, Restorer
-from detector.rows import incident_of
-from detector.store import Place, Placed, SqliteStore
+from detector.state.records import incident_of
 from tests.brokers import Broker
 from tests.daemon.support import PATIENCE, until
 from tests.golden.make_golden import GONE

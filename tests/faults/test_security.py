@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.demo import _demo_settings
-from detector.diagnosis_plots import Ahead, _draw_ahead
-from detector.picture import Series, draw_overview, draw_stream, new_figure, page, save
-from detector.settings import load_settings
-from detector.telling import TextLines, describe
+from detector.commands.demo import _demo_settings
+from detector.commands.diagnosis_plots import Ahead, _draw_ahead
+from detector.commands.plots import Series, draw_overview, draw_stream, new_figure, page, save
+from detector.config.settings import load_settings
+from detector.observability.alert_text import TextLines, describe
 from tests.faults.test_fuzz_decoders import alert
 
 NAMES = [

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from connectors.timestamps import parse_time
-from detector.daemon import Daemon
-from detector.settings import load_settings
+from connectors.decode.timestamps import parse_time
+from detector.config.settings import load_settings
+from detector.service.daemon import Daemon
 from tests.brokers import Broker
 from tests.daemon.support import Record, open_producer, until
 from tests.faults.support import Topics

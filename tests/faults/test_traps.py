@@ -14,10 +14,10 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import NewTopic
 
-from connectors.changelog_records import state_key
-from connectors.kafka_client import KafkaSettings
-from connectors.kafka_transactions import TransactionalWriter, end_transaction_of
-from detector.database import DATABASE, PAGE_BYTES
+from connectors.kafka.changelog_format import state_key
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.transactions import TransactionalWriter, end_transaction_of
+from detector.checkpointing.sqlite import DATABASE, PAGE_BYTES
 from tests.brokers import Broker
 from tests.daemon.support import PATIENCE, Receiver, make_fleet, open_producer, until
 from tests.faults.support import (
@@ -230,7 +230,7 @@ def test_a_second_daemon_with_the_same_state_directory_is_refused_in_one_line(to
 
 @pytest.mark.faults
 def test_a_version_with_other_rows_is_told_what_to_do_and_what_it_is_told_works(topics: Topics) -> None:
-    """`model.horizons` changes the rows as a new version may; tests/detector/test_golden.py has what is quicker."""
+    """`model.horizons` changes the rows as a new version may; checkpointing/test_golden.py has what is quicker."""
     other = {"model__horizons": [1]}
     with Stream(topics, FLEET) as stream:
         stream.until(EVENTS / 2)

@@ -3,8 +3,9 @@
     python -m tests.golden.make_golden CHECKOUT FOLDER
 
 runs the longwatch of a checkout, this one or a former one (`git archive COMMIT | tar x -C CHECKOUT`), on half of the
-events below, keeps its `state.db`, and lets it go on with the rest. tests/detector/test_golden.py goes on from the same
-state. Where the present layout of rows or records is changed on purpose, a new folder is made and the former one stays.
+events below, keeps its `state.db`, and lets it go on with the rest. tests/detector/checkpointing/test_golden.py goes on
+from the same state. Where the present layout of rows or records is changed on purpose, a new folder is made and the
+former one stays.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from pathlib import Path
 import msgspec
 import zstandard
 
-from connectors.changelog_records import Mark, compressed, mark_record, state_records
-from connectors.records import Partition
-from detector.store import SqliteStore
+from connectors.batches import Partition
+from connectors.kafka.changelog_format import Mark, compressed, mark_record, state_records
+from detector.checkpointing.store import SqliteStore
 
 ROWS, CUT, STEP = 300, 200, 60  # events of each stream, those before the state was kept, seconds between two of them
 START = 1_700_000_000

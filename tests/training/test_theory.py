@@ -28,9 +28,9 @@ from tests.bench.tasks import (
     learn_by_ridge,
     remember,
 )
-from training.learning import Learning
-from training.model import Forecaster
-from training.shape import cell_parameter_count
+from training.learn.settings import Learning
+from training.network.model import Forecaster
+from training.network.shape import cell_parameter_count
 
 ROOT = Path(__file__).parents[2]
 THEORY = ROOT / "docs" / "theory.md"

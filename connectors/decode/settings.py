@@ -1,0 +1,92 @@
+"""How records are read, as settings, and the reasons for which one is refused."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, field_validator
+
+from connectors.common.section import MAX_DAYS, MAX_SECONDS, Section
+from connectors.decode.payload import DEFAULT_TEMPLATE, TEMPLATE_FIELD
+
+REASONS = (
+    "empty",  # no bytes: a tombstone
+    "too_large",
+    "not_utf8",
+    "not_json",
+    "too_deep",  # nested beyond what a parser's stack holds
+    "not_an_object",
+    "bad_row",  # a CSV row that its header does not fit
+    "no_stream",
+    "bad_name",  # empty, not text, or with characters that could forge a log line
+    "name_too_long",
+    "bad_timestamp",
+    "no_value",
+    "not_a_number",
+    "bad_code",  # no text, no integer, or with characters that could forge a log line; or a number of that name beside
+    "code_too_long",
+    "too_many_features",
+    "too_many_events",  # in one record, where `batch` is set
+    "unsupported",
+)
+
+
+class DecodeSettings(Section):
+    """How records are read; the defaults are longwatch's own JSON.
+
+    Telegraf's JSON: stream = "{tags.host}/{name}", values = "fields", batch = "metrics".
+    prometheus-kafka-adapter: stream = "{labels.instance}/{name}".
+    """
+
+    stream: str = Field(
+        default=DEFAULT_TEMPLATE,
+        description='Stream name, made of fields: "{tags.host}/{name}". A record without one of them is refused, but'
+        " for the default: there the record's key, or its file's name, stands in.",
+    )
+    timestamp: str = Field(
+        default="timestamp", min_length=1, description="Path of the event's time; dots lead into objects."
+    )
+    values: str = Field(default="values", min_length=1, description="Path of the object of numbers.")
+    value: str = Field(
+        default="value", min_length=1, description="Path of the one number, where there is no object of them."
+    )
+    code: str = Field(
+        default="code",
+        min_length=1,
+        description="Path of a categorical event's symbol; in a CSV file, the column that holds symbols.",
+    )
+    batch: str = Field(
+        default="", description="Key of a list of events, where one record holds many; empty: one record is one."
+    )
+    exclude_features: tuple[str, ...] = Field(default=(), description='Features to pass over, as patterns: "uptime_*".')
+    max_record_bytes: int = Field(
+        default=1_048_576, ge=64, le=1 << 30, description="Larger records are refused (Kafka's own limit: 1 MiB)."
+    )
+    max_features: int = Field(default=1_000, ge=1, le=100_000, description="Events with more features are refused.")
+    max_batch_events: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="A record with more events is refused as one, where decode.batch is set.",
+    )
+    max_name_bytes: int = Field(
+        default=255, ge=1, le=4_096, description="Longest name of a stream or feature, in UTF-8."
+    )
+    max_code_bytes: int = Field(default=1_024, ge=1, le=4_096, description="Longest symbol, in UTF-8.")
+    max_age_days: float = Field(
+        default=10_950,
+        gt=0,
+        le=MAX_DAYS,
+        description="Older events are refused, seen from the record's own time.",
+    )
+    max_ahead_seconds: float = Field(
+        default=86_400, ge=0, le=MAX_SECONDS, description="Events further ahead of the record's time are refused."
+    )
+
+    @field_validator("stream")
+    @classmethod
+    def _fields_in_braces(cls, template: str) -> str:
+        fields = TEMPLATE_FIELD.findall(template)
+        if not fields or not all(fields) or re.search(r"[{}]", TEMPLATE_FIELD.sub("", template)):
+            raise ValueError(f'{template!r} names no field; write paths in braces, such as "{{tags.host}}/{{name}}"')
+        return template

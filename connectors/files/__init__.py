@@ -1,0 +1,1 @@
+"""Files as source and sink: CSV and JSON lines in, JSON lines out; labelled incidents. Stands on `decode`."""

@@ -1,0 +1,346 @@
+"""Files as source: CSV and JSON lines, gzipped or not, many together, and standard input."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from connectors.batches import CsvLayout, Int64, Partition, RawBatch
+from connectors.common.private_files import Beginning
+from connectors.common.section import Section
+from connectors.decode.decoder import Decoder
+from connectors.files.lines import STANDARD_INPUT, FileError, LineReader
+
+__all__ = ["FileError", "FileSettings", "FileSource"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_POLL_BYTES = 8 << 20  # but for what one read of a file brings: decoding takes some 25 times as much
+_LONG_AGO = np.iinfo(np.int64).min  # the time of records that stand before the first with a time
+_LAST = np.iinfo(np.int64).max
+
+
+class FileSettings(Section):
+    """Which files are read, and how fast."""
+
+    paths: tuple[str, ...] = Field(default=(), description='CSV or JSON lines, either as .gz; "-": standard input.')
+    speed: float = Field(
+        default=0.0, ge=0, le=1_000_000, description="Times real time, by the events' clock; 0: as fast as it goes."
+    )
+    max_poll_records: int = Field(default=10_000, ge=1, le=1_000_000, description="Most records handed over at once.")
+
+    @field_validator("paths")
+    @classmethod
+    def _each_once(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if not path or not path.isprintable():
+                raise ValueError(f"{path!r} is not the name of a file that can be printed")
+            if paths.count(path) > 1:
+                raise ValueError(f"{path!r} is named twice")
+        return paths
+
+
+class FileSource:
+    """Reads files as one source: each in its own order, several merged by event time.
+
+    A file is a partition (its path, 0); a record's offset is its number in the file, from 0, blank lines and header
+    not counted. What a file is, its first byte says: "{" JSON lines, anything else a CSV header with a column
+    `timestamp`, perhaps `stream`, and features. Where no record can name its stream, the file's stem does. `start`
+    is where to go on, by partition, and `beginnings` what the files then began with, by path. Standard input and other
+    pipes have no such place, since what they held before a restart is gone.
+
+    Raises FileError at once for a file that cannot be opened, is neither kind, or is another one by now. One that
+    breaks off or is damaged is told in the log when that is met; all that can be read of it and the others is handed
+    over, and then `poll` raises FileError.
+    """
+
+    def __init__(
+        self,
+        settings: FileSettings,
+        decoder: Decoder | None = None,
+        start: Mapping[Partition, int] | None = None,
+        beginnings: Mapping[str, Beginning] | None = None,
+    ) -> None:
+        decoder = decoder or Decoder()
+        self._speed = settings.speed
+        self._max_poll_records = settings.max_poll_records
+        self._ready: _Block | None = None
+        self._clock: tuple[float, int] | None = None  # seconds by the monotonic clock, and the event time due then
+        self._decoder, self._timed = decoder, len(settings.paths) > 1 or settings.speed > 0
+        begin = {Partition(path, 0): 0 for path in settings.paths}
+        begin.update((p, at) for p, at in (start or {}).items() if p in begin and p.topic != STANDARD_INPUT)
+        self._next = begin  # by partition: the offset of the next record to hand over
+        self._beginnings = dict(beginnings or {})  # by path, also of files that are not read now
+        self._files: list[_File] = []
+        self._open()
+
+    def poll(self, timeout_seconds: float) -> RawBatch:
+        """Return the next records, at most max_poll_records; empty after the time-out or at the end."""
+        deadline = time.monotonic() + timeout_seconds
+        blocks: list[_Block] = []
+        room, size = self._max_poll_records, 0
+        while room and size < _MOST_POLL_BYTES:
+            seconds = 0.0 if blocks else max(deadline - time.monotonic(), 0.0)
+            block = self._ready or self._merge(seconds)
+            if block is None:
+                break
+            count = min(self._due(block, seconds), room)
+            self._ready = block.part(count, None) if count < len(block.values) else None
+            if not count:
+                break
+            blocks.append(block.part(0, count))
+            room -= count
+            size += sum(map(len, blocks[-1].values))
+        if not blocks:
+            self._raise_failure()
+        return self._batch(blocks)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether all files can be read again."""
+        return not any(file.waits for file in self._files)
+
+    def rewind(self, offsets: Mapping[Partition, int]) -> None:
+        """Open the files again, and go on at these offsets; raises FileError."""
+        self.close()
+        self._beginnings = self.beginnings()
+        self._next.update(offsets)
+        self._ready, self._files = None, []
+        self._open()
+
+    def beginnings(self) -> dict[str, Beginning]:
+        """Return what each file begins with that can be read again, by path; for `beginnings` after a restart."""
+        return self._beginnings | {f.partition.topic: f.beginning() for f in self._files if not f.waits and f.begun}
+
+    def finished(self) -> bool:
+        """Whether every file has been handed over to its end."""
+        return self._ready is None and all(file.ended and not file.values and not file.failure for file in self._files)
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Do nothing: a file keeps no account of its readers."""
+
+    def lag(self) -> dict[Partition, int]:
+        """Return nothing: how many records a file holds is not known before it has been read."""
+        return {}
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    def _open(self) -> None:
+        try:
+            for partition, first in self._next.items():
+                before = self._beginnings.get(partition.topic)
+                self._files.append(_File(partition.topic, first, before, self._decoder, timed=self._timed))
+        except FileError:
+            self.close()
+            raise
+
+    def _merge(self, timeout_seconds: float) -> _Block | None:
+        """Return, in order of time, the records that none still unread can precede; None where there are none yet."""
+        deadline = time.monotonic() + timeout_seconds
+        for file in self._files:
+            file.fill(max(deadline - time.monotonic(), 0.0))
+        if any(not file.values and not file.ended for file in self._files):
+            return None  # a pipe has nothing yet, and what comes may be the earliest
+        # Of equal times the earlier file's come first: the order depends on the files alone, not on how they are read.
+        horizon = min(
+            ((file.times[-1], number) for number, file in enumerate(self._files) if not file.ended), default=None
+        )
+        blocks = []
+        for number, file in enumerate(self._files):
+            count = len(file.values)
+            if horizon is not None:
+                count = int(np.searchsorted(file.times, horizon[0], "right" if number <= horizon[1] else "left"))
+            if count:
+                blocks.append(file.take(count, number))
+        return _merged(blocks) if blocks else None
+
+    def _due(self, block: _Block, timeout_seconds: float) -> int:
+        """Return how many of the block's records are due, after waiting for its first at most so long."""
+        if not self._speed or block.times[-1] == _LONG_AGO:
+            return len(block.values)
+        if self._clock is None:
+            self._clock = (time.monotonic(), int(block.times[block.times > _LONG_AGO][0]))
+        began, first = self._clock
+        wait = (int(block.times[0]) - first) / (self._speed * 1e9) - (time.monotonic() - began)
+        if wait > 0:
+            time.sleep(min(wait, timeout_seconds))
+        now = min(first + round((time.monotonic() - began) * self._speed * 1e9), _LAST)
+        return int(np.searchsorted(block.times, now, "right"))
+
+    def _raise_failure(self) -> None:
+        if self._ready is None and all(file.ended and not file.values for file in self._files):
+            for file in self._files:
+                if file.failure:
+                    failure, file.failure = file.failure, ""
+                    raise FileError(failure)
+
+    def _batch(self, blocks: list[_Block]) -> RawBatch:
+        if not blocks:
+            return RawBatch()
+        block = _joined(blocks)
+        numbers, partition = np.unique(block.file, return_inverse=True)
+        files = [self._files[number] for number in numbers.tolist()]
+        for number, file in zip(numbers.tolist(), files, strict=True):
+            self._next[file.partition] = int(block.offset[block.file == number][-1]) + 1
+        codes = partition.tolist()
+        return RawBatch(
+            partitions=[file.partition for file in files],
+            partition=codes,
+            offset=block.offset.tolist(),
+            received=[-1] * len(codes),
+            key=[files[code].key for code in codes],
+            value=block.values,
+            line=block.line.tolist(),
+            csv={code: file.layout for code, file in enumerate(files) if file.layout is not None},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Records in the order in which they are handed over."""
+
+    values: list[bytes]
+    file: Int64  # [records] index into the source's files
+    offset: Int64  # [records]
+    line: Int64  # [records]
+    times: Int64  # [records] ns, never falling
+
+    def part(self, begin: int, end: int | None) -> _Block:
+        rows = slice(begin, end)
+        return _Block(self.values[rows], self.file[rows], self.offset[rows], self.line[rows], self.times[rows])
+
+
+def _joined(blocks: list[_Block]) -> _Block:
+    if len(blocks) == 1:
+        return blocks[0]
+    return _Block(
+        [value for block in blocks for value in block.values],
+        np.concatenate([block.file for block in blocks]),
+        np.concatenate([block.offset for block in blocks]),
+        np.concatenate([block.line for block in blocks]),
+        np.concatenate([block.times for block in blocks]),
+    )
+
+
+def _merged(blocks: list[_Block]) -> _Block:
+    block = _joined(blocks)
+    if len(blocks) == 1:
+        return block
+    order = np.argsort(block.times, kind="stable")
+    values = [block.values[row] for row in order.tolist()]
+    return _Block(values, block.file[order], block.offset[order], block.line[order], block.times[order])
+
+
+class _File:
+    """One file: its records that have been read and not yet taken."""
+
+    def __init__(self, path: str, first: int, before: Beginning | None, decoder: Decoder, *, timed: bool) -> None:
+        self.partition = Partition(path, 0)
+        name = "stdin" if path == STANDARD_INPUT else Path(path).name.removesuffix(".gz")
+        self.key: bytes | None = Path(name).stem.encode()
+        self.layout: CsvLayout | None = None  # of a CSV file
+        self.values: list[bytes] = []
+        self.times: Int64 = np.empty(0, np.int64)  # [values] running maximum: the file's own order holds
+        self.ended = False  # nothing is left to read
+        self.failure = ""  # why the file could not be read to its end
+        self._lines: list[int] = []  # [values]
+        self._offset = 0  # of the first of values
+        self._first = first
+        self._latest = _LONG_AGO
+        self._decoder = decoder
+        self._timed = timed
+        self.begun = False
+        self._reader = LineReader(path, decoder.max_record_bytes)
+        self.beginning = self._reader.beginning
+        self.waits = self._reader.waits
+        if self.waits:
+            self._first = 0
+        else:
+            try:
+                if first and before is not None and not self._reader.begins_with(before):
+                    raise FileError(
+                        f"{path}: does not begin as it did when {first} records of it were processed: it is another"
+                        " file by now; give it another name, or start with an empty state directory"
+                    )
+                self.fill(0.0)  # what is wrong with the header is told before anything runs
+            except FileError:
+                self.close()
+                raise
+
+    def fill(self, timeout_seconds: float) -> None:
+        """Read on until there is a record, or the file ends, or nothing came for so long."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self.values and not self.ended:
+            try:
+                read = self._reader.read(max(deadline - time.monotonic(), 0.0))
+            except FileError as error:
+                self.failure = str(error)
+                read = None
+            if read is None:
+                self._end()
+            elif read:
+                self._take_in(read)
+            elif self._reader.waits and time.monotonic() >= deadline:
+                return
+
+    def take(self, count: int, number: int) -> _Block:
+        """Hand over the first records; `number` is this file's among the source's."""
+        offset = np.arange(self._offset, self._offset + count)
+        line = np.array(self._lines[:count], np.int64)
+        block = _Block(self.values[:count], np.full(count, number), offset, line, self.times[:count])
+        self._offset += count
+        self._lines, self.values, self.times = self._lines[count:], self.values[count:], self.times[count:]
+        return block
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _take_in(self, read: list[tuple[int, bytes]]) -> None:
+        if not self.begun:
+            self.begun = True
+            number, line = read[0]
+            line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark that spreadsheets write
+            if not line.lstrip().startswith(b"{"):
+                try:
+                    self.layout = self._decoder.csv_layout(line)
+                except ValueError as error:
+                    raise FileError(f"{self.partition.topic}, line {number}: {error}") from None
+                if self.layout.stream is not None:
+                    self.key = None
+                read = read[1:]
+        passed = min(max(self._first - self._offset, 0), len(read))  # processed before a restart
+        self._offset += passed
+        self._lines = [number for number, _ in read[passed:]]
+        self.values = [line for _, line in read[passed:]]
+        if not self._timed:
+            self.times = np.zeros(len(self.values), np.int64)
+        elif self.values:
+            times = [self._decoder.time_of(value, self.layout) for value in self.values]
+            known = np.array([_LONG_AGO if time is None else time for time in times], np.int64)
+            self.times = np.maximum(np.maximum.accumulate(known), self._latest)
+            self._latest = int(self.times[-1])
+
+    def _end(self) -> None:
+        self.ended = True
+        self._reader.close()
+        path = self.partition.topic
+        if not self.failure and self._offset < self._first:
+            self.failure = (
+                f"{path}: ends after {self._offset} records, but {self._first} were processed before: it is another"
+                " file by now; give it another name, or start with an empty state directory"
+            )
+        if self.failure:
+            logger.error("%s", self.failure)
+        elif not self.begun:
+            logger.warning("%s: is empty", path)
+        else:
+            logger.info("%s: read to its end", path)

@@ -1,0 +1,169 @@
+"""What the daemon shows over HTTP: /metrics for Prometheus, /livez and /readyz for whoever restarts and routes.
+
+With a user name and password set, everything but /livez and /readyz asks for them: probes have none, and hear no more
+than a word on how it stands. With a certificate set, there is only https. (The server that comes with prometheus-client
+has neither passwords nor probes, and one thread for each connection, however long it is silent.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import html
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Any
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from connectors.common.throttle import LogThrottle
+from connectors.http_server.connections import Connections, Reply, Request, text_reply
+from connectors.http_server.settings import HttpError, HttpSettings
+
+logger = logging.getLogger(__name__)
+
+# Of both text formats; prometheus-client fails on some other versions, and claims to write the rest
+EXPOSITION_VERSIONS = frozenset({"0.0.1", "0.0.4", "1.0.0"})
+
+_PAGES = {
+    "/metrics": "metrics for Prometheus",
+    "/livez": "whether the processing loop advances",
+    "/readyz": "whether the state is restored and events are scored",
+}
+
+Check = Callable[[], tuple[bool, str]]
+
+
+class HttpServer:
+    """Serves GET and HEAD from threads of its own, and asks nothing of the loop but two answers.
+
+    `live` and `ready` return whether, and why not (or a word on how it stands). They are called from any thread, must
+    answer at once, and `live` must not depend on Kafka: a broker that is down is no reason to be restarted.
+    """
+
+    def __init__(self, settings: HttpSettings, registry: CollectorRegistry, live: Check, ready: Check) -> None:
+        """Serve the metrics of `registry`."""
+        self._settings = settings
+        self._exposition = make_wsgi_app(registry)
+        self._checks = {"/livez": live, "/readyz": ready}
+        self._connections: Connections | None = None
+        self._writer = ThreadPoolExecutor(1, "http-metrics")  # so that a page of metrics holds up no probe
+        self._credentials = _digest(settings.username, settings.password.get_secret_value())
+        self._refusals = LogThrottle()
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, once started."""
+        if self._connections is None:
+            raise RuntimeError("the server has not been started")
+        return self._connections.port
+
+    def start(self) -> None:
+        """Listen, and serve from now on. Raises HttpError when the address or the certificate cannot be had."""
+        host, port = self._settings.host, self._settings.port
+        tls = self._settings.tls()
+        try:
+            self._connections = Connections(host, port, tls, self._reply)
+        except OSError as error:
+            raise HttpError(
+                f"cannot listen on http.host = {host}, http.port = {port}: {error.strerror or error}; "
+                "set them to an address of this machine and a free port"
+            ) from error
+        place = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        asks = ", with a password" if self._settings.username else ""
+        logger.info("metrics and health are served on %s%s", place, asks)
+        if self._settings.username and tls is None and not _is_loopback(host):
+            logger.warning("http.password travels in clear text: set http.ssl_certfile, or put a TLS proxy before it")
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._connections is not None:
+            self._connections.close()
+            self._connections = None
+        self._writer.shutdown(wait=False, cancel_futures=True)
+
+    async def _reply(self, request: Request) -> Reply:
+        path = request.path
+        if path in self._checks:
+            fine, word = self._checks[path]()
+            status = HTTPStatus.OK if fine else HTTPStatus.SERVICE_UNAVAILABLE
+            return text_reply(status, word or ("ok" if fine else "not ok"), ("Cache-Control", "no-store"))
+        if not self._may_see(request):
+            challenge = ("WWW-Authenticate", 'Basic realm="longwatch", charset="UTF-8"')
+            return text_reply(HTTPStatus.UNAUTHORIZED, "a user name and password are needed here", challenge)
+        if path == "/metrics":
+            return await asyncio.get_running_loop().run_in_executor(self._writer, self._metrics, request)
+        if path == "/":
+            links = "".join(
+                f'<li><a href="{page[1:]}">{page}</a>: {html.escape(what)}</li>' for page, what in _PAGES.items()
+            )
+            body = f'<!doctype html><html lang="en"><title>longwatch</title><h1>longwatch</h1><ul>{links}</ul></html>\n'
+            return Reply(HTTPStatus.OK, [("Content-Type", "text/html; charset=utf-8")], body.encode())
+        return text_reply(HTTPStatus.NOT_FOUND, f"nothing here; there are {', '.join(_PAGES)}")
+
+    def _may_see(self, request: Request) -> bool:
+        if not self._settings.username:
+            return True
+        if hmac.compare_digest(self._credentials, _given(request.authorization)):
+            return True
+        # a browser's first request has no user name: that is no attempt
+        if request.authorization and (count := self._refusals.due()):
+            logger.warning("%d requests with a wrong user name or password, the last from %s", count, request.client)
+        return False
+
+    def _metrics(self, request: Request) -> Reply:
+        """Let prometheus-client choose format and compression from what the client accepts."""
+        status, headers = HTTPStatus.OK, list[tuple[str, str]]()
+
+        def start_response(line: str, chosen: Iterable[tuple[str, str]], *_: Any) -> None:
+            nonlocal status
+            status = HTTPStatus(int(line.split(" ", 1)[0]))
+            headers.extend(chosen)
+
+        environ = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": "/metrics",
+            "QUERY_STRING": request.query,
+            "HTTP_ACCEPT": _known(request.accept),
+            "HTTP_ACCEPT_ENCODING": request.accept_encoding,
+        }
+        body = b"".join(self._exposition(environ, start_response))
+        return Reply(status, headers, body)
+
+
+def _known(accept: str) -> str:
+    """Return an Accept header without the formats of versions that are not written."""
+
+    def version(media_range: str) -> str:
+        parameters = (parameter.strip().partition("=") for parameter in media_range.split(";")[1:])
+        return next((value for name, _, value in parameters if name == "version"), "1.0.0")
+
+    return ",".join(wanted for wanted in accept.split(",") if version(wanted) in EXPOSITION_VERSIONS)
+
+
+def _digest(username: str, password: str) -> bytes:
+    """Return something of one length, to be compared in constant time."""
+    return hashlib.sha256(f"{username}:{password}".encode()).digest()
+
+
+def _given(authorization: str) -> bytes:
+    """Return the digest of what an Authorization header holds; of nothing where it is not well-formed."""
+    scheme, _, text = authorization.partition(" ")
+    try:
+        given = base64.b64decode(text.strip(), validate=True) if scheme.lower() == "basic" else b""
+    except binascii.Error:
+        given = b""
+    return hashlib.sha256(given).digest()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

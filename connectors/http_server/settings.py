@@ -1,0 +1,83 @@
+"""The [http] section of the settings, and the certificate that it names."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from pydantic import Field, SecretStr, model_validator
+
+from connectors.common.section import Section
+
+MIN_PASSWORD = 12  # characters: nothing slows down who guesses
+
+
+class HttpSettings(Section):
+    """The [http] section."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 or :: for all.")
+    port: int = Field(default=9464, ge=0, le=65535, description="Port to listen on; 0: any that is free.")
+    username: str = Field(
+        default="", description="User name to ask for (basic authentication), but for /livez and /readyz; empty: none."
+    )
+    password: SecretStr = Field(
+        default=SecretStr(""), description="Password that goes with username, 12 characters or more."
+    )
+    ssl_certfile: str = Field(
+        default="", description="PEM file of this server's certificate, with its chain: https only. Empty: plain http."
+    )
+    ssl_keyfile: str = Field(default="", description="PEM file of the key to ssl_certfile.")
+    ssl_key_password: SecretStr = Field(default=SecretStr(""), description="Password of ssl_keyfile, if it has one.")
+
+    @model_validator(mode="after")
+    def _check(self) -> HttpSettings:
+        password = self.password.get_secret_value()
+        if bool(self.username) != bool(password):
+            raise ValueError("http.username and http.password belong together: set both or none")
+        if ":" in self.username or not self.username.isprintable():
+            raise ValueError("http.username must be printable and hold no colon, which ends it in basic authentication")
+        if password and (len(password) < MIN_PASSWORD or not password.isprintable()):
+            raise ValueError(
+                f"http.password must be printable and have {MIN_PASSWORD} characters or more: make one with "
+                "openssl rand -base64 24"
+            )
+        if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
+            raise ValueError("http.ssl_certfile and http.ssl_keyfile belong together: set both or none")
+        return self
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return what https needs, None for plain http. Raises HttpError where certificate or key cannot be used."""
+        if not self.ssl_certfile:
+            return None
+        for name, path in (("ssl_certfile", self.ssl_certfile), ("ssl_keyfile", self.ssl_keyfile)):
+            try:
+                Path(path).open("rb").close()
+            except OSError as error:
+                raise HttpError(f"http.{name} {path}: cannot be read: {error.strerror or error}") from None
+        asked = False
+
+        def password() -> str:
+            nonlocal asked
+            asked = True
+            return self.ssl_key_password.get_secret_value()
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:  # without `password` OpenSSL would wait for one at the terminal
+            context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
+        except (OSError, ssl.SSLError) as error:
+            if asked:
+                reason = "the key is locked, and http.ssl_key_password does not open it"
+            elif isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+                reason = "the key does not belong to the certificate"
+            else:
+                reason = "expected a certificate and a key in PEM form"
+            raise HttpError(
+                f"http.ssl_certfile {self.ssl_certfile} with http.ssl_keyfile {self.ssl_keyfile} cannot be used: "
+                f"{reason}"
+            ) from None
+        return context
+
+
+class HttpError(Exception):
+    """The server cannot listen as it was told to; the text names the settings."""

@@ -1,0 +1,234 @@
+"""Alerts from the alert topic to a sink: what a transaction that was given up has written is never seen here.
+
+With exactly-once a worker's alert counts once its transaction is committed. So the webhook is not fed by the engine but
+from the topic, by a consumer group of its own whose members are the workers: each alert goes to one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Collection, Iterable
+from typing import Literal
+
+import msgspec
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+
+from connectors.batches import Alert
+from connectors.common.trouble import Trouble
+from connectors.decode.timestamps import parse_time
+from connectors.kafka.client_internals import position_of
+from connectors.kafka.connect import connect
+from connectors.kafka.errors import in_words, lasting
+from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS
+from connectors.kafka.names import feed_group
+from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.sinks import GROUP_HEADER
+from connectors.protocols import AlertSink, NotWrittenError
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 300
+# A new group begins with the alerts since the worker's start, and a little before: clocks differ, and another worker
+# may have written some. What was delivered before by this outbox is known there by its id.
+BEFORE_START_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+STOP_SECONDS = 2.0
+
+
+class _Sent(msgspec.Struct):
+    """An alert's record as JSON has it: null stands for what is no number."""
+
+    id: str
+    stream: str
+    status: Literal["firing", "resolved"]
+    severity: Literal["warning", "critical"]
+    started_at: str
+    ended_at: str | None
+    score: float
+    threshold: float
+    observed: dict[str, float | str | None]
+    expected: dict[str, float | str | None]
+    lower: dict[str, float | None]
+    upper: dict[str, float | None]
+    contributions: dict[str, float]
+    model_version: str
+    topic: str
+    partition: int
+    offset: int
+    observed_probability: dict[str, float | None] = {}  # msgspec makes each its own
+    expected_probability: dict[str, float | None] = {}
+    resolved_by: str = ""
+    features_left_out: int = 0
+
+
+def alert_of(value: bytes) -> Alert:
+    """Return the alert in a record of the alert topic; ValueError where there is none."""
+    try:
+        record = msgspec.structs.asdict(msgspec.json.decode(value, type=_Sent))
+        record["started_at"] = parse_time(record["started_at"])
+        record["ended_at"] = None if record["ended_at"] is None else parse_time(record["ended_at"])
+        return Alert(**record)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"no alert of longwatch: {error}") from error
+
+
+class AlertFeed(threading.Thread):
+    """Hands committed alerts to `sink`, and then commits how far it has come: after a crash some may come again.
+
+    The topic may hold other groups' alerts as well: those whose record names another group are left to it. A record
+    that names none was written by a version that did not say, and is taken: better twice than never.
+
+    `failure` is what ended the thread, None while it goes on; `trouble` what it tries again.
+    """
+
+    def __init__(self, settings: KafkaSettings, sink: AlertSink) -> None:
+        super().__init__(name="alert-feed", daemon=True)
+        self._settings, self._sink = settings, sink
+        self._group, self._own = feed_group(settings.group_id), settings.group_id.encode()
+        self._since_ms = round((time.time() - BEFORE_START_SECONDS) * 1000)
+        self._stopping = threading.Event()
+        self._committed: dict[TopicPartition, int] = {}  # as far as this thread knows
+        self.failure: BaseException | None = None
+        self.trouble = Trouble()
+
+    def run(self) -> None:
+        """Feed until stopped; waits for brokers that are away."""
+        while not self._stopping.is_set():
+            try:
+                consumer = connect(self._settings, self._make_consumer, self._stopping)
+                if consumer is None:
+                    return
+                try:
+                    consumer.subscribe(topics=[self._settings.alerts_topic])
+                    while not self._stopping.is_set():
+                        self._feed(consumer)
+                finally:
+                    with contextlib.suppress(KafkaError):
+                        consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
+            except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
+                why = in_words(error, self._settings, topic=self._settings.alerts_topic, group=self._group)
+                why = f"alerts cannot be read for the webhook: {why}"
+                if lasting(error):
+                    self.failure = KafkaConnectorError(why)
+                    return
+                if self.trouble.met(why):
+                    log.warning("%s; trying again", why)
+                self._stopping.wait(RETRY_SECONDS)
+            except BaseException as error:  # noqa: BLE001 - the daemon's thread raises it
+                self.failure = error
+                return
+
+    def check(self) -> None:
+        """Raise what ended the thread, if anything has."""
+        if self.failure is not None:
+            raise self.failure
+
+    def close(self) -> None:
+        """End the thread, within about STOP_SECONDS, and the sink."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join(STOP_SECONDS)
+        self._sink.close()
+
+    def _feed(self, consumer: KafkaConsumer) -> None:
+        try:
+            polled = consumer.poll(timeout_ms=POLL_MS)
+        except NoOffsetForPartitionError as error:
+            self._begin(consumer, error.args[0])
+            return
+        except OffsetOutOfRangeError as error:
+            self._begin_at_the_first(consumer, error.args[0])
+            return
+        alerts: list[Alert] = []
+        for partition, records in polled.items():
+            for record in records:
+                if dict(record.headers).get(GROUP_HEADER, self._own) != self._own:
+                    continue
+                try:
+                    alerts.append(alert_of(record.value or b""))
+                except ValueError as error:
+                    log.warning("%s/%d, offset %d: not sent: %s", *partition, record.offset, error)
+        if alerts:
+            self._sink.write(alerts)
+            if not self._durable():
+                return
+        self._commit(consumer, consumer.assignment())
+
+    def _commit(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
+        """Commit where reading stands: it also passes over what gives no record, such as the ends of transactions.
+
+        Retention may delete all that is there: what was committed would be out of range if it fell short of the end.
+        """
+        found = {partition: position_of(consumer, partition, ANSWER_MS) for partition in partitions}
+        reached = {p: at for p, at in found.items() if at is not None and at != self._committed.get(p)}
+        if not reached:
+            return
+        try:
+            consumer.commit({p: OffsetAndMetadata(at, "", -1) for p, at in reached.items()}, timeout_ms=ANSWER_MS)
+        except KafkaError as error:
+            if lasting(error):
+                raise
+            log.debug("offsets of group %s were not committed (%s): some alerts may come again", self._group, error)
+            self.trouble.met(f"offsets of group {self._group} cannot be committed: {type(error).__name__}: {error}")
+        else:
+            self._committed.update(reached)
+
+    def _durable(self) -> bool:
+        """Wait until the sink has what it was given; False where the thread ends before."""
+        while not self._stopping.is_set():
+            try:
+                self._sink.flush()
+            except NotWrittenError as error:
+                if self.trouble.met(f"alerts for the webhook wait: {error}"):
+                    log.error("alerts for the webhook wait: %s", error)  # noqa: TRY400 - its text says it all
+                self._stopping.wait(RETRY_SECONDS)
+            else:
+                return True
+        return False
+
+    def _begin(self, consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> None:
+        """Place partitions for which the group has committed nothing, and commit that for all its members."""
+        # the ends first: what comes between the two questions is behind them
+        ends = consumer.end_offsets(list(partitions), timeout_ms=ANSWER_MS)
+        found = consumer.offsets_for_times(dict.fromkeys(partitions, self._since_ms))
+        begin = {p: ends[p] if found.get(p) is None else min(found[p].offset, ends[p]) for p in partitions}
+        self._place(consumer, begin)
+
+    def _begin_at_the_first(self, consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> None:
+        """Go on with the oldest alerts that are there: the outbox knows by their ids those that it has had."""
+        first = consumer.beginning_offsets(list(partitions), timeout_ms=ANSWER_MS)
+        log.warning(
+            "alerts for the webhook: %s; going on with the oldest that are there",
+            ", ".join(f"{p.topic}/{p.partition} no longer holds what follows, but begins at {first[p]}" for p in first),
+        )
+        self._place(consumer, first)
+
+    def _place(self, consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
+        for partition, offset in offsets.items():
+            consumer.seek(partition, offset)
+        self._commit(consumer, offsets)
+
+    def _make_consumer(self) -> KafkaConsumer:
+        settings = self._settings
+        instance = f"{settings.group_instance_id}-webhook" if settings.group_instance_id else None
+        try:
+            return KafkaConsumer(
+                **settings.client_options(),
+                group_id=self._group,
+                group_instance_id=instance,
+                partition_assignment_strategy=[CooperativeStickyAssignor],
+                session_timeout_ms=round(settings.session_timeout_seconds * 1000),
+                heartbeat_interval_ms=round(settings.session_timeout_seconds * 1000 / 4),
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                bootstrap_timeout_ms=BOOTSTRAP_MS,
+                metrics_enabled=False,
+            )
+        except ValueError as error:
+            raise KafkaConnectorError(f"kafka-python refuses the settings: {error}") from None

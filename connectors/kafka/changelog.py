@@ -1,0 +1,211 @@
+"""The changelog topics: made with the right settings, checked, and read by partition."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, NewTopic
+from kafka.errors import (
+    InvalidPartitionsError,
+    KafkaError,
+    NoError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from kafka.protocol.consumer import OffsetSpec
+
+from connectors.batches import Partition
+from connectors.kafka.changelog_format import MIN_MESSAGE_BYTES, ChangelogError
+from connectors.kafka.client_internals import Record, polled_records, position_of, use_quick_records
+from connectors.kafka.errors import in_words, lasting, principal
+from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS
+from connectors.kafka.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+TOPIC_SETTINGS = {
+    "cleanup.policy": "compact",
+    # The newest segment is not compacted: at the broker's 1 GB, states would be read back a hundred times over
+    "segment.bytes": str(64 << 20),
+    "min.cleanable.dirty.ratio": "0.3",  # at most so much of what is read back has been superseded
+}
+RIGHTS = "Create, Describe, DescribeConfigs, Read and Write"
+FETCH_BYTES = 8 << 20  # of one partition: records are 10 KB, and the client waits for an answer to ask again
+WAIT_MS = 100  # a broker's patience where nothing has come: what is followed may change meanwhile
+MAX_RECORDS = 2_000  # of one poll: some 20 MB
+
+
+class Changelogs:
+    """Reads changelogs for one thread. Partitions are those of the source; each has one of the same number there."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        """Connect; raises KafkaError where no broker answers, AuthenticationError and TlsError do not mend."""
+        self._settings = settings
+        options = settings.client_options()
+        self._admin = KafkaAdminClient(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
+        try:
+            self._consumer = KafkaConsumer(
+                **options,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                max_partition_fetch_bytes=FETCH_BYTES,
+                max_poll_records=MAX_RECORDS,
+                fetch_max_wait_ms=WAIT_MS,
+                bootstrap_timeout_ms=BOOTSTRAP_MS,
+                metrics_enabled=False,
+            )
+        except BaseException:
+            self._admin.close()
+            raise
+        use_quick_records(self._consumer)
+        self._identities: dict[str, str] = {}  # of topics that have been checked, by the source topic's name
+
+    def prepare(self, topic: str) -> int:
+        """See that the changelog of a topic that is read is there and right; return the source's partitions.
+
+        Makes it where there is none, and gives it more partitions where the source has got more. Raises ChangelogError
+        with what is wrong.
+        """
+        name = self._settings.changelog_of(topic)
+        wanted = len(self._describe(topic, "Describe"))
+        try:
+            present = len(self._describe(name, RIGHTS))
+        except UnknownTopicOrPartitionError:
+            self._make(name, wanted)
+            present = wanted
+        if present < wanted:
+            self._grow(name, wanted)
+            log.warning(
+                "topic %s has %d partitions now, %d before: %s has got as many. Streams whose keys go to another"
+                " partition than before learn anew there",
+                *(topic, wanted, present, name),
+            )
+        self._check(name)
+        self._identities[topic] = self._identity(name)
+        return wanted
+
+    def identity(self, topic: str) -> str:
+        """Return what tells a prepared changelog from another one that may get its name later."""
+        return self._identities[topic]
+
+    def ends(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
+        """Return the first offset and the one after the last, open transactions included, of each changelog."""
+        changelogs = {self._changelog(p): p for p in partitions}
+        # the admin client reads uncommitted, so that what is still open counts
+        found = self._admin.list_partition_offsets(dict.fromkeys(changelogs, OffsetSpec.LATEST), timeout_ms=ANSWER_MS)
+        first = self._consumer.beginning_offsets(list(changelogs), timeout_ms=ANSWER_MS)
+        return {p: (first[log_], found[log_].offset) for log_, p in changelogs.items()}
+
+    def follow(self, positions: Mapping[Partition, int]) -> None:
+        """Read these partitions from now on, each from a position, and no others."""
+        changelogs = {self._changelog(p): at for p, at in positions.items()}
+        self._consumer.assign(list(changelogs))
+        for partition, at in changelogs.items():
+            if position_of(self._consumer, partition, ANSWER_MS) != at:
+                self._consumer.seek(partition, at)
+
+    def poll(self, timeout_ms: int) -> dict[Partition, list[Record]]:
+        """Return committed records by the source's partition."""
+        if not self._consumer.assignment():
+            return {}
+        polled = polled_records(self._consumer, timeout_ms)
+        return {self._source(changelog): records for changelog, records in polled.items()}
+
+    def position(self, partition: Partition) -> int:
+        """Return the offset of the next record to read: it also passes over what gives no record."""
+        return position_of(self._consumer, self._changelog(partition), ANSWER_MS) or 0
+
+    def close(self) -> None:
+        """Disconnect."""
+        with contextlib.suppress(KafkaError):
+            self._consumer.close(timeout_ms=ANSWER_MS)
+        with contextlib.suppress(KafkaError):
+            self._admin.close()
+
+    def _changelog(self, source: Partition) -> TopicPartition:
+        return TopicPartition(self._settings.changelog_of(source.topic), source.partition)
+
+    def _source(self, changelog: TopicPartition) -> Partition:
+        topic = next(t for t in self._identities if self._settings.changelog_of(t) == changelog.topic)
+        return Partition(topic, changelog.partition)
+
+    def _describe(self, topic: str, right: str) -> list[object]:
+        found = self._admin.describe_topics([topic])
+        if not found or not found[0]["partitions"]:
+            error = for_code(found[0]["error_code"]) if found else UnknownTopicOrPartitionError
+            with self._in_words(topic, right):
+                raise (UnknownTopicOrPartitionError if error is NoError else error)(topic)
+        return list(found[0]["partitions"])
+
+    @contextlib.contextmanager
+    def _in_words(self, topic: str, right: str, otherwise: str = "") -> Iterator[None]:
+        """Turn what does not mend itself into a ChangelogError; `right` is what we do with the topic."""
+        try:
+            yield
+        except KafkaError as error:
+            if not lasting(error):
+                raise
+            why = in_words(error, self._settings, topic=topic, right=right)
+            raise ChangelogError(f"the changelog of group {self._settings.group_id}: {why}{otherwise}") from None
+
+    def _identity(self, name: str) -> str:
+        found = self._admin.describe_topics([name])
+        return str(found[0].get("topic_id") or "") if found else ""
+
+    def _make(self, name: str, partitions: int) -> None:
+        replicas = self._settings.changelog_replication_factor
+        configs = topic_settings(replicas)
+        otherwise = f"; or have the topic made, with {partitions} partitions and cleanup.policy=compact"
+        with self._in_words(name, RIGHTS, otherwise), contextlib.suppress(TopicAlreadyExistsError):  # by another worker
+            self._admin.create_topics([NewTopic(name, partitions, replicas, topic_configs=configs)])
+            log.info("made the changelog topic %s with %d partitions", name, partitions)
+        with self._in_words(name, RIGHTS):
+            self._admin.wait_for_topics([name])
+
+    def _grow(self, name: str, partitions: int) -> None:
+        with self._in_words(name, "Alter"), contextlib.suppress(InvalidPartitionsError):  # another worker was quicker
+            self._admin.create_partitions({name: partitions})
+        self._admin.wait_for_topics([name])
+
+    def _check(self, name: str) -> None:
+        """Refuse a topic whose settings would lose states."""
+        described = self._admin.describe_configs([ConfigResource("TOPIC", name)], config_filter="all")
+        settings = {key: value["value"] for key, value in described["topic"][name].items()}
+        if not settings:
+            log.warning(
+                "the settings of the changelog topic %s cannot be seen: grant %s DescribeConfigs on it, and see that"
+                " its cleanup.policy is compact",
+                *(name, principal(self._settings)),
+            )
+        if trouble := settings_trouble(name, settings):
+            raise ChangelogError(trouble)
+
+
+def topic_settings(replicas: int) -> dict[str, str]:
+    """Return the settings to make a changelog with, of so many copies."""
+    return TOPIC_SETTINGS | ({"min.insync.replicas": "2"} if replicas > 2 else {})
+
+
+def settings_trouble(name: str, settings: Mapping[str, str]) -> str:
+    """Return why a changelog with these settings would lose states, and how to mend it; empty where it would not."""
+    if "compact" not in settings.get("cleanup.policy", "compact") or "delete" in settings.get("cleanup.policy", ""):
+        return (
+            f"the changelog topic {name} has cleanup.policy={settings['cleanup.policy']}, which deletes states that did"
+            f" not change for long: kafka-configs.sh --alter --topic {name} --add-config cleanup.policy=compact"
+        )
+    most = int(settings.get("max.message.bytes") or 1 << 20)
+    return str(too_small(name, most)) if most < MIN_MESSAGE_BYTES else ""
+
+
+def too_small(changelog: str, most_bytes: int) -> ChangelogError:
+    """Return the error for a changelog that does not take even small parts of a state."""
+    return ChangelogError(
+        f"the changelog topic {changelog} has max.message.bytes={most_bytes}, longwatch needs {MIN_MESSAGE_BYTES} or"
+        f" more: kafka-configs.sh --alter --topic {changelog} --add-config max.message.bytes=1048588"
+    )

@@ -1,0 +1,219 @@
+"""Whether brokers, topics and rights are as the settings ask, found out without a trace.
+
+What may be done with a topic the broker says itself. Of groups and transactional ids it says nothing, so it is asked
+for what nobody can have: a heartbeat of no member, the end of nobody's transaction. It looks at the right first, and
+its answer tells which of the two was wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from kafka.errors import BrokerResponseError, for_code
+
+from connectors.common.findings import Finding
+from connectors.kafka.changelog import RIGHTS, settings_trouble, topic_settings
+from connectors.kafka.connect import Conversation, NoAnswerError, conversation
+from connectors.kafka.diagnosis import Cluster, Topic, describe
+from connectors.kafka.errors import in_words, principal
+from connectors.kafka.names import feed_group, transactional_id
+from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+
+NOBODY = "config-check"  # a member of no group
+NO_PRODUCER = (1 << 63) - 1  # brokers count producers from 0
+ANSWER_MS = 5_000
+_CREATE = 19  # the request's number
+_BROKER, _TOPIC = 4, 2  # resources that have settings
+_NOT_CONTROLLER, _EXISTS = 41, 36  # error codes
+_REFUSALS = {  # error codes that say that a right is missing; others come after the right was looked at
+    29: "TopicAuthorizationFailedError",
+    30: "GroupAuthorizationFailedError",
+    31: "ClusterAuthorizationFailedError",
+    53: "TransactionalIdAuthorizationFailedError",
+}
+
+
+class Uses(NamedTuple):
+    """What of Kafka the other settings have a use for."""
+
+    changelog: bool
+    feed: bool  # alerts are read from their topic
+
+
+def findings(settings: KafkaSettings, uses: Uses) -> Iterator[Finding]:
+    """Look at brokers, topics and rights; each finding comes as soon as it is known. Raises nothing of Kafka's."""
+    try:
+        options = settings.client_options()
+    except KafkaConnectorError as error:
+        yield Finding("kafka", str(error))
+        return
+    answering: str | None = None
+    for server in options["bootstrap_servers"]:
+        finding = _reach(settings, options, f"kafka.bootstrap_servers {server}", server)
+        answering = answering or (None if finding.trouble else server)
+        yield finding
+    if answering is None:
+        return
+    try:
+        with conversation(settings, options, answering) as talk:
+            if talk is None:
+                yield Finding(
+                    "kafka", note="topics and rights cannot be asked for with the kafka-python installed here"
+                )
+                return
+            yield from _ask(settings, options, uses, talk)
+    except (NoAnswerError, KafkaConnectorError) as error:
+        yield Finding(f"kafka.bootstrap_servers {answering}", str(error))
+
+
+def _reach(settings: KafkaSettings, options: dict[str, Any], what: str, server: str, mend: str = "") -> Finding:
+    try:
+        with conversation(settings, options, server):
+            how = f"{settings.security_protocol} {settings.sasl_mechanism}"
+            return Finding(what, note=f"answers ({how if 'SASL' in how else settings.security_protocol})")
+    except (NoAnswerError, KafkaConnectorError) as error:
+        return Finding(what, f"{error}{mend}")
+
+
+def _ask(settings: KafkaSettings, options: dict[str, Any], uses: Uses, talk: Conversation) -> Iterator[Finding]:
+    outputs = {name: getattr(settings, name) for name in ("scores_topic", "alerts_topic", "dead_letter_topic")}
+    outputs = {name: topic for name, topic in outputs.items() if topic}
+    pattern = settings.whole_name_pattern()
+    sources = settings.topics
+    if pattern is not None:
+        sources = sorted(filter(pattern.match, describe(talk, None).topics))
+        yield Finding(
+            f"kafka.topic_pattern {settings.topic_pattern}",
+            "" if sources else "no topic that may be seen matches: make one, or grant Describe on it",
+            ", ".join(sources),
+        )
+    changelogs = {settings.changelog_of(topic): topic for topic in sources} if uses.changelog else {}
+    cluster = describe(talk, {*sources, *outputs.values(), *changelogs})
+    mend = (
+        " (so the brokers name themselves): set their advertised.listeners to addresses that this machine reaches, or"
+        " use the listener that is meant for it"
+    )
+    for server in cluster.brokers:
+        yield _reach(settings, options, f"broker {server}", server, mend)
+    limits = _settings_of(talk, _BROKER, cluster.nodes)
+    for topic in sources:
+        yield _topic(settings, "kafka.topics", topic, cluster, ("Read",), "make it, or name one that exists")
+    makes = limits.get("auto.create.topics.enable") == "true"
+    for name, topic in outputs.items():
+        rights = ("Write", "Read") if uses.feed and name == "alerts_topic" else ("Write",)
+        if makes and cluster.topics[topic].missing:
+            yield Finding(f"kafka.{name} {topic}", note="is not there, the brokers make it (auto.create.topics.enable)")
+        else:
+            mend = "make it, or set the name of one that exists, or an empty one"
+            yield _topic(settings, f"kafka.{name}", topic, cluster, rights, mend)
+    for changelog, topic in changelogs.items():
+        yield _changelog(settings, talk, changelog, cluster, cluster.topics[topic].partitions)
+    yield from _names(settings, uses, talk, bool(outputs) or uses.changelog)
+    yield from _limits(settings, uses, limits)
+
+
+def _topic(
+    settings: KafkaSettings, setting: str, name: str, cluster: Cluster, rights: Iterable[str], mend: str
+) -> Finding:
+    """Look at a topic that must be there."""
+    topic, what, right = cluster.topics[name], f"{setting} {name}", " and ".join(rights)
+    if topic.missing:
+        return Finding(what, f"does not exist: {mend}")
+    if not topic.there:
+        return Finding(what, in_words(for_code(topic.error)(), settings, topic=name, right=right))
+    return Finding(what, _lacks(settings, topic, name, rights), f"{topic.partitions} partitions, {right}")
+
+
+def _lacks(settings: KafkaSettings, topic: Topic, name: str, rights: Iterable[str]) -> str:
+    lacking = [right for right in rights if topic.rights is not None and right not in topic.rights]
+    return f"{principal(settings)} may not {' and '.join(lacking)} topic {name}: grant that" if lacking else ""
+
+
+def _changelog(settings: KafkaSettings, talk: Conversation, name: str, cluster: Cluster, partitions: int) -> Finding:
+    """Look at a changelog, or at whether it may be made."""
+    topic, what = cluster.topics[name], f"kafka.changelog_topic {name}"
+    if topic.there:
+        lacking = _lacks(settings, topic, name, ("Describe", "DescribeConfigs", "Read", "Write"))
+        found = _settings_of(talk, _TOPIC, [name])
+        return Finding(what, lacking or settings_trouble(name, found), f"{topic.partitions} partitions, Read and Write")
+    if not topic.missing:
+        return Finding(what, in_words(for_code(topic.error)(), settings, topic=name, right=RIGHTS))
+    from kafka.protocol.admin import CreateTopicsRequest  # noqa: PLC0415 - a release may have none
+
+    version = min(4, talk.newest[_CREATE])  # before 4 a broker has no number of copies of its own
+    configs = [
+        CreateTopicsRequest.CreatableTopic.CreatableTopicConfig(version=version, name=key, value=value)
+        for key, value in topic_settings(settings.changelog_replication_factor).items()
+    ]
+    wanted = CreateTopicsRequest.CreatableTopic(
+        version=version,
+        name=name,
+        num_partitions=max(1, partitions),
+        replication_factor=settings.changelog_replication_factor if version >= 4 else 1,
+        assignments=[],
+        configs=configs,
+    )
+    answer = talk.ask(
+        CreateTopicsRequest(version=version, topics=[wanted], timeout_ms=ANSWER_MS, validate_only=True)
+    ).topics[0]
+    if answer.error_code in {0, _EXISTS, _NOT_CONTROLLER}:
+        return Finding(what, note="is not there, longwatch makes it")
+    error: BrokerResponseError = for_code(answer.error_code)(answer.error_message or "")
+    return Finding(what, f"does not exist, and cannot be made: {in_words(error, settings, topic=name, right=RIGHTS)}")
+
+
+def _names(settings: KafkaSettings, uses: Uses, talk: Conversation, writes: bool) -> Iterator[Finding]:
+    """Look at the rights on groups, the cluster and the transactional id."""
+    from kafka.protocol.consumer.group import HeartbeatRequest  # noqa: PLC0415 - a release may have none
+    from kafka.protocol.producer.transaction import EndTxnRequest, InitProducerIdRequest  # noqa: PLC0415
+
+    for group in (settings.group_id, feed_group(settings.group_id)) if uses.feed else (settings.group_id,):
+        answer = talk.ask(HeartbeatRequest(version=0, group_id=group, generation_id=-1, member_id=NOBODY))
+        yield Finding(f"group {group}", _refusal(settings, answer.error_code, group), "Read")
+    if writes:
+        answer = talk.ask(InitProducerIdRequest(version=0, transactional_id=None, transaction_timeout_ms=1))
+        yield Finding("idempotent writing", _refusal(settings, answer.error_code), "allowed")
+    if uses.changelog:
+        name = transactional_id(settings.group_id, settings.group_instance_id or NOBODY)
+        answer = talk.ask(
+            EndTxnRequest(version=0, transactional_id=name, producer_id=NO_PRODUCER, producer_epoch=0, committed=False)
+        )
+        yield Finding(f"transactional id {name}", _refusal(settings, answer.error_code), "Write")
+
+
+def _refusal(settings: KafkaSettings, code: int, group: str = "") -> str:
+    return in_words(for_code(code)(), settings, right="Write", group=group) if code in _REFUSALS else ""
+
+
+def _limits(settings: KafkaSettings, uses: Uses, limits: Mapping[str, str]) -> Iterator[Finding]:
+    """Compare times with what a broker allows, where it lets us see that."""
+    least, most = limits.get("group.min.session.timeout.ms"), limits.get("group.max.session.timeout.ms")
+    if least and most:
+        fits = int(least) <= settings.session_timeout_seconds * 1000 <= int(most)
+        yield Finding(
+            f"kafka.session_timeout_seconds {settings.session_timeout_seconds:g}",
+            "" if fits else in_words(for_code(26)(), settings),
+            f"brokers allow {int(least) / 1000:g} to {int(most) / 1000:g} s",
+        )
+    if uses.changelog and (longest := limits.get("transaction.max.timeout.ms")):
+        fits = settings.transaction_timeout_seconds * 1000 <= int(longest)
+        yield Finding(
+            f"kafka.transaction_timeout_seconds {settings.transaction_timeout_seconds:g}",
+            "" if fits else in_words(for_code(50)(), settings),
+            f"brokers allow up to {int(longest) / 1000:g} s",
+        )
+
+
+def _settings_of(talk: Conversation, kind: int, names: Iterable[str]) -> dict[str, str]:
+    """Return the settings of the first resource that the broker tells of: itself, among brokers; empty: of none."""
+    from kafka.protocol.admin import DescribeConfigsRequest  # noqa: PLC0415 - a release may have none
+
+    for name in names:
+        wanted = DescribeConfigsRequest.DescribeConfigsResource(
+            version=1, resource_type=kind, resource_name=name, configuration_keys=None
+        )
+        answer = talk.ask(DescribeConfigsRequest(version=1, resources=[wanted], include_synonyms=False)).results[0]
+        if not answer.error_code:
+            return {config.name: config.value for config in answer.configs if config.value is not None}
+    return {}

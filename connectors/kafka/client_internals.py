@@ -1,0 +1,196 @@
+"""The private parts of kafka-python that longwatch reaches into, and what is done where a release has them no more.
+
+Each part has a public way beside it, slower or less exact: a release that moved its insides costs speed, never events.
+The check reads classes and one batch of records made here, so it needs no broker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import kafka
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import NoOffsetForPartitionError
+
+Record = tuple[int, int, bytes | None, bytes | None]  # offset, timestamp in ms (-1: none), key, value
+
+log = logging.getLogger(__name__)
+
+_LOOKING = threading.Lock()  # so that threads which begin together warn once
+_GZIP = 1  # needs no package of its own
+
+# What is lost without each part, for the one warning
+_LOST = {
+    "records": "records are taken apart one by one, at a tenth of the speed, compressed ones whatever they come to",
+    "parked": "what it set aside of a paused partition is left to it",
+    "position": "positions are asked of the client",
+    "sender": "a writer that is given up may go on trying until the process ends",
+    "probe": "a refused login is told in the client's words",
+    "client": "a topic that does not exist yet is not told of, and a rebalance may wait for the next heartbeat",
+}
+
+
+def use_quick_records(consumer: KafkaConsumer) -> None:
+    """Have a consumer, just made, take fetched records apart by compiled code where its release lets us."""
+    if has("records"):
+        from connectors.kafka import record_parser  # noqa: PLC0415 - it builds on the parts in question
+
+        record_parser.use_quick_records(consumer)
+
+
+def polled_records(consumer: KafkaConsumer, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
+    """Poll a consumer that went through `use_quick_records`, once; raises what the client raises."""
+    polled: Mapping[TopicPartition, list[Any]] = consumer.poll(timeout_ms=timeout_ms)
+    if has("records"):
+        return dict(polled)
+    return {
+        partition: [(r.offset, -1 if r.timestamp is None else r.timestamp, r.key, r.value) for r in records]
+        for partition, records in polled.items()
+    }
+
+
+def forget_parked(consumer: KafkaConsumer, partition: TopicPartition) -> None:
+    """Let a partition that is resumed be fetched again, from its position. For the thread that polls.
+
+    The client (3.0.12) sets aside what it has fetched of a paused partition, and fetches no more of it before that has
+    been handed out. But it takes it up again only once it has let go of what it read last, which it does not do at its
+    end: a resumed partition could wait for ever.
+    """
+    if not has("parked"):
+        return
+    fetcher = consumer._fetcher
+    fetcher._paused_completed_fetches.pop(partition, None)
+    parked = fetcher._paused_partition_records.pop(partition, None)
+    if parked is not None:
+        parked.drain()
+
+
+def position_of(consumer: KafkaConsumer, partition: TopicPartition, timeout_ms: int) -> int | None:
+    """Return the offset of the next record of a partition; None where the client knows of none."""
+    if has("position"):
+        state = consumer._subscription.assignment.get(partition)  # `position` would ask the broker
+        return None if state is None or state.position is None else int(state.position.offset)
+    found = None
+    if partition in consumer.assignment():
+        with contextlib.suppress(NoOffsetForPartitionError):  # nothing was sought yet
+            found = consumer.position(partition, timeout_ms=timeout_ms)
+    return None if found is None else int(found)
+
+
+def end_sender(producer: KafkaProducer, seconds: float) -> None:
+    """End the thread of a producer that does not close, after `seconds` at most.
+
+    kafka-python (3.0.12) waits for what is to be sent before it closes anything: where that is in vain its thread would
+    go on trying for ever, unseen.
+    """
+    if has("sender"):
+        producer._sender.force_close()
+        producer._sender.join(seconds)
+
+
+def client_class() -> Any | None:
+    """Return the class of a consumer's network client, which knows the topics and can be woken up; None: not there."""
+    return _found("kafka.net.compat", "KafkaNetClient") if has("client") else None
+
+
+def has(part: str) -> bool:
+    """Tell whether the installed release has a part: "records", "parked", "position", "sender", "probe" or "client"."""
+    with _LOOKING:
+        return part not in _missing()
+
+
+@cache
+def _missing() -> frozenset[str]:
+    """Look for every part, and warn once of those that are gone."""
+    checks: dict[str, Callable[[], bool]] = {
+        "records": _records_are_alike,
+        "parked": lambda: (
+            _keeps(KafkaConsumer, "_fetcher")
+            and _keeps(_found("kafka.consumer.fetcher", "Fetcher"), "_paused_completed_fetches")
+            and _keeps(_found("kafka.consumer.fetcher", "Fetcher"), "_paused_partition_records")
+        ),
+        "position": lambda: (
+            _keeps(KafkaConsumer, "_subscription")
+            and _keeps(_found("kafka.consumer.subscription_state", "SubscriptionState"), "assignment")
+        ),
+        "sender": lambda: (
+            _keeps(KafkaProducer, "_sender") and hasattr(_found("kafka.producer.sender", "Sender"), "force_close")
+        ),
+        "probe": _speaks,
+        "client": lambda: (
+            hasattr(_found("kafka.net.compat", "KafkaNetClient"), "wakeup")
+            and all(hasattr(_found("kafka.cluster", "ClusterMetadata"), name) for name in ("topics", "request_update"))
+        ),
+    }
+    gone = frozenset(part for part, there in checks.items() if not there())
+    if gone:
+        log.warning(
+            "kafka-python %s has other insides than those longwatch is written for (3.0): %s. No event is lost by it;"
+            " to have it as it was, install kafka-python<3.1",
+            kafka.__version__,
+            "; ".join(_LOST[part] for part in _LOST if part in gone),
+        )
+    return gone
+
+
+def _found(module: str, name: str) -> Any | None:
+    with contextlib.suppress(ImportError):
+        return getattr(import_module(module), name, None)
+    return None
+
+
+def _keeps(kind: Any, attribute: str) -> bool:
+    """Tell whether a class's constructor sets an attribute of its own."""
+    return attribute in getattr(getattr(getattr(kind, "__init__", None), "__code__", None), "co_names", ())
+
+
+def _speaks() -> bool:
+    """Tell whether a request can be put into bytes without a client."""
+    try:
+        from kafka.net.sasl import get_sasl_mechanism  # noqa: PLC0415
+        from kafka.protocol.metadata import ApiVersionsRequest  # noqa: PLC0415
+        from kafka.protocol.parser import KafkaProtocol  # noqa: PLC0415
+        from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest  # noqa: PLC0415
+
+        protocol = KafkaProtocol(client_id="longwatch")
+        protocol.send_request(ApiVersionsRequest(version=0))
+        parts = (get_sasl_mechanism, SaslAuthenticateRequest, SaslHandshakeRequest)
+        return bool(protocol.send_bytes()) and not list(protocol.receive_bytes(b"")) and all(map(callable, parts))
+    except Exception:  # noqa: BLE001 - whatever it is, the probe does without
+        return False
+
+
+def _records_are_alike() -> bool:
+    """Tell whether both ways find the same in a batch of records, and the client's fetcher lets itself be told."""
+    try:
+        from kafka.consumer.fetcher import Fetcher  # noqa: PLC0415
+        from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder  # noqa: PLC0415
+
+        from connectors.kafka.record_parser import QuickRecords  # noqa: PLC0415
+
+        builder = MemoryRecordsBuilder(2, _GZIP, 1 << 16)
+        for record in ((1, b"key", b"value"), (2, None, None)):
+            builder.append(*record, [("header", b"h")])
+        builder.close()
+        data, at = bytes(builder.buffer()), TopicPartition("topic", 0)
+        quick: Any = QuickRecords(0, at, MemoryRecords(data))
+        plain: Any = Fetcher.PartitionRecords(0, at, MemoryRecords(data))
+        append, parse = Fetcher._append.__code__, Fetcher._parse_fetched_data.__code__
+        return (
+            _keeps(KafkaConsumer, "_fetcher")
+            and all(_keeps(Fetcher, name) for name in ("_subscriptions", "_isolation_level"))
+            and append.co_varnames[1 : append.co_argcount] == ("drained", "part", "max_records", "update_offsets")
+            and parse.co_varnames[1 : parse.co_argcount] == ("completed_fetch",)
+            and {"PartitionRecords", "_append", "_parse_fetched_data"}
+            <= {*parse.co_names, *Fetcher.fetched_records.__code__.co_names}
+            and quick.take(2) == [(r.offset, r.timestamp, r.key, r.value) for r in plain.take(2)]
+            and quick.next_fetch_offset == plain.next_fetch_offset
+        )
+    except Exception:  # noqa: BLE001 - whatever it is, the public way does without
+        return False

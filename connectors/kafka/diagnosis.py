@@ -1,0 +1,138 @@
+"""What a broker says of its cluster, of topics and of our rights on them: for whoever must be told why nothing comes.
+
+kafka-python keeps quiet where it cannot reach the addresses that brokers hand out, or may not see a topic: both look
+like a topic that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from kafka.errors import for_code
+
+from connectors.kafka.connect import Conversation, NoAnswerError, conversation
+from connectors.kafka.errors import in_words
+from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+
+# Kafka's numbers for what may be done with a topic
+RIGHTS = {3: "Read", 4: "Write", 5: "Create", 7: "Alter", 8: "Describe", 10: "DescribeConfigs"}
+_METADATA = 3  # the request's number
+_WITH_RIGHTS = 8  # from this version on it can ask for rights
+_NO_SUCH_TOPIC = 3, 100  # error codes
+
+
+class Topic(NamedTuple):
+    """A topic as a broker describes it to us."""
+
+    error: int  # Kafka's number; 0: none
+    partitions: int
+    rights: frozenset[str] | None  # of RIGHTS; None: the broker does not say
+
+    @property
+    def there(self) -> bool:
+        """Whether it exists, as far as we may know."""
+        return not self.error
+
+    @property
+    def missing(self) -> bool:
+        """Whether it does not exist."""
+        return self.error in _NO_SUCH_TOPIC
+
+
+class Cluster(NamedTuple):
+    """What one broker says."""
+
+    brokers: list[str]  # addresses that clients are sent to, host:port
+    nodes: list[str]  # their numbers
+    topics: dict[str, Topic]
+
+
+def describe(talk: Conversation, topics: Collection[str] | None) -> Cluster:
+    """Ask a broker for the brokers' addresses and these topics, None: all that may be seen; makes none.
+
+    Raises what `Conversation.ask` raises.
+    """
+    from kafka.protocol.metadata import MetadataRequest  # noqa: PLC0415 - a release may have none
+
+    kind = MetadataRequest.MetadataRequestTopic
+    version = min(_WITH_RIGHTS, talk.newest[_METADATA])
+    answer = talk.ask(
+        MetadataRequest(
+            version=version,
+            topics=None if topics is None else [kind(version=version, name=name) for name in topics],
+            allow_auto_topic_creation=False,
+            include_topic_authorized_operations=version >= _WITH_RIGHTS,
+        )
+    )
+    found = {}
+    for topic in answer.topics:
+        numbers = getattr(topic, "authorized_operations", None) if version >= _WITH_RIGHTS else None
+        rights = None if numbers is None else frozenset(RIGHTS[number] for number in numbers if number in RIGHTS)
+        found[topic.name] = Topic(topic.error_code, len(topic.partitions), rights)
+    hosts = [(f"[{broker.host}]" if ":" in broker.host else broker.host, broker.port) for broker in answer.brokers]
+    nodes = [str(broker.node_id) for broker in answer.brokers]
+    return Cluster([f"{host}:{port}" for host, port in hosts], nodes, found)
+
+
+def astray(settings: KafkaSettings) -> str:
+    """Return why the addresses that the brokers hand out cannot be reached; empty where one can, or none is known.
+
+    Raises nothing: whoever asks has a failure to tell already.
+    """
+    try:
+        cluster = _ask(settings, ())
+        return "" if cluster is None else _unreachable(settings, cluster.brokers)
+    except KafkaConnectorError:
+        return ""
+
+
+def why_not_seen(settings: KafkaSettings, topics: Collection[str], right: str = "Read") -> dict[str, str]:
+    """Return for each of the topics that the client does not see why that is so, as far as it can be told.
+
+    Missing are those that do not exist, and all where no broker answers. Raises nothing, see `astray`.
+    """
+    try:
+        cluster = _ask(settings, topics)
+        lost = "" if cluster is None else _unreachable(settings, cluster.brokers)
+    except KafkaConnectorError:
+        cluster, lost = None, ""
+    if cluster is None:
+        return {}
+    if lost:
+        return dict.fromkeys(topics, lost)
+    return {
+        name: in_words(for_code(topic.error)(), settings, topic=name, right=right)
+        for name, topic in cluster.topics.items()
+        if topic.error and not topic.missing
+    }
+
+
+def _ask(settings: KafkaSettings, topics: Collection[str]) -> Cluster | None:
+    """Return what the first broker that answers says; None where none does."""
+    options = settings.client_options()
+    for server in options["bootstrap_servers"]:
+        try:
+            with conversation(settings, options, server) as talk:
+                return None if talk is None else describe(talk, topics)
+        except NoAnswerError:
+            continue
+    return None
+
+
+def _unreachable(settings: KafkaSettings, brokers: Collection[str]) -> str:
+    reasons: list[str] = []
+    options = settings.client_options()
+    for server in brokers:
+        try:
+            with conversation(settings, options, server):
+                return ""
+        except (NoAnswerError, KafkaConnectorError) as error:
+            reasons.append(f"{server}: {error}")
+    if not reasons:
+        return ""
+    return (
+        f"kafka.bootstrap_servers answers, but sends clients on to addresses that cannot be used from here"
+        f" ({'; '.join(reasons)}): set the brokers' advertised.listeners to addresses that this machine reaches, or use"
+        " the listener that is meant for it"
+    )

@@ -1,0 +1,134 @@
+"""Kafka's errors in words: for each that can reach a person, its cause and how to mend it.
+
+An error is known by its name, which the client repeats in the text of those that it makes of others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from connectors.kafka.settings import KafkaSettings
+
+
+class _Cause(NamedTuple):
+    """What an error means. In the text, {right} is what is done with the {topic}; the rest is of the settings."""
+
+    text: str
+    lasting: bool = True  # it does not mend itself: trying again does not help
+
+
+_OLD = _Cause("the brokers do not know a request that longwatch needs ({error}): they are too old, update them")
+
+_CAUSES: Mapping[str, _Cause] = {
+    "TopicAuthorizationFailedError": _Cause("{user} may not use {topic}: grant {right} on it"),
+    "GroupAuthorizationFailedError": _Cause("{user} may not use the group {group}: grant Read on it"),
+    "TransactionalIdAuthorizationFailedError": _Cause(
+        "{user} may not use the transactional id: grant Write on those with the prefix longwatch/{group_id}/"
+    ),
+    "ClusterAuthorizationFailedError": _Cause(
+        "{user} may not do this on the cluster: grant {right} on {topic}; brokers before 3.0 also ask for"
+        " IdempotentWrite on the cluster"
+    ),
+    "InvalidTransactionTimeoutError": _Cause(
+        "kafka.transaction_timeout_seconds = {transaction_timeout_seconds:g} is longer than the brokers allow: set it"
+        " to their transaction.max.timeout.ms or less, or raise that"
+    ),
+    "InvalidSessionTimeoutError": _Cause(
+        "kafka.session_timeout_seconds = {session_timeout_seconds:g} is not what the brokers allow: set it between"
+        " their group.min.session.timeout.ms (6 s by default) and group.max.session.timeout.ms (30 min), or change"
+        " those"
+    ),
+    "InconsistentGroupProtocolError": _Cause(
+        "the group {group} has members that share partitions out in another way: either another program uses the name,"
+        " then set kafka.group_id to one of longwatch's own; or workers of another version, then stop them"
+    ),
+    "FencedInstanceIdError": _Cause(
+        "another member of group {group} runs with kafka.group_instance_id={group_instance_id}: give each daemon a name"
+        " of its own"
+    ),
+    "InvalidGroupIdError": _Cause("the brokers take no group of the name kafka.group_id = {group_id!r}: set another"),
+    "GroupMaxSizeReachedError": _Cause(
+        "the group {group} has as many members as its group.max.size allows: start fewer workers, or raise that"
+    ),
+    "InvalidReplicationFactorError": _Cause(
+        "the cluster has not brokers enough for kafka.changelog_replication_factor = {changelog_replication_factor}"
+        " (-1: the brokers' default.replication.factor): set it to their number or less"
+    ),
+    "PolicyViolationError": _Cause(
+        "the brokers' policy refuses it ({error}): have {topic} made as the policy asks, by whoever may"
+    ),
+    "InvalidTopicError": _Cause(
+        "the brokers take no topic of the name {topic}, or let nobody write to it: set another"
+    ),
+    "UnknownTopicOrPartitionError": _Cause("{topic} does not exist: make it, or set the name of one that does", False),
+    "UnsupportedForMessageFormatError": _Cause(
+        "{topic} is kept in a format from before Kafka 0.11: set its message.format.version to 0.11.0 or later, or make"
+        " it anew"
+    ),
+    "UnsupportedVersionError": _OLD,
+    "IncompatibleBrokerVersion": _OLD,
+    "UnrecognizedBrokerVersion": _OLD,
+    "UnsupportedCompressionTypeError": _Cause(
+        "the brokers do not take kafka.compression = {compression} for {topic}: set another"
+    ),
+    "UnsupportedCodecError": _Cause(
+        "records are compressed in a way that this installation cannot read ({error}): install the packages lz4,"
+        " zstandard and python-snappy"
+    ),
+    "NotEnoughReplicasError": _Cause(
+        "too few copies of {topic} are in step (min.insync.replicas): see to the brokers", False
+    ),
+    "NotEnoughReplicasAfterAppendError": _Cause(
+        "too few copies of {topic} are in step (min.insync.replicas): see to the brokers", False
+    ),
+    "KafkaStorageError": _Cause("a broker cannot use the disk that holds {topic}: see to its log", False),
+}
+_NAME = re.compile(r"\b[A-Z]\w+(?:Error|Version)\b")
+
+
+def _cause(error: BaseException) -> _Cause | None:
+    """Return what is known of an error: by itself, else by what it says that it was made of."""
+    told = (f"{type(error).__name__} {error}", repr(error.__cause__))
+    names = (name for text in told for name in _NAME.findall(text))
+    return next((_CAUSES[name] for name in names if name in _CAUSES), None)
+
+
+def lasting(error: BaseException) -> bool:
+    """Tell whether trying again does not help, but only a person."""
+    cause = _cause(error)
+    return cause is not None and cause.lasting
+
+
+def in_words(
+    error: BaseException, settings: KafkaSettings, *, topic: str = "", right: str = "Read", group: str = ""
+) -> str:
+    """Return an error's cause and how to mend it, in one line; its own words where it is none that is known.
+
+    `topic` is the one in question, if one is and the error does not name it, and `right` what we do with it; `group`
+    the consumer group, if it is not kafka.group_id.
+    """
+    cause = _cause(error)
+    own = " ".join(f"{type(error).__name__}: {error}".split())
+    if cause is None:
+        return own
+    named = error.args[0] if error.args and isinstance(error.args[0], set | frozenset) else ()
+    topics = ", ".join(sorted(map(str, named))) or topic
+    return cause.text.format(
+        **settings.model_dump(exclude={"sasl_password", "ssl_key_password", "sasl_oauth_client_secret"}),
+        error=own,
+        topic=f"topic {topics}" if topics else "the topic",
+        right=right,
+        group=group or settings.group_id,
+        user=principal(settings),
+    )
+
+
+def principal(settings: KafkaSettings) -> str:
+    """Return whom the brokers take us for, for a person."""
+    if not settings.security_protocol.startswith("SASL"):
+        return "this client (User:ANONYMOUS, or whom kafka.ssl_certfile names)"
+    if settings.sasl_mechanism == "OAUTHBEARER":
+        return "the user whom the token names"
+    return f"user {settings.sasl_username!r}"

@@ -1,0 +1,352 @@
+"""The thread that owns kafka-python's consumer: it connects, polls, keeps the membership alive and watches for outages.
+
+It holds one poll's records ready while the caller works on those before, so that the client's work in Python overlaps
+with the engine's, which releases the interpreter's lock. What the caller must do goes through the inbox in order:
+records, changes of the assignment (the reader waits until `finish` is called, heartbeats go on), and the error that
+ended the reader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import (
+    IllegalStateError,
+    KafkaError,
+    LogTruncationError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    RetriableError,
+)
+from kafka.future import Future
+
+from connectors.common.trouble import Trouble
+from connectors.kafka.client_internals import (
+    Record,
+    client_class,
+    forget_parked,
+    polled_records,
+    position_of,
+    use_quick_records,
+)
+from connectors.kafka.connect import connect, probe
+from connectors.kafka.diagnosis import astray, why_not_seen
+from connectors.kafka.errors import in_words
+from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 500  # one wait of the reader; close() and pause() take effect within it
+# With a pattern the client (3.0.12) asks for all topics before it joins, in each poll anew, and forgets a join that was
+# answered meanwhile: where a poll has no time for both it would begin to join for ever
+PATTERN_POLL_MS = 2_000
+HELD_POLL_MS = 20  # while a partition waits to be placed: then it is read from so soon
+ANSWER_MS = 5_000  # limit of one question to the broker: offsets, commit, leaving the group
+QUIET_SECONDS = 5.0  # without records for so long, ask the broker whether it is there
+TOPIC_CHECK_SECONDS = 2.0  # how often to look for a topic that does not exist yet
+DIAGNOSIS_SECONDS = 30.0  # how often to ask why it is not seen
+METADATA_MAX_AGE_MS = 60_000  # new partitions, and topics that fit the pattern, are found in a minute, not in five
+BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
+
+# What the client raises about a partition that is not assigned. It lets partitions go on a thread of its own, and then
+# waits until the caller has heard of it: before that they may be gone in the midst of anything, and that is all right
+GONE = (KeyError, ValueError, IllegalStateError)
+
+Work = Callable[[KafkaConsumer], None]
+
+
+class Polled(NamedTuple):
+    """What one poll brought, for the caller to hand out in this order."""
+
+    records: dict[TopicPartition, list[Record]]
+    positions: dict[TopicPartition, int]  # offsets to read on at: past marks of transactions and aborted records, too
+
+    def drop(self, partition: TopicPartition) -> None:
+        """Leave a partition out."""
+        self.records.pop(partition, None)
+        self.positions.pop(partition, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something about the assignment that the caller must see to; the reader waits for `finish()`.
+
+    `kind` is "assigned", "revoked", "lost", "misplaced" (the broker cannot go on at a partition's position), "placed".
+    """
+
+    kind: str
+    partitions: list[TopicPartition]
+    finish: Callable[[], None]
+    offsets: dict[TopicPartition, int] = field(default_factory=dict)  # misplaced: end of what both sides agree on
+    tokens: dict[TopicPartition, object] = field(default_factory=dict)  # placed: of the assignment that was meant
+
+
+def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -> dict[str, Any]:
+    """Return kafka-python's options for the consumer that the settings ask for; offsets are ours to keep."""
+    return settings.client_options() | {
+        "group_id": settings.group_id,
+        "group_instance_id": settings.group_instance_id or None,
+        "partition_assignment_strategy": [CooperativeStickyAssignor],
+        "session_timeout_ms": round(settings.session_timeout_seconds * 1000),
+        "heartbeat_interval_ms": round(settings.session_timeout_seconds * 1000 / 4),
+        "max_poll_interval_ms": round(settings.max_poll_interval_seconds * 1000),
+        "max_poll_records": settings.max_poll_records,
+        "enable_auto_commit": False,
+        "isolation_level": "read_committed" if read_committed else "read_uncommitted",
+        "auto_offset_reset": "none",  # a missing or impossible offset comes to us, who can tell it
+        "allow_auto_create_topics": False,
+        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+        "metrics_enabled": False,
+    }
+
+
+class Reader(threading.Thread):
+    """Reads for one source. `consumer` is None until connected; `outage` is true while the broker gives no answer."""
+
+    def __init__(self, settings: KafkaSettings, trouble: Trouble, *, read_committed: bool = False) -> None:
+        super().__init__(name="kafka-reader", daemon=True)
+        self.inbox: queue.SimpleQueue[Polled | Change | BaseException] = queue.SimpleQueue()
+        self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()  # to be done with the consumer between two polls
+        self.held: set[TopicPartition] = set()  # assigned, but not to be read before they are placed
+        self._read_committed = read_committed
+        self.wanted = threading.Semaphore(0)  # released by the caller for each batch of records that it takes
+        self.closing = threading.Event()
+        self.paused = False
+        self.consumer: KafkaConsumer | None = None
+        self.outage = False
+        self.progress = time.monotonic()  # when the client last returned to us
+        self._settings, self._trouble = settings, trouble
+        self._client: Any | None = None  # kafka-python's network client
+        self._heard = self.progress  # when the broker last answered
+        self._poll_ms = PATTERN_POLL_MS if settings.topic_pattern else POLL_MS
+        self._positions: dict[TopicPartition, int] = {}  # as the caller knows them
+        self.topics_at_first: set[str] | None = None  # that were there when the group first said what is ours
+        self._next_topic_check = 0.0
+        self._next_diagnosis = 0.0
+        self._missing: set[str] = set()
+        self._reasons: dict[str, str] = {}  # why topics cannot be seen, as it was told; empty: they do not exist
+
+    def run(self) -> None:
+        """Connect and read until `closing`; end with the error in the inbox where there is one."""
+        try:
+            consumer = connect(self._settings, self._make_consumer, self.closing)
+            if consumer is None:
+                return
+            try:
+                self._subscribe(consumer)
+                self._loop(consumer)
+            finally:
+                self.consumer = None
+                consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller's thread raises it from poll
+            self.inbox.put(error)
+
+    def _make_consumer(self) -> KafkaConsumer:
+        settings = self._settings
+
+        options = consumer_options(settings, read_committed=self._read_committed)
+        if (kind := client_class()) is not None:
+
+            def make_client(**options: Any) -> Any:
+                if self._client is not None:  # of an attempt that failed: its thread would go on
+                    self._client.close()
+                self._client = kind(**options)
+                return self._client
+
+            options["kafka_client"] = make_client
+        consumer = KafkaConsumer(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
+        use_quick_records(consumer)
+        return consumer
+
+    def _subscribe(self, consumer: KafkaConsumer) -> None:
+        settings = self._settings
+        listener = _Listener(self)
+        if pattern := settings.whole_name_pattern():
+            consumer.subscribe(pattern=pattern.pattern, listener=listener)
+            source = f"topics that match {settings.topic_pattern!r}"
+        else:
+            consumer.subscribe(topics=settings.topics, listener=listener)
+            source = ", ".join(settings.topics)
+        self._heard = self.progress = time.monotonic()
+        self._next_topic_check = self._heard + TOPIC_CHECK_SECONDS  # the first metadata are still on their way
+        self.consumer = consumer
+        log.info("Connected to Kafka at %s; group %s reads %s", settings.bootstrap_servers, settings.group_id, source)
+
+    def _loop(self, consumer: KafkaConsumer) -> None:
+        while not self.closing.is_set():
+            for _ in range(self.work.qsize()):
+                self.work.get()(consumer)
+            self._apply_pause(consumer)
+            records = self._poll(consumer)
+            moved = self._moved(consumer)
+            if records:
+                self._answered()  # what only moved may have been moved by us
+            if records or moved:
+                self.inbox.put(Polled(records, moved))
+                self.wanted.acquire()
+            else:
+                self._watch_topics()
+                self._watch_broker(consumer)
+            self.progress = time.monotonic()
+
+    def _apply_pause(self, consumer: KafkaConsumer) -> None:
+        """Pause or resume every assigned partition, also those assigned since."""
+        assigned, paused = consumer.assignment(), consumer.paused()
+        wanted = assigned if self.paused else assigned & self.held
+        for partition in wanted ^ paused:
+            with contextlib.suppress(*GONE):
+                (consumer.pause if partition in wanted else consumer.resume)(partition)
+                if partition not in wanted:
+                    forget_parked(consumer, partition)
+
+    def _moved(self, consumer: KafkaConsumer) -> dict[TopicPartition, int]:
+        """Return where the client reads on, of the partitions where that has changed."""
+        # one that is held has no position of its own before the caller lets it run
+        read = consumer.assignment() - self.held
+        try:
+            found = {p: at for p in read if (at := position_of(consumer, p, ANSWER_MS)) is not None}
+        except (KafkaError, *GONE):  # only where the client has to be asked
+            return {}
+        moved = {p: at for p, at in found.items() if self._positions.get(p) != at}
+        self._positions = found
+        return moved
+
+    def _poll(self, consumer: KafkaConsumer) -> dict[TopicPartition, list[Record]]:
+        """Poll once; what the client raises becomes a change to see to, an error for a person, or another try."""
+        try:
+            return polled_records(consumer, HELD_POLL_MS if self.held else self._poll_ms)
+        except NoOffsetForPartitionError as error:
+            self.hand_over("misplaced", error.args[0])
+        except OffsetOutOfRangeError as error:
+            self.hand_over("misplaced", error.args[0])
+        except LogTruncationError as error:
+            at = {partition: end.offset for partition, end in error.divergent_offsets.items() if end is not None}
+            self.hand_over("misplaced", list(error.divergent_offsets), at)
+        except RetriableError as error:
+            log.debug("Polling Kafka failed, trying again: %s", error)
+            self.closing.wait(POLL_MS / 1000)
+        except KafkaError as error:
+            raise KafkaConnectorError(f"Reading from Kafka failed: {in_words(error, self._settings)}") from error
+        return {}
+
+    def hand_over(
+        self, kind: str, partitions: Collection[TopicPartition], truncated: dict[TopicPartition, int] | None = None
+    ) -> None:
+        """Give a change to the caller and wait, on the reader's own thread, until it is seen to."""
+        seen = threading.Event()
+        self.inbox.put(Change(kind, sorted(partitions), seen.set, truncated or {}))
+        seen.wait()
+
+    async def hand_over_from_client(self, kind: str, partitions: Collection[TopicPartition]) -> None:
+        """Give a change to the caller and wait, on the client's event loop, which goes on with heartbeats."""
+        if self.closing.is_set() or not partitions:
+            return
+        seen = Future()
+
+        def finish() -> None:
+            seen.success(None)
+            if self._client is not None:
+                self._client.wakeup()  # the client's loop may be asleep: the future alone does not wake it
+
+        self.inbox.put(Change(kind, sorted(partitions), finish))
+        await seen
+
+    def note_topics(self) -> None:
+        """Note, the first time, which topics there are: later ones were made since."""
+        if self.topics_at_first is None and self._client is not None:
+            self.topics_at_first = set(self._client.cluster.topics())
+
+    def _watch_topics(self) -> None:
+        """Say once which topics do not exist, and look for them again and again."""
+        now = time.monotonic()
+        if now < self._next_topic_check or self.outage or self._client is None:
+            return
+        self._next_topic_check = now + TOPIC_CHECK_SECONDS
+        known = self._client.cluster.topics()
+        pattern = self._settings.whole_name_pattern()
+        if pattern is None:
+            missing = set(self._settings.topics) - known
+        else:
+            missing = set() if any(pattern.match(topic) for topic in known) else {self._settings.topic_pattern}
+        if missing and (missing - self._missing or now >= self._next_diagnosis):
+            self._next_diagnosis = now + DIAGNOSIS_SECONDS
+            self._tell_missing(missing, "topics" if pattern is None else "topic_pattern")
+        if found := self._missing - missing:
+            log.info("Topic found: %s", ", ".join(sorted(found)))
+        self._missing = missing
+        if missing:
+            self._client.cluster.request_update()
+
+    def _tell_missing(self, missing: Collection[str], setting: str) -> None:
+        """Say of each topic that cannot be seen why, unless that has been said."""
+        settings = self._settings
+        pattern = setting == "topic_pattern"
+        known = {} if pattern else why_not_seen(settings, missing)
+        lost = astray(settings) if pattern else ""
+        for topic in sorted(missing):
+            why = lost or known.get(topic, "")
+            if why and self._reasons.get(topic) != why:
+                log.warning("Topic %s (kafka.%s) cannot be read: %s; trying again", topic, setting, why)
+            elif not why and self._reasons.get(topic) != why:
+                log.warning(
+                    "No such topic on %s yet: %s (kafka.%s); waiting for it to be made",
+                    *(settings.bootstrap_servers, topic, setting),
+                )
+            self._reasons[topic] = why
+
+    def _watch_broker(self, consumer: KafkaConsumer) -> None:
+        """After some quiet, ask the broker for its newest offsets; tell once that it is gone, once that it is back."""
+        if time.monotonic() - self._heard < QUIET_SECONDS:
+            return
+        reason: str | None
+        assigned = consumer.assignment()
+        try:
+            if assigned:
+                consumer.end_offsets(list(assigned), timeout_ms=ANSWER_MS)
+                reason = None
+            else:
+                reason = probe(self._settings)
+        except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
+            settings = self._settings
+            reason = probe(settings) or astray(settings) or in_words(error, settings)
+        if reason is None:
+            self._answered()
+            return
+        self._trouble.met(f"Kafka gives no answer: {reason}")
+        if not self.outage:
+            self.outage = True
+            log.warning("Kafka gives no answer (%s); waiting, reading goes on by itself", reason)
+
+    def _answered(self) -> None:
+        now = time.monotonic()
+        if self.outage:
+            log.info("Kafka answers again after %.0f s", now - self._heard)
+            self.outage = False
+            self._trouble.over()
+        self._heard = now
+
+
+class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """Hands the client's rebalance callbacks over to the caller's thread."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        self._reader.note_topics()
+        await self._reader.hand_over_from_client("assigned", assigned)
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        await self._reader.hand_over_from_client("revoked", revoked)
+
+    async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
+        await self._reader.hand_over_from_client("lost", lost)

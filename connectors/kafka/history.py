@@ -1,0 +1,182 @@
+"""A topic's retained history: each record from the oldest that the broker holds to the newest at the start, once.
+
+For training. No group is joined and nothing is committed, so the daemon's own reading is left alone. One partition is
+read after another: the same history comes in the same order, whatever brokers answer first.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaConfigurationError, KafkaError, RetriableError
+
+from connectors.batches import Partition, RawBatch
+from connectors.kafka.client_internals import polled_records, use_quick_records
+from connectors.kafka.connect import probe, quieten_client
+from connectors.kafka.diagnosis import astray, why_not_seen
+from connectors.kafka.errors import in_words
+from connectors.kafka.fetch_thread import BOOTSTRAP_MS, consumer_options
+from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+
+log = logging.getLogger(__name__)
+
+ANSWER_MS = 30_000  # limit of one question about offsets; a topic of a thousand partitions asks every broker
+STALLED_SECONDS = 60.0  # without a record: a broker that is started anew is back by then
+NAMED = 10  # topics, where an error lists those that are there
+
+
+class KafkaHistory:
+    """All that the topics of the settings hold, as a source that ends. Connects when it is made.
+
+    Raises KafkaConnectorError for brokers that cannot be reached or stay away, for topics that do not exist or hold
+    nothing, and AuthenticationError or TlsError where a broker refuses us.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._left: deque[TopicPartition] = deque()  # still to be read, the first of them is being read
+        self._end: dict[TopicPartition, int] = {}
+        self._next: dict[TopicPartition, int] = {}
+        self._moved = 0.0  # when a record last came
+        quieten_client()
+        if (reason := probe(settings)) is not None:
+            raise KafkaConnectorError(
+                f"No Kafka broker at kafka.bootstrap_servers={settings.bootstrap_servers} ({reason}): is it running, "
+                "and is this its address?"
+            )
+        options = consumer_options(settings) | {
+            "group_id": None,
+            "group_instance_id": None,
+            "auto_offset_reset": "earliest",  # what is deleted while we read is passed over
+        }
+        try:
+            self._consumer = KafkaConsumer(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
+        except (KafkaError, KafkaConfigurationError) as error:
+            raise self._failed("Connecting to", error) from None
+        use_quick_records(self._consumer)
+        try:
+            self._find_ends(self._partitions())
+            self._begin_next()
+        except KafkaError as error:
+            self.close()
+            raise self._failed("Asking for the history held by", error) from None
+        except KafkaConnectorError:
+            self.close()
+            raise
+        log.info("Reading %d records of %d partitions", sum(self.lag().values()), len(self._left))
+
+    def poll(self, timeout_seconds: float) -> RawBatch:
+        """Return the next records, at most max_poll_records; empty after the time-out or at the end."""
+        deadline = time.monotonic() + timeout_seconds
+        while self._left:
+            partition = self._left[0]
+            seconds = max(deadline - time.monotonic(), 0.0)
+            try:
+                polled = polled_records(self._consumer, round(seconds * 1000))
+                position = self._consumer.position(partition, timeout_ms=ANSWER_MS)
+            except RetriableError as error:
+                log.debug("Polling Kafka failed, trying again: %s", error)
+                polled, position = {}, None
+                time.sleep(min(seconds, 0.2))
+            except KafkaError as error:
+                raise self._failed("Reading from", error) from None
+            end = self._end[partition]
+            records = [record for record in polled.get(partition, ()) if record[0] < end]
+            self._watch(partition, position)
+            if self._next[partition] >= end:
+                self._left.popleft()
+                self._begin_next()
+            if records:
+                offset, received, key, value = zip(*records, strict=True)
+                return RawBatch(
+                    partitions=[Partition(*partition)],
+                    partition=[0] * len(records),
+                    offset=list(offset),
+                    received=list(received),
+                    key=list(key),
+                    value=[data or b"" for data in value],  # a tombstone: decoding refuses it, with its offset
+                )
+            if time.monotonic() >= deadline:
+                break
+        return RawBatch()
+
+    def finished(self) -> bool:
+        """Whether all that was there at the start has been handed over."""
+        return not self._left
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Do nothing: whoever reads history leaves no mark."""
+
+    def lag(self) -> dict[Partition, int]:
+        """Return how many offsets of each partition are still to be read."""
+        return {Partition(*partition): max(end - self._next[partition], 0) for partition, end in self._end.items()}
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
+
+    def _partitions(self) -> list[TopicPartition]:
+        settings = self._settings
+        known = self._consumer.topics()
+        pattern = settings.whole_name_pattern()
+        wanted = settings.topics if pattern is None else sorted(filter(pattern.match, known))
+        missing = [topic for topic in wanted if topic not in known]
+        if missing or not wanted:
+            names = sorted(topic for topic in known if not topic.startswith("__"))  # Kafka's own
+            there = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+            name, found = "topics", ", ".join(missing)
+            if pattern is not None:
+                name, found = "topic_pattern", settings.topic_pattern
+            if pattern is None and (reasons := why_not_seen(settings, missing)):
+                told = "; ".join(f"{topic}: {why}" for topic, why in reasons.items())
+                raise KafkaConnectorError(f"{settings.bootstrap_servers} does not show (kafka.topics) {told}")
+            raise KafkaConnectorError(
+                f"{settings.bootstrap_servers} shows no topic {found} (kafka.{name}); it shows: {there or 'none'}"
+            )
+        return [TopicPartition(topic, number) for topic in wanted for number in sorted(self._numbers(topic))]
+
+    def _numbers(self, topic: str) -> set[int]:
+        return self._consumer.partitions_for_topic(topic)  # type: ignore[no-any-return]  # kafka-python has no types
+
+    def _find_ends(self, partitions: list[TopicPartition]) -> None:
+        """Take down where each partition begins and, for now, ends. Raises KafkaConnectorError where all are empty."""
+        try:
+            self._next = self._consumer.beginning_offsets(partitions, timeout_ms=ANSWER_MS)
+            self._end = self._consumer.end_offsets(partitions, timeout_ms=ANSWER_MS)
+        except KeyError as error:  # the client's, where a partition has no answer
+            raise KafkaConnectorError(f"Kafka does not say which offsets it holds of {error}: try again") from None
+        self._left.extend(partition for partition in partitions if self._end[partition] > self._next[partition])
+        if not self._left:
+            topics = ", ".join(sorted({partition.topic for partition in partitions}))
+            raise KafkaConnectorError(
+                f"{topics}: all {len(partitions)} partitions are empty; there is nothing to train on until records are "
+                "written, or the topic's retention has become longer"
+            )
+
+    def _begin_next(self) -> None:
+        if self._left:
+            partition = self._left[0]
+            self._consumer.assign([partition])
+            self._consumer.seek(partition, self._next[partition])
+            self._moved = time.monotonic()
+
+    def _watch(self, partition: TopicPartition, position: int | None) -> None:
+        """Note how far the partition has been read. Raises KafkaConnectorError where nothing comes any more."""
+        if position is not None and position > self._next[partition]:
+            self._next[partition] = position
+            self._moved = time.monotonic()
+        elif time.monotonic() - self._moved > STALLED_SECONDS:
+            reason = probe(self._settings) or "though the broker answers"
+            raise KafkaConnectorError(
+                f"{partition.topic}/{partition.partition}: nothing after offset {self._next[partition]} of "
+                f"{self._end[partition]} for {STALLED_SECONDS:.0f} s ({reason}): try again"
+            )
+
+    def _failed(self, what: str, error: Exception) -> KafkaConnectorError:
+        settings = self._settings
+        why = astray(settings) or in_words(error, settings)
+        return KafkaConnectorError(f"{what} Kafka at {settings.bootstrap_servers} failed: {why}")

@@ -1,0 +1,182 @@
+"""Tokens for Kafka's SASL OAUTHBEARER: from a file that something else keeps fresh, or from an identity provider.
+
+A file is read again for each login: Kubernetes' projected service-account tokens and cloud agents replace theirs
+before they expire. From a token endpoint (RFC 6749, client credentials) a token is asked for when the last one has
+lived four fifths of its life; where the endpoint is away meanwhile, the last one is used as long as it is good.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from connectors.common.throttle import LogThrottle
+from connectors.http_client.connecting import Connector
+from connectors.http_client.posting import Poster
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 5.0  # of the endpoint: the Kafka client's own thread waits for it
+MOST_ANSWER_BYTES = 1 << 18
+MOST_TOKEN_BYTES = 1 << 16
+REFRESH_SHARE = 0.8  # of a token's life
+DEFAULT_LIFE_SECONDS = 300.0  # where the endpoint does not say
+LONGEST_LIFE_SECONDS = 1e9
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class TokenError(Exception):
+    """No token is to be had; the text names the setting and says why. `lasting`: waiting does not help."""
+
+    def __init__(self, text: str, *, lasting: bool) -> None:
+        super().__init__(text)
+        self.lasting = lasting
+
+
+class Tokens:
+    """What kafka-python asks for a token at each login; `fetch` returns one and when it expires (monotonic, s)."""
+
+    def __init__(
+        self, fetch: Callable[[], tuple[str, float]], extensions: Mapping[str, str], clock: Callable[[], float]
+    ) -> None:
+        self._fetch, self._extensions, self._clock = fetch, dict(extensions), clock
+        self._lock = threading.Lock()
+        self._token, self._refresh_at, self._expires_at = "", -1.0, -1.0
+        self._throttle = LogThrottle(clock=clock)
+
+    def token(self) -> str:
+        """Return a token that is good. Raises TokenError."""
+        with self._lock:
+            now = self._clock()
+            if now < self._refresh_at:
+                return self._token
+            try:
+                token, self._expires_at = self._fetch()
+            except TokenError as error:
+                # kafka-python tries again and says nothing
+                if self._throttle.due():
+                    log.warning("%s", error)
+                if now < self._expires_at and not error.lasting:
+                    return self._token
+                raise
+            self._token = token
+            self._refresh_at = now + REFRESH_SHARE * (self._expires_at - now)
+            return token
+
+    def extensions(self) -> dict[str, str]:
+        """Return what goes with the token (Confluent Cloud: logicalCluster, identityPoolId)."""
+        return self._extensions
+
+
+def from_file(path: str) -> Callable[[], tuple[str, float]]:
+    """Return what reads a token from a file, anew for each login."""
+
+    def fetch() -> tuple[str, float]:
+        where = f"kafka.sasl_oauth_token_file {path}"
+        try:
+            with Path(path).open("rb") as file:
+                found = file.read(MOST_TOKEN_BYTES + 1)
+        except OSError as error:
+            raise TokenError(f"{where}: cannot be read: {error.strerror or error}", lasting=True) from None
+        return _checked(found.decode("utf-8", "replace").strip(), where), -1.0
+
+    return fetch
+
+
+def check_endpoint(url: str) -> None:
+    """Raise ValueError for a URL that secrets may not go to."""
+    wrong = "kafka.sasl_oauth_token_endpoint_url: expected https://host[:port]/path"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(wrong) from None
+    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.username is not None or port == 0:
+        raise ValueError(wrong)
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError(wrong)
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise ValueError("kafka.sasl_oauth_token_endpoint_url: https is needed, for the client's secret goes there")
+
+
+def from_endpoint(
+    url: str, client_id: str, client_secret: str, scope: str, cafile: str, clock: Callable[[], float]
+) -> Callable[[], tuple[str, float]]:
+    """Return what asks an identity provider, at a URL that has been checked, for a token. Raises TokenError."""
+    parts = urlsplit(url)
+    try:
+        context = ssl.create_default_context(cafile=cafile or None) if parts.scheme == "https" else None
+    except (OSError, ssl.SSLError) as error:
+        raise TokenError(
+            f"kafka.sasl_oauth_ssl_cafile {cafile}: no PEM certificates can be read: {error}", lasting=True
+        ) from None
+    where = f"the token endpoint {parts.scheme}://{parts.netloc} (kafka.sasl_oauth_token_endpoint_url)"
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    form = {"grant_type": "client_credentials", **({"scope": scope} if scope else {})}
+    # RFC 6749, 2.3.1: both are form-encoded before they are joined
+    credentials = base64.b64encode(f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}".encode()).decode()
+    headers = {
+        "Authorization": f"Basic {credentials}",
+        "Content-Type": "application/x-www-form-urlencoded",
+        "Accept": "application/json",
+    }
+    host, port = (
+        str(parts.hostname),
+        parts.port or (http.client.HTTP_PORT if context is None else http.client.HTTPS_PORT),
+    )
+    poster = Poster(Connector(host, port), host, port, context)
+
+    def ask() -> tuple[int, bytes]:
+        with poster.post(target, urlencode(form).encode(), headers, ANSWER_SECONDS) as answer:
+            return answer.status, answer.read(MOST_ANSWER_BYTES)
+
+    def fetch() -> tuple[str, float]:
+        began = clock()
+        try:
+            status, body = ask()
+        except ssl.SSLCertVerificationError as error:
+            raise TokenError(
+                f"{where}: its certificate is not trusted: {error.verify_message}; kafka.sasl_oauth_ssl_cafile is"
+                f" {cafile or 'not set, so the system decides'}",
+                lasting=True,
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise TokenError(f"{where} gives no answer: {type(error).__name__}: {error}", lasting=False) from None
+        try:
+            found = json.loads(body)
+        except (ValueError, RecursionError):
+            found = None
+        answer: dict[str, Any] = found if isinstance(found, dict) else {}
+        if status != http.client.OK:
+            # `error` is one of RFC 6749's words; the description may repeat what was sent
+            word = str(answer.get("error", ""))[:60]
+            raise TokenError(
+                f"{where} answered {status}{f' ({word!r})' if word else ''}: check kafka.sasl_oauth_client_id,"
+                " kafka.sasl_oauth_client_secret and kafka.sasl_oauth_scope",
+                lasting=400 <= status < 500 and status != http.client.TOO_MANY_REQUESTS,
+            )
+        life = answer.get("expires_in")
+        seconds = DEFAULT_LIFE_SECONDS
+        if isinstance(life, int | float) and 0 < life < LONGEST_LIFE_SECONDS:
+            seconds = float(life)
+        token = answer.get("access_token")
+        return _checked(token if isinstance(token, str) else "", where), began + seconds
+
+    return fetch
+
+
+def _checked(token: str, where: str) -> str:
+    """Return a token that can go into SASL's message, which has control characters as its own marks."""
+    if not token or len(token) > MOST_TOKEN_BYTES or not token.isascii() or not token.isprintable() or " " in token:
+        raise TokenError(
+            f"{where}: holds no token, which is one word of at most {MOST_TOKEN_BYTES} bytes", lasting=True
+        )
+    return token

@@ -1,0 +1,316 @@
+"""What everything that talks to Kafka shares: settings, and the client's options and security from them.
+
+The client itself is not imported before it is needed: settings are read by every command.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from connectors.common.section import Section
+from connectors.kafka.names import FEED_ENDING, changelog_name, changelog_pattern, server_trouble, topic_trouble
+from connectors.kafka.oauth import TokenError, Tokens, check_endpoint, from_endpoint, from_file
+
+_EXTENSION = re.compile(r"[A-Za-z]+=[\t\n\r -~]+")  # RFC 7628
+RECONNECT_MAX_MS = 5_000  # the client's own longest back-off after an outage; its default is 30 s
+
+
+class KafkaConnectorError(RuntimeError):
+    """Kafka cannot be used as the settings ask; the text says what a person can do."""
+
+
+class AuthenticationError(KafkaConnectorError):
+    """The broker refused user name, password or mechanism: waiting does not help."""
+
+
+class TlsError(KafkaConnectorError):
+    """No TLS session with the broker can be had with these certificates: waiting does not help."""
+
+
+class KafkaSettings(Section):
+    """Section [kafka]: where events come from and where scores, alerts and refused records go."""
+
+    bootstrap_servers: str = Field(
+        "127.0.0.1:9092", min_length=1, description="Brokers to ask first: host:port, several with commas."
+    )
+    topics: list[str] = Field(["metrics"], description="Topics to read events from.")
+    topic_pattern: str = Field(
+        "", description="Instead of topics: a regular expression that a topic's whole name must match."
+    )
+    group_id: str = Field("longwatch", min_length=1, description="Consumer group: its members share the partitions.")
+    group_instance_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,249}$",
+        description="Static membership: a name of this member's own, so that a restart within"
+        " session_timeout_seconds moves no partition.",
+    )
+    auto_offset_reset: Literal["earliest", "latest"] = Field(
+        "earliest",
+        description="Where to begin in a partition for which no offset is known, or one beyond its end (made anew);"
+        " what is made after reading has begun, partitions and topics, is read from its beginning.",
+    )
+    scores_topic: str = Field("", description="Topic for scores; empty: scores are not written to Kafka.")
+    alerts_topic: str = Field("longwatch-alerts", description="Topic for alerts; empty: none.")
+    dead_letter_topic: str = Field("longwatch-rejected", description="Topic for refused records; empty: none.")
+    changelog_topic: str = Field(
+        "{group}-{topic}-changelog",
+        pattern=r"^[A-Za-z0-9._{}-]{1,249}$",
+        description="Compacted topic for the states of each topic that is read, where state.changelog is on;"
+        " {group} and {topic} stand for their names.",
+    )
+    changelog_replication_factor: int = Field(
+        -1, ge=-1, le=100, description="Copies of a changelog that is made by longwatch; -1: as the broker has it."
+    )
+    transaction_timeout_seconds: float = Field(
+        60.0,
+        ge=1,
+        le=900,
+        description="A transaction open for longer is ended by the broker, and its span scored again; longer than"
+        " state.checkpoint_interval_seconds.",
+    )
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        "none", description="Compression of what is written."
+    )
+    delivery_timeout_seconds: float = Field(
+        120.0, ge=1, le=3600, description="How long a written record may wait for the broker before the daemon stops."
+    )
+    session_timeout_seconds: float = Field(
+        10.0, ge=1, le=1800, description="A member not heard of for so long loses its partitions to the others."
+    )
+    max_poll_interval_seconds: float = Field(
+        300.0,
+        ge=10,
+        le=86_400,
+        description="A member that takes no records for so long (a stuck daemon) leaves the group.",
+    )
+    max_poll_records: int = Field(5_000, ge=1, le=1_000_000, description="Most records in one micro-batch.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to talk to the brokers."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        "SCRAM-SHA-512", description="How to log in, where security_protocol begins with SASL."
+    )
+    sasl_username: str = Field("", description="User name for SASL.")
+    sasl_password: SecretStr = Field(SecretStr(""), description="Password for SASL.")
+    sasl_oauth_token_file: str = Field(
+        "",
+        description="For OAUTHBEARER: file that holds a token, read again at each login; whatever puts it there keeps"
+        " it fresh.",
+    )
+    sasl_oauth_token_endpoint_url: str = Field(
+        "", description="For OAUTHBEARER: where a token is asked for by client id and secret; https."
+    )
+    sasl_oauth_client_id: str = Field("", description="Client id for the token endpoint.")
+    sasl_oauth_client_secret: SecretStr = Field(SecretStr(""), description="Client secret for the token endpoint.")
+    sasl_oauth_scope: str = Field("", description="Scope to ask the token endpoint for; empty: its default.")
+    sasl_oauth_ssl_cafile: str = Field(
+        "", description="PEM file of the authority that signed the token endpoint's certificate; empty: the system's."
+    )
+    sasl_oauth_extensions: tuple[str, ...] = Field(
+        (), description='SASL extensions, "name=value": Confluent Cloud asks for logicalCluster and identityPoolId.'
+    )
+    ssl_cafile: str = Field("", description="PEM file of the authority to trust; empty: those of the system.")
+    ssl_certfile: str = Field("", description="PEM file of this client's certificate, where brokers ask for one.")
+    ssl_keyfile: str = Field("", description="PEM file of the key to ssl_certfile.")
+    ssl_key_password: SecretStr = Field(SecretStr(""), description="Password of ssl_keyfile, if it has one.")
+    ssl_check_hostname: bool = Field(True, description="Whether the broker's certificate must name its host.")
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _addresses(cls, servers: str) -> str:
+        for server in servers.split(","):
+            if trouble := server_trouble(server.strip()):
+                raise ValueError(f"{server.strip()!r}: {trouble}")
+        return servers
+
+    @field_validator("topics", "scores_topic", "alerts_topic", "dead_letter_topic")
+    @classmethod
+    def _names_of_topics(cls, found: str | list[str]) -> str | list[str]:
+        for name in [found] if isinstance(found, str) else found:
+            if trouble := name and topic_trouble(name):
+                raise ValueError(f"{name!r:.60} is {trouble}")
+        if not isinstance(found, str) and (twice := [name for name, n in Counter(found).items() if n > 1]):
+            raise ValueError(f"{twice[0]!r} is named twice: keep one")
+        return found
+
+    @field_validator("group_id")
+    @classmethod
+    def _no_feeds_group(cls, group: str) -> str:
+        if group.endswith(FEED_ENDING):
+            raise ValueError(
+                f"a name that ends in {FEED_ENDING!r} is that of a group which brings another one's alerts to its"
+                " webhook: name this group otherwise"
+            )
+        return group
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.topic_pattern and "topics" in self.model_fields_set and self.topics:
+            raise ValueError("kafka.topics and kafka.topic_pattern are both set: keep one of them")
+        if not self.topic_pattern and not all(self.topics or [""]):
+            raise ValueError("kafka.topics is empty: name the topics to read, or set kafka.topic_pattern")
+        try:
+            re.compile(self.topic_pattern)
+        except re.error as error:
+            raise ValueError(f"kafka.topic_pattern {self.topic_pattern!r} is no regular expression: {error}") from None
+        if "{topic}" not in self.changelog_topic and (self.topic_pattern or len(self.topics) > 1):
+            raise ValueError(
+                f"kafka.changelog_topic {self.changelog_topic!r}: several topics are read, each needs a changelog"
+                " of its own: put {topic} into the name"
+            )
+        if set("{}") & set(self.changelog_of("topic")):
+            raise ValueError(f"kafka.changelog_topic {self.changelog_topic!r}: only {{group}} and {{topic}} are known")
+        self._check_that_topics_differ()
+        if self.security_protocol.startswith("SASL"):
+            self._check_login()
+        if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
+            raise ValueError("kafka.ssl_certfile and kafka.ssl_keyfile belong together: set both or none")
+        return self
+
+    def _check_login(self) -> None:
+        protocol = f"kafka.security_protocol {self.security_protocol}"
+        if self.sasl_mechanism != "OAUTHBEARER":
+            if not (self.sasl_username and self.sasl_password.get_secret_value()):
+                raise ValueError(f"{protocol} needs kafka.sasl_username and kafka.sasl_password")
+            return
+        if bool(self.sasl_oauth_token_file) == bool(self.sasl_oauth_token_endpoint_url):
+            raise ValueError(
+                f"{protocol} with OAUTHBEARER needs one of kafka.sasl_oauth_token_file and"
+                " kafka.sasl_oauth_token_endpoint_url"
+            )
+        if self.sasl_oauth_token_endpoint_url and not (
+            self.sasl_oauth_client_id and self.sasl_oauth_client_secret.get_secret_value()
+        ):
+            raise ValueError(
+                "kafka.sasl_oauth_token_endpoint_url needs kafka.sasl_oauth_client_id and"
+                " kafka.sasl_oauth_client_secret"
+            )
+        for extension in self.sasl_oauth_extensions:
+            if not _EXTENSION.fullmatch(extension) or extension.startswith("auth="):
+                raise ValueError(
+                    f'kafka.sasl_oauth_extensions: {extension!r:.60}: expected "name=value", letters = text'
+                )
+        if self.sasl_oauth_token_endpoint_url:
+            check_endpoint(self.sasl_oauth_token_endpoint_url)
+
+    def _check_that_topics_differ(self) -> None:
+        """See that nothing is both read and written, and no two kinds of records go to one topic."""
+        uses: dict[str, str] = {} if self.topic_pattern else dict.fromkeys(self.topics, "topics")
+        for name in ("scores_topic", "alerts_topic", "dead_letter_topic"):
+            topic = getattr(self, name)
+            if topic in uses and uses[topic] == "topics":
+                raise ValueError(
+                    f"kafka.{name} {topic!r} is also read from (kafka.topics): the daemon would feed on its own output;"
+                    " rename one of them"
+                )
+            if topic in uses:
+                raise ValueError(
+                    f"kafka.{name} {topic!r} is also kafka.{uses[topic]}: their records differ, give each a topic of"
+                    " its own"
+                )
+            if topic:
+                uses[topic] = name
+        for topic in ["topic"] if self.topic_pattern else self.topics:
+            changelog = self.changelog_of(topic)
+            if changelog == topic or changelog in uses:
+                raise ValueError(
+                    f"kafka.changelog_topic {self.changelog_topic!r}: {changelog!r} is the changelog of {topic!r} and"
+                    f" also kafka.{uses.get(changelog, 'topic_pattern')}: rename one of them"
+                )
+
+    def whole_name_pattern(self) -> re.Pattern[str] | None:
+        """Return topic_pattern such that `match` asks for the whole name; None where topics are listed.
+
+        What this group writes itself never matches: scores, alerts, dead letters, changelogs.
+        """
+        if not self.topic_pattern:
+            return None
+        written = [re.escape(t) for t in (self.scores_topic, self.alerts_topic, self.dead_letter_topic) if t]
+        written.append(changelog_pattern(self.changelog_topic, self.group_id))
+        return re.compile(rf"(?!(?:{'|'.join(written)})\Z)(?:{self.topic_pattern})\Z")
+
+    def changelog_of(self, topic: str) -> str:
+        """Return the name of the changelog topic for a topic that is read."""
+        return changelog_name(self.changelog_topic, self.group_id, topic)
+
+    def client_options(self) -> dict[str, Any]:
+        """Return kafka-python's options for connecting, the same for consumer, producer and probe.
+
+        Raises TlsError where a certificate file cannot be read.
+        """
+        options: dict[str, Any] = {
+            "bootstrap_servers": [server.strip() for server in self.bootstrap_servers.split(",")],
+            "client_id": "longwatch",
+            "security_protocol": self.security_protocol,
+            "reconnect_backoff_max_ms": RECONNECT_MAX_MS,
+        }
+        if self.security_protocol.startswith("SASL"):
+            options["sasl_mechanism"] = self.sasl_mechanism
+            if self.sasl_mechanism == "OAUTHBEARER":
+                extensions = dict(extension.split("=", 1) for extension in self.sasl_oauth_extensions)
+                options["sasl_oauth_token_provider"] = _provider(
+                    Tokens(self._token_source(), extensions, time.monotonic)
+                )
+            else:
+                options["sasl_plain_username"] = self.sasl_username
+                options["sasl_plain_password"] = self.sasl_password.get_secret_value()
+        if self.security_protocol.endswith("SSL"):
+            options["ssl_context"] = self._ssl_context()
+        return options
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_cafile or None)
+        except (OSError, ssl.SSLError) as error:
+            raise TlsError(f"kafka.ssl_cafile {self.ssl_cafile}: no PEM certificates can be read: {error}") from None
+        context.check_hostname = self.ssl_check_hostname
+        if self.ssl_certfile:
+            self._load_own_certificate(context)
+        return context
+
+    def _load_own_certificate(self, context: ssl.SSLContext) -> None:
+        asked = False
+
+        def password() -> str:
+            nonlocal asked
+            asked = True
+            return self.ssl_key_password.get_secret_value()
+
+        try:  # without `password` OpenSSL would wait for one at the terminal
+            context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
+        except (OSError, ssl.SSLError) as error:
+            reason = "the key is locked, and kafka.ssl_key_password does not open it" if asked else str(error)
+            raise TlsError(
+                f"kafka.ssl_certfile {self.ssl_certfile} with kafka.ssl_keyfile {self.ssl_keyfile}"
+                f" cannot be used: {reason}"
+            ) from None
+
+    def _token_source(self) -> Callable[[], tuple[str, float]]:
+        if self.sasl_oauth_token_file:
+            return from_file(self.sasl_oauth_token_file)
+        try:
+            return from_endpoint(
+                self.sasl_oauth_token_endpoint_url,
+                self.sasl_oauth_client_id,
+                self.sasl_oauth_client_secret.get_secret_value(),
+                self.sasl_oauth_scope,
+                self.sasl_oauth_ssl_cafile,
+                time.monotonic,
+            )
+        except TokenError as error:
+            raise TlsError(str(error)) from None
+
+
+def _provider(tokens: Tokens) -> Tokens:
+    """Return tokens as what the client takes for a provider of them."""
+    from kafka.net.sasl.oauth import AbstractTokenProvider  # noqa: PLC0415
+
+    AbstractTokenProvider.register(Tokens)
+    return tokens

@@ -1,0 +1,417 @@
+"""Kafka as a source of events: a member of a consumer group, on kafka-python."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import FencedInstanceIdError, KafkaError
+from kafka.structs import ConsumerGroupMetadata
+
+from connectors.batches import Partition, RawBatch
+from connectors.common.trouble import Trouble
+from connectors.kafka.errors import in_words
+from connectors.kafka.fetch_thread import ANSWER_MS, GONE, Change, Polled, Reader
+from connectors.kafka.settings import AuthenticationError, KafkaConnectorError, KafkaSettings, TlsError
+
+__all__ = ["LATER", "AuthenticationError", "KafkaConnectorError", "KafkaSettings", "KafkaSource", "TlsError"]
+
+log = logging.getLogger(__name__)
+
+STALLED_SECONDS = 120.0  # a client that does not return for so long is broken: each of its own waits is shorter
+RETRY_SECONDS = 0.3  # between two questions for the offsets that the broker holds
+CLOSE_SECONDS = 10.0  # leaving the group takes one answer of the broker, at most ANSWER_MS
+
+LATER = -1  # instead of an offset to begin at: `place` will say it, once the partition's state is there
+
+StartOffset = Callable[[Partition], int | None]
+Notice = Callable[[list[Partition]], None]
+Placed = Callable[[dict[Partition, int]], None]
+
+
+class KafkaSource:
+    """Records of the partitions that the group gives to this member.
+
+    `start(partition)` is asked when a partition is assigned: the offset at which to begin, from the local store, which
+    rules over what is committed in Kafka; None where it knows none; LATER where `place` will say it. `on_assigned`,
+    `on_revoked` and `on_lost` are called within `poll`, on its thread: `on_assigned` before `start` is asked;
+    `on_revoked` before the partitions are let go, while `commit` of their offsets still works (checkpoint there);
+    `on_lost` when others may already have them; `on_placed` tells where reading begins or goes on, at the assignment,
+    after `place`, and where the broker does not hold what was to be read next.
+
+    What is made after reading of it has begun is read from its beginning whatever auto_offset_reset says: partitions of
+    topics that this member has read, now or before (`topics_read`), and topics that were not there when it joined.
+
+    Nothing is connected before the first `poll`. `poll` returns in time whether a broker is there or not; it raises
+    AuthenticationError or TlsError where the broker refuses us, and KafkaConnectorError where going on makes no sense.
+    All methods are for one thread, save `lag`.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        *,
+        start: StartOffset = lambda _: None,
+        on_assigned: Notice = lambda _: None,
+        on_revoked: Notice = lambda _: None,
+        on_lost: Notice = lambda _: None,
+        on_placed: Placed = lambda _: None,
+        read_committed: bool = False,
+        topics_read: Iterable[str] = (),
+    ) -> None:
+        self._settings = settings
+        self._start = start
+        self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
+        self._on_placed = on_placed
+        self._read_committed = read_committed
+        self._reader: Reader | None = None
+        self.trouble = Trouble()
+        self._failure: BaseException | None = None
+        self._paused = False
+        self._held: deque[Polled] = deque()  # taken from the reader, but paused before they were handed out
+        self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to hand out
+        self._left: dict[TopicPartition, int] = {}  # partitions that were let go or lost: likewise, as of then
+        self._end: dict[TopicPartition, int] = {}  # where each ended when it was assigned; fetching knows better later
+        self._topics_read = set(topics_read)
+        self._added: set[TopicPartition] = set()  # assigned ones that were made after reading of their topic had begun
+        self._waiting: dict[TopicPartition, object] = {}  # to be placed; the value tells one assignment from the next
+        self._commit_failed = False
+
+    def poll(self, timeout_seconds: float) -> RawBatch:
+        """Return the next records, at most max_poll_records; none after the time-out, while paused, in an outage.
+
+        Or none, but where to read on: past what a transaction leaves in a partition and nobody is to see.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        if self._failure is not None:
+            raise self._failure
+        if self._reader is None:
+            self._reader = Reader(self._settings, self.trouble, read_committed=self._read_committed)
+            self._reader.start()
+        while self._held and not self._paused:
+            batch = self._columns(self._held.popleft())
+            if batch or batch.passed:
+                return batch
+        while True:
+            try:
+                item = self._reader.inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                self._check_that_it_moves(self._reader)
+                return RawBatch()
+            if isinstance(item, BaseException):
+                self._failure = item
+                raise item
+            if isinstance(item, Change):
+                self._see_to(item)
+                self._reader.progress = time.monotonic()  # until now it waited for us
+                continue
+            self._reader.progress = time.monotonic()
+            self._reader.wanted.release()
+            for partition in self._waiting:
+                item.drop(partition)  # read before it was held
+            if not self._paused:
+                return self._columns(item)
+            self._held.append(item)
+
+    def beginnings(self) -> dict[str, Sequence[int | str]]:
+        """Return nothing: topics are no files."""
+        return {}
+
+    def finished(self) -> bool:
+        """Kafka never ends."""
+        return False
+
+    def pause(self) -> None:
+        """Hand out no records until `resume`. Go on calling `poll`: it keeps this member in the group."""
+        self._set_paused(True)
+
+    def resume(self) -> None:
+        """Hand out records again, first those that were fetched before the pause."""
+        self._set_paused(False)
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Commit, for each partition that is assigned, the offset of the next record to read; others are left out.
+
+        A commit that fails is told and forgotten: the local store's offsets rule, and the next commit says more.
+        Raises KafkaConnectorError where another member has taken this one's group_instance_id: only a commit tells.
+        """
+        reader = self._reader
+        consumer = reader.consumer if reader is not None else None
+        mine = {
+            TopicPartition(*partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in offsets.items()
+            if TopicPartition(*partition) in self._next
+        }
+        # in an outage every checkpoint would wait for its time-out
+        if reader is None or consumer is None or not mine or reader.outage:
+            return
+        try:
+            consumer.commit(mine, timeout_ms=ANSWER_MS)
+        except FencedInstanceIdError as error:
+            raise KafkaConnectorError(in_words(error, self._settings)) from None
+        except KafkaError as error:
+            if not self._commit_failed:
+                log.warning(
+                    "Offsets of group %s are not committed to Kafka (%s): the local store's offsets count, and the next"
+                    " checkpoint tries again",
+                    *(self._settings.group_id, in_words(error, self._settings)),
+                )
+            self._commit_failed = True
+        else:
+            self._commit_failed = False
+
+    def hold(self, partitions: Iterable[Partition]) -> None:
+        """Hand out no more records of these assigned partitions, not even such as were read already, until `place`."""
+        if self._reader is None:
+            return
+        for partition in {TopicPartition(*p) for p in partitions} & (self._next.keys() | self._waiting.keys()):
+            self._hold(self._reader, partition)
+
+    def place(self, offsets: Mapping[Partition, int | None]) -> None:
+        """Go on at these offsets in partitions that wait for it; None: as if no state were known."""
+        reader = self._reader
+        if reader is None:
+            return
+        known = {TopicPartition(*partition): offset for partition, offset in offsets.items()}
+        tokens = {partition: self._waiting[partition] for partition in known if partition in self._waiting}
+
+        def work(consumer: KafkaConsumer) -> None:  # on the reader's thread, for the broker may take its time
+            # one that was given away since, and perhaps came back, is placed by whoever saw that
+            mine = {p: known[p] for p, token in tokens.items() if self._waiting.get(p) is token}
+            found = self._resolved(consumer, mine, {}) if mine else {}
+            reader.inbox.put(Change("placed", list(found), lambda: None, found, tokens))
+            if mine.keys() - found.keys():  # the broker did not say which offsets it holds
+                reader.closing.wait(RETRY_SECONDS)
+                reader.work.put(work)
+
+        reader.work.put(work)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether `rewind` works."""
+        return True
+
+    def rewind(self, offsets: Mapping[Partition, int]) -> None:
+        """Read partitions again from these offsets on: assigned ones now, such as were lost when they come back."""
+        for partition, offset in offsets.items():
+            if (reached := self._left.get(TopicPartition(*partition))) is not None:
+                self._left[TopicPartition(*partition)] = min(reached, offset)
+        self.hold(offsets)
+        self.place(offsets)
+
+    def member(self) -> ConsumerGroupMetadata | None:
+        """Return what a transaction must know of this member of the group; None before it is one."""
+        consumer = self._reader.consumer if self._reader is not None else None
+        return None if consumer is None else consumer.group_metadata()
+
+    @property
+    def outage(self) -> bool:
+        """Whether the broker gives no answer at present."""
+        return self._reader is not None and self._reader.outage
+
+    def lag(self) -> dict[Partition, int]:
+        """Return how far each assigned partition is from the end of what can be read, as of the last fetch.
+
+        In records, with what lies between them for transactions. What has not been committed yet cannot be read where
+        only committed records are.
+        """
+        consumer = self._reader.consumer if self._reader is not None else None
+        lags = {}
+        for partition, position in self._next.copy().items():
+            end = self._end.get(partition, 0)
+            if consumer is not None:
+                with contextlib.suppress(*GONE):
+                    end = max(end, consumer.highwater(partition) or 0)
+            lags[Partition(*partition)] = max(0, end - position)
+        return lags
+
+    def close(self) -> None:
+        """Leave the group (a static member stays until its session ends). No callback is called: checkpoint before."""
+        reader, self._reader = self._reader, None
+        self._failure = KafkaConnectorError("the Kafka source is closed")
+        if reader is None:
+            return
+        reader.closing.set()
+        reader.wanted.release()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while reader.is_alive() and time.monotonic() < deadline:
+            try:
+                item = reader.inbox.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if isinstance(item, Change):
+                item.finish()
+        if reader.is_alive():
+            log.warning("The Kafka client did not close within %.0f s and is left behind", CLOSE_SECONDS)
+
+    def _set_paused(self, paused: bool) -> None:
+        self._paused = paused
+        if self._reader is not None:
+            self._reader.paused = paused
+
+    def _columns(self, polled: Polled) -> RawBatch:
+        batch = RawBatch()
+        for code, (partition, records) in enumerate(polled.records.items()):
+            batch.partitions.append(Partition(*partition))
+            batch.partition += [code] * len(records)
+            offset, received, key, value = zip(*records, strict=True)
+            batch.offset += offset
+            batch.received += received
+            batch.key += key
+            # a tombstone has no value: decoding refuses the empty one, with its offset
+            batch.value += [data or b"" for data in value]
+            self._next[partition] = offset[-1] + 1
+        for partition, position in polled.positions.items():
+            if position > self._next.get(partition, position):
+                self._next[partition] = batch.passed[Partition(*partition)] = position
+        return batch
+
+    def _check_that_it_moves(self, reader: Reader) -> None:
+        """Raise where the client hangs: better to end, and be started again, than to be alive without processing."""
+        stalled = time.monotonic() - reader.progress
+        if reader.consumer is not None and stalled > STALLED_SECONDS:
+            raise KafkaConnectorError(f"The Kafka client has not returned for {stalled:.0f} s: start the daemon again")
+
+    def _see_to(self, change: Change) -> None:
+        """Run the caller's callback and place partitions; then the reader goes on, whatever was raised."""
+        partitions = [Partition(*partition) for partition in change.partitions]
+        if change.kind == "placed":
+            self._go_on(change.offsets, change.tokens)
+            return
+        if change.kind != "misplaced":
+            log.info("Partitions %s: %s", change.kind, ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
+        try:
+            if change.kind == "assigned":
+                self._note_added(change.partitions)
+                self._on_assigned(partitions)
+                starts = {partition: self._start(Partition(*partition)) for partition in change.partitions}
+                if self._reader is not None:
+                    for partition in [partition for partition, at in starts.items() if at == LATER]:
+                        self._hold(self._reader, partition)
+                        del starts[partition]
+                self._place(starts)
+            elif change.kind == "revoked":
+                self._on_revoked(partitions)
+                self._forget(change.partitions)
+            elif change.kind == "lost":
+                self._forget(change.partitions)
+                self._on_lost(partitions)
+            else:
+                wrong = [partition for partition in change.partitions if partition not in self._waiting]
+                self._place({p: change.offsets.get(p, self._next.get(p)) for p in wrong}, refused=True)
+        finally:
+            change.finish()
+
+    def _note_added(self, partitions: Iterable[TopicPartition]) -> None:
+        there = None if self._reader is None else self._reader.topics_at_first
+        for partition in partitions:
+            new = partition.topic in self._topics_read or (there is not None and partition.topic not in there)
+            (self._added.add if new else self._added.discard)(partition)
+        self._topics_read.update(partition.topic for partition in partitions)
+
+    def _forget(self, partitions: Iterable[TopicPartition]) -> None:
+        for partition in partitions:
+            if (reached := self._next.pop(partition, None)) is not None:
+                self._left[partition] = reached
+            self._end.pop(partition, None)
+            self._waiting.pop(partition, None)
+            if self._reader is not None:
+                self._reader.held.discard(partition)
+            for polled in self._held:
+                polled.drop(partition)
+
+    def _hold(self, reader: Reader, partition: TopicPartition) -> None:
+        """Let a partition wait for `place`. A position, any, keeps the client from looking for one of its own."""
+        self._waiting[partition] = object()
+        reader.held.add(partition)
+        first = self._next.pop(partition, None) is None
+        for polled in self._held:
+            polled.drop(partition)
+        if reader.consumer is not None and first:
+            with contextlib.suppress(*GONE):
+                reader.consumer.pause(partition)
+                reader.consumer.seek(partition, 0)
+
+    def _go_on(self, offsets: Mapping[TopicPartition, int], tokens: Mapping[TopicPartition, object]) -> None:
+        """Read on at these offsets, in partitions that still wait under the token that they had."""
+        reader, placed = self._reader, {}
+        for partition, offset in offsets.items():
+            still = reader is not None and self._waiting.get(partition) is tokens[partition]
+            if reader is not None and still and self._seek(partition, offset):
+                del self._waiting[partition]
+                reader.held.discard(partition)  # last: now the reader lets it run
+                placed[Partition(*partition)] = offset
+        self._on_placed(placed)
+
+    def _seek(self, partition: TopicPartition, offset: int) -> bool:
+        """Let the client read on at an offset; False where the partition is not ours any more, which we shall hear."""
+        consumer = self._reader.consumer if self._reader is not None else None
+        if consumer is None:
+            return False
+        try:
+            consumer.seek(partition, offset)
+        except GONE:
+            return False
+        self._next[partition] = offset
+        return True
+
+    def _place(self, known: Mapping[TopicPartition, int | None], *, refused: bool = False) -> None:
+        """Seek each partition to where `_resolved` says. One that comes back goes on where it was left."""
+        consumer = self._reader.consumer if self._reader is not None else None
+        if consumer is not None and known:
+            found = self._resolved(consumer, known, self._left, refused=refused)
+            self._on_placed({Partition(*p): offset for p, offset in found.items() if self._seek(p, offset)})
+
+    def _resolved(
+        self,
+        consumer: KafkaConsumer,
+        known: Mapping[TopicPartition, int | None],
+        left: Mapping[TopicPartition, int],
+        *,
+        refused: bool = False,
+    ) -> dict[TopicPartition, int]:
+        """Return where to read each partition: at the offset known here, else at the committed one, else by the reset.
+
+        What was `left` counts where nobody has committed more since. An offset outside of what the broker holds is
+        told. One that is too low moves to the lowest; one beyond the end, once a fetch from there was `refused` (for
+        the end may be moving), goes by the reset: a topic that was made anew may hold events already. Where the broker
+        does not answer, known offsets are taken as they are, others are missing.
+        """
+        partitions = list(known)
+        wanted = {partition: (offset, "offset") for partition, offset in known.items() if offset is not None}
+        try:
+            first = consumer.beginning_offsets(partitions, timeout_ms=ANSWER_MS)
+            end = consumer.end_offsets(partitions, timeout_ms=ANSWER_MS)
+            for partition in partitions:
+                if partition not in wanted:
+                    committed = consumer.committed(partition, timeout_ms=ANSWER_MS)
+                    # what was lost was not committed: without others' progress since, it goes on where it was
+                    reached = left.get(partition)
+                    if committed is not None or reached is not None:
+                        wanted[partition] = max(committed or 0, reached or 0), "committed offset"
+        except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
+            # polling will ask again for what is not right
+            log.warning("Kafka does not say which offsets it holds (%s)", in_words(error, self._settings))
+            return {partition: offset for partition, (offset, _) in wanted.items()}
+        found: dict[TopicPartition, int] = {}
+        for partition in partitions:
+            low, high = first[partition], end[partition]
+            self._end[partition] = high
+            reset = low if self._settings.auto_offset_reset == "earliest" else high
+            begin = low if partition in self._added else reset
+            offset, name = wanted.get(partition, (begin, "auto_offset_reset"))
+            valid = reset if refused and offset > high else max(offset, low)
+            if valid != offset:
+                log.warning(
+                    "%s/%d: %s %d is out of range, the broker holds %d to %d (%s): going on at %d",
+                    *(partition.topic, partition.partition, name, offset, low, high),
+                    "what lies between has been deleted" if offset < low else "was the topic deleted and made anew?",
+                    valid,
+                )
+            found[partition] = valid
+        return found

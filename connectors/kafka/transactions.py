@@ -1,0 +1,171 @@
+"""Results, states and offsets in one Kafka transaction: a reader with `read_committed` sees all of it or nothing.
+
+A transaction begins with the first record after the former one's end and ends with `commit` or `abort`. Whatever goes
+wrong in between (the broker is away too long, another member has this one's partitions, another process has its name)
+is a TransactionError, and after `begin_again` the same work can be done again in a new transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import wait
+from typing import Any
+
+from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError, ProducerFencedError
+from kafka.future import Future
+from kafka.structs import ConsumerGroupMetadata
+
+from connectors.batches import Partition
+from connectors.common.threads import apart
+from connectors.kafka.errors import in_words, lasting
+from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.sinks import Headers, KafkaWriter, UndeliveredError
+
+log = logging.getLogger(__name__)
+
+
+class TransactionError(UndeliveredError):
+    """The transaction cannot be committed. Begin again from what was last committed."""
+
+
+class TransactionalWriter(KafkaWriter):
+    """A KafkaWriter all of whose records since the last `commit` become visible together, or never.
+
+    `transactional_id` is this worker's own: whoever connects with it ends the transaction of whoever had it before.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, transactional_id: str, waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(settings, waiting)
+        self.transactional_id = transactional_id
+        self._began: float | None = None  # monotonic, s
+
+    def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+    ) -> Future | None:
+        """Write a record within the transaction, beginning one if need be; raises TransactionError."""
+        if self._began is None:
+            producer = self._producer if self._producer is not None else self._connected()
+            try:
+                producer.begin_transaction()
+            except KafkaError as error:
+                self._failed("", error)
+            self._began = time.monotonic()
+        return super().send(topic, key, value, headers, partition)
+
+    def commit(self, offsets: Mapping[Partition, int], member: ConsumerGroupMetadata | None) -> None:
+        """Commit what was sent and these offsets of the next events to read, both or neither.
+
+        `member` is what the consumer knows of its membership: the broker refuses offsets of a member that is none any
+        more. Does nothing where nothing was sent. Raises TransactionError; whether the broker has committed is known
+        only after `begin_again`, by reading.
+        """
+        if self._began is None:
+            return
+        # Without a generation the broker would take the offsets from anybody
+        if member is None or member.generation_id < 0:
+            self._failed("", KafkaError("this worker is not a member of the group now"))
+        # Before the offsets: whoever gets a partition next waits for the transactions that it finds in the changelog
+        self.flush()
+        producer = self._producer
+        if producer is None:  # closed meanwhile
+            raise TransactionError("the Kafka writer is closed")
+        wanted = {TopicPartition(*p): OffsetAndMetadata(at, "", -1) for p, at in offsets.items()}
+        if wanted:
+            self._within(lambda: producer.send_offsets_to_transaction(wanted, member))
+        self._within(producer.commit_transaction)
+        self._began = None
+
+    def begin_again(self) -> None:
+        """Give the transaction up. The next use connects anew, which first ends whatever has been left open."""
+        self._began = None
+        super().begin_again()
+
+    def close(self) -> None:
+        """Let go; what has not been committed is given up."""
+        if self._closed:
+            return
+        self._closed = True
+        producer, began = self._producer, self._began
+        self._producer = self._began = None
+        if producer is None:
+            return
+        if began is not None and self._failure is None:
+            with contextlib.suppress(KafkaConnectorError):  # else it ends by its time-out
+                self._within(producer.abort_transaction, seconds=1.0)
+        self._release(producer)
+
+    def _connected(self) -> KafkaProducer:
+        if self._producer is None:
+            producer = super()._connected()
+            try:
+                self._within(producer.init_transactions)
+            except BaseException:
+                self._producer = self._failure = None  # nothing was sent, so nothing has to be forgotten
+                self._release(producer)
+                raise
+        return self._producer
+
+    def _topics(self) -> list[str]:
+        return [*super()._topics(), *(self.settings.changelog_of(topic) for topic in self.settings.topics)]
+
+    def _producer_options(self) -> dict[str, Any]:
+        return {
+            "transactional_id": self.transactional_id,
+            "transaction_timeout_ms": round(self.settings.transaction_timeout_seconds * 1000),
+        }
+
+    def _within(self, work: Callable[[], None], seconds: float | None = None) -> None:
+        """Do what waits for the broker without an end of its own; TransactionError where it fails or takes too long."""
+        # After the transaction's own time-out the broker has given it up: no answer can be a good one then. The client
+        # (3.0.12) now and then never hears of a request whose broker was killed
+        limit = min(self.settings.delivery_timeout_seconds, self.settings.transaction_timeout_seconds)
+        limit = limit if seconds is None else seconds
+        done = apart(work)
+        if not wait([done], limit).done:
+            self._failed("", KafkaError(f"no answer of the transaction's coordinator within {limit:.0f} s"))
+        elif isinstance(error := done.exception(), KafkaError):
+            self._failed("", error)
+        elif error is not None:
+            raise error
+        if self._failure is not None:
+            raise self._failure
+
+    def _failed(self, topic: str, error: BaseException, size: int = 0) -> None:
+        self._see_time(error)
+        too_large = self._see_size(topic, error, size)
+        if self._failure is not None:
+            return
+        where = f" (topic {topic})" if topic else ""
+        if too_large or lasting(error):
+            super()._failed(topic, error)
+        elif ProducerFencedError.__name__ in f"{type(error)} {error}":  # itself, or what the client makes of it later
+            self._failure = TransactionError(
+                f"the transaction was ended by the broker{where}: it was longer than kafka.transaction_timeout_seconds,"
+                f" or another process has the transactional id {self.transactional_id}"
+            )
+        else:
+            why = in_words(error, self.settings, topic=topic, right="Write")
+            self._failure = TransactionError(f"the transaction failed{where}: {why}")
+
+
+def end_transaction_of(settings: KafkaSettings, transactional_id: str) -> None:
+    """End the open transaction of a worker that is gone; one that still lives begins again from its last commit.
+
+    Raises KafkaConnectorError where the broker does not let us.
+    """
+    writer = TransactionalWriter(settings, transactional_id)
+    try:
+        writer._connected()
+    finally:
+        writer.close()

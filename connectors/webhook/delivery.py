@@ -1,0 +1,106 @@
+"""One attempt to deliver a message to the webhook, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import http.client
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from connectors.http_client.connecting import Connector, DeadlineError
+from connectors.http_client.posting import Poster
+from connectors.http_client.url_policy import Endpoint, TargetRefusedError, Targets
+from connectors.webhook.message import sign
+from connectors.webhook.outbox import Message
+
+MAX_RETRY_AFTER_SECONDS = 86_400.0  # a receiver's slip must not silence the alerts for years
+MAX_REASON_BYTES = 4096  # of a refusal's body that are read; a success is not read at all
+MAX_REASON_CHARACTERS = 300  # of them that are logged
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one attempt."""
+
+    status: int | None  # None: no HTTP answer
+    reason: str  # for the log
+    retry_after: float = 0.0  # s
+
+
+def retry_after_seconds(header: str | None, now: float) -> float:
+    """Return what a Retry-After header (seconds or an HTTP date) asks for at Unix time `now`, in s; 0 for none."""
+    if header is None:
+        return 0.0
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        seconds = float(text)
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
+        except (ValueError, OverflowError):
+            return 0.0
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+def _time_of(response: http.client.HTTPResponse, now: float) -> float:
+    """Return the receiver's own time, by which its dates are meant; `now` where it does not tell."""
+    try:
+        return email.utils.parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
+    except (ValueError, OverflowError):
+        return now
+
+
+class Courier:
+    """Delivers messages to one receiver, one at a time."""
+
+    def __init__(self, endpoint: Endpoint, targets: Targets, keys: Sequence[bytes], timeout_seconds: float) -> None:
+        """`targets` says which addresses the endpoint may lead to; without `keys` messages go unsigned."""
+        self._endpoint, self._keys, self._timeout = endpoint, keys, timeout_seconds
+        connector = Connector(endpoint.host, endpoint.port, lambda address: targets.refuses(endpoint.host, address))
+        tls = ssl.create_default_context() if endpoint.tls else None
+        self._poster = Poster(connector, endpoint.host, endpoint.port, tls)
+
+    def deliver(self, message: Message) -> Answer:
+        """Make one attempt, in at most `timeout_seconds`."""
+        try:
+            with self._poster.post(
+                self._endpoint.target, message.body, self._headers(message), self._timeout
+            ) as response:
+                return self._answer(response)
+        except TargetRefusedError as error:
+            return Answer(None, str(error))
+        except DeadlineError:
+            return Answer(None, f"no answer within webhook.timeout_seconds = {self._timeout:g}")
+        except (OSError, http.client.HTTPException) as error:
+            return Answer(None, self._endpoint.redact(f"{type(error).__name__}: {error}"))
+
+    def end(self) -> None:
+        """Give up the attempt that is under way, and every later one; for any thread."""
+        self._poster.end()
+
+    def _answer(self, response: http.client.HTTPResponse) -> Answer:
+        if 200 <= response.status < 300:
+            return Answer(response.status, "")
+        reason = f"it answered {response.status}"
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the status is known, its text is extra
+            said = response.read(MAX_REASON_BYTES).decode("utf-8", "replace")
+            reason += f" {self._endpoint.redact(said)[:MAX_REASON_CHARACTERS]!r}"
+        retry_after = retry_after_seconds(response.headers.get("Retry-After"), _time_of(response, time.time()))
+        return Answer(response.status, reason, retry_after)
+
+    def _headers(self, message: Message) -> dict[str, str]:
+        timestamp = int(time.time())
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "longwatch",
+            "webhook-id": message.id,
+            "webhook-timestamp": str(timestamp),
+        }
+        if self._keys:
+            headers["webhook-signature"] = sign(self._keys, message.id, timestamp, message.body)
+        if self._endpoint.authorization is not None:
+            headers["authorization"] = self._endpoint.authorization
+        return headers

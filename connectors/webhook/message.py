@@ -1,0 +1,105 @@
+"""An alert as a message of Standard Webhooks: its id, its body and its signature."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+from urllib.parse import quote
+
+import numpy as np
+
+from connectors.batches import Alert
+from connectors.encode import alert_record, rfc3339
+
+MAX_BODY_BYTES = 20_000  # what Standard Webhooks tells receivers to expect
+MAX_ID_CHARACTERS = 200  # a header that every server takes
+MIN_SECRET_BYTES = 24  # Standard Webhooks' least
+
+_Value = TypeVar("_Value")
+
+
+def parse_secrets(text: str) -> list[bytes]:
+    """Return the signing keys in a setting, which may hold several. Raises ValueError, without them in its text."""
+    keys = []
+    for secret in text.split():
+        if secret.startswith("whsec_"):
+            try:
+                key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+            except binascii.Error:
+                raise ValueError("webhook.secret begins with whsec_, but base64 does not follow") from None
+        else:
+            key = secret.encode()
+        if len(key) < MIN_SECRET_BYTES:
+            raise ValueError(
+                f"webhook.secret has {len(key)} bytes, at least {MIN_SECRET_BYTES} are needed: "
+                'make one with echo "whsec_$(openssl rand -base64 32)"'
+            )
+        keys.append(key)
+    return keys
+
+
+def sign(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> str:
+    """Return the `webhook-signature` header: HMAC-SHA256 over id.timestamp.body by every key, separated by spaces."""
+    content = f"{message_id}.{timestamp}.".encode() + body
+    digests = (hmac.new(key, content, hashlib.sha256).digest() for key in keys)
+    return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
+
+
+def webhook_id(alert: Alert) -> str:
+    """Return the id that an alert's message keeps through retries, crashes and replays: its id and status.
+
+    A header must be ASCII, and the signature's scheme forbids full stops (they separate what is signed), so other
+    characters are percent-encoded; a long id is cut and made unique again by its hash.
+    """
+    text = quote(f"{alert.id}-{alert.status}", safe="/:@+,=").replace(".", "%2E")
+    if len(text) <= MAX_ID_CHARACTERS:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{text[: MAX_ID_CHARACTERS - 65]}-{digest}"
+
+
+def webhook_body(alert: Alert) -> bytes:
+    """Return the message's JSON: `type`, `timestamp` (the events' clock) and `data`, the alert record.
+
+    It depends on the alert alone. Where features are so many that it would be over MAX_BODY_BYTES, those with the
+    largest contributions are kept and `features_left_out` counts the others.
+    """
+    body = _envelope(alert)
+    kept = len(alert.observed)
+    while len(body) > MAX_BODY_BYTES and kept > 1:
+        kept //= 2
+        body = _envelope(leading_features(alert, kept))
+    return body
+
+
+def _envelope(alert: Alert) -> bytes:
+    at = alert.started_at if alert.ended_at is None else alert.ended_at
+    timestamp = rfc3339(np.array([at], np.int64))[0]
+    left_out = f'"features_left_out":{alert.features_left_out},' if alert.features_left_out else ""
+    start = f'{{"type":"alert.{alert.status}","timestamp":"{timestamp}",{left_out}"data":'
+    return start.encode() + alert_record(alert)[1] + b"}"
+
+
+def leading_features(alert: Alert, count: int) -> Alert:
+    """Return an alert with so many of its features, those with the largest contributions."""
+    names = sorted(alert.observed, key=lambda name: -alert.contributions.get(name, 0.0))[:count]
+
+    def only(values: Mapping[str, _Value]) -> dict[str, _Value]:
+        return {name: values[name] for name in names if name in values}
+
+    return replace(
+        alert,
+        observed=only(alert.observed),
+        expected=only(alert.expected),
+        lower=only(alert.lower),
+        upper=only(alert.upper),
+        contributions=only(alert.contributions),
+        observed_probability=only(alert.observed_probability),
+        expected_probability=only(alert.expected_probability),
+        features_left_out=alert.features_left_out + len(alert.observed) - len(names),
+    )

@@ -1,0 +1,350 @@
+"""Alert webhooks, signed as Standard Webhooks are, from an outbox that outlives crashes and receivers that are down.
+
+What an attempt's answer means:
+
+| answer                       | counted as  | what follows                                                     |
+|------------------------------|-------------|------------------------------------------------------------------|
+| 2xx                          | `delivered` | all that waited for the receiver is due at once                  |
+| none, 408, 425, 429, 502-504 | `retried`   | the receiver is away: everything pauses and backs off            |
+| other 5xx                    | `retried`   | likewise, but alone once others get through                       |
+| 3xx, other 4xx               | `failed`    | this message backs off alone and no longer holds back its stream |
+| 410                          | `failed`    | nothing more is sent until the daemon is started again           |
+
+A message is tried until it is older than `max_age_seconds`, then it is `dropped`: a wrong path or secret (404, 401)
+is mended by a person, and the alerts should still be there then. Redirects are never followed, so that a receiver
+cannot send us elsewhere; `targets.py` says which addresses may be connected to. A crash between a receiver's 2xx and
+our note of it sends the message once more, with the same `webhook-id`: receivers know it by that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from connectors.batches import Alert
+from connectors.common.section import MAX_SECONDS, Section
+from connectors.common.trouble import Trouble
+from connectors.http_client.url_policy import Targets, parse_url
+from connectors.webhook.delivery import Answer, Courier
+from connectors.webhook.message import parse_secrets, webhook_body, webhook_id
+from connectors.webhook.outbox import Message, NewMessage, Outbox, OutboxError, OutboxFullError
+
+logger = logging.getLogger(__name__)
+
+OUTBOX_FILE = "outbox.sqlite3"
+
+BACKOFF_FACTOR = 4.0  # 5 s, 20 s, 80 s, 5 min, 21 min, then the cap: a short outage costs a short wait
+STOP_SECONDS = 1.5  # close() returns within 2 s, whatever the receiver does
+MOST_KEPT = 1_000  # alerts that wait in memory for the disk, some MB; then no more should come
+MAX_TOGETHER = 100  # outcomes that are noted in one transaction
+TOGETHER_SECONDS = 0.25  # after which they are: what is not noted when the process is killed is sent again
+IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a lost wake-up would cost
+
+# A message that makes the receiver fail (500) holds back its stream no longer than this many attempts, about two hours
+# by default, where no other stream's message shows that the receiver works.
+MAX_HOLDING_ATTEMPTS = 12
+
+AWAY = frozenset({408, 425, 429, 502, 503, 504})  # the receiver, or what stands before it, says: later
+
+
+class WebhookSettings(Section):
+    """The [webhook] section."""
+
+    url: SecretStr = Field(
+        default=SecretStr(""), description="Where alerts are POSTed, http:// or https://; empty: nowhere."
+    )
+    secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Signs as Standard Webhooks do: whsec_<base64> or plain text of 24 bytes or more; two, separated "
+        "by a space, while one replaces the other; empty: unsigned.",
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts, addresses and networks that url may lead to, and nowhere else; empty: any public address. "
+        "Private and loopback addresses need their host or network listed, link-local ones the address itself.",
+    )
+    timeout_seconds: float = Field(default=15.0, gt=0, le=60, description="How long one delivery may take in all.")
+    retry_base_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        le=3600,
+        description="Longest wait before the first retry; four times as long before each next one.",
+    )
+    retry_cap_seconds: float = Field(default=1800.0, gt=0, le=86_400, description="Longest wait between two attempts.")
+    max_age_seconds: float = Field(
+        default=259_200.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="An alert that could not be delivered for so long is dropped.",
+    )
+    max_pending: int = Field(
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="Most alerts that wait to be delivered; beyond that the oldest are dropped.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr) -> SecretStr:
+        if url.get_secret_value():
+            parse_url(url.get_secret_value())
+        return url
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr) -> SecretStr:
+        parse_secrets(secret.get_secret_value())
+        return secret
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        Targets(hosts)
+        return hosts
+
+    @model_validator(mode="after")
+    def _check_target(self) -> WebhookSettings:
+        if self.url.get_secret_value():
+            refusal = Targets(self.allowed_hosts).refuses_host(parse_url(self.url.get_secret_value()).host)
+            if refusal is not None:
+                raise ValueError(f"webhook.url: {refusal}")
+        return self
+
+
+class WebhookSink:
+    """Takes alerts into the outbox, and delivers them from there in a thread of its own, each stream's in order."""
+
+    def __init__(
+        self,
+        settings: WebhookSettings,
+        directory: Path,
+        *,
+        on_delivery: Callable[[str], object] = lambda outcome: None,
+        on_pending: Callable[[int], object] = lambda count: None,
+    ) -> None:
+        """Open the outbox in `directory` and begin to deliver what waits there.
+
+        `on_delivery` is called with each attempt's outcome (`delivered`, `retried`, `failed`, `dropped`), `on_pending`
+        with the number of alerts that wait; both from any thread. Raises OutboxError, ValueError (no url).
+        """
+        self._settings = settings
+        self._endpoint = parse_url(settings.url.get_secret_value())
+        keys = parse_secrets(settings.secret.get_secret_value())
+        self._courier = Courier(self._endpoint, Targets(settings.allowed_hosts), keys, settings.timeout_seconds)
+        self._on_delivery = on_delivery
+        self._on_pending = on_pending
+        self._outbox = Outbox(directory / OUTBOX_FILE, settings.max_pending)
+        self._kept: list[NewMessage] = []  # that are not in the outbox yet
+        self._keeping = threading.Lock()  # for a moment
+        self._storing = threading.Lock()  # for as long as the disk takes
+        self._done: list[tuple[int, str]] = []  # messages with outcomes that the outbox does not know yet
+        # Ages are told by a clock that does not jump: one set forward by days would make old alerts of all that wait
+        self._ahead = time.time() - time.monotonic()
+        self._failures = 0  # since the receiver last took something: how long the pause is
+        self._paused_until = 0.0  # monotonic, s
+        self._gone = False
+        self._told = ""  # the trouble that the log already knows of
+        self.trouble = Trouble(2 * IDLE_SECONDS)  # what keeps this thread from sending, but for a receiver that is away
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        waiting = self._outbox.pending()
+        on_pending(waiting)
+        signed = "signed" if keys else "unsigned, since webhook.secret is empty"
+        logger.info("alerts go to the webhook at %s, %s; %d wait from before", self._endpoint, signed, waiting)
+        self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
+        self._thread.start()
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        """Take alerts, without waiting for the disk: they are in the outbox for good once `flush` has returned.
+
+        Those that it has had before are left out.
+        """
+        if not alerts:
+            return
+        messages = [NewMessage(webhook_id(alert), alert.stream, webhook_body(alert)) for alert in alerts]
+        with self._keeping:
+            self._kept += messages
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Return when all alerts are in the outbox. Raises OutboxError.
+
+        It is OutboxFullError where they cannot be written at present; they are kept then.
+        """
+        with self._storing:
+            with self._keeping:
+                messages = self._kept.copy()
+            if not messages:
+                return
+            try:
+                dropped = self._outbox.add(messages, self._now())
+            except OutboxFullError:
+                self._on_pending(self._outbox.pending() + len(messages))
+                raise
+            with self._keeping:
+                del self._kept[: len(messages)]
+        for message_id in dropped:
+            logger.error("alert %s was dropped: more than webhook.max_pending wait for the webhook", message_id)
+            self._on_delivery("dropped")
+        self._on_pending(self._outbox.pending())
+        self._wake.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether so many alerts wait to be written to the outbox that no more should come."""
+        return len(self._kept) > MOST_KEPT
+
+    def position(self) -> dict[str, int]:
+        """Return nothing: an alert that is written again after a crash is known by its id."""
+        return {}
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Do nothing, see `position`."""
+
+    def close(self) -> None:
+        """Stop within 2 s; what was not delivered waits in the outbox for the next start."""
+        self._stop.set()
+        self._wake.set()
+        self._courier.end()
+        self._thread.join(STOP_SECONDS)
+        with contextlib.suppress(OutboxError):
+            self._record()
+            self.flush()
+        if self._kept:
+            logger.error(
+                "%d alerts could not be written to %s: they are made again from their events",
+                len(self._kept),
+                self._outbox.path,
+            )
+        waiting = self._outbox.pending()
+        if waiting:
+            logger.info("%d alerts wait in %s for the next start", waiting, self._outbox.path)
+        self._outbox.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                wait = self._step()
+            except OutboxError as error:
+                if self._stop.is_set():
+                    return  # close() did not wait any longer for this attempt
+                self._tell("outbox", str(error))
+                self.trouble.met(str(error))
+                wait = self._settings.retry_base_seconds
+            except Exception as error:  # whatever it is, alerts must go on
+                logger.exception("the delivery of an alert to %s failed unexpectedly", self._endpoint)
+                self.trouble.met(f"the delivery fails unexpectedly: {type(error).__name__}")
+                wait = self._settings.retry_base_seconds
+            self._wake.wait(wait)
+            self._wake.clear()
+
+    def _step(self) -> float:
+        """Take what was written into the outbox, and deliver what is due. Returns how long nothing is to be done, in s.
+
+        Outcomes are noted together, so that a burst of alerts does not cost the disk a transaction each.
+        """
+        self._record()  # what a full disk has prevented: were it sent on, it would be sent again
+        with contextlib.suppress(OutboxFullError):
+            self.flush()
+        now = time.monotonic()
+        if self._gone:
+            self.trouble.met(f"the webhook at {self._endpoint} answered 410 Gone: nothing more is sent there")
+            return IDLE_SECONDS
+        if now < self._paused_until:
+            return self._paused_until - now
+        messages = self._outbox.next(now, MAX_TOGETHER)
+        if not messages:
+            due = self._outbox.next_due(now)
+            return IDLE_SECONDS if due is None else min(due - now, IDLE_SECONDS)
+        for message in messages:
+            answer = self._courier.deliver(message)
+            if answer.status is None and self._stop.is_set():
+                break  # cut off by close(): says nothing of the receiver
+            if answer.status is None or not 200 <= answer.status < 300:
+                self._record()
+                self._failed(message, answer)
+                break
+            self._delivered(message)
+            if self._stop.is_set() or time.monotonic() - now > TOGETHER_SECONDS:
+                break
+        self._record()
+        self._on_pending(self._outbox.pending())
+        return 0.0
+
+    def _record(self) -> None:
+        """Note in the outbox what has become of messages."""
+        if self._done:
+            self._outbox.finish(self._done)
+            self._done = []
+
+    def _now(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def _delivered(self, message: Message) -> None:
+        self._on_delivery("delivered")
+        self._done.append((message.sequence, "delivered"))
+        logger.debug("alert %s was delivered to %s", message.id, self._endpoint)
+        if self._failures:
+            # What failed no more often than the outage lasted was its victim. What failed more often failed while
+            # others got through, and keeps its own backoff.
+            self._outbox.hurry(self._failures)
+        if self._told:
+            logger.info("the webhook at %s takes alerts again; %d wait", self._endpoint, self._outbox.pending())
+        self._failures = 0
+        self._told = ""
+
+    def _failed(self, message: Message, answer: Answer) -> None:
+        now = time.monotonic()
+        status = answer.status
+        attempts = message.attempts + 1
+        if status == 410:
+            self._gone = True
+            self._on_delivery("failed")
+            logger.error(
+                "the webhook at %s answered 410 Gone: nothing more is sent there. %d alerts wait in the outbox; set "
+                "webhook.url to where they should go, or empty, and start again",
+                self._endpoint,
+                self._outbox.pending(),
+            )
+            return
+        refused = status is not None and status < 500 and status not in AWAY
+        aside = refused
+        due = now + self._backoff(attempts)
+        if not refused:
+            self._failures += 1
+            self._paused_until = now + max(self._backoff(self._failures), answer.retry_after)
+            broken = status is not None and status not in AWAY
+            aside = attempts > self._failures or (broken and attempts >= MAX_HOLDING_ATTEMPTS)
+            if not aside:
+                due = self._paused_until
+        self._tell(str(status), f"the webhook at {self._endpoint} does not take alerts: {answer.reason}")
+        if self._now() - message.created > self._settings.max_age_seconds:
+            self._on_delivery("dropped")
+            self._done.append((message.sequence, "dropped"))
+            logger.error(
+                "alert %s was dropped: not delivered within webhook.max_age_seconds; last: %s",
+                message.id,
+                answer.reason,
+            )
+            return
+        self._outbox.retry(message.sequence, due, aside=aside)
+        self._on_delivery("failed" if refused else "retried")
+
+    def _backoff(self, failures: int) -> float:
+        """Return the wait after that many failures, in s: exponential, with full jitter."""
+        longest = self._settings.retry_base_seconds * BACKOFF_FACTOR ** min(failures - 1, 20)
+        return random.uniform(0.0, min(longest, self._settings.retry_cap_seconds))
+
+    def _tell(self, kind: str, trouble: str) -> None:
+        """Log a trouble when it begins or becomes another, not at every attempt."""
+        if kind != self._told:
+            logger.warning("%s; alerts wait in the outbox and are tried again", trouble)
+            self._told = kind

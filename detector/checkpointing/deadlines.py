@@ -1,0 +1,57 @@
+"""Waiting for brokers without seeming dead: work in a thread of its own, given up where it is too late."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import wait
+
+from connectors.common.threads import apart
+from connectors.kafka.sinks import UndeliveredError
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1
+
+
+class Patience:
+    """How long may be waited; `beat` is called meanwhile. Deadlines are monotonic, s."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat = beat
+        self.saved_by = math.inf  # when a stop waits no longer
+        self.let_go_by = math.inf  # when partitions that are taken away wait no longer
+
+    def __call__(self, work: Callable[[], None]) -> bool:
+        """Do what waits for brokers while the loop is seen to be alive: `work` has its own deadline.
+
+        Returns whether it was over; False where a stop was asked for and cannot wait any longer. Raises
+        UndeliveredError where a partition that is taken away cannot wait any longer.
+        """
+        future = apart(work)
+        while not wait([future], LOOK_SECONDS).done:
+            self._beat()
+            if time.monotonic() > self.saved_by:
+                return False
+            if time.monotonic() > self.let_go_by:
+                raise UndeliveredError("not committed in time, and a partition was taken away meanwhile")
+        future.result()
+        return True
+
+    def until_brokers_answer(self, work: Callable[[], None]) -> None:
+        """Do what brokers are needed for, however long they are away; it is given up only for a stop."""
+        while self.saved_by == math.inf:
+            try:
+                self(work)
+            except UndeliveredError as error:
+                logger.warning("%s; trying again", error)
+            else:
+                return
+
+    def look(self) -> None:
+        """For what waits on the loop's own thread: see that it is alive. UndeliveredError where a stop cannot wait."""
+        self._beat()
+        if time.monotonic() > self.saved_by:
+            raise UndeliveredError("not written in time, and a stop was asked for meanwhile")

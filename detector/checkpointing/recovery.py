@@ -1,0 +1,386 @@
+"""A thread that brings the local store in step with the changelog: of partitions that this worker gets, and in advance.
+
+The store is a cache of the changelog. For each partition it knows up to which record it is in step; from there the
+rest is read, or all of it where the changelog is another one than it was. A partition is restored once everything has
+been read that stood in its changelog when it was assigned, transactions of former owners included: each of these has
+ended by then, and whatever they write later cannot be committed. With `standby`, partitions of other workers are
+followed all the time, so that little is left to be read when one of them is assigned.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+
+from connectors.batches import Partition
+from connectors.common.throttle import LogThrottle
+from connectors.common.trouble import Trouble
+from connectors.kafka.changelog import RIGHTS, Changelogs
+from connectors.kafka.changelog_format import Assembler, ChangelogError, Entry, Mark, compressed, restored
+from connectors.kafka.client_internals import Record
+from connectors.kafka.connect import connect
+from connectors.kafka.diagnosis import astray
+from connectors.kafka.errors import in_words, lasting
+from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.transactions import end_transaction_of
+from detector.checkpointing.sqlite import UnsavedError
+from detector.checkpointing.store import Place, Placed, SqliteStore
+from detector.errors import StateError
+from detector.state.records import incident_of
+from detector.state.stream_cache import partition_hash
+
+logger = logging.getLogger(__name__)
+
+POLL_MS = 100
+QUIET_MS = 20  # while a partition waits to be restored
+TELL_SECONDS = 5.0  # between two lines about progress
+# Standing before an open transaction for so long: its worker is gone, or it would have ended it before it let go
+GONE_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+STOP_SECONDS = 2.0
+
+
+CLAIMED = ""  # a place's identity: its rows are of a time before the changelog, and were never written to it
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A partition whose rows in the store are those that the changelog held."""
+
+    partition: Partition
+    source_offset: int | None  # of the next event; None: nothing is known of this partition
+    streams: int  # rows that were read
+    seconds: float
+    empty: bool  # the changelog holds nothing, so what the store has must be written to it
+    damaged: int  # records whose streams learn anew
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A partition on its way."""
+
+    place: Place
+    assembler: Assembler
+    end: int | None = None  # restored once the position is there; None: followed in advance
+    goal: int = 0  # what stood there when following began
+    began: float = field(default_factory=time.monotonic)
+    first: int = 0
+    rows: int = 0
+    records: int = 0
+    whole: bool = False  # read from its beginning
+    former: Place | None = None  # what the store's rows stand for, which the first record replaces
+    mark: Mark | None = None
+    moved_at: float = field(default_factory=time.monotonic)
+    ended: bool = False  # the former owner's transaction
+
+
+def _incident(entry: Entry, partition: Partition) -> int | None:
+    """Return what the store keeps of an open incident; where a former version has not told, the row does."""
+    if entry.incident is not None:
+        return partition_hash(*partition) if entry.incident else None
+    try:
+        return incident_of(restored(entry.row) if entry.compressed else entry.row)
+    except ValueError:  # seen when the stream comes
+        return None
+
+
+class Restorer(threading.Thread):
+    """See the module. `restore`, `let_go` and `finished` are for the daemon's thread, and return at once.
+
+    `layouts` are digests of the rows that this version reads, its own first; `member` is this worker's transactional
+    id.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, store: SqliteStore, *, layouts: Sequence[str], member: str, standby: bool = False
+    ) -> None:
+        super().__init__(name="restorer", daemon=True)
+        self._settings, self._store = settings, store
+        self._layouts, self._member, self._standby = layouts, member, standby
+        self._lock = threading.Lock()
+        self._asked: set[Partition] = set()  # to be restored
+        self._owned: set[Partition] = set()  # restored, or to be
+        self._finished: list[Restored] = []
+        self._failure: BaseException | None = None
+        self._stopping = threading.Event()
+        self._followed: dict[Partition, _Followed] = {}  # of this thread
+        self._identities: dict[str, str] = {}  # of changelogs, by the source's topic
+        self._telling = LogThrottle(TELL_SECONDS)
+        self.caught_up = not standby  # whether everything that stood in the changelogs at the start has been read
+        self.trouble = Trouble()
+        self.progress = 0  # counts rows and ends, for whoever wants to see that it moves
+
+    def restore(self, partitions: Iterable[Partition]) -> None:
+        """Bring these partitions' rows in step, or see once more that they are."""
+        with self._lock:
+            self._asked |= set(partitions)
+            self._owned |= set(partitions)
+
+    def let_go(self, partitions: Iterable[Partition]) -> None:
+        """Restore these no further: another worker has them."""
+        with self._lock:
+            self._asked -= set(partitions)
+            self._owned -= set(partitions)
+            self._finished = [restored for restored in self._finished if restored.partition in self._owned]
+
+    def finished(self) -> list[Restored]:
+        """Return what has been restored since the last call. Raises what ended the thread."""
+        if self._failure is not None:
+            raise self._failure
+        with self._lock:
+            finished, self._finished = self._finished, []
+            return finished
+
+    def identity(self, topic: str) -> str:
+        """Return what tells a topic's changelog, of which a partition has been restored, from any other."""
+        return self._identities[topic]
+
+    def stop(self) -> None:
+        """End the thread, within about STOP_SECONDS."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join(STOP_SECONDS)
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Read until stopped; an outage is waited for, other failures are raised by `finished`."""
+        while not self._stopping.is_set():
+            try:
+                changelogs = connect(self._settings, lambda: Changelogs(self._settings), self._stopping)
+                if changelogs is None:
+                    return
+                try:
+                    self._follow(changelogs)
+                finally:
+                    changelogs.close()
+            except OffsetOutOfRangeError:
+                self._try_again("a changelog has become shorter: what it held is looked at anew")
+            except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
+                why = in_words(error, self._settings, topic="the changelog", right=RIGHTS)
+                if lasting(error):
+                    self._failure = KafkaConnectorError(f"the changelog cannot be read: {why}")
+                    return
+                self._try_again(f"reading the changelog fails: {astray(self._settings) or why}")
+            except UnsavedError as error:
+                self._try_again(f"restoring waits: {error}")
+            except ChangelogError as error:
+                self._failure = KafkaConnectorError(str(error))
+                return
+            except BaseException as error:  # noqa: BLE001 - the daemon's thread raises it
+                self._failure = error
+                return
+            with self._lock:
+                self._asked |= self._followed.keys() & self._owned
+            self._followed.clear()
+
+    def _try_again(self, why: str) -> None:
+        if self.trouble.met(why):
+            logger.warning("%s; trying again", why)
+        self._stopping.wait(RETRY_SECONDS)
+
+    def _follow(self, changelogs: Changelogs) -> None:
+        prepared: dict[str, int] = {}
+        while not self._stopping.is_set():
+            self._take_up(changelogs, prepared)
+            waiting = any(followed.end is not None for followed in self._followed.values())
+            polled = changelogs.poll(QUIET_MS if waiting else POLL_MS)
+            if not self._followed:
+                self._stopping.wait(QUIET_MS / 1000)
+            for partition, records in polled.items():
+                if followed := self._followed.get(partition):
+                    self._apply(partition, followed, records)
+            for partition, followed in list(self._followed.items()):
+                self._advance(changelogs, partition, followed)
+            self._tell()
+            if not self.caught_up:
+                self.caught_up = all(changelogs.position(p) >= f.goal for p, f in self._followed.items())
+
+    def _take_up(self, changelogs: Changelogs, prepared: dict[str, int]) -> None:
+        """Begin with what was asked for since, and with what is followed in advance; leave what was let go."""
+        with self._lock:
+            asked, self._asked = self._asked, set()
+            owned = set(self._owned)
+        try:
+            self._begin_with(asked, owned, changelogs, prepared)
+        except BaseException:
+            with self._lock:
+                self._asked |= asked & self._owned  # it is asked for still
+            raise
+
+    def _begin_with(
+        self, asked: set[Partition], owned: set[Partition], changelogs: Changelogs, prepared: dict[str, int]
+    ) -> None:
+        left = {p for p, f in self._followed.items() if (p not in owned) == (f.end is not None)} - asked
+        for partition in left:
+            del self._followed[partition]
+        if self._standby:
+            for topic in self._settings.topics if not self._settings.topic_pattern else ():
+                if topic not in prepared:
+                    prepared[topic] = changelogs.prepare(topic)
+        for topic in {partition.topic for partition in asked}:
+            if topic not in prepared or any(p.partition >= prepared[topic] for p in asked if p.topic == topic):
+                prepared[topic] = changelogs.prepare(topic)
+        others: set[Partition] = set()
+        if self._standby:
+            others = {Partition(topic, number) for topic, count in prepared.items() for number in range(count)}
+            others -= owned | self._followed.keys()
+        if not (asked or others or left):
+            return
+        self._identities = {topic: changelogs.identity(topic) for topic in prepared}
+        ends = changelogs.ends(asked | others) if asked | others else {}
+        places = self._store.places()
+        for partition, (first, end) in ends.items():
+            followed = self._begin(changelogs, partition, places.get(partition), first, end)
+            followed.end, followed.goal = end if partition in asked else None, end
+            self._followed[partition] = followed
+        changelogs.follow({partition: followed.place.position for partition, followed in self._followed.items()})
+
+    def _begin(
+        self, changelogs: Changelogs, partition: Partition, place: Place | None, first: int, end: int
+    ) -> _Followed:
+        """Return where to begin: at what the store is in step with, else with everything."""
+        identity = changelogs.identity(partition.topic)
+        assembler = Assembler(self._settings.changelog_of(partition.topic), partition)
+        if place is not None and place.identity == identity and first <= place.position <= end:
+            return _Followed(place, assembler, first=place.position)
+        # whether it holds anything is known once it has been read: there may be nothing but aborted transactions
+        return _Followed(Place(identity, first, None), assembler, first=first, whole=True, former=place)
+
+    def _replace(self, partition: Partition, followed: _Followed) -> None:
+        """Let the rows that are here make room for those of the changelog."""
+        former = followed.former
+        if former is not None and former.identity != CLAIMED:
+            logger.warning(
+                "%s/%d: the changelog is not the one that the local store is a copy of (it holds %d to %d, the store is"
+                " at %d): the store's copy is built anew",
+                *(*partition, followed.first, followed.goal, former.position),
+            )
+        self._store.clear(partition)
+
+    def _apply(self, partition: Partition, followed: _Followed, records: list[Record]) -> None:
+        if followed.whole and not followed.records:
+            self._replace(partition, followed)
+        followed.records += len(records)
+        rows: dict[str, Placed] = {}
+        place, damaged = followed.place, followed.assembler.damaged
+        offset, member = place.source_offset, place.member
+        for at, _, key, value in records:
+            entry = followed.assembler.take(at, key, value)
+            if entry is None:
+                continue
+            if entry.mark is not None:
+                offset, member, followed.mark = entry.offset, entry.mark.member, entry.mark
+                if entry.mark.layout not in self._layouts:
+                    raise self._other_layout(partition, entry.mark)
+                if entry.mark.group != self._settings.group_id:
+                    raise ChangelogError(
+                        f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition} is of group"
+                        f" {entry.mark.group!r}, not {self._settings.group_id!r}: set kafka.changelog_topic to a name"
+                        " of this group's own"
+                    )
+            elif entry.gone:
+                rows[entry.stream] = Placed(entry.stream, None)
+            else:
+                frame = entry.row if entry.compressed else compressed(entry.row)
+                rows[entry.stream] = Placed(entry.stream, frame, _incident(entry, partition))
+        followed.place = Place(place.identity, followed.assembler.resume(records[-1][0] + 1), offset, member)
+        followed.rows += len(rows)
+        followed.moved_at = time.monotonic()
+        self.progress += len(rows)
+        self._store.save_placed({partition: list(rows.values())}, {partition: followed.place})
+        if followed.assembler.damaged > damaged:
+            logger.error(
+                "%s/%d: %d records of the changelog are damaged (checksum mismatch), the last before offset %d: their"
+                " streams learn anew",
+                *(*partition, followed.assembler.damaged - damaged, followed.place.position),
+            )
+
+    def _advance(self, changelogs: Changelogs, partition: Partition, followed: _Followed) -> None:
+        """See whether a partition is restored; where it stands before an open transaction, end that."""
+        if followed.end is None:
+            return
+        position = changelogs.position(partition)
+        if (safe := followed.assembler.resume(position)) > followed.place.position:
+            followed.place = followed.place._replace(position=safe)
+            followed.moved_at = time.monotonic()
+        if position < followed.end:
+            if time.monotonic() - followed.moved_at > GONE_SECONDS and not followed.ended:
+                followed.ended = True
+                self._end_transaction(partition, followed.place.member)
+            return
+        source_offset = followed.place.source_offset
+        if empty := followed.whole and not followed.records:  # the rows that are here, if any, are all that there is
+            source_offset = None if followed.former is None else followed.former.source_offset
+        else:
+            self._check(partition, followed)
+            self._store.save_placed({}, {partition: followed.place})
+        del self._followed[partition]
+        changelogs.follow({p: f.place.position for p, f in self._followed.items()})
+        seconds = time.monotonic() - followed.began
+        restored = Restored(
+            *(partition, source_offset, followed.rows, seconds, empty),
+            followed.assembler.damaged,
+        )
+        with self._lock:
+            if partition in self._owned and partition not in self._asked:
+                self._finished.append(restored)
+        self.progress += 1
+
+    def _check(self, partition: Partition, followed: _Followed) -> None:
+        mark = followed.mark
+        changelog = f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition}"
+        if followed.whole and mark is None:
+            logger.error(
+                "%s holds states but does not say for which offset: it has been truncated; streams whose states are"
+                " missing learn anew",
+                changelog,
+            )
+        elif followed.whole and mark is not None and (held := self._store.held(partition)) < mark.streams:
+            logger.error(
+                "%s holds %d states of at least %d that were written: it has been truncated, or was not compacted but"
+                " deleted; the others learn anew",
+                *(changelog, held, mark.streams),
+            )
+
+    def _other_layout(self, partition: Partition, mark: Mark) -> StateError:
+        """Return the error for states of another version; what was read of them leaves the store."""
+        for other, followed in self._followed.items():
+            if followed.rows:
+                self._store.clear(other)
+        return StateError(
+            f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition}: its states were last"
+            f" written by longwatch {mark.longwatch} in layout {mark.layout}, this one reads {self._layouts[0]}:"
+            f" run the same longwatch (and model.horizons) on every worker of group {mark.group}, or set"
+            " kafka.changelog_topic to a new name, and every stream learns anew"
+        )
+
+    def _end_transaction(self, partition: Partition, member: str) -> None:
+        """End what its former owner left open: the group has given the partition to us."""
+        if not member or member == self._member:
+            logger.warning(
+                "%s/%d: waiting for a transaction in the changelog to end, %.0f s at most"
+                " (kafka.transaction_timeout_seconds)",
+                *(*partition, self._settings.transaction_timeout_seconds),
+            )
+            return
+        logger.info("%s/%d: ending the transaction that %s has left open", *partition, member)
+        try:
+            end_transaction_of(self._settings, member)
+        except KafkaConnectorError as error:
+            logger.warning("the transaction of %s cannot be ended, its time-out must: %s", member, error)
+
+    def _tell(self) -> None:
+        if not self._telling.due():
+            return
+        now = time.monotonic()
+        for partition, followed in self._followed.items():
+            if followed.end is not None and now - followed.began > TELL_SECONDS:
+                done = (followed.place.position - followed.first) / max(1, followed.end - followed.first)
+                rate = followed.rows / (now - followed.began)
+                logger.info("restoring %s/%d: %.0f %%, %d states, %.0f/s", *partition, 100 * done, followed.rows, rate)

@@ -1,0 +1,354 @@
+"""Where state survives: a row of bytes for each stream, saved together with the offsets that it stands for.
+
+One checkpoint is one transaction, so rows and offsets never tell different stories, whatever ends the process. The
+store is an SQLite database, `state.db`; docs/decisions/003-state-store.md has the figures and the reasons.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from connectors.batches import Partition
+from connectors.kafka.changelog_format import restored
+from detector.checkpointing.sqlite import (
+    ERRORS,
+    FORMAT_VERSION,
+    META,
+    UPGRADE,
+    DamagedStoreError,
+    explained,
+    lock_directory,
+    open_database,
+    put_aside,
+    verified_meta,
+)
+from detector.errors import StateError
+from detector.state.records import incident_of
+
+logger = logging.getLogger(__name__)
+
+PLAIN, ZSTD = 1, 2  # stands beside every row: the row itself, or the frame that the changelog has
+MAX_ROW_BYTES = 1 << 28  # rows are tens of KB; SQLite itself ends at 10^9 bytes
+
+_SAVE_ROW = (
+    "INSERT INTO streams (name, layout, crc, row, place, incident) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (name) DO UPDATE SET layout = excluded.layout, crc = excluded.crc, row = excluded.row, "
+    "place = excluded.place, incident = excluded.incident"
+)
+_STREAMS_OF = "FROM streams WHERE place = (SELECT id FROM places WHERE topic = ? AND partition = ?)"
+_SAVE_META = "INSERT OR REPLACE INTO meta (id, crc, document) VALUES (1, ?, ?)"
+_SAVE_PLACE = (
+    "INSERT INTO places (topic, partition, identity, position, source_offset, member) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (topic, partition) DO UPDATE SET identity = excluded.identity, position = excluded.position, "
+    "source_offset = excluded.source_offset, member = excluded.member"
+)
+
+
+class DamagedRowError(StateError):
+    """One stream's row is damaged; every other row can still be read."""
+
+    def __init__(self, stream: str, text: str) -> None:
+        """Keep the stream's name, so that the caller can let this one stream start afresh."""
+        super().__init__(text)
+        self.stream = stream
+
+
+class Place(NamedTuple):
+    """What the rows of a partition stand for."""
+
+    identity: str  # of the changelog topic that they were last in step with
+    position: int  # there: the offset of the next record to take
+    source_offset: int | None  # of the next event; None: the rows are on their way and stand for nothing yet
+    member: str = ""  # transactional id of who wrote last
+
+
+class Placed(NamedTuple):
+    """A row that belongs to a partition: a zstd frame, None where the stream is not there any more."""
+
+    stream: str
+    frame: bytes | None
+    incident: int | None = None  # as from rows.incident_of
+
+
+class SqliteStore:
+    """Rows in a local directory, created when missing. One process at a time; its threads may share it.
+
+    Raises StateError when the directory cannot be used, is in use by another process, or holds a database that is
+    damaged, foreign or of a newer longwatch.
+
+    With `copy`, of what a changelog holds, a damaged database is no loss: it is put aside, and an empty one is taken.
+    Where that shows only later, it is put aside for the next start, and a DamagedStoreError ends this one.
+    """
+
+    def __init__(self, directory: str | Path, *, copy: bool = False) -> None:
+        """Lock the directory, open its database and check that it is ours and readable."""
+        self.directory, self._copy = Path(directory), copy
+        self._mutex = threading.Lock()
+        self._lock_fd = lock_directory(self.directory)
+        self._served: set[Partition] | None = None
+        self._ids: dict[Partition, int] = {}  # of places
+        try:
+            try:
+                self._db = open_database(self.directory)
+            except DamagedStoreError as error:
+                if not copy:
+                    raise
+                logger.error("%s", self._aside(error, "are read"))  # noqa: TRY400 - one line tells it
+                self._db = open_database(self.directory)
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+
+    def _aside(self, error: DamagedStoreError, read: str) -> DamagedStoreError:
+        lies = put_aside(self.directory)
+        return DamagedStoreError(error.what, f"it lies in {lies.name} now, and its states {read} from the changelog")
+
+    def _explained(self, error: sqlite3.Error | UnicodeDecodeError, doing: str) -> StateError:
+        told = explained(self.directory, error, doing)
+        if self._copy and isinstance(told, DamagedStoreError):
+            return self._aside(told, "will be read, once longwatch is started again,")
+        return told
+
+    def save(self, changed: Iterable[tuple[str, bytes]], deleted: Iterable[str], meta: Mapping[str, Any]) -> None:
+        """Store rows, deletions and the meta document in one transaction; durable when it returns."""
+        about = _meta_values(meta)
+        with self._mutex, self._transaction() as db:
+            db.executemany(_SAVE_ROW, _checked_rows(changed, self.directory))
+            db.executemany("DELETE FROM streams WHERE name = ?", ((_encode(name),) for name in deleted))
+            db.execute(_SAVE_META, about)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield self._db
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            try:
+                if self._db.in_transaction:  # SQLite has ended it itself after some errors, a full disk among them
+                    self._db.execute("ROLLBACK")
+            except ERRORS:
+                logger.exception("state directory %s: the rollback failed too", self.directory)
+            if isinstance(error, ERRORS):
+                raise self._explained(error, "save to") from error
+            raise
+
+    def load(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return the rows of these streams in order, None for a stream without one.
+
+        Raises DamagedRowError for a row whose bytes are not those that were saved, StateError otherwise.
+        """
+        rows: list[bytes | None] = []
+        with self._mutex:
+            for name in names:
+                key = _encode(name)
+                try:
+                    found = self._db.execute(
+                        "SELECT layout, crc, row, place FROM streams WHERE name = ?", (key,)
+                    ).fetchone()
+                except ERRORS as error:
+                    raise self._explained(error, f"read stream {name!r} from") from error
+                if found is not None and self._served is not None and found[3] not in self._served_ids():
+                    found = None  # another worker's by now: what is here may be long out of date
+                rows.append(None if found is None else self._verified(name, key, *found[:3]))
+        return rows
+
+    def _verified(self, name: str, key: bytes, layout: int, crc: int, row: bytes) -> bytes:
+        if layout not in {PLAIN, ZSTD}:
+            raise StateError(
+                f"state directory {self.directory}: stream {name!r} is stored in row layout {layout}, this longwatch "
+                f"reads {PLAIN} and {ZSTD}: run the longwatch that wrote it, or move the directory away to start afresh"
+            )
+        if zlib.crc32(row, zlib.crc32(key)) != crc:
+            raise DamagedRowError(
+                name,
+                f"state directory {self.directory}: the row of stream {name!r} is damaged (checksum mismatch over "
+                f"{len(row)} bytes); see to the disk",
+            )
+        return restored(row) if layout == ZSTD else row
+
+    def meta(self) -> dict[str, Any] | None:
+        """Return the last saved meta document, None before the first save."""
+        found = self._asked(META)
+        document = verified_meta(self.directory, found[0] if found else None)
+        return None if document is None else json.loads(document)
+
+    # -- states that follow a changelog -------------------------------------------------------------------------------
+
+    def serve(self, partitions: Iterable[Partition] | None) -> None:
+        """Let `load` find the rows of these partitions only; None: every row."""
+        with self._mutex:
+            self._served = None if partitions is None else set(partitions)
+
+    def save_placed(
+        self,
+        rows: Mapping[Partition, Sequence[Placed]],
+        places: Mapping[Partition, Place],
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store rows by partition and what they stand for, in one transaction; durable when it returns.
+
+        A stream that already has a row in another partition which is served keeps that one, unless the rows are of a
+        served partition themselves.
+        """
+        about = None if meta is None else _meta_values(meta)
+        with self._mutex, self._transaction() as db:
+            for partition, place in places.items():
+                db.execute(_SAVE_PLACE, (*partition, *place))
+            for partition, changed in rows.items():
+                number = self._id(partition)
+                others = self._served_ids() - {number} if partition not in (self._served or ()) else set()
+                # numbers of our own making
+                keep = f" WHERE place IS NULL OR place NOT IN ({', '.join(map(str, others))})" if others else ""
+                db.executemany(_SAVE_ROW + keep, _placed_rows(changed, number))
+                gone = ((_encode(stream), number) for stream, frame, _ in changed if frame is None)
+                db.executemany("DELETE FROM streams WHERE name = ? AND place = ?", gone)
+            if about is not None:
+                db.execute(_SAVE_META, about)
+
+    def places(self) -> dict[Partition, Place]:
+        """Return what the rows of each partition stand for."""
+        found = self._asked("SELECT topic, partition, identity, position, source_offset, member FROM places")
+        return {Partition(topic, number): Place(*rest) for topic, number, *rest in found}
+
+    def clear(self, partition: Partition | None) -> None:
+        """Remove a partition's rows, to build them anew; None: forget how rows belong to partitions, keep them all."""
+        with self._mutex, self._transaction() as db:
+            if partition is None:
+                db.execute("DELETE FROM places")  # their numbers are never given again
+                self._ids.clear()
+            else:
+                db.execute("DELETE FROM streams WHERE place = ?", (self._id(partition),))
+                db.execute("DELETE FROM places WHERE topic = ? AND partition = ?", partition)
+                self._ids.pop(partition, None)
+
+    def held(self, partition: Partition) -> int:
+        """Return how many rows a partition has."""
+        return int(self._asked(f"SELECT count(*) {_STREAMS_OF}", partition)[0][0])
+
+    def partition_of(self, stream: str) -> Partition | None:
+        """Return the partition that a stream's row belongs to, None where it belongs to none or there is no row."""
+        query = "SELECT topic, partition FROM places WHERE id = (SELECT place FROM streams WHERE name = ?)"
+        found = self._asked(query, (_encode(stream),))
+        return Partition(*found[0]) if found else None
+
+    def unplaced(self) -> list[str]:
+        """Return the streams whose rows belong to no partition: of a time without a changelog."""
+        free = "SELECT name FROM streams WHERE place IS NULL OR place NOT IN (SELECT id FROM places) ORDER BY name"
+        return [_decode(key) for (key,) in self._asked(free)]
+
+    def streams_of(self, partition: Partition) -> list[str]:
+        """Return the streams whose rows belong to a partition."""
+        return [_decode(key) for (key,) in self._asked(f"SELECT name {_STREAMS_OF} ORDER BY name", partition)]
+
+    def open_incidents(self, partition: Partition | None = None) -> dict[str, int]:
+        """Return the streams with an open incident, of one partition or of all, with their partitions' hashes."""
+        query = "SELECT name, incident FROM streams WHERE incident IS NOT NULL"
+        if partition is not None:
+            query += " AND place = (SELECT id FROM places WHERE topic = ? AND partition = ?)"
+        return {_decode(key): incident for key, incident in self._asked(query, partition or ())}
+
+    def upgrade(self) -> None:
+        """Bring a database of the former format into the present one, in one transaction: find open incidents."""
+        with self._mutex:
+            if self._db.execute("PRAGMA user_version").fetchone()[0] == FORMAT_VERSION:
+                return
+            began, found = time.monotonic(), []
+            try:
+                for key, layout, row in self._db.execute("SELECT name, layout, row FROM streams"):
+                    with contextlib.suppress(ValueError):  # a damaged row is seen when its stream comes
+                        if (incident := incident_of(restored(row) if layout == ZSTD else row)) is not None:
+                            found.append((incident, key))
+            except ERRORS as error:
+                raise self._explained(error, "read") from error
+            with self._transaction() as db:
+                for statement in UPGRADE:
+                    db.execute(statement)
+                db.executemany("UPDATE streams SET incident = ? WHERE name = ?", found)
+        logger.info(
+            "state directory %s: brought to format %d in %.1f s",
+            *(self.directory, FORMAT_VERSION, time.monotonic() - began),
+        )
+
+    def _asked(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        with self._mutex:
+            try:
+                return self._db.execute(query, values).fetchall()
+            except ERRORS as error:
+                raise self._explained(error, "read") from error
+
+    def _id(self, partition: Partition) -> int:
+        """Return the number of a place, -1 where it is unknown; the mutex is held."""
+        number = self._ids.get(partition)
+        if number is None:
+            found = self._db.execute("SELECT id FROM places WHERE topic = ? AND partition = ?", partition).fetchone()
+            if found is None:
+                return -1
+            number = self._ids[partition] = int(found[0])
+        return number
+
+    def _served_ids(self) -> set[int]:
+        return {self._id(partition) for partition in self._served or ()}
+
+    def names(self) -> list[str]:
+        """Return the name of every stream that has a row, in the order of their UTF-8 bytes."""
+        return [_decode(key) for (key,) in self._asked("SELECT name FROM streams ORDER BY name")]
+
+    def count(self) -> int:
+        """Return the number of rows."""
+        return int(self._asked("SELECT count(*) FROM streams")[0][0])
+
+    def close(self) -> None:
+        """Let go of the directory. Closing twice does no harm."""
+        with self._mutex:
+            if self._lock_fd < 0:
+                return
+            self._db.close()
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+def _encode(name: str) -> bytes:
+    # JSON may carry a lone surrogate (\ud800) into a name; it must be found again, not refused here
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _decode(key: bytes) -> str:
+    return key.decode("utf-8", "surrogatepass")
+
+
+def _meta_values(meta: Mapping[str, Any]) -> tuple[int, str]:
+    """Return a meta document as it is stored: checksum and JSON."""
+    document = json.dumps(meta, sort_keys=True, allow_nan=False)
+    return zlib.crc32(document.encode()), document
+
+
+def _checked_rows(
+    changed: Iterable[tuple[str, bytes]], directory: Path
+) -> Iterator[tuple[bytes, int, int, bytes, None, int | None]]:
+    for name, row in changed:
+        if len(row) > MAX_ROW_BYTES:
+            raise StateError(
+                f"cannot save to state directory {directory}: the row of stream {name!r} has {len(row)} bytes, "
+                f"at most {MAX_ROW_BYTES} are expected; nothing of this checkpoint was stored"
+            )
+        key = _encode(name)
+        yield key, PLAIN, zlib.crc32(row, zlib.crc32(key)), row, None, incident_of(row)
+
+
+def _placed_rows(rows: Iterable[Placed], place: int) -> Iterator[tuple[bytes, int, int, bytes, int, int | None]]:
+    for stream, frame, incident in rows:
+        if frame is not None:
+            key = _encode(stream)
+            yield key, ZSTD, zlib.crc32(frame, zlib.crc32(key)), frame, place, incident

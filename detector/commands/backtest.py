@@ -1,0 +1,192 @@
+"""The same engine over history: files in, a CSV with a row for each event out, and figures where there are labels.
+
+Deterministic: same files and settings, same rows. The network is not retrained here.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from connectors.batches import Alert, Rejected, Scores
+from connectors.decode.decoder import Decoder
+from connectors.files.labels import LabelsError, Window, windows_of
+from connectors.files.source import FileSettings, FileSource
+from detector.commands.score_table import PER_FEATURE, Added, cells, feature_columns
+from detector.config.settings import Settings
+from detector.engine.engine import Engine
+from detector.service.factory import device_of, engine_settings, first_model
+from training.evaluate import average_precision, incident_table, incidents, roc_auc, rows_in_windows
+
+if TYPE_CHECKING:
+    from detector.commands.smooth import History, Smoothed
+
+logger = logging.getLogger(__name__)
+
+
+LOOKS_AHEAD = "lookahead_"  # begins the name of every column that knows the future
+NAMED = 5  # streams, where they are told
+ROWS_AT_ONCE = 10_000  # of the added columns, as text
+
+
+@dataclass(slots=True)
+class Track:
+    """One stream's scored events in their order, for figures and pictures; every array is [events]."""
+
+    time: NDArray[np.int64]  # ns
+    score: NDArray[np.float64]
+    alert: NDArray[np.bool_]
+
+
+class Tracks:
+    """Collects the scores of every stream."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[Track]] = {}
+
+    def add(self, scores: Scores) -> None:
+        """Take a batch in."""
+        stream = scores.batch.stream[scores.event]
+        time_ = scores.batch.time[scores.event]
+        order = np.argsort(stream, kind="stable")
+        edges = np.flatnonzero(np.diff(stream[order], prepend=-1, append=-1))
+        for a, b in pairwise(edges):
+            rows = order[a:b]
+            name = scores.batch.streams[stream[rows[0]]]
+            self._parts.setdefault(name, []).append(Track(time_[rows], scores.score[rows], scores.alert[rows]))
+
+    def all(self) -> dict[str, Track]:
+        """Return each stream's whole track, by name."""
+        return {
+            name: Track(
+                np.concatenate([part.time for part in parts]),
+                np.concatenate([part.score for part in parts]),
+                np.concatenate([part.alert for part in parts]),
+            )
+            for name, parts in sorted(self._parts.items())
+        }
+
+
+@dataclass(slots=True)
+class Replay:
+    """What a backtest brought."""
+
+    events: int = 0
+    scored: int = 0
+    dropped: int = 0
+    seconds: float = 0.0
+    alerts: list[Alert] = field(default_factory=list)
+    rejected: int = 0
+    tracks: Tracks = field(default_factory=Tracks)
+
+
+def replay(
+    paths: Sequence[str],
+    settings: Settings,
+    write: Callable[[Scores], None],
+    reject: Callable[[Sequence[Rejected]], None] = lambda _: None,
+    progress: bool = False,
+) -> Replay:
+    """Score all events of `paths`, each file at full speed; hand every batch of scores to `write`.
+
+    Raises FileError for a file that cannot be read.
+    """
+    decoder = Decoder(settings.decode)
+    source = FileSource(FileSettings(paths=tuple(paths)), decoder)
+    stored: dict[str, bytes] = {}  # states of evicted streams
+    engine = Engine(
+        first_model(settings),
+        engine_settings(settings),
+        device_of(settings),
+        lambda names: [stored.get(name) for name in names],
+    )
+    result = Replay()
+    began = time.perf_counter()
+    bar = tqdm(unit=" events", unit_scale=True, disable=not progress or None, file=sys.stderr)
+    while not source.finished():
+        raw = source.poll(0.5)
+        batch, rejected = decoder.decode(raw)
+        if rejected:
+            result.rejected += len(rejected)
+            reject(rejected)
+        step = engine.step(batch)
+        if engine.unsaved:
+            stored.update(engine.drain())
+        write(step.scores)
+        result.events += len(batch)
+        result.scored += len(step.scores)
+        result.alerts += step.alerts
+        result.tracks.add(step.scores)
+        bar.update(len(batch))
+    bar.close()
+    source.close()
+    engine.close()
+    result.dropped = result.events - result.scored
+    result.seconds = time.perf_counter() - began
+    return result
+
+
+def look_ahead(history: History, settings: Settings, progress: bool = False) -> Added:
+    """Return the columns that a pass over all of `history`, backwards too, adds to a ScoreTable of the same events."""
+    from training.network.model import Forecaster  # noqa: PLC0415 - with torch, which the engine does not need on a CPU
+
+    model = Forecaster.of(first_model(settings)).to(device_of(settings))
+    with tqdm(
+        desc="looking ahead", total=len(history), unit=" values", unit_scale=True, disable=not progress or None
+    ) as bar:
+        smoothed = history.smoothed(model, bar.update)
+    names = feature_columns([LOOKS_AHEAD + kind for kind in PER_FEATURE], history.features)
+    return Added([LOOKS_AHEAD + "score", *names], _rows(history, smoothed))
+
+
+def _rows(history: History, smoothed: Smoothed) -> Iterator[str]:
+    start, feature, width = history.start(), history.feature(), len(PER_FEATURE)
+    for first in range(0, len(smoothed.score), ROWS_AT_ONCE):
+        edges = start[first : first + ROWS_AT_ONCE + 1]
+        here = slice(int(edges[0]), int(edges[-1]))
+        table = np.full((len(edges) - 1, 1 + width * len(history.features)), np.nan)
+        table[:, 0] = smoothed.score[first : first + ROWS_AT_ONCE]
+        row = np.repeat(np.arange(len(table)), np.diff(edges))
+        for k, values in enumerate((smoothed.expected, smoothed.lower, smoothed.upper)):
+            table[row, 1 + width * feature[here] + k] = values[here]
+        yield from map(cells, table.tolist())
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = [repr(name) for name in islice(names, NAMED + 1)]
+    return ", ".join([*shown[:NAMED], "..."] if len(shown) > NAMED else shown) or "none"
+
+
+def figures(tracks: Tracks, labels: dict[str, list[Window]]) -> str:
+    """Return a table of found and missed incidents and false alarms, and how well scores rank labelled rows.
+
+    Raises LabelsError where the labels name none of the streams.
+    """
+    judged, scores, rows = [], [], []
+    for name, track in tracks.all().items():
+        windows = windows_of(labels, name)
+        if windows is None:
+            logger.warning("stream %r is not named in the labels: left out of the figures", name)
+            continue
+        order = np.argsort(track.time, kind="stable")
+        judged.append(incidents(name, track.time[order], track.alert[order], windows))
+        scores.append(track.score[order])
+        rows.append(rows_in_windows(track.time[order], windows))
+    if not judged:
+        raise LabelsError(
+            f"the labels name none of the streams: they name {_some(labels)}, scored were {_some(tracks.all())}"
+        )
+    score, labelled = np.concatenate(scores), np.concatenate(rows)
+    auc, precision = roc_auc(score, labelled), average_precision(score, labelled)
+    return (
+        f"{incident_table(judged)}\n\nROC AUC {auc:.3f}, average precision {precision:.3f}, over {len(score):,} events"
+    )

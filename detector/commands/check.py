@@ -1,0 +1,153 @@
+"""What `longwatch config --check` finds: whether the daemon could work on this machine as the settings ask.
+
+Nothing is changed, and nothing is kept open.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+
+from connectors.common.certificates import expiry_trouble
+from connectors.common.findings import Finding
+from connectors.http_client.url_policy import Targets, parse_url
+from connectors.http_server.settings import HttpError
+from connectors.kafka.checks import Uses, findings
+from detector.commands.outputs import nearest_existing
+from detector.config.settings import Settings, SettingsError
+
+LEAST_FREE_BYTES = 1 << 30  # room for a checkpoint of 10,000 streams of 27 KB, its log, and as much again
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Look at one thing after the other; takes as long as brokers and name servers need to answer."""
+    yield _directory(settings.state.directory)
+    yield from _files(settings)
+    yield from _certificates(settings)
+    yield _device(settings)
+    yield _port(settings)
+    if settings.webhook.url.get_secret_value():
+        yield _webhook(settings)
+    if settings.source.type == "kafka":
+        feed = settings.exactly_once and bool(settings.webhook.url.get_secret_value())
+        yield from findings(settings.kafka, Uses(settings.changelog, feed))
+
+
+def _directory(directory: Path) -> Finding:
+    what, place = f"state.directory {directory}", nearest_existing(directory)
+    if not place.is_dir():
+        return Finding(what, f"{place} is no directory: move it away, or set another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        whose = "" if place == directory else f"does not exist, and in {place} "
+        return Finding(what, f"{whose}user id {os.geteuid()} may not write: give it the directory, or set another")
+    if (free := shutil.disk_usage(place).free) < LEAST_FREE_BYTES:
+        return Finding(what, f"{free >> 20} MiB free, at least {LEAST_FREE_BYTES >> 20} expected: make room")
+    return Finding(what, note=f"{free >> 30} GiB free{'' if place == directory else ', will be made'}")
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    paths = settings.source.paths if settings.source.type == "file" else ()
+    named = [("source.paths", path) for path in paths if path != "-"]
+    named += [("kafka.sasl_oauth_token_file", path) for path in (settings.kafka.sasl_oauth_token_file,) if path]
+    for name, path in named:
+        yield _readable(name, path)
+    if settings.model.directory:
+        yield _model(settings)
+    for name in ("scores_file", "alerts_file", "dead_letter_file"):
+        if path := getattr(settings.output, name):
+            place = Path(path) if Path(path).exists() else Path(path).absolute().parent
+            writable = os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0))
+            who = f"user id {os.geteuid()} may not write to {place}: grant that, or set another"
+            trouble = who if place.exists() else f"{place} does not exist: make it, or set another"
+            yield Finding(f"output.{name} {path}", "" if writable else trouble, "writable")
+
+
+def _readable(name: str, path: str) -> Finding:
+    try:
+        with Path(path).open("rb"):
+            return Finding(f"{name} {path}", note="readable")
+    except OSError as error:
+        return Finding(f"{name} {path}", f"cannot be read: {error.strerror}; mend that, or set another")
+
+
+def _model(settings: Settings) -> Finding:
+    from detector.service.factory import first_model  # noqa: PLC0415 - numba takes its time
+    from training.network.registry import RegistryError  # noqa: PLC0415
+
+    what = f"model.directory {settings.model.directory}"
+    try:
+        return Finding(what, note=f"model {first_model(settings).fingerprint()}")
+    except (SettingsError, RegistryError) as error:
+        return Finding(what, str(error).removeprefix(f"{what}: "))
+
+
+def _certificates(settings: Settings) -> Iterator[Finding]:
+    kafka, http = settings.kafka, settings.http
+    if kafka.security_protocol.endswith("SSL"):
+        for name in ("ssl_cafile", "ssl_certfile"):
+            if path := getattr(kafka, name):
+                yield _certificate(f"kafka.{name} {path}", path)
+    if kafka.sasl_oauth_ssl_cafile:
+        yield _certificate(f"kafka.sasl_oauth_ssl_cafile {kafka.sasl_oauth_ssl_cafile}", kafka.sasl_oauth_ssl_cafile)
+    if http.ssl_certfile:
+        finding = _certificate(f"http.ssl_certfile {http.ssl_certfile}", http.ssl_certfile)
+        try:
+            http.tls()
+        except HttpError as error:
+            finding = finding._replace(trouble=finding.trouble or str(error))
+        yield finding
+
+
+def _certificate(what: str, path: str) -> Finding:
+    """Look at a certificate's dates; whether it is good otherwise shows where it is used."""
+    try:
+        return Finding(what, expiry_trouble(path, datetime.now(UTC)), "in date")
+    except OSError as error:
+        return Finding(what, f"cannot be read: {error.strerror}")
+    except ValueError as error:
+        return Finding(what, f"no certificate in PEM: {error}")
+
+
+def _device(settings: Settings) -> Finding:
+    wanted = settings.compute.device
+    what = f"compute.device {wanted}"
+    if not wanted.startswith("cuda"):
+        return Finding(what)
+    import torch  # noqa: PLC0415 - takes seconds, which no other answer needs
+
+    present = torch.cuda.device_count()
+    if int(wanted.partition(":")[2] or 0) < present:
+        return Finding(what, note=f"one of {present}")
+    return Finding(what, f"this machine has {present} CUDA devices: use auto or cpu, or install a driver")
+
+
+def _port(settings: Settings) -> Finding:
+    host, port = settings.http.host, settings.http.port
+    what = f"http.host {host}, http.port {port}"
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return Finding(what, note="free")
+    except OSError as error:
+        used = " (by a longwatch that runs already?)" if error.errno == errno.EADDRINUSE else ""
+        return Finding(what, f"cannot be listened on: {error.strerror}{used}: set an address and a port that are free")
+
+
+def _webhook(settings: Settings) -> Finding:
+    """Look at where the webhook leads; nothing is sent."""
+    endpoint = parse_url(settings.webhook.url.get_secret_value())
+    targets, what = Targets(settings.webhook.allowed_hosts), f"webhook.url {endpoint}"
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return Finding(what, f"the name {endpoint.host} leads nowhere: {error.strerror}")
+    places = dict.fromkeys(str(place[0]).partition("%")[0] for *_, place in found)
+    refusals = [targets.refuses(endpoint.host, ip_address(place)) for place in places]
+    if all(refusals):
+        return Finding(what, "; ".join(filter(None, dict.fromkeys(refusals))))
+    return Finding(what, note=f"leads to {', '.join(p for p, no in zip(places, refusals, strict=True) if not no)}")

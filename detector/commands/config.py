@@ -1,0 +1,123 @@
+"""What `longwatch config` shows: the effective settings, their JSON schema, and their reference.
+
+`python -m detector.commands.config > docs/settings.md` makes the reference anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from detector.config.layers import is_secret
+from detector.config.settings import Settings
+
+_HEAD = """# Settings
+
+Every setting of longwatch, made from the code (`python -m detector.commands.config > docs/settings.md`; a test
+compares). `longwatch config` prints them with the values in effect and checks them.
+
+A setting's value comes from, each winning over those before it: its default; the file given with `--config`; the
+environment, `LONGWATCH_SECTION__NAME`; the command line, `--set section.name=value`. Lists are written `["a", "b"]`,
+in variables and on the command line also `a,b`. A secret can be put into a file: its name with `_file` appended takes
+the path, as in `LONGWATCH_WEBHOOK__SECRET_FILE=/run/secrets/webhook`. A name that does not exist is an error.
+"""
+
+
+def effective(settings: Settings) -> str:
+    """Return the settings as TOML that can be read back; secrets are masked, what was set says where it came from."""
+    lines = []
+    for section, model in _sections():
+        lines.append(f"[{section}]")
+        values = getattr(settings, section)
+        for name, field in model.model_fields.items():
+            value, origin = getattr(values, name), settings.origin(f"{section}.{name}")
+            text = _toml(value)
+            if is_secret(field.annotation):
+                text = "" if _revealed(value) else '""'
+            line = f"{name} = {text}" if text else f"# {name} = {'hidden' if value is not None else 'not set'}"
+            lines.append(f"{line}  # {origin}" if origin else line)
+        lines.append("")
+    return "\n".join(lines)
+
+
+def schema() -> dict[str, Any]:
+    """Return the settings' JSON schema, for editors that check longwatch.toml as it is written."""
+    return Settings.model_json_schema()
+
+
+# -- the reference -----------------------------------------------------------------------------------------------------
+
+
+def reference() -> str:
+    """Return docs/settings.md."""
+    parts = [_HEAD]
+    for section, model in _sections():
+        parts.append(f"\n## [{section}]\n\n| name | values | default | meaning |\n|---|---|---|---|\n")
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            if isinstance(default, SecretStr):
+                default = default.get_secret_value()
+            shown = "not set" if default is None else f"`{_toml(default)}`"
+            cells = (f"`{name}`", _values(field), shown, (field.description or "").replace("<", "&lt;"))
+            parts.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
+    return "".join(parts)
+
+
+def _values(field: FieldInfo) -> str:
+    """Return the values that a setting takes: "text", "number, > 0, <= 60", ..."""
+    text = _kind(field.annotation)
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    bounds = [
+        f"{sign} {bound:,}"
+        for item in field.metadata
+        for at, sign in signs.items()
+        if (bound := getattr(item, at, None)) is not None
+    ]
+    return ", ".join([text, *bounds])
+
+
+def _kind(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if get_origin(annotation) in (list, tuple):
+        return "list of " + _kind(get_args(annotation)[0])
+    kinds = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path", SecretStr: "secret"}
+    if annotation in kinds:
+        return kinds[annotation]
+    return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None)) or str(annotation)
+
+
+def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in Settings.model_fields.items():
+        if not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            raise TypeError(f"{name} is not a section")
+        yield name, field.annotation
+
+
+def _revealed(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _toml(value: Any) -> str:
+    """Return a value as TOML; empty for None, which TOML cannot say."""
+    if value is None or value is PydanticUndefined:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    # JSON's strings are TOML's, but for DEL
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,0 +1,371 @@
+"""The demo: the daemon itself over bundled real data, its alerts as a person reads them, a table and pictures.
+
+Nothing here scores. Events go from files through decode, engine, checkpoints and sinks as they do in production; only
+retraining is off, since a replay of seconds has no place in a schedule of hours.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import textwrap
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from tqdm import tqdm
+
+from connectors.batches import Alert, Int64, Scores
+from connectors.common.private_files import locked
+from connectors.decode.decoder import DecodeSettings
+from connectors.files.labels import Window, load_labels, windows_of
+from connectors.files.lines import FileError
+from connectors.http_server.settings import HttpSettings
+from detector.commands.outputs import check_folder
+from detector.commands.plots import PictureError, Series, draw_overview, draw_stream, page, save
+from detector.config.settings import Settings
+from detector.observability.alert_text import moment, number, value
+from detector.scoring.judge import NOVELTY_WARMUP
+from detector.service.daemon import Daemon
+from detector.service.factory import Sinks
+from training.evaluate import StreamIncidents, incident_table, incidents, nab_probation
+
+DATA = Path(__file__).parents[1] / "demo_data"
+BATCH_EVENTS = 500  # small, so that alerts come as they fire; scores are the same however events are cut
+WEEK_NS = 604_800 * 10**9
+SCRAPE_SECONDS = 5.0
+COLUMNS = 100  # of a terminal
+BOLD, PLAIN = "\033[1m", "\033[0m"
+
+INTRODUCTION = (
+    "{streams} real series, {events:,} events, replayed in order of time as streams of one source through the daemon. "
+    'They are all of the Numenta Anomaly Benchmark\'s "realKnownCause", taken whole before any result was seen. The '
+    "network has been trained on synthetic series only."
+)
+RULES = (
+    "Found: an alert fired in the labelled window. False alarm: one fired outside all of them. Delay: from the "
+    "window's start, which in this benchmark lies well before the incident itself."
+)
+
+
+def run_demo(settings: Settings, output: Path) -> None:
+    """Replay the bundled series, print alerts and a table, write pictures, scores, alerts and metrics to `output`.
+
+    Raises the daemon's own errors, FileError where another demo writes there, OSError where `output` cannot be
+    written, KeyboardInterrupt after CTRL+C.
+    """
+    check_folder("--output", output)
+    output.mkdir(parents=True, exist_ok=True)
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        if not locked(folder):
+            raise FileError(f"--output {output}: another demo writes there; name another folder")
+        _run_alone(settings, output)
+    finally:
+        os.close(folder)
+
+
+def _run_alone(settings: Settings, output: Path) -> None:
+    paths = sorted(DATA.glob("*.csv.gz"))
+    total = sum(_events(path) for path in paths)
+    scores, alerts, metrics = (output / name for name in ("scores.jsonl", "alerts.jsonl", "metrics.txt"))
+    for file in (scores, alerts, metrics):
+        file.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="longwatch-demo-") as state:
+        chosen = _demo_settings(settings, paths, Path(state), scores, alerts)
+        url = _url(chosen)
+        print(textwrap.fill(INTRODUCTION.format(streams=len(paths), events=total), COLUMNS))
+        print(f"metrics while it runs: {url}/metrics\n")
+        seen, seconds = _replay(chosen, settings.origin("logging.level") is not None, total, f"{url}/metrics", metrics)
+    if seen["events"] < total:
+        print(f"\nstopped after {seen['events']:,} of {total:,} events")
+        raise KeyboardInterrupt
+
+    series = read_series(scores, alerts, load_labels(DATA / "labels.json"))
+    judged = [judge(one) for one in series]
+    table = incident_table(judged)
+    left_out = seen["events"] - seen["events_scored"]
+    paragraphs = [
+        f"{seen['events_scored']:,} events scored in {seconds:.1f} s; {left_out} with a time that their stream had had "
+        "before were left out.",
+        *summary(series, judged, settings.alerting.alerts_per_stream_per_week),
+        RULES,
+    ]
+    print(f"\n{table}\n")
+    for paragraph in paragraphs:
+        print(textwrap.fill(paragraph, COLUMNS))
+    print(f"\nalerts    {alerts}\nscores    {scores}\nmetrics   {metrics}")
+    try:
+        pictures = _draw(series, judged, paragraphs, table, output)
+    except PictureError as error:
+        pictures = f"none: {error}"
+    print(f"pictures  {pictures}")
+
+
+def read_series(scores: Path, alerts: Path, labels: Mapping[str, list[Window]]) -> list[Series]:
+    """Return the streams of a file of scores and a file of alerts, by name; of each its first feature."""
+    records: dict[str, list[_ScoreLine]] = {}
+    decoder = msgspec.json.Decoder(_ScoreLine)
+    with scores.open("rb") as lines:
+        for line in lines:
+            record = decoder.decode(line)
+            records.setdefault(record.stream, []).append(record)
+    fired: dict[str, list[str]] = {}
+    with alerts.open("rb") as lines:
+        for line in lines:
+            alert = msgspec.json.decode(line, type=_AlertLine)
+            if alert.status == "firing":
+                fired.setdefault(alert.stream, []).append(alert.started_at)
+    return [
+        _series(stream, rows, fired.get(stream, []), windows_of(labels, stream) or [])
+        for stream, rows in sorted(records.items())
+    ]
+
+
+def judge(series: Series) -> StreamIncidents:
+    """Match the alerts that fired with the labelled windows."""
+    return incidents(series.stream, series.time, np.isin(series.time, series.alerts), series.windows)
+
+
+def summary(series: Sequence[Series], judged: Sequence[StreamIncidents], budget: float) -> list[str]:
+    """Return in words what the table says, against the budget of alerts (a stream and week)."""
+    found, labelled = sum(one.found for one in judged), sum(len(one.incidents) for one in judged)
+    false = sum(len(one.false_alarms) for one in judged)
+    weeks = sum(int(one.time[-1] - one.time[0]) for one in series) / WEEK_NS
+    early = sum(
+        sum(alarm < one.time[nab_probation(len(one.time))] for alarm in verdict.false_alarms)
+        for one, verdict in zip(series, judged, strict=True)
+    )
+    return [
+        f"{found} of {labelled} labelled incidents found. {false} false alarms in {weeks:.0f} weeks of streams: "
+        f"{false / weeks:.2f} a stream and week; the budget, alerting.alerts_per_stream_per_week, is {budget:g}.",
+        f"{early} of the false alarms fell into the beginning of a series (15 %, at most 750 events) that the "
+        "benchmark leaves to learning and does not count. Here they count: a stream is warming for "
+        f"{NOVELTY_WARMUP} events only.",
+    ]
+
+
+# -- the replay --------------------------------------------------------------------------------------------------------
+
+
+def _demo_settings(settings: Settings, paths: Sequence[Path], state: Path, scores: Path, alerts: Path) -> Settings:
+    """Return the user's settings with the demo's source, outputs and a state of its own."""
+    port = settings.http.port
+    if port == 0 or settings.origin("http.port") is None:
+        port = _free_port(settings.http.host)
+
+    def section(name: str, **values: Any) -> Any:
+        return getattr(settings, name).model_copy(update=values)
+
+    named = tuple(map(str, paths))
+    return settings.model_copy(
+        update={
+            "decode": DecodeSettings(),
+            "source": section("source", type="file", paths=named, max_poll_records=BATCH_EVENTS),
+            "state": section("state", directory=state),
+            "output": section("output", scores_file=str(scores), alerts_file=str(alerts)),
+            "training": section("training", enabled=False),
+            # without the password and the certificate that may be set there: the demo reads its own metrics
+            "http": HttpSettings(host=settings.http.host, port=port),
+        }
+    )
+
+
+def _replay(
+    settings: Settings, talkative: bool, total: int, metrics_url: str, metrics: Path
+) -> tuple[dict[str, int], float]:
+    """Run the daemon to the end of its files; return what its counters say, and the seconds it took."""
+    bar = tqdm(
+        desc="starting",
+        total=total,
+        unit=" events",
+        unit_scale=True,
+        ncols=COLUMNS,
+        leave=False,
+        disable=None,
+        file=sys.stderr,
+    )
+    with bar, _quiet(talkative), _own_signals():
+        daemon = Daemon(settings, Sinks([_Progress(bar, metrics_url, metrics)], [_Terminal()], []))
+        began = time.perf_counter()
+        daemon.run()
+    seconds = time.perf_counter() - began
+    count = daemon.metrics.registry.get_sample_value
+    return {name: int(count(f"longwatch_{name}_total") or 0) for name in ("events", "events_scored")}, seconds
+
+
+class _Watcher:
+    """What every sink here has in common: nothing to keep."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+    def position(self) -> dict[str, int]:
+        return {}
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class _Terminal(_Watcher):
+    """An alert sink that prints alerts as they fire, a row each, within COLUMNS."""
+
+    def __init__(self) -> None:
+        self._form = "{:1} {:16}  {:34}  {:>8}  {:^20}  {:>9}"
+        head = self._form.format("", "when (UTC)", "stream", "observed", "expected", "once in")
+        tqdm.write(f"{head}\n{'-' * len(head)}", file=sys.stdout)
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        for alert in alerts:
+            if alert.status == "firing":
+                tqdm.write(self._row(alert), file=sys.stdout)
+
+    def _row(self, alert: Alert) -> str:
+        feature = max(alert.contributions, key=lambda name: alert.contributions[name])
+        row = self._form.format(
+            "!" if alert.severity == "critical" else "",
+            moment(alert.started_at)[:16],
+            alert.stream,
+            value(alert.observed[feature]),
+            f"{number(alert.lower[feature])} .. {number(alert.upper[feature])}",
+            f"{10.0 ** min(alert.score, 15.0):,.0f}",
+        )
+        return f"{BOLD}{row}{PLAIN}" if alert.severity == "critical" and sys.stdout.isatty() else row
+
+
+class _Progress(_Watcher):
+    """A score sink that moves the bar, and at the end asks for the metrics as Prometheus would."""
+
+    def __init__(self, bar: Any, metrics_url: str, metrics: Path) -> None:
+        self._bar, self._url, self._metrics = bar, metrics_url, metrics
+
+    def write(self, scores: Scores) -> None:
+        self._bar.set_description("replaying", refresh=False)
+        self._bar.update(len(scores.batch))
+
+    def close(self) -> None:
+        """Scrape: the last checkpoint is over, and the daemon closes its sinks before it ends its server."""
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
+        with direct.open(self._url, timeout=SCRAPE_SECONDS) as response:
+            self._metrics.write_bytes(response.read())
+
+
+@contextmanager
+def _quiet(talkative: bool) -> Iterator[None]:
+    """Leave the terminal to the demo: of the daemon's log only errors, unless a level was asked for."""
+    packages = [logging.getLogger(name) for name in ("connectors", "detector", "training")]
+    before = [logger.level for logger in packages]
+    if not talkative:
+        for logger in packages:
+            logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(packages, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Take back the signals that the daemon made its own, so that CTRL+C stops the drawing too."""
+    before = {number_: signal.getsignal(number_) for number_ in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number_, handler in before.items():
+            signal.signal(number_, handler)
+
+
+def _events(path: Path) -> int:
+    with gzip.open(path, "rb") as lines:
+        return sum(1 for _ in lines) - 1
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0), family=_family(host)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _url(settings: Settings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http.host, settings.http.host)  # noqa: S104 - not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.http.port}"
+
+
+# -- scores and alerts, as the sinks wrote them ------------------------------------------------------------------------
+
+
+class _ScoreLine(msgspec.Struct, gc=False):
+    stream: str
+    timestamp: str
+    score: float
+    threshold: float
+    observed: dict[str, float]
+    expected: dict[str, float | None]
+    lower: dict[str, float | None]
+    upper: dict[str, float | None]
+
+
+class _AlertLine(msgspec.Struct):
+    stream: str
+    status: str
+    started_at: str
+
+
+def _series(stream: str, rows: Sequence[_ScoreLine], fired: Sequence[str], windows: Sequence[Window]) -> Series:
+    feature = next(iter(rows[0].observed))
+    return Series(
+        stream=stream,
+        feature=feature,
+        time=_times([row.timestamp for row in rows]),
+        value=np.array([row.observed.get(feature) for row in rows], np.float64),
+        expected=np.array([row.expected.get(feature) for row in rows], np.float64),
+        lower=np.array([row.lower.get(feature) for row in rows], np.float64),
+        upper=np.array([row.upper.get(feature) for row in rows], np.float64),
+        score=np.array([row.score for row in rows]),
+        threshold=np.array([row.threshold for row in rows]),
+        alerts=_times(fired),
+        windows=windows,
+    )
+
+
+def _times(texts: Sequence[str]) -> Int64:
+    return np.array([text.removesuffix("Z") for text in texts], "datetime64[ns]").astype(np.int64)
+
+
+def _draw(
+    series: Sequence[Series], judged: Sequence[StreamIncidents], paragraphs: Sequence[str], table: str, output: Path
+) -> str:
+    """Write a PNG for each stream, one for all, and a page with them; return where."""
+    told = [
+        replace(one, note=f"{verdict.found} of {len(verdict.incidents)} incidents found, "
+                f"{len(verdict.false_alarms)} false alarms in {len(one.time):,} events")
+        for one, verdict in zip(series, judged, strict=True)
+    ]  # fmt: skip
+    images = []
+    for one in tqdm(told, desc="drawing", unit=" pictures", ncols=COLUMNS, leave=False, disable=None, file=sys.stderr):
+        path = output / f"{one.stream}.png"
+        save(draw_stream(one), path)
+        images.append((f"{one.stream}: {one.note}", path))
+    found, labelled = sum(one.found for one in judged), sum(len(one.incidents) for one in judged)
+    title = f"longwatch demo: {found} of {labelled} labelled incidents found in {len(series)} real series"
+    save(draw_overview(told, title), output / "demo.png")
+    (output / "index.html").write_text(page(title, paragraphs, table, images), encoding="utf-8")
+    return f"{output / 'index.html'}, {output / 'demo.png'}"

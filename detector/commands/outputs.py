@@ -1,0 +1,108 @@
+"""Where commands write what a person asked for with --output: checked before the work, whole after it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TextIO
+
+from connectors.files.lines import FileError
+
+STANDARD_OUTPUT = "-"
+
+
+class Output:
+    """A text file that appears whole or not at all; what is no regular file (a pipe, a device, a link) is written to.
+
+    "-", or another name of it, is standard output. Raises FileError at once where it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_standard_output = str(path) == STANDARD_OUTPUT or _is_standard_output(path)
+        self._open: TextIO | None = None  # what is written to as it is
+        try:
+            if self.is_standard_output:
+                self._open = sys.stdout
+            elif _is_to_be_kept(path):
+                # not emptied before there is something to write
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                self._open = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
+            elif path.exists() and not os.access(path, os.W_OK):
+                raise PermissionError(0, "its rights do not allow it")
+            self._draft_folder = None if self._open else path.parent
+            self.draft().close()
+        except OSError as error:
+            raise self._error(error) from error
+
+    def draft(self) -> IO[str]:
+        """Return a file without a name, for what is not yet whole: nothing stays of it, whatever ends the process."""
+        return tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=self._draft_folder)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[TextIO]:
+        """Give what is to be written to; it is in its place when this is over, unless something is raised.
+
+        Raises FileError, but BrokenPipeError where nobody reads any more.
+        """
+        try:
+            if self._open is not None:
+                if self._open is not sys.stdout and stat.S_ISREG(os.fstat(self._open.fileno()).st_mode):
+                    self._open.truncate(0)
+                yield self._open
+                self._open.flush()
+                return
+            part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+            try:
+                with part.open("x", encoding="utf-8", newline="") as file:
+                    yield file
+                part.replace(self.path)
+            finally:
+                part.unlink(missing_ok=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> FileError:
+        return FileError(f"--output {self.path}: cannot be written: {error.strerror}")
+
+
+def _is_standard_output(path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:
+        return False
+
+
+def _is_to_be_kept(path: Path) -> bool:
+    """Whether there is something in this place that a file must not take the place of."""
+    try:
+        return not stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def nearest_existing(path: Path) -> Path:
+    """Return a path itself where it is there, else the nearest of those above it that is."""
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place
+
+
+def check_folder(option: str, folder: Path) -> None:
+    """Raise FileError where nothing can be written into a folder, or it cannot be made; changes nothing."""
+    place = nearest_existing(folder)
+    why = ""
+    if not place.is_dir():
+        why = f"{place} is no directory"
+    elif not os.access(place, os.W_OK | os.X_OK):
+        why = f"user id {os.geteuid()} may not write to {place}"
+    if why:
+        raise FileError(f"{option} {folder}: cannot be written: {why}")

@@ -1,0 +1,99 @@
+"""Scores as a CSV table: a row an event, columns for each feature's expectation and band."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from connectors.batches import Scores
+from connectors.encode import rfc3339
+from detector.commands.outputs import Output
+
+FIXED = ("timestamp", "stream", "score", "threshold", "alert")
+PER_FEATURE = ("expected", "lower", "upper")
+
+
+class Added(NamedTuple):
+    """Columns that are only known once everything is read: they stand at the end of every row."""
+
+    names: Sequence[str]
+    rows: Iterable[str]  # each row's cells, in the order of the rows, each cell with its comma before it
+
+
+class ScoreTable:
+    """Writes `timestamp,stream,score,threshold,alert,expected,lower,upper`, the last three for each feature.
+
+    With one feature they have these names, with several `expected_<feature>` and so on; of a symbol the likeliest is
+    what was expected, and there is no band. Features that first appear
+    later get columns at the end, and rows before then empty cells. It is written on `close`.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output, self._draft = output, output.draft()
+        self._columns: dict[str, int] = {}
+        self._widths: list[tuple[int, int]] = []  # rows so far, and features they were written with
+
+    def write(self, scores: Scores) -> None:
+        """Append a batch's rows."""
+        batch = scores.batch
+        for name in batch.features:
+            self._columns.setdefault(name, len(self._columns))
+        width = len(self._columns)
+        count = len(scores)
+        self._widths.append((count, width))
+        table = np.full((count, 3 * width), np.nan)
+        if width:
+            places = np.array([self._columns[name] for name in batch.features], np.int64)
+            row = np.repeat(np.arange(count), np.diff(scores.start))
+            column = 3 * places[batch.feature[scores.observation]]
+            for k, values in enumerate((scores.expected, scores.lower, scores.upper)):
+                table[row, column + k] = values
+        lines: list[list[float | str]] = table.tolist()
+        for j in np.flatnonzero(scores.expected_symbol >= 0).tolist():
+            lines[row[j]][column[j]] = _cell(scores.symbols[scores.expected_symbol[j]])
+        names = [_cell(name) for name in batch.streams]
+        streams = [names[code] for code in batch.stream[scores.event].tolist()]
+        rows = zip(
+            rfc3339(batch.time[scores.event]), streams, scores.score.tolist(), scores.threshold.tolist(),
+            scores.alert.tolist(), lines, strict=True,
+        )  # fmt: skip
+        self._draft.writelines(
+            f"{time},{stream},{score:.6g},{threshold:.6g},{alert:d}{cells(numbers)}\n"
+            for time, stream, score, threshold, alert, numbers in rows
+        )
+
+    def close(self, added: Added | None = None) -> None:
+        """Put the header in front, what is added behind, and all in its place. Raises FileError."""
+        header = [*FIXED, *feature_columns(PER_FEATURE, self._columns), *(added.names if added else ())]
+        behind = iter(added.rows) if added else None
+        with self._draft as rows, self._output.whole() as out:
+            rows.seek(0)
+            out.write(",".join(_cell(name) for name in header) + "\n")
+            for count, width in self._widths:
+                missing = "," * (3 * (len(self._columns) - width))
+                if not behind and self._widths[0][1] == len(self._columns):  # every row has every column already
+                    shutil.copyfileobj(rows, out, 1 << 20)
+                    break
+                for _ in range(count):
+                    out.write(rows.readline().rstrip("\n") + missing + (next(behind) if behind else "") + "\n")
+
+
+def feature_columns(kinds: Sequence[str], features: Iterable[str]) -> list[str]:
+    """Return the columns' names for each feature: the kinds themselves where there is but one."""
+    names = list(features)
+    return [kind if len(names) == 1 else f"{kind}_{name}" for name in names for kind in kinds]
+
+
+def cells(values: Sequence[float | str]) -> str:
+    """Return numbers, or texts that are cells already, each with a comma before it; empty for NaN."""
+    return "".join(
+        f",{value}" if isinstance(value, str) else "," if math.isnan(value) else f",{value:.6g}" for value in values
+    )
+
+
+def _cell(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n\r') else text

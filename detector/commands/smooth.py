@@ -1,0 +1,257 @@
+"""A bidirectional pass over history: what each event looks like from its past and from its future together.
+
+For labelling and post-mortems only: it looks ahead, so it says nothing of how well a detector that cannot look ahead
+would have done. The same forecaster runs over each lane forwards, as the engine does, and over the lane's history
+backwards (Schuster and Paliwal 1997; here both directions have the same weights, for the prior has seen series of many
+kinds and nobody has trained one for the other direction). So every event has two forecasts, each a Student-t; they are
+mixed with weights in proportion to their precision:
+
+    expected = w_p m_p + w_f m_f                                    location from the past, from the future
+    spread^2 = w_p (s_p^2 + (m_p - expected)^2) + w_f (...)         scale of the mixture, disagreement included
+    tail     = w_p P(|T_p| >= |z_p|) + w_f P(|T_f| >= |z_f|)        small only if it is odd from both sides
+
+An event is thus odd if nothing before it and nothing after it leads there; the first event after a lasting shift is
+not, for its future explains it. What the tail is worth is read off the lane's whole history: the score is -log10 of
+the share of its events that are at least as odd. That looks ahead as well, and the rarest of n events has log10(n).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import stdtr
+
+from connectors.batches import Scores
+from training.network.inputs import FRAME, INPUT_SIZE, LARGEST, LIMIT, NORMALISER, SETTLED, featurise
+from training.network.model import Forecaster
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+MOST_OBSERVATIONS = 20_000_000  # held at once: 24 bytes a value as read and 32 of answers, 1.1 GB
+AT_ONCE = 2_000_000  # observations under way: with inputs, frames and forecasts of both directions 250 bytes each
+LANES_AT_ONCE = 256  # that torch steps together; the longest of them pads the others
+TIME_AT_ONCE = 1024  # events of each that torch steps in one go, the state carried on: bounds its memory
+INSIDE_BAND = 0.99  # share of a lane's events between lower and upper, as of the engine's band
+WEEK = 604_800_000_000_000  # ns
+EDGE = 1_000_000  # ns by which a mirrored time lies before its slot's end, so that slots of the day keep their events
+
+_SIN_DAY = 8  # column of the inputs
+
+
+class SmoothError(Exception):
+    """The history cannot be smoothed; the text says why and what to do."""
+
+
+class Smoothed(NamedTuple):
+    """What the two directions say together, in the order of the history; NaN where neither has a forecast."""
+
+    score: Float64  # [events] -log10 of the share of the lane's events at least as odd, >= 0; of all lanes the oddest's
+    expected: Float64  # [observations]
+    lower: Float64
+    upper: Float64
+
+
+class History:
+    """Collects scored events, as the engine hands them out, until all are there to be smoothed."""
+
+    def __init__(self, most: int = MOST_OBSERVATIONS) -> None:
+        """Hold at most so many observations."""
+        self._most = most
+        self._numbers: dict[tuple[str, str], int] = {}  # stream and feature -> lane
+        self._lane = [np.zeros(0, np.int64)]
+        self._time = [np.zeros(0, np.int64)]
+        self._value = [np.zeros(0, np.float64)]
+        self._count = [np.zeros(0, np.int64)]  # [events] observations
+        self._observations = 0
+        self.features: dict[str, int] = {}  # numbered as they come: as ScoreTable's columns
+        self._feature = [np.zeros(0, np.int64)]
+
+    def add(self, scores: Scores) -> None:
+        """Take a batch in. Raises SmoothError when it all becomes too much."""
+        batch, rows = scores.batch, scores.observation
+        self._observations += len(rows)
+        if self._observations > self._most:
+            raise SmoothError(
+                f"the files hold over {self._most:,} values, more than --smooth keeps in memory: "
+                "smooth a part of them, or go without --smooth"
+            )
+        count = np.diff(scores.start)
+        event = np.repeat(scores.event, count)
+        pairs, lane = np.unique(
+            batch.stream[event].astype(np.int64) * len(batch.features) + batch.feature[rows], return_inverse=True
+        )
+        named = [divmod(pair, len(batch.features)) for pair in pairs.tolist()]
+        numbers = [
+            self._numbers.setdefault((batch.streams[s], batch.features[f]), len(self._numbers)) for s, f in named
+        ]
+        features = [self.features.setdefault(name, len(self.features)) for name in batch.features]
+        self._feature.append(np.array(features, np.int64)[batch.feature[rows]])
+        self._lane.append(np.array(numbers, np.int64)[lane])
+        self._time.append(batch.time[event])
+        self._value.append(batch.value[rows])
+        self._count.append(count)
+
+    def __len__(self) -> int:
+        """Return the number of observations."""
+        return self._observations
+
+    def smoothed(self, model: Forecaster, on_done: Callable[[int], object] = lambda _: None) -> Smoothed:
+        """Return what both directions make of it all; `on_done` hears of observations as they are done."""
+        columns = np.concatenate(self._lane), np.concatenate(self._time), np.concatenate(self._value)
+        return smooth(model, *columns, self.start(), on_done)
+
+    def start(self) -> Int64:
+        """Return the first observation of each event, [events + 1]."""
+        return np.concatenate(([0], np.cumsum(np.concatenate(self._count))))
+
+    def feature(self) -> Int64:
+        """Return each observation's index into `features`, [observations]."""
+        return np.concatenate(self._feature)
+
+
+def smooth(
+    model: Forecaster,
+    lane: Int64,
+    time: Int64,
+    value: Float64,
+    start: Int64,
+    on_done: Callable[[int], object] = lambda _: None,
+) -> Smoothed:
+    """Smooth whole lanes: lane, time (ns) and value are [observations], those of event i are start[i]:start[i + 1].
+
+    A lane is taken in the order of time, whatever the order in which its events came. What has no value, a symbol, is
+    passed over.
+    """
+    share, expected, lower, upper = (np.full(len(lane), np.nan) for _ in range(4))
+    order = np.lexsort((time, lane))  # stable
+    order = order[np.isfinite(value[order])]
+    value = np.clip(value, -LARGEST, LARGEST)
+    for rows in _whole_lanes(lane, order):
+        tail, expected[rows], spread = _both_ways(model, lane[rows], time[rows], value[rows])
+        edges = np.flatnonzero(np.diff(lane[rows], prepend=-1, append=-1))
+        for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+            one = rows[a:b]
+            moves = value[one].min() < value[one].max()  # where nothing does, one is as odd as the other: not at all
+            share[one] = at_least_as_odd(tail[a:b] if moves else 0.0 * tail[a:b])
+            band = spread[a:b] * _quantile(np.abs(value[one] - expected[one]) / spread[a:b])
+            lower[one], upper[one] = expected[one] - band, expected[one] + band
+        on_done(len(rows))
+    return Smoothed(_over_lanes(share, start), expected, lower, upper)
+
+
+def at_least_as_odd(tail: Float64) -> Float64:
+    """Return for each of a lane's tail probabilities [events] the share of them that are no larger; NaN for NaN."""
+    share = np.full(len(tail), np.nan)
+    known = np.flatnonzero(np.isfinite(tail))
+    if len(known):
+        share[known] = np.searchsorted(np.sort(tail[known]), tail[known], side="right") / len(known)
+    return share
+
+
+def _quantile(sizes: Float64) -> float:
+    known = sizes[np.isfinite(sizes)]
+    return float(np.quantile(known, INSIDE_BAND)) if len(known) else math.nan
+
+
+def _over_lanes(share: Float64, start: Int64) -> Float64:
+    """Return each event's score: the smallest share of its k lanes, for which there were k chances (Sidak 1967)."""
+    count = np.diff(start)
+    event = np.repeat(np.arange(len(count)), count)
+    known = np.isfinite(share)
+    least = np.full(len(count), np.inf)
+    np.minimum.at(least, event[known], share[known])
+    lanes = np.bincount(event[known], minlength=len(count))
+    with np.errstate(divide="ignore", invalid="ignore"):  # log 0 for a share of 1, and for no lane times 0
+        chance = -np.expm1(lanes * np.log1p(-np.minimum(least, 1.0)))
+    return np.where(lanes > 0, np.abs(np.log10(chance)), np.nan)
+
+
+def _whole_lanes(lane: Int64, order: Int64) -> Iterator[Int64]:
+    """Yield `order` in parts that hold whole lanes, about AT_ONCE observations each or one lane that is longer."""
+    edges = np.append(np.flatnonzero(np.diff(lane[order], prepend=-1)), len(order))
+    first = 0
+    for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        if a > first and b - first > AT_ONCE:
+            yield order[first:a]
+            first = a
+    if first < len(order):
+        yield order[first:]
+
+
+def _both_ways(model: Forecaster, lane: Int64, time: Int64, value: Float64) -> tuple[Float64, Float64, Float64]:
+    """Return tail probability, expectation and spread of observations sorted by lane and time, each [observations]."""
+    past = _one_way(model, lane, time, value, backwards=False)
+    back = slice(None, None, -1)
+    # Mirrored at a week's end, so that what shares a slot of the day or week still does: such is the time of profiles.
+    mirrored = (int(time.max()) // WEEK + 1) * WEEK - EDGE - time[back]
+    future = _one_way(model, lane[back], mirrored, value[back], backwards=True)[:, back]
+    weight = np.stack([past[3], future[3]])
+    total = weight.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weight /= total  # NaN where neither direction has a forecast
+    tails, locations, scales = (np.stack([past[k], future[k]]) for k in range(3))
+    expected = (weight * locations).sum(axis=0)
+    variance = (weight * (scales**2 + (locations - expected) ** 2)).sum(axis=0)
+    return (weight * tails).sum(axis=0), expected, np.sqrt(variance)
+
+
+def _one_way(model: Forecaster, lane: Int64, time: Int64, value: Float64, *, backwards: bool) -> Float64:
+    """Return rows tail probability, location, scale and precision, [4, observations], of one direction's forecasts.
+
+    Times rise within a lane. Where there is no forecast yet, and while the lane's unit is young, precision is 0.
+    """
+    number = np.unique(lane, return_inverse=True)[1].astype(np.int64)
+    inputs, frames = np.empty((len(lane), INPUT_SIZE), np.float32), np.empty(len(lane), FRAME)
+    lanes = int(number.max()) + 1
+    featurise(np.zeros(lanes, NORMALISER), number, time, value, 0, len(lane), inputs, frames)
+    if backwards:
+        inputs[:, _SIN_DAY] *= -1.0  # mirrored time runs backwards round the clock: with this it is the true time again
+    out = _in_data_units(value, frames, _forecasts(model, number, inputs))
+    first = np.flatnonzero(np.diff(number, prepend=-1))
+    place = np.arange(len(lane)) - np.repeat(first, np.diff(first, append=len(lane)))
+    out[:, place < SETTLED] = 0.0
+    return out
+
+
+@torch.inference_mode()
+def _forecasts(model: Forecaster, lane: Int64, inputs: NDArray[np.float32]) -> Float64:
+    """Return location, log scale and freedom of the next observation, [observations, 3], in the lane's unit."""
+    out = np.empty((len(lane), 3))
+    first = np.flatnonzero(np.diff(lane, prepend=-1))  # lanes lie together
+    length = np.diff(first, append=len(lane))
+    by_length = np.argsort(length, kind="stable")
+    for at in range(0, len(first), LANES_AT_ONCE):
+        some = by_length[at : at + LANES_AT_ONCE]
+        state = model.initial_state(len(some))
+        for begin in range(0, int(length[some].max()), TIME_AT_ONCE):
+            step = begin + np.arange(min(TIME_AT_ONCE, int(length[some].max()) - begin))
+            here = step[:, None] < length[some]  # [time, lanes]; what is past a lane's end steps on nothing
+            rows = np.where(here, first[some] + step[:, None], 0)
+            part = torch.from_numpy(inputs[rows] * here[:, :, None]).to(state.device)
+            forecast, state = model(part, state)
+            for k, column in enumerate(forecast):
+                out[rows[here], k] = column[..., 0].double().cpu().numpy()[here]
+    return out
+
+
+def _in_data_units(value: Float64, frames: NDArray[np.void], forecast: Float64) -> Float64:
+    """Return tail probability, location, scale and precision, [4, observations]; NaN where there is no frame."""
+    location, (scale, freedom) = np.clip(forecast[:, 0], -LIMIT, LIMIT), (np.exp(forecast[:, 1]), forecast[:, 2])
+    mean, deviation = frames["mean"], frames["deviation"]
+    unit = np.clip(np.arcsinh((value - mean) / deviation), -LIMIT, LIMIT)
+    width = deviation * np.cosh(location) * scale  # to first order
+    return np.stack(
+        [
+            2.0 * stdtr(freedom, -np.abs(unit - location) / scale),
+            mean + deviation * np.sinh(location),
+            width,
+            # Fisher's information of a Student-t's location: finite for every freedom, where 1 / variance is not
+            (freedom + 1.0) / ((freedom + 3.0) * width**2),
+        ]
+    )

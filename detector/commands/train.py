@@ -1,0 +1,199 @@
+"""What `longwatch train` does: refine a model on history, and put it into a registry if it proves itself.
+
+Where the daemon learns from windows of 128 events, here the whole series are there: long windows at random places, the
+state carried on from chunk to chunk, and the last fifth of each series held back.
+
+Of several processes (torchrun), the first reads, judges, writes and prints (`train`); the others learn (`follow`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from connectors.decode.decoder import Decoder
+from connectors.files.source import FileSettings, FileSource
+from connectors.kafka.history import KafkaHistory
+from connectors.protocols import Source
+from detector.commands.diagnosis import Diagnosis
+from detector.commands.plots import check_that_pictures_can_be_drawn
+from detector.commands.training_data import HELD_BACK, LEAST_EVENTS, TrainError, learnable, read_events
+from detector.config.settings import Settings
+from detector.service.factory import first_model
+from training.learn.tbptt import Step
+from training.network.registry import Registry
+from training.retrain.challenger import Recipe, fine_tune
+from training.retrain.distributed import ALONE, Alone
+from training.retrain.outcome import Outcome
+
+SERIES = Recipe(window=512, chunk=128, warm_up=64, settle=160, passes=4, judge=32, least_groups=16, steps=1000)
+__all__ = ["History", "Summary", "TrainError", "follow", "train", "train_files"]
+
+NAMED = 10  # files, where they are told
+TELL_EVERY = 10  # steps; a look at the clock and a new line cost little beside them
+
+
+class History(NamedTuple):
+    """What to train on."""
+
+    name: str  # what a person calls it
+    open: Callable[[Decoder], Source]
+
+    @classmethod
+    def of_files(cls, paths: Sequence[str]) -> History:
+        """Return what files hold."""
+        named = [*paths[:NAMED], *([f"{len(paths) - NAMED} more"] if len(paths) > NAMED else [])]
+        return cls(", ".join(named), lambda decoder: FileSource(FileSettings(paths=tuple(paths)), decoder))
+
+    @classmethod
+    def of_kafka(cls, settings: Settings) -> History:
+        """Return what the topics of kafka.topics (or topic_pattern) hold at the moment they are opened."""
+        kafka = settings.kafka
+        name = kafka.topic_pattern or ", ".join(kafka.topics)
+        return cls(f"{name} at {kafka.bootstrap_servers}", lambda _: KafkaHistory(kafka))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What came of `train`."""
+
+    outcome: Outcome
+    parent: str  # version of the model that was refined
+    version: str | None  # of the new model; None: it did not prove itself, and nothing was saved
+    directory: Path
+    events: int  # learnt from or held back
+    dropped: int  # late and duplicate ones
+    rejected: dict[str, int]  # records by reason
+    symbols: int  # observations that are no numbers, left out
+    lanes: int
+    lanes_used: int  # those that are long enough and move
+    diagnosis: Path | None = None  # the page, where one was asked for
+
+    def __str__(self) -> str:
+        """Return what a person wants to know, some lines."""
+        symbols = f", {self.symbols} symbols left out" if self.symbols else ""
+        refused = "".join(f", {count} refused ({reason})" for reason, count in self.rejected.items())
+        lines = [
+            f"{self.events} events{refused}{symbols}, {self.dropped} late or twice; "
+            f"{self.lanes} features, of which {self.lanes_used} have {LEAST_EVENTS} events and move"
+        ]
+        if self.outcome.steps:
+            lines.append(
+                f"loss on the held-back last {HELD_BACK:.0%}: {self.outcome.champion_loss:.4f} before, "
+                f"{self.outcome.validation_loss:.4f} after"
+            )
+        lines.append(f"{self.outcome.outcome}: {self.outcome.reason}")
+        if self.version:
+            lines.append(f"saved as {self.version} in {self.directory}; use it with model.directory")
+        else:
+            lines.append(f"nothing was saved; {self.parent} stays the better model")
+        if self.diagnosis:
+            lines.append(f"how it went: {self.diagnosis}")
+        return "\n".join(lines)
+
+
+def train_files(
+    paths: Sequence[str],
+    output: str | Path,
+    settings: Settings,
+    *,
+    progress: bool = True,
+    now: Callable[[], float] = time.time,
+) -> Summary:
+    """Train on files; see `train`. Raises FileError besides."""
+    return train(History.of_files(paths), output, settings, progress=progress, now=now)
+
+
+def train(
+    history: History,
+    output: str | Path,
+    settings: Settings,
+    *,
+    processes: Alone = ALONE,
+    progress: bool = True,
+    diagnosis: Path | None = None,
+    now: Callable[[], float] = time.time,
+) -> Summary:
+    """Refine model.directory's latest model, or the prior, on history, and save the result into Registry(output).
+
+    processes: who learns; by default this one, on the CPU. progress: show bars where standard error is a
+    terminal. diagnosis: HTML page to write. now: Unix time, s.
+    Raises TrainError, ModelError, RegistryError, PictureError and what opening the history raises.
+    """
+    if diagnosis:
+        check_that_pictures_can_be_drawn()  # not after minutes of training
+    torch.set_num_threads(1)  # more are slower at this size
+    champion = first_model(settings)
+    parent = champion.fingerprint()
+    decoder = Decoder(settings.decode)
+    events = read_events(history.open(decoder), decoder, history.name, progress=progress)
+    recording = learnable(events, settings, champion.shape.horizons)
+    recorded = recording.recorded
+    if not len(recorded.held):
+        raise TrainError(
+            f"{history.name}: none of {recording.lanes} features has {LEAST_EVENTS} events in order and moves; "
+            "train on longer series"
+        )
+    recipe = SERIES.stepped(settings.training.update_every)
+    steps: list[Step] = []
+    validations: list[tuple[int, float]] = []
+    began = time.perf_counter()
+    with tqdm(total=recipe.steps, desc="training", unit="step", disable=not progress or None) as bar:
+
+        def on_step(step: Step) -> None:
+            steps.append(step)
+            bar.update()
+            if step.number % TELL_EVERY == 0:
+                rate = step.rows * processes.size / (time.perf_counter() - began)
+                bar.set_postfix_str(f"loss {step.loss:.3f}, {rate:,.0f} events/s", refresh=False)
+
+        outcome = fine_tune(
+            champion,
+            processes.received(recorded),
+            recipe,
+            settings.compute.seed,
+            learning=settings.training,
+            processes=processes,
+            on_step=on_step,
+            on_validation=lambda step, loss: validations.append((step, loss)),
+        )
+    version = None
+    if outcome.model is not None:
+        version = Registry(output).save(outcome.model, outcome.about(now()))
+    summary = Summary(
+        outcome=outcome,
+        parent=parent,
+        version=version,
+        directory=Path(output),
+        events=recording.kept,
+        dropped=len(events) - recording.kept,
+        rejected=dict(events.rejected),
+        symbols=events.symbols,
+        lanes=recording.lanes,
+        lanes_used=len(recorded.held),
+        diagnosis=diagnosis,
+    )
+    if diagnosis:
+        Diagnosis(history.name, champion, recipe, settings, recording, steps, validations, outcome).write(
+            diagnosis, str(summary)
+        )
+    return summary
+
+
+def follow(settings: Settings, processes: Alone) -> None:
+    """Learn along with the first process, on a share of what it has read; it does the rest."""
+    torch.set_num_threads(1)
+    fine_tune(
+        first_model(settings),
+        processes.received(None),
+        SERIES,
+        settings.compute.seed,
+        learning=settings.training,
+        processes=processes,
+    )

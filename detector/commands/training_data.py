@@ -1,0 +1,176 @@
+"""A whole history in memory: every number of a source's events, and of them the lanes that can be learnt from.
+
+All rows are taken in order, through the same decoding, admission and inputs as the daemon's. Incidents are not left
+out: nobody has told them yet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from connectors.batches import EventBatch
+from connectors.decode.decoder import Decoder
+from connectors.protocols import Source
+from detector.config.settings import Settings
+from detector.scoring.admission import admitted_of
+from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, SETTLED, featurise, targets
+from training.retrain.outcome import STILL
+from training.retrain.windows import VALUE, Recorded
+
+Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
+
+HELD_BACK = 0.2  # of each series, its end
+LEAST_EVENTS = 200  # of a feature: with fewer there is nothing to bring a state up and to judge it by
+MOST_OBSERVATIONS = 20_000_000  # 3 GB of memory
+EXCERPTS = 3  # lanes of which the values themselves are kept, to be looked at
+
+
+class TrainError(Exception):
+    """A history that cannot be trained on; the text says why and what to do."""
+
+
+@dataclass(slots=True)
+class Events:
+    """All events of a source and their numbers, a list of columns, one entry a batch; names are numbered over all."""
+
+    streams: dict[str, int] = field(default_factory=dict)
+    features: dict[str, int] = field(default_factory=dict)
+    stream: list[Int64] = field(default_factory=list)  # [events]
+    time: list[Int64] = field(default_factory=list)  # [events] ns
+    count: list[Int64] = field(default_factory=list)  # [events] observations
+    feature: list[Int64] = field(default_factory=list)  # [observations]
+    value: list[Float64] = field(default_factory=list)  # [observations]
+    observations: int = 0
+    symbols: int = 0  # observations that are no numbers, left out
+    rejected: Counter[str] = field(default_factory=Counter)  # records by reason
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return sum(map(len, self.time))
+
+    def add(self, batch: EventBatch) -> None:
+        """Take a batch in."""
+        streams = np.array([self.streams.setdefault(name, len(self.streams)) for name in batch.streams], np.int64)
+        features = np.array([self.features.setdefault(name, len(self.features)) for name in batch.features], np.int64)
+        if len(batch):
+            number = np.isfinite(batch.value)  # [observations]; NaN: a symbol
+            before = np.concatenate((np.zeros(1, np.int64), np.cumsum(number)))
+            self.stream.append(streams[batch.stream])
+            self.time.append(batch.time)
+            self.count.append(np.diff(before[batch.start]))
+            self.feature.append(features[batch.feature][number])
+            self.value.append(batch.value[number])
+            self.observations += int(before[-1])
+            self.symbols += len(number) - int(before[-1])
+
+
+class Excerpt(NamedTuple):
+    """The values of one learnable lane as they were, for whoever wants to look at forecasts; columns are [rows]."""
+
+    name: str  # stream, and feature
+    first: int  # its first row in Recorded
+    time: Int64  # ns
+    value: Float64
+    frames: NDArray[np.void]  # FRAME: the unit in which each row's forecast is made
+
+
+class Recording(NamedTuple):
+    """What of the events can be learnt from."""
+
+    recorded: Recorded  # the lanes that are long enough and move
+    kept: int  # events that were neither late nor duplicates
+    lanes: int  # all there were
+    excerpts: list[Excerpt]
+
+
+def read_events(source: Source, decoder: Decoder, name: str, *, progress: bool) -> Events:
+    """Read a source to its end; it is closed whatever happens. `name` is what a person calls it.
+
+    Raises TrainError where there is nothing to learn from, or too much to hold; and the source's own errors.
+    """
+    events = Events()
+    left = total = sum(source.lag().values())  # 0: the source does not know beforehand
+    bar = tqdm(desc="reading", unit=" records", unit_scale=True, total=total or None, disable=not progress or None)
+    with bar:
+        try:
+            while not source.finished():
+                raw = source.poll(1.0)
+                batch, rejected = decoder.decode(raw)
+                events.add(batch)
+                events.rejected.update(refusal.reason for refusal in rejected)
+                before, left = left, sum(source.lag().values())
+                bar.update(before - left if total else len(raw))
+                if events.observations > MOST_OBSERVATIONS:
+                    raise TrainError(f"{name}: over {MOST_OBSERVATIONS} values: train on a part of them")
+        finally:
+            source.close()
+    if not events.observations:
+        raise TrainError(
+            f"{name}: no event with a number could be read; refused: {dict(events.rejected) or 'none'}, "
+            f"symbols: {events.symbols}"
+        )
+    return events
+
+
+def learnable(events: Events, settings: Settings, horizons: tuple[int, ...]) -> Recording:
+    """Make inputs and targets, one for each of `horizons`, of the lanes that are worth it."""
+    stream, clock, count = (np.concatenate(column) for column in (events.stream, events.time, events.count))
+    feature, value = np.concatenate(events.feature), np.concatenate(events.value)  # [observations]
+    kept = admitted_of(
+        *(stream, clock, np.concatenate((np.zeros(1, np.int64), np.cumsum(count))), value),
+        duplicates=settings.processing.duplicates == "score",
+        late=settings.processing.late == "score",
+    )
+    kept_value = np.repeat(kept, count)
+    stream, clock = (np.repeat(column, count)[kept_value] for column in (stream, clock))  # [observations]
+    feature, value = feature[kept_value], value[kept_value]
+
+    numbers, lane = np.unique(stream * len(events.features) + feature, return_inverse=True)
+    order = np.argsort(lane, kind="stable")
+    lane, clock, value = lane[order], clock[order], value[order]
+    inputs, frames = np.empty((len(lane), INPUT_SIZE), np.float32), np.empty(len(lane), FRAME)
+    featurise(np.zeros(len(numbers), NORMALISER), lane, clock, value, 0, len(lane), inputs, frames)
+
+    edges = np.searchsorted(lane, np.arange(len(numbers) + 1)).tolist()
+    spans = [slice(*edge) for edge in pairwise(edges)]
+    used = [
+        number
+        for number, rows in enumerate(spans)
+        if rows.stop - rows.start >= LEAST_EVENTS and inputs[rows, VALUE].std() > STILL
+    ]
+    lengths = np.array([spans[number].stop - spans[number].start for number in used], np.int64)
+    start = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
+    target = np.empty((int(start[-1]), len(horizons)), np.float32)
+    for first, number in zip(start.tolist(), used, strict=False):
+        rows = spans[number]
+        ahead = np.empty((len(horizons), rows.stop - rows.start), np.float32)
+        for h, horizon in enumerate(horizons):
+            targets(value[rows], frames[rows], horizon, ahead[h])
+        target[first : first + len(ahead.T)] = ahead.T
+    known = np.isfinite(target)
+    known &= (np.arange(len(target)) - np.repeat(start[:-1], lengths) >= SETTLED)[:, None]
+    recorded = Recorded(
+        np.concatenate([inputs[:0], *(inputs[spans[number]] for number in used)]),
+        np.nan_to_num(target),
+        known,
+        start,
+        start[1:] - (lengths * HELD_BACK).astype(np.int64),
+        numbers[used] // len(events.features),
+        horizons,
+    )
+    streams, features = list(events.streams), list(events.features)
+    excerpts = []
+    for place in np.unique(np.linspace(0, len(used) - 1, EXCERPTS).astype(np.int64)).tolist() if used else []:
+        rows = spans[used[place]]
+        stream_number, feature_number = divmod(int(numbers[used[place]]), len(features))
+        name = f"{streams[stream_number]}, {features[feature_number]}"
+        excerpts.append(Excerpt(name, int(start[place]), clock[rows].copy(), value[rows].copy(), frames[rows].copy()))
+    return Recording(recorded, int(kept.sum()), len(numbers), excerpts)

@@ -1,0 +1,1 @@
+"""What operators read: metrics, log lines, words of alerts. Changes nothing."""

@@ -1,0 +1,321 @@
+"""Every Prometheus metric of the daemon, declared once; the parts that count are handed what they count with."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from connectors.batches import Partition
+from detector.scoring.admission import BLOCKED
+
+SEVERITIES = ("warning", "critical")
+DROP_REASONS = ("duplicate", "late")
+ANEW_REASONS = ("damaged", "engine_error")
+STAGES = ("decode", "features", "forecast", "score", "emit")
+PARTS = ("alert_feed", "changelog", "kafka", "retraining", "webhook")
+TRANSACTION_OUTCOMES = ("committed", "aborted")
+RETRAIN_OUTCOMES = ("promoted", "rejected", "failed", "skipped")
+SIZE_OUTCOMES = ("cut", "left_out")
+DELIVERY_OUTCOMES = ("delivered", "retried", "failed", "dropped")
+FALLBACK_REASONS = ("unreadable", "unfit")
+
+# log10 of a return period in events: 3 is once in a thousand. Alerts live between 4 and 7.
+SCORE_BUCKETS = (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8)
+BATCH_BUCKETS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+STEP_BUCKETS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+# from a batch that is waited for (ms) to a backlog that is worked off (a day)
+LATENCY_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 300, 900, 3_600, 21_600, 86_400)
+CHECKPOINT_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+RETRAIN_BUCKETS = (1, 3, 10, 30, 60, 180, 600, 1_800, 3_600)
+
+
+class ArrayHistogram(Collector):
+    """A histogram that takes a whole column at once: one event at a time would cost more than scoring it."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry, buckets: Sequence[float]) -> None:
+        """Count values up to and including each of `buckets` (ascending), and those beyond."""
+        self._name = name
+        self._documentation = documentation
+        self._bounds = np.asarray(buckets, np.float64)  # [buckets]
+        self._labels = [str(float(bound)) for bound in buckets] + ["+Inf"]
+        self._counts = np.zeros(len(buckets) + 1, np.int64)  # [buckets + 1] not cumulative
+        self._sum = 0.0
+        self._lock = threading.Lock()
+        registry.register(self)
+
+    def observe(self, values: ArrayLike) -> None:
+        """Count values, a number or an array of any shape; they must be finite."""
+        column = np.asarray(values, np.float64).ravel()
+        counts = np.bincount(np.searchsorted(self._bounds, column), minlength=len(self._counts))
+        with self._lock:
+            self._counts += counts
+            self._sum += float(column.sum())
+
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry the names, so that a scrape can ask for them by `name[]`."""
+        yield HistogramMetricFamily(self._name, self._documentation)
+
+    def collect(self) -> Iterator[Metric]:
+        """Give Prometheus what was counted."""
+        with self._lock:
+            cumulative, total = self._counts.cumsum(), self._sum
+        buckets = [(label, float(count)) for label, count in zip(self._labels, cumulative, strict=True)]
+        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=total)
+
+
+class LateGauge(Collector):
+    """A gauge that is not there before its first value: 0 would be read as one."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self._name, self._documentation = name, documentation
+        self._value: float | None = None
+        registry.register(self)
+
+    def set(self, value: float) -> None:
+        """Take a value; one that is not finite takes the gauge away again."""
+        self._value = value if math.isfinite(value) else None
+
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry the name."""
+        yield GaugeMetricFamily(self._name, self._documentation)
+
+    def collect(self) -> Iterator[Metric]:
+        """Give Prometheus the value, if there is one."""
+        yield GaugeMetricFamily(self._name, self._documentation, value=self._value)
+
+
+class Metrics:
+    """The daemon's metrics on a registry of their own. Attributes that are dicts hold a child for each known label.
+
+    Hot paths call `inc` and `observe` on an attribute once for each batch, not for each event.
+    """
+
+    def __init__(self, registry: CollectorRegistry, version: str, rejected_reasons: Iterable[str]) -> None:
+        """Declare everything on `registry`; `rejected_reasons` are those that decoding knows."""
+
+        def counter(name: str, documentation: str) -> Counter:
+            return Counter(f"longwatch_{name}", documentation, registry=registry)
+
+        def counters(name: str, documentation: str, label: str, values: Iterable[str]) -> dict[str, Counter]:
+            parent = Counter(f"longwatch_{name}", documentation, [label], registry=registry)
+            return {value: parent.labels(value) for value in values}
+
+        def gauge(name: str, documentation: str) -> Gauge:
+            return Gauge(f"longwatch_{name}", documentation, registry=registry)
+
+        def histogram(name: str, documentation: str, buckets: Sequence[float]) -> ArrayHistogram:
+            return ArrayHistogram(f"longwatch_{name}", documentation, registry, buckets)
+
+        # Else each counter brings a gauge with its birth time, which nobody asks for: half as many series again.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves this one without types
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        Info("longwatch_build", "The version that runs.", registry=registry).info({"version": version})
+
+        # In: what came from the source
+        self.events = counter("events_total", "Events that were read and decoded.")
+        self.observations = counter("observations_total", "Feature values in the events that were read.")
+        self.events_rejected = counters(
+            "events_rejected_total",
+            "Records that could not be decoded and went to the dead-letter sink, by reason.",
+            "reason",
+            rejected_reasons,
+        )
+        self.events_duplicate = counter(
+            "events_duplicate_total", "Events with the same stream and time as one before, dropped or not."
+        )
+        self.events_late = counter(
+            "events_late_total", "Events older than the newest one of their stream, dropped or not."
+        )
+        self.events_dropped = counters(
+            "events_dropped_total", "Decoded events that were not scored, by reason.", "reason", DROP_REASONS
+        )
+        self.streams_on_two_partitions = counter(
+            "streams_on_two_partitions_total",
+            "Times a stream was found on a second partition, which splits what is learnt of it: key records by stream.",
+        )
+        self.streams_moved_back = counter(
+            "streams_moved_back_total",
+            "Times a stream took the earlier time of its late events: its clock had been ahead and was mended.",
+        )
+        self.streams_blocked = gauge(
+            "streams_blocked",
+            f"Streams held in memory that drop everything: at least {BLOCKED} events in a row, late or duplicates.",
+        )
+        self.last_event_timestamp = LateGauge(
+            "longwatch_last_event_timestamp_seconds",
+            "Time of the newest event read, by the events' own clock, but not ahead of this machine's; absent before.",
+            registry,
+        )
+        self._lag = Gauge(
+            "longwatch_consumer_lag",
+            "Records in an assigned partition that have not been read yet.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self._lag_partitions: set[Partition] = set()
+
+        # The engine
+        self.events_scored = counter("events_scored_total", "Events that were scored.")
+        self.score = histogram(
+            "score", "Scores: log10 of how many events come between two as surprising as this.", SCORE_BUCKETS
+        )
+        self.alerts = counters("alerts_total", "Alerts that fired, by severity.", "severity", SEVERITIES)
+        self.alerts_firing = gauge("alerts_firing", "Alerts that have fired and not resolved.")
+        self.streams = gauge("streams", "Streams held in memory.")
+        self.streams_warming = gauge("streams_warming", "Streams held in memory that are too young to be judged.")
+        self.streams_evicted = counter(
+            "streams_evicted_total", "Streams moved from memory to the store, to make room for others."
+        )
+        self.streams_evicted_for_memory = counter(
+            "streams_evicted_for_memory_total", "Of those, streams moved because states took too much memory."
+        )
+        self.streams_begun_anew = counters(
+            "streams_begun_anew_total",
+            "Streams whose state was given up, so that they learn anew, by reason.",
+            "reason",
+            ANEW_REASONS,
+        )
+        self.state_bytes = gauge("state_bytes", "Memory that the states of streams take.")
+        self.state_limit_bytes = gauge(
+            "state_limit_bytes",
+            "Memory that the states of streams may take: state.memory_bytes, or what it stands for.",
+        )
+        self.lanes = gauge("lanes", "Features of streams held in memory; each has a hidden and a cell state.")
+        self.batch_events = histogram("batch_events", "Events in a micro-batch.", BATCH_BUCKETS)
+        step = Histogram(
+            "longwatch_step_seconds",
+            "Time a micro-batch spent in each stage.",
+            ["stage"],
+            registry=registry,
+            buckets=STEP_BUCKETS,
+        )
+        self.step_seconds = {stage: step.labels(stage) for stage in STAGES}
+        self.end_to_end_latency = histogram(
+            "end_to_end_latency_seconds", "From the record's time on the broker to its score.", LATENCY_BUCKETS
+        )
+        self.device_memory = gauge("device_memory_bytes", "Memory allocated on the compute device; 0 on the CPU.")
+
+        # The loop and its checkpoints
+        self.last_loop_timestamp = gauge(
+            "last_loop_timestamp_seconds", "When the processing loop last came round, with events or without; 0 before."
+        )
+        self.checkpoint_seconds = histogram(
+            "checkpoint_seconds",
+            "Time a checkpoint took, from flushing outputs to committing offsets.",
+            CHECKPOINT_BUCKETS,
+        )
+        self.last_checkpoint_timestamp = gauge(
+            "last_checkpoint_timestamp_seconds", "When the last checkpoint was complete; 0 before the first."
+        )
+        self.events_unsaved = gauge(
+            "events_unsaved", "Events read since the last checkpoint, those that were read again included."
+        )
+        self.checkpoint_failures = counter(
+            "checkpoint_failures_total",
+            "Checkpoints that could not be made (a full disk, say) and are tried again; nothing is lost meanwhile.",
+        )
+
+        failing = Gauge(
+            "longwatch_part_failing",
+            "1 while a part that works beside the loop fails and tries again; the log says how.",
+            ["part"],
+            registry=registry,
+        )
+        self.part_failing = {part: failing.labels(part) for part in PARTS}
+
+        # States that follow their partitions
+        self.partitions_restoring = gauge(
+            "partitions_restoring", "Assigned partitions whose states are still being read from the changelog."
+        )
+        self.restore_seconds = histogram(
+            "restore_seconds", "From a partition's assignment until its states were there.", RETRAIN_BUCKETS
+        )
+        self.restored_streams = counter("restored_streams_total", "States that were read back from the changelog.")
+        self.transactions = counters(
+            "transactions_total",
+            "Kafka transactions, by outcome: committed; aborted (its span is scored again).",
+            "outcome",
+            TRANSACTION_OUTCOMES,
+        )
+
+        # Learning
+        self.retrain = counters("retrain_total", "Retrainings, by outcome.", "outcome", RETRAIN_OUTCOMES)
+        self.model_fallbacks = counters(
+            "model_fallbacks_total",
+            "Starts with another model than the last checkpoint's, by reason: unreadable; unfit (model.* has changed).",
+            "reason",
+            FALLBACK_REASONS,
+        )
+        self.retrain_seconds = histogram("retrain_seconds", "Time a retraining took.", RETRAIN_BUCKETS)
+        self._training_loss = Gauge(
+            "longwatch_training_loss",
+            "Mean negative log-likelihood of the last retraining, in nats, by split; absent before.",
+            ["split"],
+            registry=registry,
+        )
+        self.gradient_norm = LateGauge(
+            "longwatch_gradient_norm",
+            "Norm of the last training step's gradient, before clipping; absent before.",
+            registry,
+        )
+        self.model_trained_timestamp = LateGauge(
+            "longwatch_model_trained_timestamp_seconds",
+            "When the model that scores was trained; absent for the one that is shipped.",
+            registry,
+        )
+        self._model = Info("longwatch_model", "The model that scores.", registry=registry)
+
+        # Out
+        self.records_too_large = counters(
+            "records_too_large_total",
+            "Results and refused records larger than their topic takes: cut to what fits, or left out, by outcome.",
+            "outcome",
+            SIZE_OUTCOMES,
+        )
+        self._deliveries = Counter(
+            "longwatch_webhook_deliveries_total",
+            "Attempts to deliver an alert, by outcome: delivered; retried (receiver away); failed (receiver refused); "
+            "dropped (given up).",
+            ["sink", "outcome"],
+            registry=registry,
+        )
+        self.webhook_deliveries = {
+            outcome: self._deliveries.labels("webhook", outcome) for outcome in DELIVERY_OUTCOMES
+        }
+        self.outbox_pending = gauge("outbox_pending", "Alerts that wait in the outbox to be delivered.")
+
+    def set_model(self, version: str, cell: str, trained_at: float) -> None:
+        """Tell which model scores from now on; `trained_at` is a Unix time in s, NaN for the model that is shipped."""
+        self._model.info({"version": version, "cell": cell})
+        self.model_trained_timestamp.set(trained_at)
+
+    def set_losses(self, losses: Mapping[str, float]) -> None:
+        """Tell the losses of a retraining, in nats, by split."""
+        for split, loss in losses.items():
+            self._training_loss.labels(split).set(loss)
+
+    def set_lag(self, lag: Mapping[Partition, int]) -> None:
+        """Tell the lag of the partitions that are assigned now; those that no longer are disappear."""
+        for partition in self._lag_partitions - lag.keys():
+            self._lag.remove(partition.topic, str(partition.partition))
+        for partition, records in lag.items():
+            self._lag.labels(partition.topic, str(partition.partition)).set(records)
+        self._lag_partitions = set(lag)

@@ -1,0 +1,237 @@
+"""Who is admitted: the one rule about late and duplicate events, and what a stream remembers for it.
+
+By default an event counts that is later than all before it in its stream. Where a clock was ahead and has been mended,
+that would drop everything until time has caught up. So late events that come one after the other and agree among
+themselves move the stream back to their time: each later than the one before, at the stream's own rhythm, and none of
+them admitted before. A backlog that is sent once more is dropped still: its events are recognised, by time and values,
+as far as the last REMEMBERED of them reach back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.batches import EventBatch
+from detector.scoring.calibration import Record
+from training.network.compiled import compiled
+from training.network.inputs import INTERVAL_MEMORY, LONG_PAUSE, carried_interval
+
+Int64 = NDArray[np.int64]
+UInt64 = NDArray[np.uint64]
+
+ADMITTED, DUPLICATE, LATE, MOVED_BACK = 0, 1, 2, 3  # MOVED_BACK: admitted, and the stream's time with it
+
+IN_RHYTHM, ASCENDING = 4, 1  # what a late event counts for that follows another at the stream's rhythm, or does not
+ENOUGH = 5 * IN_RHYTHM  # then the stream moves back
+LONGEST = 20.0  # intervals between two events that are still the stream's rhythm
+REMEMBERED = 512  # admitted events that are recognised at least, and twice as many at most
+SEEN_BITS = 2048  # for so many of them: one late event in three is taken for one seen before, at worst
+BLOCKED = 20  # events dropped in a row after which a stream counts as one that drops everything
+
+MIN_SILENCE = 300.0  # seconds: a restart of a producer, a rebalance and a slow network are no silence
+PAUSES = 10.0  # silence is so many times the longest of the stream's late pauses
+
+ADMISSION = np.dtype(
+    [
+        ("arrived", np.int64),  # events admitted
+        ("time", np.int64),  # of the newest, ns
+        ("interval", np.float64),  # running mean time between events, seconds
+        ("pause", np.float64),  # the longest time between two of the last few hundred events, seconds
+        ("partition", np.int64),  # hash of the partition it was last seen on
+        ("dropped", np.int64),  # events in a row that were dropped, up to now
+        ("late", np.int64),  # time of the last late event, ns
+        ("agreement", np.int64),  # of the late events in a row; moves the stream back once it is ENOUGH
+        ("seen", np.uint8, (2, SEEN_BITS // 8)),  # a bit for each event of the present and the former REMEMBERED
+    ],
+    align=True,
+)
+
+
+@compiled
+def _mixed(x: np.uint64) -> np.uint64:
+    """Return 64 bits that each depend on all of x (the end of splitmix64)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@compiled
+def _agrees(r: Record, time: int, known: bool) -> bool:
+    """Take a late event in; return whether it and those before it move the stream back."""
+    if r.agreement == 0 or time <= r.late:
+        r.agreement = 0 if known else IN_RHYTHM
+    elif not known:
+        in_rhythm = r.interval <= 0.0 or (time - r.late) * 1e-9 <= LONGEST * r.interval
+        r.agreement += IN_RHYTHM if in_rhythm else ASCENDING
+    r.late = time
+    return bool(r.agreement >= ENOUGH)
+
+
+@compiled
+def silence_of(r: Record) -> float:
+    """Return after how long, in seconds, a stream that says nothing has fallen silent.
+
+    Told by its longest pause and not by its mean interval: a stream of bursts pauses for many times its mean, a regular
+    one never.
+    """
+    return max(MIN_SILENCE, PAUSES * r.pause)
+
+
+@compiled
+def admit(
+    rows: Record,  # ADMISSION, by slot
+    slot: Int64,  # [events]; below "sorted" is the order of `order`, in which each stream's events stand as they came
+    order: Int64,  # [events] indices into the batch
+    time: Int64,  # [events of the batch] ns
+    partition: Int64,  # [events of the batch] hash of the partition
+    start: Int64,  # [events of the batch + 1]
+    content: UInt64,  # [observations] what tells one value from another
+    keep_duplicates: bool,
+    keep_late: bool,
+    fate: NDArray[np.int8],  # out [sorted]
+    keep: NDArray[np.bool_],  # out [sorted] it is to be scored
+    changed: NDArray[np.bool_],  # out [sorted] the stream was last seen on another partition
+    blocked: NDArray[np.bool_],  # out [sorted] the stream counts from here on as one that drops everything
+    before: Int64,  # out [sorted] the stream's time until then, ns
+    lapse: Int64,  # out [sorted] when the stream had fallen silent before it came, ns; 0: it had not
+    interval: NDArray[np.float64],  # out [sorted] running mean time between events, this one included; seconds
+) -> None:
+    """Tell each event's fate and carry its stream's time and rhythm on."""
+    for i in range(len(order)):
+        e = order[i]
+        r, t = rows[slot[i]], time[e]
+        changed[i] = r.partition != 0 and r.partition != partition[e]
+        r.partition = partition[e]
+        mark = np.uint64(t)
+        for j in range(start[e], start[e + 1]):
+            mark += _mixed(content[j])
+        bit = np.int64(_mixed(mark) % np.uint64(SEEN_BITS))
+        place, mask = bit >> 3, np.uint8(1 << (bit & 7))
+
+        before[i], lapse[i], fate[i] = r.time, 0, ADMITTED
+        if r.arrived > 0:
+            if t == r.time:
+                fate[i] = DUPLICATE
+            elif t < r.time:
+                known = (r.seen[0, place] | r.seen[1, place]) & mask != 0
+                fate[i] = MOVED_BACK if _agrees(r, t, known) else LATE
+        admitted = fate[i] == ADMITTED or fate[i] == MOVED_BACK
+        keep[i] = admitted or (fate[i] == DUPLICATE and keep_duplicates) or (fate[i] == LATE and keep_late)
+        if admitted:
+            if r.arrived > 0:
+                step = (t - r.time) * 1e-9
+                silence = silence_of(r)
+                if step > silence:
+                    lapse[i] = r.time + np.int64(silence * 1e9)
+                r.interval = carried_interval(r.interval, r.arrived, step)
+                if step > 0.0:
+                    r.pause = max(step, r.pause * (1.0 - 1.0 / INTERVAL_MEMORY))
+                else:  # what looked like a pause was the clock
+                    r.pause = min(r.pause, LONG_PAUSE * r.interval)
+            present = r.arrived // REMEMBERED % 2
+            if r.arrived % REMEMBERED == 0:
+                r.seen[present, :] = 0
+            r.seen[present, place] |= mask
+            r.arrived += 1
+            r.time = t
+            r.agreement = 0
+        r.dropped = 0 if keep[i] else r.dropped + 1
+        blocked[i] = r.dropped == BLOCKED
+        interval[i] = r.interval
+
+
+class MovedBack(NamedTuple):
+    """A stream that has taken the earlier time of its late events; times are ns."""
+
+    stream: str
+    former: int
+    time: int
+
+
+class Taken(NamedTuple):
+    """Events that are to be scored, sorted by stream; columns are [events]."""
+
+    event: Int64  # index into the batch
+    interval: NDArray[np.float64]  # its stream's, by then; seconds
+    lapse: Int64  # as in `admit`
+
+    def at(self, rows: NDArray[np.bool_] | slice) -> Taken:
+        """Return some of them."""
+        return Taken(self.event[rows], self.interval[rows], self.lapse[rows])
+
+
+class Admitted(NamedTuple):
+    """What came of a batch at the door."""
+
+    taken: Taken
+    duplicates: int
+    late: int
+    changed: list[str]  # streams seen on another partition than before
+    moved_back: list[MovedBack]
+    blocked: list[str]  # streams of which BLOCKED events in a row have been dropped by now
+
+
+def admitted(
+    rows: Record,
+    batch: EventBatch,
+    slots: Int64,
+    hashes: Int64,
+    symbols: Int64,
+    *,
+    duplicates: bool,
+    late: bool,
+) -> Admitted:
+    """Let a batch in. By stream of the batch `slots` [streams], by partition `hashes`, by symbol `symbols`."""
+    slot = slots[batch.stream]
+    order = np.argsort(slot, kind="stable")
+    count = len(order)
+    content = batch.value.view(np.uint64)
+    if len(symbols):
+        content = np.where(batch.symbol >= 0, symbols.view(np.uint64)[batch.symbol], content)
+    fate, keep = np.empty(count, np.int8), np.empty(count, np.bool_)
+    changed, blocked = np.empty(count, np.bool_), np.empty(count, np.bool_)
+    before, lapse, interval = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.float64)
+    admit(
+        rows, slot[order], order, batch.time, hashes[batch.partition], batch.start, content, duplicates, late,
+        fate, keep, changed, blocked, before, lapse, interval,
+    )  # fmt: skip
+
+    def named(where: NDArray[np.bool_]) -> list[str]:
+        return sorted({batch.streams[code] for code in batch.stream[order[where]].tolist()})
+
+    back = fate == MOVED_BACK
+    return Admitted(
+        Taken(order[keep], interval[keep], lapse[keep]),
+        duplicates=int((fate == DUPLICATE).sum()),
+        late=int((fate == LATE).sum()),
+        changed=named(changed),
+        moved_back=[
+            MovedBack(batch.streams[batch.stream[e]], former, int(batch.time[e]))
+            for e, former in zip(order[back].tolist(), before[back].tolist(), strict=True)
+        ],
+        blocked=named(blocked),
+    )
+
+
+def admitted_of(
+    stream: Int64, time: Int64, start: Int64, value: NDArray[np.float64], *, duplicates: bool, late: bool
+) -> NDArray[np.bool_]:
+    """Return which events of a whole history, [events], would be scored; streams are numbered from 0.
+
+    time: ns [events]; start: [events + 1] first value of each event; value: [observations].
+    """
+    order = np.argsort(stream, kind="stable")
+    count = len(order)
+    keep, changed, blocked = np.empty((3, count), np.bool_)
+    before, lapse, partition = np.zeros((3, count), np.int64)
+    admit(
+        np.zeros(int(stream.max(initial=-1)) + 1, ADMISSION), stream[order], order, time, partition, start,
+        value.view(np.uint64), duplicates, late,
+        np.empty(count, np.int8), keep, changed, blocked, before, lapse, np.empty(count),
+    )  # fmt: skip
+    kept = np.empty(count, np.bool_)
+    kept[order] = keep
+    return kept

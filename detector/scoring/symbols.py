@@ -1,0 +1,132 @@
+"""Categorical lanes: what is remembered of each, how surprising a symbol was, and how rare such a surprise is.
+
+Good at a symbol never seen in a settled stream, at transitions that do not occur, and at rare symbols in a burst. It
+says nothing of a symbol that stays away, nor of one that comes at a wrong time of day.
+
+Three channels, each with the return period of its declustered peaks, share one budget: the surprise of the event; the
+running mean of its tail (-log of the probability of this symbol or any no likelier, by the network or by the long
+count, whichever is less: about 1 on average, whatever the source), for bursts; and the surprise of new symbols alone,
+since a stream that is often surprised by what it knows may still never meet anything new.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.scoring.calibration import RETURN, Record, return_period
+from detector.scoring.judge import RETURN_WARMUP
+from training.network.compiled import compiled
+from training.symbols.kernels import LANE_SYMBOLS, Weights
+from training.symbols.weights import laid_out, shipped_arrays
+
+LEAST_SURPRISE = 0.7  # nats: a coin's toss is never an event
+LEAST_MEAN_TAIL = 1.0  # nats: what it is on average
+SMOOTHING = 0.1  # of the mean tail: a burst is some ten events
+SHARED_BUDGET = 0.3  # of the three channels; they mostly speak together, so log10 2 and not 3
+UNIT_PERIOD = 2.0  # log10 of events: a lane's unit is what one event in 100 exceeds ...
+UNITS_A_DECADE = 3.0  # ... and ten times as rare counts for so many times as much beside a stream's numbers
+
+SYMBOLIC = "\0"  # before the name of a feature that is a symbol: no name of a feature of numbers begins so
+NAMES_KEPT = 16 << 20  # bytes of symbols' names that are kept before those that no lane knows any more are dropped
+NAME_OVERHEAD = 300  # bytes a name, beside itself: two entries of dicts
+
+SYMBOL_ROW = np.dtype(
+    [
+        ("lane", LANE_SYMBOLS),
+        ("surprise", RETURN),
+        ("mean_tail", RETURN),
+        ("new", RETURN),
+        ("smoothed", np.float64),
+    ],
+    align=True,
+)
+
+
+class SymbolNames:
+    """Symbols by hash and back. Rows of lanes hold hashes; names are kept once, however many lanes know them."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._limit = NAMES_KEPT
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def hash_of(self, name: str) -> int:
+        """Return a symbol's hash: the same everywhere, and never 0."""
+        number = self._hashes.get(name)
+        if number is None:
+            digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+            number = self._hashes[name] = int.from_bytes(digest, "little", signed=True) | 1
+            self._names[number] = name
+            self.nbytes += sys.getsizeof(name) + NAME_OVERHEAD
+        return number
+
+    def name_of(self, number: int) -> str:
+        """Return the symbol of a hash that a lane holds."""
+        return self._names[number]
+
+    def sweep(self, rows: NDArray[np.void]) -> None:
+        """Once there are many, drop the names that no lane of these rows, SYMBOL_ROW [lanes], knows."""
+        if self.nbytes <= self._limit:
+            return
+        known = np.unique(rows["lane"]["symbol"]).tolist()
+        self._names = {number: self._names[number] for number in known if number in self._names}
+        self._hashes = {name: number for number, name in self._names.items()}
+        self.nbytes = sum(map(sys.getsizeof, self._hashes)) + NAME_OVERHEAD * len(self._hashes)
+        self._limit = max(2 * self.nbytes, NAMES_KEPT)
+
+
+@functools.cache
+def network() -> Weights:
+    """Return the shipped network's weights, laid out for the kernels; read when the first symbol comes."""
+    return laid_out(shipped_arrays())
+
+
+def vocabulary(row: np.void) -> list[int]:
+    """Return the hashes that a lane, SYMBOL_ROW, knows, in the order of their places."""
+    lane = row["lane"]
+    places: list[int] = lane["symbol"][1 : int(lane["used"]) + 1].tolist()
+    return places
+
+
+@compiled
+def measure_symbols(
+    rows: Record,  # SYMBOL_ROW
+    row: NDArray[np.int64],  # [observations]; -1: a number, passed over
+    foreseen: Record,  # FORESEEN [observations]
+    first: int,
+    last: int,
+    measured: Record,  # out MEASURED [observations]
+    value: NDArray[np.float64],  # out [observations] the surprise: what of a symbol is a number
+) -> None:
+    """Scan observations first..last: how surprising each symbol was, and in `tail` how rare that is."""
+    for j in range(first, last):
+        if row[j] < 0:
+            continue
+        r, f, out = rows[row[j]], foreseen[j], measured[j]
+        r.smoothed += SMOOTHING * (f.tail - r.smoothed)
+        period = return_period(r.surprise, f.surprise if f.surprise > LEAST_SURPRISE else 0.0)
+        period = max(period, return_period(r.mean_tail, r.smoothed if r.smoothed > LEAST_MEAN_TAIL else 0.0))
+        period = max(period, return_period(r.new, f.surprise if f.is_new else 0.0))
+        out.expected = out.lower = out.upper = math.nan
+        out.slow_units = out.contribution = 0.0
+        out.error = out.surprise = value[j] = f.surprise
+        out.tail = max(period - SHARED_BUDGET, 0.0)
+        out.units = UNITS_A_DECADE ** (out.tail - UNIT_PERIOD) if out.tail > 0.0 else 0.0
+
+
+@compiled
+def judge_symbol(s: Record, m: Record) -> tuple[float, float, bool]:
+    """Judge one event of a stream that has nothing but symbols: return score, surprise and whether it is warming."""
+    m.contribution = 1.0
+    warming = s.events < RETURN_WARMUP
+    return (0.0 if warming else m.tail), m.surprise, warming

@@ -1,0 +1,181 @@
+"""What the daemon says of its work: metrics and log lines, never a line for each event."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from connectors.batches import Alert, EventBatch, Rejected
+from connectors.common.throttle import LogThrottle
+from detector.checkpointing.store import DamagedRowError
+from detector.config.settings import Settings
+from detector.engine.engine import Engine, Step
+from detector.observability.alert_text import Gathered, duration, log_alert, moment
+from detector.observability.metrics import Metrics
+from detector.observability.rejections import Refusals
+from detector.observability.summary import Summary
+from detector.scoring.admission import BLOCKED
+from training.retrain.outcome import Outcome
+
+logger = logging.getLogger(__name__)
+
+MOST_TOLD_MOVED = 1_000  # streams on two partitions that are named in the log, over the daemon's life
+
+
+class Reporter:
+    """Counts and tells what came of batches, checkpoints and retrainings."""
+
+    def __init__(self, metrics: Metrics, settings: Settings, engine: Engine) -> None:
+        self._metrics, self._settings, self._engine = metrics, settings, engine
+        self.newest = 0.0  # time of the newest event, s
+        self._told_moved: set[str] = set()
+        self._moved_back = Gathered("went back in time: their late events agree, so their clocks had been ahead")
+        self._blocked = Gathered(f"drop everything: the last {BLOCKED} events of each were late or duplicates")
+        self._evictions = LogThrottle()  # for want of memory
+        self._refusals = Refusals(settings)
+        self._summary = Summary()
+
+    def step(self, batch: EventBatch, step: Step, *, anew: bool = False) -> None:
+        """Tell what a batch brought; `anew`: its one stream's state was given up for it."""
+        self._count(batch, step)
+        self._metrics.streams_begun_anew["engine_error"].inc(anew)
+        self._tell_evictions(step.evicted_for_memory)
+        self.alerts(step.alerts)
+        for back in step.moved_back:
+            by, to = duration((back.former - back.time) * 1e-9), moment(back.time)
+            why = "its late events agree, so its clock had been ahead"
+            self._moved_back.add(back.stream, f"stream {back.stream!r} went back in time by {by} to {to}: {why}")
+        for name in step.blocked:
+            self._blocked.add(
+                name, f"stream {name!r} drops everything: its last {BLOCKED} events were late or duplicates"
+            )
+        self.look()
+        for name in step.moved[:10]:
+            if name not in self._told_moved and len(self._told_moved) < MOST_TOLD_MOVED:
+                self._told_moved.add(name)
+                logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
+
+    def begin(self, newest: float) -> None:
+        """Go on from a checkpoint, with the time of the newest event before it, s."""
+        self.newest = newest
+        if newest:
+            self._metrics.last_event_timestamp.set(newest)
+
+    def alerts(self, alerts: Sequence[Alert]) -> None:
+        """Tell of incidents that begin or end."""
+        for alert in alerts:
+            log_alert(logger, alert)
+
+    def look(self) -> None:
+        """Tell what had to wait; to be called every second or so."""
+        self._moved_back.tell()
+        self._blocked.tell()
+
+    def _count(self, batch: EventBatch, step: Step) -> None:
+        m, scores = self._metrics, step.scores
+        m.events.inc(len(batch))
+        m.events_unsaved.inc(len(batch))
+        m.observations.inc(len(batch.value))
+        m.events_scored.inc(len(scores))
+        m.events_duplicate.inc(step.duplicates)
+        m.events_late.inc(step.late)
+        firing = [alert for alert in step.alerts if alert.status == "firing"]
+        self._summary.count(scored=len(scores), late=step.late, duplicate=step.duplicates, alerts=len(firing))
+        processing = self._settings.processing
+        m.events_dropped["duplicate"].inc(step.duplicates if processing.duplicates == "drop" else 0)
+        m.events_dropped["late"].inc(step.late if processing.late == "drop" else 0)
+        m.streams_on_two_partitions.inc(len(step.moved))
+        m.streams_moved_back.inc(len(step.moved_back))
+        m.streams_evicted.inc(step.evicted)
+        m.streams_evicted_for_memory.inc(step.evicted_for_memory)
+        m.state_bytes.set(self._engine.nbytes)
+        m.batch_events.observe([len(batch)])
+        m.score.observe(scores.score)
+        for alert in firing:
+            m.alerts[alert.severity].inc()
+        m.streams.set(len(self._engine.states.slots))
+        if len(batch):
+            # a clock that is ahead must not hide that nothing comes any more
+            self.newest = min(float(batch.time.max()) * 1e-9, time.time())
+            m.last_event_timestamp.set(self.newest)
+            m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
+
+    def _tell_evictions(self, evicted: int) -> None:
+        if count := self._evictions.due(evicted):
+            logger.warning(
+                "memory for states is full (%.2f GB, state.memory_bytes): the %d longest idle streams went to the"
+                " state directory; %d are in memory",
+                *(self._engine.settings.memory_bytes / 1e9, count, len(self._engine.states.slots)),
+            )
+
+    def rejected(self, rejected: list[Rejected], read: int) -> None:
+        """Count and tell what was refused; `read` is how many records of the same batch could be read."""
+        for refusal in rejected:
+            self._metrics.events_rejected[refusal.reason].inc()
+        self._summary.count(refused=len(rejected))
+        self._refusals.tell(rejected, read)
+
+    @property
+    def nothing_read(self) -> str:
+        """Words where one record after the other is refused; else empty."""
+        return self._refusals.nothing_read
+
+    def watch(self, lag: int) -> None:
+        """Say now and then how the work goes; `lag` is how many records wait to be read."""
+        self._summary.hourly(len(self._engine.states.slots), lag)
+
+    def stopped(self) -> None:
+        """Say what came of the whole run."""
+        self._summary.at_stop()
+
+    def damaged(self, error: DamagedRowError) -> None:
+        """Tell that a stream begins anew since its row cannot be read."""
+        logger.error("%s: the stream learns anew", error)
+        self._metrics.streams_begun_anew["damaged"].inc()
+
+    def no_checkpoint(self) -> None:
+        """Count one that could not be made."""
+        self._metrics.checkpoint_failures.inc()
+
+    def checkpoint(self, seconds: float) -> None:
+        """Tell that one was made, and how large the fleet is."""
+        m = self._metrics
+        m.checkpoint_seconds.observe([seconds])
+        m.last_checkpoint_timestamp.set_to_current_time()
+        m.events_unsaved.set(0)
+        m.streams_warming.set(self._engine.warming())
+        m.streams_blocked.set(self._engine.blocked())
+        m.lanes.set(self._engine.lane_count())
+        m.device_memory.set(self._engine.device_bytes)
+        if seconds > self._settings.state.checkpoint_interval_seconds:
+            logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
+
+    def retraining(self, outcome: Outcome) -> None:
+        """Tell how a retraining ended."""
+        m = self._metrics
+        m.retrain[outcome.outcome].inc()
+        m.retrain_seconds.observe([outcome.seconds])
+        m.set_losses(outcome.losses)
+        if outcome.steps:
+            m.gradient_norm.set(outcome.gradient_norm)
+
+
+class StageClock:
+    """Measures the stages of a turn; each begins where the former ended."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._at = time.perf_counter()
+
+    def begins(self) -> None:
+        """Start with the first stage."""
+        self._at = time.perf_counter()
+
+    def ends(self, stage: str) -> None:
+        """Note the stage that is over."""
+        now = time.perf_counter()
+        self._metrics.step_seconds[stage].observe(now - self._at)
+        self._at = now

@@ -1,0 +1,402 @@
+"""What is remembered of every stream and lane: tables with a row for each, and who holds which row.
+
+`StreamStates` is a cache in front of whatever keeps the rows for good: a stream's whole state leaves as one `bytes`
+(`pack`) and comes back from it (`unpack`). The row of a stream is its STREAM record; its lanes lie together in the
+lane tables, so that one stream's work touches one stretch of memory.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.errors import StateError
+from detector.scoring.calibration import RETURN
+from detector.scoring.judge import SINGLE_SCORE, many_score
+from detector.scoring.subspace import SUBSPACE_LIMIT
+from detector.scoring.symbols import SYMBOL_ROW, SYMBOLIC, SymbolNames, vocabulary
+from detector.state.arena import PAGE
+from detector.state.lane_network import RecurrentLanes
+from detector.state.records import (
+    FORMER,
+    FORMER_NOTES,
+    FORMER_STREAM,
+    HEADER,
+    NOTES,
+    PRESENT,
+    STREAM,
+    head_of,
+    lane_row,
+    layout_of,
+    stream_of,
+)
+from detector.state.tables import SIZES, Table, block_size
+from training.network.horizons import HORIZONS
+
+# What Python keeps beside a row: entries of dicts and lists, an open incident's part in an alert
+STREAM_OVERHEAD = 500  # bytes a stream, beside its name
+LANE_OVERHEAD = 500  # bytes a lane
+FEATURE_OVERHEAD = 200  # bytes a feature's name, beside itself
+FEATURES_KEPT = 10_000  # names of features that are kept before those that no lane has any more are dropped
+
+
+class StreamStates:
+    """Rows of streams and lanes, by slot."""
+
+    def __init__(self, recurrent: RecurrentLanes, state_size: int, horizons: Sequence[int] = HORIZONS) -> None:
+        self.names: list[str] = []  # by slot; "" where the slot is free
+        self.slots: dict[str, int] = {}
+        self.features: list[str] = []  # by number; "" where the number is free
+        self.feature_ids: dict[str, int] = {}
+        self._free_features: list[int] = []
+        self._features_kept = FEATURES_KEPT
+        self._names_bytes = 0  # of streams
+        self._features_bytes = 0
+        self.streams = Table(STREAM)
+        self._lane, self._many = lane_row(horizons), many_score(horizons)
+        beside = self._lane, SINGLE_SCORE, self._many, SYMBOL_ROW
+        self._layout, self._former = layout_of(STREAM, *beside), layout_of(FORMER_STREAM, *beside)
+        self.lanes = Table(self._lane)
+        self.single = Table(SINGLE_SCORE)
+        self.many = Table(self._many)
+        self.matrices = Table(np.dtype(np.float32))
+        self.symbols = Table(SYMBOL_ROW)
+        self.symbol_names = SymbolNames()
+        self.recurrent = recurrent  # rows as in `lanes`
+        self.state_size = state_size
+        recurrent.resize(len(self.lanes.rows))
+        self.notes: dict[int, Any] = {}  # by slot: what few streams have (an open incident's alert)
+
+    @property
+    def layout(self) -> str:
+        """Digest of the rows that `pack` gives."""
+        return self._layout.hex()
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Digests of the rows that `unpack` takes."""
+        return self._layout.hex(), self._former.hex()
+
+    def feature_id(self, name: str) -> int:
+        """Return the number of a feature's name, a new one if need be."""
+        number = self.feature_ids.get(name, -1)
+        if number < 0:
+            if self._free_features:
+                number = self._free_features.pop()
+                self.features[number] = name
+            else:
+                number = len(self.features)
+                self.features.append(name)
+            self.feature_ids[name] = number
+            self._features_bytes += sys.getsizeof(name)
+        return number
+
+    def sweep_names(self) -> None:
+        """Once there are many, drop the names of features and symbols that no lane has."""
+        self.symbol_names.sweep(self.symbols.rows)
+        if len(self.feature_ids) <= self._features_kept:
+            return
+        known = set(np.unique(self.lanes.rows["feature"][: self.lanes.used]).tolist())
+        for name, number in list(self.feature_ids.items()):
+            if number not in known:
+                del self.feature_ids[name]
+                self.features[number] = ""
+                self._free_features.append(number)
+                self._features_bytes -= sys.getsizeof(name)
+        self._features_kept = max(2 * len(self.feature_ids), FEATURES_KEPT)
+
+    def _new_slot(self, name: str) -> int:
+        slot = self.streams.allocate(1)
+        if slot == len(self.names):
+            self.names.append(name)
+        else:
+            self.names[slot] = name
+        self.slots[name] = slot
+        self._names_bytes += sys.getsizeof(name)
+        return slot
+
+    def add(self, name: str) -> int:
+        """Give a stream that is not here a slot, with no lanes yet."""
+        slot = self._new_slot(name)
+        stream = self.streams.rows[slot]
+        stream["single"] = stream["first_many"] = stream["matrix"] = stream["first_lane"] = -1
+        return slot
+
+    def remove(self, slot: int) -> None:
+        """Forget a stream and free its rows."""
+        stream = self.streams.rows[slot]
+        capacity, symbol_rows = int(stream["capacity"]), self._symbol_rows(slot)
+        if capacity:
+            self._free_lanes(int(stream["first_lane"]), capacity)
+        if stream["single"] >= 0:
+            self.single.release(int(stream["single"]), 1)
+        if stream["first_many"] >= 0:
+            self.many.release(int(stream["first_many"]), capacity)
+        if stream["matrix"] >= 0:
+            self.matrices.release(int(stream["matrix"]), 2 * capacity * capacity)
+        for row in symbol_rows.tolist():
+            self.symbols.release(row, 1)
+        self._names_bytes -= sys.getsizeof(self.names[slot])
+        del self.slots[self.names[slot]]
+        self.names[slot] = ""
+        self.notes.pop(slot, None)
+        self.streams.release(slot, 1)
+
+    def _free_lanes(self, first: int, capacity: int) -> None:
+        self.lanes.release(first, capacity)
+        self.recurrent.wipe(first, capacity)
+
+    def _allocate_lanes(self, capacity: int) -> int:
+        before = len(self.lanes.rows)
+        first = self.lanes.allocate(capacity)
+        if len(self.lanes.rows) != before:
+            self.recurrent.resize(len(self.lanes.rows))
+        return first
+
+    def features_of(self, slot: int) -> list[str]:
+        """Return the names of a stream's features, in the order of its lanes."""
+        stream = self.streams.rows[slot]
+        first = int(stream["first_lane"])
+        return [self.features[i] for i in self.lanes.rows["feature"][first : first + int(stream["lanes"])]]
+
+    def _symbol_rows(self, slot: int) -> NDArray[np.int64]:
+        """Return the rows of a stream's categorical lanes, in the order of its lanes."""
+        stream = self.streams.rows[slot]
+        first = int(stream["first_lane"])
+        rows: NDArray[np.int64] = self.lanes.rows["symbols"][first : first + int(stream["lanes"])]
+        return rows[rows > 0] - 1
+
+    def add_lanes(self, slot: int, features: Sequence[int], model: int) -> None:
+        """Give a stream lanes for features it has not shown before, moving its block if it must grow."""
+        old, had = int(self.streams.rows[slot]["capacity"]), int(self.streams.rows[slot]["lanes"])
+        has = had + len(features)
+        if has > old:
+            self._move(slot, block_size(has))
+        stream = self.streams.rows[slot]
+        first = int(stream["first_lane"])
+        self.lanes.rows["feature"][first + had : first + has] = features
+        self.lanes.rows["model"][first + had : first + has] = model
+        for lane, feature in enumerate(features, first + had):
+            if self.features[feature].startswith(SYMBOLIC):
+                self.lanes.rows["symbols"][lane] = self.symbols.allocate(1) + 1
+        stream["lanes"] = has
+        if has == 1:
+            if not self.lanes.rows["symbols"][first]:
+                stream["single"] = self.single.allocate(1)
+        else:
+            self._make_many(slot)
+
+    def _move(self, slot: int, capacity: int) -> None:
+        stream = self.streams.rows[slot]
+        old, had, old_first = int(stream["capacity"]), int(stream["lanes"]), int(stream["first_lane"])
+        first = self._allocate_lanes(capacity)
+        if old:
+            self.lanes.rows[first : first + had] = self.lanes.rows[old_first : old_first + had]
+            states = self.recurrent.read(np.arange(old_first, old_first + had))
+            self.recurrent.write(np.arange(first, first + had), states)
+            self._free_lanes(old_first, old)
+        stream["first_lane"], stream["capacity"] = first, capacity
+        if stream["first_many"] >= 0:
+            old_many = int(stream["first_many"])
+            stream["first_many"] = self.many.allocate(capacity)
+            moved = int(stream["first_many"])
+            self.many.rows[moved : moved + had] = self.many.rows[old_many : old_many + had]
+            self.many.release(old_many, old)
+        if stream["matrix"] >= 0:
+            self._move_matrix(slot, old)
+
+    def _move_matrix(self, slot: int, old: int) -> None:
+        """Carry the covariance over into a larger block; components are found anew at the next fit."""
+        stream = self.streams.rows[slot]
+        before, capacity = int(stream["matrix"]), int(stream["capacity"])
+        kept = self.matrices.rows[before : before + old * old].reshape(old, old).copy()
+        self.matrices.release(before, 2 * old * old)
+        stream["matrix"], stream["components"] = -1, 0
+        if capacity <= SUBSPACE_LIMIT:
+            first = stream["matrix"] = self.matrices.allocate(2 * capacity * capacity)
+            grown = self.matrices.rows[first : first + capacity * capacity].reshape(capacity, capacity)
+            grown[:old, :old] = kept
+
+    def _make_many(self, slot: int) -> None:
+        """Let a stream of one feature become one of many: it is judged anew, from what its lanes go on to show."""
+        stream = self.streams.rows[slot]
+        if stream["single"] >= 0:
+            self.single.release(int(stream["single"]), 1)
+            stream["single"] = -1
+        if stream["first_many"] < 0:
+            capacity = int(stream["capacity"])
+            stream["first_many"] = self.many.allocate(capacity)
+            stream["events"] = 0
+            stream["severity"] = stream["slow_severity"] = np.zeros((), RETURN)
+            if capacity <= SUBSPACE_LIMIT:
+                stream["matrix"] = self.matrices.allocate(2 * capacity * capacity)
+
+    def pack(self, slots: NDArray[np.int64], model: int, version: str) -> Iterator[tuple[str, bytes]]:
+        """Yield name and whole state of streams.
+
+        `version` names the weights that the hidden states of lanes marked `model` belong to; those of the others
+        belong to former weights.
+        """
+        counts = self.streams.rows["lanes"][slots].astype(np.int64)
+        ends = np.cumsum(counts)
+        rows = np.repeat(self.streams.rows["first_lane"][slots] - (ends - counts), counts) + np.arange(counts.sum())
+        recurrent = self.recurrent.read(rows)  # at once: it may have to come from a device
+        for slot, end in zip(slots.tolist(), ends.tolist(), strict=True):
+            stream = self.streams.rows[slot]
+            lanes, capacity = int(stream["lanes"]), int(stream["capacity"])
+            first, many, matrix = int(stream["first_lane"]), int(stream["first_many"]), int(stream["matrix"])
+            numbers = 2 * capacity * capacity if matrix >= 0 else 0
+            # not JSON: it has no NaN, and an alert may hold one (what was expected of a feature never seen before)
+            symbols = self.symbols.rows[self._symbol_rows(slot)]
+            known = [[self.symbol_names.name_of(number) for number in vocabulary(row)] for row in symbols]
+            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot), known])
+            lane_rows = np.zeros(lanes, self._lane)  # not a copy: that leaves what lies between fields to chance
+            lane_rows[...] = self.lanes.rows[first : first + lanes]
+            lane_rows["model"] = np.where(lane_rows["model"] == model, PRESENT, FORMER)
+            parts = [
+                HEADER.pack(
+                    *(self._layout, self.state_size, numbers, lanes, len(notes)),
+                    *(int(stream["admission"]["partition"]), bool(stream["incident"]["open"])),
+                ),
+                notes,
+                stream.tobytes(),
+                lane_rows.tobytes(),
+                recurrent[end - lanes : end].tobytes(),
+            ]
+            if stream["single"] >= 0:
+                parts.append(self.single.rows[int(stream["single"])].tobytes())
+            if many >= 0:
+                parts.append(self.many.rows[many : many + lanes].tobytes())
+            if numbers:
+                parts.append(self.matrices.rows[matrix : matrix + numbers].tobytes())
+            if len(symbols):
+                parts.append(symbols.tobytes())
+            yield self.names[slot], b"".join(parts)
+
+    def unpack(self, name: str, row: bytes, model: int, version: str) -> int:
+        """Bring a stream back from what `pack` gave; return its slot.
+
+        Lanes whose hidden state belongs to other weights than `version` are marked to be primed before their next
+        step. Raises StateError, and then brings nothing, for a row of another layout or damaged.
+        """
+        damaged = f"state of stream {name!r} is damaged; move the state directory away"
+        try:
+            head = head_of(row)
+        except ValueError as error:
+            raise StateError(f"{damaged} ({error})") from error
+        state_size, numbers, lanes = head.state_size, head.numbers, head.lanes
+        if head.layout not in (self._layout, self._former):
+            raise StateError(
+                f"state of stream {name!r} has the layout of another version or of other model.horizons; "
+                "go back to those, or move the state directory away"
+            )
+        at, former = head.begin + head.notes, head.layout == self._former
+
+        def take(dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+            nonlocal at
+            part = np.frombuffer(row, dtype, count, at)
+            at += part.nbytes
+            return part
+
+        try:
+            written_by, features, note, known, *_ = (FORMER_NOTES if former else NOTES).decode(row[head.begin : at])
+            stored = stream_of(take(FORMER_STREAM if former else STREAM, 1)[0])
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+            raise StateError(f"{damaged} ({error})") from error
+        wanted = at + lanes * (self._lane.itemsize + 4 * state_size) + 4 * numbers
+        wanted += SINGLE_SCORE.itemsize * (stored["single"] >= 0) + self._many.itemsize * lanes * (
+            stored["first_many"] >= 0
+        )
+        wanted += SYMBOL_ROW.itemsize * len(known)
+        if len(row) != wanted or len(features) != lanes or stored["lanes"] != lanes:
+            raise StateError(f"{damaged} ({len(row)} bytes, expected {wanted})")
+        if not self._hangs_together(stored, np.frombuffer(row, self._lane, lanes, at), numbers, known):
+            raise StateError(f"{damaged} (its parts do not fit each other)")
+
+        slot = self._new_slot(name)
+        self.streams.rows[slot] = stored
+        stream = self.streams.rows[slot]
+        capacity = int(stream["capacity"])
+        first = self._allocate_lanes(capacity) if capacity else -1
+        stream["first_lane"] = first
+        self.lanes.rows[first : first + lanes] = take(self._lane, lanes)
+        self.lanes.rows["feature"][first : first + lanes] = [self.feature_id(feature) for feature in features]
+        present = (self.lanes.rows["model"][first : first + lanes] == PRESENT) & (written_by == version)
+        present &= state_size == self.state_size
+        self.lanes.rows["model"][first : first + lanes] = np.where(present, model, FORMER)
+        states = take(np.dtype(np.float32), lanes * state_size).reshape(lanes, state_size)
+        if state_size == self.state_size:  # else of another network: the lanes are primed before their next step
+            self.recurrent.write(np.arange(first, first + lanes), states)
+        if stream["single"] >= 0:
+            stream["single"] = self.single.allocate(1)
+            self.single.rows[int(stream["single"])] = take(SINGLE_SCORE, 1)[0]
+        if stream["first_many"] >= 0:
+            many = stream["first_many"] = self.many.allocate(capacity)
+            self.many.rows[many : many + lanes] = take(self._many, lanes)
+        if numbers:
+            matrix = stream["matrix"] = self.matrices.allocate(numbers)
+            self.matrices.rows[matrix : matrix + numbers] = take(np.dtype(np.float32), numbers)
+        lane_symbols = self.lanes.rows["symbols"][first : first + lanes]
+        for names, lane in zip(known, np.flatnonzero(lane_symbols).tolist(), strict=True):
+            for symbol in names:
+                self.symbol_names.hash_of(symbol)
+            lane_symbols[lane] = self.symbols.allocate(1) + 1
+            self.symbols.rows[lane_symbols[lane] - 1] = take(SYMBOL_ROW, 1)[0]
+        if note is not None:
+            self.notes[slot] = note
+        return slot
+
+    @staticmethod
+    def _hangs_together(stored: np.void, lanes: NDArray[np.void], numbers: int, known: list[list[str]]) -> bool:
+        """Whether a row's parts agree on how many lanes, symbols and numbers there are: compiled code trusts them."""
+        capacity = block_size(len(lanes)) if 0 < len(lanes) <= SIZES[-1] else 0
+        return bool(
+            stored["capacity"] == capacity
+            and (stored["single"] < 0 or len(lanes) == 1)
+            and numbers == (2 * capacity * capacity if stored["matrix"] >= 0 else 0)
+            and 0 <= stored["components"] <= capacity
+            and len(known) == np.count_nonzero(lanes["symbols"])
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that all of it takes."""
+        tables = (self.streams, self.lanes, self.single, self.many, self.matrices, self.symbols)
+        rows = sum(table.nbytes for table in tables)
+        lanes = self.lanes.used - self.lanes.free
+        # of a free row its first and last page may be its neighbours'
+        recurrent = lanes * self.recurrent.row_bytes + self.lanes.free * min(self.recurrent.row_bytes, PAGE)
+        names = self._names_bytes + self._features_bytes + self.symbol_names.nbytes
+        counted = STREAM_OVERHEAD * len(self.slots) + LANE_OVERHEAD * lanes
+        return rows + recurrent + names + counted + FEATURE_OVERHEAD * len(self.feature_ids)
+
+    @property
+    def lane_bytes(self) -> int:
+        """Bytes that one more number of a stream of several takes, at most, while its block is moved."""
+        lane = self._lane.itemsize + self._many.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD
+        return 2 * (lane + 8 * SUBSPACE_LIMIT)
+
+    def bytes_of(self, lanes: int) -> int:
+        """Return the bytes that a stream of so many numbers takes."""
+        capacity = block_size(lanes)
+        stream = STREAM.itemsize + STREAM_OVERHEAD
+        each = self._lane.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD
+        if lanes == 1:
+            return stream + each + SINGLE_SCORE.itemsize
+        matrix = 8 * capacity * capacity if capacity <= SUBSPACE_LIMIT else 0
+        return stream + capacity * (each + self._many.itemsize) + matrix
+
+    def bytes_by_slot(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return about how many bytes come free as each of these streams is removed."""
+        streams = self.streams.rows[slots]
+        capacity = streams["capacity"].astype(np.int64)
+        free = capacity * (self._lane.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD)
+        free += np.where(streams["first_many"] >= 0, capacity * self._many.itemsize, 0)
+        free += np.where(streams["single"] >= 0, SINGLE_SCORE.itemsize, 0)
+        free += np.where(streams["matrix"] >= 0, 8 * capacity * capacity, 0)
+        return free + STREAM_OVERHEAD

@@ -1,0 +1,519 @@
+"""Files as source and sinks: order, offsets, going on after a stop, and an answer for whatever is wrong with a file."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import logging
+import os
+import random
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import connectors
+from connectors.batches import Alert, EventBatch, Partition, Rejected, Scores
+from connectors.decode.decoder import Decoder, DecodeSettings
+from connectors.files.sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
+from connectors.files.source import FileError, FileSettings, FileSource
+
+DEADLINE_SECONDS = 240
+HERE = str(Path(connectors.__file__).parents[1])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])}
+NAN = float("nan")
+
+
+def read(*paths, start=None, decoder=None, **more):
+    """Read files to their end; return [(stream, seconds, {feature: value}, path, offset)] and the refusals."""
+    source = FileSource(FileSettings(paths=tuple(map(str, paths)), **more), decoder, start)
+    return drain(source, decoder or Decoder())
+
+
+def drain(source, decoder):
+    events, rejected = [], []
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not source.finished():
+        assert time.monotonic() < deadline, "the source does not come to its end"
+        batch, refusals = decoder.decode(source.poll(0.1))
+        rejected += refusals
+        for row in range(len(batch)):
+            cells = range(batch.start[row], batch.start[row + 1])
+            values = {batch.features[batch.feature[cell]]: float(batch.value[cell]) for cell in cells}
+            place = (batch.partitions[batch.partition[row]].topic, int(batch.offset[row]))
+            events.append((batch.streams[batch.stream[row]], batch.time[row] / 1e9, values, *place))
+    source.close()
+    return events, rejected
+
+
+def write(path, *lines, end="\n"):
+    data = "".join(f"{line}{end}" for line in lines).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return str(path)
+
+
+def test_a_csv_file_is_one_stream_named_by_its_stem(tmp_path):
+    path = write(tmp_path / "ambient.csv", "timestamp,value", "1970-01-01 00:01:40,69.88", "1970-01-01 00:01:50,71.2")
+    events, rejected = read(path)
+    assert events == [("ambient", 100, {"value": 69.88}, path, 0), ("ambient", 110, {"value": 71.2}, path, 1)]
+    assert rejected == []
+
+
+def test_a_csv_file_may_hold_streams_and_features_and_miss_some(tmp_path):
+    path = write(tmp_path / "x.csv", "cpu, stream ,timestamp,mem", "1,a,5,2", '3,"b,c",6,', ",a,7,4", "", "5,a,8,6")
+    events, rejected = read(path)
+    assert [event[:3] for event in events] == [
+        ("a", 5, {"cpu": 1, "mem": 2}),
+        ("b,c", 6, {"cpu": 3}),
+        ("a", 7, {"mem": 4}),
+        ("a", 8, {"cpu": 5, "mem": 6}),
+    ]
+    assert [event[4] for event in events] == [0, 1, 2, 3]
+    assert rejected == []
+
+
+def test_json_lines_name_their_streams_and_else_the_stem_does(tmp_path):
+    path = write(
+        tmp_path / "y.jsonl.gz", '{"stream": "a", "timestamp": 5, "value": 1}', '{"timestamp": 6, "values": {"z": 2}}'
+    )
+    events, _ = read(path)
+    assert [event[:3] for event in events] == [("a", 5, {"value": 1}), ("y", 6, {"z": 2})]
+
+
+@pytest.mark.parametrize("name", ["plain.csv", "packed.csv.gz"])
+def test_line_ends_byte_order_marks_and_a_missing_last_line_feed_do_not_matter(tmp_path, name):
+    data = b"\xef\xbb\xbftimestamp,value\r\n5,1\r\n\r\n6,2"
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    events, rejected = read(tmp_path / name)
+    assert [event[:3] for event in events] == [
+        (name.split(".")[0], 5, {"value": 1}),
+        (name.split(".")[0], 6, {"value": 2}),
+    ]
+    assert rejected == []
+
+
+def test_gzip_members_may_follow_each_other_with_padding(tmp_path):
+    path = tmp_path / "z.csv.gz"
+    path.write_bytes(gzip.compress(b"timestamp,value\n5,") + gzip.compress(b"1\n6,2\n") + b"\0" * 512)
+    assert [event[2]["value"] for event in read(path)[0]] == [1, 2]
+
+
+def test_bad_rows_are_refused_with_file_and_line(tmp_path):
+    path = write(tmp_path / "bad.csv", "timestamp,value", "5,1", "6,1,1", "noon,1", "", "7,many", "8,2")
+    events, rejected = read(path)
+    assert [event[4] for event in events] == [0, 4]
+    assert [(refusal.offset, refusal.reason, refusal.raw) for refusal in rejected] == [
+        (1, "bad_row", b"6,1,1"),
+        (2, "bad_timestamp", b"noon,1"),
+        (3, "not_a_number", b"7,many"),
+    ]
+    places = [refusal.detail.split(": ")[0] for refusal in rejected]
+    assert places == [f"{path}, line 3", f"{path}, line 4", f"{path}, line 6"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "found"),
+    [
+        ("time.csv", b"time,value\n5,1\n", "column `timestamp`; found 'time, value'"),
+        ("none.csv", b"2014-07-01 00:00:00,5\n", "column `timestamp`"),
+        ("only.csv", b"timestamp,stream\n", "column of values"),
+        ("index.csv", b",timestamp,value\n0,5,1\n", "printable name of its own; found ''"),
+        ("twice.csv", b"timestamp,a,a\n", "found 'a'"),
+        ("wide.csv", "timestamp,value\n5,1\n".encode("utf-16"), "UTF-8"),
+        ("array.json", b'[{"timestamp": 5, "value": 1}]\n', "expected JSON, or a CSV header"),
+        ("plain.csv.gz", b"timestamp,value\n5,1\n", None),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_clear_error_at_the_start(tmp_path, name, data, found):
+    path = tmp_path / name
+    path.write_bytes(data)
+    if found is None:
+        assert len(read(path)[0]) == 1  # what a file is, its bytes say, not its name
+        return
+    with pytest.raises(FileError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}, line 1: ")
+    assert found in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_a_directory_and_a_file_named_twice_are_errors(tmp_path):
+    with pytest.raises(FileError, match=r"gone\.csv: cannot be read: No such file"):
+        read(tmp_path / "gone.csv")
+    with pytest.raises(FileError, match="is a directory; name the files in it"):
+        read(tmp_path)
+    with pytest.raises(ValidationError, match="named twice"):
+        FileSettings(paths=("a.csv", "a.csv"))
+
+
+def test_an_empty_file_has_no_records(tmp_path, caplog):
+    path = write(tmp_path / "empty.csv")
+    assert read(path) == ([], [])
+    assert f"{path}: is empty" in caplog.text
+
+
+def many_rows(count):
+    noise = random.Random(7)
+    return ["timestamp,value", *(f"{number},{noise.random()}" for number in range(count))]
+
+
+def test_a_truncated_gzip_gives_all_its_whole_lines_and_then_a_clear_error(tmp_path, caplog):
+    whole = "".join(f"{line}\n" for line in many_rows(20_000)).encode()
+    path = tmp_path / "cut.csv.gz"
+    packed = gzip.compress(whole)
+    path.write_bytes(packed[: len(packed) // 2])
+    other = write(tmp_path / "other.csv", "timestamp,value", "1e6,1")
+    source = FileSource(FileSettings(paths=(str(path), other)))
+    decoder = Decoder()
+    events = []
+    while sum(map(len, events)) == 0 or len(events[-1]):
+        try:
+            events.append(decoder.decode(source.poll(0.1))[0])
+        except FileError as error:
+            failure = str(error)
+            break
+    assert re.search(r"cut\.csv\.gz: the gzip stream breaks off after line \d+; copy", failure)
+    times = np.concatenate([batch.time for batch in events]) / 1e9
+    values = np.concatenate([batch.value for batch in events])
+    assert times[-1] == 1e6  # the other file was read to its end
+    assert times[:-1].tolist() == list(range(len(times) - 1))
+    assert 5_000 < len(times) < 15_000
+    expected = [float(line.split(b",")[1]) for line in whole.splitlines()[1 : len(values)]]
+    assert values[:-1].tolist() == expected
+    assert source.finished()
+    assert "breaks off" in caplog.text
+
+
+def test_a_damaged_gzip_is_told(tmp_path):
+    packed = bytearray(gzip.compress("".join(f"{line}\n" for line in many_rows(20_000)).encode()))
+    packed[len(packed) // 2 : len(packed) // 2 + 64] = bytes(64)
+    path = tmp_path / "damaged.csv.gz"
+    path.write_bytes(packed)
+    with pytest.raises(FileError, match=r"damaged\.csv\.gz: the gzip stream is damaged after line \d+"):
+        read(path)
+
+
+def test_reading_goes_on_where_start_says(tmp_path):
+    path = write(tmp_path / "a.csv", *many_rows(5_000))
+    whole, _ = read(path)
+    for first in (0, 1, 2_500, 4_999, 5_000):
+        assert read(path, start={Partition(path, 0): first})[0] == whole[first:]
+
+
+def test_a_file_that_is_shorter_than_what_was_processed_is_another_file(tmp_path):
+    path = write(tmp_path / "a.csv", "timestamp,value", "5,1")
+    with pytest.raises(FileError, match="ends after 1 records, but 7 were processed before"):
+        read(path, start={Partition(path, 0): 7})
+
+
+def test_files_are_merged_by_time_and_each_keeps_its_own_order(tmp_path):
+    a = write(tmp_path / "a.csv", "timestamp,value", "10,0", "30,0", "20,0", "50,0")
+    b = write(tmp_path / "b.jsonl", '{"value": 1}', *(f'{{"timestamp": {t}, "value": 1}}' for t in (10, 25, 30, 60)))
+    events, rejected = read(a, b)
+    assert [event[:2] for event in events] == [
+        ("a", 10), ("b", 10), ("b", 25), ("a", 30), ("a", 20), ("b", 30), ("a", 50), ("b", 60),
+    ]  # fmt: skip
+    assert [refusal.reason for refusal in rejected] == ["bad_timestamp"]
+
+
+def test_the_merge_does_not_depend_on_how_it_is_polled(tmp_path):
+    noise = random.Random(3)
+    paths = []
+    for number in range(4):
+        times = sorted(noise.randrange(20_000) for _ in range(6_000))
+        paths.append(
+            write(tmp_path / f"{number}.csv", "timestamp,value", *(f"{t},{number}.12345678901" for t in times))
+        )
+    whole, _ = read(*paths)
+    assert [event[1] for event in whole] == sorted(event[1] for event in whole)
+    assert len(whole) == 24_000
+    assert read(*paths, max_poll_records=997)[0] == whole
+    by_file = {path: [event for event in whole if event[3] == path] for path in paths}
+    assert all([event[4] for event in events] == list(range(6_000)) for events in by_file.values())
+    start = {Partition(path, 0): 5_990 for path in paths}
+    assert read(*paths, start=start)[0] == [event for event in whole if event[4] >= 5_990]
+
+
+def test_a_poll_hands_over_no_more_than_asked(tmp_path):
+    source = FileSource(FileSettings(paths=(write(tmp_path / "a.csv", *many_rows(250)),), max_poll_records=100))
+    assert [len(source.poll(0)) for _ in range(4)] == [100, 100, 50, 0]
+    assert source.finished()
+    assert source.lag() == {}
+
+
+def test_speed_is_times_real_time_by_the_events_clock(tmp_path):
+    path = write(tmp_path / "a.csv", "timestamp,value", *(f"{second},1" for second in range(11)))
+    source = FileSource(FileSettings(paths=(path,), speed=10))
+    begin = time.monotonic()
+    came = 0
+    while not source.finished():
+        came += len(source.poll(0.25))
+        assert came <= (time.monotonic() - begin) * 10 + 1, "none comes before its time"
+    assert came == 11
+    assert time.monotonic() - begin >= 1.0
+
+
+def test_poll_keeps_its_time_out_while_nothing_is_due(tmp_path):
+    path = write(tmp_path / "a.csv", "timestamp,value", "0,1", "100000,1")
+    source = FileSource(FileSettings(paths=(path,), speed=1))
+    assert len(source.poll(1)) == 1
+    begin = time.monotonic()
+    assert len(source.poll(0.2)) == 0
+    assert time.monotonic() - begin >= 0.19
+    assert not source.finished()
+
+
+def test_a_line_beyond_the_record_limit_is_refused_and_the_next_is_read(tmp_path):
+    decoder = Decoder(DecodeSettings(max_record_bytes=1_000))
+    long = '{"timestamp": 5, "value": 1, "padding": "' + "x" * 500_000 + '"}'
+    path = write(tmp_path / "a.jsonl", '{"timestamp": 4, "value": 1}', long, '{"timestamp": 6, "value": 1}', long)
+    events, rejected = read(path, decoder=decoder)
+    assert [event[4] for event in events] == [0, 2]
+    assert [(refusal.offset, refusal.reason) for refusal in rejected] == [(1, "too_large"), (3, "too_large")]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    lines=st.lists(st.binary(max_size=20), max_size=20), header=st.sampled_from([b"timestamp,value", b'{"value": 1}'])
+)
+def test_whatever_a_file_holds_each_line_is_an_event_or_a_refusal(tmp_path_factory, lines, header):
+    path = tmp_path_factory.getbasetemp() / "made.csv"
+    path.write_bytes(b"\n".join([header, *lines]))
+    events, rejected = read(path)
+    records = [line for line in b"\n".join(lines).split(b"\n") if line and not line.isspace()]
+    assert len(events) + len(rejected) == len(records) + header.startswith(b"{")
+    assert {refusal.raw for refusal in rejected} <= {line.removesuffix(b"\r") for line in [header, *records]}
+
+
+READER = """
+    from connectors.decode.decoder import Decoder
+    from connectors.files.source import FileSettings, FileSource
+    source, idle = FileSource(FileSettings(paths=("-",))), True
+    while not source.finished():
+        batch, rejected = Decoder().decode(source.poll(0.1))
+        if not len(batch) and not idle:
+            print("nothing more", flush=True)
+        idle = not len(batch)
+        for row in range(len(batch)):
+            name, value = batch.streams[batch.stream[row]], batch.value[batch.start[row]]
+            print(name, batch.time[row] // 10**9, value, batch.offset[row], len(rejected), flush=True)
+"""
+
+
+@pytest.fixture
+def reader():
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(READER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    yield process
+    process.kill()
+    process.communicate(timeout=DEADLINE_SECONDS)
+
+
+def test_standard_input_is_read_as_it_comes(reader):
+    reader.stdin.write(b"timestamp,value\n5,1\n6,")
+    reader.stdin.flush()
+    assert reader.stdout.readline() == b"stdin 5 1.0 0 0\n"
+    assert reader.stdout.readline() == b"nothing more\n", "poll keeps its time-out with half a line in the pipe"
+    reader.stdin.write(b"2\n7,3")
+    reader.stdin.flush()
+    assert reader.stdout.readline() == b"stdin 6 2.0 1 0\n"
+    out, _ = reader.communicate(timeout=DEADLINE_SECONDS)
+    assert out.replace(b"nothing more\n", b"") == b"stdin 7 3.0 2 0\n"
+    assert reader.returncode == 0
+
+
+def test_standard_input_may_be_json_lines_gzipped(reader):
+    data = gzip.compress(b'{"stream": "a", "timestamp": 5, "value": 1}\n{"timestamp": 6, "value": 2}')
+    out, _ = reader.communicate(data, timeout=DEADLINE_SECONDS)
+    assert out.replace(b"nothing more\n", b"") == b"a 5 1.0 0 0\nstdin 6 2.0 1 0\n"
+
+
+def scores():
+    batch = EventBatch(
+        streams=["a", "b"],
+        features=["cpu", "mem"],
+        partitions=[Partition("t", 0), Partition("t", 4)],
+        stream=np.array([0, 1, 0], np.int32),
+        time=np.array([10**9, 2 * 10**9 + 500_000_000, 3 * 10**9], np.int64),
+        received=np.zeros(3, np.int64),
+        partition=np.array([0, 1, 0], np.int32),
+        offset=np.array([7, 8, 9], np.int64),
+        start=np.array([0, 1, 2, 4], np.int64),
+        feature=np.array([0, 1, 0, 1], np.int32),
+        value=np.array([0.5, 1.5, 2.5, 3.5]),
+    )
+    return Scores(
+        batch=batch,
+        event=np.array([0, 2]),
+        score=np.array([0.0, 4.25]),
+        threshold=np.array([3.0, 3.0]),
+        alert=np.array([False, True]),
+        warming=np.array([True, False]),
+        surprise=np.array([NAN, 1.25]),
+        start=np.array([0, 1, 3]),
+        observation=np.array([0, 2, 3]),
+        expected=np.array([NAN, 1.0, 2.0]),
+        lower=np.array([NAN, 0.0, 1.0]),
+        upper=np.array([NAN, np.inf, 3.0]),
+        contribution=np.array([0.0, 0.5, 0.5]),
+        model_version="v1",
+    )
+
+
+def test_a_score_line_is_the_documented_record(tmp_path):
+    sink = FileScoreSink(tmp_path / "scores.jsonl")
+    sink.write(scores())
+    sink.close()
+    young, alerting = (json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines())
+    assert alerting == {
+        "stream": "a",
+        "timestamp": "1970-01-01T00:00:03Z",
+        "score": 4.25,
+        "threshold": 3.0,
+        "alert": True,
+        "surprise": 1.25,
+        "observed": {"cpu": 2.5, "mem": 3.5},
+        "expected": {"cpu": 1.0, "mem": 2.0},
+        "lower": {"cpu": 0.0, "mem": 1.0},
+        "upper": {"cpu": None, "mem": 3.0},
+        "model_version": "v1",
+        "topic": "t",
+        "partition": 0,
+        "offset": 9,
+    }
+    assert list(alerting) == list(young)[:-1]
+    assert (young["warming"], young["surprise"], young["expected"]) == (True, None, {"cpu": None})
+
+
+def alert(status="firing", ended_at=None):
+    return Alert(
+        "id-1", "a/b", status, "critical", 1_500_000_000, ended_at, 6.5, 4.0, {"cpu": 9.0}, {"cpu": 1.0},
+        {"cpu": 0.0}, {"cpu": 2.0}, {"cpu": 1.0}, "v1", "t", 2, 17,
+    )  # fmt: skip
+
+
+def test_an_alert_line_is_the_documented_record(tmp_path):
+    sink = FileAlertSink(tmp_path / "alerts.jsonl")
+    sink.write([alert(), alert("resolved", 60 * 10**9)])
+    sink.close()
+    firing, resolved = (json.loads(line) for line in (tmp_path / "alerts.jsonl").read_text().splitlines())
+    assert (firing["id"], firing["status"], firing["started_at"], firing["ended_at"]) == (
+        "id-1", "firing", "1970-01-01T00:00:01.5Z", None,
+    )  # fmt: skip
+    assert resolved["ended_at"] == "1970-01-01T00:01:00Z"
+    fields = "id stream status severity started_at ended_at score threshold observed expected lower upper"
+    assert list(firing) == [*fields.split(), "contributions", "model_version", "topic", "partition", "offset"]
+
+
+def test_a_dead_letter_keeps_the_exact_bytes(tmp_path):
+    raws = [b'{"value": NaN}', b"\xff\xfe\x00", "\ufeffé\x00\u2028".encode(), b""]
+    sink = FileDeadLetterSink(tmp_path / "dead.jsonl")
+    sink.write([Rejected("t", 1, n, "not_json", "a detail", raw) for n, raw in enumerate(raws)])
+    sink.close()
+    lines = [json.loads(line) for line in (tmp_path / "dead.jsonl").read_bytes().split(b"\n")[:-1]]
+    kept = [base64.b64decode(line["raw_base64"]) if "raw_base64" in line else line["raw"].encode() for line in lines]
+    assert kept == raws
+    assert [(line["topic"], line["partition"], line["offset"], line["reason"]) for line in lines] == [
+        ("t", 1, n, "not_json") for n in range(4)
+    ]
+
+
+def test_restore_takes_back_what_was_written_after_the_position(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    sink = FileScoreSink(path)
+    sink.write(scores())
+    sink.flush()
+    position = sink.position()
+    assert position[str(path)][0] == path.stat().st_size
+    before = path.read_bytes()
+    sink.write(scores())
+    sink.close()
+    with path.open("ab") as torn:
+        torn.write(b'{"stream": "half a li')  # as a crash leaves it
+    sink = FileScoreSink(path)
+    sink.restore(position)
+    assert path.read_bytes() == before
+    sink.write(scores())
+    sink.close()
+    assert path.read_bytes() == before * 2
+
+
+def test_a_file_is_known_again_by_what_came_in_the_place_of_what_was_taken_back(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    sink = FileScoreSink(path)
+    begun = sink.position()
+    sink.write(scores())
+    sink.flush()
+    taken_back = sink.position()[str(path)]
+    sink.restore(begun)
+    sink._append([b"x" * (taken_back.size - 1)])  # as long, and another content
+    sink.flush()
+    position = sink.position()
+    assert position[str(path)].size == taken_back.size
+    before = path.read_bytes()
+    sink.write(scores())
+    sink.close()
+    sink = FileScoreSink(path)
+    sink.restore(position)
+    sink.close()
+    assert path.read_bytes() == before
+
+
+def test_restore_leaves_files_alone_that_the_position_does_not_name_or_that_are_shorter(tmp_path, caplog):
+    path = tmp_path / "scores.jsonl"
+    sink = FileScoreSink(path)
+    sink.write(scores())
+    sink.flush()
+    before = path.read_bytes()
+    sink.restore({})
+    sink.restore({str(path): 10**6})
+    sink.close()
+    assert path.read_bytes() == before
+    assert "1000000 were written before" in caplog.text
+
+
+def test_what_was_flushed_outlives_kill_9(tmp_path):
+    script = """
+        import os, sys
+        from connectors.files.sinks import FileDeadLetterSink
+        from connectors.batches import Rejected
+        sink = FileDeadLetterSink(sys.argv[1])
+        sink.write([Rejected("t", 0, 1, "not_json", "flushed", b"x")])
+        sink.flush()
+        sink.write([Rejected("t", 0, 2, "not_json", "not flushed", b"x")])
+        os.kill(os.getpid(), 9)
+    """
+    path = tmp_path / "dead.jsonl"
+    command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
+    assert subprocess.run(command, env=ENVIRONMENT, timeout=DEADLINE_SECONDS, check=False).returncode == -9
+    assert [json.loads(line)["offset"] for line in path.read_text().splitlines()] == [1]
+
+
+def test_a_sink_that_cannot_be_written_says_which_and_why(tmp_path):
+    with pytest.raises(FileError, match=r"no/such/scores\.jsonl: cannot be written: No such file"):
+        FileScoreSink(tmp_path / "no" / "such" / "scores.jsonl")
+
+
+def test_a_full_disk_is_told_by_flush():
+    sink = FileDeadLetterSink("/dev/full")
+    sink.write([Rejected("t", 0, 1, "not_json", "x", b"x")])
+    with pytest.raises(FileError, match="/dev/full: cannot be written: No space left on device"):
+        sink.flush()
+
+
+@pytest.fixture(autouse=True)
+def _logs(caplog):
+    caplog.set_level(logging.INFO)

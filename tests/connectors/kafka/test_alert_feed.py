@@ -1,0 +1,197 @@
+"""The way of committed alerts from their topic to the webhook: whose they are, and what retention does to it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+
+from connectors.batches import Alert
+from connectors.encode import alert_record
+from connectors.kafka.alert_feed import AlertFeed
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.sinks import KafkaAlertSink
+from connectors.kafka.transactions import TransactionalWriter
+from tests.brokers import Broker
+from tests.daemon.support import until
+
+pytestmark = pytest.mark.kafka
+
+Topic = Callable[..., str]
+
+
+def alert(name: str) -> Alert:
+    return Alert(
+        id=name, stream="s", status="firing", severity="warning", started_at=1, ended_at=None, score=7.0, threshold=5.0,
+        observed={"x": 1.0}, expected={"x": 0.0}, lower={"x": -1.0}, upper={"x": 1.0}, contributions={"x": 1.0},
+        model_version="m", topic="t", partition=0, offset=1,
+    )  # fmt: skip
+
+
+class Taken:
+    """A sink that keeps the ids of what it was given."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        self.ids += [one.id for one in alerts]
+
+    def flush(self) -> None:
+        pass
+
+    def position(self) -> dict[str, int]:
+        return {}
+
+    def restore(self, position: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Group:
+    """A worker's writer of alerts, and the feeds that bring them to a sink of its own."""
+
+    def __init__(self, broker: Broker, topic: str) -> None:
+        self.settings = KafkaSettings(
+            bootstrap_servers=broker.bootstrap,
+            group_id=f"group-{uuid.uuid4().hex[:8]}",
+            alerts_topic=topic,
+            session_timeout_seconds=6,
+        )
+        self._writer = TransactionalWriter(self.settings, self.settings.group_id)
+        self._feeds: list[AlertFeed] = []
+
+    def write(self, *ids: str) -> None:
+        """Write alerts in a transaction, and commit it."""
+        KafkaAlertSink(self._writer).write([alert(name) for name in ids])
+        self._writer.flush()
+        producer = self._writer._producer
+        assert producer is not None
+        producer.commit_transaction()
+        self._writer._began = None
+
+    def feed(self) -> Taken:
+        taken = Taken()
+        self._feeds.append(AlertFeed(self.settings, taken))  # type: ignore[arg-type]  # it is one by its methods
+        self._feeds[-1].start()
+        return taken
+
+    def stop(self) -> None:
+        while self._feeds:
+            self._feeds.pop().close()
+
+    def committed(self) -> int | None:
+        """Return the offset that the feed's group has committed."""
+        consumer = KafkaConsumer(
+            bootstrap_servers=self.settings.bootstrap_servers, group_id=f"{self.settings.group_id}-webhook"
+        )
+        try:
+            found = consumer.committed(TopicPartition(self.settings.alerts_topic, 0), timeout_ms=10_000)
+            return None if found is None else int(found)
+        finally:
+            consumer.close(autocommit=False)
+
+    def close(self) -> None:
+        self.stop()
+        self._writer.close()
+
+
+@pytest.fixture
+def group(apache: Broker) -> Iterator[Callable[[str], Group]]:
+    made: list[Group] = []
+
+    def make(topic: str) -> Group:
+        made.append(Group(apache, topic))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def delete_all(broker: Broker, topic: str) -> int:
+    """Delete every record, as retention does with a quiet topic, and return where it begins, and ends, now."""
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    try:
+        found: dict[TopicPartition, Any] = admin.delete_records({TopicPartition(topic, 0): -1})
+        return int(found[TopicPartition(topic, 0)]["low_watermark"])
+    finally:
+        admin.close()
+
+
+def test_alerts_go_on_after_retention_has_emptied_their_topic(
+    apache: Broker, topic: Topic, group: Callable[[str], Group]
+) -> None:
+    alerts = topic()
+    mine = group(alerts)
+    taken = mine.feed()
+    mine.write("first")
+    until(lambda: taken.ids == ["first"], "the first alert comes")
+    until(lambda: mine.committed() == 2, "the end of the transaction is passed over", every=0.2)
+    mine.stop()
+    mine.write("lost to retention")
+    assert delete_all(apache, alerts) == 4
+    taken = mine.feed()
+    mine.write("second")
+    until(lambda: taken.ids == ["second"], "alerts go on")
+    until(lambda: mine.committed() == 6, "and their offsets are committed", every=0.2)
+
+
+def test_alerts_go_on_after_their_topic_was_emptied_under_a_feed(
+    apache: Broker, topic: Topic, group: Callable[[str], Group]
+) -> None:
+    alerts = topic()
+    mine = group(alerts)
+    taken = mine.feed()
+    mine.write("first")
+    until(lambda: taken.ids == ["first"], "the first alert comes")
+    delete_all(apache, alerts)
+    time.sleep(1.0)  # a fetch or two
+    mine.write("second")
+    until(lambda: taken.ids == ["first", "second"], "alerts go on")
+
+
+def test_what_is_written_while_a_new_group_looks_for_its_beginning_is_sent(
+    topic: Topic, group: Callable[[str], Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = group(topic())
+    asked: list[str] = []
+
+    def then_write(name: str) -> Callable[..., Any]:
+        ask = getattr(KafkaConsumer, name)
+
+        def answer(*arguments: Any, **more: Any) -> Any:
+            found = ask(*arguments, **more)
+            asked.append(name)
+            if len(asked) == 1:
+                mine.write("between two questions")
+            return found
+
+        return answer
+
+    for name in ("offsets_for_times", "end_offsets"):
+        monkeypatch.setattr(KafkaConsumer, name, then_write(name))
+    taken = mine.feed()
+    until(lambda: taken.ids == ["between two questions"], "the alert comes")
+
+
+def test_each_group_sends_its_own_alerts_and_those_that_name_no_group(
+    apache: Broker, topic: Topic, group: Callable[[str], Group]
+) -> None:
+    alerts = topic()
+    one, other = group(alerts), group(alerts)
+    taken, others = one.feed(), other.feed()
+    one.write("one")
+    other.write("other")
+    producer = KafkaProducer(bootstrap_servers=apache.bootstrap)
+    producer.send(alerts, key=b"s", value=alert_record(alert("of a version that did not say"))[1])
+    producer.close(timeout=240)
+    until(lambda: len(taken.ids) > 1 and len(others.ids) > 1, "both have their own")
+    assert taken.ids == ["one", "of a version that did not say"]
+    assert others.ids == ["other", "of a version that did not say"]

@@ -1,0 +1,154 @@
+"""The changelog's records: what is written is read back, and what is damaged or foreign is told from it."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connectors.batches import Partition
+from connectors.kafka.changelog_format import (
+    MAX_PART_BYTES,
+    MAX_STATE_BYTES,
+    Assembler,
+    ChangelogError,
+    Entry,
+    Mark,
+    compressed,
+    mark_record,
+    restored,
+    state_key,
+    state_records,
+)
+
+SOURCE = Partition("metrics", 3)
+MARK = Mark(group="g", member="longwatch-g-a", layout="00ff", longwatch="0.1.0", streams=7)
+
+
+def assembler() -> Assembler:
+    return Assembler("g-metrics-changelog", SOURCE)
+
+
+@given(
+    stream=st.text(min_size=1, max_size=40) | st.just("\ud800"),
+    row=st.binary(max_size=2_000),
+    offset=st.integers(0, 2**62),
+)
+def test_a_state_is_read_back_whatever_its_stream_is_called(stream: str, row: bytes, offset: int) -> None:
+    ((key, value),) = state_records(stream, SOURCE, offset, compressed(row))
+    entry = assembler().take(0, key, value)
+    assert entry is not None
+    assert (entry.stream, entry.offset, restored(entry.row)) == (stream, offset, row)
+
+
+def test_a_state_larger_than_a_record_may_be_is_cut_and_put_together() -> None:
+    row = os.urandom(2 * MAX_PART_BYTES + 5)
+    records = list(state_records("wide", SOURCE, 9, compressed(row)))
+    assert len(records) == 3
+    assert max(len(value) for _, value in records) < 1_000_000
+    assert len({key for key, _ in records}) == 3, "compaction must keep every part"
+    taken = assembler()
+    entries = [taken.take(at, *record) for at, record in enumerate(records, 5)]
+    assert entries[:2] == [None, None]
+    assert entries[2] is not None
+    assert restored(entries[2].row) == row
+
+
+def test_reading_goes_on_where_a_state_has_begun_not_in_its_middle() -> None:
+    taken = assembler()
+    records = list(state_records("wide", SOURCE, 9, compressed(os.urandom(MAX_PART_BYTES + 5))))
+    taken.take(40, *records[0])
+    assert taken.resume(41) == 40
+    taken.take(41, *records[1])
+    assert taken.resume(42) == 42
+
+
+def test_parts_whose_first_was_compacted_away_are_no_state() -> None:
+    old = list(state_records("wide", SOURCE, 1, compressed(os.urandom(2 * MAX_PART_BYTES + 5))))
+    new = list(state_records("wide", SOURCE, 2, compressed(os.urandom(MAX_PART_BYTES + 5))))
+    taken = assembler()
+    assert taken.take(0, *old[2]) is None
+    assert taken.take(1, *new[0]) is None
+    entry = taken.take(2, *new[1])
+    assert entry is not None
+    assert entry.offset == 2
+
+
+def test_a_mark_says_what_the_states_stand_for() -> None:
+    assert assembler().take(0, *mark_record(SOURCE, 12, MARK)) == Entry("", 12, mark=MARK)
+
+
+def test_a_tombstone_says_that_the_stream_is_gone() -> None:
+    assert assembler().take(0, state_key("web-1"), None) == Entry("web-1", -1, gone=True)
+
+
+@pytest.mark.parametrize("at", [8, 20, 40, -1])
+def test_a_damaged_record_costs_its_own_stream_alone(at: int) -> None:
+    ((key, value),) = state_records("web-1", SOURCE, 9, compressed(b"x" * 500))
+    broken = bytearray(value)
+    broken[at] ^= 1
+    taken = assembler()
+    assert taken.take(0, key, bytes(broken)) is None
+    assert taken.damaged == 1
+    assert taken.take(1, key, value) is not None
+
+
+def test_a_value_under_another_streams_key_is_damaged() -> None:
+    ((_, value),) = state_records("web-1", SOURCE, 9, compressed(b"x"))
+    taken = assembler()
+    assert taken.take(0, state_key("web-2"), value) is None
+    assert taken.damaged == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (None, b"{}"),
+        (b"host-1", b'{"value": 3}'),
+        (b"s\xff\xfe", b'{"value": 3}'),
+        (b"shost-1", b'{"value": 3}'),
+        (b"shost-1", b"lwcl"),
+    ],
+)
+def test_another_programs_record_is_told_with_its_place(key: bytes | None, value: bytes) -> None:
+    with pytest.raises(ChangelogError, match=r"g-metrics-changelog/3: the record at offset 17 is none of longwatch's"):
+        assembler().take(17, key, value)
+
+
+def test_another_topics_record_is_told() -> None:
+    ((key, value),) = state_records("web-1", Partition("other", 3), 9, compressed(b"x"))
+    with pytest.raises(ChangelogError, match="stands for other/3"):
+        assembler().take(0, key, value)
+
+
+def test_a_newer_versions_record_is_told_with_what_to_do() -> None:
+    ((key, value),) = state_records("web-1", SOURCE, 9, compressed(b"x"))
+    with pytest.raises(ChangelogError, match=r"version 2, this longwatch reads 1: run the longwatch that wrote it"):
+        assembler().take(0, key, value[:4] + b"\x02" + value[5:])
+
+
+@given(st.binary(max_size=200), st.binary(min_size=1, max_size=300))
+def test_random_bytes_are_told_or_counted_never_taken(key: bytes, value: bytes) -> None:
+    taken = assembler()
+    try:
+        entry = taken.take(0, key, value)
+    except ChangelogError:
+        return
+    assert entry is None
+    assert taken.damaged == 1
+
+
+def test_a_frame_that_claims_an_impossible_size_is_refused_before_memory_is_taken() -> None:
+    import zstandard
+
+    bomb = zstandard.ZstdCompressor().compress(b"")
+    claims = bytearray(zstandard.ZstdCompressor(write_content_size=True).compress(bytes(70_000)))
+    claims[5:9] = (MAX_STATE_BYTES * 8).to_bytes(8, "little")[:4]
+    assert restored(bomb) == b""
+    with pytest.raises(ValueError, match=r"size|frame|corrupt"):
+        restored(bytes(claims))
+    with pytest.raises(ValueError, match=r"size|frame"):
+        restored(zlib.compress(b"x" * 100))

@@ -1,0 +1,320 @@
+"""`longwatch train`: what it learns from, what it saves and says, by one process and by two, and its page."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from connectors.decode.decoder import Decoder
+from connectors.files.source import FileError, FileSettings, FileSource
+from detector.cli import main
+from detector.commands import train as train_command
+from detector.commands.train import History, TrainError, train, train_files
+from detector.commands.training_data import learnable, read_events
+from detector.config.settings import Settings
+from detector.engine.engine import Engine
+from detector.service.factory import first_model
+from tests.detector import short_train
+from tests.fleets import noise, odd_waves
+from training.network.horizons import HORIZONS
+from training.network.input_history import SCALE, WINDOW
+from training.network.model import Forecaster
+from training.network.registry import About, Registry
+from training.network.weights import load_prior
+from training.retrain import challenger
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+DEADLINE = 400  # seconds, for what takes 20 on two idle cores
+
+ROWS = 3000
+
+
+def write_csv(path: Path, value: np.ndarray, times: np.ndarray | None = None) -> str:
+    """Write a stream of one feature, value [rows]."""
+    times = np.arange(len(value)) * 60 + 1_700_000_000 if times is None else times
+    rows = "".join(f"{t},{x!r}\n" for t, x in zip(times.tolist(), value.tolist(), strict=True))
+    path.write_text("timestamp,value\n" + rows, encoding="utf-8")
+    return str(path)
+
+
+def settings(**sections: dict[str, object]) -> Settings:
+    return Settings.model_validate(sections)
+
+
+@pytest.fixture
+def command_line() -> Iterator[None]:
+    """Whoever calls main() sets up logging for the whole process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+def shorten(patch: pytest.MonkeyPatch) -> None:
+    """Let a training take seconds."""
+    patch.setattr(train_command, "SERIES", short_train.SERIES)
+    for name, value in short_train.QUICK.items():
+        patch.setattr(challenger, name, value)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+
+
+@pytest.mark.usefixtures("short")
+def test_train_makes_a_model_that_the_next_start_begins_with(tmp_path: Path) -> None:
+    paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(3, ROWS))]
+    summary = train_files(paths, tmp_path / "models", settings(), progress=False, now=lambda: 5.0)
+    assert summary.version is not None, str(summary)
+    assert (summary.events, summary.dropped, summary.lanes, summary.lanes_used) == (3 * ROWS, 0, 3, 3)
+    assert summary.outcome.validation_loss < summary.outcome.champion_loss - 0.1
+    for text in (summary.version, f"{summary.outcome.champion_loss:.4f} before", "model.directory"):
+        assert text in str(summary)
+
+    registry = Registry(tmp_path / "models")
+    about = registry.about(summary.version)
+    assert (about.parent, about.trained_at) == (load_prior().fingerprint(), 5.0)
+    begun = settings(model={"directory": str(tmp_path / "models")})
+    assert first_model(begun).fingerprint() == summary.version
+    again = train_files(paths, tmp_path / "models", begun, progress=False)
+    assert again.parent == summary.version
+
+
+@pytest.mark.usefixtures("short")
+def test_train_saves_nothing_that_did_not_prove_itself(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "noise.csv", noise(1, ROWS)[0])
+    summary = train_files([path], tmp_path / "models", settings(), progress=False)
+    assert (summary.outcome.outcome, summary.version) == ("rejected", None)
+    assert "nothing was saved" in str(summary)
+    assert not (tmp_path / "models").exists()
+
+
+def test_train_learns_from_the_very_inputs_that_the_engine_scores(tmp_path: Path) -> None:
+    """Two features, one of them missing now and then; late events and duplicates among them."""
+    rng = np.random.default_rng(0)
+    value = odd_waves(2, 600)
+    times = np.arange(600) * 60 + 1_700_000_000
+    times[rng.choice(600, 20, replace=False)] -= 120
+    times[101] = times[100]
+    lines = [
+        f"{t},web,{a!r},{'' if k % 7 == 3 else repr(b)}\n"
+        for k, (t, a, b) in enumerate(zip(times.tolist(), *value.tolist(), strict=True))
+    ]
+    path = tmp_path / "web.csv"
+    path.write_text("timestamp,stream,cpu,memory\n" + "".join(lines), encoding="utf-8")
+
+    decoder = Decoder()
+    source = FileSource(FileSettings(paths=(str(path),)), decoder)
+    recording = learnable(read_events(source, decoder, "web", progress=False), settings(), HORIZONS)
+    recorded = recording.recorded
+    engine, decoder = Engine(load_prior()), Decoder()
+    source = FileSource(FileSettings(paths=(str(path),)), decoder)
+    while not source.finished():
+        engine.step(decoder.decode(source.poll(1.0))[0])
+    histories, _ = engine.histories(10_000, 0)
+    assert recording.lanes == len(histories) == 2
+    assert 0 < recording.kept < 600
+    for lane in range(2):
+        count = int(histories["events"][lane])
+        assert recorded.start[lane + 1] - recorded.start[lane] == count
+        last = recorded.inputs[recorded.start[lane + 1] - WINDOW : recorded.start[lane + 1]]
+        ring = np.roll(histories["inputs"][lane], -(count % WINDOW), axis=0)
+        assert np.abs(last - ring / SCALE).max() < 1 / SCALE
+    assert recorded.held.tolist() == [
+        s + n - int(0.2 * n) for s, n in zip(recorded.start, np.diff(recorded.start), strict=False)
+    ]
+
+
+def test_symbols_are_left_out_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.jsonl"
+    lines = [{"stream": "a", "timestamp": 1_700_000_000 + n, "value": n} for n in range(3)]
+    lines += [{"stream": "b", "timestamp": 1_700_000_000 + n, "code": "ok"} for n in range(5)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    decoder = Decoder()
+    events = read_events(FileSource(FileSettings(paths=(str(path),)), decoder), decoder, "mixed", progress=False)
+    assert (events.observations, events.symbols, sum(events.rejected.values())) == (3, 5, 0)
+    recording = learnable(events, settings(), HORIZONS)
+    assert (recording.kept, recording.lanes) == (8, 1)
+
+
+def test_train_says_what_is_wrong_with_the_files(tmp_path: Path) -> None:
+    short = write_csv(tmp_path / "short.csv", noise(1, 50)[0])
+    with pytest.raises(TrainError, match=r"short.csv: none of 1 features has 200 events"):
+        train_files([short], tmp_path / "models", settings(), progress=False)
+    flat = write_csv(tmp_path / "flat.csv", np.ones(500))
+    with pytest.raises(TrainError, match="moves"):
+        train_files([flat], tmp_path / "models", settings(), progress=False)
+    (tmp_path / "none.csv").write_text("timestamp,value\nx,1\n", encoding="utf-8")
+    with pytest.raises(TrainError, match=r"no event with a number could be read; refused: .*bad_timestamp"):
+        train_files([str(tmp_path / "none.csv")], tmp_path / "models", settings(), progress=False)
+    with pytest.raises(FileError, match=r"missing.csv"):
+        train_files([str(tmp_path / "missing.csv")], tmp_path / "models", settings(), progress=False)
+
+
+def small(directory: Path, **shape: object) -> Settings:
+    """Return settings whose model.directory holds a small untrained network."""
+    torch.manual_seed(0)
+    model = Forecaster(hidden_size=8, **shape).weights
+    Registry(directory).save(model, About(parent="", trained_at=1.0, seed=0, rows=0, figures={}))
+    return settings(model={"directory": str(directory), **model.shape._asdict()})
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"cell": "rnn"},
+        {"cell": "lstm", "layers": 2, "dropout": 0.2},
+        {"cell": "gru", "attention_window": 3},
+        {"cell": "esn", "horizons": (1, 2, 5)},
+    ],
+    ids=lambda shape: shape["cell"],
+)
+def test_every_cell_and_shape_is_trained_saved_and_begun_with(shape: dict[str, object], tmp_path: Path) -> None:
+    paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(2, ROWS))]
+    chosen = small(tmp_path / "models", **shape)
+    summary = train_files(paths, tmp_path / "models", chosen, progress=False)
+    assert summary.version is not None, str(summary)
+    assert summary.outcome.validation_loss < summary.outcome.champion_loss
+    begun = first_model(chosen)
+    assert begun.fingerprint() == summary.version
+    assert begun.shape == Forecaster(hidden_size=8, **shape).shape
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_terminal_is_shown_loss_and_speed_and_nobody_else_anything(
+    progress: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_csv(tmp_path / "wave.csv", odd_waves(1, ROWS)[0])
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    train_files([path], tmp_path / "models", small(tmp_path / "small"), progress=progress)
+    if progress:
+        assert re.search(r"training: 100%.*60/60.*loss \d\.\d+, [\d,]+ events/s", screen.getvalue())
+        assert "reading: " in screen.getvalue()
+    else:
+        assert screen.getvalue() == ""
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a run over a stream with an unpleasant name."""
+    directory = tmp_path_factory.mktemp("page")
+    path = write_csv(directory / "<b>wave.csv", odd_waves(1, ROWS)[0])
+    target = directory / "new" / "page.html"
+    chosen = small(directory / "small", cell="gru")
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        train(History.of_files([path]), directory / "models", chosen, progress=False, diagnosis=target)
+    return target.read_text(encoding="utf-8")
+
+
+def test_the_page_holds_every_plot_with_a_sentence_and_needs_nothing_else(page: str) -> None:
+    titles = ["How far back a gradient reaches", "Gradients before and after clipping", "Training and validation loss",
+              "Forecasts against the data, by the new model", "Parameters of this gru", "Settings"]  # fmt: skip
+    assert re.findall("<h2>(.*?)</h2>", page) == titles
+    assert page.count('src="data:image/svg+xml;base64,') == 4
+    assert len(re.findall(r"</h2>\n<p>[A-Z][^<]{40,}</p>", page)) == len(titles)
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "<b>" not in page
+
+
+def test_the_page_works_the_parameters_out_gate_by_gate(page: str) -> None:
+    for gate in ("reset gate", "update gate", "candidate"):
+        assert re.search(rf'{gate}</th><td>.*?</td><td>\(11 \+ 8\) 8 \+ 8</td><td class="number">160<', page)
+    assert "as torch counts" in page
+
+
+@pytest.mark.usefixtures("command_line")
+def test_without_matplotlib_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "missing.csv", "--output", str(tmp_path / "models"), "--diagnose"])
+    assert ended.value.code == 1
+    assert "pip install 'longwatch[plots]'" in capsys.readouterr().err
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("command_line")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "name the files to train on, or give --from-kafka"),
+        (["a.csv", "--from-kafka"], "one of the two"),
+        (["--from-kafka", "--diagnose", "a.csv"], "a name that ends in .html is expected"),
+    ],
+)
+def test_a_command_that_cannot_be_meant_is_refused(
+    given: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *given, "--output", str(tmp_path)])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_torchrun_trains_on_two_processes_what_one_trains(tmp_path: Path) -> None:
+    """The whole command: one reads, saves, draws and prints; the loss is that of one process."""
+    paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(3, ROWS))]
+    small(tmp_path / "small")
+    begin = ["--set", f"model.directory={tmp_path / 'small'}", "--set", "model.hidden_size=8"]
+    said, abouts = [], []
+    for number, start in enumerate(([], ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"])):
+        output = tmp_path / f"models-{number}"
+        command = [
+            *start,
+            "tests.detector.commands.short_train",
+            "train",
+            *paths,
+            "--output",
+            str(output),
+            "--diagnose",
+            *begin,
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=CHECKOUT, capture_output=True, text=True, timeout=DEADLINE, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert (tmp_path / f"models-{number}.html").exists()
+        said.append(done.stdout)
+        abouts.append([json.loads(path.read_text()) for path in output.glob("*.json")])
+    assert [len(about) for about in abouts] == [1, 1]
+    assert [text.count("saved as") for text in said] == [1, 1]
+    one, two = (about[0]["figures"] for about in abouts)
+    assert two == pytest.approx(one, rel=1e-3)  # 60 steps of Adam magnify what rounding leaves
+
+
+def test_under_torchrun_what_is_wrong_is_told_by_the_first_process_alone(tmp_path: Path) -> None:
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "detector.cli"]
+    done = subprocess.run(
+        [sys.executable, *start, "train", str(tmp_path / "missing.csv"), "--output", str(tmp_path / "models")],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("missing.csv: cannot be read") == 1
+    assert "[rank1]: Traceback" not in done.stderr

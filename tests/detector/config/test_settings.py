@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import json
+import logging
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from detector.commands import config as config_command
+from detector.config.layers import is_secret, leaves
+from detector.config.settings import Settings, SettingsError, load_settings
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "longwatch.toml"
+
+
+def errors_of(config: Path | None = None, environment: dict[str, str] | None = None, *overrides: str) -> list[str]:
+    with pytest.raises(SettingsError) as told:
+        load_settings(config, environment or {}, overrides)
+    assert all("\n" not in line for line in told.value.errors)
+    assert str(told.value) == "\n".join(told.value.errors)
+    return told.value.errors
+
+
+# -- where values come from --------------------------------------------------------------------------------------------
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    settings = load_settings(None, {})
+    assert settings == Settings()
+    assert (settings.source.type, settings.kafka.topics, settings.http.port) == ("kafka", ["metrics"], 9464)
+    assert (settings.model.cell, settings.model.hidden_size) == ("lstm", 48)
+    assert settings.state.directory == Path("/var/lib/longwatch")
+    assert settings.origin("kafka.topics") is None
+
+
+def test_each_source_wins_over_those_before_it(config: Path) -> None:
+    config.write_text('[kafka]\ngroup_id = "file"\nscores_topic = "file"\nalerts_topic = "file"\n')
+    environment = {"LONGWATCH_KAFKA__SCORES_TOPIC": "env", "LONGWATCH_KAFKA__ALERTS_TOPIC": "env-alerts", "HOME": "/"}
+    settings = load_settings(config, environment, ["kafka.alerts_topic=first", "kafka.alerts_topic=set"])
+    assert settings.kafka.dead_letter_topic == "longwatch-rejected"
+    assert (settings.kafka.group_id, settings.kafka.scores_topic, settings.kafka.alerts_topic) == ("file", "env", "set")
+    assert settings.origin("kafka.group_id") == f"{config}:2"
+    assert settings.origin("kafka.scores_topic") == "environment LONGWATCH_KAFKA__SCORES_TOPIC"
+    assert settings.origin("kafka.alerts_topic") == "--set kafka.alerts_topic"
+
+
+@pytest.mark.parametrize("text", ["a,b", " a , b ", '["a", "b"]', "['a', 'b']"])
+def test_lists_may_be_written_with_commas_or_as_toml_in_variables_and_options(text: str) -> None:
+    by_variable = load_settings(None, {"LONGWATCH_KAFKA__TOPICS": text, "LONGWATCH_ALERTING__MUTE": text})
+    by_option = load_settings(None, {}, [f"kafka.topics={text}", f"alerting.mute = {text}"])
+    for settings in (by_variable, by_option):
+        assert settings.kafka.topics == ["a", "b"]
+        assert settings.alerting.mute == ("a", "b")
+    assert load_settings(None, {"LONGWATCH_ALERTING__MUTE": ""}).alerting.mute == ()
+
+
+def test_texts_become_the_type_that_the_setting_asks_for() -> None:
+    settings = load_settings(
+        None,
+        {"LONGWATCH_TRAINING__ENABLED": "false", "LONGWATCH_KAFKA__GROUP_ID": "007", "longwatch_http__port": "0"},
+        [
+            "alerting.threshold=4.5",
+            'http.host="::1"',
+            'kafka.sasl_password=a=b,c="d" and more',
+            "training.interval_seconds=1e3",
+        ],
+    )
+    assert settings.training.enabled is False
+    assert settings.kafka.group_id == "007"
+    assert settings.http.port == 0
+    assert settings.alerting.threshold == 4.5
+    assert settings.http.host == "::1"
+    assert settings.kafka.sasl_password.get_secret_value() == 'a=b,c="d" and more'
+    assert settings.training.interval_seconds == 1000.0
+    assert load_settings(None, {"LONGWATCH_ALERTING__THRESHOLD": ""}).alerting.threshold is None
+
+
+def test_any_secret_can_be_read_from_a_file_by_any_source(tmp_path: Path, config: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a-text-that-is-long-enough\n")
+    config.write_text(f'[webhook]\nsecret_file = "{secret}"\n')
+    for settings in (
+        load_settings(config, {}),
+        load_settings(None, {"LONGWATCH_WEBHOOK__SECRET_FILE": str(secret)}),
+        load_settings(None, {}, [f"webhook.secret_file={secret}"]),
+    ):
+        assert settings.webhook.secret.get_secret_value() == "a-text-that-is-long-enough"
+        assert str(secret) in str(settings.origin("webhook.secret"))
+    overridden = load_settings(config, {"LONGWATCH_WEBHOOK__SECRET": "x" * 24})
+    assert overridden.webhook.secret.get_secret_value() == "x" * 24
+    gone = errors_of(None, {"LONGWATCH_KAFKA__SASL_PASSWORD_FILE": "/nowhere/secret"})
+    assert "LONGWATCH_KAFKA__SASL_PASSWORD_FILE" in gone[0]
+    assert "cannot read '/nowhere/secret': No such file" in gone[0]
+    both = {"LONGWATCH_WEBHOOK__SECRET": "x" * 24, "LONGWATCH_WEBHOOK__SECRET_FILE": str(secret)}
+    assert "webhook.secret is set twice" in errors_of(None, both)[0]
+
+
+# -- what is wrong -----------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_is_an_error_with_the_nearest_known_name_in_every_source(config: Path) -> None:
+    config.write_text('# mine\n[kafka]\n\ntopic = ["a"]\n[alerts]\nrepeats = "flag"\n')
+    environment = {"LONGWATCH_KAFKA__GROUPID": "x", "LONGWATCH_HTTP_PORT": "80", "LONGWATCH_NONSENSE": "1"}
+    assert errors_of(config, environment, "state.dir=/tmp", "retries=3", "state.directory") == [
+        f"{config}:4: unknown setting kafka.topic; did you mean kafka.topics?",
+        f"{config}:5: unknown section alerts; did you mean alerting?",
+        "environment LONGWATCH_HTTP_PORT: unknown setting; did you mean LONGWATCH_HTTP__PORT?",
+        "environment LONGWATCH_KAFKA__GROUPID: unknown setting; did you mean LONGWATCH_KAFKA__GROUP_ID?",
+        "environment LONGWATCH_NONSENSE: unknown setting; docs/settings.md lists them all",
+        "--set state.dir: unknown setting; did you mean state.directory?",
+        "--set retries: unknown setting; docs/settings.md lists them all",
+        "--set state.directory: expected section.name=value, such as kafka.topics=metrics",
+    ]
+
+
+@pytest.mark.parametrize("value", ["shared", "stream"])
+def test_a_setting_that_was_removed_says_so_in_every_source(config: Path, value: str) -> None:
+    config.write_text(f'[model]\nscope = "{value}"\n')
+    why = "it was removed, all streams share one model: leave it out"
+    assert errors_of(config, {"LONGWATCH_MODEL__SCOPE": value}, f"model.scope={value}") == [
+        f"{config}:2: unknown setting model.scope; {why}",
+        f"environment LONGWATCH_MODEL__SCOPE: unknown setting; {why}",
+        f"--set model.scope: unknown setting; {why}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("processing.guarantee=exactly_once", "source.type=file", 'source.paths=["x"]'), "leave it at"),
+        (
+            ("processing.guarantee=exactly_once", "output.scores_file=/tmp/x"),
+            "output.scores_file is set: a file has no",
+        ),
+        (("state.changelog=true", "output.alerts_file=/tmp/x"), "output.alerts_file is set: a file has no part"),
+        (("processing.guarantee=exactly_once", "state.changelog=false"), "leave state.changelog out"),
+        (("processing.guarantee=exactly_once", "webhook.url=https://x.example", "kafka.alerts_topic="), "is fed from"),
+        (("state.changelog=true", "source.type=file", 'source.paths=["x"]'), "a changelog is a topic of Kafka"),
+        (("state.standby=true",), "there is no changelog to follow"),
+    ],
+)
+def test_what_cannot_be_committed_together_is_refused(overrides: tuple[str, ...], expected: str) -> None:
+    assert any(expected in line for line in errors_of(None, {}, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("kafka.bootstrap_servers=broker-1",), "'broker-1': expected host:port"),
+        (("kafka.bootstrap_servers=a:9092,",), "'': expected host:port"),
+        (("kafka.bootstrap_servers=kafka://broker-1:9092",), "no scheme is expected"),
+        (("kafka.bootstrap_servers=a:9092,b:90920",), "'b:90920': a port is 1 to 65535"),
+        (("kafka.bootstrap_servers=::1:9092",), "such as broker-1:9092 or [::1]:9092"),
+        (("kafka.topics=metrics.*",), "'metrics.*' is no name for a topic"),
+        (("kafka.topics=a,b,a",), "'a' is named twice"),
+        (('kafka.topics=["a", ""]',), "kafka.topics is empty"),
+        (("kafka.scores_topic=my scores",), "'my scores' is no name for a topic"),
+        (("kafka.dead_letter_topic=..",), "'..' is no name for a topic"),
+        (("kafka.alerts_topic=" + 250 * "a",), "1 to 249"),
+        (("kafka.scores_topic=longwatch-alerts",), "'longwatch-alerts' is also kafka.scores_topic"),
+        (("kafka.scores_topic=x", "kafka.dead_letter_topic=x"), "give each a topic of its own"),
+        (("kafka.topics=x", "kafka.alerts_topic=x"), "kafka.alerts_topic 'x' is also read from"),
+        (("kafka.topics=metrics,longwatch-metrics-changelog",), "is the changelog of 'metrics' and also kafka.topics"),
+        (("kafka.scores_topic=longwatch-metrics-changelog",), "and also kafka.scores_topic"),
+        (("kafka.changelog_topic={topic}",), "'metrics' is the changelog of 'metrics'"),
+        (
+            ("state.changelog=true", "kafka.topics=" + 240 * "a"),
+            "kafka.changelog_topic '{group}-{topic}-changelog' makes",
+        ),
+        (("kafka.group_id=prod-webhook",), "a name that ends in '-webhook'"),
+        (("source.type=file", "source.paths=/a/x", "output.alerts_file=/a/../a/x"), "is also read from (source.paths)"),
+    ],
+)
+def test_what_can_never_work_is_refused_with_its_setting(overrides: tuple[str, ...], expected: str) -> None:
+    (line,) = errors_of(None, {}, *overrides)
+    assert expected in line
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    "servers", ["[::1]:9092", "127.1:9092", "broker_1.example.com:1, b:65535", "[fe80::1%eth0]:9092"]
+)
+def test_addresses_of_every_kind_are_taken(servers: str) -> None:
+    assert load_settings(None, {}, [f"kafka.bootstrap_servers={servers}"]).kafka.bootstrap_servers == servers
+
+
+def test_variables_that_kubernetes_makes_for_a_service_named_longwatch_are_no_settings() -> None:
+    load_settings(
+        None,
+        {
+            "LONGWATCH_SERVICE_HOST": "10.0.0.1",
+            "LONGWATCH_SERVICE_PORT": "9464",
+            "LONGWATCH_SERVICE_PORT_METRICS": "9464",
+            "LONGWATCH_PORT": "tcp://10.0.0.1:9464",
+            "LONGWATCH_PORT_9464_TCP": "tcp://10.0.0.1:9464",
+            "LONGWATCH_PORT_9464_TCP_ADDR": "10.0.0.1",
+            "LONGWATCH_METRICS_PORT": "tcp://10.0.0.2:9464",
+            "LONGWATCH_METRICS_SERVICE_HOST": "10.0.0.2",
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("http.port", "abc", 'http.port is "abc": expected a valid integer'),
+        ("http.port", "70000", 'http.port is "70000": expected less than or equal to 65535'),
+        ("kafka.auto_offset_reset", "first", "\"first\": expected 'earliest' or 'latest'"),
+        ("model.cell", "transformer", "expected 'rnn', 'lstm', 'gru' or 'esn'"),
+        ("model.layers", "9", "less than or equal to 8"),
+        ("model.horizons", "[1, 65]", "horizons 1, 65: expected rising numbers of events, the first 1, none above 64"),
+        ("model.hidden_size", "64", "model.hidden_size is 64, the prior that ships has 48: leave it at 48"),
+        ("processing.late", "keep", "'drop' or 'score'"),
+        ("state.directory", "state", 'state.directory is "state": a path from the root is expected'),
+        ("state.max_streams", "0", "greater than or equal to 1"),
+        ("compute.device", "gpu", 'expected "auto", "cpu", "cuda" or "cuda:N"'),
+        ("source.type", "file", "source.paths is empty: name the files"),
+        ("alerting.threshold", "-1", "greater than 0"),
+        ("alerting.alerts_per_stream_per_week", "nan", "expected a finite number"),
+        ("kafka.topics", "[1, 2]", "kafka.topics is [1, 2] at 0: expected a valid string"),
+    ],
+)
+def test_a_wrong_value_is_told_with_setting_origin_finding_and_expectation(
+    setting: str, value: str, expected: str
+) -> None:
+    variable = "LONGWATCH_" + setting.upper().replace(".", "__")
+    by_variable = errors_of(None, {variable: value})[0]
+    assert expected in by_variable
+    assert f"environment {variable}" in by_variable
+    by_option = errors_of(None, {}, f"{setting}={value}")[0]
+    assert expected in by_option
+    assert f"--set {setting}" in by_option
+
+
+def test_a_wrong_value_in_the_file_is_told_with_its_line(config: Path) -> None:
+    config.write_text("[http]\nport = 1\n\n[training]  # all of it\n  'interval_seconds' = 5\n")
+    assert errors_of(config) == [
+        f"{config}:5: training.interval_seconds is 5: expected greater than or equal to 60",
+    ]
+    config.write_text('http.port = "x"\nkafka = 5\nstate = { directory = 3 }\n')
+    told = errors_of(config)
+    assert f'{config}:1: http.port is "x": expected a valid integer' in "\n".join(told)
+    assert f"{config}:2: kafka is a section: write [kafka]" in told[0]
+    assert f"{config}:3: state.directory is 3" in "\n".join(told)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"[kafka\n", "is not valid TOML: .*line 1"),
+        (b"\xff\xfe", "is not valid TOML"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_clear_line(config: Path, content: bytes | None, expected: str) -> None:
+    if content is not None:
+        config.write_bytes(content)
+    (line,) = errors_of(config)
+    assert line.startswith(f"{config}: ")
+    assert re.search(expected, line)
+
+
+def test_an_error_between_settings_names_them_and_where_they_were_set(config: Path) -> None:
+    config.write_text('[kafka]\nsecurity_protocol = "SASL_SSL"\n')
+    (line,) = errors_of(config)
+    assert "needs kafka.sasl_username and kafka.sasl_password" in line
+    assert f"kafka.security_protocol: {config}:2" in line
+    (line,) = errors_of(None, {}, "output.scores_file=/tmp/x", "output.alerts_file=/tmp/./x")
+    assert "must differ" in line
+
+
+def test_no_secret_is_ever_shown(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config.write_text(
+        '[kafka]\nsasl_password = 12345678\n[webhook]\nsecret = "hunter22"\nurl = "ftp://u:hunter22@x/"\n'
+    )
+    with caplog.at_level(logging.DEBUG):
+        told = errors_of(config)
+    assert len(told) == 3
+    config.write_text('[webhook]\nsecret = "hunter22hunter22hunter22hunter22"\nurl = "https://u:hunter22@x/hook"\n')
+    settings = load_settings(config, {"LONGWATCH_KAFKA__SASL_PASSWORD": "12345678"})
+    shown = [
+        *told,
+        caplog.text,
+        repr(settings),
+        str(settings),
+        settings.model_dump_json(),
+        config_command.effective(settings),
+    ]
+    assert not [text for text in shown if "hunter22" in text or "12345678" in text]
+
+
+# -- longwatch config --------------------------------------------------------------------------------------------------
+
+
+def test_the_effective_settings_can_be_read_back_and_say_where_they_came_from(config: Path) -> None:
+    overrides = [
+        'alerting.mute=["a \\"b\\"", "ü\\u007f"]',
+        "alerting.threshold=3",
+        "training.enabled=no",
+        "state.directory=/tmp/a b",
+        "kafka.sasl_password=hidden away",
+    ]
+    settings = load_settings(None, {"LONGWATCH_HTTP__PORT": "1"}, overrides)
+    text = config_command.effective(settings)
+    assert "port = 1  # environment LONGWATCH_HTTP__PORT\n" in text
+    assert 'host = "127.0.0.1"\n' in text
+    assert "# sasl_password = hidden  # --set kafka.sasl_password" in text
+    config.write_text(text)
+    again = load_settings(config, {}, ["kafka.sasl_password=hidden away"])
+    assert again.model_dump() == settings.model_dump()
+    config.write_text(config_command.effective(load_settings(None, {})))
+    assert load_settings(config, {}).model_dump() == Settings().model_dump()
+
+
+def test_the_schema_knows_every_setting_and_gives_no_secret_away() -> None:
+    schema = config_command.schema()
+    assert json.loads(json.dumps(schema)) == schema
+    assert set(schema["properties"]) == set(Settings.model_fields)
+    assert schema["$defs"]["HttpSettings"]["properties"]["port"]["maximum"] == 65535
+    assert schema["$defs"]["KafkaSettings"]["additionalProperties"] is False
+
+
+def test_a_setting_is_documented_and_of_a_kind_that_every_source_can_give() -> None:
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        assert model.model_config["extra"] == "forbid", section
+        for name, setting in model.model_fields.items():
+            assert setting.description, f"{section}.{name}"
+    assert {path for path, annotation in leaves(Settings) if is_secret(annotation)} == {
+        ("kafka", "sasl_password"),
+        ("kafka", "ssl_key_password"),
+        ("kafka", "sasl_oauth_client_secret"),
+        ("webhook", "url"),
+        ("webhook", "secret"),
+        ("http", "password"),
+        ("http", "ssl_key_password"),
+    }
+
+
+def test_the_reference_in_docs_is_up_to_date() -> None:
+    written = (ROOT / "docs" / "settings.md").read_text()
+    assert written == config_command.reference(), "run: .venv/bin/python -m detector.commands.config > docs/settings.md"
+
+
+def test_the_reference_states_every_default_as_toml_would_give_it() -> None:
+    section, defaults = "", {}
+    for line in config_command.reference().splitlines():
+        if line.startswith("## ["):
+            section = line[4:-1]
+        elif row := re.match(r"\| `(\w+)` \| .*? \| `(.*?)` \| ", line):
+            defaults[f"{section}.{row[1]}"] = tomllib.loads(f"x = {row[2]}")["x"]
+    assert defaults["kafka.topics"] == ["metrics"]
+    assert defaults["state.directory"] == "/var/lib/longwatch"
+    unset = {("alerting", "threshold"), ("state", "changelog")}  # what they are follows from other settings
+    assert len(defaults) == len({path for path, _ in leaves(Settings)} - unset)

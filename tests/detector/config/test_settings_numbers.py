@@ -1,0 +1,146 @@
+"""Every number that can be set: what cannot be used is refused at once, and what is taken can be used."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from connectors.files.source import FileSettings, FileSource
+from detector.config.settings import Settings, SettingsError, load_settings
+from training.learn.settings import Learning
+
+INT32_MAX = 2**31 - 1
+
+
+def numbers() -> Iterator[tuple[str, type[BaseModel], FieldInfo]]:
+    """Yield every setting that takes a number: its name, its section and its field."""
+    for section, of in Settings.model_fields.items():
+        assert isinstance(of.annotation, type)
+        for name, field in of.annotation.model_fields.items():
+            if {int, float} & {field.annotation, *get_args(field.annotation)}:
+                yield f"{section}.{name}", of.annotation, field
+
+
+NUMBERS = list(numbers())
+FLOATS = [name for name, _, field in NUMBERS if float in (field.annotation, *get_args(field.annotation))]
+
+
+def bound(field: FieldInfo, *names: str) -> float | None:
+    found = [getattr(item, name) for item in field.metadata for name in names if getattr(item, name, None) is not None]
+    return found[0] if found else None
+
+
+def test_all_sections_are_of_one_kind() -> None:
+    from connectors.common.section import Section
+
+    for section in Settings.model_fields.values():
+        assert isinstance(section.annotation, type)
+        assert issubclass(section.annotation, Section)
+        assert section.annotation.model_config == Section.model_config
+    assert Learning.model_config == Section.model_config  # it may not know the other
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_what_is_no_finite_number_is_refused_in_one_line_by_every_source(name: str, value: str, tmp_path: Path) -> None:
+    config = tmp_path / "longwatch.toml"
+    section, _, key = name.partition(".")
+    config.write_text(f"[{section}]\n{key} = {value}\n")
+    variable = {f"LONGWATCH_{section}__{key}".upper(): value}
+    for arguments in ((config, {}, ()), (None, variable, ()), (None, {}, (f"{name}={value}",))):
+        with pytest.raises(SettingsError) as told:
+            load_settings(*arguments)
+        (line,) = told.value.errors
+        assert name in line
+
+
+def test_every_count_and_duration_has_an_end_that_those_can_hold_who_wait_for_it() -> None:
+    for name, _, field in NUMBERS:
+        longest = bound(field, "le", "lt")
+        if name.endswith(("_seconds", "_days")):
+            assert longest is not None, name
+            nanoseconds = longest * 1e9 * (86_400 if name.endswith("_days") else 1)
+            assert nanoseconds < 2**63, name
+        if name not in FLOATS and name != "model.horizons":  # seven that are known
+            assert longest is not None, name
+        if name.startswith("kafka."):  # milliseconds and counts, in 32 bits
+            assert longest is not None, name
+            assert longest * (1000 if name.endswith("_seconds") else 1) <= INT32_MAX, name
+
+
+def at_their_ends(*names: str, otherwise: float) -> list[str]:
+    """Return --set options that set every number but what sizes the network to its bound of these names."""
+    left_out = ("model.", "compute.", "http.port", "alerting.threshold", "state.checkpoint_interval_seconds")
+    return [
+        f"{name}={end}"
+        for name, _, field in NUMBERS
+        if not name.startswith(left_out)
+        for end in [bound(field, *names)]
+        for end in [otherwise if end is None else end]
+        if name in FLOATS or abs(end) < 1e300
+    ]
+
+
+@pytest.mark.parametrize("end", ["largest", "smallest"])
+def test_the_daemon_works_with_every_number_at_the_end_of_its_range(end: str, tmp_path: Path) -> None:
+    from detector.service.daemon import Daemon
+
+    events = [{"stream": s, "timestamp": 1_700_000_000 + i, "value": i % 5} for i in range(300) for s in ("a", "b")]
+    for number in range(2):
+        lines = "".join(json.dumps(event) + "\n" for event in events[number::2])
+        (tmp_path / f"{number}.jsonl").write_text(lines)
+    ends = at_their_ends("le", "lt", otherwise=1e308) if end == "largest" else at_their_ends("ge", otherwise=5e-324)
+    exact = {"training.momentum": 0.5, "training.warm_up": 0.5, "kafka.changelog_replication_factor": 1}  # below 1
+    own = {
+        "source.type": "file",
+        "source.paths": json.dumps([str(tmp_path / "0.jsonl"), str(tmp_path / "1.jsonl")]),
+        "state.directory": tmp_path / "state",
+        "output.scores_file": tmp_path / "scores.jsonl",
+        "webhook.url": "http://127.0.0.1:9/",
+        "webhook.allowed_hosts": "127.0.0.1",
+        "alerting.threshold": 0.5,
+        "http.port": 0,
+        **exact,
+    }
+    if end == "smallest":
+        own |= {"source.speed": 0, "decode.max_age_days": 20_000, "decode.max_record_bytes": 1000}
+        own |= {"decode.max_name_bytes": 10, "decode.max_ahead_seconds": 86_400}
+    settings = load_settings(None, {}, [*ends, *(f"{name}={value}" for name, value in own.items())])
+    Daemon(settings).run()
+    assert (tmp_path / "scores.jsonl").read_bytes().count(b"\n") == len(events)
+
+
+@pytest.mark.parametrize("speed", [5e-324, 1e-300, 1e-9])
+def test_a_file_that_is_replayed_next_to_never_says_nothing(speed: float, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"timestamp": 1, "value": 1}\n{"timestamp": 2000000000, "value": 1}\n')
+    source = FileSource(FileSettings(paths=(str(path),), speed=speed))
+    assert len(source.poll(0.1)) == 1
+    assert len(source.poll(0.1)) == 0
+    source.close()
+
+
+@pytest.mark.parametrize("clip", ["norm", "value"])
+def test_a_gradient_can_be_limited_by_the_largest_limit(clip: str) -> None:
+    import torch
+
+    from training.learn.tbptt import clip_gradient
+    from training.network.model import Forecaster
+
+    field = Learning.model_fields["clip_limit"]
+    limit = bound(field, "le")
+    assert limit is not None
+    learning = Learning.model_validate({"clip": clip, "clip_limit": limit})
+    model = Forecaster()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before, after = clip_gradient(model, learning.clip_norm, learning.clip_value)
+    assert math.isfinite(float(before))
+    assert float(after) == float(before)

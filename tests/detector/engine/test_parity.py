@@ -1,0 +1,180 @@
+"""The engine's first law: cut, interleave, thread, stop and restore as you like, the scores are the same.
+
+All at the shipped settings and with the shipped prior. On a CPU "the same" is bit for bit.
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from connectors.batches import EventBatch
+from detector.engine import engine as engine_module
+from detector.engine.engine import Engine, EngineSettings
+from tests.streams import DAY, Event, Outcome, batch_of, fleet, in_batches, interleaved, run
+from training.network.weights import Weights, load_prior
+
+
+@pytest.fixture(scope="module")
+def model() -> Weights:
+    return load_prior()
+
+
+@pytest.fixture(scope="module")
+def streams() -> list[list[Event]]:
+    return fleet()
+
+
+@pytest.fixture(scope="module")
+def events(streams: list[list[Event]]) -> list[Event]:
+    return interleaved(streams, 0)
+
+
+@pytest.fixture(scope="module")
+def reference(model: Weights, streams: list[list[Event]]) -> Outcome:
+    """Each stream as one long sequence."""
+    return run(Engine(model), [batch_of(events) for events in streams])
+
+
+def assert_same(found: Outcome, wanted: Outcome) -> None:
+    """Bit for bit: scores, bands, contributions, and alerts by id with all that they say."""
+    for name, column, other in zip(Outcome._fields, found, wanted, strict=True):
+        if isinstance(column, np.ndarray):
+            same = column.shape == other.shape and np.array_equal(column, other, equal_nan=column.dtype.kind == "f")
+            if not same and column.shape == other.shape:
+                at = np.flatnonzero(~((column == other) | ((column != column) & (other != other))))
+                pytest.fail(
+                    f"{name}: {len(at)} of {len(column)} differ, first {at[:5]}: {column[at[:5]]}, {other[at[:5]]}"
+                )
+            assert same, f"{name}: {column.shape} against {other.shape}"
+    assert [repr(alert) for alert in found.alerts] == [repr(alert) for alert in wanted.alerts]  # repr: NaN is NaN
+    assert (found.duplicates, found.late, found.moved) == (wanted.duplicates, wanted.late, wanted.moved)
+
+
+def test_the_streams_of_these_tests_make_alerts_of_every_family(reference: Outcome) -> None:
+    fired = {alert.stream for alert in reference.alerts if alert.status == "firing"}
+    resolved = {alert.stream for alert in reference.alerts if alert.status == "resolved"}
+
+    assert {"single", "constant", "two", "many", "changing", "growing"} <= fired
+    assert {"single", "many"} <= resolved
+    assert reference.duplicates >= 1
+    assert reference.late >= 10
+    assert reference.moved == {"irregular"}
+    assert (reference.score[~reference.warming] > 0).sum() > 3000
+
+
+@pytest.mark.parametrize("size", [1, 7, 256, 10_000, 1_000_000])
+def test_micro_batches_of_any_size_give_the_scores_of_one_long_sequence(
+    model: Weights, events: list[Event], reference: Outcome, size: int
+) -> None:
+    assert_same(run(Engine(model), in_batches(events, size)), reference)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_interleaving_of_streams_changes_nothing(
+    model: Weights, streams: list[list[Event]], reference: Outcome, seed: int
+) -> None:
+    assert_same(run(Engine(model), in_batches(interleaved(streams, seed), 997)), reference)
+
+
+def test_threads_change_nothing(
+    model: Weights, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "THREAD_EVENTS", 1)  # else small batches would stay on one thread
+    for size in (50, 10_000):
+        engine = Engine(model, EngineSettings(threads=4))
+        assert_same(run(engine, in_batches(events, size)), reference)
+        engine.close()
+
+
+class Store:
+    """What a state store is to the engine: rows by name."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, bytes] = {}
+
+    def save(self, engine: Engine) -> None:
+        self.rows.update(engine.drain())
+
+    def fetch(self, names: Sequence[str]) -> list[bytes | None]:
+        return [self.rows.get(name) for name in names]
+
+
+def restarted(model: Weights, batches: Iterable[EventBatch], seed: int) -> Iterator[tuple[Engine, EventBatch]]:
+    """Yield batches with the engine that is to score each; it is stopped and restored after about one in five."""
+    choose, store = random.Random(seed), Store()
+    engine = Engine(model, fetch=store.fetch)
+    for batch in batches:
+        yield engine, batch
+        if choose.random() < 0.2:
+            store.save(engine)
+            engine = Engine(model, fetch=store.fetch)
+
+
+def run_parts(parts: Iterable[tuple[Engine, EventBatch]]) -> Outcome:
+    """As `run`, where the engine changes on the way."""
+
+    class Changing:
+        def __init__(self) -> None:
+            self.engine: Engine | None = None
+
+        def step(self, batch: EventBatch) -> object:
+            assert self.engine
+            return self.engine.step(batch)
+
+    front = Changing()
+
+    def feed() -> Iterator[EventBatch]:
+        for engine, batch in parts:
+            front.engine = engine
+            yield batch
+
+    return run(front, feed())
+
+
+@pytest.mark.parametrize(("seed", "size"), [(1, 400), (2, 399), (3, 401), (4, 53)])
+def test_restored_at_random_points_is_as_if_never_stopped(
+    model: Weights, events: list[Event], reference: Outcome, seed: int, size: int
+) -> None:
+    assert_same(run_parts(restarted(model, in_batches(events, size), seed)), reference)
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_a_stream_that_was_evicted_and_returns_is_as_if_it_had_stayed(
+    model: Weights, events: list[Event], reference: Outcome, most: int
+) -> None:
+    store = Store()
+    engine = Engine(model, EngineSettings(max_streams=most), fetch=store.fetch)
+
+    def drained_now_and_then() -> Iterator[EventBatch]:
+        for number, batch in enumerate(in_batches(events, 23)):
+            if number % 4 == 3:
+                store.save(engine)
+            yield batch
+
+    assert_same(run(engine, drained_now_and_then()), reference)
+    assert len(engine.states.slots) == most
+
+
+def test_restored_by_another_engine_with_other_slots_and_other_feature_numbers_is_the_same(
+    model: Weights, events: list[Event], reference: Outcome
+) -> None:
+    """A rebalance hands a stream to an engine that already knows others."""
+    half, store = len(events) // 2, Store()
+    first = Engine(model)
+    before = [*in_batches(events[:half], 700)]
+    stranger = Engine(model, fetch=store.fetch)
+    strangers = [
+        Event(f"stranger {k}", t, {"zzz": 1.0, f"f{k}": 2.0}) for k in range(7) for t in range(DAY, 2 * DAY, DAY // 9)
+    ]
+    stranger.step(batch_of(strangers))
+
+    def parts() -> Iterator[tuple[Engine, EventBatch]]:
+        for batch in before:
+            yield first, batch
+        store.save(first)
+        for batch in in_batches(events[half:], 700):
+            yield stranger, batch
+
+    assert_same(run_parts(parts()), reference)

@@ -1,0 +1,94 @@
+"""The log's lines: their times, and an alert's fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from connectors.batches import Alert
+from detector.observability import alert_text
+from detector.observability.alert_text import JsonLines, TextLines, describe
+
+ALERT = Alert(
+    id="a/1",
+    stream="web",
+    status="firing",
+    severity="critical",
+    started_at=1_414_890_000 * 10**9,
+    ended_at=None,
+    score=5.5,
+    threshold=4.5,
+    observed={"cpu": 0.9, "code": "E42"},
+    expected={"cpu": 0.4, "code": None},
+    lower={"cpu": 0.3},
+    upper={"cpu": float("nan")},
+    contributions={"cpu": 0.7, "code": 0.3},
+    model_version="prior-1",
+    topic="metrics",
+    partition=0,
+    offset=7,
+    observed_probability={"code": 0.1},
+    expected_probability={"code": 0.5},
+)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose local time is not UTC."""
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def record(message: str, created: float) -> logging.LogRecord:
+    made = logging.LogRecord("detector", logging.INFO, __file__, 1, message, (), None)
+    made.created = created
+    made.msecs = created % 1 * 1000
+    return made
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_times_are_utc_and_say_so_in_both_forms() -> None:
+    made = record("hello", 1_414_890_000.25)
+    assert TextLines().format(made) == "2014-11-02 01:00:00.250Z INFO    hello"
+    assert json.loads(JsonLines().format(made))["time"] == "2014-11-02T01:00:00.250Z"
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_an_alerts_own_times_say_their_zone() -> None:
+    assert "web at 2014-11-02 01:00:00Z: cpu 0.9" in describe(ALERT)
+    ended = dataclasses.replace(ALERT, status="resolved", ended_at=ALERT.started_at + 60 * 10**9)
+    assert describe(ended).endswith("calm again at 2014-11-02 01:01:00Z, alerted since 2014-11-02 01:00:00Z")
+
+
+def logged(alert: Alert, caplog: pytest.LogCaptureFixture) -> dict[str, object]:
+    alert_text.log_alert(logging.getLogger("detector"), alert)
+    found: dict[str, object] = json.loads(JsonLines().format(caplog.records[-1]))
+    return found
+
+
+def test_as_json_an_alerts_line_has_its_fields(caplog: pytest.LogCaptureFixture) -> None:
+    line = logged(ALERT, caplog)
+    assert line["message"] == describe(ALERT)
+    assert (line["stream"], line["id"], line["status"], line["severity"]) == ("web", "a/1", "firing", "critical")
+    assert (line["score"], line["threshold"], line["started_at"]) == (5.5, 4.5, "2014-11-02T01:00:00Z")
+    assert (line["observed"], line["expected"]) == ({"cpu": 0.9, "code": "E42"}, {"cpu": 0.4, "code": None})
+    assert line["upper"] == {"cpu": None}
+    assert "features_left_out" not in line
+
+
+def test_as_json_a_wide_alert_is_told_by_its_leading_features(caplog: pytest.LogCaptureFixture) -> None:
+    values = {f"f{number}": float(number) for number in range(1_000)}
+    wide = dataclasses.replace(
+        ALERT, observed=values, expected=values, lower=values, upper=values, contributions=values
+    )
+    line = logged(wide, caplog)
+    assert line["features_left_out"] == 980
+    assert line["observed"] == {f"f{number}": float(number) for number in range(999, 979, -1)}

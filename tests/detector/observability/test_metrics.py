@@ -1,0 +1,222 @@
+"""What is exported, read back with the parsers that read it elsewhere."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.samples import Sample
+
+from connectors.batches import Partition
+from detector.observability.metrics import ArrayHistogram, Metrics
+from tests.tools import NO_PROMTOOL, promtool
+
+REASONS = ("not_json", "no_stream")
+
+# DESIGN's list, as people's dashboards will have it
+DOCUMENTED = {
+    "longwatch_events_total",
+    "longwatch_events_rejected_total",
+    "longwatch_score_bucket",
+    "longwatch_alerts_total",
+    "longwatch_alerts_firing",
+    "longwatch_streams",
+    "longwatch_streams_evicted_total",
+    "longwatch_batch_events_bucket",
+    "longwatch_step_seconds_bucket",
+    "longwatch_end_to_end_latency_seconds_bucket",
+    "longwatch_consumer_lag",
+    "longwatch_checkpoint_seconds_bucket",
+    "longwatch_last_checkpoint_timestamp_seconds",
+    "longwatch_retrain_total",
+    "longwatch_model_fallbacks_total",
+    "longwatch_retrain_seconds_bucket",
+    "longwatch_training_loss",
+    "longwatch_gradient_norm",
+    "longwatch_model_info",
+    "longwatch_model_trained_timestamp_seconds",
+    "longwatch_webhook_deliveries_total",
+    "longwatch_outbox_pending",
+    "longwatch_device_memory_bytes",
+    "longwatch_events_duplicate_total",
+    "longwatch_events_late_total",
+    "longwatch_events_unsaved",
+    "longwatch_streams_blocked",
+    "longwatch_streams_moved_back_total",
+    "longwatch_streams_on_two_partitions_total",
+    "longwatch_streams_begun_anew_total",
+    "longwatch_build_info",
+    "longwatch_last_loop_timestamp_seconds",
+    "longwatch_last_event_timestamp_seconds",
+}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    metrics = Metrics(CollectorRegistry(), "0.1.0", REASONS)
+    metrics.set_model("prior-1", "lstm", 1_790_000_000.0)
+    metrics.set_lag({Partition("metrics", 0): 5, Partition("metrics", 1): 0})
+    metrics.last_event_timestamp.set(1_790_000_000.0)
+    metrics.set_losses({"training": -1.5, "validation": -1.25})
+    metrics.gradient_norm.set(0.25)
+    return metrics
+
+
+def samples(metrics: Metrics) -> list[Sample]:
+    text = generate_latest(metrics.registry).decode()
+    return [sample for family in parse_text(text) for sample in family.samples]
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_every_documented_metric_is_there(metrics: Metrics) -> None:
+    assert {sample.name for sample in samples(metrics)} >= DOCUMENTED
+
+
+def test_what_has_no_value_yet_is_absent_rather_than_zero() -> None:
+    metrics = Metrics(CollectorRegistry(auto_describe=True), "0.1.0", REASONS)
+    metrics.set_model("8b82654a9d45", "lstm", math.nan)  # the shipped one
+    late = {
+        *("longwatch_training_loss", "longwatch_gradient_norm", "longwatch_model_trained_timestamp_seconds"),
+        *("longwatch_last_event_timestamp_seconds", "longwatch_consumer_lag_bucket", "longwatch_consumer_lag"),
+    }
+    assert DOCUMENTED - {sample.name for sample in samples(metrics)} == late & DOCUMENTED
+    metrics.set_model("2", "lstm", 1_790_000_000.0)
+    assert value(metrics, "longwatch_model_trained_timestamp_seconds") == 1_790_000_000.0
+    metrics.set_model("8b82654a9d45", "lstm", math.nan)  # back to it
+    assert value(metrics, "longwatch_model_trained_timestamp_seconds") is None
+
+
+def test_a_scrape_may_ask_for_any_metric_by_name() -> None:
+    metrics = Metrics(CollectorRegistry(auto_describe=True), "0.1.0", REASONS)
+    metrics.set_lag({Partition("metrics", 0): 5})
+    for sample in samples(metrics):
+        asked = generate_latest(metrics.registry.restricted_registry([sample.name])).decode()
+        assert f"\n{sample.name}" in asked, sample.name
+
+
+def test_our_own_metrics_can_be_asked_for_on_any_registry() -> None:
+    metrics = Metrics(CollectorRegistry(), "0.1.0", REASONS)
+    for sample in samples(metrics):
+        if sample.name.startswith("longwatch_"):
+            assert generate_latest(metrics.registry.restricted_registry([sample.name])), sample.name
+
+
+def test_known_labels_start_at_zero(metrics: Metrics) -> None:
+    for name, label, values in (
+        ("events_rejected_total", "reason", REASONS),
+        ("events_dropped_total", "reason", ("duplicate", "late")),
+        ("streams_begun_anew_total", "reason", ("damaged", "engine_error")),
+        ("alerts_total", "severity", ("warning", "critical")),
+        ("step_seconds_count", "stage", ("decode", "features", "forecast", "score", "emit")),
+        ("retrain_total", "outcome", ("promoted", "rejected", "failed", "skipped")),
+    ):
+        for known in values:
+            assert value(metrics, f"longwatch_{name}", **{label: known}) == 0
+    for outcome in ("delivered", "retried", "failed", "dropped"):
+        assert value(metrics, "longwatch_webhook_deliveries_total", sink="webhook", outcome=outcome) == 0
+
+
+def test_what_is_counted_is_exported(metrics: Metrics) -> None:
+    metrics.events.inc(7)
+    metrics.events_rejected["not_json"].inc()
+    metrics.alerts["critical"].inc(2)
+    metrics.step_seconds["score"].observe(0.02)
+    metrics.webhook_deliveries["retried"].inc()
+    assert value(metrics, "longwatch_events_total") == 7
+    assert value(metrics, "longwatch_events_rejected_total", reason="not_json") == 1
+    assert value(metrics, "longwatch_alerts_total", severity="critical") == 2
+    assert value(metrics, "longwatch_step_seconds_bucket", stage="score", le="0.03") == 1
+    assert value(metrics, "longwatch_webhook_deliveries_total", sink="webhook", outcome="retried") == 1
+
+
+def test_a_column_of_scores_lands_in_its_buckets(metrics: Metrics) -> None:
+    scores = np.array([0.0, 0.5, 0.6, 3.0, 3.2, 99.0])
+    metrics.score.observe(scores[:4])
+    metrics.score.observe(scores[4:])
+    metrics.score.observe(np.array([]))
+    assert value(metrics, "longwatch_score_bucket", le="0.5") == 2, "a bound belongs to its bucket"
+    assert value(metrics, "longwatch_score_bucket", le="3.0") == 4
+    assert value(metrics, "longwatch_score_bucket", le="8.0") == 5
+    assert value(metrics, "longwatch_score_bucket", le="+Inf") == 6
+    assert value(metrics, "longwatch_score_count") == 6
+    total = value(metrics, "longwatch_score_sum")
+    assert total is not None
+    assert math.isclose(total, scores.sum())
+
+
+def test_a_histogram_takes_a_single_number_too() -> None:
+    registry = CollectorRegistry()
+    histogram = ArrayHistogram("x_seconds", "x", registry, (0.1, 1))
+    histogram.observe(0.5)
+    assert registry.get_sample_value("x_seconds_bucket", {"le": "1.0"}) == 1
+
+
+def test_lag_of_revoked_partitions_disappears(metrics: Metrics) -> None:
+    metrics.set_lag({Partition("metrics", 1): 3, Partition("logs", 0): 9})
+    assert value(metrics, "longwatch_consumer_lag", topic="metrics", partition="0") is None
+    assert value(metrics, "longwatch_consumer_lag", topic="metrics", partition="1") == 3
+    assert value(metrics, "longwatch_consumer_lag", topic="logs", partition="0") == 9
+    metrics.set_lag({})
+    assert "longwatch_consumer_lag" not in {sample.name for sample in samples(metrics)}
+
+
+def test_only_the_model_that_scores_is_told(metrics: Metrics) -> None:
+    metrics.set_model("2026-11-20-1", "gru", 1_790_001_000.0)
+    told = [sample.labels for sample in samples(metrics) if sample.name == "longwatch_model_info"]
+    assert told == [{"version": "2026-11-20-1", "cell": "gru"}]
+    assert value(metrics, "longwatch_model_trained_timestamp_seconds") == 1_790_001_000
+
+
+def test_names_and_help_follow_the_conventions(metrics: Metrics) -> None:
+    own = [family for family in metrics.registry.collect() if not re.match("process_|python_", family.name)]
+    assert len(own) > 30
+    for family in own:
+        assert re.fullmatch("longwatch_[a-z_]+", family.name)
+        assert family.documentation.endswith("."), family.name
+        assert not re.search(r"milli|micro|_ms$|_kb$|percent", family.name)
+        for sample in family.samples:
+            assert not {"stream", "feature", "id"} & sample.labels.keys(), "no label grows with the data"
+            assert not sample.name.endswith("_created")
+
+
+def test_two_sets_of_metrics_know_nothing_of_each_other(metrics: Metrics) -> None:
+    other = Metrics(CollectorRegistry(), "0.1.0", REASONS)
+    other.events.inc()
+    assert value(metrics, "longwatch_events_total") == 0
+
+
+def test_the_process_itself_is_measured(metrics: Metrics) -> None:
+    names = {sample.name for sample in samples(metrics)}
+    assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "python_info"} <= names
+
+
+def test_openmetrics_can_be_read_too(metrics: Metrics) -> None:
+    metrics.score.observe([1.0, 4.2])
+    text = generate_openmetrics(metrics.registry).decode()
+    families = {family.name: family for family in parse_openmetrics(text)}
+    assert families["longwatch_score"].type == "histogram"
+    assert families["longwatch_events"].type == "counter"
+
+
+def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
+    tool = promtool()
+    if tool is None:
+        pytest.skip(NO_PROMTOOL)
+    checked = subprocess.run(
+        [tool, "check", "metrics"],
+        input=generate_latest(metrics.registry),
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

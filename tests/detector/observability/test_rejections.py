@@ -1,0 +1,130 @@
+"""What is told now and then: refused records, and what was done."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import pytest
+
+from connectors.batches import Rejected
+from connectors.common.throttle import LogThrottle
+from connectors.common.trouble import Trouble
+from detector.config.settings import load_settings
+from detector.observability.rejections import Refusals
+from detector.observability.summary import Summary
+from detector.service.daemon import Daemon
+
+
+class Clock:
+    """Seconds, as they are set."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_throttled_line_comes_at_once_and_then_now_and_then_with_what_it_stands_for() -> None:
+    clock = Clock()
+    throttle = LogThrottle(60.0, clock)
+    assert throttle.due(0) == 0
+    assert throttle.due(3) == 3
+    assert [throttle.due() for _ in range(5)] == [0] * 5
+    clock.now += 59.0
+    assert throttle.due() == 0
+    clock.now += 1.0
+    assert throttle.due(0) == 6
+    assert throttle.due() == 0
+
+
+def refused(reason: str, count: int, offset: int = 0) -> list[Rejected]:
+    return [Rejected("metrics", 3, offset + at, reason, f"trouble {offset + at}", b"") for at in range(count)]
+
+
+def test_refused_records_are_told_by_reason_with_an_example_and_where_they_are_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    settings = load_settings(None, {}, ["output.dead_letter_file=/tmp/refused.jsonl"])
+    refusals = Refusals(settings, clock)
+    refusals.tell(refused("not_json", 2) + refused("no_stream", 1, offset=7), read=90)
+    for _ in range(10):
+        refusals.tell(refused("not_json", 100, offset=1_000), read=90)
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "2 records were refused (not_json), the last: metrics/3, offset 1: trouble 1; "
+        "they are kept in the topic longwatch-rejected and /tmp/refused.jsonl",
+        "1 records were refused (no_stream), the last: metrics/3, offset 7: trouble 7; "
+        "they are kept in the topic longwatch-rejected and /tmp/refused.jsonl",
+    ]
+    clock.now += 60.0
+    refusals.tell(refused("not_json", 1), read=90)
+    assert caplog.records[-1].getMessage().startswith("1001 records were refused (not_json), the last: ")
+    assert {entry.levelno for entry in caplog.records} == {logging.WARNING}
+    assert refusals.nothing_read == ""
+
+
+def test_where_nothing_can_be_read_it_is_louder_until_something_can(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    refusals = Refusals(load_settings(None, {}, []), Clock())
+    for at in range(29):
+        refusals.tell(refused("no_timestamp", 1, offset=at), read=0)
+    assert refusals.nothing_read == ""
+    for at in range(29, 600):
+        refusals.tell(refused("no_timestamp", 1, offset=at), read=0)
+    assert refusals.nothing_read == "none of the last 600 records could be read (the last: no_timestamp)"
+    (loud,) = [entry for entry in caplog.records if entry.levelno == logging.ERROR]
+    assert loud.getMessage().endswith("see to [decode], or to what writes them")
+    refusals.tell([], read=0)
+    assert refusals.nothing_read
+    refusals.tell(refused("no_timestamp", 5), read=1)
+    assert refusals.nothing_read == ""
+    assert caplog.records[-1].getMessage() == "records can be read again, after 600 that were refused"
+
+
+def test_once_an_hour_and_at_the_end_a_line_tells_what_was_done(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    clock = Clock()
+    summary = Summary(clock)
+    summary.count(scored=100, late=1)
+    summary.count(refused=3)
+    summary.hourly(streams=7, lag=2)
+    assert not caplog.records
+    clock.now += 3_600.0
+    summary.hourly(streams=7, lag=2)
+    summary.hourly(streams=7, lag=2)
+    clock.now += 3_600.0
+    summary.hourly(streams=8, lag=0)
+    summary.count(scored=10, duplicate=2, alerts=1)
+    summary.at_stop()
+    assert [entry.getMessage() for entry in caplog.records] == [
+        "in the last hour: 100 scored, 3 refused, 1 late, 0 duplicate, 0 alerts; 7 streams in memory, 2 records behind",
+        "in the last hour: 0 scored, 0 refused, 0 late, 0 duplicate, 0 alerts; 8 streams in memory, 0 records behind",
+        "in 7200 s: 110 scored, 3 refused, 1 late, 2 duplicate, 1 alerts",
+    ]
+
+
+def test_readiness_tells_of_refused_records_also_while_retraining_fails(tmp_path: Path) -> None:
+    settings = {
+        "source.type": "file",
+        "source.paths": '["-"]',
+        "state.directory": tmp_path / "state",
+        "output.alerts_file": tmp_path / "alerts.jsonl",
+        "http.port": 0,
+        "compute.device": "cpu",
+    }
+    daemon = Daemon(load_settings(overrides=[f"{name}={value}" for name, value in settings.items()]))
+    try:
+        assert daemon._ready() == (True, "scoring")
+        clock = Clock()
+        trouble = daemon._troubles["retraining"] = Trouble(math.inf, clock)
+        trouble.met("retraining fails: no torch")
+        clock.now += 100.0
+        assert daemon._ready() == (True, "scoring; retraining fails: no torch (for 100 s)")
+        daemon._reporter.rejected(refused("no_value", 600), read=0)
+        told = "none of the last 600 records could be read (the last: no_value); retraining fails: no torch (for 100 s)"
+        assert daemon._ready() == (True, told)
+    finally:
+        daemon._shutdown(orderly=False)

@@ -1,0 +1,94 @@
+"""What the daemon says of streams whose time was wrong: by name, and in one line where they are many."""
+
+import logging
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from detector.config.settings import Settings
+from detector.engine.engine import Engine
+from detector.observability import alert_text
+from detector.observability.metrics import Metrics
+from detector.service.reporter import Reporter
+from tests.streams import HOUR, MINUTE, START, Event, batch_of
+from training.network.weights import load_prior
+
+
+@pytest.fixture
+def reporter(caplog: pytest.LogCaptureFixture) -> Reporter:
+    caplog.set_level(logging.INFO)
+    return Reporter(Metrics(CollectorRegistry(), "0.1.0", ["reason"]), Settings(), Engine(load_prior()))
+
+
+def come(reporter: Reporter, streams: int, first: int, rows: int, step: int = MINUTE) -> None:
+    events = [
+        Event(f"host-{k}", START + first * MINUTE + row * step, {"value": float(row * (k + 1) % 7.3)})
+        for row in range(rows)
+        for k in range(streams)
+    ]
+    batch = batch_of(events)
+    reporter.step(batch, reporter._engine.step(batch))
+
+
+def lines(caplog: pytest.LogCaptureFixture, about: str) -> list[str]:
+    return [record.getMessage() for record in caplog.records if about in record.getMessage()]
+
+
+def test_a_stream_whose_time_went_back_is_named(reporter: Reporter, caplog: pytest.LogCaptureFixture) -> None:
+    come(reporter, 1, 0, 10)
+    come(reporter, 1, 10 + 23 * 60, 1)
+    come(reporter, 1, 10, 30)
+
+    (line,) = lines(caplog, "went back in time")
+    assert line.startswith("stream 'host-0' went back in time by 22 h 56 min to 2026-09-21 ")
+    assert reporter._metrics.registry.get_sample_value("longwatch_streams_moved_back_total") == 1
+
+
+def test_thousands_of_them_are_one_line(reporter: Reporter, caplog: pytest.LogCaptureFixture) -> None:
+    come(reporter, 2000, 0, 10)
+    come(reporter, 2000, -60, 30)
+    (line,) = lines(caplog, "went back in time")
+    assert line.startswith("2,000 streams went back in time")
+    assert "'host-0', 'host-1', 'host-" in line
+
+    come(reporter, 10, -200, 30)  # soon after: it waits
+    assert len(lines(caplog, "went back in time")) == 1
+    reporter._moved_back._throttle._seconds = 0.0
+    reporter.look()
+    assert lines(caplog, "went back in time")[1].startswith("10 streams went back in time")
+
+
+def test_a_stream_that_drops_everything_is_named_and_counted(
+    reporter: Reporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    come(reporter, 3, 0, 10)
+    come(reporter, 1, 0, 100, step=0)
+    come(reporter, 1, 0, 100, step=0)
+    reporter.checkpoint(0.1)
+
+    (line,) = lines(caplog, "drops everything")
+    assert "stream 'host-0' drops everything: its last 20 events" in line
+    assert reporter._metrics.registry.get_sample_value("longwatch_streams_blocked") == 1
+
+
+def test_a_clock_that_is_ahead_does_not_hide_that_nothing_comes(reporter: Reporter) -> None:
+    ahead = 50 * 365 * 24 * 60
+    come(reporter, 1, ahead, 1)
+
+    told = reporter._metrics.registry.get_sample_value("longwatch_last_event_timestamp_seconds")
+    assert told is not None
+    assert told < (START + ahead * MINUTE - 24 * HOUR) * 1e-9
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (82_560, "22 h 56 min"),
+        (3600, "1 h"),
+        (90_000, "1 d 1 h"),
+        (59.4, "59.4 s"),
+        (61, "1 min 1 s"),
+    ],
+)
+def test_a_duration_is_told_in_its_two_largest_units(seconds: float, told: str) -> None:
+    assert alert_text.duration(seconds) == told

@@ -1,0 +1,328 @@
+"""States stay within their memory, whatever comes, and scores do not tell: evicted is as good as kept."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from connectors.batches import EventBatch
+from detector.engine import engine as engine_module
+from detector.engine.engine import Engine, EngineSettings
+from detector.service.memory_budget import BASE_BYTES, SHARE, memory_limit, tell
+from detector.state.arena import LEAST_BYTES, PAGE, Parked, Room, machine_bytes
+from detector.state.stream_cache import PORTION
+from detector.state.tables import Table
+from tests.detector.engine.test_parity import assert_same
+from tests.streams import MINUTE, START, Event, batch_of, in_batches, numbered, run
+from training.network.weights import Weights, load_prior
+
+LIMIT = LEAST_BYTES
+HUGE_PAGE = 4 << 20  # bytes that the system may lay beneath a single one
+WIDEST = 32 << 20  # one stream of 1,024 features: the only thing that may stand above the limit
+
+
+@pytest.fixture(scope="module")
+def model() -> Weights:
+    return load_prior()
+
+
+class Store:
+    """Rows by stream, as a store would keep them; hands them out one by one."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, bytes] = {}
+
+    def fetch(self, names: list[str]) -> Iterator[bytes | None]:
+        for name in names:
+            yield self.rows.get(name)
+
+
+def limited(model: Weights, store: Store, folder: Path | None = None) -> Engine:
+    parked = Parked(folder, round(PORTION * LIMIT)) if folder else None
+    return Engine(model, EngineSettings(memory_bytes=LIMIT), fetch=store.fetch, parked=parked)
+
+
+def resident(rows: NDArray[Any]) -> int:
+    """Return how many bytes of an array's own pages are in memory, whatever else the process has; by mincore(2)."""
+    before = rows.ctypes.data % PAGE
+    size = before + rows.nbytes
+    pages = np.zeros(-(-size // PAGE), np.uint8)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mincore.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
+    if libc.mincore(rows.ctypes.data - before, size, pages.ctypes.data):
+        raise OSError(ctypes.get_errno(), "mincore")
+    return PAGE * int((pages & 1).sum())
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_wiped_give_their_memory_back() -> None:
+    room = Room(np.dtype((np.void, 3 * PAGE)))
+    room.resize(2_000)
+    assert resident(room.rows) == 0
+    room.rows.view(np.uint8)[:] = 1
+    assert resident(room.rows) > 0.9 * room.rows.nbytes
+    assert room.wipe(500, 1_000) == room.rows[500:1_500].nbytes
+
+    assert resident(room.rows[500:1_500]) == 0
+    assert resident(room.rows) > 0.4 * room.rows.nbytes
+    assert room.rows[:500].view(np.uint8).all()
+    assert not room.rows[500:1_500].view(np.uint8).any()
+    room.wipe(0, 2_000)
+    assert not room.rows[:100].view(np.uint8).any()
+
+
+def test_a_table_grows_without_holding_its_rows_twice() -> None:
+    table = Table(np.dtype((np.void, 10_000)))
+    place, lengths = table.rows.ctypes.data, {len(table.rows)}
+    for number in range(2_000):
+        first = table.allocate(1)
+        table.rows[first] = bytes([number % 255 + 1]) * 10_000
+        lengths.add(len(table.rows))
+        assert table.rows.ctypes.data == place
+    assert len(lengths) > 5, "it has grown again and again"
+    assert resident(table.rows) <= table.used * 10_000 + HUGE_PAGE
+    assert table.rows[1].tobytes() == bytes([2]) * 10_000
+
+
+def test_a_room_that_outgrows_what_it_could_reserve_keeps_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.state.arena.RESERVED", 0)
+    room = Room(np.dtype(np.int64))
+    for rows in (10, 1_000, 100_000):
+        room.resize(rows)
+        room.rows[rows // 2 :] = rows
+    assert room.rows[9] == 10
+    assert room.rows[999] == 1_000
+    assert room.rows[-1] == 100_000
+
+
+def test_room_of_many_small_blocks_is_used_for_large_ones() -> None:
+    table = Table(np.dtype((np.void, 6_000)))
+    small = [table.allocate(1) for _ in range(4_000)]
+    for first in small:
+        table.rows[first] = b"x" * 6_000
+        table.release(first, 1)
+    for _ in range(500):
+        first = table.allocate(6)
+        assert not table.rows[first : first + 6].view(np.uint8).any()
+    assert table.used == 4_000
+    assert table.free == 1_000
+
+
+# -- the engine --------------------------------------------------------------------------------------------------------
+
+
+def crowd(seed: int, streams: int, rows: int) -> list[Event]:
+    """Return events of streams of one, some and many features, and symbols, that come back again and again."""
+    choose = random.Random(seed)
+    widths = [choose.choice([1, 1, 1, 1, 3, 7, 40]) for _ in range(streams)]
+    events = []
+    for row in range(rows):
+        for stream in choose.sample(range(streams), streams):
+            shown = min(widths[stream], 1 + 3 * row * widths[stream] // rows)  # features come one by one
+            values: dict[str, float | str] = {f"f{k}": choose.gauss(10, 1) for k in range(shown)}
+            if stream % 9 == 0:
+                values["code"] = f"E{choose.randrange(5)}"
+            events.append(Event(f"s{stream}", START + row * MINUTE, values))
+    return numbered(events)
+
+
+@pytest.mark.parametrize("size", [100, 3_000])
+def test_scores_are_the_same_with_little_memory_and_it_is_never_exceeded(
+    model: Weights, tmp_path: Path, size: int
+) -> None:
+    events = crowd(1, streams=1_000, rows=3)
+    store = Store()
+    engine = limited(model, store, tmp_path)
+    highest = 0
+
+    def batches() -> Iterator[EventBatch]:
+        nonlocal highest
+        for number, batch in enumerate(in_batches(events, size)):
+            yield batch
+            highest = max(highest, engine.nbytes)
+            if number % 3 == 2:
+                store.rows.update(engine.drain())
+
+    assert_same(run(engine, batches()), run(Engine(model), in_batches(events, 1_000)))
+    assert len(engine.states.slots) < 1_000
+    assert 0.5 * LIMIT < highest <= LIMIT
+
+
+def test_one_batch_may_bring_far_more_than_fits(model: Weights, tmp_path: Path) -> None:
+    """5,000 new streams, three times what fits; then all of them again, whose states must come back."""
+    store = Store()
+    engine = limited(model, store, tmp_path)
+    twice = [
+        Event(f"s{k}", START + row * MINUTE, {"x": float(k)}, row * 5_000 + k) for row in (0, 1) for k in range(5_000)
+    ]
+    outcome = run(engine, in_batches(twice, 5_000))
+
+    assert_same(outcome, run(Engine(model), in_batches(twice, 5_000)))
+    assert engine.nbytes <= LIMIT
+    assert len(dict(engine.drain())) == 5_000
+
+
+def test_streams_of_a_thousand_features_are_let_through_one_by_one(model: Weights, tmp_path: Path) -> None:
+    store = Store()
+    engine = limited(model, store, tmp_path)
+    events = numbered(
+        Event(f"s{k}", START + row * MINUTE, {f"f{n}": 1.0 for n in range(1_000)}) for row in (0, 1) for k in range(12)
+    )
+    highest = 0
+    for batch in (
+        *in_batches(events, 12),
+        batch_of([Event(f"s{k}", START + 5 * MINUTE, {"f1": 1.0}) for k in range(12)]),
+    ):
+        assert len(engine.step(batch).scores) == 12
+        highest = max(highest, engine.nbytes)
+    assert highest <= LIMIT + WIDEST
+
+
+def test_a_batch_of_very_many_values_goes_through_in_parts(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = crowd(2, streams=60, rows=3)
+    reference = run(Engine(model), in_batches(events, 1_000))
+    monkeypatch.setattr(engine_module, "MOST_OBSERVATIONS", 100)
+    assert_same(run(Engine(model), in_batches(events, 1_000)), reference)
+
+
+def test_an_empty_batch_is_a_step_too(model: Weights, tmp_path: Path) -> None:
+    assert len(limited(model, Store(), tmp_path).step(batch_of([])).scores) == 0
+
+
+def test_names_of_features_that_nobody_has_are_forgotten(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One stream is full of features and goes on inventing names: they are dropped, and so is what they are called."""
+    monkeypatch.setattr("detector.state.stream_states.FEATURES_KEPT", 2_000)
+    engine = Engine(model)
+    for row in range(40):
+        values = {f"feature-{row}-{k}": 1.0 for k in range(500)} | {"steady": 1.0}
+        engine.step(
+            batch_of([Event("s", START + row * MINUTE, values), Event("t", START + row * MINUTE, {"steady": 1.0})])
+        )
+    assert len(engine.states.feature_ids) < 5_000
+    assert len(engine.states.features) < 5_000
+    assert set(engine.states.features_of(engine.states.slots["t"])) == {"steady"}
+    assert "feature-0-499" in engine.states.features_of(engine.states.slots["s"])
+
+
+def test_memory_returns_when_streams_are_forgotten(model: Weights) -> None:
+    engine = Engine(model)
+    engine.step(batch_of([Event(f"s{k}", START, {f"f{n}": 1.0 for n in range(8)}) for k in range(1_000)]))
+    full = engine.nbytes
+    engine.forget([f"s{k}" for k in range(1_000)])
+    assert engine.nbytes < 0.2 * full
+
+
+def test_what_streams_take_is_told_as_they_take_it(model: Weights) -> None:
+    for features in (1, 4, 16):
+        engine = Engine(model)
+        before, count = engine.nbytes, 400
+        engine.step(batch_of([Event(f"s{k}", START, {f"f{n}": 1.0 for n in range(features)}) for k in range(count)]))
+        assert (engine.nbytes - before) / count == pytest.approx(engine.states.bytes_of(features), rel=0.05)
+        slots = np.arange(count)
+        assert engine.states.bytes_by_slot(slots).mean() == pytest.approx(engine.states.bytes_of(features), rel=0.15)
+
+
+# -- what waits for the store ------------------------------------------------------------------------------------------
+
+
+def test_parked_rows_beyond_the_bound_wait_on_disk(tmp_path: Path) -> None:
+    parked = Parked(tmp_path, 1_000)
+    rows = {f"s{k}": bytes([k]) * 300 for k in range(20)}
+    parked.update(rows.items())
+    parked.update([("s3", b"new"), ("s19", b"newer")])
+
+    assert parked.nbytes <= 1_000
+    assert len(parked) == 20
+    assert dict(parked.items()) == rows | {"s3": b"new", "s19": b"newer"}
+    assert parked.pop("s7") == rows["s7"]
+    assert parked.pop("s7") is None
+    assert "s7" not in parked
+    assert not list(tmp_path.iterdir())  # the file has no name: it is gone with the process, however that ends
+
+
+def test_parked_rows_stay_in_memory_where_the_disk_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    parked = Parked(tmp_path / "gone", 10)
+    with caplog.at_level(logging.WARNING):
+        parked.update((f"s{k}", b"x" * 100) for k in range(3))
+    assert len(dict(parked.items())) == 3
+    assert len(caplog.records) == 1
+    assert "stay in memory" in caplog.text
+
+
+# -- the limit ---------------------------------------------------------------------------------------------------------
+
+
+def root_with(folder: Path, cgroup: str, **files: str) -> Path:
+    (folder / "proc/self").mkdir(parents=True)
+    (folder / "proc/self/cgroup").write_text(cgroup)
+    for name, text in files.items():
+        path = (
+            folder
+            / "sys/fs/cgroup"
+            / name.replace("__", "/")
+            .replace("memory_max", "memory.max")
+            .replace("limit_in_bytes", "memory.limit_in_bytes")
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files"),
+    [
+        ("0::/a/b\n", {"a__b__memory_max": f"{2 * GIB}\n"}),
+        ("0::/a/b\n", {"a__b__memory_max": "max\n", "a__memory_max": f"{2 * GIB}\n"}),  # a parent's
+        ("0::/\n", {"memory_max": f"{2 * GIB}\n"}),  # a container with a namespace of its own
+        ("0::/docker/123\n", {"memory_max": f"{2 * GIB}\n"}),  # ... and without one
+        ("4:memory:/a\n0::/\n", {"memory__a__limit_in_bytes": f"{2 * GIB}\n"}),
+        (
+            "4:cpu,memory:/a\n",
+            {"memory__a__limit_in_bytes": "9223372036854771712", "memory__limit_in_bytes": f"{2 * GIB}"},
+        ),
+    ],
+)
+def test_the_limit_follows_the_cgroups(tmp_path: Path, cgroup: str, files: dict[str, str]) -> None:
+    found = memory_limit(0, changelog=False, root=root_with(tmp_path, cgroup, **files))
+    assert found.state_bytes == round(SHARE * (2 * GIB - BASE_BYTES))
+    assert "its cgroup has (2.1 GB)" in found.reason
+
+
+def test_without_a_cgroup_the_machine_says_it_and_a_setting_rules(tmp_path: Path) -> None:
+    nothing = memory_limit(0, changelog=False, root=tmp_path)
+    assert nothing.state_bytes == max(round(SHARE * (machine_bytes() - BASE_BYTES)), LEAST_BYTES)
+    assert memory_limit(0, changelog=True, root=tmp_path).state_bytes <= nothing.state_bytes
+    assert memory_limit(123 << 20, changelog=False, root=tmp_path) == (123 << 20, "state.memory_bytes")
+
+
+def test_a_cgroup_that_is_too_small_is_told(tmp_path: Path) -> None:
+    found = memory_limit(0, changelog=False, root=root_with(tmp_path, "0::/\n", memory_max=str(GIB // 2)))
+    assert found.state_bytes == LEAST_BYTES
+    assert "0.5 GB" in found.reason
+
+
+def test_how_many_streams_fit_is_told_and_true(
+    model: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = limited(model, Store(), tmp_path)
+    with caplog.at_level(logging.INFO):
+        tell(memory_limit(LIMIT, changelog=False), engine.states, 1 - 3 * PORTION, 100_000)
+    told = int(caplog.messages[-1].partition("some ")[2].split()[0])
+    most = 0
+    for batch in in_batches([Event(f"s{k}", START, {"x": 1.0}) for k in range(4_000)], 100):
+        engine.step(batch)
+        most = max(most, len(engine.states.slots))
+    assert told == pytest.approx(most, rel=0.05)

@@ -1,0 +1,249 @@
+"""The tables of streams and lanes, and the rows that leave them and come back."""
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.lib.recfunctions import repack_fields
+from numpy.typing import NDArray
+
+from detector.engine.engine import Engine, EngineSettings
+from detector.errors import StateError
+from detector.scoring.admission import ADMISSION
+from detector.scoring.judge import LANE_SCORE, MANY_SCORE, SINGLE_SCORE
+from detector.state.lane_network import KernelLanes
+from detector.state.records import FORMER_HEADER, FORMER_STREAM, HEADER, STREAM, head_of, lane_row
+from detector.state.stream_states import StreamStates
+from detector.state.tables import Table, block_size
+from tests.streams import DAY, Event, batch_of, clock, in_batches, numbered, run, seasonal, wide
+from training.network.horizons import HORIZONS
+from training.network.model import Forecaster
+from training.network.weights import Weights, load_prior
+
+LANE = lane_row(HORIZONS)
+NOISE = np.random.default_rng(7)
+
+
+@pytest.fixture(scope="module")
+def model() -> Weights:
+    return load_prior()
+
+
+def fed(model: Weights, events: list[Event]) -> Engine:
+    engine = Engine(model)
+    run(engine, in_batches(numbered(events), 1000))
+    return engine
+
+
+def of_every_family(seed: int = 0, rows: int = 260) -> list[Event]:
+    """One, three, 20 and 200 features: a single stream, few, many, and too many for a subspace."""
+    rng, events = np.random.default_rng(seed), []
+    for features in (1, 3, 20, 200):
+        value = seasonal(rng, clock(rows))[:, None] + rng.standard_normal((rows, features))
+        events += wide(f"s{features}", clock(rows), value)
+    return events
+
+
+def test_a_table_that_grows_keeps_its_rows() -> None:
+    table = Table(np.dtype(np.int64))
+    blocks = []
+    for number in range(1, 300):
+        first = table.allocate(3)
+        table.rows[first : first + 3] = number
+        blocks.append(first)
+
+    assert len(set(blocks)) == 299
+    for number, first in enumerate(blocks, 1):
+        assert table.rows[first : first + 3].tolist() == [number] * 3
+    assert table.nbytes == 299 * 3 * 8
+
+
+def test_a_block_that_is_used_again_is_wiped() -> None:
+    table = Table(np.dtype([("a", np.float64), ("b", np.uint8, 4)]))
+    first, other = table.allocate(2), table.allocate(2)
+    table.rows["a"], table.rows["b"] = 7.0, 9
+    table.release(first, 2)
+
+    again = table.allocate(2)
+
+    assert again == first
+    assert not table.rows[again : again + 2]["a"].any()
+    assert not table.rows[again : again + 2]["b"].any()
+    assert (table.rows[other : other + 2]["a"] == 7.0).all()
+
+
+def test_blocks_of_lanes_waste_at_most_a_third() -> None:
+    for lanes in range(1, 1025):
+        assert lanes <= block_size(lanes) <= max(1.5 * lanes, lanes + 1)
+
+
+def test_a_stream_in_the_place_of_another_begins_with_nothing_of_it(model: Weights) -> None:
+    engine = Engine(model, EngineSettings(max_streams=1))
+    fresh = Engine(model)
+    rng = np.random.default_rng(1)
+    for turn, features in enumerate((1, 4, 1, 40, 2)):
+        old = numbered(wide(f"old {turn}", clock(300), rng.standard_normal((300, features)) + 5))
+        run(engine, in_batches(old, 100))
+        list(engine.drain())
+        new = numbered(wide(f"new {turn}", clock(300), rng.standard_normal((300, features)) * 3))
+
+        found, wanted = run(engine, in_batches(new, 100)), run(fresh, in_batches(new, 100))
+
+        for name in ("score", "expected", "lower", "upper", "surprise"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), name)
+
+
+def test_a_row_of_every_family_comes_back_bit_for_bit(model: Weights) -> None:
+    engine = fed(model, of_every_family())
+    rows = dict(engine.drain())
+    other = StreamStates(KernelLanes(model), model.shape.state_size)
+    other.feature_id("other numbers than where it came from")
+
+    for name, row in rows.items():
+        other.unpack(name, row, 5, engine.version)
+
+    assert set(rows) == {"s1", "s3", "s20", "s200"}
+    slots = np.array([other.slots[name] for name in rows], np.int64)
+    again = dict(other.pack(slots, 5, engine.version))
+    for name, row in rows.items():
+        assert neutral(again[name]) == neutral(row), name
+        assert other.features_of(other.slots[name]) == engine.states.features_of(engine.states.slots[name])
+
+
+def neutral(row: bytes) -> tuple[Any, ...]:
+    """Take a row apart; what depends on where its stream lies (rows, numbers of features) is left out."""
+    head = head_of(row)
+    lanes, at = head.lanes, head.begin + head.notes
+    notes = row[:at]
+    stream = without_padding(np.frombuffer(row, STREAM, 1, at))
+    for name in ("first_lane", "single", "first_many", "matrix"):
+        stream[name] = stream[name] >= 0
+    lane = without_padding(np.frombuffer(row, LANE, lanes, at + STREAM.itemsize))
+    lane["feature"] = 0
+    at += STREAM.itemsize + lanes * LANE.itemsize
+    end = at + lanes * 4 * head.state_size
+    family, count = (SINGLE_SCORE, 1) if stream["single"][0] else (MANY_SCORE, lanes)
+    scores = without_padding(np.frombuffer(row, family, count, end))
+    rest = row[end + count * family.itemsize :]
+    return notes, stream.tobytes(), lane.tobytes(), row[at:end], scores.tobytes(), rest
+
+
+def without_padding(rows: NDArray[np.void]) -> NDArray[np.void]:
+    """Copy records field by field: what lies between their fields is anything."""
+    return rows.astype(repack_fields(rows.dtype, recurse=True))
+
+
+@pytest.mark.parametrize("where", ["empty", "header", "notes", "half", "last byte", "one byte more", "other horizons"])
+def test_a_damaged_or_foreign_row_is_refused_and_leaves_nothing_behind(model: Weights, where: str) -> None:
+    engine = fed(model, of_every_family(rows=3))
+    states = StreamStates(KernelLanes(model), model.shape.state_size)
+    for name, row in engine.drain():
+        cut = {"empty": 0, "header": 10, "notes": HEADER.size + 5, "half": len(row) // 2, "last byte": len(row) - 1}
+        bad = row[: cut[where]] if where in cut else row + b"\0"
+        if where == "other horizons":
+            bad = dict(fed(Forecaster(horizons=(1, 5)).weights, of_every_family(rows=3)).drain())[name]
+
+        with pytest.raises(StateError, match=rf"state of stream '{name}'"):
+            states.unpack(name, bad, 1, engine.version)
+
+        assert states.slots == {}
+
+
+def test_a_row_of_another_layout_is_refused_with_what_to_do(model: Weights) -> None:
+    engine = fed(model, of_every_family(rows=3))
+    name, row = next(iter(engine.drain()))
+
+    with pytest.raises(StateError, match=r"another version or of other model\.horizons; go back to those, or move"):
+        Engine(model).states.unpack(name, b"\0" * 8 + row[8:], 1, engine.version)
+
+
+def test_a_row_of_another_network_comes_without_its_hidden_states_and_is_primed_before_its_next_event() -> None:
+    """So model.cell, model.hidden_size and model.layers can be changed without losing what streams have shown."""
+    small, events = (
+        Forecaster(hidden_size=8).weights,
+        numbered(wide("s", clock(44), seasonal(NOISE, clock(44))[:, None])),
+    )
+    rows = dict(fed(small, events[:40]).drain())
+    other = Engine(load_prior(), fetch=lambda names: [rows.get(name) for name in names])
+
+    found = run(other, in_batches(events[40:], 100))
+
+    assert len(found.score) == 4
+    lane = np.array([int(other.states.streams.rows["first_lane"][other.states.slots["s"]])])
+    assert other.states.lanes.rows["history"]["events"][lane] == 44
+    unprimed = Engine(load_prior())
+    run(unprimed, in_batches(events[40:], 100))
+    assert not np.allclose(other.states.recurrent.read(lane), unprimed.states.recurrent.read(np.array([0])))
+
+
+def alarmed(rows: int = 400) -> list[Event]:
+    """A stream of three features, one of them first seen in the very event that alarms."""
+    rng = np.random.default_rng(2)
+    value = seasonal(rng, clock(rows))[:, None] + 0.1 * rng.standard_normal((rows, 3))
+    value[:, 2] = np.nan
+    value[-30:, :2] += 40.0
+    value[-30:, 2] = 1.0
+    return wide("s", clock(rows), value)
+
+
+def test_a_row_with_weights_of_its_streams_own_is_gone_on_from_with_those_that_all_share(model: Weights) -> None:
+    """As versions with `model.scope = "stream"` wrote them: weights among the notes, and more than a state by lane."""
+    events = numbered(wide("s", clock(304), seasonal(NOISE, clock(304))[:, None]))
+    (name, row), *_ = fed(model, events[:300]).drain()
+    engine = Engine(model, fetch=lambda names: [written for _ in names])
+    head = head_of(row)
+    at, size = head.begin + head.notes, head.state_size
+    version, *notes = msgspec.msgpack.decode(row[head.begin : at])
+    notes = msgspec.msgpack.encode([f"{version}-own", *notes, bytes(144_616)])
+    stream = former(np.frombuffer(row, STREAM, 1, at)[0]).tobytes()
+    lane = row[at + STREAM.itemsize : at + STREAM.itemsize + head.lanes * LANE.itemsize]
+    scores = row[at + STREAM.itemsize + len(lane) + 4 * head.lanes * size :]
+    more = FORMER_HEADER.pack(bytes.fromhex(engine.states.layouts[1]), size + 500, head.numbers, head.lanes, len(notes))
+    written = b"".join([more, notes, stream, lane, bytes(4 * head.lanes * (size + 500)), scores])
+
+    found = run(engine, in_batches(events[300:], 100))
+
+    assert len(found.score) == 4
+    assert not found.warming.any()
+    wanted = run(Engine(model), in_batches(events, 100)).surprise[300:]
+    assert found.surprise.mean() == pytest.approx(wanted.mean(), abs=0.3)  # primed by a window, not carried on
+    assert len(dict(engine.drain())[name]) < len(row) + 100  # the weights are not kept
+
+
+def former(stream: np.void) -> np.void:
+    """Return a STREAM record in the former layout."""
+    written = np.zeros(1, FORMER_STREAM)[0]
+    for name in FORMER_STREAM.names or ():
+        written[name] = (stream["admission"] if name in (ADMISSION.names or ()) else stream)[name]
+    return written
+
+
+def test_an_open_incident_comes_back_with_its_alert_even_where_nothing_was_expected(model: Weights) -> None:
+    events = numbered(alarmed())
+    engine = Engine(model)
+    fired = run(engine, in_batches(events[:-29], 50)).alerts
+    restored = Engine(model, fetch=lambda names: [dict(rows).get(name) for name in names])
+    rows = list(engine.drain())
+    calm = [
+        e._replace(values=dict.fromkeys(e.values, 10.0))
+        for e in numbered(wide("s", clock(100, start=clock(1)[0] + DAY * 9), np.zeros((100, 3))))
+    ]
+
+    resolved = run(restored, in_batches(calm, 50)).alerts
+
+    assert [alert.status for alert in fired] == ["firing"]
+    assert math.isnan(fired[0].expected["f2"])
+    assert fired[0].id in {alert.id for alert in resolved if alert.status == "resolved"}
+
+
+def test_tables_report_their_memory(model: Weights) -> None:
+    engine = Engine(model)
+    engine.step(batch_of([Event("a", 1, {"x": 1.0})]))
+    before = engine.nbytes
+
+    engine.step(batch_of([Event(f"b{k}", 1, {"x": 1.0}) for k in range(100)]))
+
+    single = STREAM.itemsize + LANE.itemsize + LANE_SCORE.itemsize
+    assert engine.nbytes - before > 100 * single

@@ -1,0 +1,120 @@
+"""What the quick answers of the command line cost: none of them loads what only the daemon needs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detector.cli import _MENDABLE
+from detector.service.factory import _driver_is_there
+from tests.brokers import CHECKOUT
+
+HEAVY = {"numba", "torch", "scipy", "kafka"}
+
+
+def longwatch(*arguments: str, importtime: bool = False) -> subprocess.CompletedProcess[str]:
+    more = ["-X", "importtime"] if importtime else []
+    command = [sys.executable, *more, "-m", "detector.cli", *arguments]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["config"], ["completion", "bash"]], ids=" ".join)
+def test_an_answer_is_not_kept_waiting_by_what_it_does_not_need(arguments: list[str]) -> None:
+    done = longwatch(*arguments, importtime=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "argparse" in loaded
+    assert not loaded & HEAVY
+
+
+def test_bash_completes_commands_options_and_files() -> None:
+    script = longwatch("completion", "bash").stdout
+    ask = """
+COMP_WORDS=(longwatch "$@"); COMP_CWORD=$#
+_shtab_longwatch
+echo "${COMPREPLY[@]}"
+"""
+
+    def completed(*words: str) -> list[str]:
+        command = ["bash", "-c", script + ask, "bash", *words]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=True)
+        return done.stdout.split()
+
+    assert completed("ba") == ["backtest"]
+    assert completed("backtest", "--la") == ["--labels"]
+    assert completed("completion", "z") == ["zsh"]
+    assert "pyproject.toml" in completed("run", "--config", "pyproj")
+
+
+def test_a_shell_that_is_not_known_is_refused_with_those_that_are() -> None:
+    done = longwatch("completion", "csh")
+    assert done.returncode == 2
+    assert "bash" in done.stderr.splitlines()[-1]
+
+
+def test_each_error_that_is_told_in_a_line_is_where_the_command_line_looks_for_it() -> None:
+    for module, name in _MENDABLE.items():
+        error = getattr(importlib.import_module(module), name)
+        assert issubclass(error, Exception)
+        assert error.__module__ == module
+
+
+# `longwatch` in this process, which then says what of torch it has loaded
+AND_TORCH = """
+import sys
+from detector.cli import main
+main(sys.argv[1:])
+print("loaded:", [name for name in sys.modules if name.partition(".")[0] == "torch"])
+"""
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Path:
+    """Numbers of one feature and of three, and symbols: 120 events of each."""
+    values = {"one": {"x": 1.5}, "many": {"x": 1.0, "y": 2.0, "z": 3.0}, "words": {}}
+    records = [
+        {"stream": stream, "timestamp": 1_700_000_000 + 60 * row, "values": {k: v * (row % 7) for k, v in each.items()}}
+        | ({} if each else {"code": f"E{row % 3}"})
+        for row in range(120)
+        for stream, each in values.items()
+    ]
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_daemon_that_neither_learns_nor_has_a_gpu_scores_without_torch(
+    events: Path, tmp_path: Path, device: str
+) -> None:
+    if device == "auto" and _driver_is_there():
+        pytest.skip("this machine has a GPU's driver: torch is asked whether there is a GPU")
+    settings = {
+        "source.type": "file",
+        "source.paths": str(events),
+        "state.directory": str(tmp_path / "state"),
+        "output.scores_file": str(tmp_path / "scores.jsonl"),
+        "http.port": "0",
+        "compute.device": device,
+    }
+    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    command = [sys.executable, "-c", AND_TORCH, "run", *options]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 360
+
+
+def test_history_is_scored_without_torch(events: Path, tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    command = [sys.executable, "-c", AND_TORCH, "backtest", str(events), "--output", str(table)]
+    command += ["--set", "compute.device=cpu"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+    assert len(table.read_text().splitlines()) == 361

@@ -1,0 +1,1 @@
+"""How a network learns: truncated BPTT, optimisers, penalties, readout. Stands on `network`."""

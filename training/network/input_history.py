@@ -1,0 +1,60 @@
+"""The recent window of each lane, in one ring: what retraining learns from and new weights are primed with.
+
+A row is the network's inputs as they were (`inputs.INPUTS`), in 16 bits: clipped at +-6, so 0.0002 apart. The target
+of a row is the "value" column of a later one, for what a row calls its last value is the value of the event before.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.network.compiled import compiled
+from training.network.inputs import INPUT_SIZE, LIMIT
+
+WINDOW = 128  # events: priming needs no more for a hidden state to settle, and it is 3 KB a lane
+SCALE = 32767.0 / LIMIT
+
+HISTORY = np.dtype(
+    [
+        ("events", np.int64),  # written so far; row e is at e % WINDOW
+        ("inputs", np.int16, (WINDOW, INPUT_SIZE)),
+        ("masked", np.uint8, WINDOW),  # the event was part of an incident: not to be learnt
+    ],
+    align=True,
+)
+
+
+@compiled
+def record(
+    histories: NDArray[np.void],  # HISTORY [lanes]
+    lane: NDArray[np.int64],  # [observations]
+    inputs: NDArray[np.float32],  # [observations, INPUT_SIZE]
+    masked: NDArray[np.bool_],  # [observations]
+    first: int,
+    last: int,
+) -> None:
+    """Write observations first..last into their lanes' rings."""
+    for j in range(first, last):
+        h = histories[lane[j]]
+        slot = h.events % WINDOW
+        for k in range(INPUT_SIZE):
+            h.inputs[slot, k] = np.int16(round(inputs[j, k] * SCALE))
+        h.masked[slot] = masked[j]
+        h.events += 1
+
+
+def unrolled(histories: NDArray[np.void]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+    """Return the rings of some lanes in their order of time: inputs, masked and how many rows there are.
+
+    Inputs are [lanes, WINDOW, INPUT_SIZE] and masked [lanes, WINDOW]; a young lane's rows stand at the end, after
+    zeros that are masked.
+    """
+    count = np.minimum(histories["events"], WINDOW)
+    order = (histories["events"][:, None] + np.arange(WINDOW)) % WINDOW  # [lanes, WINDOW], oldest first
+    rows = np.arange(len(histories))[:, None]
+    inputs = histories["inputs"][rows, order].astype(np.float32) / np.float32(SCALE)
+    masked = histories["masked"][rows, order].astype(np.bool_)
+    missing = np.arange(WINDOW)[None] < WINDOW - count[:, None]
+    inputs[missing] = 0.0
+    return inputs, masked | missing, count

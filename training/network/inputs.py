@@ -1,0 +1,217 @@
+"""What the network sees of one lane: causal normalisation, recent averages, day and week profiles, time.
+
+A lane is one feature of one stream. Its `NORMALISER` record is all that is remembered of it here: O(1) in the length
+of the stream. `featurise` is one scan over a batch; cutting the batch differently changes nothing.
+
+A row of inputs is made when an event arrives, for the forecast *of* that event: what the lane's last event was
+(columns 0-3) together with what is known of the new one beforehand, its time (columns 4-10). The observed value itself
+only enters the record, and so the next row. That is "one pass over the sequence, shifted by one".
+
+It does well on level, scale and calendar; it cannot know holidays, and a lasting change of scale is followed at the
+pace of its memory (`MEMORY` events).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.network.compiled import compiled
+
+INPUTS = (
+    "value",  # asinh of the last value in running standard deviations from the running mean
+    "change",  # its difference to the value before
+    "average_fast",  # exponentially weighted averages of "value"
+    "average_slow",
+    "day_profile",  # what was seen at this time of day, in the same unit as "value"; 0 where never
+    "day_known",
+    "week_profile",
+    "week_known",
+    "sin_day",  # time of day, UTC
+    "cos_day",
+    "gap",  # log of the time since the lane's last event over its running interval
+)
+INPUT_SIZE = len(INPUTS)
+
+MEMORY = 2000  # events the running mean and deviation remember: long against a day of 5-minute data (288)
+LIMIT = 6.0  # every input and target is clipped to +-6: asinh(200) deviations; beyond, only "far" is known
+DAY_SLOTS = 96  # 15 minutes each
+WEEK_SLOTS = 168  # an hour each
+PROFILE_WEIGHT = 0.3  # least weight of the newest value in a profile's slot: about three repetitions are remembered
+FAST, SLOW = 0.2, 0.03  # weights of the two running averages: about 5 and 33 events
+OUTLIER = 5.0  # an increment moves the running mean and deviation by at most this many deviations
+SETTLED = 20  # events before outliers are told from mere youth
+LASTING = 50  # outliers in a row after which they are the new normal, and may move mean and deviation ever further:
+# without it a lane that was constant for days and then moves stays off the scale for 3,500 events
+FAR = math.sinh(LIMIT)  # deviations: what the unit can still express, and so all that a profile may learn
+LARGEST = 1e30  # of a value's size: its square, and float32 profiles of differences, must stay finite
+INTERVAL_MEMORY = 200  # events the running interval remembers
+LONG_PAUSE = 5.0  # intervals that a pause counts for at most: a night without data must not become the rhythm
+LEAST_STEP = 1e-6  # seconds
+GAP_LIMIT = 3.0  # log of a time 20 times the usual one
+
+NS = 1e-9
+
+NORMALISER = np.dtype(
+    [
+        ("events", np.int64),  # seen so far
+        ("time", np.int64),  # of the last one, ns
+        ("outliers", np.int64),  # in a row, up to now
+        ("mean", np.float64),
+        ("variance", np.float64),
+        ("low", np.float64),  # running minimum
+        ("high", np.float64),  # running maximum
+        ("origin", np.float64),  # first value: profiles hold float32 differences to it
+        ("interval", np.float64),  # running mean time between events, seconds
+        ("value", np.float32),  # the inputs' carried parts
+        ("change", np.float32),
+        ("average_fast", np.float32),
+        ("average_slow", np.float32),
+        ("day", np.float32, DAY_SLOTS),
+        ("week", np.float32, WEEK_SLOTS),
+        ("day_count", np.uint8, DAY_SLOTS),
+        ("week_count", np.uint8, WEEK_SLOTS),
+    ],
+    align=True,
+)
+
+FRAME = np.dtype([("mean", np.float64), ("deviation", np.float64), ("low", np.float64), ("high", np.float64)])
+"""The unit in which a forecast is made: the lane's normaliser and range just before the event."""
+
+
+@compiled(inline="always")
+def _clip(x: float, limit: float) -> float:
+    return min(max(x, -limit), limit)
+
+
+@compiled(inline="always")
+def deviation_of(mean: float, variance: float) -> float:
+    """Return the running standard deviation, held off zero for a series that has never moved."""
+    return max(math.sqrt(variance), 1e-6 * abs(mean), 1e-12)
+
+
+@compiled(inline="always")
+def to_unit(x: float, mean: float, deviation: float) -> float:
+    """Return asinh((x - mean) / deviation), clipped: linear near the mean, logarithmic far from it."""
+    return _clip(math.asinh((x - mean) / deviation), LIMIT)
+
+
+@compiled(inline="always")
+def _learn_slot(slots: NDArray[np.float32], counts: NDArray[np.uint8], slot: int, x: float) -> None:
+    if counts[slot] < 255:
+        counts[slot] += 1
+    weight = max(PROFILE_WEIGHT, 1.0 / counts[slot])
+    slots[slot] += np.float32(weight * (x - slots[slot]))
+
+
+@compiled(inline="always")
+def carried_interval(interval: float, events: int, step: float) -> float:
+    """Return the running mean time between events once one more has come, `step` seconds after the last of `events`.
+
+    A step back in time takes away what the step forward before it has added: a time that was wrong leaves no trace.
+    """
+    if step >= 0.0:
+        step = max(step, LEAST_STEP)
+    if events == 1:
+        return max(step, LEAST_STEP)
+    if events > SETTLED:
+        step = min(max(step, (2.0 - LONG_PAUSE) * interval), LONG_PAUSE * interval)
+    carried = interval + max(1.0 / events, 1.0 / INTERVAL_MEMORY) * (step - interval)
+    return carried if carried > 0.0 else interval
+
+
+@compiled
+def featurise(
+    lanes: NDArray[np.void],  # NORMALISER [lanes]
+    lane: NDArray[np.int64],  # [observations] row of `lanes`; a lane's observations in the order of their events
+    time: NDArray[np.int64],  # [observations] ns
+    value: NDArray[np.float64],  # [observations]
+    first: int,
+    last: int,
+    inputs: NDArray[np.float32],  # out [observations, INPUT_SIZE]
+    frames: NDArray[np.void],  # out FRAME [observations]
+) -> None:
+    """Scan observations first..last: write the network's inputs for each, and learn its value.
+
+    A lane's first observation gets zeros and a frame of NaN: nothing can be forecast yet.
+    """
+    for j in range(first, last):
+        r = lanes[lane[j]]
+        x = _clip(value[j], LARGEST)
+        seconds = time[j] * NS
+        day_slot = math.floor(seconds / 900.0) % DAY_SLOTS
+        week_slot = math.floor(seconds / 3600.0) % WEEK_SLOTS  # 1970-01-01 was a Thursday: a fixed shift
+        row = inputs[j]
+        if r.events == 0:
+            row[:] = 0.0
+            frames[j].mean = frames[j].deviation = frames[j].low = frames[j].high = math.nan
+            r.mean = r.origin = r.low = r.high = x
+        else:
+            deviation = deviation_of(r.mean, r.variance)
+            frames[j].mean, frames[j].deviation = r.mean, deviation
+            frames[j].low, frames[j].high = r.low, r.high
+            row[0], row[1], row[2], row[3] = r.value, r.change, r.average_fast, r.average_slow
+            row[4] = row[5] = row[6] = row[7] = 0.0
+            if r.day_count[day_slot] > 0:
+                row[4] = to_unit(r.origin + r.day[day_slot], r.mean, deviation)
+                row[5] = 1.0
+            if r.week_count[week_slot] > 0:
+                row[6] = to_unit(r.origin + r.week[week_slot], r.mean, deviation)
+                row[7] = 1.0
+            angle = 2.0 * math.pi * (seconds / 86400.0 - math.floor(seconds / 86400.0))
+            row[8], row[9] = math.sin(angle), math.cos(angle)
+            row[10] = 0.0
+            step = (time[j] - r.time) * NS
+            if r.events > 1 and step >= 0.0:  # after a step back nobody knows how long it was
+                row[10] = _clip(math.log(max(step, LEAST_STEP) / r.interval), GAP_LIMIT)
+            r.interval = carried_interval(r.interval, r.events, step)
+
+        r.events += 1
+        r.time = time[j]
+        weight = max(1.0 / r.events, 1.0 / MEMORY)
+        increment = x - r.mean
+        if r.events > SETTLED:
+            furthest = OUTLIER * deviation_of(r.mean, r.variance)
+            if abs(increment) <= furthest:
+                r.outliers = 0
+            else:
+                r.outliers += 1
+                if r.outliers > LASTING:
+                    furthest *= 2.0 ** min(r.outliers - LASTING, 200)
+                increment = _clip(increment, furthest)
+        r.mean += weight * increment
+        r.variance = (1.0 - weight) * (r.variance + weight * increment * increment)
+        r.low, r.high = min(r.low, x), max(r.high, x)
+        deviation = deviation_of(r.mean, r.variance)
+        unit = to_unit(x, r.mean, deviation)
+        if r.events == 1:
+            r.value = r.average_fast = r.average_slow = unit
+        r.change = _clip(unit - r.value, LIMIT)
+        r.value = unit
+        r.average_fast += FAST * (unit - r.average_fast)
+        r.average_slow += SLOW * (unit - r.average_slow)
+        if r.events > SETTLED:  # a wild value must not own its time of day for weeks
+            x = r.mean + _clip(x - r.mean, FAR * deviation)
+        _learn_slot(r.day, r.day_count, day_slot, x - r.origin)
+        _learn_slot(r.week, r.week_count, week_slot, x - r.origin)
+
+
+@compiled
+def targets(
+    value: NDArray[np.float64],  # [rows] one lane's values
+    frames: NDArray[np.void],  # FRAME [rows]
+    horizon: int,
+    out: NDArray[np.float32],  # [rows]
+) -> None:
+    """Write the target of each row's forecast `horizon` events ahead, in the row's own unit; NaN where there is none.
+
+    Row t forecasts event t + horizon - 1: its inputs were made before event t was seen.
+    """
+    for t in range(len(value)):
+        ahead = t + horizon - 1
+        if ahead >= len(value) or math.isnan(frames[t].mean):
+            out[t] = math.nan
+        else:
+            out[t] = to_unit(_clip(value[ahead], LARGEST), frames[t].mean, frames[t].deviation)

@@ -1,0 +1,160 @@
+"""The forecaster: one recurrent network that every lane runs through, and what it says of the next observations.
+
+`Forecaster` is the torch module that learns, and that scores on a GPU; `kernels.py` steps the same equations on a CPU,
+from the same weights (`weights.py`).
+
+One or more recurrent layers (`cells.py`), each on the hidden states of the one below; where asked for, attention over
+the last layer's recent hidden states (`attention.py`); and heads that read all layers (skip connections as in Graves
+2013, eq. 9-11). For each horizon they say a Student-t distribution of the target (`inputs.targets`), so that surprise
+is a negative log-likelihood: location mu = w.h + k.x, log sigma = w.h + k.x (inputs clipped at +-3), degrees of
+freedom nu = 1.5 + 4 softplus(w.h).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.network.attention import CausalAttention
+from training.network.cells import CELLS
+from training.network.horizons import HORIZONS
+from training.network.inputs import INPUT_SIZE
+from training.network.shape import LEAST_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT, Shape
+from training.network.weights import Weights
+
+
+class Forecast(NamedTuple):
+    """Student-t distributions of the observations ahead; each array is [..., horizons]."""
+
+    location: Tensor
+    log_scale: Tensor
+    freedom: Tensor
+
+
+class Forecaster(nn.Module):
+    """Recurrent layers and their heads; the same weights for every lane.
+
+    horizons: events ahead that are forecast, rising, the first 1. attention_window: hidden states to look back on; 0
+    is no attention. dropout: share of the hidden units that a training leaves out on the way up (to the next layer,
+    to the heads), one mask a sequence and lane (Gal and Ghahramani 2016).
+
+    `state` is a Tensor [batch, state_size]: of each layer its own (`Cell`), then the attention's. It is the caller's
+    to keep. Raises ModelError for a shape that cannot be.
+    """
+
+    def __init__(
+        self,
+        cell: str = "lstm",
+        hidden_size: int = 48,
+        layers: int = 1,
+        dropout: float = 0.0,
+        attention_window: int = 0,
+        horizons: Sequence[int] = HORIZONS,
+    ) -> None:
+        super().__init__()
+        self.shape = Shape(cell, hidden_size, layers, dropout, attention_window, tuple(horizons)).checked()
+        self.cell, self.hidden_size, self.dropout, self.horizons = cell, hidden_size, dropout, self.shape.horizons
+        sizes = [INPUT_SIZE] + [hidden_size] * (layers - 1)
+        self.layers = nn.ModuleList(CELLS[cell](size, hidden_size, draw=False) for size in sizes)
+        self.attention = CausalAttention(hidden_size, attention_window) if attention_window else None
+        count = len(self.horizons)
+        self.from_hidden = nn.Linear(layers * hidden_size, PARAMETERS_OF_T * count)  # location, log scale, freedom
+        self.from_input = nn.Linear(INPUT_SIZE, 2 * count, bias=False)  # location, log scale
+        for layer in self.layers:
+            layer.reset_parameters()  # type: ignore[operator]  # a ModuleList does not say what it holds
+        nn.init.normal_(self.from_hidden.weight, std=0.1 / math.sqrt(hidden_size))
+        nn.init.zeros_(self.from_hidden.bias)
+        nn.init.zeros_(self.from_input.weight)
+        self.from_input.weight.data[:count, 0] = 1.0  # a forecast of "as last time" to start from
+        self._masks: list[Tensor] = []
+
+    @classmethod
+    def of(cls, weights: Weights) -> Self:
+        """Return the module of these weights, ready to forecast."""
+        model = cls(*weights.shape)
+        model.load_state_dict({name: torch.tensor(value) for name, value in weights.arrays.items()})
+        return model.eval()
+
+    @property
+    def weights(self) -> Weights:
+        """Its weights as they are now."""
+        arrays = {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict().items()}
+        return Weights(self.shape, arrays)
+
+    @property
+    def state_sizes(self) -> list[int]:
+        """Numbers a lane carries: for each layer, and for the attention where there is one."""
+        return self.shape.state_sizes
+
+    @property
+    def state_size(self) -> int:
+        """Numbers a lane carries."""
+        return self.shape.state_size
+
+    def forward(self, inputs: Tensor, state: Tensor) -> tuple[Forecast, Tensor]:
+        """Run the sequence `inputs` [time, batch, INPUT_SIZE] on from `state`; return forecasts and the new state."""
+        before, after, outputs = torch.split(state, self.state_sizes, dim=-1), [], []
+        below = inputs
+        for k, layer in enumerate(self.layers):
+            hidden, last = layer(below, before[k])
+            if self.attention and k == len(self.layers) - 1:
+                hidden, window = self.attention(hidden, before[-1])
+                last = torch.cat([last, window], dim=-1)
+            below = self._dropped(hidden, k)
+            outputs.append(below)
+            after.append(last)
+        return self.heads(torch.cat(outputs, dim=-1), inputs), torch.cat(after, dim=-1)
+
+    def heads(self, hidden: Tensor, inputs: Tensor) -> Forecast:
+        """Return what hidden states [..., layers * hidden_size] and their inputs [..., INPUT_SIZE] say."""
+        location, log_scale, freedom = self.from_hidden(hidden).chunk(PARAMETERS_OF_T, dim=-1)
+        skip_location, _ = self.from_input(inputs).chunk(2, dim=-1)
+        _, skip_scale = self.from_input(inputs.clamp(-SCALE_INPUT_LIMIT, SCALE_INPUT_LIMIT)).chunk(2, dim=-1)
+        return Forecast(
+            location + skip_location,
+            (log_scale + skip_scale).clamp(-8.0, 4.0),
+            LEAST_FREEDOM + 4.0 * functional.softplus(freedom),
+        )
+
+    def initial_state(self, batch: int) -> Tensor:
+        """Return the state of lanes that have seen nothing: zeros [batch, state_size]. Dropout draws new masks."""
+        self._masks = []
+        return torch.zeros(batch, self.state_size, device=self.from_hidden.weight.device)
+
+    def _dropped(self, hidden: Tensor, layer: int) -> Tensor:
+        """Leave out units by the sequence's mask; the others stand in for them."""
+        if not self.training or not self.dropout:
+            return hidden
+        if len(self._masks) == layer:
+            self._masks.append(functional.dropout(torch.ones_like(hidden[0]), self.dropout))
+        return hidden * self._masks[layer]
+
+
+def enlarged(weights: Weights, shape: Shape) -> Weights:
+    """Return weights of a larger shape that forecast the same: what is added is not read out yet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # all workers, at every start, are to add the same
+        larger = Forecaster(*shape).weights
+    former = weights.arrays["from_hidden.weight"]
+    heads = np.zeros_like(larger.arrays["from_hidden.weight"])
+    heads[:, : former.shape[1]] = former
+    return Weights(larger.shape, {**larger.arrays, **weights.arrays, "from_hidden.weight": heads})
+
+
+def student_t_nll(forecast: Forecast, target: Tensor) -> Tensor:
+    """Return -log p of `target` [..., horizons] in nats, elementwise; NaN targets give NaN."""
+    nu = forecast.freedom
+    z = (target - forecast.location) * torch.exp(-forecast.log_scale)
+    return (
+        torch.lgamma(nu / 2)
+        - torch.lgamma((nu + 1) / 2)
+        + 0.5 * torch.log(math.pi * nu)
+        + forecast.log_scale
+        + (nu + 1) / 2 * torch.log1p(z * z / nu)
+    )

@@ -1,0 +1,1 @@
+"""A challenger from recent windows, on one or several processes, and whether it is better. The top room of training."""

@@ -1,0 +1,148 @@
+"""Training on several processes or GPUs, which torchrun starts: each takes a share of the lanes of every batch.
+
+All hold the same weights and draw the same batches from the same seed; what they learn is put together by
+DistributedDataParallel, which averages gradients. A mean over masked targets is not the mean of its parts' means, so
+each divides the sums over its own lanes by what all of them learn from: the average of `size` times such gradients is
+the gradient that one process would have had, up to the order in which numbers are added.
+
+Dropout is the exception: each process draws masks of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.learn.tbptt import Loss, Sequences, loss_of
+from training.retrain.windows import Recorded
+
+LET_GO_SECONDS = 0.3
+
+# as Recorded's fields; numpy's names, since nothing that is sent between processes is unpickled
+_COLUMNS = (("f4", 2), ("f4", 2), ("?", 2), ("i8", 1), ("i8", 1), ("i8", 1), ("i8", 1))  # type, dimensions
+
+
+class ProcessesError(Exception):
+    """The processes cannot learn together; the text says why and what to do."""
+
+
+class Alone:
+    """One process: it has all lanes, and whatever is asked it answers itself."""
+
+    rank, size = 0, 1
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that reads, judges, writes and prints."""
+        return self.rank == 0
+
+    @property
+    def share(self) -> slice:
+        """Of a batch's lanes, those that this process learns from."""
+        return slice(self.rank, None, self.size)
+
+    def loss(self, model: nn.Module) -> Loss:
+        """Return the loss by which `tbptt.train` is to train `model` on this process's share of each batch."""
+        return loss_of
+
+    def agreed(self, answer: Callable[[], float]) -> float:
+        """Return the first process's answer, in all of them; the others are not asked."""
+        return answer()
+
+    def received(self, recorded: Recorded | None) -> Recorded:
+        """Return the first process's `recorded`, in all of them; the others have none."""
+        assert recorded is not None  # noqa: S101 - for mypy: who is alone is the first
+        return recorded
+
+
+ALONE = Alone()
+
+
+class Group(Alone):
+    """One process of several."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+
+    def loss(self, model: nn.Module) -> Loss:
+        """Return the loss of all lanes, whose gradient is that of this process's share until it is averaged."""
+        # buffers (the echo state's reservoir) are never changed: they are sent round once, not at every step
+        wrapped: Any = DistributedDataParallel(model, forward_sync_buffers=False)
+
+        def loss(_: nn.Module, part: Sequences, state: Tensor) -> tuple[Tensor, Tensor]:
+            learnt = part.mask.sum(dim=(0, 1))  # [horizons]
+            distributed.all_reduce(learnt)
+            mine, state = loss_of(wrapped, part, state, learnt)
+            whole = mine.detach().clone()
+            distributed.all_reduce(whole)
+            # the value is the whole's, so that all processes see a loss that is not finite; the gradient is ours
+            return self.size * mine + (whole - self.size * mine).detach(), state
+
+        return loss
+
+    def agreed(self, answer: Callable[[], float]) -> float:
+        """Return the first process's answer."""
+        told = torch.tensor(answer() if self.first else 0.0, dtype=torch.float64)
+        distributed.broadcast(told, src=0)
+        return float(told)
+
+    def received(self, recorded: Recorded | None) -> Recorded:
+        """Return the first process's `recorded`. Raises ProcessesError where it has ended."""
+        columns: list[Any] = []
+        for number, (kind, dimensions) in enumerate(_COLUMNS):
+            mine = np.empty((0,) * dimensions, kind)
+            if recorded is not None:
+                mine = np.ascontiguousarray(recorded[number], kind)
+            shape = torch.tensor(mine.shape)
+            try:
+                distributed.broadcast(shape, src=0)
+            except RuntimeError as error:  # the connection broke
+                raise ProcessesError(
+                    "the first process has ended before this one could learn: see what it said"
+                ) from error
+            mine = mine if self.first else np.empty(shape.tolist(), kind)
+            distributed.broadcast(torch.from_numpy(mine.view(np.uint8) if kind == "?" else mine), src=0)
+            columns.append(mine)
+        received = Recorded(*columns)
+        return received._replace(horizons=tuple(columns[-1].tolist()))
+
+
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return distributed.is_torchelastic_launched()
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Alone]:
+    """Give what this process is among those that torchrun started, or Alone; leave them at the end.
+
+    device: "cpu" or "cuda"; each process takes the GPU of its own number.
+    """
+    if not launched():
+        yield Alone(device)
+        return
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+        distributed.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        distributed.init_process_group("gloo")
+    try:
+        yield Group(device)
+    finally:
+        distributed.destroy_process_group()
+        # gloo's threads outlive this where DistributedDataParallel was used (torch 2.13), and let go of the last
+        # tensors in their own time; one that does so while the interpreter ends aborts the process
+        time.sleep(LET_GO_SECONDS)

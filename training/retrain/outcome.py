@@ -1,0 +1,72 @@
+"""What a retraining is given and what comes of it, for whoever asks for one: without torch, which it learns with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.network.input_history import SCALE, WINDOW
+from training.network.inputs import INPUTS
+from training.network.registry import About
+from training.network.weights import Weights
+
+MOST_LANES = 4096  # drawn from a larger fleet: what a lane has in common with others, a sample shows
+LEAST_STREAMS = 32  # half of them judge; what fewer agree on need not last (6 streams of ASD: 0.17 nats better on
+# held-back time, 0.05 to 0.1 worse on the 100 events after it)
+STILL = 0.05  # deviations: a lane that moves less has a likelihood without bound and nothing to teach
+_VALUE = INPUTS.index("value")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a retraining. Losses are in nats, as `tbptt.loss_of` counts them; NaN where it never came so far."""
+
+    outcome: Literal["promoted", "rejected", "failed", "skipped"]
+    reason: str  # for a log line
+    model: Weights | None = None  # the challenger, only when promoted
+    training_loss: float = math.nan  # mean of the last steps, synthetic windows included
+    validation_loss: float = math.nan  # the challenger's, by the held-back windows that judge
+    champion_loss: float = math.nan  # the champion's, by the same
+    replay_loss: float = math.nan  # the challenger's on synthetic series
+    gradient_norm: float = 0.0  # of the last step, before clipping
+    steps: int = 0
+    rows: int = 0  # that could be learnt from
+    parent: str = ""  # version of the champion
+    seed: int = 0
+    seconds: float = 0.0  # for whoever holds a clock to fill in
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Return what there is to tell, by split."""
+        both = {"training": self.training_loss, "validation": self.validation_loss}
+        return {split: loss for split, loss in both.items() if math.isfinite(loss)}
+
+    def about(self, trained_at: float) -> About:
+        """Return what the registry keeps beside the model; trained_at is a Unix time in s."""
+        figures = {
+            "training_loss": self.training_loss,
+            "validation_loss": self.validation_loss,
+            "champion_loss": self.champion_loss,
+            "replay_loss": self.replay_loss,
+        }
+        return About(parent=self.parent, trained_at=trained_at, seed=self.seed, rows=self.rows, figures=figures)
+
+
+def teaching(histories: NDArray[np.void], stream: NDArray[np.int64], seed: int) -> NDArray[np.int64] | Outcome:
+    """Return the lanes to learn from, or the outcome "skipped" where their streams are too few.
+
+    histories: HISTORY [lanes]; stream: a number for the stream each belongs to [lanes].
+    """
+    full = np.flatnonzero(histories["events"] >= WINDOW)
+    if len(full) > MOST_LANES:
+        full = np.sort(np.random.default_rng(seed).choice(full, MOST_LANES, replace=False))
+    moving = full[histories["inputs"][full, :, _VALUE].std(axis=1) > STILL * SCALE]
+    streams = len(np.unique(stream[moving]))
+    if streams < LEAST_STREAMS:
+        reason = f"{streams} streams have shown {WINDOW} events of a feature that moves, {LEAST_STREAMS} are needed"
+        return Outcome("skipped", reason)
+    return moving

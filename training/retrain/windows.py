@@ -1,0 +1,200 @@
+"""From recorded lanes to what a training draws: targets out of rings, windows at random places, losses of windows.
+
+A ring holds inputs only. Its "value" column says what each event was in the unit of the normaliser *after* that event;
+a target is in the unit of the row that makes the forecast. `restored` steps the normaliser along the ring to turn one
+into the other, for the lane's mean and deviation are not in the ring and need not be: a lane's values up to shift and
+scale are all that a target asks for. It follows `inputs.featurise` and must change with it.
+
+Not restored exactly: values off the scale (clipped, as their targets are), and a lane whose deviation is held off zero.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.learn.tbptt import WORST_NLL, Sequences, weighted
+from training.network.horizons import HORIZONS
+from training.network.input_history import WINDOW, unrolled
+from training.network.inputs import INPUT_SIZE, INPUTS, LASTING, LIMIT, MEMORY, OUTLIER, SETTLED
+from training.network.model import Forecaster, student_t_nll
+
+Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
+
+VALUE = INPUTS.index("value")
+FORWARD_AT_ONCE = 512  # windows: some tens of milliseconds, between which one can be asked to stop
+
+
+class Recorded(NamedTuple):
+    """Rows of many lanes, one lane after another, and where each lane's held-back time begins."""
+
+    inputs: NDArray[np.float32]  # [rows, INPUT_SIZE]
+    targets: NDArray[np.float32]  # [rows, horizons]
+    known: NDArray[np.bool_]  # [rows, horizons] there is a target and it may be learnt from
+    start: Int64  # [lanes + 1] first row of each lane
+    held: Int64  # [lanes] first held-back row
+    stream: Int64  # [lanes] number of the stream it belongs to
+    horizons: tuple[int, ...] = HORIZONS  # of the targets
+
+    @property
+    def rows_to_learn(self) -> int:
+        """Rows with a known next value before held-back time."""
+        before = np.concatenate(([0], np.cumsum(self.known[:, 0])))
+        return int((before[self.held] - before[self.start[:-1]]).sum())
+
+    def draw(self, rng: np.random.Generator, count: int, length: int) -> Int64:
+        """Return the first rows of windows drawn evenly over all places that end before held-back time.
+
+        A lane with fewer rows before it than `length` has one place, its beginning.
+        """
+        places = np.maximum(self.held - self.start[:-1] - length + 1, 1)  # [lanes]
+        ends = np.cumsum(places)
+        drawn = rng.integers(0, ends[-1], count)
+        lane = np.searchsorted(ends, drawn, "right")
+        first: Int64 = self.start[lane] + drawn - (ends - places)[lane]
+        return first
+
+    def stretch(self, first: Int64, length: int) -> Int64:
+        """Return first rows of stretches of `length` rows before windows, or else near them, to settle states with.
+
+        All of them lie in their lanes, before held-back time, which must begin `length` rows in or later.
+        """
+        lane = np.searchsorted(self.start, first, "right") - 1
+        return np.clip(first - length, self.start[lane], self.held[lane] - length)
+
+    def held_back_windows(self, length: int, warm_up: int) -> tuple[Int64, Int64]:
+        """Return windows that, after their warm-up, cover each lane's held-back time once: first rows and group.
+
+        Windows of one stream that have the same number in its held-back time are a group: they saw the same things.
+        Lanes with less than a warm-up before held-back time have none.
+        """
+        first, group = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        most = int((self.start[1:] - self.held).max(initial=0)) + 1
+        for lane in np.flatnonzero(self.held - self.start[:-1] >= warm_up).tolist():
+            places = np.arange(self.held[lane], self.start[lane + 1], length - warm_up)
+            first.append(places - warm_up)
+            group.append(self.stream[lane] * most + np.arange(len(places)))
+        return np.concatenate(first), np.concatenate(group)
+
+    def part(self, first: Int64, length: int, *, held_back: bool, warm_up: int) -> Sequences:
+        """Cut windows [length, windows]: rows from `first` [windows] on, past the lane's end nothing.
+
+        A window's first `warm_up` rows only bring its state up. Of the others the mask leaves the targets that are
+        known and, but for `held_back`, lie before held-back time; for `held_back` the rows within it.
+        """
+        lane = np.searchsorted(self.start, first, "right") - 1
+        row = first[None] + np.arange(length)[:, None]  # [length, windows]
+        inside = row < self.start[lane + 1]
+        row = np.minimum(row, len(self.inputs) - 1)
+        mask = inside & (np.arange(length)[:, None] >= warm_up)
+        if held_back:
+            known = self.known[row] & (mask & (row >= self.held[lane]))[..., None]
+        else:
+            ahead = row[..., None] + np.array(self.horizons) - 1  # [length, windows, horizons] the row that is forecast
+            known = self.known[row] & mask[..., None] & (ahead < self.held[lane][:, None])
+        inputs = np.where(inside[..., None], self.inputs[row], np.float32(0))
+        return Sequences(torch.from_numpy(inputs), torch.from_numpy(self.targets[row]), torch.from_numpy(known))
+
+
+def restored(unit: NDArray[np.float32], events: Int64) -> tuple[Float64, Float64, Float64]:
+    """Undo the running normaliser of full rings, up to a shift and a scale of each lane.
+
+    unit: the "value" column [lanes, WINDOW], oldest first; events: written so far [lanes].
+    Returns the values of events 0..WINDOW-2 of the ring [lanes, WINDOW - 1], and the mean and the deviation before
+    each of its rows [lanes, WINDOW]. Before a lane's SETTLED-th event they mean little.
+    """
+    lanes = len(unit)
+    value = np.empty((lanes, WINDOW - 1))
+    mean, deviation = np.zeros((lanes, WINDOW)), np.ones((lanes, WINDOW))
+    outliers = np.zeros(lanes)
+    with np.errstate(all="ignore"):  # what is not finite is left out by whoever asks
+        for t in range(WINDOW - 1):
+            number = events - WINDOW + t + 1  # [lanes] of this event in its lane, from 1
+            weight = np.maximum(1.0 / np.maximum(number, 1), 1.0 / MEMORY)
+            seen = np.sinh(unit[:, t + 1].astype(np.float64))  # in the unit of the normaliser after the event
+            # Not clipped: mean' = mean + w z s, s'^2 = (1 - w)(1 + w z^2) s^2, and so seen = z sqrt((1-w)/(1+w z^2)).
+            left = 1.0 - weight - weight * seen**2
+            z = np.where(left > 0, seen / np.sqrt(np.abs(left)), np.copysign(np.inf, seen))
+            outliers = np.where(np.abs(z) > OUTLIER, outliers + 1, 0)
+            limit = OUTLIER * 2.0 ** np.maximum(outliers - LASTING, 0)
+            limit = np.where(number > SETTLED, limit, np.inf)
+            spread = np.sqrt((1.0 - weight) * (1.0 + weight * limit**2))
+            far = seen * spread + np.copysign(weight * limit, seen)  # clipped: the increment was the limit itself
+            z = np.where(np.abs(z) > limit, far, z)
+            increment = np.clip(z, -limit, limit)
+            value[:, t] = mean[:, t] + deviation[:, t] * z
+            mean[:, t + 1] = mean[:, t] + weight * deviation[:, t] * increment
+            deviation[:, t + 1] = deviation[:, t] * np.sqrt((1.0 - weight) * (1.0 + weight * increment**2))
+    return value, mean, deviation
+
+
+def from_rings(
+    histories: NDArray[np.void], stream: Int64, held_back: int, horizons: tuple[int, ...] = HORIZONS
+) -> Recorded:
+    """Make what can be learnt of full rings, HISTORY [lanes], of streams [lanes].
+
+    The last `held_back` rows of each are held-back time.
+
+    Row t forecasts event t + horizon - 1. Neither a forecast of an event of an incident nor one made during an
+    incident is to be learnt, nor what a lane's unsettled first events show.
+    """
+    lanes = len(histories)
+    inputs, masked, _ = unrolled(histories)
+    events = histories["events"].astype(np.int64)
+    value, mean, deviation = restored(inputs[..., VALUE], events)
+    targets = np.zeros((lanes, WINDOW, len(horizons)))
+    known = np.zeros(targets.shape, np.bool_)
+    young = events[:, None] - WINDOW + np.arange(WINDOW) < SETTLED  # [lanes, WINDOW]
+    for h, horizon in enumerate(horizons):
+        rows = WINDOW - horizon  # the last event's value is in no row
+        ahead = slice(horizon - 1, horizon - 1 + rows)
+        with np.errstate(all="ignore"):
+            targets[:, :rows, h] = np.arcsinh((value[:, ahead] - mean[:, :rows]) / deviation[:, :rows])
+        known[:, :rows, h] = ~(masked[:, :rows] | masked[:, ahead] | young[:, :rows])
+    known &= np.isfinite(targets)
+    start = np.arange(lanes + 1) * WINDOW
+    return Recorded(
+        inputs.reshape(-1, INPUT_SIZE),
+        np.where(known, np.clip(targets, -LIMIT, LIMIT), 0.0).astype(np.float32).reshape(-1, len(horizons)),
+        known.reshape(-1, len(horizons)),
+        start,
+        start[1:] - held_back,
+        stream,
+        horizons,
+    )
+
+
+def settled(model: Forecaster, inputs: torch.Tensor, passes: int) -> torch.Tensor:
+    """Return the states [lanes, state_size] of lanes that have lived long with what `inputs` [rows, lanes, ...] show.
+
+    A state made from nothing in some tens of rows is not yet that of a lane that has run for weeks: what is learnt or
+    judged from it does not last. Going over the same rows again and again brings it near.
+    """
+    state = torch.zeros(inputs.shape[1], model.state_size, device=inputs.device)
+    with torch.no_grad():
+        for _ in range(passes):
+            _, state = model(inputs, state)
+    return state
+
+
+def window_losses(model: Forecaster, windows: Sequences, settle: int, passes: int) -> Float64:
+    """Return each window's loss, [windows], as `tbptt.loss_of` counts it, but by window; NaN where nothing counts.
+
+    Each begins with the state that going over its first `settle` rows brings, `passes` times.
+    """
+    found = []
+    device = model.from_hidden.weight.device
+    with torch.no_grad():
+        for first in range(0, windows.inputs.shape[1], FORWARD_AT_ONCE):
+            inputs, targets, mask = (tensor[:, first : first + FORWARD_AT_ONCE].to(device) for tensor in windows)
+            forecast, _ = model(inputs, settled(model, inputs[:settle], passes))
+            nll = torch.where(mask, student_t_nll(forecast, targets).clamp(max=WORST_NLL), 0.0)
+            count = mask.sum(dim=0)  # [windows, horizons]
+            mean = nll.sum(dim=0).double() / count.clamp(min=1)
+            loss = weighted(mean)
+            found.append(torch.where(count[:, 0] > 0, loss, torch.nan))
+    return torch.cat(found).cpu().numpy() if found else np.empty(0)

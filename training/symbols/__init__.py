@@ -1,0 +1,1 @@
+"""The network of categorical features, compiled and as torch module, and what its prior learns from."""

@@ -1,0 +1,203 @@
+"""The network of categorical lanes: a distribution over a lane's own vocabulary, and the prior that it ships with.
+
+    python -m training.symbols.network                    # makes the shipped prior again: minutes on one core
+
+What a lane has counted (`symbol_kernels.py`) gives for each place k the log-probabilities x_1..x_4 of four experts
+(symbols slowly and quickly forgotten, pairs, triples) and x_5, minus half the log of the events since k was last seen.
+An LSTM reads the sequence of places; its hidden state h and statistics s of the counting (how much each expert has
+seen, how well it did of late) say how far each is to be trusted:
+
+    h_t = LSTM(E[place_t] + n [the symbol was new], h_(t-1))
+    g = 2 sigmoid(G [h, s] + b)                                  weights of the experts
+    z_k = g_1 x_1k + ... + g_5 x_5k + (O h)_k + [k = 0] v.[h, s]
+    p = softmax(z) over place 0 and the places in use            surprise of the symbol at place k: -log p_k
+
+So a symbol never seen has a probability that was learnt, by whatever new symbols meant in lanes that were like this.
+Places are given in order of appearance, so in training every sequence has a vocabulary of its own, in any order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm import tqdm
+
+from training.symbols.kernels import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, trace
+from training.symbols.synthetic import KINDS, make_symbols
+from training.symbols.weights import EMBEDDING, FILE, shipped_arrays
+
+logger = logging.getLogger(__name__)
+
+SEED = 1
+LANES, ROWS, CHUNK = 48, 600, 200  # of a batch: lanes side by side, events of each that are learnt, events of a step
+BATCHES = 2400  # 7,200 steps: five minutes on a quiet core; 700 reach a held-back NLL of 1.361
+LONGEST_PAST = 30_000  # events that were counted before the first that is learnt
+PEAK_RATE = 1e-2
+CLIP_NORM = 1.0
+HELD_BACK_SEED, HELD_BACK_BATCHES = 20_150_101, 20
+EXPERT_NAMES = ("single symbols", "single symbols, quickly forgotten", "pairs", "triples")
+
+
+class Sequences(NamedTuple):
+    """What counting makes of events [rows, lanes]; `found` is the place an event had, `place` that from then on."""
+
+    x: Tensor  # float32 [rows, lanes, EXPERTS, SIZE]
+    statistics: Tensor  # float32 [rows, lanes, STATISTICS]
+    used: Tensor  # int64 [rows, lanes]
+    found: Tensor  # int64 [rows, lanes]
+    place: Tensor  # int64 [rows, lanes]
+
+
+class SymbolNetwork(nn.Module):
+    """LSTM over places, and how it mixes what was counted; `state` is [lanes, 2 * HIDDEN], the caller's to keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(SIZE, EMBEDDING)
+        self.is_new = nn.Parameter(torch.zeros(EMBEDDING))
+        self.rnn = nn.LSTM(EMBEDDING, HIDDEN)
+        self.mix = nn.Linear(HIDDEN + STATISTICS, EXPERTS + 1)
+        self.out = nn.Linear(HIDDEN, SIZE, bias=False)
+        rnn = {name: parameter.data for name, parameter in self.rnn.named_parameters()}
+        for gate in range(4):
+            nn.init.orthogonal_(rnn["weight_hh_l0"][gate * HIDDEN : (gate + 1) * HIDDEN])
+            nn.init.xavier_uniform_(rnn["weight_ih_l0"][gate * HIDDEN : (gate + 1) * HIDDEN])
+        nn.init.zeros_(rnn["bias_hh_l0"])
+        nn.init.zeros_(rnn["bias_ih_l0"])
+        rnn["bias_ih_l0"][HIDDEN : 2 * HIDDEN] = 1.0  # forget gate
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.mix.weight)
+        with torch.no_grad():  # to start from: pairs and triples share, the others hardly count
+            self.mix.bias.copy_(torch.tensor([-3.0, -3.0, -1.0, -1.0, -4.0, 0.0]))
+
+    def forward(self, part: Sequences, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p [rows, lanes, SIZE] of each event by what was known before it, and the state after the last."""
+        hidden, cell = state[:, :HIDDEN], state[:, HIDDEN:]
+        inputs = self.embedding(part.place) + (part.found == 0)[..., None] * self.is_new
+        outputs, (last, cell) = self.rnn(inputs, (hidden[None].contiguous(), cell[None].contiguous()))
+        before = torch.cat([hidden[None], outputs[:-1]])
+        mix = self.mix(torch.cat([before, part.statistics], dim=-1))
+        logits = torch.einsum("rle,rlek->rlk", 2.0 * torch.sigmoid(mix[..., :EXPERTS]), part.x) + self.out(before)
+        logits = logits + functional.pad(mix[..., EXPERTS:], (0, SIZE - 1))
+        unused = torch.arange(SIZE) > part.used[..., None]
+        return functional.log_softmax(logits.masked_fill(unused, -torch.inf), dim=-1), torch.cat([last[0], cell[0]], 1)
+
+
+def surprise(log_p: Tensor, found: Tensor) -> Tensor:
+    """Return -log p of what came, in nats, [rows, lanes]."""
+    return -log_p.gather(-1, found[..., None])[..., 0]
+
+
+def load_symbols() -> SymbolNetwork:
+    """Return the shipped network; raises what `shipped_arrays` does."""
+    network = SymbolNetwork()
+    network.load_state_dict({name: torch.tensor(value) for name, value in shipped_arrays().items()})
+    return network.eval()
+
+
+def sequences_of(symbols: list[NDArray[np.int64]], from_row: int) -> Sequences:
+    """Count sequences of one length; return what the network sees of the events from a row on."""
+    rows, lanes = len(symbols[0]) - from_row, len(symbols)
+    x, statistics = np.zeros((rows, lanes, EXPERTS, SIZE), np.float32), np.zeros((rows, lanes, STATISTICS), np.float32)
+    used, found, place = (np.zeros((rows, lanes), np.int64) for _ in range(3))
+    trace(np.zeros(lanes, LANE_SYMBOLS), np.stack(symbols), from_row, x, statistics, used, found, place)
+    return Sequences(*(torch.from_numpy(array) for array in (x, statistics, used, found, place)))
+
+
+def drawn(rng: np.random.Generator, lanes: int, kind: str | None = None) -> Sequences:
+    """Draw sequences of any kind, after a past of any length: half of them short."""
+    past = int(np.exp(rng.uniform(0.0, np.log(LONGEST_PAST)))) if rng.random() < 0.8 else 0
+    return sequences_of([make_symbols(rng, past + ROWS, kind) for _ in range(lanes)], past)
+
+
+def figures(network: SymbolNetwork) -> dict[str, float]:
+    """Judge on held-back sequences: mean NLL in nats, beside that of each expert alone."""
+    found: dict[str, list[float]] = {}
+    rng = np.random.default_rng(HELD_BACK_SEED)
+    for number in range(HELD_BACK_BATCHES):
+        kind = KINDS[number % len(KINDS)]
+        part = drawn(rng, LANES, kind)
+        with torch.inference_mode():
+            log_p, _ = network(part, torch.zeros(LANES, 2 * HIDDEN))
+        nll = float(surprise(log_p, part.found).mean())
+        for name in ("nll", f"nll, {kind}"):
+            found.setdefault(name, []).append(nll)
+        for expert, called in enumerate(EXPERT_NAMES):
+            alone = float(surprise(part.x[:, :, expert], part.found).mean())
+            for name in (f"{called} alone", f"{called} alone, {kind}"):
+                found.setdefault(name, []).append(alone)
+    return {name: round(sum(values) / len(values), 4) for name, values in sorted(found.items())}
+
+
+def train_symbols(seed: int, batches: int) -> SymbolNetwork:
+    """Train a fresh network on the synthetic sequences of `seed`: truncated BPTT, one optimiser step a chunk."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    network = SymbolNetwork()
+    steps = batches * (ROWS // CHUNK)
+    optimiser = torch.optim.Adam(network.parameters(), lr=PEAK_RATE)
+    schedule = OneCycleLR(optimiser, PEAK_RATE, total_steps=steps)
+    with tqdm(total=steps, desc=f"symbols, seed {seed}", unit="step", disable=None) as progress:
+        for _ in range(batches):
+            batch = drawn(rng, LANES)
+            state = torch.zeros(LANES, 2 * HIDDEN)
+            for part in _chunks(batch):
+                optimiser.zero_grad(set_to_none=True)
+                log_p, state = network(part, state)
+                state = state.detach()  # the cut: carried on, but no gradient flows back through it
+                loss = surprise(log_p, part.found).mean()
+                torch.autograd.backward(loss)
+                nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
+                optimiser.step()
+                schedule.step()
+                progress.update()
+                progress.set_postfix(loss=f"{loss.item():.3f}")
+    return network.eval()
+
+
+def _chunks(batch: Sequences) -> Iterator[Sequences]:
+    for first in range(0, len(batch.found), CHUNK):
+        yield Sequences(*(tensor[first : first + CHUNK] for tensor in batch))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, judge and write."""
+    parser = argparse.ArgumentParser(prog="python -m training.symbols.network", description="Train the symbols' prior.")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}, as shipped")
+    parser.add_argument("--batches", type=int, default=BATCHES, help=f"default {BATCHES}, as shipped")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / FILE)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    torch.set_num_threads(1)  # more would sum in another order
+    began = time.monotonic()
+    network = train_symbols(options.seed, options.batches)
+    seconds = time.monotonic() - began
+    about = {
+        "seed": options.seed,
+        "figures": figures(network),
+        "recipe": {"batches": options.batches, "lanes": LANES, "rows": ROWS, "chunk": CHUNK, "peak_rate": PEAK_RATE,
+                   "longest_past": LONGEST_PAST},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }  # fmt: skip
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, options.output)
+    options.output.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    logger.info("wrote %s after %.0f s: %s", options.output, seconds, about["figures"])
+
+
+if __name__ == "__main__":
+    main()
