@@ -59,7 +59,7 @@ _SPECIAL = {
 SPECIAL = tuple((ip_network(text), kind) for kind, texts in _SPECIAL.items() for text in texts)
 GLOBAL_UNICAST = IPv6Network("2000::/3")  # what IANA gives out of IPv6; what is neither in it nor special is reserved
 
-LEAST_HIDDEN = 4  # characters: what is shorter is no secret, and would be found in every other word
+MIN_HIDDEN = 4  # characters: what is shorter is no secret, and would be found in every other word
 BY_NAME = frozenset({"public", "private", "loopback"})  # what a listed name opens
 
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
@@ -120,7 +120,7 @@ def parse_url(url: str) -> Endpoint:
         authorization = f"Basic {encoded}"
         hidden.append(encoded)
     spellings = {spelt for part in (*hidden, target) for spelt in (part, quote(part), unquote(part))}
-    known = sorted((spelt for spelt in spellings if len(spelt) >= LEAST_HIDDEN), key=lambda spelt: (-len(spelt), spelt))
+    known = sorted((spelt for spelt in spellings if len(spelt) >= MIN_HIDDEN), key=lambda spelt: (-len(spelt), spelt))
     return Endpoint(tls, host, port or (443 if tls else 80), target, authorization, tuple(known))
 
 

@@ -28,7 +28,7 @@ Client = TypeVar("Client")
 
 CONNECT_SECONDS = 5.0  # one step of a probe; a broker in another region answers within 1 s
 FIRST_DELAY_SECONDS = 0.5
-LONGEST_DELAY_SECONDS = 10.0  # so a broker that comes up is used within about 10 s
+MAX_DELAY_SECONDS = 10.0  # so a broker that comes up is used within about 10 s
 LOG_EVERY_SECONDS = 60.0  # once the delay has reached its longest
 
 
@@ -58,9 +58,9 @@ def connect(settings: KafkaSettings, make: Callable[[], Client], stop: threading
                 "No Kafka broker yet after %.0f s at kafka.bootstrap_servers=%s (%s); trying again, next in %.1f s",
                 *(now - began, settings.bootstrap_servers, reason, wait),
             )
-            next_line = now + (LOG_EVERY_SECONDS if delay == LONGEST_DELAY_SECONDS else 0)
+            next_line = now + (LOG_EVERY_SECONDS if delay == MAX_DELAY_SECONDS else 0)
         stop.wait(wait)
-        delay = min(2 * delay, LONGEST_DELAY_SECONDS)
+        delay = min(2 * delay, MAX_DELAY_SECONDS)
     return None
 
 

@@ -25,11 +25,11 @@ from connectors.http_client.posting import Poster
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0  # of the endpoint: the Kafka client's own thread waits for it
-MOST_ANSWER_BYTES = 1 << 18
-MOST_TOKEN_BYTES = 1 << 16
+MAX_ANSWER_BYTES = 1 << 18
+MAX_TOKEN_BYTES = 1 << 16
 REFRESH_SHARE = 0.8  # of a token's life
 DEFAULT_LIFE_SECONDS = 300.0  # where the endpoint does not say
-LONGEST_LIFE_SECONDS = 1e9
+MAX_LIFE_SECONDS = 1e9
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -83,7 +83,7 @@ def from_file(path: str) -> Callable[[], tuple[str, float]]:
         where = f"kafka.sasl_oauth_token_file {path}"
         try:
             with Path(path).open("rb") as file:
-                found = file.read(MOST_TOKEN_BYTES + 1)
+                found = file.read(MAX_TOKEN_BYTES + 1)
         except OSError as error:
             raise TokenError(f"{where}: cannot be read: {error.strerror or error}", lasting=True) from None
         return _checked(found.decode("utf-8", "replace").strip(), where), -1.0
@@ -136,7 +136,7 @@ def from_endpoint(
 
     def ask() -> tuple[int, bytes]:
         with poster.post(target, urlencode(form).encode(), headers, ANSWER_SECONDS) as answer:
-            return answer.status, answer.read(MOST_ANSWER_BYTES)
+            return answer.status, answer.read(MAX_ANSWER_BYTES)
 
     def fetch() -> tuple[str, float]:
         began = clock()
@@ -165,7 +165,7 @@ def from_endpoint(
             )
         life = answer.get("expires_in")
         seconds = DEFAULT_LIFE_SECONDS
-        if isinstance(life, int | float) and 0 < life < LONGEST_LIFE_SECONDS:
+        if isinstance(life, int | float) and 0 < life < MAX_LIFE_SECONDS:
             seconds = float(life)
         token = answer.get("access_token")
         return _checked(token if isinstance(token, str) else "", where), began + seconds
@@ -175,8 +175,6 @@ def from_endpoint(
 
 def _checked(token: str, where: str) -> str:
     """Return a token that can go into SASL's message, which has control characters as its own marks."""
-    if not token or len(token) > MOST_TOKEN_BYTES or not token.isascii() or not token.isprintable() or " " in token:
-        raise TokenError(
-            f"{where}: holds no token, which is one word of at most {MOST_TOKEN_BYTES} bytes", lasting=True
-        )
+    if not token or len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable() or " " in token:
+        raise TokenError(f"{where}: holds no token, which is one word of at most {MAX_TOKEN_BYTES} bytes", lasting=True)
     return token

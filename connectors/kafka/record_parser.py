@@ -36,7 +36,7 @@ MALFORMED = (
     *(AssertionError, OverflowError),
 )
 MIN_OLD_MESSAGE_BYTES = 14  # of format 0: checksum, format, attributes, two lengths
-LEAST_RECORD_BYTES = 7  # length, attributes, two deltas, two lengths, number of headers
+MIN_RECORD_BYTES = 7  # length, attributes, two deltas, two lengths, number of headers
 
 _OLD_LENGTH = struct.Struct(">8xi")  # behind an offset, in formats 0 and 1
 _TIME, _OFFSET, _KEY, _KEY_END, _VALUE, _VALUE_END = range(6)  # columns of a scan; positions are -1 for null
@@ -205,7 +205,7 @@ def _unpacked(tp: TopicPartition, batch: Any) -> tuple[int, Iterator[Record]]:
             return len(packed), iter([(batch.last_offset, batch.max_timestamp, None, packed)])
         data = unpacked
     count = batch.records_count
-    if not 0 <= count <= len(data) // LEAST_RECORD_BYTES:
+    if not 0 <= count <= len(data) // MIN_RECORD_BYTES:
         raise _corrupt(tp, batch.base_offset)
     places = np.empty((count, 6), np.int64)
     if _scan(np.frombuffer(data, np.uint8), 0, places) != len(data):

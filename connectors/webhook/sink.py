@@ -42,7 +42,7 @@ OUTBOX_FILE = "outbox.sqlite3"
 
 BACKOFF_FACTOR = 4.0  # 5 s, 20 s, 80 s, 5 min, 21 min, then the cap: a short outage costs a short wait
 STOP_SECONDS = 1.5  # close() returns within 2 s, whatever the receiver does
-MOST_KEPT = 1_000  # alerts that wait in memory for the disk, some MB; then no more should come
+MAX_IN_MEMORY = 1_000  # alerts that wait in memory for the disk, some MB; then no more should come
 MAX_TOGETHER = 100  # outcomes that are noted in one transaction
 TOGETHER_SECONDS = 0.25  # after which they are: what is not noted when the process is killed is sent again
 IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a lost wake-up would cost
@@ -200,7 +200,7 @@ class WebhookSink:
     @property
     def full(self) -> bool:
         """Whether so many alerts wait to be written to the outbox that no more should come."""
-        return len(self._kept) > MOST_KEPT
+        return len(self._kept) > MAX_IN_MEMORY
 
     def position(self) -> dict[str, int]:
         """Return nothing: an alert that is written again after a crash is known by its id."""

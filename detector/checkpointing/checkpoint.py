@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 META_VERSION = 1
 FORCED_CHECKPOINT = 20_000  # evicted streams that wait for a checkpoint in memory: at most so many
-MOST_ROLL_BACKS = 10  # without a checkpoint in between: it does not mend itself
+MAX_ROLL_BACKS = 10  # without a checkpoint in between: it does not mend itself
 UNSAVED_SECONDS = 60.0  # without a checkpoint that is due, after which /readyz says so
 
 
@@ -199,8 +199,8 @@ class Checkpoints:
         Waits for brokers, however long they are away. Raises KafkaConnectorError where it has not helped before.
         """
         self._roll_backs += 1
-        if self._roll_backs > MOST_ROLL_BACKS:
-            raise KafkaConnectorError(f"no checkpoint could be made, {MOST_ROLL_BACKS} times in a row: {why}") from why
+        if self._roll_backs > MAX_ROLL_BACKS:
+            raise KafkaConnectorError(f"no checkpoint could be made, {MAX_ROLL_BACKS} times in a row: {why}") from why
         logger.warning("going back to the last checkpoint: %s", why)
         engine, store, sinks, source, incidents, partitions = self._parts
         sinks.restore(self._kept)

@@ -22,7 +22,7 @@ from connectors.kafka.checks import Uses, findings
 from detector.commands.outputs import nearest_existing
 from detector.config.settings import Settings, SettingsError
 
-LEAST_FREE_BYTES = 1 << 30  # room for a checkpoint of 10,000 streams of 27 KB, its log, and as much again
+MIN_FREE_BYTES = 1 << 30  # room for a checkpoint of 10,000 streams of 27 KB, its log, and as much again
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -46,8 +46,8 @@ def _directory(directory: Path) -> Finding:
     if not os.access(place, os.W_OK | os.X_OK):
         whose = "" if place == directory else f"does not exist, and in {place} "
         return Finding(what, f"{whose}user id {os.geteuid()} may not write: give it the directory, or set another")
-    if (free := shutil.disk_usage(place).free) < LEAST_FREE_BYTES:
-        return Finding(what, f"{free >> 20} MiB free, at least {LEAST_FREE_BYTES >> 20} expected: make room")
+    if (free := shutil.disk_usage(place).free) < MIN_FREE_BYTES:
+        return Finding(what, f"{free >> 20} MiB free, at least {MIN_FREE_BYTES >> 20} expected: make room")
     return Finding(what, note=f"{free >> 30} GiB free{'' if place == directory else ', will be made'}")
 
 

@@ -36,7 +36,7 @@ REACH = 150  # events back: half a day at five minutes
 REACH_WINDOWS = 64  # places in the data that the norms are the mean of
 BAND = 0.98  # what falls outside is seen, and seldom
 SHOWN = 160  # events of a forecast plot, the last ones
-MOST_HORIZONS = 3  # side by side
+MAX_HORIZONS = 3  # side by side
 GATE_NAMES = {
     "rnn": ("hidden state",),
     "lstm": ("input gate", "forget gate", "candidate", "output gate"),
@@ -139,7 +139,7 @@ def forecasts(model: Forecaster, recorded: Recorded, excerpt: Excerpt) -> list[A
     )
 
     found = []
-    for column, horizon in enumerate(model.horizons[:MOST_HORIZONS]):
+    for column, horizon in enumerate(model.horizons[:MAX_HORIZONS]):
         shown = min(SHOWN, len(excerpt.value) - horizon + 1)
         made = slice(len(excerpt.value) - horizon + 1 - shown, len(excerpt.value) - horizon + 1)  # rows that forecast
         came = slice(len(excerpt.value) - shown, None)  # and the events that they forecast

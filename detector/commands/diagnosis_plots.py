@@ -27,8 +27,8 @@ CELL_STYLES = {  # colour and dashes: of people, some tell the one, some the oth
     "esn": ("#cc79a7", (0, (6, 2, 1, 2))),
 }
 THIS = (INK, (0, (3, 1, 1, 1)))  # the model that this run has brought
-LEAST_NORM = 1e-12  # below, a gradient is lost in the rounding of its neighbours
-MOST_POINTS = 1500  # of a line: a page is 1,300 pixels wide
+MIN_NORM = 1e-12  # below, a gradient is lost in the rounding of its neighbours
+MAX_POINTS = 1500  # of a line: a page is 1,300 pixels wide
 
 
 class Plot(NamedTuple):
@@ -72,7 +72,7 @@ def plot_reach(panels: Mapping[str, Mapping[str, Float64]], lags: Sequence[int])
         for axes, (title, lines) in zip(grid, panels.items(), strict=True):
             for name, norms in lines.items():
                 colour, dashes = CELL_STYLES.get(name, THIS)
-                seen = np.where(norms >= LEAST_NORM, norms, np.nan)
+                seen = np.where(norms >= MIN_NORM, norms, np.nan)
                 axes.plot(lags, seen, color=colour, linestyle=dashes, linewidth=1.6, label=name)
             axes.set_yscale("log")
             axes.set_xlim(1, lags[-1])
@@ -203,7 +203,7 @@ def _step_axis(axes: Axes) -> None:
 
 
 def _columns(steps: Sequence[Step], *names: str) -> list[Float64]:
-    every = max(len(steps) // MOST_POINTS, 1)
+    every = max(len(steps) // MAX_POINTS, 1)
     return [np.array([getattr(step, name) for step in steps[::every]], np.float64) for name in names]
 
 

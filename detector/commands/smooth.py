@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from connectors.batches import Scores
-from training.network.inputs import FRAME, INPUT_SIZE, LARGEST, LIMIT, NORMALISER, SETTLED, featurise
+from training.network.inputs import FRAME, INPUT_SIZE, LIMIT, MAX_VALUE, NORMALISER, SETTLED, featurise
 from training.network.model import Forecaster
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
-MOST_OBSERVATIONS = 20_000_000  # held at once: 24 bytes a value as read and 32 of answers, 1.1 GB
+MAX_OBSERVATIONS = 20_000_000  # held at once: 24 bytes a value as read and 32 of answers, 1.1 GB
 AT_ONCE = 2_000_000  # observations under way: with inputs, frames and forecasts of both directions 250 bytes each
 LANES_AT_ONCE = 256  # that torch steps together; the longest of them pads the others
 TIME_AT_ONCE = 1024  # events of each that torch steps in one go, the state carried on: bounds its memory
@@ -60,7 +60,7 @@ class Smoothed(NamedTuple):
 class History:
     """Collects scored events, as the engine hands them out, until all are there to be smoothed."""
 
-    def __init__(self, most: int = MOST_OBSERVATIONS) -> None:
+    def __init__(self, most: int = MAX_OBSERVATIONS) -> None:
         """Hold at most so many observations."""
         self._most = most
         self._numbers: dict[tuple[str, str], int] = {}  # stream and feature -> lane
@@ -131,7 +131,7 @@ def smooth(
     share, expected, lower, upper = (np.full(len(lane), np.nan) for _ in range(4))
     order = np.lexsort((time, lane))  # stable
     order = order[np.isfinite(value[order])]
-    value = np.clip(value, -LARGEST, LARGEST)
+    value = np.clip(value, -MAX_VALUE, MAX_VALUE)
     for rows in _whole_lanes(lane, order):
         tail, expected[rows], spread = _both_ways(model, lane[rows], time[rows], value[rows])
         edges = np.flatnonzero(np.diff(lane[rows], prepend=-1, append=-1))

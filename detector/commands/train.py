@@ -23,7 +23,7 @@ from connectors.kafka.history import KafkaHistory
 from connectors.protocols import Source
 from detector.commands.diagnosis import Diagnosis
 from detector.commands.plots import check_that_pictures_can_be_drawn
-from detector.commands.training_data import HELD_BACK, LEAST_EVENTS, TrainError, learnable, read_events
+from detector.commands.training_data import HELD_BACK, MIN_EVENTS, TrainError, learnable, read_events
 from detector.config.settings import Settings
 from detector.service.factory import first_model
 from training.learn.tbptt import Step
@@ -81,7 +81,7 @@ class Summary:
         refused = "".join(f", {count} refused ({reason})" for reason, count in self.rejected.items())
         lines = [
             f"{self.events} events{refused}{symbols}, {self.dropped} late or twice; "
-            f"{self.lanes} features, of which {self.lanes_used} have {LEAST_EVENTS} events and move"
+            f"{self.lanes} features, of which {self.lanes_used} have {MIN_EVENTS} events and move"
         ]
         if self.outcome.steps:
             lines.append(
@@ -137,7 +137,7 @@ def train(
     recorded = recording.recorded
     if not len(recorded.held):
         raise TrainError(
-            f"{history.name}: none of {recording.lanes} features has {LEAST_EVENTS} events in order and moves; "
+            f"{history.name}: none of {recording.lanes} features has {MIN_EVENTS} events in order and moves; "
             "train on longer series"
         )
     recipe = SERIES.stepped(settings.training.update_every)

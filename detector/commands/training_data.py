@@ -28,8 +28,8 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
 HELD_BACK = 0.2  # of each series, its end
-LEAST_EVENTS = 200  # of a feature: with fewer there is nothing to bring a state up and to judge it by
-MOST_OBSERVATIONS = 20_000_000  # 3 GB of memory
+MIN_EVENTS = 200  # of a feature: with fewer there is nothing to bring a state up and to judge it by
+MAX_OBSERVATIONS = 20_000_000  # 3 GB of memory
 EXCERPTS = 3  # lanes of which the values themselves are kept, to be looked at
 
 
@@ -108,8 +108,8 @@ def read_events(source: Source, decoder: Decoder, name: str, *, progress: bool) 
                 events.rejected.update(refusal.reason for refusal in rejected)
                 before, left = left, sum(source.lag().values())
                 bar.update(before - left if total else len(raw))
-                if events.observations > MOST_OBSERVATIONS:
-                    raise TrainError(f"{name}: over {MOST_OBSERVATIONS} values: train on a part of them")
+                if events.observations > MAX_OBSERVATIONS:
+                    raise TrainError(f"{name}: over {MAX_OBSERVATIONS} values: train on a part of them")
         finally:
             source.close()
     if not events.observations:
@@ -144,7 +144,7 @@ def learnable(events: Events, settings: Settings, horizons: tuple[int, ...]) -> 
     used = [
         number
         for number, rows in enumerate(spans)
-        if rows.stop - rows.start >= LEAST_EVENTS and inputs[rows, VALUE].std() > STILL
+        if rows.stop - rows.start >= MIN_EVENTS and inputs[rows, VALUE].std() > STILL
     ]
     lengths = np.array([spans[number].stop - spans[number].start for number in used], np.int64)
     start = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))

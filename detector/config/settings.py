@@ -30,7 +30,7 @@ from detector.config.layers import (
     from_overrides,
     merge,
 )
-from detector.state.arena import LEAST_BYTES
+from detector.state.arena import MIN_STATE_BYTES
 from training.learn.settings import Learning
 from training.network.horizons import HORIZONS, check_horizons
 
@@ -132,8 +132,8 @@ class StateSettings(Section):
     @field_validator("memory_bytes")
     @classmethod
     def _enough(cls, memory_bytes: int) -> int:
-        if 0 < memory_bytes < LEAST_BYTES:
-            raise ValueError(f"expected 0, or {LEAST_BYTES} (64 MiB) or more: one stream may have 32 MB")
+        if 0 < memory_bytes < MIN_STATE_BYTES:
+            raise ValueError(f"expected 0, or {MIN_STATE_BYTES} (64 MiB) or more: one stream may have 32 MB")
         return memory_bytes
 
     @field_validator("directory")

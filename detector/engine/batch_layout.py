@@ -15,11 +15,11 @@ from detector.scoring.scan import find_lanes
 from detector.scoring.symbols import SYMBOLIC
 from detector.state.stream_cache import partition_hash
 from detector.state.stream_states import StreamStates
-from training.network.inputs import LARGEST
+from training.network.inputs import MAX_VALUE
 
 Int64 = NDArray[np.int64]
 
-MOST_LANES = 1024  # features of one stream; more are dropped and counted
+MAX_LANES = 1024  # features of one stream; more are dropped and counted
 
 
 def let_in(states: StreamStates, batch: EventBatch, slots: Int64, *, duplicates: bool, late: bool) -> Admitted:
@@ -59,7 +59,7 @@ def lay_out(
                 observation, feature = observation[here], feature[here]
                 lane, many_row = lane[here], many_row[here]
                 symbol = symbol[here] if len(symbol) else symbol
-    value = np.clip(batch.value[observation], -LARGEST, LARGEST)  # what is squared must stay finite
+    value = np.clip(batch.value[observation], -MAX_VALUE, MAX_VALUE)  # what is squared must stay finite
     time = batch.time[event]
     return (
         Sorted(event, slot, time, taken.interval, taken.lapse, start, observation, lane, many_row, value, symbol),
@@ -109,7 +109,7 @@ def _new_features(
     for s, f, i in zip(slot[events].tolist(), feature[missing].tolist(), events.tolist(), strict=True):
         new.setdefault(s, {}).setdefault(f, i)
     for s, features in new.items():
-        room = MOST_LANES - int(states.streams.rows["lanes"][s])
+        room = MAX_LANES - int(states.streams.rows["lanes"][s])
         new[s] = dict(list(features.items())[: max(room, 0)])
     return {s: features for s, features in new.items() if features}
 

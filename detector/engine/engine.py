@@ -37,7 +37,7 @@ Int64 = NDArray[np.int64]
 THREAD_EVENTS = 512  # a thread is worth its start for so many events
 PRIMING_PASSES = 3  # over the window: one leaves the first 30 events after a swap 0.04 to 0.08 nats worse
 PRIMED_AT_ONCE = 4096  # lanes whose windows are unrolled together: 23 MB
-MOST_OBSERVATIONS = 200_000  # go through at once: inputs, forecasts and verdicts of each take some 300 bytes
+MAX_OBSERVATIONS = 200_000  # go through at once: inputs, forecasts and verdicts of each take some 300 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Engine(Residents):
     def _end(self, batch: EventBatch, at: int) -> int:
         """Return where the part of a batch that begins at an event must end, and bring the states of its streams."""
         start, limit = batch.start, self.settings.memory_bytes
-        end = int(np.searchsorted(start, start[at] + MOST_OBSERVATIONS, "right")) - 1 if len(batch) else 0
+        end = int(np.searchsorted(start, start[at] + MAX_OBSERVATIONS, "right")) - 1 if len(batch) else 0
         end = min(max(end, at + 1), len(batch))
         if not limit:
             return end

@@ -26,7 +26,7 @@ ADMITTED, DUPLICATE, LATE, MOVED_BACK = 0, 1, 2, 3  # MOVED_BACK: admitted, and 
 
 IN_RHYTHM, ASCENDING = 4, 1  # what a late event counts for that follows another at the stream's rhythm, or does not
 ENOUGH = 5 * IN_RHYTHM  # then the stream moves back
-LONGEST = 20.0  # intervals between two events that are still the stream's rhythm
+MAX_RHYTHM_INTERVALS = 20.0  # intervals between two events that are still the stream's rhythm
 REMEMBERED = 512  # admitted events that are recognised at least, and twice as many at most
 SEEN_BITS = 2048  # for so many of them: one late event in three is taken for one seen before, at worst
 BLOCKED = 20  # events dropped in a row after which a stream counts as one that drops everything
@@ -64,7 +64,7 @@ def _agrees(r: Record, time: int, known: bool) -> bool:
     if r.agreement == 0 or time <= r.late:
         r.agreement = 0 if known else IN_RHYTHM
     elif not known:
-        in_rhythm = r.interval <= 0.0 or (time - r.late) * 1e-9 <= LONGEST * r.interval
+        in_rhythm = r.interval <= 0.0 or (time - r.late) * 1e-9 <= MAX_RHYTHM_INTERVALS * r.interval
         r.agreement += IN_RHYTHM if in_rhythm else ASCENDING
     r.late = time
     return bool(r.agreement >= ENOUGH)

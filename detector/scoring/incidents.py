@@ -18,8 +18,8 @@ from training.network.compiled import compiled
 NONE, FIRES, PEAKS, RESOLVES = 0, 1, 2, 3  # VERDICT.change: what becomes of the stream's incident
 
 WEEK_SECONDS = 604_800.0
-LEAST_THRESHOLD_MANY = 2.0  # once in 100 events: rarer data than hourly would else alert on noise
-LEAST_THRESHOLD_SINGLE = 3.0  # the score's own anchor for one feature: see scoring.ALARMING_NOVELTY
+MIN_THRESHOLD_MANY = 2.0  # once in 100 events: rarer data than hourly would else alert on noise
+MIN_THRESHOLD_SINGLE = 3.0  # the score's own anchor for one feature: see scoring.ALARMING_NOVELTY
 REFRACTORY_MANY, REFRACTORY_SINGLE = 60, 30  # calm events after which an incident is over
 RECENT = 0b11111  # confirmation: two of the last five events ...
 CLEAR = 0.3  # ... or one that is above the threshold by a factor of two
@@ -49,7 +49,7 @@ def threshold_of(s: Record, interval: float, per_week: float, fixed: float) -> f
     """
     if not math.isnan(fixed):
         return fixed
-    least = LEAST_THRESHOLD_SINGLE if s.lanes == 1 else LEAST_THRESHOLD_MANY
+    least = MIN_THRESHOLD_SINGLE if s.lanes == 1 else MIN_THRESHOLD_MANY
     if interval <= 0.0:
         return least
     return max(math.log10(WEEK_SECONDS / interval / per_week), least)

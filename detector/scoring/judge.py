@@ -45,7 +45,7 @@ from training.network.horizons import HORIZONS
 from training.network.inputs import LIMIT, to_unit
 
 SMOOTHING, SLOW_SMOOTHING = 0.3, 0.03  # weights of the smoothed error and of a far horizon's slow error
-LEAST_UNIT_MANY, LEAST_UNIT_SINGLE = 0.002, 0.0004  # of the lane's range: an error below is never an event
+MIN_UNIT_MANY, MIN_UNIT_SINGLE = 0.002, 0.0004  # of the lane's range: an error below is never an event
 RANGE_EVENTS = 50_000  # the lane's range is of the last one to two times so many: wild values must not own it for ever
 STRETCH = 10.0  # ... nor one of them at once: a value widens the range by at most so many times itself
 BAND_WARMUP_DEVIATIONS = 2.58  # until errors have a unit the band is the normal distribution's 99 %
@@ -267,7 +267,7 @@ def measure(
         reach = STRETCH * span if span > 0.0 else math.inf
         r.low = min(r.low, max(x, min(r.low, r.former_low) - reach))
         r.high = max(r.high, min(x, max(r.high, r.former_high) + reach))
-        least = (LEAST_UNIT_SINGLE if row < 0 else LEAST_UNIT_MANY) * span
+        least = (MIN_UNIT_SINGLE if row < 0 else MIN_UNIT_MANY) * span
         if row < 0:
             out.tail = min(-math.log10(max(_tail_probability(abs(t), nu, log_beta), 1e-12)), 12.0)
             out.units = in_units(r.unit, r.events, abs(error), least, True)

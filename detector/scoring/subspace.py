@@ -32,7 +32,7 @@ FAR_LEARNT = 10.0  # ... and as much of it as the covariance learns
 SETTLED = 20  # events before outliers are told from mere youth
 FIRST_FIT, FIT_EVERY = 200, 4000  # events; in between, at every doubling
 SUBSPACE_LIMIT = 128  # features
-LEAST_UNIT = 0.01
+MIN_UNIT = 0.01
 
 
 @compiled
@@ -105,7 +105,7 @@ def outside(
             q = many[many_row[i]]
             size = abs(rest[i])
             if q.outside_events >= UNIT_WARMUP:
-                unit = max(q.outside_unit, LEAST_UNIT)
+                unit = max(q.outside_unit, MIN_UNIT)
                 result[i] = min(size / unit, UNIT_LIMIT)
             grow(q.outside_histogram, SLOW_GROWTH)
             learn(q.outside_histogram, size)

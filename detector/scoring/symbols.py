@@ -25,8 +25,8 @@ from training.network.compiled import compiled
 from training.symbols.kernels import LANE_SYMBOLS, Weights
 from training.symbols.weights import laid_out, shipped_arrays
 
-LEAST_SURPRISE = 0.7  # nats: a coin's toss is never an event
-LEAST_MEAN_TAIL = 1.0  # nats: what it is on average
+MIN_SURPRISE = 0.7  # nats: a coin's toss is never an event
+MIN_MEAN_TAIL = 1.0  # nats: what it is on average
 SMOOTHING = 0.1  # of the mean tail: a burst is some ten events
 SHARED_BUDGET = 0.3  # of the three channels; they mostly speak together, so log10 2 and not 3
 UNIT_PERIOD = 2.0  # log10 of events: a lane's unit is what one event in 100 exceeds ...
@@ -114,8 +114,8 @@ def measure_symbols(
             continue
         r, f, out = rows[row[j]], foreseen[j], measured[j]
         r.smoothed += SMOOTHING * (f.tail - r.smoothed)
-        period = return_period(r.surprise, f.surprise if f.surprise > LEAST_SURPRISE else 0.0)
-        period = max(period, return_period(r.mean_tail, r.smoothed if r.smoothed > LEAST_MEAN_TAIL else 0.0))
+        period = return_period(r.surprise, f.surprise if f.surprise > MIN_SURPRISE else 0.0)
+        period = max(period, return_period(r.mean_tail, r.smoothed if r.smoothed > MIN_MEAN_TAIL else 0.0))
         period = max(period, return_period(r.new, f.surprise if f.is_new else 0.0))
         out.expected = out.lower = out.upper = math.nan
         out.slow_units = out.contribution = 0.0

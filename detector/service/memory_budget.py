@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from detector.state.arena import LEAST_BYTES, machine_bytes
+from detector.state.arena import MIN_STATE_BYTES, machine_bytes
 from detector.state.stream_states import StreamStates
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ def memory_limit(setting: int, *, changelog: bool, root: Path = Path("/")) -> Me
     share = CHANGELOG_SHARE if changelog else SHARE
     rest = round(share * (whole - BASE_BYTES))
     reason = f"{share:.0%} of what {of} has ({whole / 1e9:.1f} GB) beyond {BASE_BYTES / 1e9:.1f} GB"
-    if rest < LEAST_BYTES:
-        return MemoryLimit(LEAST_BYTES, f"the least that is possible: {of} has {whole / 1e9:.1f} GB")
+    if rest < MIN_STATE_BYTES:
+        return MemoryLimit(MIN_STATE_BYTES, f"the least that is possible: {of} has {whole / 1e9:.1f} GB")
     return MemoryLimit(rest, reason)
 
 

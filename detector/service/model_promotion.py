@@ -14,7 +14,7 @@ from detector.service.reporter import Reporter
 from detector.service.retrainer import Retrainer
 from training.network.registry import About, Registry, RegistryError
 from training.network.weights import Weights
-from training.retrain.outcome import MOST_LANES
+from training.retrain.outcome import MAX_LANES
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Promotion:
             self._retrained_at = time.monotonic()
             seed = self._settings.compute.seed + self._retrainings
             self._retrainings += 1
-            histories, stream = self._parts.engine.histories(MOST_LANES, seed)
+            histories, stream = self._parts.engine.histories(MAX_LANES, seed)
             self._retrainer.start(self._model, histories, stream, seed, training.budget_seconds, training)
 
     def stop(self) -> None:

@@ -29,10 +29,10 @@ ENGINE_ERROR = "engine_error"  # the reason, beside decode.REASONS
 # A producer that has sent one such event sends more: without this each would cost a way back to the last checkpoint
 CAREFUL_SECONDS = 60.0
 # So many events one after the other, and none between them that the engine could take: then it is not the events
-MOST_IN_A_ROW = 100
+MAX_FAILURES_IN_A_ROW = 100
 # So many of one stream, and none between them that the engine could take: perhaps it is the stream's state
-MOST_OF_A_STREAM = 3
-MOST_FAILING = 10_000  # streams that are counted: names are the senders' to choose
+MAX_FAILURES_OF_A_STREAM = 3
+MAX_FAILING_STREAMS = 10_000  # streams that are counted: names are the senders' to choose
 TOLD = 10  # events that are named in the log; the others are only counted
 # What no event is to blame for: the store, the disk, memory (torch's own error is a RuntimeError)
 BLAMELESS = (StateError, ModelError, OSError, MemoryError)
@@ -109,7 +109,7 @@ class Isolation:
             yield self._taken(batch, anew)._replace(anew=True)
             return
         self._in_a_row += 1
-        if self._in_a_row >= MOST_IN_A_ROW:
+        if self._in_a_row >= MAX_FAILURES_IN_A_ROW:
             raise EngineError(
                 f"the engine raised on {self._in_a_row} events one after the other, so it is not the events:"
                 f" {type(came).__name__}: {came}"
@@ -137,10 +137,10 @@ class Isolation:
     def _anew(self, batch: EventBatch, before: Mapping[str, bytes | None], failure: Exception) -> Step | None:
         """Step an event on the state of a stream never seen, where its own may be at fault; None: it is not."""
         (name,) = batch.streams
-        if len(self._failing) >= MOST_FAILING:
+        if len(self._failing) >= MAX_FAILING_STREAMS:
             self._failing.clear()
         self._failing[name] = self._failing.get(name, 0) + 1
-        if self._failing[name] < MOST_OF_A_STREAM:
+        if self._failing[name] < MAX_FAILURES_OF_A_STREAM:
             return None
         self._engine.begin_anew(name)
         came = self._try(batch)

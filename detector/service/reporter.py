@@ -22,7 +22,7 @@ from training.retrain.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
-MOST_TOLD_MOVED = 1_000  # streams on two partitions that are named in the log, over the daemon's life
+MAX_LOGGED_MOVES = 1_000  # streams on two partitions that are named in the log, over the daemon's life
 
 
 class Reporter:
@@ -54,7 +54,7 @@ class Reporter:
             )
         self.look()
         for name in step.moved[:10]:
-            if name not in self._told_moved and len(self._told_moved) < MOST_TOLD_MOVED:
+            if name not in self._told_moved and len(self._told_moved) < MAX_LOGGED_MOVES:
                 self._told_moved.add(name)
                 logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
 

@@ -13,7 +13,7 @@ from tests.deploy.paths import DEPLOY, load_toml
 
 UNIT = DEPLOY / "systemd" / "longwatch.service"
 # 0 to 10; systemd calls up to 2 "OK". What is left: network, and what the unit's comments say must stay off.
-MOST_EXPOSURE = 1.5
+MAX_EXPOSURE = 1.5
 
 
 def directives() -> dict[str, list[str]]:
@@ -54,7 +54,7 @@ def test_the_unit_is_exposed_as_little_as_its_comments_say(installable: Path) ->
     if "Overall exposure level" not in report.stdout:
         pytest.skip(f"this systemd cannot judge a unit offline: {report.stderr.strip()}")
     (level,) = re.findall(r"Overall exposure level for longwatch\.service: ([\d.]+)", report.stdout)
-    assert float(level) <= MOST_EXPOSURE
+    assert float(level) <= MAX_EXPOSURE
 
 
 def test_a_hung_loop_is_killed_and_a_wrong_setting_is_not_retried() -> None:

@@ -55,7 +55,7 @@ from training.network.weights import load_prior
 
 SHORT, LONG = 100_000, 10_000_000  # bytes for each decoder
 SLOWEST_SECONDS = 10.0  # of CPU time, of one input: the largest have a megabyte
-MOST_MEMORY = 1 << 30  # bytes that the process may come to need on top
+MAX_MEMORY_BYTES = 1 << 30  # bytes that the process may come to need on top
 
 Feed = Callable[[bytes], None]
 
@@ -421,7 +421,7 @@ def test_what_nobody_meant_is_read_or_refused(decoders: dict[str, Target], name:
     _, inputs, slowest = feed(name, decoders[name], SHORT, 20)
     assert inputs >= 20
     assert slowest < SLOWEST_SECONDS
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MOST_MEMORY
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MAX_MEMORY_BYTES
 
 
 @pytest.mark.faults
@@ -438,4 +438,4 @@ def test_ten_million_bytes_are_read_or_refused(decoders: dict[str, Target], name
         f" {grown / 1e6:.0f} MB more memory"
     )
     assert slowest < SLOWEST_SECONDS
-    assert grown < MOST_MEMORY
+    assert grown < MAX_MEMORY_BYTES

@@ -13,7 +13,7 @@ from tests.faults.test_limits import resident
 
 STREAMS, SECONDS, EVERY = 2_000, 2 * 3_600, 5
 SETTLED = 0.3  # of the events: then all windows have gone round and every table has its size
-MOST_SLOPE = 0.01  # over the rest of the run, as a share of the mean
+MAX_SLOPE = 0.01  # over the rest of the run, as a share of the mean
 
 
 def write_events(path: Path, seed: int = 5) -> int:
@@ -69,4 +69,4 @@ def test_memory_is_level_over_two_hours_of_events_at_full_speed(tmp_path: Path) 
         f" slope {100 * slope:+.2f} % over {len(size)} samples"
     )
     assert len(size) > 50
-    assert abs(slope) < MOST_SLOPE
+    assert abs(slope) < MAX_SLOPE

@@ -26,7 +26,7 @@ from detector.engine.engine import Engine, EngineSettings, Step
 from detector.service.poison_events import (
     CAREFUL_SECONDS,
     ENGINE_ERROR,
-    MOST_OF_A_STREAM,
+    MAX_FAILURES_OF_A_STREAM,
     EngineError,
     FaultError,
     Isolation,
@@ -215,9 +215,9 @@ def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
         store.rows.update(engine.drain())
     mine = [event.offset for event in events if event.stream == "noisy"]
     assert [refusal.offset for refusal in refused] == [
-        offset for life in (mine[100:], mine[202:]) for offset in life[: MOST_OF_A_STREAM - 1]
+        offset for life in (mine[100:], mine[202:]) for offset in life[: MAX_FAILURES_OF_A_STREAM - 1]
     ]
-    assert anew == [mine[100 + MOST_OF_A_STREAM - 1], mine[202 + MOST_OF_A_STREAM - 1]]
+    assert anew == [mine[100 + MAX_FAILURES_OF_A_STREAM - 1], mine[202 + MAX_FAILURES_OF_A_STREAM - 1]]
     found = steps.gathered()
     others = np.flatnonzero(~np.isin(reference.offset, mine))
     same = np.flatnonzero(~np.isin(found.offset, mine))

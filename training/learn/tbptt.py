@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FAR_WEIGHT = 0.3  # of the loss of a far horizon, beside 1 for the next observation: that is what is scored first
 WORST_NLL = 20.0  # nats; beyond, a single row would steer the whole batch
-MOST_SKIPPED = 3  # steps in a row without a finite loss and gradient: the run is lost
+MAX_SKIPPED = 3  # steps in a row without a finite loss and gradient: the run is lost
 
 
 class Sequences(NamedTuple):
@@ -168,7 +168,7 @@ def train(
             if not (torch.isfinite(value) and torch.isfinite(norm)):
                 run.skipped += 1
                 skipped_in_row += 1
-                if skipped_in_row >= MOST_SKIPPED:
+                if skipped_in_row >= MAX_SKIPPED:
                     run.outcome = "diverged"
                 break  # the carried state may hold the same NaN: on with the next batch
             skipped_in_row = 0

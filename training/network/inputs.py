@@ -46,10 +46,10 @@ SETTLED = 20  # events before outliers are told from mere youth
 LASTING = 50  # outliers in a row after which they are the new normal, and may move mean and deviation ever further:
 # without it a lane that was constant for days and then moves stays off the scale for 3,500 events
 FAR = math.sinh(LIMIT)  # deviations: what the unit can still express, and so all that a profile may learn
-LARGEST = 1e30  # of a value's size: its square, and float32 profiles of differences, must stay finite
+MAX_VALUE = 1e30  # of a value's size: its square, and float32 profiles of differences, must stay finite
 INTERVAL_MEMORY = 200  # events the running interval remembers
 LONG_PAUSE = 5.0  # intervals that a pause counts for at most: a night without data must not become the rhythm
-LEAST_STEP = 1e-6  # seconds
+MIN_STEP_SECONDS = 1e-6  # seconds
 GAP_LIMIT = 3.0  # log of a time 20 times the usual one
 
 NS = 1e-9
@@ -113,9 +113,9 @@ def carried_interval(interval: float, events: int, step: float) -> float:
     A step back in time takes away what the step forward before it has added: a time that was wrong leaves no trace.
     """
     if step >= 0.0:
-        step = max(step, LEAST_STEP)
+        step = max(step, MIN_STEP_SECONDS)
     if events == 1:
-        return max(step, LEAST_STEP)
+        return max(step, MIN_STEP_SECONDS)
     if events > SETTLED:
         step = min(max(step, (2.0 - LONG_PAUSE) * interval), LONG_PAUSE * interval)
     carried = interval + max(1.0 / events, 1.0 / INTERVAL_MEMORY) * (step - interval)
@@ -139,7 +139,7 @@ def featurise(
     """
     for j in range(first, last):
         r = lanes[lane[j]]
-        x = _clip(value[j], LARGEST)
+        x = _clip(value[j], MAX_VALUE)
         seconds = time[j] * NS
         day_slot = math.floor(seconds / 900.0) % DAY_SLOTS
         week_slot = math.floor(seconds / 3600.0) % WEEK_SLOTS  # 1970-01-01 was a Thursday: a fixed shift
@@ -165,7 +165,7 @@ def featurise(
             row[10] = 0.0
             step = (time[j] - r.time) * NS
             if r.events > 1 and step >= 0.0:  # after a step back nobody knows how long it was
-                row[10] = _clip(math.log(max(step, LEAST_STEP) / r.interval), GAP_LIMIT)
+                row[10] = _clip(math.log(max(step, MIN_STEP_SECONDS) / r.interval), GAP_LIMIT)
             r.interval = carried_interval(r.interval, r.events, step)
 
         r.events += 1
@@ -214,4 +214,4 @@ def targets(
         if ahead >= len(value) or math.isnan(frames[t].mean):
             out[t] = math.nan
         else:
-            out[t] = to_unit(_clip(value[ahead], LARGEST), frames[t].mean, frames[t].deviation)
+            out[t] = to_unit(_clip(value[ahead], MAX_VALUE), frames[t].mean, frames[t].deviation)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from training.network.compiled import compiled
 from training.network.inputs import INPUT_SIZE
-from training.network.shape import LEAK_RATE, LEAST_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT
+from training.network.shape import LEAK_RATE, MIN_DEGREES_OF_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT
 from training.network.weights import Weights
 
 Float32 = NDArray[np.float32]
@@ -376,4 +376,4 @@ def _read_out(
             out[j, i] = min(max(out[j, i], np.float32(-8)), np.float32(4))
         for i in range(2 * horizons, outputs):
             softplus = max(out[j, i], np.float32(0)) + np.log1p(np.exp(-abs(out[j, i])))
-            out[j, i] = np.float32(LEAST_FREEDOM) + np.float32(4) * softplus
+            out[j, i] = np.float32(MIN_DEGREES_OF_FREEDOM) + np.float32(4) * softplus

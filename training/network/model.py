@@ -25,7 +25,7 @@ from training.network.attention import CausalAttention
 from training.network.cells import CELLS
 from training.network.horizons import HORIZONS
 from training.network.inputs import INPUT_SIZE
-from training.network.shape import LEAST_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT, Shape
+from training.network.shape import MIN_DEGREES_OF_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT, Shape
 from training.network.weights import Weights
 
 
@@ -119,7 +119,7 @@ class Forecaster(nn.Module):
         return Forecast(
             location + skip_location,
             (log_scale + skip_scale).clamp(-8.0, 4.0),
-            LEAST_FREEDOM + 4.0 * functional.softplus(freedom),
+            MIN_DEGREES_OF_FREEDOM + 4.0 * functional.softplus(freedom),
         )
 
     def initial_state(self, batch: int) -> Tensor:

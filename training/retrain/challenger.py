@@ -32,7 +32,7 @@ from training.network.model import Forecaster
 from training.network.weights import Weights, prior_of
 from training.prior.train import replay_set
 from training.retrain.distributed import ALONE, Alone, ProcessesError
-from training.retrain.outcome import LEAST_STREAMS, STILL, Outcome, teaching
+from training.retrain.outcome import MIN_STREAMS, STILL, Outcome, teaching
 from training.retrain.windows import VALUE, Recorded, from_rings, settled, window_losses
 
 HELD_BACK = WINDOW // 4  # last rows of a ring, that nothing is learnt from
@@ -42,9 +42,9 @@ REPLAY = 0.3  # share of them that is synthetic
 REPLAY_POOL, REPLAY_JUDGES = 256, 256  # synthetic series: half a second to make
 LEARNING = Learning()  # as all that is measured here was: Adam at 5e-4, falling to 0 along a cosine
 VALIDATE_EVERY, PATIENCE = 50, 3  # steps; answers without a gain
-MOST_STOPPING, MOST_JUDGING = 512, 1024  # held-back windows
+MAX_STOPPING, MAX_JUDGING = 512, 1024  # held-back windows
 
-LEAST_GAIN = 0.05  # nats: gains up to 0.1 changed no detection figure, and a swap asks all scales to get used to it
+MIN_GAIN = 0.05  # nats: gains up to 0.1 changed no detection figure, and a swap asks all scales to get used to it
 STANDARD_ERRORS = 2.0  # that the mean gain must be away from nothing
 REPLAY_MARGIN = 0.05  # nats that a challenger may be worse than the shipped prior on synthetic series that move
 SHARES = (1.0, 0.75, 0.5, 0.25)  # of the way from the champion's weights to those learnt
@@ -81,7 +81,7 @@ RINGS = Recipe(
     settle=WINDOW - HELD_BACK,
     passes=5,  # 480 rows
     judge=HELD_BACK,
-    least_groups=LEAST_STREAMS,
+    least_groups=MIN_STREAMS,
 )
 
 
@@ -216,7 +216,7 @@ def _held_back(recorded: Recorded, recipe: Recipe, rng: np.random.Generator) -> 
     names, number = np.unique(group, return_inverse=True)
     side = (rng.permutation(len(names)) % 2)[number]
     halves = []
-    for half, most in enumerate((MOST_STOPPING, MOST_JUDGING)):
+    for half, most in enumerate((MAX_STOPPING, MAX_JUDGING)):
         places = rng.permutation(np.flatnonzero(side == half))[:most]
         windows = recorded.part(first[places], length, held_back=True, warm_up=recipe.settle)
         countable = windows.mask[..., 0].any(dim=0)
@@ -255,7 +255,7 @@ def _judged(
             break
     before, after = judging.losses(champion), judging.losses(challenger)  # [groups]
     gain = float((before - after).mean())
-    asked = max(LEAST_GAIN, STANDARD_ERRORS * float((before - after).std(ddof=1)) / math.sqrt(len(before)))
+    asked = max(MIN_GAIN, STANDARD_ERRORS * float((before - after).std(ddof=1)) / math.sqrt(len(before)))
     promoted = on_replay <= limit and gain >= asked
     reason = (
         f"held-back loss {before.mean():.3f} -> {after.mean():.3f} by {len(before)} judges after {learnt.steps} steps "

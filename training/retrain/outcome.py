@@ -14,8 +14,8 @@ from training.network.inputs import INPUTS
 from training.network.registry import About
 from training.network.weights import Weights
 
-MOST_LANES = 4096  # drawn from a larger fleet: what a lane has in common with others, a sample shows
-LEAST_STREAMS = 32  # half of them judge; what fewer agree on need not last (6 streams of ASD: 0.17 nats better on
+MAX_LANES = 4096  # drawn from a larger fleet: what a lane has in common with others, a sample shows
+MIN_STREAMS = 32  # half of them judge; what fewer agree on need not last (6 streams of ASD: 0.17 nats better on
 # held-back time, 0.05 to 0.1 worse on the 100 events after it)
 STILL = 0.05  # deviations: a lane that moves less has a likelihood without bound and nothing to teach
 _VALUE = INPUTS.index("value")
@@ -62,11 +62,11 @@ def teaching(histories: NDArray[np.void], stream: NDArray[np.int64], seed: int) 
     histories: HISTORY [lanes]; stream: a number for the stream each belongs to [lanes].
     """
     full = np.flatnonzero(histories["events"] >= WINDOW)
-    if len(full) > MOST_LANES:
-        full = np.sort(np.random.default_rng(seed).choice(full, MOST_LANES, replace=False))
+    if len(full) > MAX_LANES:
+        full = np.sort(np.random.default_rng(seed).choice(full, MAX_LANES, replace=False))
     moving = full[histories["inputs"][full, :, _VALUE].std(axis=1) > STILL * SCALE]
     streams = len(np.unique(stream[moving]))
-    if streams < LEAST_STREAMS:
-        reason = f"{streams} streams have shown {WINDOW} events of a feature that moves, {LEAST_STREAMS} are needed"
+    if streams < MIN_STREAMS:
+        reason = f"{streams} streams have shown {WINDOW} events of a feature that moves, {MIN_STREAMS} are needed"
         return Outcome("skipped", reason)
     return moving

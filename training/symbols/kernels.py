@@ -34,11 +34,11 @@ RECENT = 64  # events kept, to give the lane a hidden state again when the netwo
 
 SLOW_GROWTH = 2.0 ** (1.0 / 4000.0)  # half-lives in events of the counts of single symbols
 QUICK_GROWTH = 2.0 ** (1.0 / 100.0)
-HEAVIEST = 1e6  # weight of an event at which the counts are scaled down
+MAX_WEIGHT = 1e6  # weight of an event at which the counts are scaled down
 PAIR_STEP, PAIR_LIMIT = 8, 16_384  # a pair counts 8; a row's sum halves at 2,048 events, so that 3 halvings forget one
 TRIPLES, FOLLOWERS = 512, 6  # contexts of two symbols that are remembered, and followers of each
 TRIPLE_STEP, TRIPLE_LIMIT = 4, 250
-LEAST_P = 1e-12
+MIN_PROBABILITY = 1e-12
 SMOOTHING = 0.5  # events' worth of belief in the less particular expert
 RECORD_DECAY = 0.03  # of the experts' record of late: a memory of some 30 events
 
@@ -243,16 +243,16 @@ def count(r: Record, symbol: int, found: int) -> int:
     else:
         r.slow_weight *= SLOW_GROWTH
         r.quick_weight *= QUICK_GROWTH
-    if r.slow_weight > HEAVIEST:
+    if r.slow_weight > MAX_WEIGHT:
         for k in range(SIZE):
-            r.slow[k] *= np.float32(1.0 / HEAVIEST)
-        r.slow_mass /= HEAVIEST
-        r.slow_weight /= HEAVIEST
-    if r.quick_weight > HEAVIEST:
+            r.slow[k] *= np.float32(1.0 / MAX_WEIGHT)
+        r.slow_mass /= MAX_WEIGHT
+        r.slow_weight /= MAX_WEIGHT
+    if r.quick_weight > MAX_WEIGHT:
         for k in range(SIZE):
-            r.quick[k] *= np.float32(1.0 / HEAVIEST)
-        r.quick_mass /= HEAVIEST
-        r.quick_weight /= HEAVIEST
+            r.quick[k] *= np.float32(1.0 / MAX_WEIGHT)
+        r.quick_mass /= MAX_WEIGHT
+        r.quick_weight /= MAX_WEIGHT
 
     # what happened: the symbol's place as it was before, so that something new is learnt of place 0
     r.slow[found] += np.float32(r.slow_weight)
@@ -406,8 +406,8 @@ def foresee(
             if place > 0 and p[place] > o.likely_p:
                 o.likely, o.likely_p = r.symbol[place], p[place]
         o.p, o.is_new = p[found], found == 0
-        o.surprise = -math.log(max(p[found], np.float32(LEAST_P)))
-        o.tail = max(-math.log(min(max(tail, LEAST_P), 1.0)), _rarity(r, found))
+        o.surprise = -math.log(max(p[found], np.float32(MIN_PROBABILITY)))
+        o.tail = max(-math.log(min(max(tail, MIN_PROBABILITY), 1.0)), _rarity(r, found))
         keep_record(r, x, found)
         step(w, r, count(r, symbol[j], found), found == 0, z)
 

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 SEED = 1
 LANES, ROWS, CHUNK = 48, 600, 200  # of a batch: lanes side by side, events of each that are learnt, events of a step
 BATCHES = 2400  # 7,200 steps: five minutes on a quiet core; 700 reach a held-back NLL of 1.361
-LONGEST_PAST = 30_000  # events that were counted before the first that is learnt
+MAX_PAST = 30_000  # events that were counted before the first that is learnt
 PEAK_RATE = 1e-2
 CLIP_NORM = 1.0
 HELD_BACK_SEED, HELD_BACK_BATCHES = 20_150_101, 20
@@ -121,7 +121,7 @@ def sequences_of(symbols: list[NDArray[np.int64]], from_row: int) -> Sequences:
 
 def drawn(rng: np.random.Generator, lanes: int, kind: str | None = None) -> Sequences:
     """Draw sequences of any kind, after a past of any length: half of them short."""
-    past = int(np.exp(rng.uniform(0.0, np.log(LONGEST_PAST)))) if rng.random() < 0.8 else 0
+    past = int(np.exp(rng.uniform(0.0, np.log(MAX_PAST)))) if rng.random() < 0.8 else 0
     return sequences_of([make_symbols(rng, past + ROWS, kind) for _ in range(lanes)], past)
 
 
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
         "seed": options.seed,
         "figures": figures(network),
         "recipe": {"batches": options.batches, "lanes": LANES, "rows": ROWS, "chunk": CHUNK, "peak_rate": PEAK_RATE,
-                   "longest_past": LONGEST_PAST},
+                   "longest_past": MAX_PAST},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }  # fmt: skip
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, options.output)

@@ -9,9 +9,9 @@ import pytest
 
 from connectors.batches import Alert, Partition
 from connectors.encode import score_records
-from detector.engine.batch_layout import MOST_LANES
+from detector.engine.batch_layout import MAX_LANES
 from detector.engine.engine import Engine, EngineSettings
-from detector.scoring.incidents import LEAST_THRESHOLD_MANY, REFRACTORY_MANY, REFRACTORY_SINGLE, AlertRules, alert_id
+from detector.scoring.incidents import MIN_THRESHOLD_MANY, REFRACTORY_MANY, REFRACTORY_SINGLE, AlertRules, alert_id
 from detector.scoring.judge import NOVELTY_WARMUP, RETURN_WARMUP
 from tests.streams import (
     DAY,
@@ -208,14 +208,14 @@ def test_missing_values_are_missing_not_zero(model: Weights, features: int) -> N
 
 def test_features_past_the_limit_are_dropped_and_counted_and_the_rest_scored(model: Weights) -> None:
     engine = Engine(model)
-    crowd = {f"f{k}": float(k) for k in range(MOST_LANES + 5)}
+    crowd = {f"f{k}": float(k) for k in range(MAX_LANES + 5)}
 
     steps = [engine.step(batch_of([Event("s", t, crowd)])) for t in range(1, 4)]
 
     assert [step.features_dropped for step in steps] == [5, 5, 5]
-    assert engine.lane_count() == MOST_LANES
-    assert np.diff(steps[-1].scores.start).tolist() == [MOST_LANES]
-    assert (steps[-1].scores.observation < MOST_LANES).all()
+    assert engine.lane_count() == MAX_LANES
+    assert np.diff(steps[-1].scores.start).tolist() == [MAX_LANES]
+    assert (steps[-1].scores.observation < MAX_LANES).all()
     alone = engine.step(batch_of([Event("s", 9, {"another": 1.0})]))
     assert alone.features_dropped == 1
     assert len(alone.scores) == 1
@@ -262,7 +262,7 @@ def test_rules_say_what_may_alert(model: Weights, features: int, rules: dict[str
     assert set(rows_of(fired(outcome))) & {1500, 1800} == rows
     if "fixed_threshold" in rules:
         assert (outcome.threshold == 9.0).all()
-    assert (outcome.score[[1500, 1800]] > LEAST_THRESHOLD_MANY).all()  # scores know nothing of rules
+    assert (outcome.score[[1500, 1800]] > MIN_THRESHOLD_MANY).all()  # scores know nothing of rules
 
 
 def test_an_anomaly_that_lasts_alerts_after_the_least_duration(model: Weights) -> None:

@@ -12,8 +12,8 @@ from detector.scoring.incidents import (
     CLEAR,
     FIRES,
     FLARE,
-    LEAST_THRESHOLD_MANY,
-    LEAST_THRESHOLD_SINGLE,
+    MIN_THRESHOLD_MANY,
+    MIN_THRESHOLD_SINGLE,
     NONE,
     PEAKS,
     REFRACTORY_MANY,
@@ -174,10 +174,10 @@ def test_the_threshold_is_the_budget_at_the_streams_own_rate() -> None:
     assert of(many, 60.0) == pytest.approx(math.log10(10_080 / 7))
     assert of(many, 1.0, per_week=1.0) == pytest.approx(math.log10(604_800))
     assert of(many, 300.0, per_week=0.7) == pytest.approx(math.log10(2016 / 0.7))
-    assert of(many, 3600.0) == LEAST_THRESHOLD_MANY
-    assert of(many, 0.0) == LEAST_THRESHOLD_MANY
-    assert of(single, 300.0) == LEAST_THRESHOLD_SINGLE
-    assert of(single, 1.0) > LEAST_THRESHOLD_SINGLE
+    assert of(many, 3600.0) == MIN_THRESHOLD_MANY
+    assert of(many, 0.0) == MIN_THRESHOLD_MANY
+    assert of(single, 300.0) == MIN_THRESHOLD_SINGLE
+    assert of(single, 1.0) > MIN_THRESHOLD_SINGLE
     assert of(single, 300.0, fixed=1.5) == 1.5
 
 

@@ -20,8 +20,8 @@ from detector.scoring.subspace import (
     FAR_LEARNT,
     FIRST_FIT,
     FIT_EVERY,
-    LEAST_UNIT,
     MEMORY,
+    MIN_UNIT,
     SETTLED,
     SOFTENING,
     VARIANCE_KEPT,
@@ -72,7 +72,7 @@ class Plain:
             sizes = np.abs(w - self.components.T @ (self.components @ w))
             for k, size in enumerate(sizes.tolist()):
                 if self.counts[k] >= UNIT_WARMUP:
-                    result[k] = min(size / max(self.units[k], LEAST_UNIT), UNIT_LIMIT)
+                    result[k] = min(size / max(self.units[k], MIN_UNIT), UNIT_LIMIT)
                 grow(self.histograms[k], SLOW_GROWTH)
                 learn(self.histograms[k], size)
                 if self.counts[k] % REFRESH == 0:

@@ -17,14 +17,14 @@ from connectors.batches import EventBatch
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
 from detector.service.memory_budget import BASE_BYTES, SHARE, memory_limit, tell
-from detector.state.arena import LEAST_BYTES, PAGE, Parked, Room, machine_bytes
+from detector.state.arena import MIN_STATE_BYTES, PAGE, Parked, Room, machine_bytes
 from detector.state.stream_cache import PORTION
 from detector.state.tables import Table
 from tests.detector.engine.test_parity import assert_same
 from tests.streams import MINUTE, START, Event, batch_of, in_batches, numbered, run
 from training.network.weights import Weights, load_prior
 
-LIMIT = LEAST_BYTES
+LIMIT = MIN_STATE_BYTES
 HUGE_PAGE = 4 << 20  # bytes that the system may lay beneath a single one
 WIDEST = 32 << 20  # one stream of 1,024 features: the only thing that may stand above the limit
 
@@ -191,7 +191,7 @@ def test_streams_of_a_thousand_features_are_let_through_one_by_one(model: Weight
 def test_a_batch_of_very_many_values_goes_through_in_parts(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     events = crowd(2, streams=60, rows=3)
     reference = run(Engine(model), in_batches(events, 1_000))
-    monkeypatch.setattr(engine_module, "MOST_OBSERVATIONS", 100)
+    monkeypatch.setattr(engine_module, "MAX_OBSERVATIONS", 100)
     assert_same(run(Engine(model), in_batches(events, 1_000)), reference)
 
 
@@ -303,14 +303,14 @@ def test_the_limit_follows_the_cgroups(tmp_path: Path, cgroup: str, files: dict[
 
 def test_without_a_cgroup_the_machine_says_it_and_a_setting_rules(tmp_path: Path) -> None:
     nothing = memory_limit(0, changelog=False, root=tmp_path)
-    assert nothing.state_bytes == max(round(SHARE * (machine_bytes() - BASE_BYTES)), LEAST_BYTES)
+    assert nothing.state_bytes == max(round(SHARE * (machine_bytes() - BASE_BYTES)), MIN_STATE_BYTES)
     assert memory_limit(0, changelog=True, root=tmp_path).state_bytes <= nothing.state_bytes
     assert memory_limit(123 << 20, changelog=False, root=tmp_path) == (123 << 20, "state.memory_bytes")
 
 
 def test_a_cgroup_that_is_too_small_is_told(tmp_path: Path) -> None:
     found = memory_limit(0, changelog=False, root=root_with(tmp_path, "0::/\n", memory_max=str(GIB // 2)))
-    assert found.state_bytes == LEAST_BYTES
+    assert found.state_bytes == MIN_STATE_BYTES
     assert "0.5 GB" in found.reason
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.learn.tbptt import FAR_WEIGHT, MOST_SKIPPED, WORST_NLL, Loss, Sequences, Step, cuts, loss_of, train
+from training.learn.tbptt import FAR_WEIGHT, MAX_SKIPPED, WORST_NLL, Loss, Sequences, Step, cuts, loss_of, train
 from training.network.horizons import HORIZONS
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster, student_t_nll
@@ -203,9 +203,9 @@ def test_a_step_with_nan_is_skipped_and_counted_and_training_goes_on() -> None:
 def test_three_nan_steps_in_a_row_end_the_run_with_the_former_weights() -> None:
     model = forecaster()
     before = weights(model)
-    batches = [sequences(1), *[nan_batch() for _ in range(MOST_SKIPPED)], sequences(2)]
+    batches = [sequences(1), *[nan_batch() for _ in range(MAX_SKIPPED)], sequences(2)]
     run = train(model, batches, adam(model), chunk=TIME)
-    assert (run.outcome, run.steps, run.skipped) == ("diverged", 1, MOST_SKIPPED)
+    assert (run.outcome, run.steps, run.skipped) == ("diverged", 1, MAX_SKIPPED)
     assert torch.equal(weights(model), before)
 
 

@@ -21,7 +21,7 @@ from training.prior.synthetic import Series, make_series
 from training.prior.train import replay_set, tensors_of
 from training.retrain import challenger as retraining
 from training.retrain.challenger import HELD_BACK, REPLAY_MARGIN, RINGS, retrain
-from training.retrain.outcome import LEAST_STREAMS, STILL, Outcome
+from training.retrain.outcome import MIN_STREAMS, STILL, Outcome
 from training.retrain.windows import Recorded, from_rings, window_losses
 
 ROWS = 300
@@ -202,7 +202,7 @@ def test_a_fleet_that_is_too_young_too_still_or_one_stream_is_skipped() -> None:
     young = rings(noise(LANES, WINDOW - 1))[0]
     still = rings(np.ones((LANES, ROWS)))[0]
     one = rings(noise(LANES, ROWS))[0]
-    few = one[: LEAST_STREAMS - 1]
+    few = one[: MIN_STREAMS - 1]
     incident = rings(noise(LANES, ROWS), np.ones((LANES, ROWS), np.bool_))[0]
     one_stream = np.zeros(LANES, np.int64)
     for histories, stream in (
@@ -221,7 +221,7 @@ def test_a_fleet_that_is_too_young_too_still_or_one_stream_is_skipped() -> None:
 @pytest.fixture
 def whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let any challenger through, to look at what it has learnt."""
-    monkeypatch.setattr(retraining, "LEAST_GAIN", -math.inf)
+    monkeypatch.setattr(retraining, "MIN_GAIN", -math.inf)
     monkeypatch.setattr(retraining, "STANDARD_ERRORS", -math.inf)
     monkeypatch.setattr(retraining, "REPLAY_MARGIN", math.inf)
 
@@ -296,6 +296,6 @@ def test_a_champion_that_cannot_be_trained_is_a_failure_told_as_such() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_large_fleet_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.retrain.outcome.MOST_LANES", 100)
+    monkeypatch.setattr("training.retrain.outcome.MAX_LANES", 100)
     outcome = retrain(load_prior(), rings(odd_waves(LANES, ROWS))[0], STREAM, 0)
     assert outcome.rows == 100 * (WINDOW - HELD_BACK)

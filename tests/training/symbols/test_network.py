@@ -209,7 +209,7 @@ def test_the_shipped_prior_is_small():
 
 
 def test_training_is_reproducible_and_learns(monkeypatch):
-    monkeypatch.setattr("training.symbols.network.LONGEST_PAST", 100)
+    monkeypatch.setattr("training.symbols.network.MAX_PAST", 100)
     monkeypatch.setattr("training.symbols.network.LANES", 8)
     monkeypatch.setattr("training.symbols.network.HELD_BACK_BATCHES", HELD_BACK_BATCHES // 4)
     torch.manual_seed(1)
