@@ -24,8 +24,15 @@ SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PO
 SERVICE_LINK_URL = re.compile(r"(tcp|udp|sctp)://")
 
 Name = tuple[str, ...]  # ("kafka", "topics")
-# What files written for an earlier version may still hold
-REMOVED: dict[Name, str] = {("model", "scope"): "it was removed, all streams share one model: leave it out"}
+# What files written for an earlier version may still hold: the new name, or what to do
+REMOVED: dict[Name, Name | str] = {
+    ("model", "scope"): "it was removed, all streams share one model: leave it out",
+    ("alerting", "least_deviation_absolute"): ("alerting", "min_deviation_absolute"),
+    ("alerting", "least_deviation_relative"): ("alerting", "min_deviation_relative"),
+    ("alerting", "least_duration_seconds"): ("alerting", "min_duration_seconds"),
+    ("alerting", "mute"): ("alerting", "muted_streams"),
+    ("alerting", "repeats"): ("alerting", "repeated_anomalies"),
+}
 
 
 class Found(NamedTuple):
@@ -116,9 +123,9 @@ class _Names:
 
     def suggestion(self, name: str, write: Callable[[Name], str], sections: bool = False) -> str:
         """Return what to do about an unknown name, in the source's own way of writing names."""
-        for path, why in REMOVED.items():
+        for path, now in REMOVED.items():
             if name == write(path):
-                return why
+                return now if isinstance(now, str) else f"it is called {write(now)} now"
         known = self.sections if sections else (*self.types, *self.secret_files)
         written = {write(path).removeprefix(PREFIX): write(path) for path in known}  # what all share says nothing
         near = difflib.get_close_matches(name.removeprefix(PREFIX), written, n=1)

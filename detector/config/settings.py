@@ -179,22 +179,22 @@ class AlertingSettings(Section):
     threshold: float | None = Field(
         None, gt=0, le=300, description="A fixed score instead of the budgets: 6 is once in a million events."
     )
-    repeats: Literal["learn", "flag"] = Field(
+    repeated_anomalies: Literal["learn", "flag"] = Field(
         "learn", description="A repeated anomaly becomes normal (learn), or each repetition is told (flag)."
     )
     direction: Literal["both", "above", "below"] = Field(
         "both", description="Which side of the expectation may alert, by the feature that contributes most."
     )
-    least_deviation_absolute: float = Field(
+    min_deviation_absolute: float = Field(
         0.0, ge=0, description="Observed and expected must differ by so much, in the data's own unit."
     )
-    least_deviation_relative: float = Field(
+    min_deviation_relative: float = Field(
         0.0, ge=0, description="Observed and expected must differ by so much, as a share of the expected value."
     )
-    least_duration_seconds: float = Field(
+    min_duration_seconds: float = Field(
         0.0, ge=0, le=MAX_SECONDS, description="An anomaly must last so long, in event time, before it alerts."
     )
-    mute: tuple[str, ...] = Field((), description='Streams that never alert, by name pattern: "test-*/*".')
+    muted_streams: tuple[str, ...] = Field((), description='Streams that never alert, by name pattern: "test-*/*".')
     critical_above_threshold: float = Field(
         1.0, ge=0, le=300, description="A score so far above the threshold is critical: 1 is ten times as rare."
     )

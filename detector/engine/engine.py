@@ -49,7 +49,7 @@ class EngineSettings:
     threads: int = 1
     keep_late: bool = False
     keep_duplicates: bool = False
-    mute: tuple[str, ...] = ()  # name patterns
+    muted_streams: tuple[str, ...] = ()  # name patterns
     rules: AlertRules = field(default_factory=AlertRules)
 
 
@@ -94,7 +94,7 @@ class Engine(Residents):
             fetch,
             parked,
             memory_bytes=self.settings.memory_bytes,
-            mute=self.settings.mute,
+            muted_streams=self.settings.muted_streams,
         )
         self._on_stage = on_stage or (lambda _: None)
         self._pool = ThreadPoolExecutor(self.settings.threads) if self.settings.threads > 1 else None
@@ -103,9 +103,9 @@ class Engine(Residents):
             r.alerts_per_stream_per_week,
             r.fixed_threshold,
             r.direction,
-            r.least_deviation_absolute,
-            r.least_deviation_relative,
-            r.least_duration_seconds,
+            r.min_deviation_absolute,
+            r.min_deviation_relative,
+            r.min_duration_seconds,
             r.flag_repeats,
         )
 

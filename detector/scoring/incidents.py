@@ -34,9 +34,9 @@ class AlertRules:
     alerts_per_stream_per_week: float = 7.0
     fixed_threshold: float = math.nan  # a score; NaN: from the budget
     direction: int = 0
-    least_deviation_absolute: float = 0.0  # of observed from expected, in the data's unit
-    least_deviation_relative: float = 0.0  # share of the expected value
-    least_duration_seconds: float = 0.0
+    min_deviation_absolute: float = 0.0  # of observed from expected, in the data's unit
+    min_deviation_relative: float = 0.0  # share of the expected value
+    min_duration_seconds: float = 0.0
     critical_above_threshold: float = 1.0  # a score so far above the threshold is critical: ten times as rare
     flag_repeats: bool = False
 
@@ -64,9 +64,9 @@ def watch(
     expected: float,
     fixed: bool,  # the threshold is the operator's own, whatever the stream's age
     direction: int,
-    least_absolute: float,
-    least_relative: float,
-    least_duration: float,
+    min_absolute: float,
+    min_relative: float,
+    min_duration: float,
 ) -> None:
     """Carry one stream's incident on by one event."""
     i = s.incident
@@ -76,15 +76,15 @@ def watch(
         and not v.warming
         and not s.muted
         and (direction == 0 or deviation * direction >= 0.0)
-        and abs(deviation) >= least_absolute
-        and abs(deviation) >= least_relative * abs(expected)
+        and abs(deviation) >= min_absolute
+        and abs(deviation) >= min_relative * abs(expected)
     )
     v.young = over and not fixed and v.threshold > math.log10(CLAIM * max(s.events, 1))
     over = over and not v.young
     i.recent = ((i.recent << 1) | over) & RECENT
     if over and (not i.on or time < i.since):  # the stream's time may have moved back
         i.since = time
-    confirmed = over and (time - i.since) * 1e-9 >= least_duration
+    confirmed = over and (time - i.since) * 1e-9 >= min_duration
     if s.lanes > 1:
         lone = (i.recent & (i.recent - 1)) == 0
         confirmed = confirmed and (not lone or v.score > v.threshold + CLEAR)

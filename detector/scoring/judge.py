@@ -362,7 +362,7 @@ def judge_single(
     x: float,
     time: int,
     m: Record,  # MEASURED, one record
-    repeats: bool,  # alerting.repeats = "flag"
+    repeats: bool,  # alerting.repeated_anomalies = "flag"
 ) -> tuple[float, float, bool]:
     """Judge one event of one feature: return score, surprise and whether the stream is still warming."""
     weight = max(SKILL_DECAY, 1.0 / (n.events + 1))

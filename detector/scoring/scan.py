@@ -74,7 +74,7 @@ def judge(
     lapse: Int64,  # [events] when its stream had fallen silent before it came; 0: it had not
 ) -> None:
     """Judge events first..last, and carry their streams' incidents on."""
-    per_week, fixed, direction, least_absolute, least_relative, least_duration, repeats = rules
+    per_week, fixed, direction, min_absolute, min_relative, min_duration, repeats = rules
     for i in range(first, last):
         s, v = streams[slot[i]], verdicts[i]
         a, b = start[i], start[i + 1]
@@ -120,9 +120,9 @@ def judge(
             expected,
             not math.isnan(fixed),
             direction,
-            least_absolute,
-            least_relative,
-            least_duration,
+            min_absolute,
+            min_relative,
+            min_duration,
         )
         for j in range(a, b):
             masked[j] = s.incident.open

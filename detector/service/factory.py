@@ -47,16 +47,16 @@ def engine_settings(settings: Settings, memory_bytes: int = 0) -> EngineSettings
         threads=settings.compute.threads or len(os.sched_getaffinity(0)),
         keep_late=processing.late == "score",
         keep_duplicates=processing.duplicates == "score",
-        mute=tuple(alerting.mute),
+        muted_streams=tuple(alerting.muted_streams),
         rules=AlertRules(
             alerts_per_stream_per_week=alerting.alerts_per_stream_per_week,
             fixed_threshold=math.nan if alerting.threshold is None else alerting.threshold,
             direction={"above": 1, "below": -1, "both": 0}[alerting.direction],
-            least_deviation_absolute=alerting.least_deviation_absolute,
-            least_deviation_relative=alerting.least_deviation_relative,
-            least_duration_seconds=alerting.least_duration_seconds,
+            min_deviation_absolute=alerting.min_deviation_absolute,
+            min_deviation_relative=alerting.min_deviation_relative,
+            min_duration_seconds=alerting.min_duration_seconds,
             critical_above_threshold=alerting.critical_above_threshold,
-            flag_repeats=alerting.repeats == "flag",
+            flag_repeats=alerting.repeated_anomalies == "flag",
         ),
     )
 

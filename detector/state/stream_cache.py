@@ -33,7 +33,7 @@ class Residents:
 
     `fetch` brings back the states that were drained for streams not in memory (None: never seen); what it returns is
     taken one by one, as memory allows. `parked` holds what is evicted between two drains. States may take
-    `memory_bytes`, but for one stream more; 0: no limit. `mute`: patterns of names.
+    `memory_bytes`, but for one stream more; 0: no limit. `muted_streams`: patterns of names.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Residents:
         parked: Parked | None = None,
         *,
         memory_bytes: int = 0,
-        mute: Sequence[str] = (),
+        muted_streams: Sequence[str] = (),
     ) -> None:
         self.states = states
         self.version = version  # of the weights that hidden states belong to, by name; below by number
         self._model_number = 1
         self._fetch = fetch or (lambda names: [None] * len(names))
-        self._memory_bytes, self._mute = memory_bytes, tuple(mute)
+        self._memory_bytes, self._muted_streams = memory_bytes, tuple(muted_streams)
         self._changed: set[int] = set()
         self._parked = Parked() if parked is None else parked  # evicted since the last drain
         self._turn = 0
@@ -78,7 +78,7 @@ class Residents:
     def _take(self, name: str, row: bytes | None) -> int:
         states, model = self.states, self._model_number
         slot = states.add(name) if row is None else states.unpack(name, row, model, self.version)
-        muted = any(fnmatchcase(name, pattern) for pattern in self._mute)
+        muted = any(fnmatchcase(name, pattern) for pattern in self._muted_streams)
         self.states.streams.rows[slot]["muted"] = muted
         return slot
 

@@ -54,12 +54,12 @@ def test_each_source_wins_over_those_before_it(config: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a,b", " a , b ", '["a", "b"]', "['a', 'b']"])
 def test_lists_may_be_written_with_commas_or_as_toml_in_variables_and_options(text: str) -> None:
-    by_variable = load_settings(None, {"LONGWATCH_KAFKA__TOPICS": text, "LONGWATCH_ALERTING__MUTE": text})
-    by_option = load_settings(None, {}, [f"kafka.topics={text}", f"alerting.mute = {text}"])
+    by_variable = load_settings(None, {"LONGWATCH_KAFKA__TOPICS": text, "LONGWATCH_ALERTING__MUTED_STREAMS": text})
+    by_option = load_settings(None, {}, [f"kafka.topics={text}", f"alerting.muted_streams = {text}"])
     for settings in (by_variable, by_option):
         assert settings.kafka.topics == ["a", "b"]
-        assert settings.alerting.mute == ("a", "b")
-    assert load_settings(None, {"LONGWATCH_ALERTING__MUTE": ""}).alerting.mute == ()
+        assert settings.alerting.muted_streams == ("a", "b")
+    assert load_settings(None, {"LONGWATCH_ALERTING__MUTED_STREAMS": ""}).alerting.muted_streams == ()
 
 
 def test_texts_become_the_type_that_the_setting_asks_for() -> None:
@@ -129,6 +129,16 @@ def test_a_setting_that_was_removed_says_so_in_every_source(config: Path, value:
         f"{config}:2: unknown setting model.scope; {why}",
         f"environment LONGWATCH_MODEL__SCOPE: unknown setting; {why}",
         f"--set model.scope: unknown setting; {why}",
+    ]
+
+
+def test_a_setting_that_was_renamed_names_the_new_one_in_every_source(config: Path) -> None:
+    config.write_text('[alerting]\nmute = ["a"]\n')
+    assert errors_of(config, {"LONGWATCH_ALERTING__REPEATS": "flag"}, "alerting.least_duration_seconds=3") == [
+        f"{config}:2: unknown setting alerting.mute; it is called alerting.muted_streams now",
+        "environment LONGWATCH_ALERTING__REPEATS: unknown setting;"
+        " it is called LONGWATCH_ALERTING__REPEATED_ANOMALIES now",
+        "--set alerting.least_duration_seconds: unknown setting; it is called alerting.min_duration_seconds now",
     ]
 
 
@@ -302,7 +312,7 @@ def test_no_secret_is_ever_shown(config: Path, caplog: pytest.LogCaptureFixture)
 
 def test_the_effective_settings_can_be_read_back_and_say_where_they_came_from(config: Path) -> None:
     overrides = [
-        'alerting.mute=["a \\"b\\"", "ü\\u007f"]',
+        'alerting.muted_streams=["a \\"b\\"", "ü\\u007f"]',
         "alerting.threshold=3",
         "training.enabled=no",
         "state.directory=/tmp/a b",

@@ -248,11 +248,11 @@ def both_ways(features: int = 1) -> list[Event]:
         ({}, {1500, 1800}),
         ({"direction": 1}, {1500}),
         ({"direction": -1}, {1800}),
-        ({"least_deviation_absolute": 3.5}, {1500, 1800}),
-        ({"least_deviation_absolute": 8.0}, set()),
-        ({"least_deviation_relative": 0.25}, {1500, 1800}),
-        ({"least_deviation_relative": 0.9}, set()),
-        ({"least_duration_seconds": 600.0}, set()),
+        ({"min_deviation_absolute": 3.5}, {1500, 1800}),
+        ({"min_deviation_absolute": 8.0}, set()),
+        ({"min_deviation_relative": 0.25}, {1500, 1800}),
+        ({"min_deviation_relative": 0.9}, set()),
+        ({"min_duration_seconds": 600.0}, set()),
         ({"fixed_threshold": 9.0}, set()),
     ],
 )
@@ -265,11 +265,11 @@ def test_rules_say_what_may_alert(model: Weights, features: int, rules: dict[str
     assert (outcome.score[[1500, 1800]] > MIN_THRESHOLD_MANY).all()  # scores know nothing of rules
 
 
-def test_an_anomaly_that_lasts_alerts_after_the_least_duration(model: Weights) -> None:
+def test_an_anomaly_that_lasts_alerts_after_the_min_duration(model: Weights) -> None:
     value = noisy(2000, 6)
     value[1500:1512] += 6.0 * np.sign(np.arange(12) % 2 - 0.5)[:, None]
 
-    late = rows_of(fired(ruled(model, wide("s", clock(2000), value), least_duration_seconds=900.0)))
+    late = rows_of(fired(ruled(model, wide("s", clock(2000), value), min_duration_seconds=900.0)))
 
     assert late == [1503]
 
@@ -278,7 +278,7 @@ def test_streams_are_muted_by_pattern(model: Weights) -> None:
     events = both_ways()
     named = [e._replace(stream=name) for e in events for name in ("test-1/cpu", "prod-1/cpu")]
 
-    outcome = scored(model, named, mute=("test-*/*",))
+    outcome = scored(model, named, muted_streams=("test-*/*",))
 
     assert {alert.stream for alert in outcome.alerts} == {"prod-1/cpu"}
     assert outcome.score.reshape(-1, 2)[1500].min() > 3.0

@@ -41,9 +41,9 @@ def watched(
     deviations: float | Sequence[float] = 5.0,
     expected: float = 10.0,
     direction: int = 0,
-    least_absolute: float = 0.0,
-    least_relative: float = 0.0,
-    least_duration: float = 0.0,
+    min_absolute: float = 0.0,
+    min_relative: float = 0.0,
+    min_duration: float = 0.0,
     step: int = SECOND,
     fixed: bool = False,
 ) -> tuple[list[int], list[bool]]:
@@ -55,7 +55,7 @@ def watched(
         v["score"], v["threshold"], v["warming"] = score, THRESHOLD, warming
         watch(
             s[0], v[0], k * step, deviation, expected, fixed,
-            direction, least_absolute, least_relative, least_duration,
+            direction, min_absolute, min_relative, min_duration,
         )  # fmt: skip
         changes.append(int(v["change"][0]))
         alerts.append(bool(v["alert"][0]))
@@ -125,12 +125,12 @@ def test_direction_lets_only_one_side_alert(direction: int, fires: list[int]) ->
 @pytest.mark.parametrize(
     ("rules", "fires"),
     [
-        ({"least_absolute": 5.0}, True),
-        ({"least_absolute": 5.1}, False),
-        ({"least_relative": 0.5}, True),
-        ({"least_relative": 0.51}, False),
-        ({"least_relative": 0.51, "expected": -10.0}, False),
-        ({"least_relative": 9.0, "expected": 0.0}, True),
+        ({"min_absolute": 5.0}, True),
+        ({"min_absolute": 5.1}, False),
+        ({"min_relative": 0.5}, True),
+        ({"min_relative": 0.51}, False),
+        ({"min_relative": 0.51, "expected": -10.0}, False),
+        ({"min_relative": 9.0, "expected": 0.0}, True),
     ],
 )
 def test_what_deviates_by_less_than_asked_does_not_alert(rules: dict[str, Any], fires: bool) -> None:
@@ -139,9 +139,9 @@ def test_what_deviates_by_less_than_asked_does_not_alert(rules: dict[str, Any], 
         assert bool(at(changes, FIRES)) == fires
 
 
-def test_a_least_duration_counts_event_time_of_an_unbroken_run() -> None:
+def test_a_min_duration_counts_event_time_of_an_unbroken_run() -> None:
     def fires(scores: Sequence[float], step: int = SECOND) -> list[int]:
-        return at(watched(scores, least_duration=3.0, step=step)[0], FIRES)
+        return at(watched(scores, min_duration=3.0, step=step)[0], FIRES)
 
     assert fires([QUIET, HIGH, HIGH, HIGH, HIGH]) == [4]
     assert fires([HIGH, HIGH, HIGH, QUIET, HIGH, HIGH, HIGH]) == []

@@ -288,7 +288,7 @@ def test_a_symbol_in_a_stream_of_many_features_leads_its_alert(model: Weights) -
     assert set(alert.lower) == {f"f{i}" for i in range(5)}
 
 
-@pytest.mark.parametrize("rules", [AlertRules(direction=-1), AlertRules(least_deviation_absolute=1e9)])
+@pytest.mark.parametrize("rules", [AlertRules(direction=-1), AlertRules(min_deviation_absolute=1e9)])
 def test_how_far_a_number_must_be_off_says_nothing_of_a_symbol(model: Weights, rules: AlertRules) -> None:
     codes = codes_of("uniform", 2, ROWS)
     codes[SETTLED] = "never seen"
