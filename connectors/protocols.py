@@ -38,7 +38,7 @@ class DaemonSource(Source, Protocol):
     def rewinds(self) -> bool:
         """Whether `rewind` works: a pipe's records come once."""
 
-    def beginnings(self) -> Mapping[str, Sequence[int | str]]:
+    def fingerprints(self) -> Mapping[str, Sequence[int | str]]:
         """Return what tells, after a restart, that offsets are still those of the same files; as JSON can hold it."""
 
     def rewind(self, offsets: Mapping[Partition, int]) -> None:

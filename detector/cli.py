@@ -282,7 +282,7 @@ def _check(settings: Settings) -> None:
     failed = 0
     for finding in check(settings):
         print(printable(str(finding)), flush=True)  # each as it is found: an unreachable broker takes seconds
-        failed += bool(finding.trouble)
+        failed += bool(finding.problem)
     if failed:
         sys.exit(USAGE)
 

@@ -15,7 +15,7 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re
 _VERSION, _UTC_TIME = 0xA0, 0x17  # tags of DER
 
 
-def expiry_trouble(path: str | Path, now: datetime) -> str:
+def expiry_problem(path: str | Path, now: datetime) -> str:
     """Return which certificates of a file are not good at `now`; empty where all are. Raises OSError, ValueError."""
     found = [_dates(ssl.PEM_cert_to_DER_cert(pem)) for pem in _PEM.findall(Path(path).read_text(encoding="latin-1"))]
     if not found:

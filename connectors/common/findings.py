@@ -9,10 +9,10 @@ class Finding(NamedTuple):
     """One thing that was looked at: what, and what is wrong with it and how to mend that, or else a word on it."""
 
     what: str
-    trouble: str = ""  # empty: nothing
+    problem: str = ""  # empty: nothing
     note: str = ""
 
     def __str__(self) -> str:
         """Return the line for a person."""
-        said = self.trouble or self.note
-        return f"{'failed' if self.trouble else 'ok':6}  {self.what}{f': {said}' if said else ''}"
+        said = self.problem or self.note
+        return f"{'failed' if self.problem else 'ok':6}  {self.what}{f': {said}' if said else ''}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PRIVATE = 0o600
-MAX_BEGINNING_BYTES = 1 << 16  # a read of a file: a thousand lines
+MAX_FINGERPRINT_BYTES = 1 << 16  # a read of a file: a thousand lines
 
 
 def open_private(path: str | Path, flags: int) -> int:
@@ -58,14 +58,14 @@ def locked(descriptor: int) -> bool:
     return True
 
 
-class Beginning(NamedTuple):
+class Fingerprint(NamedTuple):
     """What a file begins with: by it the file is known again under its name, also after it has grown."""
 
     size: int  # bytes
     digest: str
 
 
-class BeginningOf:
+class FingerprintBuilder:
     """Takes a file's bytes as they come, and keeps what is needed to know its beginning again."""
 
     def __init__(self) -> None:
@@ -73,18 +73,18 @@ class BeginningOf:
 
     def add(self, data: bytes) -> None:
         """Take the next bytes."""
-        if self._size < MAX_BEGINNING_BYTES:
-            data = data[: MAX_BEGINNING_BYTES - self._size]
+        if self._size < MAX_FINGERPRINT_BYTES:
+            data = data[: MAX_FINGERPRINT_BYTES - self._size]
             self._digest.update(data)
             self._size += len(data)
 
-    def known(self) -> Beginning:
+    def known(self) -> Fingerprint:
         """Return what the file begins with, as far as it has come."""
-        return Beginning(self._size, self._digest.hexdigest())
+        return Fingerprint(self._size, self._digest.hexdigest())
 
 
-def beginning(descriptor: int, size: int = MAX_BEGINNING_BYTES) -> Beginning:
+def fingerprint_of(descriptor: int, size: int = MAX_FINGERPRINT_BYTES) -> Fingerprint:
     """Return what an open file begins with: its first `size` bytes, or all of fewer. Raises OSError."""
-    found = BeginningOf()
+    found = FingerprintBuilder()
     found.add(os.pread(descriptor, size, 0))
     return found.known()

@@ -10,7 +10,7 @@ from typing import TypeVar
 _Result = TypeVar("_Result")
 
 
-def apart(work: Callable[[], _Result]) -> Future[_Result]:
+def run_in_thread(work: Callable[[], _Result]) -> Future[_Result]:
     """Do something in a thread of its own, which does not keep the process from ending."""
     future: Future[_Result] = Future()
 

@@ -7,7 +7,7 @@ import select
 import stat
 import zlib
 
-from connectors.common.private_files import Beginning, BeginningOf, beginning
+from connectors.common.private_files import Fingerprint, FingerprintBuilder, fingerprint_of
 
 STANDARD_INPUT = "-"
 
@@ -42,23 +42,23 @@ class LineReader:
         self.waits = not stat.S_ISREG(mode)  # a pipe, say: it may have nothing yet
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLIN)
-        self._beginning = BeginningOf()
+        self._fingerprint = FingerprintBuilder()
         self._gzip: zlib._Decompress | None = None
         self._begun = False
         self._line = 0  # read so far
         self._rest = b""  # the beginning of a line whose end has not been read
         self._cutting = False  # the rest of a line that is too long is being passed over
 
-    def begins_with(self, before: Beginning) -> bool:
+    def matches(self, before: Fingerprint) -> bool:
         """Whether the file begins so. Raises FileError."""
         try:
-            return beginning(self._descriptor, before.size) == before
+            return fingerprint_of(self._descriptor, before.size) == before
         except OSError as error:
             raise FileError(f"{self._path}: cannot be read: {error.strerror}") from error
 
-    def beginning(self) -> Beginning:
+    def fingerprint(self) -> Fingerprint:
         """Return what has been read of the file's beginning."""
-        return self._beginning.known()
+        return self._fingerprint.known()
 
     def read(self, timeout_seconds: float) -> list[tuple[int, bytes]] | None:
         """Return the next lines, none of them where nothing came for so long; None at the end.
@@ -72,7 +72,7 @@ class LineReader:
             data = os.read(self._descriptor, _CHUNK_BYTES)
         except OSError as error:
             raise FileError(f"{self._path}: reading failed after line {self._line}: {error.strerror}") from error
-        self._beginning.add(data)
+        self._fingerprint.add(data)
         if not self._begun and data:
             self._begun = True
             # a pipe may hand over its first byte alone; one is enough, since text does not begin with it

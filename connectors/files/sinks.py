@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from connectors.batches import Alert, Rejected, Scores
-from connectors.common.private_files import MAX_BEGINNING_BYTES, Beginning, beginning, locked, open_private
+from connectors.common.private_files import MAX_FINGERPRINT_BYTES, Fingerprint, fingerprint_of, locked, open_private
 from connectors.encode import alert_record, rejected_record, score_records
 from connectors.files.lines import FileError
 from connectors.protocols import NotWrittenError
@@ -33,7 +33,7 @@ class Written(NamedTuple):
     """How far a file has been written, and what it begins with: another file of its name is not cut off."""
 
     size: int  # bytes
-    begins_size: int = 0  # of Beginning; 0: not known
+    begins_size: int = 0  # of Fingerprint; 0: not known
     begins_digest: str = ""
 
 
@@ -60,7 +60,7 @@ class _JsonLines:
         except OSError as error:
             raise self._error(error) from error
         self._kept = bytearray()  # lines, and perhaps the end of one, that are not in the file yet
-        self._begins = Beginning(0, "")
+        self._begins = Fingerprint(0, "")
 
     def _taken(self) -> bool:
         """Lock the file; return whether it is one that can be cut back: a device cannot. Raises FileError, OSError."""
@@ -96,8 +96,8 @@ class _JsonLines:
         if not self._regular:
             return {}
         size, descriptor = self._size(), self._file.fileno()
-        if self._begins.size < min(size, MAX_BEGINNING_BYTES):
-            self._begins = beginning(descriptor)
+        if self._begins.size < min(size, MAX_FINGERPRINT_BYTES):
+            self._begins = fingerprint_of(descriptor)
         return {str(self._path): Written(size + len(self._kept), *self._begins)}
 
     def restore(self, position: Mapping[str, Any]) -> None:
@@ -110,15 +110,15 @@ class _JsonLines:
         # a whole number in stores of earlier versions
         size, *begins = (place, 0, "") if isinstance(place, int) else place
         self._kept.clear()
-        found, before = self._size(), Beginning(*begins)
-        if before.size and before != beginning(self._file.fileno(), before.size):
+        found, before = self._size(), Fingerprint(*begins)
+        if before.size and before != fingerprint_of(self._file.fileno(), before.size):
             logger.warning("%s: is another file than before; writing goes on at its end", self._path)
         elif found < size:
             logger.warning("%s: holds %d bytes, %d were written before; writing goes on there", self._path, found, size)
         elif found > size:
             logger.info("%s: taking back %d bytes written after the last checkpoint", self._path, found - size)
             self._file.truncate(size)
-            self._begins = Beginning(0, "")  # what comes in its place may differ
+            self._begins = Fingerprint(0, "")  # what comes in its place may differ
             self._file.seek(size)
             self.flush()
 

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from connectors.batches import CsvLayout, Int64, Partition, RawBatch
-from connectors.common.private_files import Beginning
+from connectors.common.private_files import Fingerprint
 from connectors.common.section import Section
 from connectors.decode.decoder import Decoder
 from connectors.files.lines import STANDARD_INPUT, FileError, LineReader
@@ -52,8 +52,8 @@ class FileSource:
     A file is a partition (its path, 0); a record's offset is its number in the file, from 0, blank lines and header
     not counted. What a file is, its first byte says: "{" JSON lines, anything else a CSV header with a column
     `timestamp`, perhaps `stream`, and features. Where no record can name its stream, the file's stem does. `start`
-    is where to go on, by partition, and `beginnings` what the files then began with, by path. Standard input and other
-    pipes have no such place, since what they held before a restart is gone.
+    is where to go on, by partition, and `fingerprints` what the files then began with, by path. Standard input and
+    other pipes have no such place, since what they held before a restart is gone.
 
     Raises FileError at once for a file that cannot be opened, is neither kind, or is another one by now. One that
     breaks off or is damaged is told in the log when that is met; all that can be read of it and the others is handed
@@ -65,7 +65,7 @@ class FileSource:
         settings: FileSettings,
         decoder: Decoder | None = None,
         start: Mapping[Partition, int] | None = None,
-        beginnings: Mapping[str, Beginning] | None = None,
+        fingerprints: Mapping[str, Fingerprint] | None = None,
     ) -> None:
         decoder = decoder or Decoder()
         self._speed = settings.speed
@@ -76,7 +76,7 @@ class FileSource:
         begin = {Partition(path, 0): 0 for path in settings.paths}
         begin.update((p, at) for p, at in (start or {}).items() if p in begin and p.topic != STANDARD_INPUT)
         self._next = begin  # by partition: the offset of the next record to hand over
-        self._beginnings = dict(beginnings or {})  # by path, also of files that are not read now
+        self._beginnings = dict(fingerprints or {})  # by path, also of files that are not read now
         self._files: list[_File] = []
         self._open()
 
@@ -109,14 +109,14 @@ class FileSource:
     def rewind(self, offsets: Mapping[Partition, int]) -> None:
         """Open the files again, and go on at these offsets; raises FileError."""
         self.close()
-        self._beginnings = self.beginnings()
+        self._beginnings = self.fingerprints()
         self._next.update(offsets)
         self._ready, self._files = None, []
         self._open()
 
-    def beginnings(self) -> dict[str, Beginning]:
-        """Return what each file begins with that can be read again, by path; for `beginnings` after a restart."""
-        return self._beginnings | {f.partition.topic: f.beginning() for f in self._files if not f.waits and f.begun}
+    def fingerprints(self) -> dict[str, Fingerprint]:
+        """Return what each file begins with that can be read again, by path; for `fingerprints` after a restart."""
+        return self._beginnings | {f.partition.topic: f.fingerprint() for f in self._files if not f.waits and f.begun}
 
     def finished(self) -> bool:
         """Whether every file has been handed over to its end."""
@@ -243,7 +243,7 @@ def _merged(blocks: list[_Block]) -> _Block:
 class _File:
     """One file: its records that have been read and not yet taken."""
 
-    def __init__(self, path: str, first: int, before: Beginning | None, decoder: Decoder, *, timed: bool) -> None:
+    def __init__(self, path: str, first: int, before: Fingerprint | None, decoder: Decoder, *, timed: bool) -> None:
         self.partition = Partition(path, 0)
         name = "stdin" if path == STANDARD_INPUT else Path(path).name.removesuffix(".gz")
         self.key: bytes | None = Path(name).stem.encode()
@@ -260,13 +260,13 @@ class _File:
         self._timed = timed
         self.begun = False
         self._reader = LineReader(path, decoder.max_record_bytes)
-        self.beginning = self._reader.beginning
+        self.fingerprint = self._reader.fingerprint
         self.waits = self._reader.waits
         if self.waits:
             self._first = 0
         else:
             try:
-                if first and before is not None and not self._reader.begins_with(before):
+                if first and before is not None and not self._reader.matches(before):
                     raise FileError(
                         f"{path}: does not begin as it did when {first} records of it were processed: it is another"
                         " file by now; give it another name, or start with an empty state directory"

@@ -19,11 +19,11 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from connectors.batches import Alert
-from connectors.common.trouble import Trouble
+from connectors.common.problem import OngoingProblem
 from connectors.decode.timestamps import parse_time
 from connectors.kafka.client_internals import position_of
 from connectors.kafka.connect import connect
-from connectors.kafka.errors import in_words, lasting
+from connectors.kafka.errors import explain_error, is_permanent
 from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS
 from connectors.kafka.names import feed_group
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
@@ -83,7 +83,7 @@ class AlertFeed(threading.Thread):
     The topic may hold other groups' alerts as well: those whose record names another group are left to it. A record
     that names none was written by a version that did not say, and is taken: better twice than never.
 
-    `failure` is what ended the thread, None while it goes on; `trouble` what it tries again.
+    `failure` is what ended the thread, None while it goes on; `problem` what it tries again.
     """
 
     def __init__(self, settings: KafkaSettings, sink: AlertSink) -> None:
@@ -94,7 +94,7 @@ class AlertFeed(threading.Thread):
         self._stopping = threading.Event()
         self._committed: dict[TopicPartition, int] = {}  # as far as this thread knows
         self.failure: BaseException | None = None
-        self.trouble = Trouble()
+        self.problem = OngoingProblem()
 
     def run(self) -> None:
         """Feed until stopped; waits for brokers that are away."""
@@ -111,12 +111,12 @@ class AlertFeed(threading.Thread):
                     with contextlib.suppress(KafkaError):
                         consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
             except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
-                why = in_words(error, self._settings, topic=self._settings.alerts_topic, group=self._group)
+                why = explain_error(error, self._settings, topic=self._settings.alerts_topic, group=self._group)
                 why = f"alerts cannot be read for the webhook: {why}"
-                if lasting(error):
+                if is_permanent(error):
                     self.failure = KafkaConnectorError(why)
                     return
-                if self.trouble.met(why):
+                if self.problem.report(why):
                     log.warning("%s; trying again", why)
                 self._stopping.wait(RETRY_SECONDS)
             except BaseException as error:  # noqa: BLE001 - the daemon's thread raises it
@@ -171,10 +171,10 @@ class AlertFeed(threading.Thread):
         try:
             consumer.commit({p: OffsetAndMetadata(at, "", -1) for p, at in reached.items()}, timeout_ms=ANSWER_MS)
         except KafkaError as error:
-            if lasting(error):
+            if is_permanent(error):
                 raise
             log.debug("offsets of group %s were not committed (%s): some alerts may come again", self._group, error)
-            self.trouble.met(f"offsets of group {self._group} cannot be committed: {type(error).__name__}: {error}")
+            self.problem.report(f"offsets of group {self._group} cannot be committed: {type(error).__name__}: {error}")
         else:
             self._committed.update(reached)
 
@@ -184,7 +184,7 @@ class AlertFeed(threading.Thread):
             try:
                 self._sink.flush()
             except NotWrittenError as error:
-                if self.trouble.met(f"alerts for the webhook wait: {error}"):
+                if self.problem.report(f"alerts for the webhook wait: {error}"):
                     log.error("alerts for the webhook wait: %s", error)  # noqa: TRY400 - its text says it all
                 self._stopping.wait(RETRY_SECONDS)
             else:

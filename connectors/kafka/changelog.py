@@ -20,8 +20,8 @@ from kafka.protocol.consumer import OffsetSpec
 
 from connectors.batches import Partition
 from connectors.kafka.changelog_format import MIN_MESSAGE_BYTES, ChangelogError
-from connectors.kafka.client_internals import Record, polled_records, position_of, use_quick_records
-from connectors.kafka.errors import in_words, lasting, principal
+from connectors.kafka.client_internals import RawRecord, polled_records, position_of, use_compiled_parser
+from connectors.kafka.errors import explain_error, is_permanent, principal
 from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS
 from connectors.kafka.settings import KafkaSettings
 
@@ -63,7 +63,7 @@ class Changelogs:
         except BaseException:
             self._admin.close()
             raise
-        use_quick_records(self._consumer)
+        use_compiled_parser(self._consumer)
         self._identities: dict[str, str] = {}  # of topics that have been checked, by the source topic's name
 
     def prepare(self, topic: str) -> int:
@@ -110,7 +110,7 @@ class Changelogs:
             if position_of(self._consumer, partition, ANSWER_MS) != at:
                 self._consumer.seek(partition, at)
 
-    def poll(self, timeout_ms: int) -> dict[Partition, list[Record]]:
+    def poll(self, timeout_ms: int) -> dict[Partition, list[RawRecord]]:
         """Return committed records by the source's partition."""
         if not self._consumer.assignment():
             return {}
@@ -149,9 +149,9 @@ class Changelogs:
         try:
             yield
         except KafkaError as error:
-            if not lasting(error):
+            if not is_permanent(error):
                 raise
-            why = in_words(error, self._settings, topic=topic, right=right)
+            why = explain_error(error, self._settings, topic=topic, right=right)
             raise ChangelogError(f"the changelog of group {self._settings.group_id}: {why}{otherwise}") from None
 
     def _identity(self, name: str) -> str:
@@ -183,8 +183,8 @@ class Changelogs:
                 " its cleanup.policy is compact",
                 *(name, principal(self._settings)),
             )
-        if trouble := settings_trouble(name, settings):
-            raise ChangelogError(trouble)
+        if problem := settings_problem(name, settings):
+            raise ChangelogError(problem)
 
 
 def topic_settings(replicas: int) -> dict[str, str]:
@@ -192,7 +192,7 @@ def topic_settings(replicas: int) -> dict[str, str]:
     return TOPIC_SETTINGS | ({"min.insync.replicas": "2"} if replicas > 2 else {})
 
 
-def settings_trouble(name: str, settings: Mapping[str, str]) -> str:
+def settings_problem(name: str, settings: Mapping[str, str]) -> str:
     """Return why a changelog with these settings would lose states, and how to mend it; empty where it would not."""
     if "compact" not in settings.get("cleanup.policy", "compact") or "delete" in settings.get("cleanup.policy", ""):
         return (

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from kafka.errors import BrokerResponseError, for_code
 
 from connectors.common.findings import Finding
-from connectors.kafka.changelog import RIGHTS, settings_trouble, topic_settings
+from connectors.kafka.changelog import RIGHTS, settings_problem, topic_settings
 from connectors.kafka.connect import Conversation, NoAnswerError, conversation
 from connectors.kafka.diagnosis import Cluster, Topic, describe
-from connectors.kafka.errors import in_words, principal
+from connectors.kafka.errors import explain_error, principal
 from connectors.kafka.names import feed_group, transactional_id
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 
@@ -51,7 +51,7 @@ def findings(settings: KafkaSettings, uses: Uses) -> Iterator[Finding]:
     answering: str | None = None
     for server in options["bootstrap_servers"]:
         finding = _reach(settings, options, f"kafka.bootstrap_servers {server}", server)
-        answering = answering or (None if finding.trouble else server)
+        answering = answering or (None if finding.problem else server)
         yield finding
     if answering is None:
         return
@@ -121,7 +121,7 @@ def _topic(
     if topic.missing:
         return Finding(what, f"does not exist: {mend}")
     if not topic.there:
-        return Finding(what, in_words(for_code(topic.error)(), settings, topic=name, right=right))
+        return Finding(what, explain_error(for_code(topic.error)(), settings, topic=name, right=right))
     return Finding(what, _lacks(settings, topic, name, rights), f"{topic.partitions} partitions, {right}")
 
 
@@ -136,9 +136,9 @@ def _changelog(settings: KafkaSettings, talk: Conversation, name: str, cluster: 
     if topic.there:
         lacking = _lacks(settings, topic, name, ("Describe", "DescribeConfigs", "Read", "Write"))
         found = _settings_of(talk, _TOPIC, [name])
-        return Finding(what, lacking or settings_trouble(name, found), f"{topic.partitions} partitions, Read and Write")
+        return Finding(what, lacking or settings_problem(name, found), f"{topic.partitions} partitions, Read and Write")
     if not topic.missing:
-        return Finding(what, in_words(for_code(topic.error)(), settings, topic=name, right=RIGHTS))
+        return Finding(what, explain_error(for_code(topic.error)(), settings, topic=name, right=RIGHTS))
     from kafka.protocol.admin import CreateTopicsRequest  # noqa: PLC0415 - a release may have none
 
     version = min(4, talk.newest[_CREATE])  # before 4 a broker has no number of copies of its own
@@ -160,7 +160,9 @@ def _changelog(settings: KafkaSettings, talk: Conversation, name: str, cluster: 
     if answer.error_code in {0, _EXISTS, _NOT_CONTROLLER}:
         return Finding(what, note="is not there, longwatch makes it")
     error: BrokerResponseError = for_code(answer.error_code)(answer.error_message or "")
-    return Finding(what, f"does not exist, and cannot be made: {in_words(error, settings, topic=name, right=RIGHTS)}")
+    return Finding(
+        what, f"does not exist, and cannot be made: {explain_error(error, settings, topic=name, right=RIGHTS)}"
+    )
 
 
 def _names(settings: KafkaSettings, uses: Uses, talk: Conversation, writes: bool) -> Iterator[Finding]:
@@ -183,7 +185,7 @@ def _names(settings: KafkaSettings, uses: Uses, talk: Conversation, writes: bool
 
 
 def _refusal(settings: KafkaSettings, code: int, group: str = "") -> str:
-    return in_words(for_code(code)(), settings, right="Write", group=group) if code in _REFUSALS else ""
+    return explain_error(for_code(code)(), settings, right="Write", group=group) if code in _REFUSALS else ""
 
 
 def _limits(settings: KafkaSettings, uses: Uses, limits: Mapping[str, str]) -> Iterator[Finding]:
@@ -193,14 +195,14 @@ def _limits(settings: KafkaSettings, uses: Uses, limits: Mapping[str, str]) -> I
         fits = int(least) <= settings.session_timeout_seconds * 1000 <= int(most)
         yield Finding(
             f"kafka.session_timeout_seconds {settings.session_timeout_seconds:g}",
-            "" if fits else in_words(for_code(26)(), settings),
+            "" if fits else explain_error(for_code(26)(), settings),
             f"brokers allow {int(least) / 1000:g} to {int(most) / 1000:g} s",
         )
     if uses.changelog and (longest := limits.get("transaction.max.timeout.ms")):
         fits = settings.transaction_timeout_seconds * 1000 <= int(longest)
         yield Finding(
             f"kafka.transaction_timeout_seconds {settings.transaction_timeout_seconds:g}",
-            "" if fits else in_words(for_code(50)(), settings),
+            "" if fits else explain_error(for_code(50)(), settings),
             f"brokers allow up to {int(longest) / 1000:g} s",
         )
 

@@ -18,7 +18,7 @@ import kafka
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import NoOffsetForPartitionError
 
-Record = tuple[int, int, bytes | None, bytes | None]  # offset, timestamp in ms (-1: none), key, value
+RawRecord = tuple[int, int, bytes | None, bytes | None]  # offset, timestamp in ms (-1: none), key, value
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _GZIP = 1  # needs no package of its own
 # What is lost without each part, for the one warning
 _LOST = {
     "records": "records are taken apart one by one, at a tenth of the speed, compressed ones whatever they come to",
-    "parked": "what it set aside of a paused partition is left to it",
+    "paused_fetch": "what it set aside of a paused partition is left to it",
     "position": "positions are asked of the client",
     "sender": "a writer that is given up may go on trying until the process ends",
     "probe": "a refused login is told in the client's words",
@@ -36,16 +36,16 @@ _LOST = {
 }
 
 
-def use_quick_records(consumer: KafkaConsumer) -> None:
+def use_compiled_parser(consumer: KafkaConsumer) -> None:
     """Have a consumer, just made, take fetched records apart by compiled code where its release lets us."""
     if has("records"):
         from connectors.kafka import record_parser  # noqa: PLC0415 - it builds on the parts in question
 
-        record_parser.use_quick_records(consumer)
+        record_parser.use_compiled_parser(consumer)
 
 
-def polled_records(consumer: KafkaConsumer, timeout_ms: int) -> dict[TopicPartition, list[Record]]:
-    """Poll a consumer that went through `use_quick_records`, once; raises what the client raises."""
+def polled_records(consumer: KafkaConsumer, timeout_ms: int) -> dict[TopicPartition, list[RawRecord]]:
+    """Poll a consumer that went through `use_compiled_parser`, once; raises what the client raises."""
     polled: Mapping[TopicPartition, list[Any]] = consumer.poll(timeout_ms=timeout_ms)
     if has("records"):
         return dict(polled)
@@ -55,20 +55,20 @@ def polled_records(consumer: KafkaConsumer, timeout_ms: int) -> dict[TopicPartit
     }
 
 
-def forget_parked(consumer: KafkaConsumer, partition: TopicPartition) -> None:
+def drop_paused_fetch(consumer: KafkaConsumer, partition: TopicPartition) -> None:
     """Let a partition that is resumed be fetched again, from its position. For the thread that polls.
 
     The client (3.0.12) sets aside what it has fetched of a paused partition, and fetches no more of it before that has
     been handed out. But it takes it up again only once it has let go of what it read last, which it does not do at its
     end: a resumed partition could wait for ever.
     """
-    if not has("parked"):
+    if not has("paused_fetch"):
         return
     fetcher = consumer._fetcher
     fetcher._paused_completed_fetches.pop(partition, None)
-    parked = fetcher._paused_partition_records.pop(partition, None)
-    if parked is not None:
-        parked.drain()
+    paused = fetcher._paused_partition_records.pop(partition, None)
+    if paused is not None:
+        paused.drain()
 
 
 def position_of(consumer: KafkaConsumer, partition: TopicPartition, timeout_ms: int) -> int | None:
@@ -100,7 +100,7 @@ def client_class() -> Any | None:
 
 
 def has(part: str) -> bool:
-    """Tell whether the installed release has a part: "records", "parked", "position", "sender", "probe" or "client"."""
+    """Return whether the installed release has a part, one of the keys of `_LOST`."""
     with _LOOKING:
         return part not in _missing()
 
@@ -110,7 +110,7 @@ def _missing() -> frozenset[str]:
     """Look for every part, and warn once of those that are gone."""
     checks: dict[str, Callable[[], bool]] = {
         "records": _records_are_alike,
-        "parked": lambda: (
+        "paused_fetch": lambda: (
             _keeps(KafkaConsumer, "_fetcher")
             and _keeps(_found("kafka.consumer.fetcher", "Fetcher"), "_paused_completed_fetches")
             and _keeps(_found("kafka.consumer.fetcher", "Fetcher"), "_paused_partition_records")
@@ -172,14 +172,14 @@ def _records_are_alike() -> bool:
         from kafka.consumer.fetcher import Fetcher  # noqa: PLC0415
         from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder  # noqa: PLC0415
 
-        from connectors.kafka.record_parser import QuickRecords  # noqa: PLC0415
+        from connectors.kafka.record_parser import CompiledPartitionRecords  # noqa: PLC0415
 
         builder = MemoryRecordsBuilder(2, _GZIP, 1 << 16)
         for record in ((1, b"key", b"value"), (2, None, None)):
             builder.append(*record, [("header", b"h")])
         builder.close()
         data, at = bytes(builder.buffer()), TopicPartition("topic", 0)
-        quick: Any = QuickRecords(0, at, MemoryRecords(data))
+        quick: Any = CompiledPartitionRecords(0, at, MemoryRecords(data))
         plain: Any = Fetcher.PartitionRecords(0, at, MemoryRecords(data))
         append, parse = Fetcher._append.__code__, Fetcher._parse_fetched_data.__code__
         return (

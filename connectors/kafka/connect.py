@@ -142,7 +142,7 @@ def conversation(settings: KafkaSettings, options: dict[str, Any], server: str) 
                 f"{settings.security_protocol}: {type(error).__name__}: {error}"
             ) from None
         except TokenError as error:
-            if not error.lasting:
+            if not error.permanent:
                 raise NoAnswerError(str(error)) from None
             raise AuthenticationError(f"No token to log in with at {server}: {error}") from None
         except _RefusedError as refused:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from kafka.errors import for_code
 
 from connectors.kafka.connect import Conversation, NoAnswerError, conversation
-from connectors.kafka.errors import in_words
+from connectors.kafka.errors import explain_error
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 
 # Kafka's numbers for what may be done with a topic
@@ -75,7 +75,7 @@ def describe(talk: Conversation, topics: Collection[str] | None) -> Cluster:
     return Cluster([f"{host}:{port}" for host, port in hosts], nodes, found)
 
 
-def astray(settings: KafkaSettings) -> str:
+def unreachable_brokers(settings: KafkaSettings) -> str:
     """Return why the addresses that the brokers hand out cannot be reached; empty where one can, or none is known.
 
     Raises nothing: whoever asks has a failure to tell already.
@@ -87,10 +87,10 @@ def astray(settings: KafkaSettings) -> str:
         return ""
 
 
-def why_not_seen(settings: KafkaSettings, topics: Collection[str], right: str = "Read") -> dict[str, str]:
+def explain_unseen_topics(settings: KafkaSettings, topics: Collection[str], right: str = "Read") -> dict[str, str]:
     """Return for each of the topics that the client does not see why that is so, as far as it can be told.
 
-    Missing are those that do not exist, and all where no broker answers. Raises nothing, see `astray`.
+    Missing are those that do not exist, and all where no broker answers. Raises nothing, see `unreachable_brokers`.
     """
     try:
         cluster = _ask(settings, topics)
@@ -102,7 +102,7 @@ def why_not_seen(settings: KafkaSettings, topics: Collection[str], right: str = 
     if lost:
         return dict.fromkeys(topics, lost)
     return {
-        name: in_words(for_code(topic.error)(), settings, topic=name, right=right)
+        name: explain_error(for_code(topic.error)(), settings, topic=name, right=right)
         for name, topic in cluster.topics.items()
         if topic.error and not topic.missing
     }

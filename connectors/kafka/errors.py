@@ -16,7 +16,7 @@ class _Cause(NamedTuple):
     """What an error means. In the text, {right} is what is done with the {topic}; the rest is of the settings."""
 
     text: str
-    lasting: bool = True  # it does not mend itself: trying again does not help
+    permanent: bool = True  # it does not mend itself: trying again does not help
 
 
 _OLD = _Cause("the brokers do not know a request that longwatch needs ({error}): they are too old, update them")
@@ -95,13 +95,13 @@ def _cause(error: BaseException) -> _Cause | None:
     return next((_CAUSES[name] for name in names if name in _CAUSES), None)
 
 
-def lasting(error: BaseException) -> bool:
+def is_permanent(error: BaseException) -> bool:
     """Tell whether trying again does not help, but only a person."""
     cause = _cause(error)
-    return cause is not None and cause.lasting
+    return cause is not None and cause.permanent
 
 
-def in_words(
+def explain_error(
     error: BaseException, settings: KafkaSettings, *, topic: str = "", right: str = "Read", group: str = ""
 ) -> str:
     """Return an error's cause and how to mend it, in one line; its own words where it is none that is known.

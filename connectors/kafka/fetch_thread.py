@@ -29,18 +29,18 @@ from kafka.errors import (
 )
 from kafka.future import Future
 
-from connectors.common.trouble import Trouble
+from connectors.common.problem import OngoingProblem
 from connectors.kafka.client_internals import (
-    Record,
+    RawRecord,
     client_class,
-    forget_parked,
+    drop_paused_fetch,
     polled_records,
     position_of,
-    use_quick_records,
+    use_compiled_parser,
 )
 from connectors.kafka.connect import connect, probe
-from connectors.kafka.diagnosis import astray, why_not_seen
-from connectors.kafka.errors import in_words
+from connectors.kafka.diagnosis import explain_unseen_topics, unreachable_brokers
+from connectors.kafka.errors import explain_error
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
 
 # What the client raises about a partition that is not assigned. It lets partitions go on a thread of its own, and then
 # waits until the caller has heard of it: before that they may be gone in the midst of anything, and that is all right
-GONE = (KeyError, ValueError, IllegalStateError)
+UNASSIGNED_ERRORS = (KeyError, ValueError, IllegalStateError)
 
 Work = Callable[[KafkaConsumer], None]
 
@@ -67,7 +67,7 @@ Work = Callable[[KafkaConsumer], None]
 class Polled(NamedTuple):
     """What one poll brought, for the caller to hand out in this order."""
 
-    records: dict[TopicPartition, list[Record]]
+    records: dict[TopicPartition, list[RawRecord]]
     positions: dict[TopicPartition, int]  # offsets to read on at: past marks of transactions and aborted records, too
 
     def drop(self, partition: TopicPartition) -> None:
@@ -77,7 +77,7 @@ class Polled(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RebalanceEvent:
     """Something about the assignment that the caller must see to; the reader waits for `finish()`.
 
     `kind` is "assigned", "revoked", "lost", "misplaced" (the broker cannot go on at a partition's position), "placed".
@@ -109,22 +109,22 @@ def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -
     }
 
 
-class Reader(threading.Thread):
+class FetchThread(threading.Thread):
     """Reads for one source. `consumer` is None until connected; `outage` is true while the broker gives no answer."""
 
-    def __init__(self, settings: KafkaSettings, trouble: Trouble, *, read_committed: bool = False) -> None:
+    def __init__(self, settings: KafkaSettings, problem: OngoingProblem, *, read_committed: bool = False) -> None:
         super().__init__(name="kafka-reader", daemon=True)
-        self.inbox: queue.SimpleQueue[Polled | Change | BaseException] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Polled | RebalanceEvent | BaseException] = queue.SimpleQueue()
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()  # to be done with the consumer between two polls
         self.held: set[TopicPartition] = set()  # assigned, but not to be read before they are placed
         self._read_committed = read_committed
-        self.wanted = threading.Semaphore(0)  # released by the caller for each batch of records that it takes
+        self.demand = threading.Semaphore(0)  # released by the caller for each batch of records that it takes
         self.closing = threading.Event()
         self.paused = False
         self.consumer: KafkaConsumer | None = None
         self.outage = False
         self.progress = time.monotonic()  # when the client last returned to us
-        self._settings, self._trouble = settings, trouble
+        self._settings, self._problem = settings, problem
         self._client: Any | None = None  # kafka-python's network client
         self._heard = self.progress  # when the broker last answered
         self._poll_ms = PATTERN_POLL_MS if settings.topic_pattern else POLL_MS
@@ -164,7 +164,7 @@ class Reader(threading.Thread):
 
             options["kafka_client"] = make_client
         consumer = KafkaConsumer(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
-        use_quick_records(consumer)
+        use_compiled_parser(consumer)
         return consumer
 
     def _subscribe(self, consumer: KafkaConsumer) -> None:
@@ -192,7 +192,7 @@ class Reader(threading.Thread):
                 self._answered()  # what only moved may have been moved by us
             if records or moved:
                 self.inbox.put(Polled(records, moved))
-                self.wanted.acquire()
+                self.demand.acquire()
             else:
                 self._watch_topics()
                 self._watch_broker(consumer)
@@ -203,10 +203,10 @@ class Reader(threading.Thread):
         assigned, paused = consumer.assignment(), consumer.paused()
         wanted = assigned if self.paused else assigned & self.held
         for partition in wanted ^ paused:
-            with contextlib.suppress(*GONE):
+            with contextlib.suppress(*UNASSIGNED_ERRORS):
                 (consumer.pause if partition in wanted else consumer.resume)(partition)
                 if partition not in wanted:
-                    forget_parked(consumer, partition)
+                    drop_paused_fetch(consumer, partition)
 
     def _moved(self, consumer: KafkaConsumer) -> dict[TopicPartition, int]:
         """Return where the client reads on, of the partitions where that has changed."""
@@ -214,39 +214,39 @@ class Reader(threading.Thread):
         read = consumer.assignment() - self.held
         try:
             found = {p: at for p in read if (at := position_of(consumer, p, ANSWER_MS)) is not None}
-        except (KafkaError, *GONE):  # only where the client has to be asked
+        except (KafkaError, *UNASSIGNED_ERRORS):  # only where the client has to be asked
             return {}
         moved = {p: at for p, at in found.items() if self._positions.get(p) != at}
         self._positions = found
         return moved
 
-    def _poll(self, consumer: KafkaConsumer) -> dict[TopicPartition, list[Record]]:
+    def _poll(self, consumer: KafkaConsumer) -> dict[TopicPartition, list[RawRecord]]:
         """Poll once; what the client raises becomes a change to see to, an error for a person, or another try."""
         try:
             return polled_records(consumer, HELD_POLL_MS if self.held else self._poll_ms)
         except NoOffsetForPartitionError as error:
-            self.hand_over("misplaced", error.args[0])
+            self.deliver("misplaced", error.args[0])
         except OffsetOutOfRangeError as error:
-            self.hand_over("misplaced", error.args[0])
+            self.deliver("misplaced", error.args[0])
         except LogTruncationError as error:
             at = {partition: end.offset for partition, end in error.divergent_offsets.items() if end is not None}
-            self.hand_over("misplaced", list(error.divergent_offsets), at)
+            self.deliver("misplaced", list(error.divergent_offsets), at)
         except RetriableError as error:
             log.debug("Polling Kafka failed, trying again: %s", error)
             self.closing.wait(POLL_MS / 1000)
         except KafkaError as error:
-            raise KafkaConnectorError(f"Reading from Kafka failed: {in_words(error, self._settings)}") from error
+            raise KafkaConnectorError(f"Reading from Kafka failed: {explain_error(error, self._settings)}") from error
         return {}
 
-    def hand_over(
+    def deliver(
         self, kind: str, partitions: Collection[TopicPartition], truncated: dict[TopicPartition, int] | None = None
     ) -> None:
         """Give a change to the caller and wait, on the reader's own thread, until it is seen to."""
         seen = threading.Event()
-        self.inbox.put(Change(kind, sorted(partitions), seen.set, truncated or {}))
+        self.inbox.put(RebalanceEvent(kind, sorted(partitions), seen.set, truncated or {}))
         seen.wait()
 
-    async def hand_over_from_client(self, kind: str, partitions: Collection[TopicPartition]) -> None:
+    async def deliver_from_client(self, kind: str, partitions: Collection[TopicPartition]) -> None:
         """Give a change to the caller and wait, on the client's event loop, which goes on with heartbeats."""
         if self.closing.is_set() or not partitions:
             return
@@ -257,7 +257,7 @@ class Reader(threading.Thread):
             if self._client is not None:
                 self._client.wakeup()  # the client's loop may be asleep: the future alone does not wake it
 
-        self.inbox.put(Change(kind, sorted(partitions), finish))
+        self.inbox.put(RebalanceEvent(kind, sorted(partitions), finish))
         await seen
 
     def note_topics(self) -> None:
@@ -279,19 +279,19 @@ class Reader(threading.Thread):
             missing = set() if any(pattern.match(topic) for topic in known) else {self._settings.topic_pattern}
         if missing and (missing - self._missing or now >= self._next_diagnosis):
             self._next_diagnosis = now + DIAGNOSIS_SECONDS
-            self._tell_missing(missing, "topics" if pattern is None else "topic_pattern")
+            self._report_missing(missing, "topics" if pattern is None else "topic_pattern")
         if found := self._missing - missing:
             log.info("Topic found: %s", ", ".join(sorted(found)))
         self._missing = missing
         if missing:
             self._client.cluster.request_update()
 
-    def _tell_missing(self, missing: Collection[str], setting: str) -> None:
+    def _report_missing(self, missing: Collection[str], setting: str) -> None:
         """Say of each topic that cannot be seen why, unless that has been said."""
         settings = self._settings
         pattern = setting == "topic_pattern"
-        known = {} if pattern else why_not_seen(settings, missing)
-        lost = astray(settings) if pattern else ""
+        known = {} if pattern else explain_unseen_topics(settings, missing)
+        lost = unreachable_brokers(settings) if pattern else ""
         for topic in sorted(missing):
             why = lost or known.get(topic, "")
             if why and self._reasons.get(topic) != why:
@@ -317,11 +317,11 @@ class Reader(threading.Thread):
                 reason = probe(self._settings)
         except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
             settings = self._settings
-            reason = probe(settings) or astray(settings) or in_words(error, settings)
+            reason = probe(settings) or unreachable_brokers(settings) or explain_error(error, settings)
         if reason is None:
             self._answered()
             return
-        self._trouble.met(f"Kafka gives no answer: {reason}")
+        self._problem.report(f"Kafka gives no answer: {reason}")
         if not self.outage:
             self.outage = True
             log.warning("Kafka gives no answer (%s); waiting, reading goes on by itself", reason)
@@ -331,22 +331,22 @@ class Reader(threading.Thread):
         if self.outage:
             log.info("Kafka answers again after %.0f s", now - self._heard)
             self.outage = False
-            self._trouble.over()
+            self._problem.clear()
         self._heard = now
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
     """Hands the client's rebalance callbacks over to the caller's thread."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: FetchThread) -> None:
         self._reader = reader
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
         self._reader.note_topics()
-        await self._reader.hand_over_from_client("assigned", assigned)
+        await self._reader.deliver_from_client("assigned", assigned)
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        await self._reader.hand_over_from_client("revoked", revoked)
+        await self._reader.deliver_from_client("revoked", revoked)
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
-        await self._reader.hand_over_from_client("lost", lost)
+        await self._reader.deliver_from_client("lost", lost)

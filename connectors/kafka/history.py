@@ -15,10 +15,10 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaConfigurationError, KafkaError, RetriableError
 
 from connectors.batches import Partition, RawBatch
-from connectors.kafka.client_internals import polled_records, use_quick_records
+from connectors.kafka.client_internals import polled_records, use_compiled_parser
 from connectors.kafka.connect import probe, quieten_client
-from connectors.kafka.diagnosis import astray, why_not_seen
-from connectors.kafka.errors import in_words
+from connectors.kafka.diagnosis import explain_unseen_topics, unreachable_brokers
+from connectors.kafka.errors import explain_error
 from connectors.kafka.fetch_thread import BOOTSTRAP_MS, consumer_options
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 
@@ -57,7 +57,7 @@ class KafkaHistory:
             self._consumer = KafkaConsumer(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
         except (KafkaError, KafkaConfigurationError) as error:
             raise self._failed("Connecting to", error) from None
-        use_quick_records(self._consumer)
+        use_compiled_parser(self._consumer)
         try:
             self._find_ends(self._partitions())
             self._begin_next()
@@ -131,7 +131,7 @@ class KafkaHistory:
             name, found = "topics", ", ".join(missing)
             if pattern is not None:
                 name, found = "topic_pattern", settings.topic_pattern
-            if pattern is None and (reasons := why_not_seen(settings, missing)):
+            if pattern is None and (reasons := explain_unseen_topics(settings, missing)):
                 told = "; ".join(f"{topic}: {why}" for topic, why in reasons.items())
                 raise KafkaConnectorError(f"{settings.bootstrap_servers} does not show (kafka.topics) {told}")
             raise KafkaConnectorError(
@@ -178,5 +178,5 @@ class KafkaHistory:
 
     def _failed(self, what: str, error: Exception) -> KafkaConnectorError:
         settings = self._settings
-        why = astray(settings) or in_words(error, settings)
+        why = unreachable_brokers(settings) or explain_error(error, settings)
         return KafkaConnectorError(f"{what} Kafka at {settings.bootstrap_servers} failed: {why}")

@@ -12,14 +12,14 @@ _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\s:/\[\]]+):(\d{1,5})")
 FEED_ENDING = "-webhook"  # of the group that brings a group's alerts to its webhook; no other group's name ends so
 
 
-def topic_trouble(name: str) -> str:
+def topic_problem(name: str) -> str:
     """Return why Kafka takes no topic of this name; empty where it does."""
     if name in {".", ".."} or not _TOPIC.fullmatch(name):
         return "no name for a topic: Kafka takes 1 to 249 of the characters A-Z, a-z, 0-9, '.', '_' and '-'"
     return ""
 
 
-def server_trouble(server: str) -> str:
+def server_problem(server: str) -> str:
     """Return why a broker's address is none; empty where it is one."""
     if "://" in server:
         return "no scheme is expected: host:port, and kafka.security_protocol says how to talk to it"

@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from connectors.common.throttle import LogThrottle
-from connectors.http_client.connecting import Connector
-from connectors.http_client.posting import Poster
+from connectors.http_client.connect import Connector
+from connectors.http_client.post import HttpPoster
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +36,9 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 class TokenError(Exception):
     """No token is to be had; the text names the setting and says why. `lasting`: waiting does not help."""
 
-    def __init__(self, text: str, *, lasting: bool) -> None:
+    def __init__(self, text: str, *, permanent: bool) -> None:
         super().__init__(text)
-        self.lasting = lasting
+        self.permanent = permanent
 
 
 class Tokens:
@@ -64,7 +64,7 @@ class Tokens:
                 # kafka-python tries again and says nothing
                 if self._throttle.due():
                     log.warning("%s", error)
-                if now < self._expires_at and not error.lasting:
+                if now < self._expires_at and not error.permanent:
                     return self._token
                 raise
             self._token = token
@@ -85,7 +85,7 @@ def from_file(path: str) -> Callable[[], tuple[str, float]]:
             with Path(path).open("rb") as file:
                 found = file.read(MAX_TOKEN_BYTES + 1)
         except OSError as error:
-            raise TokenError(f"{where}: cannot be read: {error.strerror or error}", lasting=True) from None
+            raise TokenError(f"{where}: cannot be read: {error.strerror or error}", permanent=True) from None
         return _checked(found.decode("utf-8", "replace").strip(), where), -1.0
 
     return fetch
@@ -116,7 +116,7 @@ def from_endpoint(
         context = ssl.create_default_context(cafile=cafile or None) if parts.scheme == "https" else None
     except (OSError, ssl.SSLError) as error:
         raise TokenError(
-            f"kafka.sasl_oauth_ssl_cafile {cafile}: no PEM certificates can be read: {error}", lasting=True
+            f"kafka.sasl_oauth_ssl_cafile {cafile}: no PEM certificates can be read: {error}", permanent=True
         ) from None
     where = f"the token endpoint {parts.scheme}://{parts.netloc} (kafka.sasl_oauth_token_endpoint_url)"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -132,7 +132,7 @@ def from_endpoint(
         str(parts.hostname),
         parts.port or (http.client.HTTP_PORT if context is None else http.client.HTTPS_PORT),
     )
-    poster = Poster(Connector(host, port), host, port, context)
+    poster = HttpPoster(Connector(host, port), host, port, context)
 
     def ask() -> tuple[int, bytes]:
         with poster.post(target, urlencode(form).encode(), headers, ANSWER_SECONDS) as answer:
@@ -146,10 +146,10 @@ def from_endpoint(
             raise TokenError(
                 f"{where}: its certificate is not trusted: {error.verify_message}; kafka.sasl_oauth_ssl_cafile is"
                 f" {cafile or 'not set, so the system decides'}",
-                lasting=True,
+                permanent=True,
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise TokenError(f"{where} gives no answer: {type(error).__name__}: {error}", lasting=False) from None
+            raise TokenError(f"{where} gives no answer: {type(error).__name__}: {error}", permanent=False) from None
         try:
             found = json.loads(body)
         except (ValueError, RecursionError):
@@ -161,7 +161,7 @@ def from_endpoint(
             raise TokenError(
                 f"{where} answered {status}{f' ({word!r})' if word else ''}: check kafka.sasl_oauth_client_id,"
                 " kafka.sasl_oauth_client_secret and kafka.sasl_oauth_scope",
-                lasting=400 <= status < 500 and status != http.client.TOO_MANY_REQUESTS,
+                permanent=400 <= status < 500 and status != http.client.TOO_MANY_REQUESTS,
             )
         life = answer.get("expires_in")
         seconds = DEFAULT_LIFE_SECONDS
@@ -176,5 +176,7 @@ def from_endpoint(
 def _checked(token: str, where: str) -> str:
     """Return a token that can go into SASL's message, which has control characters as its own marks."""
     if not token or len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable() or " " in token:
-        raise TokenError(f"{where}: holds no token, which is one word of at most {MAX_TOKEN_BYTES} bytes", lasting=True)
+        raise TokenError(
+            f"{where}: holds no token, which is one word of at most {MAX_TOKEN_BYTES} bytes", permanent=True
+        )
     return token

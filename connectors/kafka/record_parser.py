@@ -22,7 +22,7 @@ from kafka.errors import CorruptRecordError, KafkaError
 from kafka.protocol.consumer import IsolationLevel
 from numpy.typing import NDArray
 
-from connectors.kafka.client_internals import Record
+from connectors.kafka.client_internals import RawRecord
 from connectors.kafka.decompress import TooLargeError, decompressed
 
 log = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ _OLD_LENGTH = struct.Struct(">8xi")  # behind an offset, in formats 0 and 1
 _TIME, _OFFSET, _KEY, _KEY_END, _VALUE, _VALUE_END = range(6)  # columns of a scan; positions are -1 for null
 
 
-def use_quick_records(consumer: KafkaConsumer) -> None:
-    """Let the consumer's poll return lists of `Record` in place of its own ConsumerRecord.
+def use_compiled_parser(consumer: KafkaConsumer) -> None:
+    """Let the consumer's poll return lists of `RawRecord` in place of its own ConsumerRecord.
 
     And let its `highwater` be the end of what can be read: where only committed records are, the last stable offset.
     """
     # the seams in the client: its fetcher asks itself for this class, once for each partition fetched, ...
     fetcher = consumer._fetcher
-    fetcher.PartitionRecords = QuickRecords
+    fetcher.PartitionRecords = CompiledPartitionRecords
     append, parse, unpacked = fetcher._append, fetcher._parse_fetched_data, 0
 
     def bounded(drained: dict[Any, Any], part: Any, most: int, update_offsets: bool) -> int:
@@ -70,16 +70,16 @@ def use_quick_records(consumer: KafkaConsumer) -> None:
         fetcher._parse_fetched_data = stable  # ... and this for what a broker's answer says of a partition
 
 
-class QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
+class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
     """What one fetch brought of one partition."""
 
     unpacked = 0  # bytes since `take` was last called
 
-    def take(self, n: int | None = None) -> list[Record]:
+    def take(self, n: int | None = None) -> list[RawRecord]:
         """Return the next records, at most n: fewer where they come to much."""
         self._maybe_raise_next_inline_exception()
         self.unpacked = 0
-        records: list[Record] = []
+        records: list[RawRecord] = []
         try:
             for record in itertools.islice(self.record_iterator, 0, n):
                 records.append(record)
@@ -91,11 +91,11 @@ class QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-pyt
             self._next_inline_exception = error  # raised by the next call
         return records
 
-    def _maybe_skip_record(self, record: Record) -> bool:
+    def _maybe_skip_record(self, record: RawRecord) -> bool:
         """Tell whether a record lies before the offset that was asked for: a batch comes whole."""
         return record[0] < self.fetch_offset  # type: ignore[no-any-return]
 
-    def _unpack_records(self, tp: TopicPartition, records: Any, *deserializers: None) -> Iterator[Record]:
+    def _unpack_records(self, tp: TopicPartition, records: Any, *deserializers: None) -> Iterator[RawRecord]:
         try:
             yield from self._unpack(tp, records)
         except KafkaError:
@@ -106,7 +106,7 @@ class QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-pyt
                 f" records ({type(error).__name__})"
             ) from None
 
-    def _unpack(self, tp: TopicPartition, records: Any) -> Iterator[Record]:
+    def _unpack(self, tp: TopicPartition, records: Any) -> Iterator[RawRecord]:
         while (batch := records.next_batch()) is not None:
             if self.check_crcs and not batch.validate_crc():
                 raise _corrupt(tp, batch.base_offset)
@@ -123,7 +123,7 @@ class QuickRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-pyt
             self.next_fetch_offset = batch.next_offset  # compaction may have taken the last record
         self.drain()
 
-    def _unpack_old(self, tp: TopicPartition, message: Any) -> Iterator[Record]:
+    def _unpack_old(self, tp: TopicPartition, message: Any) -> Iterator[RawRecord]:
         """Yield the records of a message in format 0 or 1; a compressed one holds others, the last under its offset."""
         if codec := message.compression_type:
             message._assert_has_codec(codec)
@@ -159,7 +159,7 @@ def _corrupt(tp: TopicPartition, offset: int) -> CorruptRecordError:
     return CorruptRecordError(f"{tp.topic}/{tp.partition}: the records from offset {offset} on are damaged")
 
 
-def _record_of(slow: Any) -> Record:
+def _record_of(slow: Any) -> RawRecord:
     return slow.offset, -1 if slow.timestamp is None else slow.timestamp, slow.key, slow.value
 
 
@@ -190,7 +190,7 @@ def _check_lengths(tp: TopicPartition, offset: int, messages: bytes) -> None:
         raise _corrupt(tp, offset)
 
 
-def _unpacked(tp: TopicPartition, batch: Any) -> tuple[int, Iterator[Record]]:
+def _unpacked(tp: TopicPartition, batch: Any) -> tuple[int, Iterator[RawRecord]]:
     """Return how many bytes a batch in format 2 comes to, and its records; CorruptRecordError where it is none.
 
     Of a batch that would come to too much there is one record, which holds the compressed bytes: they are refused like

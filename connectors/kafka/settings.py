@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from connectors.common.section import Section
-from connectors.kafka.names import FEED_ENDING, changelog_name, changelog_pattern, server_trouble, topic_trouble
+from connectors.kafka.names import FEED_ENDING, changelog_name, changelog_pattern, server_problem, topic_problem
 from connectors.kafka.oauth import TokenError, Tokens, check_endpoint, from_endpoint, from_file
 
 _EXTENSION = re.compile(r"[A-Za-z]+=[\t\n\r -~]+")  # RFC 7628
@@ -126,16 +126,16 @@ class KafkaSettings(Section):
     @classmethod
     def _addresses(cls, servers: str) -> str:
         for server in servers.split(","):
-            if trouble := server_trouble(server.strip()):
-                raise ValueError(f"{server.strip()!r}: {trouble}")
+            if problem := server_problem(server.strip()):
+                raise ValueError(f"{server.strip()!r}: {problem}")
         return servers
 
     @field_validator("topics", "scores_topic", "alerts_topic", "dead_letter_topic")
     @classmethod
     def _names_of_topics(cls, found: str | list[str]) -> str | list[str]:
         for name in [found] if isinstance(found, str) else found:
-            if trouble := name and topic_trouble(name):
-                raise ValueError(f"{name!r:.60} is {trouble}")
+            if problem := name and topic_problem(name):
+                raise ValueError(f"{name!r:.60} is {problem}")
         if not isinstance(found, str) and (twice := [name for name, n in Counter(found).items() if n > 1]):
             raise ValueError(f"{twice[0]!r} is named twice: keep one")
         return found

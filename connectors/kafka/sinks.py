@@ -26,8 +26,8 @@ from connectors.common.throttle import LogThrottle
 from connectors.encode import alert_record, contributions_of, score_records, shortened
 from connectors.kafka.client_internals import end_sender
 from connectors.kafka.connect import connect, probe
-from connectors.kafka.diagnosis import astray
-from connectors.kafka.errors import in_words, lasting
+from connectors.kafka.diagnosis import unreachable_brokers
+from connectors.kafka.errors import explain_error, is_permanent
 from connectors.kafka.record_sizes import MAX_REQUEST_BYTES, Header, RecordSizes, record_bytes
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 
@@ -93,12 +93,12 @@ class KafkaWriter:
                 producer.partitions_for(topic)
             except KafkaError as error:
                 if isinstance(error, KafkaTimeoutError) and (reason := probe(self.settings)) is not None:
-                    raise UndeliveredError(self._gone(reason)) from None
-                if isinstance(error, KafkaTimeoutError) and (lost := astray(self.settings)):
+                    raise UndeliveredError(self._no_broker(reason)) from None
+                if isinstance(error, KafkaTimeoutError) and (lost := unreachable_brokers(self.settings)):
                     raise UndeliveredError(lost) from None
                 why = "no such topic: make it, or set the name of one that exists, or an empty one"
                 if not isinstance(error, KafkaTimeoutError):
-                    why = in_words(error, self.settings, topic=topic, right="Write")
+                    why = explain_error(error, self.settings, topic=topic, right="Write")
                 raise KafkaConnectorError(f"kafka.{name}: topic {topic!r} cannot be written: {why}") from None
 
     def send(
@@ -217,15 +217,16 @@ class KafkaWriter:
 
     def _failed(self, topic: str, error: BaseException, size: int = 0) -> None:
         """Keep the first failure, of a record of `size` bytes if of one; called on the producer's thread, too."""
-        kind = KafkaConnectorError if lasting(error) else UndeliveredError
+        kind = KafkaConnectorError if is_permanent(error) else UndeliveredError
         if self._see_time(error):
             kind = RefusedTimeError
         elif self._see_size(topic, error, size):
             kind = RefusedSizeError
         if self._failure is None:
+            why = explain_error(error, self.settings, topic=topic, right="Write")
             self._failure = kind(
                 f"Kafka at {self.settings.bootstrap_servers} did not take what was written"
-                f"{f' to topic {topic}' if topic else ''}: {in_words(error, self.settings, topic=topic, right='Write')}"
+                f"{f' to topic {topic}' if topic else ''}: {why}"
             )
 
     def _connected(self) -> KafkaProducer:
@@ -243,10 +244,10 @@ class KafkaWriter:
                 timer.cancel()
             if self._producer is None:
                 waited = f"none within {time.monotonic() - began:.0f} s (kafka.delivery_timeout_seconds)"
-                raise UndeliveredError(self._gone(waited))
+                raise UndeliveredError(self._no_broker(waited))
         return self._producer
 
-    def _gone(self, reason: str) -> str:
+    def _no_broker(self, reason: str) -> str:
         return f"No Kafka broker at kafka.bootstrap_servers={self.settings.bootstrap_servers} to write to: {reason}"
 
     def _topics(self) -> list[str]:
@@ -327,13 +328,15 @@ class _KafkaSink:
         if len(value) > room:
             cut, left_out = shortened(value, contributions(), room)
             if len(cut) > room:
-                self._tell("left_out", topic, f"of {key!r:.300} with {len(value)} bytes")
+                self._report_too_large("left_out", topic, f"of {key!r:.300} with {len(value)} bytes")
                 return
-            self._tell("cut", topic, f"of {key!r:.300}: {left_out} features left out, {len(value)} bytes before")
+            self._report_too_large(
+                "cut", topic, f"of {key!r:.300}: {left_out} features left out, {len(value)} bytes before"
+            )
             value = cut
         self._writer.send(topic, key, value, headers)
 
-    def _tell(self, outcome: str, topic: str, what: str) -> None:
+    def _report_too_large(self, outcome: str, topic: str, what: str) -> None:
         self._on_too_large(outcome)
         if self._throttles[outcome].due():
             log.warning(
@@ -392,8 +395,8 @@ class KafkaDeadLetterSink(_KafkaSink):
                 room = self._writer.sizes.room(topic, None, headers)
                 where = f"from {record.topic}/{record.partition}, offset {record.offset}, with {len(raw)} bytes"
                 if room < 0:
-                    self._tell("left_out", topic, where)
+                    self._report_too_large("left_out", topic, where)
                     continue
-                self._tell("cut", topic, where)
+                self._report_too_large("cut", topic, where)
                 raw = raw[:room]
             self._writer.send(topic, None, raw, headers)

@@ -14,9 +14,9 @@ from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.structs import ConsumerGroupMetadata
 
 from connectors.batches import Partition, RawBatch
-from connectors.common.trouble import Trouble
-from connectors.kafka.errors import in_words
-from connectors.kafka.fetch_thread import ANSWER_MS, GONE, Change, Polled, Reader
+from connectors.common.problem import OngoingProblem
+from connectors.kafka.errors import explain_error
+from connectors.kafka.fetch_thread import ANSWER_MS, UNASSIGNED_ERRORS, FetchThread, Polled, RebalanceEvent
 from connectors.kafka.settings import AuthenticationError, KafkaConnectorError, KafkaSettings, TlsError
 
 __all__ = ["LATER", "AuthenticationError", "KafkaConnectorError", "KafkaSettings", "KafkaSource", "TlsError"]
@@ -30,8 +30,8 @@ CLOSE_SECONDS = 10.0  # leaving the group takes one answer of the broker, at mos
 LATER = -1  # instead of an offset to begin at: `place` will say it, once the partition's state is there
 
 StartOffset = Callable[[Partition], int | None]
-Notice = Callable[[list[Partition]], None]
-Placed = Callable[[dict[Partition, int]], None]
+PartitionsCallback = Callable[[list[Partition]], None]
+PositionsCallback = Callable[[dict[Partition, int]], None]
 
 
 class KafkaSource:
@@ -57,10 +57,10 @@ class KafkaSource:
         settings: KafkaSettings,
         *,
         start: StartOffset = lambda _: None,
-        on_assigned: Notice = lambda _: None,
-        on_revoked: Notice = lambda _: None,
-        on_lost: Notice = lambda _: None,
-        on_placed: Placed = lambda _: None,
+        on_assigned: PartitionsCallback = lambda _: None,
+        on_revoked: PartitionsCallback = lambda _: None,
+        on_lost: PartitionsCallback = lambda _: None,
+        on_placed: PositionsCallback = lambda _: None,
         read_committed: bool = False,
         topics_read: Iterable[str] = (),
     ) -> None:
@@ -69,17 +69,17 @@ class KafkaSource:
         self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
         self._on_placed = on_placed
         self._read_committed = read_committed
-        self._reader: Reader | None = None
-        self.trouble = Trouble()
+        self._reader: FetchThread | None = None
+        self.problem = OngoingProblem()
         self._failure: BaseException | None = None
         self._paused = False
         self._held: deque[Polled] = deque()  # taken from the reader, but paused before they were handed out
         self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to hand out
-        self._left: dict[TopicPartition, int] = {}  # partitions that were let go or lost: likewise, as of then
+        self._revoked_offsets: dict[TopicPartition, int] = {}  # likewise, of revoked and lost partitions
         self._end: dict[TopicPartition, int] = {}  # where each ended when it was assigned; fetching knows better later
         self._topics_read = set(topics_read)
         self._added: set[TopicPartition] = set()  # assigned ones that were made after reading of their topic had begun
-        self._waiting: dict[TopicPartition, object] = {}  # to be placed; the value tells one assignment from the next
+        self._deferred: dict[TopicPartition, object] = {}  # to be placed; the value tells one assignment from the next
         self._commit_failed = False
 
     def poll(self, timeout_seconds: float) -> RawBatch:
@@ -91,7 +91,7 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         if self._reader is None:
-            self._reader = Reader(self._settings, self.trouble, read_committed=self._read_committed)
+            self._reader = FetchThread(self._settings, self.problem, read_committed=self._read_committed)
             self._reader.start()
         while self._held and not self._paused:
             batch = self._columns(self._held.popleft())
@@ -106,19 +106,19 @@ class KafkaSource:
             if isinstance(item, BaseException):
                 self._failure = item
                 raise item
-            if isinstance(item, Change):
-                self._see_to(item)
+            if isinstance(item, RebalanceEvent):
+                self._handle_rebalance(item)
                 self._reader.progress = time.monotonic()  # until now it waited for us
                 continue
             self._reader.progress = time.monotonic()
-            self._reader.wanted.release()
-            for partition in self._waiting:
+            self._reader.demand.release()
+            for partition in self._deferred:
                 item.drop(partition)  # read before it was held
             if not self._paused:
                 return self._columns(item)
             self._held.append(item)
 
-    def beginnings(self) -> dict[str, Sequence[int | str]]:
+    def fingerprints(self) -> dict[str, Sequence[int | str]]:
         """Return nothing: topics are no files."""
         return {}
 
@@ -153,13 +153,13 @@ class KafkaSource:
         try:
             consumer.commit(mine, timeout_ms=ANSWER_MS)
         except FencedInstanceIdError as error:
-            raise KafkaConnectorError(in_words(error, self._settings)) from None
+            raise KafkaConnectorError(explain_error(error, self._settings)) from None
         except KafkaError as error:
             if not self._commit_failed:
                 log.warning(
                     "Offsets of group %s are not committed to Kafka (%s): the local store's offsets count, and the next"
                     " checkpoint tries again",
-                    *(self._settings.group_id, in_words(error, self._settings)),
+                    *(self._settings.group_id, explain_error(error, self._settings)),
                 )
             self._commit_failed = True
         else:
@@ -169,7 +169,7 @@ class KafkaSource:
         """Hand out no more records of these assigned partitions, not even such as were read already, until `place`."""
         if self._reader is None:
             return
-        for partition in {TopicPartition(*p) for p in partitions} & (self._next.keys() | self._waiting.keys()):
+        for partition in {TopicPartition(*p) for p in partitions} & (self._next.keys() | self._deferred.keys()):
             self._hold(self._reader, partition)
 
     def place(self, offsets: Mapping[Partition, int | None]) -> None:
@@ -178,13 +178,13 @@ class KafkaSource:
         if reader is None:
             return
         known = {TopicPartition(*partition): offset for partition, offset in offsets.items()}
-        tokens = {partition: self._waiting[partition] for partition in known if partition in self._waiting}
+        tokens = {partition: self._deferred[partition] for partition in known if partition in self._deferred}
 
         def work(consumer: KafkaConsumer) -> None:  # on the reader's thread, for the broker may take its time
             # one that was given away since, and perhaps came back, is placed by whoever saw that
-            mine = {p: known[p] for p, token in tokens.items() if self._waiting.get(p) is token}
+            mine = {p: known[p] for p, token in tokens.items() if self._deferred.get(p) is token}
             found = self._resolved(consumer, mine, {}) if mine else {}
-            reader.inbox.put(Change("placed", list(found), lambda: None, found, tokens))
+            reader.inbox.put(RebalanceEvent("placed", list(found), lambda: None, found, tokens))
             if mine.keys() - found.keys():  # the broker did not say which offsets it holds
                 reader.closing.wait(RETRY_SECONDS)
                 reader.work.put(work)
@@ -199,8 +199,8 @@ class KafkaSource:
     def rewind(self, offsets: Mapping[Partition, int]) -> None:
         """Read partitions again from these offsets on: assigned ones now, such as were lost when they come back."""
         for partition, offset in offsets.items():
-            if (reached := self._left.get(TopicPartition(*partition))) is not None:
-                self._left[TopicPartition(*partition)] = min(reached, offset)
+            if (reached := self._revoked_offsets.get(TopicPartition(*partition))) is not None:
+                self._revoked_offsets[TopicPartition(*partition)] = min(reached, offset)
         self.hold(offsets)
         self.place(offsets)
 
@@ -225,7 +225,7 @@ class KafkaSource:
         for partition, position in self._next.copy().items():
             end = self._end.get(partition, 0)
             if consumer is not None:
-                with contextlib.suppress(*GONE):
+                with contextlib.suppress(*UNASSIGNED_ERRORS):
                     end = max(end, consumer.highwater(partition) or 0)
             lags[Partition(*partition)] = max(0, end - position)
         return lags
@@ -237,14 +237,14 @@ class KafkaSource:
         if reader is None:
             return
         reader.closing.set()
-        reader.wanted.release()
+        reader.demand.release()
         deadline = time.monotonic() + CLOSE_SECONDS
         while reader.is_alive() and time.monotonic() < deadline:
             try:
                 item = reader.inbox.get(timeout=0.05)
             except queue.Empty:
                 continue
-            if isinstance(item, Change):
+            if isinstance(item, RebalanceEvent):
                 item.finish()
         if reader.is_alive():
             log.warning("The Kafka client did not close within %.0f s and is left behind", CLOSE_SECONDS)
@@ -271,17 +271,17 @@ class KafkaSource:
                 self._next[partition] = batch.passed[Partition(*partition)] = position
         return batch
 
-    def _check_that_it_moves(self, reader: Reader) -> None:
+    def _check_that_it_moves(self, reader: FetchThread) -> None:
         """Raise where the client hangs: better to end, and be started again, than to be alive without processing."""
         stalled = time.monotonic() - reader.progress
         if reader.consumer is not None and stalled > STALLED_SECONDS:
             raise KafkaConnectorError(f"The Kafka client has not returned for {stalled:.0f} s: start the daemon again")
 
-    def _see_to(self, change: Change) -> None:
+    def _handle_rebalance(self, change: RebalanceEvent) -> None:
         """Run the caller's callback and place partitions; then the reader goes on, whatever was raised."""
         partitions = [Partition(*partition) for partition in change.partitions]
         if change.kind == "placed":
-            self._go_on(change.offsets, change.tokens)
+            self._resume_at(change.offsets, change.tokens)
             return
         if change.kind != "misplaced":
             log.info("Partitions %s: %s", change.kind, ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
@@ -302,7 +302,7 @@ class KafkaSource:
                 self._forget(change.partitions)
                 self._on_lost(partitions)
             else:
-                wrong = [partition for partition in change.partitions if partition not in self._waiting]
+                wrong = [partition for partition in change.partitions if partition not in self._deferred]
                 self._place({p: change.offsets.get(p, self._next.get(p)) for p in wrong}, refused=True)
         finally:
             change.finish()
@@ -317,33 +317,33 @@ class KafkaSource:
     def _forget(self, partitions: Iterable[TopicPartition]) -> None:
         for partition in partitions:
             if (reached := self._next.pop(partition, None)) is not None:
-                self._left[partition] = reached
+                self._revoked_offsets[partition] = reached
             self._end.pop(partition, None)
-            self._waiting.pop(partition, None)
+            self._deferred.pop(partition, None)
             if self._reader is not None:
                 self._reader.held.discard(partition)
             for polled in self._held:
                 polled.drop(partition)
 
-    def _hold(self, reader: Reader, partition: TopicPartition) -> None:
+    def _hold(self, reader: FetchThread, partition: TopicPartition) -> None:
         """Let a partition wait for `place`. A position, any, keeps the client from looking for one of its own."""
-        self._waiting[partition] = object()
+        self._deferred[partition] = object()
         reader.held.add(partition)
         first = self._next.pop(partition, None) is None
         for polled in self._held:
             polled.drop(partition)
         if reader.consumer is not None and first:
-            with contextlib.suppress(*GONE):
+            with contextlib.suppress(*UNASSIGNED_ERRORS):
                 reader.consumer.pause(partition)
                 reader.consumer.seek(partition, 0)
 
-    def _go_on(self, offsets: Mapping[TopicPartition, int], tokens: Mapping[TopicPartition, object]) -> None:
+    def _resume_at(self, offsets: Mapping[TopicPartition, int], tokens: Mapping[TopicPartition, object]) -> None:
         """Read on at these offsets, in partitions that still wait under the token that they had."""
         reader, placed = self._reader, {}
         for partition, offset in offsets.items():
-            still = reader is not None and self._waiting.get(partition) is tokens[partition]
+            still = reader is not None and self._deferred.get(partition) is tokens[partition]
             if reader is not None and still and self._seek(partition, offset):
-                del self._waiting[partition]
+                del self._deferred[partition]
                 reader.held.discard(partition)  # last: now the reader lets it run
                 placed[Partition(*partition)] = offset
         self._on_placed(placed)
@@ -355,7 +355,7 @@ class KafkaSource:
             return False
         try:
             consumer.seek(partition, offset)
-        except GONE:
+        except UNASSIGNED_ERRORS:
             return False
         self._next[partition] = offset
         return True
@@ -364,7 +364,7 @@ class KafkaSource:
         """Seek each partition to where `_resolved` says. One that comes back goes on where it was left."""
         consumer = self._reader.consumer if self._reader is not None else None
         if consumer is not None and known:
-            found = self._resolved(consumer, known, self._left, refused=refused)
+            found = self._resolved(consumer, known, self._revoked_offsets, refused=refused)
             self._on_placed({Partition(*p): offset for p, offset in found.items() if self._seek(p, offset)})
 
     def _resolved(
@@ -396,7 +396,7 @@ class KafkaSource:
                         wanted[partition] = max(committed or 0, reached or 0), "committed offset"
         except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
             # polling will ask again for what is not right
-            log.warning("Kafka does not say which offsets it holds (%s)", in_words(error, self._settings))
+            log.warning("Kafka does not say which offsets it holds (%s)", explain_error(error, self._settings))
             return {partition: offset for partition, (offset, _) in wanted.items()}
         found: dict[TopicPartition, int] = {}
         for partition in partitions:

@@ -20,8 +20,8 @@ from kafka.future import Future
 from kafka.structs import ConsumerGroupMetadata
 
 from connectors.batches import Partition
-from connectors.common.threads import apart
-from connectors.kafka.errors import in_words, lasting
+from connectors.common.threads import run_in_thread
+from connectors.kafka.errors import explain_error, is_permanent
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 from connectors.kafka.sinks import Headers, KafkaWriter, UndeliveredError
 
@@ -131,7 +131,7 @@ class TransactionalWriter(KafkaWriter):
         # (3.0.12) now and then never hears of a request whose broker was killed
         limit = min(self.settings.delivery_timeout_seconds, self.settings.transaction_timeout_seconds)
         limit = limit if seconds is None else seconds
-        done = apart(work)
+        done = run_in_thread(work)
         if not wait([done], limit).done:
             self._failed("", KafkaError(f"no answer of the transaction's coordinator within {limit:.0f} s"))
         elif isinstance(error := done.exception(), KafkaError):
@@ -147,7 +147,7 @@ class TransactionalWriter(KafkaWriter):
         if self._failure is not None:
             return
         where = f" (topic {topic})" if topic else ""
-        if too_large or lasting(error):
+        if too_large or is_permanent(error):
             super()._failed(topic, error)
         elif ProducerFencedError.__name__ in f"{type(error)} {error}":  # itself, or what the client makes of it later
             self._failure = TransactionError(
@@ -155,7 +155,7 @@ class TransactionalWriter(KafkaWriter):
                 f" or another process has the transactional id {self.transactional_id}"
             )
         else:
-            why = in_words(error, self.settings, topic=topic, right="Write")
+            why = explain_error(error, self.settings, topic=topic, right="Write")
             self._failure = TransactionError(f"the transaction failed{where}: {why}")
 
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from connectors.http_client.connecting import Connector, DeadlineError
-from connectors.http_client.posting import Poster
+from connectors.http_client.connect import Connector, DeadlineError
+from connectors.http_client.post import HttpPoster
 from connectors.http_client.url_policy import Endpoint, TargetRefusedError, Targets
-from connectors.webhook.message import sign
 from connectors.webhook.outbox import Message
+from connectors.webhook.standard_webhooks import sign
 
 MAX_RETRY_AFTER_SECONDS = 86_400.0  # a receiver's slip must not silence the alerts for years
 MAX_REASON_BYTES = 4096  # of a refusal's body that are read; a success is not read at all
@@ -22,7 +22,7 @@ MAX_REASON_CHARACTERS = 300  # of them that are logged
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DeliveryResult:
     """What came of one attempt."""
 
     status: int | None  # None: no HTTP answer
@@ -53,7 +53,7 @@ def _time_of(response: http.client.HTTPResponse, now: float) -> float:
         return now
 
 
-class Courier:
+class WebhookClient:
     """Delivers messages to one receiver, one at a time."""
 
     def __init__(self, endpoint: Endpoint, targets: Targets, keys: Sequence[bytes], timeout_seconds: float) -> None:
@@ -61,9 +61,9 @@ class Courier:
         self._endpoint, self._keys, self._timeout = endpoint, keys, timeout_seconds
         connector = Connector(endpoint.host, endpoint.port, lambda address: targets.refuses(endpoint.host, address))
         tls = ssl.create_default_context() if endpoint.tls else None
-        self._poster = Poster(connector, endpoint.host, endpoint.port, tls)
+        self._poster = HttpPoster(connector, endpoint.host, endpoint.port, tls)
 
-    def deliver(self, message: Message) -> Answer:
+    def deliver(self, message: Message) -> DeliveryResult:
         """Make one attempt, in at most `timeout_seconds`."""
         try:
             with self._poster.post(
@@ -71,25 +71,25 @@ class Courier:
             ) as response:
                 return self._answer(response)
         except TargetRefusedError as error:
-            return Answer(None, str(error))
+            return DeliveryResult(None, str(error))
         except DeadlineError:
-            return Answer(None, f"no answer within webhook.timeout_seconds = {self._timeout:g}")
+            return DeliveryResult(None, f"no answer within webhook.timeout_seconds = {self._timeout:g}")
         except (OSError, http.client.HTTPException) as error:
-            return Answer(None, self._endpoint.redact(f"{type(error).__name__}: {error}"))
+            return DeliveryResult(None, self._endpoint.redact(f"{type(error).__name__}: {error}"))
 
     def end(self) -> None:
         """Give up the attempt that is under way, and every later one; for any thread."""
         self._poster.end()
 
-    def _answer(self, response: http.client.HTTPResponse) -> Answer:
+    def _answer(self, response: http.client.HTTPResponse) -> DeliveryResult:
         if 200 <= response.status < 300:
-            return Answer(response.status, "")
+            return DeliveryResult(response.status, "")
         reason = f"it answered {response.status}"
         with contextlib.suppress(OSError, http.client.HTTPException):  # the status is known, its text is extra
             said = response.read(MAX_REASON_BYTES).decode("utf-8", "replace")
             reason += f" {self._endpoint.redact(said)[:MAX_REASON_CHARACTERS]!r}"
         retry_after = retry_after_seconds(response.headers.get("Retry-After"), _time_of(response, time.time()))
-        return Answer(response.status, reason, retry_after)
+        return DeliveryResult(response.status, reason, retry_after)
 
     def _headers(self, message: Message) -> dict[str, str]:
         timestamp = int(time.time())

@@ -133,7 +133,7 @@ class Outbox:
                 oldest = self._db.execute(
                     "SELECT sequence, id FROM message WHERE outcome IS NULL ORDER BY sequence LIMIT ?", (excess,)
                 ).fetchall()
-                self._set_down([(sequence, "dropped") for sequence, _ in oldest])
+                self._record_outcomes([(sequence, "dropped") for sequence, _ in oldest])
             self._pending += added - len(oldest)
         return [message_id for _, message_id in oldest]
 
@@ -173,7 +173,7 @@ class Outbox:
         """Set messages down for good, each by its sequence as `delivered` or `dropped`."""
         with self._lock, self._errors():
             with self._transaction():
-                finished = self._set_down(outcomes)
+                finished = self._record_outcomes(outcomes)
                 self._db.execute(
                     "DELETE FROM message"
                     " WHERE outcome IS NOT NULL AND sequence <= (SELECT max(sequence) FROM message) - ?",
@@ -181,15 +181,15 @@ class Outbox:
                 )
             self._pending -= finished
 
-    def retry(self, sequence: int, due: float, *, aside: bool) -> None:
-        """Count a failed attempt and set the time of the next (monotonic, s); `aside`: let its stream go on."""
+    def retry(self, sequence: int, due: float, *, out_of_order: bool) -> None:
+        """Count a failed attempt and set the time of the next (monotonic, s); `out_of_order`: let its stream go on."""
         with self._lock, self._errors():
             self._db.execute(
                 "UPDATE message SET attempts = attempts + 1, due = ?, aside = max(aside, ?) WHERE sequence = ?",
-                (due, int(aside), sequence),
+                (due, int(out_of_order), sequence),
             )
 
-    def hurry(self, attempts: int) -> None:
+    def retry_now(self, attempts: int) -> None:
         """Make every pending message that has failed at most `attempts` times due now."""
         with self._lock, self._errors():
             self._db.execute("UPDATE message SET due = 0 WHERE outcome IS NULL AND attempts <= ?", (attempts,))
@@ -199,7 +199,7 @@ class Outbox:
         with self._lock, self._errors():
             self._db.close()
 
-    def _set_down(self, outcomes: Sequence[tuple[int, str]]) -> int:
+    def _record_outcomes(self, outcomes: Sequence[tuple[int, str]]) -> int:
         """Write outcomes, and return how many messages were still pending."""
         return self._db.executemany(
             "UPDATE message SET outcome = ?, body = NULL WHERE sequence = ? AND outcome IS NULL",

@@ -12,8 +12,8 @@ What an attempt's answer means:
 
 A message is tried until it is older than `max_age_seconds`, then it is `dropped`: a wrong path or secret (404, 401)
 is mended by a person, and the alerts should still be there then. Redirects are never followed, so that a receiver
-cannot send us elsewhere; `targets.py` says which addresses may be connected to. A crash between a receiver's 2xx and
-our note of it sends the message once more, with the same `webhook-id`: receivers know it by that.
+cannot send us elsewhere; `http_client/url_policy.py` says which addresses may be connected to. A crash between a
+receiver's 2xx and our note of it sends the message once more, with the same `webhook-id`: receivers know it by that.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from connectors.batches import Alert
+from connectors.common.problem import OngoingProblem
 from connectors.common.section import MAX_SECONDS, Section
-from connectors.common.trouble import Trouble
 from connectors.http_client.url_policy import Targets, parse_url
-from connectors.webhook.delivery import Answer, Courier
-from connectors.webhook.message import parse_secrets, webhook_body, webhook_id
+from connectors.webhook.delivery import DeliveryResult, WebhookClient
 from connectors.webhook.outbox import Message, NewMessage, Outbox, OutboxError, OutboxFullError
+from connectors.webhook.standard_webhooks import parse_secrets, webhook_body, webhook_id
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a l
 # by default, where no other stream's message shows that the receiver works.
 MAX_HOLDING_ATTEMPTS = 12
 
-AWAY = frozenset({408, 425, 429, 502, 503, 504})  # the receiver, or what stands before it, says: later
+RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})  # the receiver, or what stands before it, says: later
 
 
 class WebhookSettings(Section):
@@ -138,21 +138,21 @@ class WebhookSink:
         self._settings = settings
         self._endpoint = parse_url(settings.url.get_secret_value())
         keys = parse_secrets(settings.secret.get_secret_value())
-        self._courier = Courier(self._endpoint, Targets(settings.allowed_hosts), keys, settings.timeout_seconds)
+        self._client = WebhookClient(self._endpoint, Targets(settings.allowed_hosts), keys, settings.timeout_seconds)
         self._on_delivery = on_delivery
         self._on_pending = on_pending
         self._outbox = Outbox(directory / OUTBOX_FILE, settings.max_pending)
         self._kept: list[NewMessage] = []  # that are not in the outbox yet
         self._keeping = threading.Lock()  # for a moment
         self._storing = threading.Lock()  # for as long as the disk takes
-        self._done: list[tuple[int, str]] = []  # messages with outcomes that the outbox does not know yet
+        self._unrecorded: list[tuple[int, str]] = []  # messages with outcomes that the outbox does not know yet
         # Ages are told by a clock that does not jump: one set forward by days would make old alerts of all that wait
         self._ahead = time.time() - time.monotonic()
         self._failures = 0  # since the receiver last took something: how long the pause is
         self._paused_until = 0.0  # monotonic, s
-        self._gone = False
-        self._told = ""  # the trouble that the log already knows of
-        self.trouble = Trouble(2 * IDLE_SECONDS)  # what keeps this thread from sending, but for a receiver that is away
+        self._endpoint_gone = False
+        self._logged = ""  # the problem that the log already knows of
+        self.problem = OngoingProblem(2 * IDLE_SECONDS)  # what stops deliveries, other than an unreachable receiver
         self._stop = threading.Event()
         self._wake = threading.Event()
         waiting = self._outbox.pending()
@@ -213,10 +213,10 @@ class WebhookSink:
         """Stop within 2 s; what was not delivered waits in the outbox for the next start."""
         self._stop.set()
         self._wake.set()
-        self._courier.end()
+        self._client.end()
         self._thread.join(STOP_SECONDS)
         with contextlib.suppress(OutboxError):
-            self._record()
+            self._record_outcomes()
             self.flush()
         if self._kept:
             logger.error(
@@ -236,12 +236,12 @@ class WebhookSink:
             except OutboxError as error:
                 if self._stop.is_set():
                     return  # close() did not wait any longer for this attempt
-                self._tell("outbox", str(error))
-                self.trouble.met(str(error))
+                self._log_once("outbox", str(error))
+                self.problem.report(str(error))
                 wait = self._settings.retry_base_seconds
             except Exception as error:  # whatever it is, alerts must go on
                 logger.exception("the delivery of an alert to %s failed unexpectedly", self._endpoint)
-                self.trouble.met(f"the delivery fails unexpectedly: {type(error).__name__}")
+                self.problem.report(f"the delivery fails unexpectedly: {type(error).__name__}")
                 wait = self._settings.retry_base_seconds
             self._wake.wait(wait)
             self._wake.clear()
@@ -251,12 +251,12 @@ class WebhookSink:
 
         Outcomes are noted together, so that a burst of alerts does not cost the disk a transaction each.
         """
-        self._record()  # what a full disk has prevented: were it sent on, it would be sent again
+        self._record_outcomes()  # what a full disk has prevented: were it sent on, it would be sent again
         with contextlib.suppress(OutboxFullError):
             self.flush()
         now = time.monotonic()
-        if self._gone:
-            self.trouble.met(f"the webhook at {self._endpoint} answered 410 Gone: nothing more is sent there")
+        if self._endpoint_gone:
+            self.problem.report(f"the webhook at {self._endpoint} answered 410 Gone: nothing more is sent there")
             return IDLE_SECONDS
         if now < self._paused_until:
             return self._paused_until - now
@@ -265,48 +265,48 @@ class WebhookSink:
             due = self._outbox.next_due(now)
             return IDLE_SECONDS if due is None else min(due - now, IDLE_SECONDS)
         for message in messages:
-            answer = self._courier.deliver(message)
+            answer = self._client.deliver(message)
             if answer.status is None and self._stop.is_set():
                 break  # cut off by close(): says nothing of the receiver
             if answer.status is None or not 200 <= answer.status < 300:
-                self._record()
+                self._record_outcomes()
                 self._failed(message, answer)
                 break
             self._delivered(message)
             if self._stop.is_set() or time.monotonic() - now > TOGETHER_SECONDS:
                 break
-        self._record()
+        self._record_outcomes()
         self._on_pending(self._outbox.pending())
         return 0.0
 
-    def _record(self) -> None:
+    def _record_outcomes(self) -> None:
         """Note in the outbox what has become of messages."""
-        if self._done:
-            self._outbox.finish(self._done)
-            self._done = []
+        if self._unrecorded:
+            self._outbox.finish(self._unrecorded)
+            self._unrecorded = []
 
     def _now(self) -> float:
         return time.monotonic() + self._ahead
 
     def _delivered(self, message: Message) -> None:
         self._on_delivery("delivered")
-        self._done.append((message.sequence, "delivered"))
+        self._unrecorded.append((message.sequence, "delivered"))
         logger.debug("alert %s was delivered to %s", message.id, self._endpoint)
         if self._failures:
             # What failed no more often than the outage lasted was its victim. What failed more often failed while
             # others got through, and keeps its own backoff.
-            self._outbox.hurry(self._failures)
-        if self._told:
+            self._outbox.retry_now(self._failures)
+        if self._logged:
             logger.info("the webhook at %s takes alerts again; %d wait", self._endpoint, self._outbox.pending())
         self._failures = 0
-        self._told = ""
+        self._logged = ""
 
-    def _failed(self, message: Message, answer: Answer) -> None:
+    def _failed(self, message: Message, answer: DeliveryResult) -> None:
         now = time.monotonic()
         status = answer.status
         attempts = message.attempts + 1
         if status == 410:
-            self._gone = True
+            self._endpoint_gone = True
             self._on_delivery("failed")
             logger.error(
                 "the webhook at %s answered 410 Gone: nothing more is sent there. %d alerts wait in the outbox; set "
@@ -315,27 +315,27 @@ class WebhookSink:
                 self._outbox.pending(),
             )
             return
-        refused = status is not None and status < 500 and status not in AWAY
-        aside = refused
+        refused = status is not None and status < 500 and status not in RETRYABLE
+        out_of_order = refused
         due = now + self._backoff(attempts)
         if not refused:
             self._failures += 1
             self._paused_until = now + max(self._backoff(self._failures), answer.retry_after)
-            broken = status is not None and status not in AWAY
-            aside = attempts > self._failures or (broken and attempts >= MAX_HOLDING_ATTEMPTS)
-            if not aside:
+            broken = status is not None and status not in RETRYABLE
+            out_of_order = attempts > self._failures or (broken and attempts >= MAX_HOLDING_ATTEMPTS)
+            if not out_of_order:
                 due = self._paused_until
-        self._tell(str(status), f"the webhook at {self._endpoint} does not take alerts: {answer.reason}")
+        self._log_once(str(status), f"the webhook at {self._endpoint} does not take alerts: {answer.reason}")
         if self._now() - message.created > self._settings.max_age_seconds:
             self._on_delivery("dropped")
-            self._done.append((message.sequence, "dropped"))
+            self._unrecorded.append((message.sequence, "dropped"))
             logger.error(
                 "alert %s was dropped: not delivered within webhook.max_age_seconds; last: %s",
                 message.id,
                 answer.reason,
             )
             return
-        self._outbox.retry(message.sequence, due, aside=aside)
+        self._outbox.retry(message.sequence, due, out_of_order=out_of_order)
         self._on_delivery("failed" if refused else "retried")
 
     def _backoff(self, failures: int) -> float:
@@ -343,8 +343,8 @@ class WebhookSink:
         longest = self._settings.retry_base_seconds * BACKOFF_FACTOR ** min(failures - 1, 20)
         return random.uniform(0.0, min(longest, self._settings.retry_cap_seconds))
 
-    def _tell(self, kind: str, trouble: str) -> None:
-        """Log a trouble when it begins or becomes another, not at every attempt."""
-        if kind != self._told:
-            logger.warning("%s; alerts wait in the outbox and are tried again", trouble)
-            self._told = kind
+    def _log_once(self, kind: str, problem: str) -> None:
+        """Log a problem when it begins or becomes another, not at every attempt."""
+        if kind != self._logged:
+            logger.warning("%s; alerts wait in the outbox and are tried again", problem)
+            self._logged = kind

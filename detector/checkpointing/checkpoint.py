@@ -175,7 +175,7 @@ class Checkpoints:
             "version": META_VERSION,
             "layout": self._parts.engine.states.layout,
             "offsets": [[*partition, offset] for partition, offset in sorted(self.offsets.items())],
-            "beginnings": self._parts.source.beginnings(),
+            "beginnings": self._parts.source.fingerprints(),
             "sinks": self._parts.sinks.position(),
             "newest": self._reporter.newest,
             **self.identity,

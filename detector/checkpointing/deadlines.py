@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import wait
 
-from connectors.common.threads import apart
+from connectors.common.threads import run_in_thread
 from connectors.kafka.sinks import UndeliveredError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Patience:
         Returns whether it was over; False where a stop was asked for and cannot wait any longer. Raises
         UndeliveredError where a partition that is taken away cannot wait any longer.
         """
-        future = apart(work)
+        future = run_in_thread(work)
         while not wait([future], LOOK_SECONDS).done:
             self._beat()
             if time.monotonic() > self.saved_by:

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from connectors.batches import Partition
+from connectors.common.problem import OngoingProblem
 from connectors.common.throttle import LogThrottle
-from connectors.common.trouble import Trouble
 from connectors.kafka.changelog import RIGHTS, Changelogs
 from connectors.kafka.changelog_format import Assembler, ChangelogError, Entry, Mark, compressed, restored
-from connectors.kafka.client_internals import Record
+from connectors.kafka.client_internals import RawRecord
 from connectors.kafka.connect import connect
-from connectors.kafka.diagnosis import astray
-from connectors.kafka.errors import in_words, lasting
+from connectors.kafka.diagnosis import unreachable_brokers
+from connectors.kafka.errors import explain_error, is_permanent
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 from connectors.kafka.transactions import end_transaction_of
 from detector.checkpointing.sqlite import UnsavedError
@@ -112,7 +112,7 @@ class Restorer(threading.Thread):
         self._identities: dict[str, str] = {}  # of changelogs, by the source's topic
         self._telling = LogThrottle(TELL_SECONDS)
         self.caught_up = not standby  # whether everything that stood in the changelogs at the start has been read
-        self.trouble = Trouble()
+        self.problem = OngoingProblem()
         self.progress = 0  # counts rows and ends, for whoever wants to see that it moves
 
     def restore(self, partitions: Iterable[Partition]) -> None:
@@ -162,11 +162,11 @@ class Restorer(threading.Thread):
             except OffsetOutOfRangeError:
                 self._try_again("a changelog has become shorter: what it held is looked at anew")
             except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
-                why = in_words(error, self._settings, topic="the changelog", right=RIGHTS)
-                if lasting(error):
+                why = explain_error(error, self._settings, topic="the changelog", right=RIGHTS)
+                if is_permanent(error):
                     self._failure = KafkaConnectorError(f"the changelog cannot be read: {why}")
                     return
-                self._try_again(f"reading the changelog fails: {astray(self._settings) or why}")
+                self._try_again(f"reading the changelog fails: {unreachable_brokers(self._settings) or why}")
             except UnsavedError as error:
                 self._try_again(f"restoring waits: {error}")
             except ChangelogError as error:
@@ -180,7 +180,7 @@ class Restorer(threading.Thread):
             self._followed.clear()
 
     def _try_again(self, why: str) -> None:
-        if self.trouble.met(why):
+        if self.problem.report(why):
             logger.warning("%s; trying again", why)
         self._stopping.wait(RETRY_SECONDS)
 
@@ -263,7 +263,7 @@ class Restorer(threading.Thread):
             )
         self._store.clear(partition)
 
-    def _apply(self, partition: Partition, followed: _Followed, records: list[Record]) -> None:
+    def _apply(self, partition: Partition, followed: _Followed, records: list[RawRecord]) -> None:
         if followed.whole and not followed.records:
             self._replace(partition, followed)
         followed.records += len(records)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from connectors.common.certificates import expiry_trouble
+from connectors.common.certificates import expiry_problem
 from connectors.common.findings import Finding
 from connectors.http_client.url_policy import Targets, parse_url
 from connectors.http_server.settings import HttpError
@@ -64,8 +64,8 @@ def _files(settings: Settings) -> Iterator[Finding]:
             place = Path(path) if Path(path).exists() else Path(path).absolute().parent
             writable = os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0))
             who = f"user id {os.geteuid()} may not write to {place}: grant that, or set another"
-            trouble = who if place.exists() else f"{place} does not exist: make it, or set another"
-            yield Finding(f"output.{name} {path}", "" if writable else trouble, "writable")
+            problem = who if place.exists() else f"{place} does not exist: make it, or set another"
+            yield Finding(f"output.{name} {path}", "" if writable else problem, "writable")
 
 
 def _readable(name: str, path: str) -> Finding:
@@ -100,14 +100,14 @@ def _certificates(settings: Settings) -> Iterator[Finding]:
         try:
             http.tls()
         except HttpError as error:
-            finding = finding._replace(trouble=finding.trouble or str(error))
+            finding = finding._replace(problem=finding.problem or str(error))
         yield finding
 
 
 def _certificate(what: str, path: str) -> Finding:
     """Look at a certificate's dates; whether it is good otherwise shows where it is used."""
     try:
-        return Finding(what, expiry_trouble(path, datetime.now(UTC)), "in date")
+        return Finding(what, expiry_problem(path, datetime.now(UTC)), "in date")
     except OSError as error:
         return Finding(what, f"cannot be read: {error.strerror}")
     except ValueError as error:

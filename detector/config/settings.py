@@ -18,7 +18,7 @@ from connectors.common.section import MAX_SECONDS, Section
 from connectors.decode.settings import DecodeSettings
 from connectors.files.source import FileSettings
 from connectors.http_server.settings import HttpSettings
-from connectors.kafka.names import topic_trouble
+from connectors.kafka.names import topic_problem
 from connectors.kafka.settings import KafkaSettings
 from connectors.webhook.sink import WebhookSettings
 from detector.config.layers import (
@@ -285,9 +285,9 @@ class Settings(Section):
             raise ValueError('state.changelog is true and source.type is "file": a changelog is a topic of Kafka')
         topics = self.kafka.topics if self.changelog and not self.kafka.topic_pattern else []
         for changelog in map(self.kafka.changelog_of, topics):
-            if trouble := topic_trouble(changelog):
+            if problem := topic_problem(changelog):
                 raise ValueError(
-                    f"kafka.changelog_topic {self.kafka.changelog_topic!r} makes {changelog!r:.60}, which is {trouble}"
+                    f"kafka.changelog_topic {self.kafka.changelog_topic!r} makes {changelog!r:.60}, which is {problem}"
                 )
         if self.state.standby and not self.changelog:
             raise ValueError("state.standby is true, but there is no changelog to follow: set state.changelog = true")

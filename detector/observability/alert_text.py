@@ -12,7 +12,7 @@ from typing import Any
 from connectors.batches import SILENCE, Alert
 from connectors.common.throttle import LogThrottle
 from connectors.encode import alert_record
-from connectors.webhook.message import leading_features
+from connectors.webhook.standard_webhooks import leading_features
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from connectors.batches import Partition, RawBatch, Rejected
 from connectors.common.private_files import open_private
-from connectors.common.threads import apart
+from connectors.common.threads import run_in_thread
 from connectors.decode.decoder import REASONS, Decoder
 from connectors.http_server.server import HttpServer
 from connectors.kafka.names import transactional_id
@@ -122,8 +122,8 @@ class Daemon:
         if meta:
             self._sinks.restore(meta["sinks"])
         changes = Changes(self._on_assigned, self._on_revoked, self._on_lost, self._on_placed)
-        beginnings = meta.get("beginnings", {}) if meta else {}
-        self._source = make_source(settings, self._decoder, offsets, beginnings, changes)
+        fingerprints = meta.get("beginnings", {}) if meta else {}
+        self._source = make_source(settings, self._decoder, offsets, fingerprints, changes)
         self._isolation = Isolation(self._engine, always=not self._source.rewinds)
         self._full = False  # nothing is read, since no more can be kept without a checkpoint
         self._partitions: PartitionedStates | None = None
@@ -157,11 +157,11 @@ class Daemon:
             {"longwatch": __version__, "member": self._member, "model": stored_model},
         )
         self._promotion = Promotion(settings, model, registry, parts, self._checkpoints, self._reporter, self.metrics)
-        self._troubles = {"retraining": self._promotion.trouble, **self._sinks.troubles}
+        self._problems = {"retraining": self._promotion.problem, **self._sinks.problems}
         if isinstance(self._source, KafkaSource):
-            self._troubles["kafka"] = self._source.trouble
+            self._problems["kafka"] = self._source.problem
         if self._partitions is not None:
-            self._troubles["changelog"] = self._partitions.restorer.trouble
+            self._problems["changelog"] = self._partitions.restorer.problem
         logger.info(
             "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
             *(__version__, settings.model.cell, device, self._engine.settings.threads, settings.state.directory),
@@ -253,7 +253,7 @@ class Daemon:
                     logger.warning("what came since the last checkpoint will be scored again: %s", error)
         finally:
             parts = (self._source, self._sinks, self._partitions, self._engine, self._store)
-            closing = [apart(part.close) for part in parts if part is not None]
+            closing = [run_in_thread(part.close) for part in parts if part is not None]
             ended, left = wait(closing, STOP_CLOSING_SECONDS)
             if left:
                 logger.warning("Kafka did not let go within %.0f s and is left behind", STOP_CLOSING_SECONDS)
@@ -399,8 +399,8 @@ class Daemon:
     def _watch(self, lag: dict[Partition, int]) -> None:
         """Tell the lag, and see whether there is progress, nothing to do, or nobody to ask."""
         self.metrics.set_lag(lag)
-        for part, trouble in self._troubles.items():
-            self.metrics.part_failing[part].set(bool(trouble.why))
+        for part, problem in self._problems.items():
+            self.metrics.part_failing[part].set(bool(problem.current))
         self._reporter.watch(sum(lag.values()))
         source = self._source
         if isinstance(source, KafkaSource):
@@ -422,8 +422,8 @@ class Daemon:
             return False, overdue
         if self._restoring:
             return False, f"restoring the states of {self._restoring} partitions"
-        troubles = {part: trouble.lasting() for part, trouble in self._troubles.items()}
-        if told := "; ".join(text for part, text in troubles.items() if text and part != "retraining"):
+        problems = {part: problem.persistent() for part, problem in self._problems.items()}
+        if told := "; ".join(text for part, text in problems.items() if text and part != "retraining"):
             return False, told
         if self._partitions is not None and self._settings.state.standby and not self._checkpoints.offsets:
             ready = self._partitions.restorer.caught_up
@@ -432,4 +432,4 @@ class Daemon:
             return False, "waiting for partitions"
         # ready all the same: a restart would not help, and others would get no more of what cannot be read; without a
         # retraining scoring goes on with the model as it is
-        return True, "; ".join(filter(None, (self._reporter.nothing_read or "scoring", troubles["retraining"])))
+        return True, "; ".join(filter(None, (self._reporter.nothing_read or "scoring", problems["retraining"])))

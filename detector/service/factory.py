@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from connectors.batches import Partition
-from connectors.common.private_files import Beginning
-from connectors.common.trouble import Trouble
+from connectors.common.private_files import Fingerprint
+from connectors.common.problem import OngoingProblem
 from connectors.decode.decoder import Decoder
 from connectors.files.sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
 from connectors.files.source import FileSource
@@ -162,15 +162,15 @@ def make_source(
     settings: Settings,
     decoder: Decoder,
     offsets: Mapping[Partition, int],
-    beginnings: Mapping[str, Sequence[Any]],
+    fingerprints: Mapping[str, Sequence[Any]],
     changes: Changes,
 ) -> DaemonSource:
     """Return the source, which goes on at `offsets`, or where `place` says where there is a changelog.
 
-    `beginnings` is what the last checkpoint says of files.
+    `fingerprints` is what the last checkpoint says of files.
     """
     if settings.source.type == "file":
-        known = {path: Beginning(*begins) for path, begins in beginnings.items()}
+        known = {path: Fingerprint(*begins) for path, begins in fingerprints.items()}
         return FileSource(settings.source, decoder, offsets, known)
     return KafkaSource(
         settings.kafka,
@@ -193,7 +193,7 @@ class Sinks:
     dead_letters: Sequence[DeadLetterSink]
     writer: KafkaWriter | None = None  # of those that write to Kafka
     feed: AlertFeed | None = None  # with exactly-once it brings the webhook committed alerts
-    troubles: Mapping[str, Trouble] = field(default_factory=dict)  # of those that work in threads of their own
+    problems: Mapping[str, OngoingProblem] = field(default_factory=dict)  # of those that work in threads of their own
 
     def __iter__(self) -> Iterator[Sink]:
         """Yield every sink."""
@@ -244,7 +244,7 @@ def make_sinks(
     if output.dead_letter_file:
         dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
     feed: AlertFeed | None = None
-    troubles: dict[str, Trouble] = {}
+    problems: dict[str, OngoingProblem] = {}
 
     def too_large(outcome: str) -> None:
         metrics.records_too_large[outcome].inc()
@@ -263,13 +263,13 @@ def make_sinks(
             on_delivery=lambda outcome: metrics.webhook_deliveries[outcome].inc(),
             on_pending=metrics.outbox_pending.set,
         )
-        troubles["webhook"] = webhook.trouble
+        problems["webhook"] = webhook.problem
         if settings.exactly_once:
             feed = AlertFeed(kafka, webhook)
-            troubles["alert_feed"] = feed.trouble
+            problems["alert_feed"] = feed.problem
         else:
             alerts.append(webhook)
     if beside:
         scores, alerts = [*scores, *beside.scores], [*alerts, *beside.alerts]
         dead_letters = [*dead_letters, *beside.dead_letters]
-    return Sinks(scores, alerts, dead_letters, writer, feed, troubles)
+    return Sinks(scores, alerts, dead_letters, writer, feed, problems)

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 
-from connectors.common.trouble import Trouble
+from connectors.common.problem import OngoingProblem
 from detector.checkpointing.checkpoint import Checkpoints, Parts
 from detector.config.settings import Settings
 from detector.observability.metrics import Metrics
@@ -38,7 +38,7 @@ class Promotion:
         self._retrainer = Retrainer()
         self._retrainings = 0
         self._retrained_at = time.monotonic()
-        self.trouble = Trouble(calm_seconds=math.inf)  # until one does not fail
+        self.problem = OngoingProblem(calm_seconds=math.inf)  # until one does not fail
 
     def begin(self) -> None:
         """Tell which model it begins with."""
@@ -50,9 +50,9 @@ class Promotion:
         training = self._settings.training
         if (outcome := self._retrainer.result()) is not None:
             self._reporter.retraining(outcome)
-            self.trouble.over()
+            self.problem.clear()
             if outcome.outcome == "failed":
-                self.trouble.met(f"retraining fails: {outcome.reason}")
+                self.problem.report(f"retraining fails: {outcome.reason}")
             if outcome.model is not None:
                 self._promote(outcome.model, outcome.about(time.time()))
         due = time.monotonic() - self._retrained_at >= training.interval_seconds
@@ -76,7 +76,7 @@ class Promotion:
             self._checkpoints.identity["model"] = self._registry.save(model, about)
         except RegistryError as error:
             logger.warning("the retrained model is left out: %s", error)
-            self.trouble.met(f"the retrained model is left out: {error}")
+            self.problem.report(f"the retrained model is left out: {error}")
             return
         engine, store, *_, partitions = self._parts
         if partitions is not None:  # named first: what is committed with it must not be gone on with another one

@@ -270,12 +270,12 @@ class Receiver:
                 body = self.rfile.read(length)
                 if len(body) < length:  # the sender was killed meanwhile
                     return
-                trouble = _trouble(dict(self.headers), body)
-                if trouble:
-                    receiver.refused.append(trouble)
+                problem = _problem(dict(self.headers), body)
+                if problem:
+                    receiver.refused.append(problem)
                 else:
                     receiver.taken.append(Delivery(self.headers["webhook-id"], body))
-                self.send_response(401 if trouble else 204)
+                self.send_response(401 if problem else 204)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -298,7 +298,7 @@ class Receiver:
         return [delivery.id for delivery in list(self.taken)]
 
 
-def _trouble(headers: Mapping[str, str], body: bytes) -> str:
+def _problem(headers: Mapping[str, str], body: bytes) -> str:
     """Return what a receiver would refuse a message for, "" for nothing."""
     headers = {name.lower(): value for name, value in headers.items()}
     message_id, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")

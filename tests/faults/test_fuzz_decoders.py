@@ -40,9 +40,9 @@ from connectors.kafka.changelog_format import (
 )
 from connectors.kafka.decompress import TooLargeError, decompressed
 from connectors.kafka.oauth import TokenError, from_file
-from connectors.kafka.record_parser import QuickRecords
-from connectors.webhook.message import webhook_body
+from connectors.kafka.record_parser import CompiledPartitionRecords
 from connectors.webhook.outbox import NewMessage, Outbox, OutboxError
+from connectors.webhook.standard_webhooks import webhook_body
 from detector.checkpointing.sqlite import DATABASE
 from detector.checkpointing.store import SqliteStore
 from detector.config.settings import SettingsError, load_settings
@@ -181,7 +181,7 @@ def read_batches(data: bytes) -> None:
         at += 12 + length
     for whole in (data, bytes(mended)):
         try:
-            part = QuickRecords(0, TopicPartition("t", 0), MemoryRecords(whole))
+            part = CompiledPartitionRecords(0, TopicPartition("t", 0), MemoryRecords(whole))
             while part:
                 part.take(100)
         except KafkaError:

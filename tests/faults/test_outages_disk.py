@@ -13,9 +13,9 @@ import pytest
 
 from connectors.batches import Alert, Rejected
 from connectors.files.sinks import FileDeadLetterSink, FileFullError
-from connectors.webhook.message import webhook_id
 from connectors.webhook.outbox import NewMessage, Outbox, OutboxFullError
 from connectors.webhook.sink import WebhookSettings, WebhookSink
+from connectors.webhook.standard_webhooks import webhook_id
 from detector.checkpointing.sqlite import UnsavedError
 from detector.checkpointing.store import SqliteStore
 from tests.brokers import Broker

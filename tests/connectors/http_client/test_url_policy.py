@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from connectors.http_client.connecting import Connector
+from connectors.http_client.connect import Connector
 from connectors.http_client.url_policy import TargetRefusedError, Targets
 from connectors.webhook.sink import WebhookSettings, WebhookSink
 from tests.connectors.webhook.test_webhook import alert

@@ -24,7 +24,7 @@ from connectors.batches import Partition
 from connectors.kafka.alert_feed import AlertFeed
 from connectors.kafka.changelog import Changelogs
 from connectors.kafka.changelog_format import ChangelogError
-from connectors.kafka.errors import in_words
+from connectors.kafka.errors import explain_error
 from connectors.kafka.history import KafkaHistory
 from connectors.kafka.sinks import KafkaWriter, UndeliveredError
 from connectors.kafka.source import KafkaConnectorError, KafkaSettings, KafkaSource
@@ -275,11 +275,11 @@ def test_a_feed_that_may_not_read_ends_the_daemon_with_what_to_grant(
     ],
 )
 def test_every_error_that_can_reach_a_person_is_one_line_with_what_to_do(error: KafkaError, words: str) -> None:
-    line = in_words(error, KafkaSettings(), topic="t")
+    line = explain_error(error, KafkaSettings(), topic="t")
     assert line.isprintable()
     assert re.search(words, line), line
 
 
 def test_no_secret_gets_into_the_words() -> None:
     config = KafkaSettings(security_protocol="SASL_SSL", sasl_username="u", sasl_password="hunter22")
-    assert "hunter22" not in in_words(UnsupportedVersionError(), config)
+    assert "hunter22" not in explain_error(UnsupportedVersionError(), config)

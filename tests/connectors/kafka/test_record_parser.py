@@ -15,7 +15,7 @@ from kafka.errors import CorruptRecordError
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from connectors.kafka.record_parser import QuickRecords, _scan
+from connectors.kafka.record_parser import CompiledPartitionRecords, _scan
 
 PARTITION = TopicPartition("metrics", 3)
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
@@ -48,7 +48,7 @@ def read(way, data: bytes, *, fetch_offset=0, **options):
 
 
 def assert_both_ways_agree(data: bytes, **options) -> int:
-    quick, *rest = read(QuickRecords, data, **options)
+    quick, *rest = read(CompiledPartitionRecords, data, **options)
     slow, *expected = read(Fetcher.PartitionRecords, data, **options)
     assert quick == [(r.offset, -1 if r.timestamp is None else r.timestamp, r.key, r.value) for r in slow]
     assert rest == expected
@@ -77,7 +77,7 @@ def test_an_old_message_that_unpacks_to_too_much_is_one_record_to_refuse(magic, 
     bomb = built([(1, b"k", b"0" * 9_000, [])] * 1_000, magic=magic, compression=compression)
     assert len(bomb) < 1 << 20
 
-    (refused,), next_offset, _ = read(QuickRecords, bomb)
+    (refused,), next_offset, _ = read(CompiledPartitionRecords, bomb)
 
     assert len(refused[3]) < len(bomb)
     assert next_offset == refused[0] + 1
@@ -92,7 +92,7 @@ def test_an_old_message_whose_lengths_lead_in_a_circle_is_refused():
     message = wrapper[:attributes] + bytes([GZIP]) + wrapper[attributes + 1 :]
 
     with pytest.raises(CorruptRecordError):
-        read(QuickRecords, message, check_crcs=False)
+        read(CompiledPartitionRecords, message, check_crcs=False)
 
 
 @pytest.mark.parametrize("compression", [GZIP, SNAPPY, LZ4, ZSTD])
@@ -105,7 +105,7 @@ def test_a_batch_that_unpacks_to_too_much_is_one_record_to_refuse_and_the_next_i
     after = built([(2, b"k", b"v", [])], compression=compression, first=1_000)
 
     monkeypatch.setattr("connectors.kafka.record_parser.MAX_RATIO", 1)
-    (refused, read_on), *_ = read(QuickRecords, bomb + after)
+    (refused, read_on), *_ = read(CompiledPartitionRecords, bomb + after)
 
     assert refused[0] == 999
     assert len(refused[3]) < 1 << 20
@@ -116,7 +116,7 @@ def test_a_batch_that_unpacks_to_too_much_is_one_record_to_refuse_and_the_next_i
 def test_a_poll_ends_where_records_come_to_much(monkeypatch):
     monkeypatch.setattr("connectors.kafka.record_parser.MAX_POLL_BYTES", 100_000)
     data = b"".join(built([(1, b"k", b"0" * 9_000, [])] * 10, compression=GZIP, first=10 * k) for k in range(20))
-    part = QuickRecords(0, PARTITION, MemoryRecords(data))
+    part = CompiledPartitionRecords(0, PARTITION, MemoryRecords(data))
 
     takes = []
     while part:
@@ -131,7 +131,7 @@ def test_a_batch_that_counts_more_records_than_it_can_hold_is_refused():
     for count in (2, 2**31 - 1, -1):
         struct.pack_into(">i", data, 57, count)
         with pytest.raises(CorruptRecordError):
-            read(QuickRecords, bytes(data), check_crcs=False)
+            read(CompiledPartitionRecords, bytes(data), check_crcs=False)
 
 
 def test_several_batches_are_read_from_the_offset_that_was_asked_for():
@@ -147,7 +147,7 @@ def test_the_brokers_own_clock_rules_where_it_stamps_records():
     data = bytearray(built([(1_000, b"k", b"v", []), (5_000, b"k", b"v", [])]))
     data[22] |= 0x08  # attributes: log append time
 
-    records, *_ = read(QuickRecords, bytes(data), check_crcs=False)
+    records, *_ = read(CompiledPartitionRecords, bytes(data), check_crcs=False)
 
     assert [record[1] for record in records] == [5_000, 5_000]
 
@@ -174,7 +174,7 @@ def test_a_batch_whose_bytes_have_changed_is_refused():
     data[-4] ^= 1
 
     with pytest.raises(CorruptRecordError, match="metrics/3: the records from offset 0 on are damaged"):
-        read(QuickRecords, bytes(data))
+        read(CompiledPartitionRecords, bytes(data))
 
 
 @settings(deadline=None)  # the first call compiles
@@ -185,7 +185,7 @@ def test_malformed_records_are_refused_or_stay_within_the_batch(data, records):
         whole[data.draw(st.integers(61, len(whole) - 1))] = data.draw(st.integers(0, 255))
 
     try:
-        found, *_ = read(QuickRecords, bytes(whole), check_crcs=False)
+        found, *_ = read(CompiledPartitionRecords, bytes(whole), check_crcs=False)
     except CorruptRecordError:
         return
     assert len(found) <= len(records)  # a changed offset may lie before the one asked for

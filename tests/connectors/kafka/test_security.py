@@ -254,7 +254,7 @@ def test_settings_for_tokens_that_do_not_fit_are_refused_with_their_names(
 
 
 def test_a_token_lives_four_fifths_of_its_life_and_outlives_an_endpoint_that_is_away() -> None:
-    now, answers = 0.0, [("one", 100.0), ("two", 180.0), TokenError("away", lasting=False)]
+    now, answers = 0.0, [("one", 100.0), ("two", 180.0), TokenError("away", permanent=False)]
 
     def fetch() -> tuple[str, float]:
         answer = answers.pop(0)

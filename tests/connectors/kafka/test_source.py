@@ -340,7 +340,7 @@ def test_a_partition_that_was_given_away_unheard_is_held_and_placed_without_harm
     placed: list[dict[Partition, int]] = []
     source = open_source(config, start=lambda _: LATER, on_placed=placed.append)
     mine = [Partition(name, 0), Partition(name, 1)]
-    until(lambda: source.poll(0.1) is not None and len(source._waiting) == 2, "both partitions are assigned")
+    until(lambda: source.poll(0.1) is not None and len(source._deferred) == 2, "both partitions are assigned")
     reader = source._reader
     assert reader is not None
     source.place({mine[0]: 0, mine[1]: 0})

@@ -31,9 +31,9 @@ from pydantic import ValidationError
 from connectors.batches import Alert
 from connectors.http_client.url_policy import parse_url
 from connectors.webhook.delivery import retry_after_seconds
-from connectors.webhook.message import parse_secrets, sign, webhook_body, webhook_id
 from connectors.webhook.outbox import NewMessage, Outbox, OutboxError
 from connectors.webhook.sink import OUTBOX_FILE, WebhookSettings, WebhookSink
+from connectors.webhook.standard_webhooks import parse_secrets, sign, webhook_body, webhook_id
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 NS = 1_000_000_000
@@ -771,10 +771,10 @@ def test_a_stream_waits_behind_its_message_that_failed_and_others_do_not(tmp_pat
     outbox.add([NewMessage(f"{stream}{number}", stream, b"body") for number in range(3) for stream in "ab"], 0.0)
     assert ids(0.0) == ["a0", "b0", "a1", "b1", "a2", "b2"]
     first = outbox.next(0.0, 1)[0].sequence
-    outbox.retry(first, 5.0, aside=False)
+    outbox.retry(first, 5.0, out_of_order=False)
     assert ids(0.0, 2) == ["b0", "b1"]
     assert ids(5.0) == ["b0", "b1", "b2", "a0"]  # a1 only once a0 is through
-    outbox.retry(first, 9.0, aside=True)
+    outbox.retry(first, 9.0, out_of_order=True)
     assert ids(5.0) == ["b0", "a1", "b1", "a2", "b2"]
     assert ids(9.0) == ["b0", "a1", "b1", "a2", "b2", "a0"]
     outbox.close()

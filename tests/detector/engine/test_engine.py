@@ -1,4 +1,4 @@
-"""How streams with known troubles fare at the shipped settings: the engine as the daemon runs it."""
+"""How streams with known problems fare at the shipped settings: the engine as the daemon runs it."""
 
 import dataclasses
 import math

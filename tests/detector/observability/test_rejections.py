@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from connectors.batches import Rejected
+from connectors.common.problem import OngoingProblem
 from connectors.common.throttle import LogThrottle
-from connectors.common.trouble import Trouble
 from detector.config.settings import load_settings
 from detector.observability.rejections import Refusals
 from detector.observability.summary import Summary
@@ -41,7 +41,7 @@ def test_a_throttled_line_comes_at_once_and_then_now_and_then_with_what_it_stand
 
 
 def refused(reason: str, count: int, offset: int = 0) -> list[Rejected]:
-    return [Rejected("metrics", 3, offset + at, reason, f"trouble {offset + at}", b"") for at in range(count)]
+    return [Rejected("metrics", 3, offset + at, reason, f"problem {offset + at}", b"") for at in range(count)]
 
 
 def test_refused_records_are_told_by_reason_with_an_example_and_where_they_are_kept(
@@ -54,9 +54,9 @@ def test_refused_records_are_told_by_reason_with_an_example_and_where_they_are_k
     for _ in range(10):
         refusals.tell(refused("not_json", 100, offset=1_000), read=90)
     assert [entry.getMessage() for entry in caplog.records] == [
-        "2 records were refused (not_json), the last: metrics/3, offset 1: trouble 1; "
+        "2 records were refused (not_json), the last: metrics/3, offset 1: problem 1; "
         "they are kept in the topic longwatch-rejected and /tmp/refused.jsonl",
-        "1 records were refused (no_stream), the last: metrics/3, offset 7: trouble 7; "
+        "1 records were refused (no_stream), the last: metrics/3, offset 7: problem 7; "
         "they are kept in the topic longwatch-rejected and /tmp/refused.jsonl",
     ]
     clock.now += 60.0
@@ -119,8 +119,8 @@ def test_readiness_tells_of_refused_records_also_while_retraining_fails(tmp_path
     try:
         assert daemon._ready() == (True, "scoring")
         clock = Clock()
-        trouble = daemon._troubles["retraining"] = Trouble(math.inf, clock)
-        trouble.met("retraining fails: no torch")
+        problem = daemon._problems["retraining"] = OngoingProblem(math.inf, clock)
+        problem.report("retraining fails: no torch")
         clock.now += 100.0
         assert daemon._ready() == (True, "scoring; retraining fails: no torch (for 100 s)")
         daemon._reporter.rejected(refused("no_value", 600), read=0)

@@ -17,7 +17,7 @@ from concurrent.futures import Future, wait
 from ipaddress import ip_address
 from typing import Any
 
-from connectors.common.threads import apart
+from connectors.common.threads import run_in_thread
 from connectors.http_client.url_policy import Address, TargetRefusedError
 
 NEXT_ADDRESS_SECONDS = 0.25  # after which an address that has not answered yet gets company
@@ -59,7 +59,7 @@ class Connector:
 
     def _look_up(self, deadline: float, ended: threading.Event) -> Sequence[_Found]:
         """Ask the resolver, which has no deadline: an answer that comes too late is for the next attempt."""
-        lookup = self._lookup = self._lookup or apart(
+        lookup = self._lookup = self._lookup or run_in_thread(
             lambda: socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         )
         while not wait([lookup], LOOK_SECONDS).done:

@@ -6,37 +6,37 @@ import math
 import time
 from collections.abc import Callable
 
-CALM_SECONDS = 30.0  # without a failure for so long, a trouble is over
-LASTING_SECONDS = 60.0  # a trouble that goes on for so long is worth more than a line of the log
+CALM_SECONDS = 30.0  # without a failure for so long, a problem is over
+LASTING_SECONDS = 60.0  # a problem that goes on for so long is worth more than a line of the log
 
 
-class Trouble:
+class OngoingProblem:
     """`met` and `over` are for the part's own thread, the rest for any. Times are monotonic, s."""
 
     def __init__(self, calm_seconds: float = CALM_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take a trouble for over where it is not met again for `calm_seconds`."""
+        """Take a problem for over where it is not met again for `calm_seconds`."""
         self._calm, self._clock = calm_seconds, clock
         self._state = (-math.inf, -math.inf, "")  # first met, last met, why; one object, for other threads read it
 
-    def met(self, why: str) -> bool:
+    def report(self, why: str) -> bool:
         """Note a failure; return whether it is another one than before, and so worth a line."""
         now = self._clock()
-        before = self.why
+        before = self.current
         self._state = (self._state[0] if before else now, now, why)
         return why != before
 
-    def over(self) -> None:
+    def clear(self) -> None:
         """Note that all is well."""
         self._state = (-math.inf, -math.inf, "")
 
     @property
-    def why(self) -> str:
+    def current(self) -> str:
         """Return what is wrong at present; empty where nothing is."""
         _, last, why = self._state
         return why if self._clock() - last < self._calm else ""
 
-    def lasting(self) -> str:
+    def persistent(self) -> str:
         """Return what has been wrong for LASTING_SECONDS, and since when; empty where nothing has."""
         first, _, why = self._state
         since = self._clock() - first
-        return f"{why} (for {since:.0f} s)" if self.why and since >= LASTING_SECONDS else ""
+        return f"{why} (for {since:.0f} s)" if self.current and since >= LASTING_SECONDS else ""

@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
-from connectors.http_client.connecting import Connector, DeadlineError
+from connectors.http_client.connect import Connector, DeadlineError
 
 MAX_INTERIM = 20  # answers 1xx before the one that counts
 
 
-class Poster:
+class HttpPoster:
     """Posts by the connections of one connector, one request at a time and each over a connection of its own."""
 
     def __init__(self, connector: Connector, host: str, port: int, tls: ssl.SSLContext | None) -> None:

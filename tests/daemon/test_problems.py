@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.common.trouble import CALM_SECONDS, LASTING_SECONDS, Trouble
+from connectors.common.problem import CALM_SECONDS, LASTING_SECONDS, OngoingProblem
 from detector.config.settings import load_settings
 from detector.service.daemon import Daemon
 from tests.detector.observability.test_metrics import value
@@ -42,15 +42,15 @@ def test_a_part_that_fails_shows_in_its_metric_at_once_and_in_readyz_where_it_la
 ) -> None:
     daemon._assigned = True
     assert daemon._ready() == (True, "scoring")
-    daemon._troubles[part].met("no way in")
+    daemon._problems[part].report("no way in")
     daemon._watch({})
     assert value(daemon.metrics, "longwatch_part_failing", part=part) == 1
     assert daemon._ready() == (True, "scoring")
-    monkeypatch.setattr("connectors.common.trouble.LASTING_SECONDS", 0.0)
+    monkeypatch.setattr("connectors.common.problem.LASTING_SECONDS", 0.0)
     ready, told = daemon._ready()
     assert ready == (part == "retraining"), "scoring goes on with the model as it is"
     assert "no way in (for 0 s)" in told
-    daemon._troubles[part].over()
+    daemon._problems[part].clear()
     daemon._watch({})
     assert value(daemon.metrics, "longwatch_part_failing", part=part) == 0
     assert daemon._ready() == (True, "scoring")
@@ -58,16 +58,16 @@ def test_a_part_that_fails_shows_in_its_metric_at_once_and_in_readyz_where_it_la
 
 def test_a_trouble_that_lasts_is_told_and_one_that_does_not_come_again_is_over() -> None:
     now = [time.monotonic()]
-    trouble = Trouble(clock=lambda: now[0])
-    assert (trouble.why, trouble.lasting()) == ("", "")
-    assert trouble.met("no way in")
-    while not (lasting := trouble.lasting()):
-        assert trouble.why == "no way in"
+    problem = OngoingProblem(clock=lambda: now[0])
+    assert (problem.current, problem.persistent()) == ("", "")
+    assert problem.report("no way in")
+    while not (lasting := problem.persistent()):
+        assert problem.current == "no way in"
         now[0] += CALM_SECONDS / 2
-        assert not trouble.met("no way in"), "it has been told"
+        assert not problem.report("no way in"), "it has been told"
     assert lasting == f"no way in (for {LASTING_SECONDS:.0f} s)"
     now[0] += CALM_SECONDS
-    assert (trouble.why, trouble.lasting()) == ("", "")
-    assert trouble.met("no way in")
-    trouble.over()
-    assert trouble.why == ""
+    assert (problem.current, problem.persistent()) == ("", "")
+    assert problem.report("no way in")
+    problem.clear()
+    assert problem.current == ""
