@@ -228,7 +228,7 @@ class Outcome(NamedTuple):
     alerts: list[Alert]  # by stream, each stream's in their order
     duplicates: int
     late: int
-    moved: set[str]
+    repartitioned: set[str]
 
 
 def run(engine: Engine, batches: Iterable[EventBatch]) -> Outcome:
@@ -237,7 +237,7 @@ def run(engine: Engine, batches: Iterable[EventBatch]) -> Outcome:
     observations: list[list[NDArray[np.generic]]] = []
     alerts: list[Alert] = []
     duplicates = late = 0
-    moved: set[str] = set()
+    repartitioned: set[str] = set()
     for batch in batches:
         step = engine.step(batch)
         s = step.scores
@@ -246,13 +246,13 @@ def run(engine: Engine, batches: Iterable[EventBatch]) -> Outcome:
         observations.append([np.repeat(offset, counts), s.expected, s.lower, s.upper, s.contribution])
         alerts += step.alerts
         duplicates, late = duplicates + step.duplicates, late + step.late
-        moved |= set(step.moved)
+        repartitioned |= set(step.repartitioned)
     by_event = [np.concatenate(column) for column in zip(*events, strict=True)]
     by_observation = [np.concatenate(column) for column in zip(*observations, strict=True)]
     order, inner = np.argsort(by_event[0], kind="stable"), np.argsort(by_observation[0], kind="stable")
     columns = [column[order] for column in by_event] + [column[inner] for column in by_observation[1:]]
     alerts.sort(key=lambda alert: alert.stream)  # stable: each stream's own order stays
-    return Outcome._make([*columns, alerts, duplicates, late, moved])
+    return Outcome._make([*columns, alerts, duplicates, late, repartitioned])
 
 
 def auc(score: Float64, positive: NDArray[np.bool_]) -> float:

@@ -115,7 +115,7 @@ class Checkpoints:
     def crowded(self) -> bool:
         """Whether so much waits for a checkpoint that no more should come."""
         engine = self._parts.engine
-        much = engine.unsaved > FORCED_CHECKPOINT or engine.unsaved_bytes > engine.settings.memory_bytes
+        much = engine.pending_count > FORCED_CHECKPOINT or engine.pending_bytes > engine.settings.memory_bytes
         return much or self._parts.sinks.full()
 
     def overdue(self) -> str:

@@ -119,7 +119,7 @@ def replay(
             result.rejected += len(rejected)
             reject(rejected)
         step = engine.step(batch)
-        if engine.unsaved:
+        if engine.pending_count:
             stored.update(engine.drain())
         write(step.scores)
         result.events += len(batch)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import EventBatch
-from detector.engine.results import Sorted, turns
+from detector.engine.results import SortedBatch, pass_numbers
 from detector.scoring.admission import Admitted, Taken, admitted
 from detector.scoring.scan import find_lanes
 from detector.scoring.symbols import SYMBOLIC
@@ -22,7 +22,7 @@ Int64 = NDArray[np.int64]
 MAX_LANES = 1024  # features of one stream; more are dropped and counted
 
 
-def let_in(states: StreamStates, batch: EventBatch, slots: Int64, *, duplicates: bool, late: bool) -> Admitted:
+def admit_events(states: StreamStates, batch: EventBatch, slots: Int64, *, duplicates: bool, late: bool) -> Admitted:
     """Let a batch in: `admission.admitted`, with what of names the streams' records keep as numbers."""
     hashes = np.array([partition_hash(*p) for p in batch.partitions], np.int64)
     symbols = np.array([states.symbol_names.hash_of(name) for name in batch.symbols], np.int64)
@@ -30,9 +30,9 @@ def let_in(states: StreamStates, batch: EventBatch, slots: Int64, *, duplicates:
     return admitted(rows, batch, slots, hashes, symbols, duplicates=duplicates, late=late)
 
 
-def lay_out(
+def layout_observations(
     states: StreamStates, batch: EventBatch, slots: Int64, taken: Taken, model: int
-) -> tuple[Sorted, int, Int64 | None]:
+) -> tuple[SortedBatch, int, Int64 | None]:
     """Lay the admitted events' observations out by stream and find their lanes, adding what is new.
 
     Where the third thing returned is not None nothing was added: the events must go through in passes, and it
@@ -48,7 +48,7 @@ def lay_out(
     dropped, turn = 0, None
     if _find(states, slot, start, feature, found):
         new = _new_features(states, slot, counts, feature, lane)
-        turn = turns(slot, new)
+        turn = pass_numbers(slot, new)
         if turn is None:
             for s, features in new.items():
                 states.add_lanes(s, list(features), model)
@@ -62,13 +62,13 @@ def lay_out(
     value = np.clip(batch.value[observation], -MAX_VALUE, MAX_VALUE)  # what is squared must stay finite
     time = batch.time[event]
     return (
-        Sorted(event, slot, time, taken.interval, taken.lapse, start, observation, lane, many_row, value, symbol),
+        SortedBatch(event, slot, time, taken.interval, taken.lapse, start, observation, lane, many_row, value, symbol),
         dropped,
         turn,
     )
 
 
-def lanes_that_fit(states: StreamStates, batch: EventBatch, slots: Int64, at: int, end: int, most: int) -> int:
+def events_within_lanes(states: StreamStates, batch: EventBatch, slots: Int64, at: int, end: int, most: int) -> int:
     """Return how many events from `at` on show at most so many features that their streams do not have yet."""
     rows = slice(int(batch.start[at]), int(batch.start[end]))
     start, slot = batch.start[at : end + 1] - rows.start, slots[batch.stream[at:end]]

@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import CALM, SILENCE, Alert, EventBatch, Scores
-from detector.engine.batch_layout import lanes_that_fit, lay_out, let_in
-from detector.engine.results import Judged, Sorted, alert_at, joined, part_of, resolved, scores_of, together
+from detector.engine.batch_layout import admit_events, events_within_lanes, layout_observations
+from detector.engine.results import ScoredBatch, SortedBatch, alert_of, concat, part_of, resolved, scores_of, together
 from detector.scoring.admission import BLOCKED, MovedBack, Taken, silence_of
 from detector.scoring.incidents import FIRES, NONE, PEAKS, RESOLVES, AlertRules, end_incident
 from detector.scoring.judge import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
 from detector.scoring.scan import judge
 from detector.scoring.symbols import SYMBOL_ROW, measure_symbols, network
-from detector.state.arena import Parked
+from detector.state.arena import SpillBuffer
 from detector.state.lane_network import lanes_on
-from detector.state.stream_cache import PACKED_AT_ONCE, PORTION, Residents
+from detector.state.stream_cache import PACK_BATCH, PORTION, StreamCache
 from detector.state.stream_states import StreamStates
 from training.network.input_history import WINDOW, record, unrolled
 from training.network.inputs import FRAME, INPUT_SIZE, featurise
@@ -35,8 +35,8 @@ from training.symbols.kernels import FORESEEN, foresee
 Int64 = NDArray[np.int64]
 
 THREAD_EVENTS = 512  # a thread is worth its start for so many events
-PRIMING_PASSES = 3  # over the window: one leaves the first 30 events after a swap 0.04 to 0.08 nats worse
-PRIMED_AT_ONCE = 4096  # lanes whose windows are unrolled together: 23 MB
+WARM_UP_PASSES = 3  # over the window: one leaves the first 30 events after a swap 0.04 to 0.08 nats worse
+WARM_UP_LANES = 4096  # lanes whose windows are unrolled together: 23 MB
 MAX_OBSERVATIONS = 200_000  # go through at once: inputs, forecasts and verdicts of each take some 300 bytes
 
 
@@ -64,15 +64,15 @@ class Step:
     features_dropped: int
     evicted: int
     evicted_for_memory: int  # of them, for want of bytes
-    moved: list[str]  # streams seen on another partition than before
+    repartitioned: list[str]  # streams seen on another partition than before
     moved_back: list[MovedBack]  # streams that have taken the earlier time of their late events
     blocked: list[str]  # streams of which so many events in a row have been dropped by now that they are worth a word
 
 
-class Engine(Residents):
+class Engine(StreamCache):
     """Scores events of any streams, one network for all, a state for every feature of every stream.
 
-    `fetch` and `parked`: see Residents. `on_stage` hears the name of each stage as it ends, for whoever holds a clock.
+    `fetch` and `spill`: see StreamCache. `on_stage` is called with the name of each stage as it ends.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Engine(Residents):
         device: str = "cpu",
         fetch: Callable[[Sequence[str]], Iterable[bytes | None]] | None = None,
         on_stage: Callable[[str], None] | None = None,
-        parked: Parked | None = None,
+        spill: SpillBuffer | None = None,
     ) -> None:
         self.settings = settings or EngineSettings()
         self._lanes = lanes_on(model, device)
@@ -92,7 +92,7 @@ class Engine(Residents):
             StreamStates(self._lanes, model.shape.state_size, model.shape.horizons),
             model.fingerprint(),
             fetch,
-            parked,
+            spill,
             memory_bytes=self.settings.memory_bytes,
             muted_streams=self.settings.muted_streams,
         )
@@ -120,7 +120,7 @@ class Engine(Residents):
         steps: list[Step] = []
         edges = [0]
         while not steps or edges[-1] < len(batch):
-            edges.append(self._end(batch, edges[-1]))
+            edges.append(self._chunk_end(batch, edges[-1]))
             whole = edges[-2:] == [0, len(batch)]
             steps.append(self._step(batch if whole else part_of(batch, *edges[-2:])))
         if len(steps) == 1:
@@ -133,19 +133,21 @@ class Engine(Residents):
             features_dropped=sum(step.features_dropped for step in steps),
             evicted=sum(step.evicted for step in steps),
             evicted_for_memory=sum(step.evicted_for_memory for step in steps),
-            moved=sorted({name for step in steps for name in step.moved}),
+            repartitioned=sorted({name for step in steps for name in step.repartitioned}),
             moved_back=[back for step in steps for back in step.moved_back],
             blocked=sorted({name for step in steps for name in step.blocked}),
         )
 
     def _step(self, batch: EventBatch) -> Step:
-        slots = self._bring(batch.streams)
+        slots = self.load(batch.streams)
         self._changed.update(slots.tolist())  # from here on, also where something below raises
-        let = let_in(self.states, batch, slots, duplicates=self.settings.keep_duplicates, late=self.settings.keep_late)
-        judged = self._through(batch, slots, let.taken)
+        let = admit_events(
+            self.states, batch, slots, duplicates=self.settings.keep_duplicates, late=self.settings.keep_late
+        )
+        judged = self._run_stages(batch, slots, let.taken)
         scores = scores_of(batch, judged, self.version, self.states.symbol_names)
         alerts = self._alerts(batch, judged)
-        for_memory = self._make_room()
+        for_memory = self._evict_for_memory()
         evicted = self._evict(len(self.states.slots) - self.settings.max_streams)
         self.states.sweep_names()
         self._on_stage("score")
@@ -157,26 +159,26 @@ class Engine(Residents):
             features_dropped=judged.features_dropped,
             evicted=evicted + for_memory,
             evicted_for_memory=for_memory,
-            moved=let.changed,
+            repartitioned=let.changed,
             moved_back=let.moved_back,
             blocked=let.blocked,
         )
 
-    def _through(self, batch: EventBatch, slots: Int64, taken: Taken) -> Judged:
+    def _run_stages(self, batch: EventBatch, slots: Int64, taken: Taken) -> ScoredBatch:
         """Take events, sorted by stream, through all stages; in several passes where streams gain features midway."""
-        work, dropped, turn = lay_out(self.states, batch, slots, taken, self._model_number)
+        work, dropped, turn = layout_observations(self.states, batch, slots, taken, self._model_number)
         if turn is not None:
             parts = [turn == k for k in range(int(turn.max()) + 1)]
-            return joined([self._through(batch, slots, taken.at(part)) for part in parts])
+            return concat([self._run_stages(batch, slots, taken.at(part)) for part in parts])
         numbers = work.numbers()
         inputs, frames = self._inputs(numbers)
         self._on_stage("features")
         outputs = self._forecast(numbers, inputs)
-        foreseen = self._foresee(work)
+        foreseen = self._predict_symbols(work)
         self._on_stage("forecast")
-        return Judged(work, *self._judge(work, numbers, inputs, frames, outputs, foreseen), foreseen, dropped)
+        return ScoredBatch(work, *self._judge(work, numbers, inputs, frames, outputs, foreseen), foreseen, dropped)
 
-    def _end(self, batch: EventBatch, at: int) -> int:
+    def _chunk_end(self, batch: EventBatch, at: int) -> int:
         """Return where the part of a batch that begins at an event must end, and bring the states of its streams."""
         start, limit = batch.start, self.settings.memory_bytes
         end = int(np.searchsorted(start, start[at] + MAX_OBSERVATIONS, "right")) - 1 if len(batch) else 0
@@ -186,7 +188,7 @@ class Engine(Residents):
         codes, first = np.unique(batch.stream[at:end], return_index=True)
         order = np.argsort(first)
         names = [batch.streams[code] for code in codes[order].tolist()]
-        slots = self._bring(names, self.states.nbytes + round(PORTION * limit))
+        slots = self.load(names, self.states.nbytes + round(PORTION * limit))
         if len(slots) < len(names):
             end = at + int(first[order[len(slots)]])
         room = PORTION * limit
@@ -195,58 +197,58 @@ class Engine(Residents):
             return end
         slot = np.full(len(batch.streams), -1)
         slot[codes[order[: len(slots)]]] = slots
-        return at + lanes_that_fit(self.states, batch, slot, at, end, max(int(room / each), 1))
+        return at + events_within_lanes(self.states, batch, slot, at, end, max(int(room / each), 1))
 
-    def _inputs(self, work: Sorted) -> tuple[NDArray[np.float32], NDArray[np.void]]:
+    def _inputs(self, work: SortedBatch) -> tuple[NDArray[np.float32], NDArray[np.void]]:
         count = len(work.lane)
         inputs, frames = np.empty((count, INPUT_SIZE), np.float32), np.empty(count, FRAME)
         time = np.repeat(work.time, np.diff(work.start))
         normalisers = self.states.lanes.rows["input"]
-        self._in_threads(
+        self._parallel(
             work, lambda _a, _b, a, b: featurise(normalisers, work.lane, time, work.value, a, b, inputs, frames)
         )
         return inputs, frames
 
-    def _forecast(self, work: Sorted, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._prime(work.lane)
+    def _forecast(self, work: SortedBatch, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._warm_up(work.lane)
         outputs = np.empty((len(work.lane), self._output_size), np.float32)
         if self._lanes.concurrent:
-            self._in_threads(work, lambda _a, _b, a, b: self._lanes.step(work.lane, inputs, a, b, outputs))
+            self._parallel(work, lambda _a, _b, a, b: self._lanes.step(work.lane, inputs, a, b, outputs))
         else:
             self._lanes.step(work.lane, inputs, 0, len(work.lane), outputs)
         return outputs
 
-    def _foresee(self, work: Sorted) -> NDArray[np.void]:
+    def _predict_symbols(self, work: SortedBatch) -> NDArray[np.void]:
         """Step the categorical lanes; FORESEEN [observations], or nothing where all are numbers."""
         foreseen = np.zeros(len(work.symbol), FORESEEN)
         if len(work.symbol):
             weights, lanes, row = network(), self.states.symbols.rows["lane"], self._symbol_rows(work)
-            self._in_threads(work, lambda _a, _b, a, b: foresee(lanes, weights, row, work.symbol, a, b, foreseen))
+            self._parallel(work, lambda _a, _b, a, b: foresee(lanes, weights, row, work.symbol, a, b, foreseen))
         return foreseen
 
-    def _symbol_rows(self, work: Sorted) -> Int64:
+    def _symbol_rows(self, work: SortedBatch) -> Int64:
         """Return the observations' rows in the table of categorical lanes, -1 for a number."""
         rows: Int64 = self.states.lanes.rows["symbols"][work.lane] - 1
         return rows
 
-    def _prime(self, lane: Int64) -> None:
+    def _warm_up(self, lane: Int64) -> None:
         """Give lanes whose hidden state belongs to former weights one of the present: replay their recent window."""
         stale = np.unique(lane[self.states.lanes.rows["model"][lane] != self._model_number])
-        for at in range(0, len(stale), PRIMED_AT_ONCE):
-            lanes = stale[at : at + PRIMED_AT_ONCE]
+        for at in range(0, len(stale), WARM_UP_LANES):
+            lanes = stale[at : at + WARM_UP_LANES]
             window, _, counts = unrolled(self.states.lanes.rows["history"][lanes])
             self._lanes.write(lanes, np.zeros((len(lanes), self.states.state_size), np.float32))
             rows = np.arange(WINDOW)[None] >= WINDOW - counts[:, None]  # [lanes, WINDOW]
             replayed, recent = np.repeat(lanes, counts), np.ascontiguousarray(window[rows])
             forgotten = np.empty((len(replayed), self._output_size), np.float32)
-            for _ in range(PRIMING_PASSES):
+            for _ in range(WARM_UP_PASSES):
                 self._lanes.step(replayed, recent, 0, len(replayed), forgotten)
             self.states.lanes.rows["model"][lanes] = self._model_number
 
     def _judge(
         self,
-        work: Sorted,
-        numbers: Sorted,  # of work
+        work: SortedBatch,
+        numbers: SortedBatch,  # of work
         inputs: NDArray[np.float32],  # of numbers, as are frames and outputs
         frames: NDArray[np.void],
         outputs: NDArray[np.float32],
@@ -280,10 +282,10 @@ class Engine(Residents):
                 masked_numbers[e:f] = masked[place[e:f]]
             record(lanes["history"], numbers.lane, inputs, masked_numbers, e, f)
 
-        self._in_threads(work, scan)
+        self._parallel(work, scan)
         return measured, verdicts
 
-    def _in_threads(self, work: Sorted, scan: Callable[[int, int, int, int], None]) -> None:
+    def _parallel(self, work: SortedBatch, scan: Callable[[int, int, int, int], None]) -> None:
         """Call scan(first event, last event, first observation, last observation) on stretches of whole streams."""
         events = len(work.slot)
         if self._pool is None or events < 2 * THREAD_EVENTS:
@@ -301,30 +303,30 @@ class Engine(Residents):
 
     # -- what comes out ----------------------------------------------------------------------------------------------
 
-    def _alerts(self, batch: EventBatch, judged: Judged) -> list[Alert]:
+    def _alerts(self, batch: EventBatch, judged: ScoredBatch) -> list[Alert]:
         """Carry open incidents' alerts on; return those that fire or resolve."""
         work, verdicts = judged.work, judged.verdicts
         changed = np.flatnonzero((verdicts["change"] != NONE) | verdicts["lapses"])
-        told: list[Alert] = []
+        alerts: list[Alert] = []
         for i in changed[np.argsort(work.event[changed])].tolist():
             slot, change = int(work.slot[i]), verdicts["change"][i]
             if verdicts["lapses"][i]:
-                told.append(resolved(self.states.notes.pop(slot), int(work.lapse[i]), SILENCE))
+                alerts.append(resolved(self.states.open_alerts.pop(slot), int(work.lapse[i]), SILENCE))
             if change == RESOLVES:
-                told.append(resolved(self.states.notes.pop(slot), int(work.time[i]), CALM))
+                alerts.append(resolved(self.states.open_alerts.pop(slot), int(work.time[i]), CALM))
             elif change in {FIRES, PEAKS}:
                 above = self.settings.rules.critical_above_threshold
-                alert = alert_at(batch, judged, i, self.version, above, self.states.symbol_names)
+                alert = alert_of(batch, judged, i, self.version, above, self.states.symbol_names)
                 if change == PEAKS:
-                    first = self.states.notes[slot]
+                    first = self.states.open_alerts[slot]
                     alert = replace(
                         alert, id=first.id, started_at=first.started_at,
                         topic=first.topic, partition=first.partition, offset=first.offset,
                     )  # fmt: skip
                 else:
-                    told.append(alert)
-                self.states.notes[slot] = alert
-        return told
+                    alerts.append(alert)
+                self.states.open_alerts[slot] = alert
+        return alerts
 
     def resolve_silent(self, silent: Mapping[str, float]) -> tuple[list[Alert], dict[str, float]]:
         """End the incidents of streams that have said nothing for so long, in seconds, by the others' time or a clock.
@@ -333,26 +335,26 @@ class Engine(Residents):
         this is called, and what the stream's own next event would have said: that its incident ended when it had fallen
         silent, by its own time. Scores do not depend on it.
         """
-        told: list[Alert] = []
+        alerts: list[Alert] = []
         patient: dict[str, float] = {}
         names = list(silent)
-        for at in range(0, len(names), PACKED_AT_ONCE):
-            some = names[at : at + PACKED_AT_ONCE]
-            for name, slot in zip(some, self._bring(some).tolist(), strict=True):
+        for at in range(0, len(names), PACK_BATCH):
+            some = names[at : at + PACK_BATCH]
+            for name, slot in zip(some, self.load(some).tolist(), strict=True):
                 stream = self.states.streams.rows[slot]
-                if slot not in self.states.notes:
+                if slot not in self.states.open_alerts:
                     continue
                 allowed = float(silence_of(stream["admission"]))
                 if silent[name] <= allowed:
                     patient[name] = allowed
                     continue
                 ended = int(stream["admission"]["time"]) + int(allowed * 1e9)
-                told.append(resolved(self.states.notes.pop(slot), ended, SILENCE))
+                alerts.append(resolved(self.states.open_alerts.pop(slot), ended, SILENCE))
                 end_incident(stream)
                 self._changed.add(slot)
-            self._make_room()
+            self._evict_for_memory()
             self._evict(len(self.states.slots) - self.settings.max_streams)
-        return told, patient
+        return alerts, patient
 
     def use(self, model: Weights) -> None:
         """Score with other weights from the next event on; each lane is primed as its next event comes."""

@@ -23,7 +23,7 @@ SCORED = (  # columns of Scores but for `start`
 )  # fmt: skip
 
 
-class Sorted(NamedTuple):
+class SortedBatch(NamedTuple):
     """A batch's admitted events, sorted by stream, and where they came from."""
 
     event: Int64  # [events] index into the batch
@@ -38,7 +38,7 @@ class Sorted(NamedTuple):
     value: NDArray[np.float64]
     symbol: Int64  # [observations] hash, 0: a number; [0] where all are
 
-    def numbers(self) -> Sorted:
+    def numbers(self) -> SortedBatch:
         """Return the same events with their numbers only."""
         if not len(self.symbol):
             return self
@@ -48,17 +48,17 @@ class Sorted(NamedTuple):
         return self._replace(start=start, symbol=np.zeros(0, np.int64), **columns)
 
 
-class Judged(NamedTuple):
+class ScoredBatch(NamedTuple):
     """What the stages made of a batch's events; the order of Sorted."""
 
-    work: Sorted
+    work: SortedBatch
     measured: NDArray[np.void]  # MEASURED [observations]
     verdicts: NDArray[np.void]  # VERDICT [events]
     foreseen: NDArray[np.void]  # FORESEEN [observations], zeros for a number; [0] where all are
     features_dropped: int
 
 
-def turns(slot: Int64, new: dict[int, dict[int, int]]) -> Int64 | None:
+def pass_numbers(slot: Int64, new: dict[int, dict[int, int]]) -> Int64 | None:
     """Return in which pass each event is to go through: a stream that gains features begins another; None: all in one.
 
     Events [events] are sorted by slot; `new` says by which of them a slot gains its features.
@@ -73,14 +73,14 @@ def turns(slot: Int64, new: dict[int, dict[int, int]]) -> Int64 | None:
     return passes - np.repeat(passes[first], np.diff(first, append=len(slot)))
 
 
-def joined(parts: list[Judged]) -> Judged:
+def concat(parts: list[ScoredBatch]) -> ScoredBatch:
     """Return the parts as one; a stream's events stay in their order."""
     works = [part.work for part in parts]
     counts = np.concatenate([np.diff(work.start) for work in works])
-    columns = {name: np.concatenate([getattr(work, name) for work in works]) for name in Sorted._fields}
+    columns = {name: np.concatenate([getattr(work, name) for work in works]) for name in SortedBatch._fields}
     columns["start"] = np.concatenate(([0], np.cumsum(counts)))
-    return Judged(
-        Sorted(**columns),
+    return ScoredBatch(
+        SortedBatch(**columns),
         np.concatenate([part.measured for part in parts]),
         np.concatenate([part.verdicts for part in parts]),
         np.concatenate([part.foreseen for part in parts]),
@@ -149,7 +149,7 @@ def together(batch: EventBatch, edges: list[int], parts: list[Scores]) -> Scores
     )
 
 
-def scores_of(batch: EventBatch, judged: Judged, version: str, names: SymbolNames) -> Scores:
+def scores_of(batch: EventBatch, judged: ScoredBatch, version: str, names: SymbolNames) -> Scores:
     """Return the scores in the batch's own order; `version` names the weights."""
     work, measured, verdicts, foreseen, _ = judged
     place = np.full(len(batch), -1)
@@ -189,8 +189,8 @@ def scores_of(batch: EventBatch, judged: Judged, version: str, names: SymbolName
     )
 
 
-def alert_at(
-    batch: EventBatch, judged: Judged, i: int, version: str, critical_above: float, symbols: SymbolNames
+def alert_of(
+    batch: EventBatch, judged: ScoredBatch, i: int, version: str, critical_above: float, symbols: SymbolNames
 ) -> Alert:
     """Return the alert that sorted event `i` would fire; critical if its score is so far above the threshold."""
     work, measured, verdicts, foreseen, _ = judged

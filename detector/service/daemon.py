@@ -53,7 +53,7 @@ from detector.service.poison_events import ENGINE_ERROR, FaultError, Isolation
 from detector.service.reporter import Reporter, StageClock
 from detector.service.signals import Signals
 from detector.service.systemd import Notifier
-from detector.state.arena import Parked
+from detector.state.arena import SpillBuffer
 from detector.state.stream_cache import PORTION
 from training.network.registry import Registry
 
@@ -103,7 +103,7 @@ class Daemon:
             device,
             self._stored,
             self._clock.ends,
-            Parked(settings.state.directory, round(PORTION * limit.state_bytes)),
+            SpillBuffer(settings.state.directory, round(PORTION * limit.state_bytes)),
         )
         self._reporter = Reporter(self.metrics, settings, self._engine)
         if meta:
@@ -293,7 +293,7 @@ class Daemon:
         for alert_sink in self._sinks.alerts:
             alert_sink.write(step.alerts)
         if self._partitions is not None:
-            self._partitions.moved(step.moved)
+            self._partitions.moved(step.repartitioned)
 
     def _resolve_silent(self) -> None:
         """End the incidents of streams that have fallen silent: a part of the next checkpoint, as what events bring."""

@@ -51,7 +51,7 @@ def memory_limit(setting: int, *, changelog: bool, root: Path = Path("/")) -> Me
 
 def tell(limit: MemoryLimit, states: StreamStates, usable: float, most: int) -> None:
     """Log how many streams fit; `usable` is the share of the limit that streams fill before some are evicted."""
-    one, four = (int(usable * limit.state_bytes / states.bytes_of(lanes)) for lanes in (1, 4))
+    one, four = (int(usable * limit.state_bytes / states.stream_bytes(lanes)) for lanes in (1, 4))
     logger.info(
         "states may take %.2f GB of memory (%s): some %d streams of one feature or %d of four; state.max_streams is %d",
         *(limit.state_bytes / 1e9, limit.reason, one, four, most),

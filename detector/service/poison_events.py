@@ -96,7 +96,7 @@ class Isolation:
             return
         if not len(batch):
             raise came
-        self._engine.put_back(before)
+        self._engine.restore(before)
         self._careful_by = self._clock() + CAREFUL_SECONDS
         if len(batch) > 1:
             del before, came  # the exception holds all that the failed step had in its hands
@@ -142,10 +142,10 @@ class Isolation:
         self._failing[name] = self._failing.get(name, 0) + 1
         if self._failing[name] < MAX_FAILURES_OF_A_STREAM:
             return None
-        self._engine.begin_anew(name)
+        self._engine.reset(name)
         came = self._try(batch)
         if isinstance(came, Exception):
-            self._engine.put_back(before)
+            self._engine.restore(before)
             return None
         logger.error(
             "stream %r begins anew: the engine raised on %d of its events one after the other, and does not on an empty"

@@ -53,7 +53,7 @@ class Reporter:
                 name, f"stream {name!r} drops everything: its last {BLOCKED} events were late or duplicates"
             )
         self.look()
-        for name in step.moved[:10]:
+        for name in step.repartitioned[:10]:
             if name not in self._told_moved and len(self._told_moved) < MAX_LOGGED_MOVES:
                 self._told_moved.add(name)
                 logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
@@ -87,7 +87,7 @@ class Reporter:
         processing = self._settings.processing
         m.events_dropped["duplicate"].inc(step.duplicates if processing.duplicates == "drop" else 0)
         m.events_dropped["late"].inc(step.late if processing.late == "drop" else 0)
-        m.streams_on_two_partitions.inc(len(step.moved))
+        m.streams_on_two_partitions.inc(len(step.repartitioned))
         m.streams_moved_back.inc(len(step.moved_back))
         m.streams_evicted.inc(step.evicted)
         m.streams_evicted_for_memory.inc(step.evicted_for_memory)

@@ -47,7 +47,7 @@ def _pages(first: int, rows: int, row_bytes: int) -> tuple[int, int]:
     return begin, max(begin, (first + rows) * row_bytes // PAGE * PAGE)
 
 
-class Room:
+class GrowableArray:
     """Zeroed rows of one type that grow in place. A view taken of `rows` before it grew stays good."""
 
     def __init__(self, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> None:
@@ -82,7 +82,7 @@ class Room:
             self._bytes[:had] = former[:had]
         self.rows: NDArray[Any] = self._bytes[:size].view(self._dtype).reshape(rows, *self._shape)
 
-    def wipe(self, first: int, rows: int) -> int:
+    def release(self, first: int, rows: int) -> int:
         """Zero rows, give their whole pages back, and return how many bytes these had."""
         begin, end = _pages(first, rows, self.row_bytes)
         if begin == end:
@@ -94,7 +94,7 @@ class Room:
         return end - begin
 
 
-class Parked:
+class SpillBuffer:
     """Rows of bytes by name, on their way to the store: some in memory, the rest in a file without a name.
 
     What a flood evicts between two checkpoints has no bound but the disk's; where that is full it stays in memory.
@@ -104,25 +104,25 @@ class Parked:
         """Hold up to `most_bytes` in memory, the rest in `directory`; without one, everything in memory."""
         self._directory, self._most_bytes = directory, most_bytes
         self._rows: dict[str, bytes] = {}
-        self._places: dict[str, tuple[int, int]] = {}  # in the file: where, and how many bytes
+        self._positions: dict[str, tuple[int, int]] = {}  # in the file: where, and how many bytes
         self._file: Any = None
-        self._told = False
+        self._warned = False
         self.nbytes = 0  # in memory
         self.written_bytes = 0  # in the file, still wanted
 
-    def anew(self) -> Parked:
+    def empty_copy(self) -> SpillBuffer:
         """Return an empty one of the same kind."""
-        return Parked(self._directory, self._most_bytes)
+        return SpillBuffer(self._directory, self._most_bytes)
 
     def __len__(self) -> int:
-        return len(self._rows) + len(self._places)
+        return len(self._rows) + len(self._positions)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._rows or name in self._places
+        return name in self._rows or name in self._positions
 
     def __iter__(self) -> Iterator[str]:
         yield from self._rows
-        yield from self._places
+        yield from self._positions
 
     def update(self, rows: Iterable[tuple[str, bytes]]) -> None:
         """Take rows; one that is here under the same name gives way."""
@@ -130,13 +130,13 @@ class Parked:
             self.drop(name)
             if self._directory is not None and self.nbytes + len(row) > self._most_bytes:
                 try:
-                    self._places[name] = self._write(row), len(row)
+                    self._positions[name] = self._write(row), len(row)
                     self.written_bytes += len(row)
                     continue
                 except OSError as error:
-                    if not self._told:
+                    if not self._warned:
                         logger.warning("%s: evicted states stay in memory: %s", self._directory, error)
-                    self._told = True
+                    self._warned = True
             self._rows[name] = row
             self.nbytes += len(row)
 
@@ -154,7 +154,7 @@ class Parked:
         """Return a row; None where there is none."""
         if (row := self._rows.get(name)) is not None:
             return row
-        place = self._places.get(name)
+        place = self._positions.get(name)
         return None if place is None else self._read(*place)
 
     def pop(self, name: str) -> bytes | None:
@@ -167,13 +167,13 @@ class Parked:
         """Let a row go, if it is there."""
         if (row := self._rows.pop(name, None)) is not None:
             self.nbytes -= len(row)
-        if (place := self._places.pop(name, None)) is not None:
+        if (place := self._positions.pop(name, None)) is not None:
             self.written_bytes -= place[1]
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         """Yield every name and its row."""
         yield from self._rows.items()
-        for name, place in self._places.items():
+        for name, place in self._positions.items():
             yield name, self._read(*place)
 
     def _read(self, at: int, size: int) -> bytes:

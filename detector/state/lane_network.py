@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.state.arena import Room
+from detector.state.arena import GrowableArray
 from training.network.kernels import Network
 from training.network.weights import Weights
 
@@ -36,7 +36,7 @@ class RecurrentLanes(Protocol):
     def write(self, lanes: Int64, states: Float32) -> None:
         """Set rows."""
 
-    def wipe(self, first: int, rows: int) -> None:
+    def release(self, first: int, rows: int) -> None:
         """Zero rows; memory may be given back."""
 
     def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
@@ -56,9 +56,9 @@ class KernelLanes:
     concurrent = True
 
     def __init__(self, weights: Weights) -> None:
-        self._room = Room(np.dtype(np.float32), (weights.shape.state_size,))
-        self.states: Float32 = self._room.rows
-        self.row_bytes = self._room.row_bytes
+        self._array = GrowableArray(np.dtype(np.float32), (weights.shape.state_size,))
+        self.states: Float32 = self._array.rows
+        self.row_bytes = self._array.row_bytes
         self.use(weights)
 
     def use(self, weights: Weights) -> None:
@@ -67,8 +67,8 @@ class KernelLanes:
 
     def resize(self, rows: int) -> None:
         """Make room for so many rows; the new ones are zero."""
-        self._room.resize(rows)
-        self.states = self._room.rows
+        self._array.resize(rows)
+        self.states = self._array.rows
 
     def read(self, lanes: Int64) -> Float32:
         """Return rows [lanes, state_size]."""
@@ -78,9 +78,9 @@ class KernelLanes:
         """Set rows."""
         self.states[lanes] = states
 
-    def wipe(self, first: int, rows: int) -> None:
+    def release(self, first: int, rows: int) -> None:
         """Zero rows; their memory is given back."""
-        self._room.wipe(first, rows)
+        self._array.release(first, rows)
 
     def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:
         """Step the lanes of observations first..last in their order; write forecasts [observations, output_size]."""

@@ -1,8 +1,8 @@
 """Which streams are in memory, and which of them the store does not have yet.
 
-`StreamStates` has a row for each stream here. Others come back from the store when their events come; the longest idle
-go when there is no room, by way of `Parked` where they have changed. What changed is handed over by `drain`, and can be
-undone: back to the last drain (`roll_back`), or to before a step (`snapshot`, `put_back`).
+`StreamStates` has a row for each stream here. Others are loaded from the store when their events come; the longest idle
+are evicted when there is no room, into a `SpillBuffer` where they have changed. `drain` hands over what changed; it can
+be undone: back to the last drain (`roll_back`), or to before a step (`snapshot`, `restore`).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import Partition
-from detector.state.arena import Parked
+from detector.state.arena import SpillBuffer
 from detector.state.records import head_of
 from detector.state.stream_states import StreamStates
 from training.network.input_history import WINDOW
 
 Int64 = NDArray[np.int64]
 
-PACKED_AT_ONCE = 256  # streams whose hidden states are read together: 0.1 MB, of the widest 100 MB
+PACK_BATCH = 256  # streams whose hidden states are read together: 0.1 MB, of the widest 100 MB
 # Of the memory for states: what a part of a batch may bring back, what it may add, and what may wait for a drain
 PORTION = 1 / 16
 
 
-class Residents:
+class StreamCache:
     """The streams in memory.
 
     `fetch` brings back the states that were drained for streams not in memory (None: never seen); what it returns is
-    taken one by one, as memory allows. `parked` holds what is evicted between two drains. States may take
+    taken one by one, as memory allows. `spill` holds what is evicted between two drains. States may take
     `memory_bytes`, but for one stream more; 0: no limit. `muted_streams`: patterns of names.
     """
 
@@ -41,7 +41,7 @@ class Residents:
         states: StreamStates,
         version: str,
         fetch: Callable[[Sequence[str]], Iterable[bytes | None]] | None = None,
-        parked: Parked | None = None,
+        spill: SpillBuffer | None = None,
         *,
         memory_bytes: int = 0,
         muted_streams: Sequence[str] = (),
@@ -52,37 +52,37 @@ class Residents:
         self._fetch = fetch or (lambda names: [None] * len(names))
         self._memory_bytes, self._muted_streams = memory_bytes, tuple(muted_streams)
         self._changed: set[int] = set()
-        self._parked = Parked() if parked is None else parked  # evicted since the last drain
-        self._turn = 0
-        self._last_turn = np.zeros(0, np.int64)  # by slot: when it was last asked for; times may be wrong
+        self._spill = SpillBuffer() if spill is None else spill  # evicted since the last drain
+        self._uses = 0
+        self._last_use = np.zeros(0, np.int64)  # by slot: when it was last asked for; times may be wrong
 
-    def _bring(self, names: list[str], most_bytes: int = 0) -> Int64:
+    def load(self, names: list[str], most_bytes: int = 0) -> Int64:
         """Return the slots of streams, brought back or new; of the first ones only where they take `most_bytes`."""
         known = self.states.slots
         slots = np.array([known.get(name, -1) for name in names], np.int64)
         absent = np.flatnonzero(slots < 0).tolist()
-        unknown = iter(self._fetch([name for i in absent if (name := names[i]) not in self._parked]))
+        unknown = iter(self._fetch([name for i in absent if (name := names[i]) not in self._spill]))
         for i in absent:
             if most_bytes and i and self.states.nbytes >= most_bytes:
                 return slots[:i]
-            row = self._parked.pop(names[i])
-            slots[i] = self._take(names[i], next(unknown) if row is None else row)
+            row = self._spill.pop(names[i])
+            slots[i] = self._insert(names[i], next(unknown) if row is None else row)
             if row is not None:
                 self._changed.add(int(slots[i]))
-        more = len(self.states.streams.rows) - len(self._last_turn)
-        self._last_turn = np.pad(self._last_turn, (0, more)) if more else self._last_turn
-        self._turn += 1
-        self._last_turn[slots] = self._turn
+        more = len(self.states.streams.rows) - len(self._last_use)
+        self._last_use = np.pad(self._last_use, (0, more)) if more else self._last_use
+        self._uses += 1
+        self._last_use[slots] = self._uses
         return slots
 
-    def _take(self, name: str, row: bytes | None) -> int:
+    def _insert(self, name: str, row: bytes | None) -> int:
         states, model = self.states, self._model_number
         slot = states.add(name) if row is None else states.unpack(name, row, model, self.version)
         muted = any(fnmatchcase(name, pattern) for pattern in self._muted_streams)
         self.states.streams.rows[slot]["muted"] = muted
         return slot
 
-    def _make_room(self) -> int:
+    def _evict_for_memory(self) -> int:
         """Let the longest idle streams go once states take more than `memory_bytes` less three portions."""
         limit, used = self._memory_bytes, self.states.nbytes
         if not limit or used <= (1 - 3 * PORTION) * limit:
@@ -95,17 +95,17 @@ class Residents:
         """Return the slots of all streams, the longest idle first."""
         slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
         time = self.states.streams.rows["admission"]["time"][slots]
-        return slots[np.lexsort((slots, time, self._last_turn[slots]))]
+        return slots[np.lexsort((slots, time, self._last_use[slots]))]
 
     def _evict(self, count: int) -> int:
         """Let so many of the longest idle streams go and return how many that was; what changed waits for `drain`."""
         if count <= 0:
             return 0
         idle = self._idle()[:count]
-        unsaved = np.array([slot for slot in idle.tolist() if slot in self._changed], np.int64)
-        for at in range(0, len(unsaved), PACKED_AT_ONCE):
-            some = unsaved[at : at + PACKED_AT_ONCE]
-            self._parked.update(self.states.pack(some, self._model_number, self.version))
+        changed = np.array([slot for slot in idle.tolist() if slot in self._changed], np.int64)
+        for at in range(0, len(changed), PACK_BATCH):
+            some = changed[at : at + PACK_BATCH]
+            self._spill.update(self.states.pack(some, self._model_number, self.version))
         for slot in idle.tolist():
             self._changed.discard(slot)
             self.states.remove(slot)
@@ -114,51 +114,51 @@ class Residents:
     def drain(self) -> Iterator[tuple[str, bytes]]:
         """Yield name and state of every stream that changed since the last drain; they then count as saved."""
         changed, self._changed = np.array(sorted(self._changed), np.int64), set()
-        parked, self._parked = self._parked, self._parked.anew()
-        yield from parked.items()
-        for at in range(0, len(changed), PACKED_AT_ONCE):
-            yield from self.states.pack(changed[at : at + PACKED_AT_ONCE], self._model_number, self.version)
+        spill, self._spill = self._spill, self._spill.empty_copy()
+        yield from spill.items()
+        for at in range(0, len(changed), PACK_BATCH):
+            yield from self.states.pack(changed[at : at + PACK_BATCH], self._model_number, self.version)
 
     @contextmanager
     def draining(self) -> Iterator[Iterator[tuple[str, bytes]]]:
         """Give what `drain` yields; where the block raises, these streams were not saved and count as changed still."""
-        changed, parked = self._changed, self._parked
+        changed, spill = self._changed, self._spill
         try:
             yield self.drain()
         except BaseException:
             self._changed |= {slot for slot in changed if self.states.names[slot]}  # but for those forgotten meanwhile
-            parked.update(self._parked.items())
-            self._parked = parked
+            spill.update(self._spill.items())
+            self._spill = spill
             raise
 
     def snapshot(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Return the states of streams as they are here, for `put_back`; None for one that is not in memory."""
+        """Return the states of streams as they are here, for `restore`; None for one that is not in memory."""
         here = np.array([self.states.slots[name] for name in names if name in self.states.slots], np.int64)
         packed = dict(self.states.pack(here, self._model_number, self.version))
-        return {name: packed.get(name, self._parked.get(name)) for name in names}
+        return {name: packed.get(name, self._spill.get(name)) for name in names}
 
-    def put_back(self, rows: Mapping[str, bytes | None]) -> None:
+    def restore(self, rows: Mapping[str, bytes | None]) -> None:
         """Undo what a step has done to streams, also one that raised half way: they are as `snapshot` found them."""
         self.forget(rows)
-        self._parked.update((name, row) for name, row in rows.items() if row is not None)
+        self._spill.update((name, row) for name, row in rows.items() if row is not None)
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop what is remembered of these streams, saved or not: their next events bring back what was saved."""
         for name in names:
-            self._parked.pop(name)
+            self._spill.pop(name)
             slot = self.states.slots.get(name, -1)
             if slot >= 0:
                 self._changed.discard(slot)
                 self.states.remove(slot)
 
-    def begin_anew(self, name: str) -> None:
+    def reset(self, name: str) -> None:
         """Give a stream the state of one that was never seen, and let that be saved in the place of what was."""
         self.forget([name])
-        self._changed.add(self._take(name, None))
+        self._changed.add(self._insert(name, None))
 
     def roll_back(self) -> None:
         """Forget all streams that have changed since the last drain."""
-        self.forget([*self._parked, *(self.states.names[slot] for slot in self._changed)])
+        self.forget([*self._spill, *(self.states.names[slot] for slot in self._changed)])
 
     def streams_on(self, partition: Partition) -> list[str]:
         """Return the streams, drained or not, that were last seen on a partition."""
@@ -167,18 +167,18 @@ class Residents:
         here = slots[self.states.streams.rows["admission"]["partition"][slots] == mark]
         return [
             *(names[slot] for slot in here),
-            *(name for name, row in self._parked.items() if head_of(row).partition == mark),
+            *(name for name, row in self._spill.items() if head_of(row).partition == mark),
         ]
 
     @property
-    def unsaved(self) -> int:
+    def pending_count(self) -> int:
         """Streams that changed since the last drain and wait outside the tables: bounded by draining often enough."""
-        return len(self._parked)
+        return len(self._spill)
 
     @property
-    def unsaved_bytes(self) -> int:
+    def pending_bytes(self) -> int:
         """Bytes of their states, in memory and on disk: a transaction holds all of them at once, compressed."""
-        return self._parked.nbytes + self._parked.written_bytes
+        return self._spill.nbytes + self._spill.written_bytes
 
     def histories(self, most: int, seed: int) -> tuple[NDArray[np.void], Int64]:
         """Return copies of recent windows, HISTORY [lanes], and which stream each lane is of, [lanes].
@@ -205,7 +205,7 @@ class Residents:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that states take, with those that wait for a drain."""
-        return self.states.nbytes + self._parked.nbytes
+        return self.states.nbytes + self._spill.nbytes
 
 
 def partition_hash(topic: str, partition: int) -> int:

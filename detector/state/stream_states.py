@@ -70,7 +70,7 @@ class StreamStates:
         self.recurrent = recurrent  # rows as in `lanes`
         self.state_size = state_size
         recurrent.resize(len(self.lanes.rows))
-        self.notes: dict[int, Any] = {}  # by slot: what few streams have (an open incident's alert)
+        self.open_alerts: dict[int, Any] = {}  # by slot: what few streams have (an open incident's alert)
 
     @property
     def layout(self) -> str:
@@ -144,12 +144,12 @@ class StreamStates:
         self._names_bytes -= sys.getsizeof(self.names[slot])
         del self.slots[self.names[slot]]
         self.names[slot] = ""
-        self.notes.pop(slot, None)
+        self.open_alerts.pop(slot, None)
         self.streams.release(slot, 1)
 
     def _free_lanes(self, first: int, capacity: int) -> None:
         self.lanes.release(first, capacity)
-        self.recurrent.wipe(first, capacity)
+        self.recurrent.release(first, capacity)
 
     def _allocate_lanes(self, capacity: int) -> int:
         before = len(self.lanes.rows)
@@ -254,7 +254,7 @@ class StreamStates:
             # not JSON: it has no NaN, and an alert may hold one (what was expected of a feature never seen before)
             symbols = self.symbols.rows[self._symbol_rows(slot)]
             known = [[self.symbol_names.name_of(number) for number in vocabulary(row)] for row in symbols]
-            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.notes.get(slot), known])
+            notes = msgspec.msgpack.encode([version, self.features_of(slot), self.open_alerts.get(slot), known])
             lane_rows = np.zeros(lanes, self._lane)  # not a copy: that leaves what lies between fields to chance
             lane_rows[...] = self.lanes.rows[first : first + lanes]
             lane_rows["model"] = np.where(lane_rows["model"] == model, PRESENT, FORMER)
@@ -315,7 +315,7 @@ class StreamStates:
         wanted += SYMBOL_ROW.itemsize * len(known)
         if len(row) != wanted or len(features) != lanes or stored["lanes"] != lanes:
             raise StateError(f"{damaged} ({len(row)} bytes, expected {wanted})")
-        if not self._hangs_together(stored, np.frombuffer(row, self._lane, lanes, at), numbers, known):
+        if not self._is_consistent(stored, np.frombuffer(row, self._lane, lanes, at), numbers, known):
             raise StateError(f"{damaged} (its parts do not fit each other)")
 
         slot = self._new_slot(name)
@@ -348,11 +348,11 @@ class StreamStates:
             lane_symbols[lane] = self.symbols.allocate(1) + 1
             self.symbols.rows[lane_symbols[lane] - 1] = take(SYMBOL_ROW, 1)[0]
         if note is not None:
-            self.notes[slot] = note
+            self.open_alerts[slot] = note
         return slot
 
     @staticmethod
-    def _hangs_together(stored: np.void, lanes: NDArray[np.void], numbers: int, known: list[list[str]]) -> bool:
+    def _is_consistent(stored: np.void, lanes: NDArray[np.void], numbers: int, known: list[list[str]]) -> bool:
         """Whether a row's parts agree on how many lanes, symbols and numbers there are: compiled code trusts them."""
         capacity = block_size(len(lanes)) if 0 < len(lanes) <= SIZES[-1] else 0
         return bool(
@@ -381,7 +381,7 @@ class StreamStates:
         lane = self._lane.itemsize + self._many.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD
         return 2 * (lane + 8 * SUBSPACE_LIMIT)
 
-    def bytes_of(self, lanes: int) -> int:
+    def stream_bytes(self, lanes: int) -> int:
         """Return the bytes that a stream of so many numbers takes."""
         capacity = block_size(lanes)
         stream = STREAM.itemsize + STREAM_OVERHEAD

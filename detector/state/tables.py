@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.state.arena import FIRST_ROWS, Room, whole_pages
+from detector.state.arena import FIRST_ROWS, GrowableArray, whole_pages
 
 # rows a block of lanes may have: at most a third is waste
 SIZES = tuple(sorted({int(base * 2**power) for power in range(17) for base in (1, 1.5)} | {1, 2}))
@@ -16,9 +16,9 @@ class Table:
     """A structured array that grows in place, handing out blocks of rows by size."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._room = Room(dtype)
-        self._room.resize(FIRST_ROWS)
-        self.rows = self._room.rows
+        self._array = GrowableArray(dtype)
+        self._array.resize(FIRST_ROWS)
+        self.rows = self._array.rows
         self.used = 0  # rows that were handed out, released or not
         self.free = 0  # of them, released
         self._given_back = 0  # bytes of free blocks that the system has
@@ -36,13 +36,13 @@ class Table:
         first = self.used
         self.used += size
         if self.used > len(self.rows):
-            self._room.resize(max(self.used, len(self.rows) * 3 // 2))
-            self.rows = self._room.rows
+            self._array.resize(max(self.used, len(self.rows) * 3 // 2))
+            self.rows = self._array.rows
         return first
 
     def release(self, first: int, size: int) -> None:
         """Give rows back, wiped."""
-        self._given_back += self._room.wipe(first, size)
+        self._given_back += self._array.release(first, size)
         self._free.setdefault(size, []).append(first)
         self.free += size
 
@@ -54,11 +54,11 @@ class Table:
         first = self._free[has].pop()
         if not self._free[has]:
             del self._free[has]
-        self._given_back -= whole_pages(first, has, self._room.row_bytes)
+        self._given_back -= whole_pages(first, has, self._array.row_bytes)
         self.free -= size
         if has > size:
             self._free.setdefault(has - size, []).append(first + size)
-            self._given_back += whole_pages(first + size, has - size, self._room.row_bytes)
+            self._given_back += whole_pages(first + size, has - size, self._array.row_bytes)
         return first
 
     def _merge(self) -> None:
@@ -67,14 +67,14 @@ class Table:
         begins = np.flatnonzero(np.concatenate(([True], blocks[1:, 0] != blocks[:-1].sum(axis=1))))
         self._free, self._given_back = {}, 0
         for first, size in zip(blocks[begins, 0].tolist(), np.add.reduceat(blocks[:, 1], begins).tolist(), strict=True):
-            self._given_back += self._room.wipe(first, size)
+            self._given_back += self._array.release(first, size)
             self._free.setdefault(size, []).append(first)
         self._merge_beyond = self.free + self.used // 8
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory: free blocks included, but for those of their pages that the system has."""
-        return self.used * self._room.row_bytes - self._given_back
+        return self.used * self._array.row_bytes - self._given_back
 
 
 def block_size(lanes: int) -> int:

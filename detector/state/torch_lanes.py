@@ -1,4 +1,4 @@
-"""Lanes stepped by torch: see recurrent.RecurrentLanes."""
+"""Lanes stepped by torch: see lane_network.RecurrentLanes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TorchLanes:
         """Set rows."""
         self._states[torch.from_numpy(lanes).to(self._device)] = torch.from_numpy(states.copy()).to(self._device)
 
-    def wipe(self, first: int, rows: int) -> None:
+    def release(self, first: int, rows: int) -> None:
         """Zero rows."""
         self._states[first : first + rows] = 0
 

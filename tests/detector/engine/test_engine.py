@@ -172,9 +172,9 @@ def test_a_stream_on_two_partitions_is_told_by_name(model: Weights) -> None:
     steady = [Event("steady", t, {"x": 1.0}, partition=two) for t in range(1, 10)]
     split = [Event("split", t, {"x": 1.0}, partition=one if t % 3 else two) for t in range(1, 10)]
 
-    assert engine.step(batch_of(numbered(steady + split))).moved == ["split"]
-    assert engine.step(batch_of([Event("steady", 20, {"x": 1.0}, partition=two)])).moved == []
-    assert engine.step(batch_of([Event("steady", 21, {"x": 1.0}, partition=one)])).moved == ["steady"]
+    assert engine.step(batch_of(numbered(steady + split))).repartitioned == ["split"]
+    assert engine.step(batch_of([Event("steady", 20, {"x": 1.0}, partition=two)])).repartitioned == []
+    assert engine.step(batch_of([Event("steady", 21, {"x": 1.0}, partition=one)])).repartitioned == ["steady"]
 
 
 # --- Features ---------------------------------------------------------------------------------------------------------
@@ -406,9 +406,9 @@ def test_no_more_streams_stay_than_are_allowed_and_the_longest_idle_go(model: We
 
     assert step.evicted == 2
     assert set(engine.states.slots) == {"a", "d", "e"}
-    assert engine.unsaved == 2
+    assert engine.pending_count == 2
     assert {name for name, _ in engine.drain()} == set("abcde")
-    assert engine.unsaved == 0
+    assert engine.pending_count == 0
     assert list(engine.drain()) == []
 
 

@@ -49,7 +49,7 @@ def assert_same(found: Outcome, wanted: Outcome) -> None:
                 )
             assert same, f"{name}: {column.shape} against {other.shape}"
     assert [repr(alert) for alert in found.alerts] == [repr(alert) for alert in wanted.alerts]  # repr: NaN is NaN
-    assert (found.duplicates, found.late, found.moved) == (wanted.duplicates, wanted.late, wanted.moved)
+    assert (found.duplicates, found.late, found.repartitioned) == (wanted.duplicates, wanted.late, wanted.repartitioned)
 
 
 def test_the_streams_of_these_tests_make_alerts_of_every_family(reference: Outcome) -> None:
@@ -60,7 +60,7 @@ def test_the_streams_of_these_tests_make_alerts_of_every_family(reference: Outco
     assert {"single", "many"} <= resolved
     assert reference.duplicates >= 1
     assert reference.late >= 10
-    assert reference.moved == {"irregular"}
+    assert reference.repartitioned == {"irregular"}
     assert (reference.score[~reference.warming] > 0).sum() > 3000
 
 

@@ -8,7 +8,7 @@ import torch
 
 from connectors.batches import EventBatch
 from detector.engine import engine as engine_module
-from detector.engine.engine import PRIMING_PASSES, Engine, EngineSettings
+from detector.engine.engine import WARM_UP_PASSES, Engine, EngineSettings
 from detector.state.lane_network import KernelLanes, RecurrentLanes
 from detector.state.tables import Table
 from detector.state.torch_lanes import TorchLanes
@@ -151,7 +151,7 @@ def test_a_lane_is_primed_with_its_window_under_the_new_weights(model: Weights, 
 
     assert count.tolist() == [WINDOW]
     with torch.inference_mode():
-        sequence = torch.from_numpy(np.concatenate([window[0]] * PRIMING_PASSES + [inputs_of_next]))[:, None]
+        sequence = torch.from_numpy(np.concatenate([window[0]] * WARM_UP_PASSES + [inputs_of_next]))[:, None]
         network = Forecaster.of(other)
         _, state = network(sequence, network.initial_state(1))
     lane = int(engine.states.streams.rows["first_lane"][engine.states.slots["s"]])
@@ -201,15 +201,15 @@ def test_a_swap_keeps_calibration_open_incidents_and_windows(
     engine = Engine(model)
     for batch in in_batches(events, 100):
         engine.step(batch)
-        if engine.states.notes:  # an incident is open
+        if engine.states.open_alerts:  # an incident is open
             break
     before = {name: table.rows.copy() for name, table in tables(engine).items()}
-    notes = dict(engine.states.notes)
+    notes = dict(engine.states.open_alerts)
 
     engine.use(other)
 
     assert notes
-    assert engine.states.notes == notes
+    assert engine.states.open_alerts == notes
     for name, table in tables(engine).items():
         assert same(table.rows, before[name]), name
 

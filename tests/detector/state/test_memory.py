@@ -17,7 +17,7 @@ from connectors.batches import EventBatch
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
 from detector.service.memory_budget import BASE_BYTES, SHARE, memory_limit, tell
-from detector.state.arena import MIN_STATE_BYTES, PAGE, Parked, Room, machine_bytes
+from detector.state.arena import MIN_STATE_BYTES, PAGE, GrowableArray, SpillBuffer, machine_bytes
 from detector.state.stream_cache import PORTION
 from detector.state.tables import Table
 from tests.detector.engine.test_parity import assert_same
@@ -46,8 +46,8 @@ class Store:
 
 
 def limited(model: Weights, store: Store, folder: Path | None = None) -> Engine:
-    parked = Parked(folder, round(PORTION * LIMIT)) if folder else None
-    return Engine(model, EngineSettings(memory_bytes=LIMIT), fetch=store.fetch, parked=parked)
+    spill = SpillBuffer(folder, round(PORTION * LIMIT)) if folder else None
+    return Engine(model, EngineSettings(memory_bytes=LIMIT), fetch=store.fetch, spill=spill)
 
 
 def resident(rows: NDArray[Any]) -> int:
@@ -66,19 +66,19 @@ def resident(rows: NDArray[Any]) -> int:
 
 
 def test_rows_that_are_wiped_give_their_memory_back() -> None:
-    room = Room(np.dtype((np.void, 3 * PAGE)))
-    room.resize(2_000)
-    assert resident(room.rows) == 0
-    room.rows.view(np.uint8)[:] = 1
-    assert resident(room.rows) > 0.9 * room.rows.nbytes
-    assert room.wipe(500, 1_000) == room.rows[500:1_500].nbytes
+    array = GrowableArray(np.dtype((np.void, 3 * PAGE)))
+    array.resize(2_000)
+    assert resident(array.rows) == 0
+    array.rows.view(np.uint8)[:] = 1
+    assert resident(array.rows) > 0.9 * array.rows.nbytes
+    assert array.release(500, 1_000) == array.rows[500:1_500].nbytes
 
-    assert resident(room.rows[500:1_500]) == 0
-    assert resident(room.rows) > 0.4 * room.rows.nbytes
-    assert room.rows[:500].view(np.uint8).all()
-    assert not room.rows[500:1_500].view(np.uint8).any()
-    room.wipe(0, 2_000)
-    assert not room.rows[:100].view(np.uint8).any()
+    assert resident(array.rows[500:1_500]) == 0
+    assert resident(array.rows) > 0.4 * array.rows.nbytes
+    assert array.rows[:500].view(np.uint8).all()
+    assert not array.rows[500:1_500].view(np.uint8).any()
+    array.release(0, 2_000)
+    assert not array.rows[:100].view(np.uint8).any()
 
 
 def test_a_table_grows_without_holding_its_rows_twice() -> None:
@@ -96,13 +96,13 @@ def test_a_table_grows_without_holding_its_rows_twice() -> None:
 
 def test_a_room_that_outgrows_what_it_could_reserve_keeps_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detector.state.arena.RESERVED", 0)
-    room = Room(np.dtype(np.int64))
+    array = GrowableArray(np.dtype(np.int64))
     for rows in (10, 1_000, 100_000):
-        room.resize(rows)
-        room.rows[rows // 2 :] = rows
-    assert room.rows[9] == 10
-    assert room.rows[999] == 1_000
-    assert room.rows[-1] == 100_000
+        array.resize(rows)
+        array.rows[rows // 2 :] = rows
+    assert array.rows[9] == 10
+    assert array.rows[999] == 1_000
+    assert array.rows[-1] == 100_000
 
 
 def test_room_of_many_small_blocks_is_used_for_large_ones() -> None:
@@ -227,34 +227,36 @@ def test_what_streams_take_is_told_as_they_take_it(model: Weights) -> None:
         engine = Engine(model)
         before, count = engine.nbytes, 400
         engine.step(batch_of([Event(f"s{k}", START, {f"f{n}": 1.0 for n in range(features)}) for k in range(count)]))
-        assert (engine.nbytes - before) / count == pytest.approx(engine.states.bytes_of(features), rel=0.05)
+        assert (engine.nbytes - before) / count == pytest.approx(engine.states.stream_bytes(features), rel=0.05)
         slots = np.arange(count)
-        assert engine.states.bytes_by_slot(slots).mean() == pytest.approx(engine.states.bytes_of(features), rel=0.15)
+        assert engine.states.bytes_by_slot(slots).mean() == pytest.approx(
+            engine.states.stream_bytes(features), rel=0.15
+        )
 
 
 # -- what waits for the store ------------------------------------------------------------------------------------------
 
 
 def test_parked_rows_beyond_the_bound_wait_on_disk(tmp_path: Path) -> None:
-    parked = Parked(tmp_path, 1_000)
+    spill = SpillBuffer(tmp_path, 1_000)
     rows = {f"s{k}": bytes([k]) * 300 for k in range(20)}
-    parked.update(rows.items())
-    parked.update([("s3", b"new"), ("s19", b"newer")])
+    spill.update(rows.items())
+    spill.update([("s3", b"new"), ("s19", b"newer")])
 
-    assert parked.nbytes <= 1_000
-    assert len(parked) == 20
-    assert dict(parked.items()) == rows | {"s3": b"new", "s19": b"newer"}
-    assert parked.pop("s7") == rows["s7"]
-    assert parked.pop("s7") is None
-    assert "s7" not in parked
+    assert spill.nbytes <= 1_000
+    assert len(spill) == 20
+    assert dict(spill.items()) == rows | {"s3": b"new", "s19": b"newer"}
+    assert spill.pop("s7") == rows["s7"]
+    assert spill.pop("s7") is None
+    assert "s7" not in spill
     assert not list(tmp_path.iterdir())  # the file has no name: it is gone with the process, however that ends
 
 
 def test_parked_rows_stay_in_memory_where_the_disk_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    parked = Parked(tmp_path / "gone", 10)
+    spill = SpillBuffer(tmp_path / "gone", 10)
     with caplog.at_level(logging.WARNING):
-        parked.update((f"s{k}", b"x" * 100) for k in range(3))
-    assert len(dict(parked.items())) == 3
+        spill.update((f"s{k}", b"x" * 100) for k in range(3))
+    assert len(dict(spill.items())) == 3
     assert len(caplog.records) == 1
     assert "stay in memory" in caplog.text
 
