@@ -23,7 +23,7 @@ from detector.service.signals import Signals, end_as_any_process, leave
 
 if TYPE_CHECKING:
     from connectors.batches import Scores
-    from detector.commands.smooth import History
+    from detector.commands.smooth import ScoredHistory
     from detector.config.settings import Settings
 
 FAILED, USAGE = 1, 2
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         end_as_any_process()
     from detector.config.settings import SettingsError, load_settings  # noqa: PLC0415
-    from detector.observability.alert_text import set_up_logging  # noqa: PLC0415
+    from detector.observability.log_format import set_up_logging  # noqa: PLC0415
 
     try:
         settings = load_settings(options.config, overrides=options.set)
@@ -181,18 +181,18 @@ def _train(settings: Settings, options: argparse.Namespace) -> None:
             USAGE,
         )
     from detector.commands.outputs import check_folder  # noqa: PLC0415
-    from detector.commands.train import History, follow, train  # noqa: PLC0415
+    from detector.commands.train import TrainingSource, train, train_as_worker  # noqa: PLC0415
     from detector.service.factory import device_of  # noqa: PLC0415
     from training.retrain.distributed import joined  # noqa: PLC0415
 
     check_folder("--output", options.output)  # not after minutes of training
     if diagnosis is not None:
         check_folder("--diagnose", diagnosis.parent)
-    history = History.of_kafka(settings) if options.from_kafka else History.of_files(options.files)
+    history = TrainingSource.of_kafka(settings) if options.from_kafka else TrainingSource.of_files(options.files)
     with joined(device_of(settings)) as processes:
         if not processes.first:
             logging.disable(logging.WARNING)  # the first tells the story
-            follow(settings, processes)
+            train_as_worker(settings, processes)
             return
         progress = sys.stderr.isatty()
         print(train(history, options.output, settings, processes=processes, progress=progress, diagnosis=diagnosis))
@@ -201,23 +201,23 @@ def _train(settings: Settings, options: argparse.Namespace) -> None:
 def _backtest(settings: Settings, options: argparse.Namespace) -> None:
     from connectors.files.labels import load_labels  # noqa: PLC0415
     from connectors.files.lines import FileError  # noqa: PLC0415
-    from detector.commands.backtest import figures, look_ahead, replay  # noqa: PLC0415
-    from detector.commands.outputs import Output  # noqa: PLC0415
+    from detector.commands.backtest import evaluation, lookahead_columns, replay  # noqa: PLC0415
+    from detector.commands.outputs import OutputFile  # noqa: PLC0415
     from detector.commands.score_table import ScoreTable  # noqa: PLC0415
     from detector.observability.alert_text import describe  # noqa: PLC0415
 
     labels = load_labels(options.labels) if options.labels else None
     if options.smooth and options.output is None:
         _fail(ValueError("backtest: --smooth adds columns to a table: name it with --output"), USAGE)
-    output = Output(options.output) if options.output else None
+    output = OutputFile(options.output) if options.output else None
     table = ScoreTable(output) if output else None
     told_on = sys.stderr if output and output.is_standard_output else sys.stdout
     log = logging.getLogger(__name__)
-    history: History | None = None
+    history: ScoredHistory | None = None
     if options.smooth:
-        from detector.commands.smooth import History  # noqa: PLC0415 - with torch
+        from detector.commands.smooth import ScoredHistory  # noqa: PLC0415 - with torch
 
-        history = History()
+        history = ScoredHistory()
     told = 0
 
     def write(scores: Scores) -> None:
@@ -242,7 +242,7 @@ def _backtest(settings: Settings, options: argparse.Namespace) -> None:
     if table is not None and history is None:
         table.close()
     elif table is not None and history is not None:
-        table.close(look_ahead(history, settings, progress=sys.stderr.isatty()))
+        table.close(lookahead_columns(history, settings, progress=sys.stderr.isatty()))
         print(f"longwatch: {options.output} has columns named lookahead_... . {_LOOKS_AHEAD}", file=sys.stderr)
     for alert in result.alerts:
         if alert.status == "firing":
@@ -255,7 +255,7 @@ def _backtest(settings: Settings, options: argparse.Namespace) -> None:
         file=told_on,
     )
     if labels is not None:
-        print(f"\n{figures(result.tracks, labels)}", file=told_on)
+        print(f"\n{evaluation(result.streams, labels)}", file=told_on)
 
 
 def _bench(settings: Settings, options: argparse.Namespace) -> None:
@@ -277,7 +277,7 @@ def _config(settings: Settings, options: argparse.Namespace) -> None:
 
 def _check(settings: Settings) -> None:
     from detector.commands.check import check  # noqa: PLC0415
-    from detector.observability.alert_text import printable  # noqa: PLC0415
+    from detector.observability.log_format import printable  # noqa: PLC0415
 
     failed = 0
     for finding in check(settings):
@@ -294,7 +294,7 @@ _MENDABLE = {  # errors whose text is for the user: each names what was found, w
     "connectors.files.lines": "FileError",
     "connectors.webhook.outbox": "OutboxError",
     "detector.errors": "StateError",
-    "detector.commands.plots": "PictureError",
+    "detector.commands.plots": "PlotError",
     "detector.commands.smooth": "SmoothError",
     "detector.commands.training_data": "TrainError",
     "training.retrain.distributed": "ProcessesError",
@@ -309,7 +309,7 @@ def _mendable() -> tuple[type[Exception], ...]:
 
 
 def _fail(error: Exception, code: int) -> None:
-    from detector.observability.alert_text import printable  # noqa: PLC0415
+    from detector.observability.log_format import printable  # noqa: PLC0415
 
     lines = str(error).split("\n")  # settings have a line for each error
     print(f"longwatch: {chr(10).join(map(printable, lines))}", file=sys.stderr)

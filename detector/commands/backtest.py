@@ -21,25 +21,25 @@ from connectors.batches import Alert, Rejected, Scores
 from connectors.decode.decoder import Decoder
 from connectors.files.labels import LabelsError, Window, windows_of
 from connectors.files.source import FileSettings, FileSource
-from detector.commands.score_table import PER_FEATURE, Added, cells, feature_columns
+from detector.commands.score_table import PER_FEATURE, ExtraColumns, cells, feature_columns
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.service.factory import device_of, engine_settings, first_model
 from training.evaluate import average_precision, incident_table, incidents, roc_auc, rows_in_windows
 
 if TYPE_CHECKING:
-    from detector.commands.smooth import History, Smoothed
+    from detector.commands.smooth import ScoredHistory, Smoothed
 
 logger = logging.getLogger(__name__)
 
 
-LOOKS_AHEAD = "lookahead_"  # begins the name of every column that knows the future
-NAMED = 5  # streams, where they are told
+LOOKAHEAD_PREFIX = "lookahead_"  # begins the name of every column that knows the future
+MAX_NAMES = 5  # streams, where they are told
 ROWS_AT_ONCE = 10_000  # of the added columns, as text
 
 
 @dataclass(slots=True)
-class Track:
+class ScoredStream:
     """One stream's scored events in their order, for figures and pictures; every array is [events]."""
 
     time: NDArray[np.int64]  # ns
@@ -47,11 +47,11 @@ class Track:
     alert: NDArray[np.bool_]
 
 
-class Tracks:
+class ScoredStreams:
     """Collects the scores of every stream."""
 
     def __init__(self) -> None:
-        self._parts: dict[str, list[Track]] = {}
+        self._parts: dict[str, list[ScoredStream]] = {}
 
     def add(self, scores: Scores) -> None:
         """Take a batch in."""
@@ -62,12 +62,12 @@ class Tracks:
         for a, b in pairwise(edges):
             rows = order[a:b]
             name = scores.batch.streams[stream[rows[0]]]
-            self._parts.setdefault(name, []).append(Track(time_[rows], scores.score[rows], scores.alert[rows]))
+            self._parts.setdefault(name, []).append(ScoredStream(time_[rows], scores.score[rows], scores.alert[rows]))
 
-    def all(self) -> dict[str, Track]:
-        """Return each stream's whole track, by name."""
+    def all(self) -> dict[str, ScoredStream]:
+        """Return each stream whole, by name."""
         return {
-            name: Track(
+            name: ScoredStream(
                 np.concatenate([part.time for part in parts]),
                 np.concatenate([part.score for part in parts]),
                 np.concatenate([part.alert for part in parts]),
@@ -77,7 +77,7 @@ class Tracks:
 
 
 @dataclass(slots=True)
-class Replay:
+class BacktestResult:
     """What a backtest brought."""
 
     events: int = 0
@@ -86,7 +86,7 @@ class Replay:
     seconds: float = 0.0
     alerts: list[Alert] = field(default_factory=list)
     rejected: int = 0
-    tracks: Tracks = field(default_factory=Tracks)
+    streams: ScoredStreams = field(default_factory=ScoredStreams)
 
 
 def replay(
@@ -95,7 +95,7 @@ def replay(
     write: Callable[[Scores], None],
     reject: Callable[[Sequence[Rejected]], None] = lambda _: None,
     progress: bool = False,
-) -> Replay:
+) -> BacktestResult:
     """Score all events of `paths`, each file at full speed; hand every batch of scores to `write`.
 
     Raises FileError for a file that cannot be read.
@@ -109,7 +109,7 @@ def replay(
         device_of(settings),
         lambda names: [stored.get(name) for name in names],
     )
-    result = Replay()
+    result = BacktestResult()
     began = time.perf_counter()
     bar = tqdm(unit=" events", unit_scale=True, disable=not progress or None, file=sys.stderr)
     while not source.finished():
@@ -125,7 +125,7 @@ def replay(
         result.events += len(batch)
         result.scored += len(step.scores)
         result.alerts += step.alerts
-        result.tracks.add(step.scores)
+        result.streams.add(step.scores)
         bar.update(len(batch))
     bar.close()
     source.close()
@@ -135,7 +135,7 @@ def replay(
     return result
 
 
-def look_ahead(history: History, settings: Settings, progress: bool = False) -> Added:
+def lookahead_columns(history: ScoredHistory, settings: Settings, progress: bool = False) -> ExtraColumns:
     """Return the columns that a pass over all of `history`, backwards too, adds to a ScoreTable of the same events."""
     from training.network.model import Forecaster  # noqa: PLC0415 - with torch, which the engine does not need on a CPU
 
@@ -144,11 +144,11 @@ def look_ahead(history: History, settings: Settings, progress: bool = False) -> 
         desc="looking ahead", total=len(history), unit=" values", unit_scale=True, disable=not progress or None
     ) as bar:
         smoothed = history.smoothed(model, bar.update)
-    names = feature_columns([LOOKS_AHEAD + kind for kind in PER_FEATURE], history.features)
-    return Added([LOOKS_AHEAD + "score", *names], _rows(history, smoothed))
+    names = feature_columns([LOOKAHEAD_PREFIX + kind for kind in PER_FEATURE], history.features)
+    return ExtraColumns([LOOKAHEAD_PREFIX + "score", *names], _rows(history, smoothed))
 
 
-def _rows(history: History, smoothed: Smoothed) -> Iterator[str]:
+def _rows(history: ScoredHistory, smoothed: Smoothed) -> Iterator[str]:
     start, feature, width = history.start(), history.feature(), len(PER_FEATURE)
     for first in range(0, len(smoothed.score), ROWS_AT_ONCE):
         edges = start[first : first + ROWS_AT_ONCE + 1]
@@ -162,28 +162,28 @@ def _rows(history: History, smoothed: Smoothed) -> Iterator[str]:
 
 
 def _some(names: Iterable[str]) -> str:
-    shown = [repr(name) for name in islice(names, NAMED + 1)]
-    return ", ".join([*shown[:NAMED], "..."] if len(shown) > NAMED else shown) or "none"
+    shown = [repr(name) for name in islice(names, MAX_NAMES + 1)]
+    return ", ".join([*shown[:MAX_NAMES], "..."] if len(shown) > MAX_NAMES else shown) or "none"
 
 
-def figures(tracks: Tracks, labels: dict[str, list[Window]]) -> str:
+def evaluation(streams: ScoredStreams, labels: dict[str, list[Window]]) -> str:
     """Return a table of found and missed incidents and false alarms, and how well scores rank labelled rows.
 
     Raises LabelsError where the labels name none of the streams.
     """
     judged, scores, rows = [], [], []
-    for name, track in tracks.all().items():
+    for name, scored in streams.all().items():
         windows = windows_of(labels, name)
         if windows is None:
             logger.warning("stream %r is not named in the labels: left out of the figures", name)
             continue
-        order = np.argsort(track.time, kind="stable")
-        judged.append(incidents(name, track.time[order], track.alert[order], windows))
-        scores.append(track.score[order])
-        rows.append(rows_in_windows(track.time[order], windows))
+        order = np.argsort(scored.time, kind="stable")
+        judged.append(incidents(name, scored.time[order], scored.alert[order], windows))
+        scores.append(scored.score[order])
+        rows.append(rows_in_windows(scored.time[order], windows))
     if not judged:
         raise LabelsError(
-            f"the labels name none of the streams: they name {_some(labels)}, scored were {_some(tracks.all())}"
+            f"the labels name none of the streams: they name {_some(labels)}, scored were {_some(streams.all())}"
         )
     score, labelled = np.concatenate(scores), np.concatenate(rows)
     auc, precision = roc_auc(score, labelled), average_precision(score, labelled)

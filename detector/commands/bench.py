@@ -82,14 +82,14 @@ def run_bench(settings: Settings, *, quick: bool) -> None:
         Contender("compiled kernel alone, 1 thread", "lane-steps", lambda: bare_kernel(model, steps)),
         *(Contender(fleet.name, "observations", partial(fleet.turn, steps)) for fleet in fleets),
     ]
-    results = in_turns(contenders, rounds)
+    results = measure_in_turns(contenders, rounds)
     print_rates(contenders, results)
     for fleet, timings in zip(fleets, results[2:], strict=True):
         print_ratio(f"{fleet.name} / bare LSTM", timings, results[0], ENGINE_GOAL)
 
     print("\nmemory, bytes")
     for fleet in fleets:
-        stream, row = fleet.bytes_of_a_stream()
+        stream, row = fleet.stream_bytes()
         print(
             f"  {_features(fleet.features):12} {stream:>9,.0f} a stream, {stream / fleet.features:>7,.0f} a lane;"
             f" saved as a row of {row:,.0f}"
@@ -128,7 +128,7 @@ class Fleet:
             cpu_seconds += time.process_time() - cpu_began
         return Timing(batches * BATCH * self.features, seconds, cpu_seconds)
 
-    def bytes_of_a_stream(self) -> tuple[float, float]:
+    def stream_bytes(self) -> tuple[float, float]:
         """Return the bytes that a stream takes in memory, and those of its saved row."""
         return self._engine.nbytes / self._streams, self._row_bytes
 
@@ -213,7 +213,7 @@ def bare_kernel(model: Weights, steps: int) -> Timing:
     return Timing(BATCH * steps, time.perf_counter() - began, time.process_time() - cpu_began)
 
 
-def in_turns(contenders: Sequence[Contender], rounds: int) -> list[list[Timing]]:
+def measure_in_turns(contenders: Sequence[Contender], rounds: int) -> list[list[Timing]]:
     """Return each contender's timings, one a round."""
     results: list[list[Timing]] = [[] for _ in contenders]
     with tqdm(total=rounds * len(contenders), leave=False, disable=None) as bar:

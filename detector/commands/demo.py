@@ -33,9 +33,9 @@ from connectors.files.labels import Window, load_labels, windows_of
 from connectors.files.lines import FileError
 from connectors.http_server.settings import HttpSettings
 from detector.commands.outputs import check_folder
-from detector.commands.plots import PictureError, Series, draw_overview, draw_stream, page, save
+from detector.commands.plots import PlotError, Series, html_page, plot_overview, plot_stream, save_png
 from detector.config.settings import Settings
-from detector.observability.alert_text import moment, number, value
+from detector.observability.alert_text import format_number, format_time, format_value
 from detector.scoring.judge import NOVELTY_WARMUP
 from detector.service.daemon import Daemon
 from detector.service.factory import Sinks
@@ -93,7 +93,7 @@ def _run_alone(settings: Settings, output: Path) -> None:
         raise KeyboardInterrupt
 
     series = read_series(scores, alerts, load_labels(DATA / "labels.json"))
-    judged = [judge(one) for one in series]
+    judged = [match_incidents(one) for one in series]
     table = incident_table(judged)
     left_out = seen["events"] - seen["events_scored"]
     paragraphs = [
@@ -108,7 +108,7 @@ def _run_alone(settings: Settings, output: Path) -> None:
     print(f"\nalerts    {alerts}\nscores    {scores}\nmetrics   {metrics}")
     try:
         pictures = _draw(series, judged, paragraphs, table, output)
-    except PictureError as error:
+    except PlotError as error:
         pictures = f"none: {error}"
     print(f"pictures  {pictures}")
 
@@ -133,7 +133,7 @@ def read_series(scores: Path, alerts: Path, labels: Mapping[str, list[Window]]) 
     ]
 
 
-def judge(series: Series) -> StreamIncidents:
+def match_incidents(series: Series) -> StreamIncidents:
     """Match the alerts that fired with the labelled windows."""
     return incidents(series.stream, series.time, np.isin(series.time, series.alerts), series.windows)
 
@@ -183,7 +183,7 @@ def _demo_settings(settings: Settings, paths: Sequence[Path], state: Path, score
 
 
 def _replay(
-    settings: Settings, talkative: bool, total: int, metrics_url: str, metrics: Path
+    settings: Settings, verbose: bool, total: int, metrics_url: str, metrics: Path
 ) -> tuple[dict[str, int], float]:
     """Run the daemon to the end of its files; return what its counters say, and the seconds it took."""
     bar = tqdm(
@@ -196,7 +196,7 @@ def _replay(
         disable=None,
         file=sys.stderr,
     )
-    with bar, _quiet(talkative), _own_signals():
+    with bar, _quiet(verbose), _restored_signals():
         daemon = Daemon(settings, Sinks([_Progress(bar, metrics_url, metrics)], [_Terminal()], []))
         began = time.perf_counter()
         daemon.run()
@@ -205,7 +205,7 @@ def _replay(
     return {name: int(count(f"longwatch_{name}_total") or 0) for name in ("events", "events_scored")}, seconds
 
 
-class _Watcher:
+class _StatelessSink:
     """What every sink here has in common: nothing to keep."""
 
     def flush(self) -> None:
@@ -221,7 +221,7 @@ class _Watcher:
         """Do nothing."""
 
 
-class _Terminal(_Watcher):
+class _Terminal(_StatelessSink):
     """An alert sink that prints alerts as they fire, a row each, within COLUMNS."""
 
     def __init__(self) -> None:
@@ -238,16 +238,16 @@ class _Terminal(_Watcher):
         feature = max(alert.contributions, key=lambda name: alert.contributions[name])
         row = self._form.format(
             "!" if alert.severity == "critical" else "",
-            moment(alert.started_at)[:16],
+            format_time(alert.started_at)[:16],
             alert.stream,
-            value(alert.observed[feature]),
-            f"{number(alert.lower[feature])} .. {number(alert.upper[feature])}",
+            format_value(alert.observed[feature]),
+            f"{format_number(alert.lower[feature])} .. {format_number(alert.upper[feature])}",
             f"{10.0 ** min(alert.score, 15.0):,.0f}",
         )
         return f"{BOLD}{row}{PLAIN}" if alert.severity == "critical" and sys.stdout.isatty() else row
 
 
-class _Progress(_Watcher):
+class _Progress(_StatelessSink):
     """A score sink that moves the bar, and at the end asks for the metrics as Prometheus would."""
 
     def __init__(self, bar: Any, metrics_url: str, metrics: Path) -> None:
@@ -265,11 +265,11 @@ class _Progress(_Watcher):
 
 
 @contextmanager
-def _quiet(talkative: bool) -> Iterator[None]:
+def _quiet(verbose: bool) -> Iterator[None]:
     """Leave the terminal to the demo: of the daemon's log only errors, unless a level was asked for."""
     packages = [logging.getLogger(name) for name in ("connectors", "detector", "training")]
     before = [logger.level for logger in packages]
-    if not talkative:
+    if not verbose:
         for logger in packages:
             logger.setLevel(logging.ERROR)
     try:
@@ -280,7 +280,7 @@ def _quiet(talkative: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
+def _restored_signals() -> Iterator[None]:
     """Take back the signals that the daemon made its own, so that CTRL+C stops the drawing too."""
     before = {number_: signal.getsignal(number_) for number_ in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -354,18 +354,20 @@ def _draw(
     series: Sequence[Series], judged: Sequence[StreamIncidents], paragraphs: Sequence[str], table: str, output: Path
 ) -> str:
     """Write a PNG for each stream, one for all, and a page with them; return where."""
-    told = [
+    captioned = [
         replace(one, note=f"{verdict.found} of {len(verdict.incidents)} incidents found, "
                 f"{len(verdict.false_alarms)} false alarms in {len(one.time):,} events")
         for one, verdict in zip(series, judged, strict=True)
     ]  # fmt: skip
     images = []
-    for one in tqdm(told, desc="drawing", unit=" pictures", ncols=COLUMNS, leave=False, disable=None, file=sys.stderr):
+    for one in tqdm(
+        captioned, desc="drawing", unit=" pictures", ncols=COLUMNS, leave=False, disable=None, file=sys.stderr
+    ):
         path = output / f"{one.stream}.png"
-        save(draw_stream(one), path)
+        save_png(plot_stream(one), path)
         images.append((f"{one.stream}: {one.note}", path))
     found, labelled = sum(one.found for one in judged), sum(len(one.incidents) for one in judged)
     title = f"longwatch demo: {found} of {labelled} labelled incidents found in {len(series)} real series"
-    save(draw_overview(told, title), output / "demo.png")
-    (output / "index.html").write_text(page(title, paragraphs, table, images), encoding="utf-8")
+    save_png(plot_overview(captioned, title), output / "demo.png")
+    (output / "index.html").write_text(html_page(title, paragraphs, table, images), encoding="utf-8")
     return f"{output / 'index.html'}, {output / 'demo.png'}"

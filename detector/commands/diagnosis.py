@@ -17,9 +17,16 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from torch import Tensor
 
-from detector.commands.diagnosis_plots import Ahead, Plot, plot_forecasts, plot_gradients, plot_losses, plot_reach
-from detector.commands.plots import document
-from detector.commands.training_data import Excerpt, Recording
+from detector.commands.diagnosis_plots import (
+    ForecastSeries,
+    Plot,
+    plot_forecasts,
+    plot_gradients,
+    plot_losses,
+    plot_reach,
+)
+from detector.commands.plots import html_document
+from detector.commands.training_data import Excerpt, TrainingData
 from detector.config.settings import Settings
 from training.learn.gradients import state_gradient_norms
 from training.learn.tbptt import Step
@@ -53,13 +60,13 @@ class Diagnosis:
     champion: Weights  # that the run began with
     recipe: Recipe
     settings: Settings
-    recording: Recording
+    recording: TrainingData
     steps: Sequence[Step]
     validations: Sequence[tuple[int, float]]  # step and loss
     outcome: Outcome
 
     def write(self, path: Path, summary: str) -> None:
-        """Write the page. Raises OSError, and PictureError without matplotlib."""
+        """Write the page. Raises OSError, and PlotError without matplotlib."""
         model = Forecaster.of(self.outcome.model or self.champion)
         plots = self._plots(model)
         body = "\n".join(
@@ -68,15 +75,15 @@ class Diagnosis:
                 f'<pre class="text">{html.escape(summary)}</pre>',
                 *(plot.html() for plot in plots),
                 _parameters(model),
-                _settings(self._used()),
+                _settings(self._effective_settings()),
             ]
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(document("longwatch train: how it went", body), encoding="utf-8")
+        path.write_text(html_document("longwatch train: how it went", body), encoding="utf-8")
 
     def _plots(self, model: Forecaster) -> list[Plot]:
         lags = list(range(1, REACH + 1))
-        plots = [plot_reach(reaches(model, self.recording.recorded, lags, self.settings.compute.seed), lags)]
+        plots = [plot_reach(gradient_reach(model, self.recording.recorded, lags, self.settings.compute.seed), lags)]
         if self.steps:  # too little to judge by: nothing was learnt
             plots.append(plot_gradients(self.steps, self.settings.training.clip_norm))
             plots.append(plot_losses(self.steps, self.validations))
@@ -85,7 +92,7 @@ class Diagnosis:
         plots.append(plot_forecasts(ahead, BAND, whose))
         return plots
 
-    def _used(self) -> dict[str, Mapping[str, Any]]:
+    def _effective_settings(self) -> dict[str, Mapping[str, Any]]:
         return {
             "model": self.champion.shape._asdict(),
             "training": self.settings.training.model_dump(),
@@ -94,7 +101,7 @@ class Diagnosis:
         }
 
 
-def reaches(
+def gradient_reach(
     model: Forecaster, recorded: Recorded, lags: Sequence[int], seed: int
 ) -> dict[str, dict[str, NDArray[np.float64]]]:
     """Return |dL_t/ds_(t-k)| by panel and cell, [lags]; L is the next event's loss, s the state a lane carries.
@@ -126,7 +133,7 @@ def reaches(
     }
 
 
-def forecasts(model: Forecaster, recorded: Recorded, excerpt: Excerpt) -> list[Ahead]:
+def forecasts(model: Forecaster, recorded: Recorded, excerpt: Excerpt) -> list[ForecastSeries]:
     """Return the forecasts of a lane's last events, for the first few horizons, in the data's own unit."""
     rows = slice(excerpt.first, excerpt.first + len(excerpt.value))
     with torch.no_grad():
@@ -144,7 +151,7 @@ def forecasts(model: Forecaster, recorded: Recorded, excerpt: Excerpt) -> list[A
         made = slice(len(excerpt.value) - horizon + 1 - shown, len(excerpt.value) - horizon + 1)  # rows that forecast
         came = slice(len(excerpt.value) - shown, None)  # and the events that they forecast
         found.append(
-            Ahead(
+            ForecastSeries(
                 excerpt.name,
                 horizon,
                 excerpt.time[came],

@@ -52,7 +52,7 @@ class Plot(NamedTuple):
         )
 
 
-class Ahead(NamedTuple):
+class ForecastSeries(NamedTuple):
     """One lane's values, and what was forecast of them some events ahead; columns are [events]."""
 
     name: str
@@ -150,7 +150,7 @@ def plot_losses(steps: Sequence[Step], validations: Sequence[tuple[int, float]])
     )
 
 
-def plot_forecasts(lanes: Sequence[Sequence[Ahead]], share: float, whose: str) -> Plot:
+def plot_forecasts(lanes: Sequence[Sequence[ForecastSeries]], share: float, whose: str) -> Plot:
     """Plot forecasts over the values: a row for each lane, a column for each horizon; share: of the band."""
     rows, columns = len(lanes), len(lanes[0])
     height = 0.7 + 2.5 * rows
@@ -161,7 +161,7 @@ def plot_forecasts(lanes: Sequence[Sequence[Ahead]], share: float, whose: str) -
         )
         for panels, lane in zip(grid, lanes, strict=True):
             for axes, ahead in zip(panels, lane, strict=True):
-                _draw_ahead(axes, ahead)
+                _draw_forecast(axes, ahead)
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper right", frameon=False, ncols=3, fontsize=8)
     return Plot(
         f"Forecasts against the data, by {whose}",
@@ -175,18 +175,18 @@ def plot_forecasts(lanes: Sequence[Sequence[Ahead]], share: float, whose: str) -
 # -- the parts of a plot -----------------------------------------------------------------------------------------------
 
 
-def _draw_ahead(axes: Axes, ahead: Ahead) -> None:
+def _draw_forecast(axes: Axes, forecast: ForecastSeries) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415 - the extra
 
-    dates = ahead.time.astype("datetime64[ns]")
-    axes.fill_between(dates, ahead.lower, ahead.upper, color=BAND, linewidth=0, label="band")
-    axes.plot(dates, ahead.expected, color=SCORE, linewidth=0.8, linestyle=DASHES, label="expected")
-    axes.plot(dates, ahead.value, color=VALUE, linewidth=0.9, label="observed")
-    low, high = np.nanmin(ahead.value), np.nanmax(ahead.value)
+    dates = forecast.time.astype("datetime64[ns]")
+    axes.fill_between(dates, forecast.lower, forecast.upper, color=BAND, linewidth=0, label="band")
+    axes.plot(dates, forecast.expected, color=SCORE, linewidth=0.8, linestyle=DASHES, label="expected")
+    axes.plot(dates, forecast.value, color=VALUE, linewidth=0.9, label="observed")
+    low, high = np.nanmin(forecast.value), np.nanmax(forecast.value)
     room = 0.35 * (high - low) or 1.0  # a band may be as wide as it likes: the values must be seen
     axes.set_ylim(low - room, high + room)
-    events = "event" if ahead.horizon == 1 else "events"
-    title = f"{ahead.name}: {ahead.horizon} {events} ahead"
+    events = "event" if forecast.horizon == 1 else "events"
+    title = f"{forecast.name}: {forecast.horizon} {events} ahead"
     # a name may hold dollars, which matplotlib takes for a formula
     axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold", parse_math=False)
     axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:,.6g}")

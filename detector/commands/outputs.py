@@ -16,7 +16,7 @@ from connectors.files.lines import FileError
 STANDARD_OUTPUT = "-"
 
 
-class Output:
+class OutputFile:
     """A text file that appears whole or not at all; what is no regular file (a pipe, a device, a link) is written to.
 
     "-", or another name of it, is standard output. Raises FileError at once where it cannot be written.
@@ -29,7 +29,7 @@ class Output:
         try:
             if self.is_standard_output:
                 self._open = sys.stdout
-            elif _is_to_be_kept(path):
+            elif _must_not_be_replaced(path):
                 # not emptied before there is something to write
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 self._open = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
@@ -45,7 +45,7 @@ class Output:
         return tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=self._draft_folder)
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[TextIO]:
+    def atomic_write(self) -> Iterator[TextIO]:
         """Give what is to be written to; it is in its place when this is over, unless something is raised.
 
         Raises FileError, but BrokenPipeError where nobody reads any more.
@@ -80,7 +80,7 @@ def _is_standard_output(path: Path) -> bool:
         return False
 
 
-def _is_to_be_kept(path: Path) -> bool:
+def _must_not_be_replaced(path: Path) -> bool:
     """Whether there is something in this place that a file must not take the place of."""
     try:
         return not stat.S_ISREG(path.lstat().st_mode)

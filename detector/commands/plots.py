@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.files.labels import Window
-from detector.observability.alert_text import moment, number, rarity
+from detector.observability.alert_text import format_number, format_return_period, format_time
 from training.evaluate import rows_in_windows
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ GAP = 12  # a line is broken where so many usual intervals pass without an event
 COLOURS = 128  # of a PNG's palette: a third of the bytes, and no difference to the eye
 
 
-class PictureError(RuntimeError):
+class PlotError(RuntimeError):
     """No picture can be drawn; the text says what is missing."""
 
 
@@ -93,15 +93,15 @@ class _Strongest(NamedTuple):
     words: str
 
 
-def check_that_pictures_can_be_drawn() -> None:
-    """Raise PictureError without matplotlib."""
+def require_matplotlib() -> None:
+    """Raise PlotError without matplotlib."""
     try:
         import_module("matplotlib")  # an extra: only who draws must have it
     except ImportError as error:
-        raise PictureError(f"pictures need matplotlib ({error}): pip install 'longwatch[plots]'") from error
+        raise PlotError(f"pictures need matplotlib ({error}): pip install 'longwatch[plots]'") from error
 
 
-def draw_stream(series: Series) -> Figure:
+def plot_stream(series: Series) -> Figure:
     """Return a stream's picture: all of it on the left, the surroundings of its strongest alert on the right."""
     with new_figure(13, 4.8) as figure:
         strongest = _strongest(series)
@@ -120,7 +120,7 @@ def draw_stream(series: Series) -> Figure:
         return figure
 
 
-def draw_overview(streams: Sequence[Series], title: str) -> Figure:
+def plot_overview(streams: Sequence[Series], title: str) -> Figure:
     """Return one picture of several streams, one below the other, each with its own axis of time."""
     height = OVERVIEW_HEAD + OVERVIEW_FOOT + OVERVIEW_ROW * len(streams)
     with new_figure(OVERVIEW_WIDTH, height, OVERVIEW_DPI) as figure:
@@ -139,7 +139,7 @@ def draw_overview(streams: Sequence[Series], title: str) -> Figure:
         return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG with few colours. Raises OSError."""
     from PIL import Image  # noqa: PLC0415 - comes with matplotlib: only who draws must have the extra
 
@@ -149,17 +149,17 @@ def save(figure: Figure, path: Path) -> None:
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def page(title: str, paragraphs: Sequence[str], table: str, pictures: Sequence[tuple[str, Path]]) -> str:
+def html_page(title: str, paragraphs: Sequence[str], table: str, pictures: Sequence[tuple[str, Path]]) -> str:
     """Return an HTML page that holds everything in itself; `pictures` are descriptions and PNG files."""
     images = "\n".join(
         f'<img alt="{html.escape(words)}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
         for words, path in pictures
     )
     text = "\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
-    return document(title, f"{text}\n<pre>{html.escape(table)}</pre>\n{images}")
+    return html_document(title, f"{text}\n<pre>{html.escape(table)}</pre>\n{images}")
 
 
-def document(title: str, body: str) -> str:
+def html_document(title: str, body: str) -> str:
     """Return an HTML page in our style; `body` is HTML, the title text."""
     return f"""<!doctype html>
 <html lang="en">
@@ -190,9 +190,9 @@ def document(title: str, body: str) -> str:
 def new_figure(width: float, height: float, dpi: int = DPI) -> Iterator[Figure]:
     """Give an empty figure, inches wide and high, in our style whatever the user's matplotlibrc says.
 
-    Raises PictureError without matplotlib.
+    Raises PlotError without matplotlib.
     """
-    check_that_pictures_can_be_drawn()
+    require_matplotlib()
     import matplotlib  # noqa: PLC0415 - an extra
     from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -207,9 +207,9 @@ def _strongest(series: Series) -> _Strongest | None:
     if not len(rows):
         return None
     row = int(rows[np.argmax(series.score[rows])])
-    band = f"{number(float(series.lower[row]))} .. {number(float(series.upper[row]))}"
-    observed, rare = number(float(series.value[row])), rarity(float(series.score[row]))
-    return _Strongest(row, f"{moment(int(series.time[row]))[:16]}Z", f"{observed}, expected {band}; {rare}")
+    band = f"{format_number(float(series.lower[row]))} .. {format_number(float(series.upper[row]))}"
+    observed, rare = format_number(float(series.value[row])), format_return_period(float(series.score[row]))
+    return _Strongest(row, f"{format_time(int(series.time[row]))[:16]}Z", f"{observed}, expected {band}; {rare}")
 
 
 def _panels(

@@ -11,13 +11,13 @@ import numpy as np
 
 from connectors.batches import Scores
 from connectors.encode import rfc3339
-from detector.commands.outputs import Output
+from detector.commands.outputs import OutputFile
 
 FIXED = ("timestamp", "stream", "score", "threshold", "alert")
 PER_FEATURE = ("expected", "lower", "upper")
 
 
-class Added(NamedTuple):
+class ExtraColumns(NamedTuple):
     """Columns that are only known once everything is read: they stand at the end of every row."""
 
     names: Sequence[str]
@@ -32,7 +32,7 @@ class ScoreTable:
     later get columns at the end, and rows before then empty cells. It is written on `close`.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: OutputFile) -> None:
         self._output, self._draft = output, output.draft()
         self._columns: dict[str, int] = {}
         self._widths: list[tuple[int, int]] = []  # rows so far, and features they were written with
@@ -66,11 +66,11 @@ class ScoreTable:
             for time, stream, score, threshold, alert, numbers in rows
         )
 
-    def close(self, added: Added | None = None) -> None:
-        """Put the header in front, what is added behind, and all in its place. Raises FileError."""
-        header = [*FIXED, *feature_columns(PER_FEATURE, self._columns), *(added.names if added else ())]
-        behind = iter(added.rows) if added else None
-        with self._draft as rows, self._output.whole() as out:
+    def close(self, extra: ExtraColumns | None = None) -> None:
+        """Put the header in front, what is extra behind, and all in its place. Raises FileError."""
+        header = [*FIXED, *feature_columns(PER_FEATURE, self._columns), *(extra.names if extra else ())]
+        behind = iter(extra.rows) if extra else None
+        with self._draft as rows, self._output.atomic_write() as out:
             rows.seek(0)
             out.write(",".join(_cell(name) for name in header) + "\n")
             for count, width in self._widths:

@@ -57,7 +57,7 @@ class Smoothed(NamedTuple):
     upper: Float64
 
 
-class History:
+class ScoredHistory:
     """Collects scored events, as the engine hands them out, until all are there to be smoothed."""
 
     def __init__(self, most: int = MAX_OBSERVATIONS) -> None:
@@ -138,14 +138,14 @@ def smooth(
         for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             one = rows[a:b]
             moves = value[one].min() < value[one].max()  # where nothing does, one is as odd as the other: not at all
-            share[one] = at_least_as_odd(tail[a:b] if moves else 0.0 * tail[a:b])
+            share[one] = tail_share(tail[a:b] if moves else 0.0 * tail[a:b])
             band = spread[a:b] * _quantile(np.abs(value[one] - expected[one]) / spread[a:b])
             lower[one], upper[one] = expected[one] - band, expected[one] + band
         on_done(len(rows))
     return Smoothed(_over_lanes(share, start), expected, lower, upper)
 
 
-def at_least_as_odd(tail: Float64) -> Float64:
+def tail_share(tail: Float64) -> Float64:
     """Return for each of a lane's tail probabilities [events] the share of them that are no larger; NaN for NaN."""
     share = np.full(len(tail), np.nan)
     known = np.flatnonzero(np.isfinite(tail))

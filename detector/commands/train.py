@@ -3,7 +3,8 @@
 Where the daemon learns from windows of 128 events, here the whole series are there: long windows at random places, the
 state carried on from chunk to chunk, and the last fifth of each series held back.
 
-Of several processes (torchrun), the first reads, judges, writes and prints (`train`); the others learn (`follow`).
+Of several processes (torchrun), the first reads, judges, writes and prints (`train`); the others only learn
+(`train_as_worker`).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from connectors.files.source import FileSettings, FileSource
 from connectors.kafka.history import KafkaHistory
 from connectors.protocols import Source
 from detector.commands.diagnosis import Diagnosis
-from detector.commands.plots import check_that_pictures_can_be_drawn
-from detector.commands.training_data import HELD_BACK, MIN_EVENTS, TrainError, learnable, read_events
+from detector.commands.plots import require_matplotlib
+from detector.commands.training_data import HELD_BACK, MIN_EVENTS, TrainError, build_training_data, read_events
 from detector.config.settings import Settings
 from detector.service.factory import first_model
 from training.learn.tbptt import Step
@@ -33,26 +34,26 @@ from training.retrain.distributed import ALONE, Alone
 from training.retrain.outcome import Outcome
 
 SERIES = Recipe(window=512, chunk=128, warm_up=64, settle=160, passes=4, judge=32, least_groups=16, steps=1000)
-__all__ = ["History", "Summary", "TrainError", "follow", "train", "train_files"]
+__all__ = ["TrainError", "TrainReport", "TrainingSource", "train", "train_as_worker", "train_on_files"]
 
-NAMED = 10  # files, where they are told
-TELL_EVERY = 10  # steps; a look at the clock and a new line cost little beside them
+MAX_NAMES = 10  # files, where they are told
+PROGRESS_EVERY = 10  # steps; a look at the clock and a new line cost little beside them
 
 
-class History(NamedTuple):
+class TrainingSource(NamedTuple):
     """What to train on."""
 
     name: str  # what a person calls it
     open: Callable[[Decoder], Source]
 
     @classmethod
-    def of_files(cls, paths: Sequence[str]) -> History:
+    def of_files(cls, paths: Sequence[str]) -> TrainingSource:
         """Return what files hold."""
-        named = [*paths[:NAMED], *([f"{len(paths) - NAMED} more"] if len(paths) > NAMED else [])]
+        named = [*paths[:MAX_NAMES], *([f"{len(paths) - MAX_NAMES} more"] if len(paths) > MAX_NAMES else [])]
         return cls(", ".join(named), lambda decoder: FileSource(FileSettings(paths=tuple(paths)), decoder))
 
     @classmethod
-    def of_kafka(cls, settings: Settings) -> History:
+    def of_kafka(cls, settings: Settings) -> TrainingSource:
         """Return what the topics of kafka.topics (or topic_pattern) hold at the moment they are opened."""
         kafka = settings.kafka
         name = kafka.topic_pattern or ", ".join(kafka.topics)
@@ -60,7 +61,7 @@ class History(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class TrainReport:
     """What came of `train`."""
 
     outcome: Outcome
@@ -98,20 +99,20 @@ class Summary:
         return "\n".join(lines)
 
 
-def train_files(
+def train_on_files(
     paths: Sequence[str],
     output: str | Path,
     settings: Settings,
     *,
     progress: bool = True,
     now: Callable[[], float] = time.time,
-) -> Summary:
+) -> TrainReport:
     """Train on files; see `train`. Raises FileError besides."""
-    return train(History.of_files(paths), output, settings, progress=progress, now=now)
+    return train(TrainingSource.of_files(paths), output, settings, progress=progress, now=now)
 
 
 def train(
-    history: History,
+    history: TrainingSource,
     output: str | Path,
     settings: Settings,
     *,
@@ -119,21 +120,21 @@ def train(
     progress: bool = True,
     diagnosis: Path | None = None,
     now: Callable[[], float] = time.time,
-) -> Summary:
+) -> TrainReport:
     """Refine model.directory's latest model, or the prior, on history, and save the result into Registry(output).
 
     processes: who learns; by default this one, on the CPU. progress: show bars where standard error is a
     terminal. diagnosis: HTML page to write. now: Unix time, s.
-    Raises TrainError, ModelError, RegistryError, PictureError and what opening the history raises.
+    Raises TrainError, ModelError, RegistryError, PlotError and what opening the history raises.
     """
     if diagnosis:
-        check_that_pictures_can_be_drawn()  # not after minutes of training
+        require_matplotlib()  # not after minutes of training
     torch.set_num_threads(1)  # more are slower at this size
     champion = first_model(settings)
     parent = champion.fingerprint()
     decoder = Decoder(settings.decode)
     events = read_events(history.open(decoder), decoder, history.name, progress=progress)
-    recording = learnable(events, settings, champion.shape.horizons)
+    recording = build_training_data(events, settings, champion.shape.horizons)
     recorded = recording.recorded
     if not len(recorded.held):
         raise TrainError(
@@ -149,7 +150,7 @@ def train(
         def on_step(step: Step) -> None:
             steps.append(step)
             bar.update()
-            if step.number % TELL_EVERY == 0:
+            if step.number % PROGRESS_EVERY == 0:
                 rate = step.rows * processes.size / (time.perf_counter() - began)
                 bar.set_postfix_str(f"loss {step.loss:.3f}, {rate:,.0f} events/s", refresh=False)
 
@@ -166,7 +167,7 @@ def train(
     version = None
     if outcome.model is not None:
         version = Registry(output).save(outcome.model, outcome.about(now()))
-    summary = Summary(
+    report = TrainReport(
         outcome=outcome,
         parent=parent,
         version=version,
@@ -181,12 +182,12 @@ def train(
     )
     if diagnosis:
         Diagnosis(history.name, champion, recipe, settings, recording, steps, validations, outcome).write(
-            diagnosis, str(summary)
+            diagnosis, str(report)
         )
-    return summary
+    return report
 
 
-def follow(settings: Settings, processes: Alone) -> None:
+def train_as_worker(settings: Settings, processes: Alone) -> None:
     """Learn along with the first process, on a share of what it has read; it does the rest."""
     torch.set_num_threads(1)
     fine_tune(

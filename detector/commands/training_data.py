@@ -38,7 +38,7 @@ class TrainError(Exception):
 
 
 @dataclass(slots=True)
-class Events:
+class EventColumns:
     """All events of a source and their numbers, a list of columns, one entry a batch; names are numbered over all."""
 
     streams: dict[str, int] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Events:
 
 
 class Excerpt(NamedTuple):
-    """The values of one learnable lane as they were, for whoever wants to look at forecasts; columns are [rows]."""
+    """The values of one learnable lane as they were, to plot forecasts over; columns are [rows]."""
 
     name: str  # stream, and feature
     first: int  # its first row in Recorded
@@ -82,7 +82,7 @@ class Excerpt(NamedTuple):
     frames: NDArray[np.void]  # FRAME: the unit in which each row's forecast is made
 
 
-class Recording(NamedTuple):
+class TrainingData(NamedTuple):
     """What of the events can be learnt from."""
 
     recorded: Recorded  # the lanes that are long enough and move
@@ -91,12 +91,12 @@ class Recording(NamedTuple):
     excerpts: list[Excerpt]
 
 
-def read_events(source: Source, decoder: Decoder, name: str, *, progress: bool) -> Events:
+def read_events(source: Source, decoder: Decoder, name: str, *, progress: bool) -> EventColumns:
     """Read a source to its end; it is closed whatever happens. `name` is what a person calls it.
 
     Raises TrainError where there is nothing to learn from, or too much to hold; and the source's own errors.
     """
-    events = Events()
+    events = EventColumns()
     left = total = sum(source.lag().values())  # 0: the source does not know beforehand
     bar = tqdm(desc="reading", unit=" records", unit_scale=True, total=total or None, disable=not progress or None)
     with bar:
@@ -120,7 +120,7 @@ def read_events(source: Source, decoder: Decoder, name: str, *, progress: bool) 
     return events
 
 
-def learnable(events: Events, settings: Settings, horizons: tuple[int, ...]) -> Recording:
+def build_training_data(events: EventColumns, settings: Settings, horizons: tuple[int, ...]) -> TrainingData:
     """Make inputs and targets, one for each of `horizons`, of the lanes that are worth it."""
     stream, clock, count = (np.concatenate(column) for column in (events.stream, events.time, events.count))
     feature, value = np.concatenate(events.feature), np.concatenate(events.value)  # [observations]
@@ -173,4 +173,4 @@ def learnable(events: Events, settings: Settings, horizons: tuple[int, ...]) -> 
         stream_number, feature_number = divmod(int(numbers[used[place]]), len(features))
         name = f"{streams[stream_number]}, {features[feature_number]}"
         excerpts.append(Excerpt(name, int(start[place]), clock[rows].copy(), value[rows].copy(), frames[rows].copy()))
-    return Recording(recorded, int(kept.sum()), len(numbers), excerpts)
+    return TrainingData(recorded, int(kept.sum()), len(numbers), excerpts)

@@ -26,7 +26,7 @@ from detector.scoring.admission import BLOCKED
 
 SEVERITIES = ("warning", "critical")
 DROP_REASONS = ("duplicate", "late")
-ANEW_REASONS = ("damaged", "engine_error")
+RESET_REASONS = ("damaged", "engine_error")
 STAGES = ("decode", "features", "forecast", "score", "emit")
 PARTS = ("alert_feed", "changelog", "kafka", "retraining", "webhook")
 TRANSACTION_OUTCOMES = ("committed", "aborted")
@@ -79,7 +79,7 @@ class ArrayHistogram(Collector):
         yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=total)
 
 
-class LateGauge(Collector):
+class OptionalGauge(Collector):
     """A gauge that is not there before its first value: 0 would be read as one."""
 
     def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
@@ -159,7 +159,7 @@ class Metrics:
             "streams_blocked",
             f"Streams held in memory that drop everything: at least {BLOCKED} events in a row, late or duplicates.",
         )
-        self.last_event_timestamp = LateGauge(
+        self.last_event_timestamp = OptionalGauge(
             "longwatch_last_event_timestamp_seconds",
             "Time of the newest event read, by the events' own clock, but not ahead of this machine's; absent before.",
             registry,
@@ -191,7 +191,7 @@ class Metrics:
             "streams_begun_anew_total",
             "Streams whose state was given up, so that they learn anew, by reason.",
             "reason",
-            ANEW_REASONS,
+            RESET_REASONS,
         )
         self.state_bytes = gauge("state_bytes", "Memory that the states of streams take.")
         self.state_limit_bytes = gauge(
@@ -271,12 +271,12 @@ class Metrics:
             ["split"],
             registry=registry,
         )
-        self.gradient_norm = LateGauge(
+        self.gradient_norm = OptionalGauge(
             "longwatch_gradient_norm",
             "Norm of the last training step's gradient, before clipping; absent before.",
             registry,
         )
-        self.model_trained_timestamp = LateGauge(
+        self.model_trained_timestamp = OptionalGauge(
             "longwatch_model_trained_timestamp_seconds",
             "When the model that scores was trained; absent for the one that is shipped.",
             registry,

@@ -16,7 +16,7 @@ MIN_IN_A_ROW = 30  # refused one after the other, and none between them that cou
 MAX_DETAIL = 300  # characters of a record's own trouble
 
 
-class Refusals:
+class RejectionLog:
     """Tells of refused records, of each reason once a minute at most; louder while no record can be read at all."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class Refusals:
         self._in_a_row = 0
         self._reason = ""  # of the last one
 
-    def tell(self, rejected: Sequence[Rejected], read: int) -> None:
+    def log(self, rejected: Sequence[Rejected], read: int) -> None:
         """Tell of what a batch brought; `read` is how many of its records could be read."""
         if read:
             if self.nothing_read:

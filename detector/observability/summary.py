@@ -13,7 +13,7 @@ EVERY_SECONDS = 3600.0
 COUNTED = ("scored", "refused", "late", "duplicate", "alerts")
 
 
-class Summary:
+class RunSummary:
     """Counts by the names of COUNTED."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,7 +25,7 @@ class Summary:
         """Add what a batch brought."""
         self._recent.update(found)
 
-    def hourly(self, streams: int, lag: int) -> None:
+    def log_hourly(self, streams: int, lag: int) -> None:
         """Once an hour say what came of it, how many streams are in memory and how many records wait to be read."""
         if self._clock() - self._told_at < EVERY_SECONDS:
             return
@@ -33,7 +33,7 @@ class Summary:
         self._told_at = self._clock()
         self._settle()
 
-    def at_stop(self) -> None:
+    def log_total(self) -> None:
         """Say what came of the whole run."""
         self._settle()
         logger.info("in %.0f s: %s", self._clock() - self._began, _words(self._all))

@@ -13,10 +13,11 @@ from connectors.common.throttle import LogThrottle
 from detector.checkpointing.store import DamagedRowError
 from detector.config.settings import Settings
 from detector.engine.engine import Engine, Step
-from detector.observability.alert_text import Gathered, duration, log_alert, moment
+from detector.observability.alert_text import format_duration, format_time, log_alert
 from detector.observability.metrics import Metrics
-from detector.observability.rejections import Refusals
-from detector.observability.summary import Summary
+from detector.observability.rejections import RejectionLog
+from detector.observability.stream_warnings import StreamWarnings
+from detector.observability.summary import RunSummary
 from detector.scoring.admission import BLOCKED
 from training.retrain.outcome import Outcome
 
@@ -32,11 +33,11 @@ class Reporter:
         self._metrics, self._settings, self._engine = metrics, settings, engine
         self.newest = 0.0  # time of the newest event, s
         self._told_moved: set[str] = set()
-        self._moved_back = Gathered("went back in time: their late events agree, so their clocks had been ahead")
-        self._blocked = Gathered(f"drop everything: the last {BLOCKED} events of each were late or duplicates")
+        self._moved_back = StreamWarnings("went back in time: their late events agree, so their clocks had been ahead")
+        self._blocked = StreamWarnings(f"drop everything: the last {BLOCKED} events of each were late or duplicates")
         self._evictions = LogThrottle()  # for want of memory
-        self._refusals = Refusals(settings)
-        self._summary = Summary()
+        self._refusals = RejectionLog(settings)
+        self._summary = RunSummary()
 
     def step(self, batch: EventBatch, step: Step, *, anew: bool = False) -> None:
         """Tell what a batch brought; `anew`: its one stream's state was given up for it."""
@@ -45,7 +46,7 @@ class Reporter:
         self._tell_evictions(step.evicted_for_memory)
         self.alerts(step.alerts)
         for back in step.moved_back:
-            by, to = duration((back.former - back.time) * 1e-9), moment(back.time)
+            by, to = format_duration((back.former - back.time) * 1e-9), format_time(back.time)
             why = "its late events agree, so its clock had been ahead"
             self._moved_back.add(back.stream, f"stream {back.stream!r} went back in time by {by} to {to}: {why}")
         for name in step.blocked:
@@ -71,8 +72,8 @@ class Reporter:
 
     def look(self) -> None:
         """Tell what had to wait; to be called every second or so."""
-        self._moved_back.tell()
-        self._blocked.tell()
+        self._moved_back.flush()
+        self._blocked.flush()
 
     def _count(self, batch: EventBatch, step: Step) -> None:
         m, scores = self._metrics, step.scores
@@ -116,7 +117,7 @@ class Reporter:
         for refusal in rejected:
             self._metrics.events_rejected[refusal.reason].inc()
         self._summary.count(refused=len(rejected))
-        self._refusals.tell(rejected, read)
+        self._refusals.log(rejected, read)
 
     @property
     def nothing_read(self) -> str:
@@ -125,11 +126,11 @@ class Reporter:
 
     def watch(self, lag: int) -> None:
         """Say now and then how the work goes; `lag` is how many records wait to be read."""
-        self._summary.hourly(len(self._engine.states.slots), lag)
+        self._summary.log_hourly(len(self._engine.states.slots), lag)
 
     def stopped(self) -> None:
         """Say what came of the whole run."""
-        self._summary.at_stop()
+        self._summary.log_total()
 
     def damaged(self, error: DamagedRowError) -> None:
         """Tell that a stream begins anew since its row cannot be read."""

@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import median
 
 from connectors.files.labels import load_labels
-from detector.commands.bench import BATCH, QUICK_ROUNDS, ROUNDS, Contender, Fleet, in_turns
-from detector.commands.demo import DATA, judge, read_series
+from detector.commands.bench import BATCH, QUICK_ROUNDS, ROUNDS, Contender, Fleet, measure_in_turns
+from detector.commands.demo import DATA, match_incidents, read_series
 from detector.config.settings import load_settings
 from detector.service.factory import engine_settings, first_model
 from training.network.cells import CELLS
@@ -31,7 +31,7 @@ def demo(cell: str, folder: Path) -> tuple[int, int, int]:
     command = [sys.executable, "-m", "detector.cli", "demo", "--set", f"model.cell={cell}", "--output", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=1800)
     series = read_series(folder / "scores.jsonl", folder / "alerts.jsonl", load_labels(DATA / "labels.json"))
-    judged = [judge(one) for one in series]
+    judged = [match_incidents(one) for one in series]
     return (
         sum(one.found for one in judged),
         sum(len(one.incidents) for one in judged),
@@ -55,7 +55,7 @@ def main() -> None:
         model = first_model(settings)
         fleets[cell] = Fleet(model, engine_settings(settings), "cpu", STREAMS, 1)
     turns = [Contender(cell, "events", partial(fleets[cell].turn, 16)) for cell in CELLS]
-    timings = dict(zip(CELLS, in_turns(turns, QUICK_ROUNDS if quick else ROUNDS), strict=True))
+    timings = dict(zip(CELLS, measure_in_turns(turns, QUICK_ROUNDS if quick else ROUNDS), strict=True))
 
     heads = "cell", "incidents found", "false alarms", "held-back NLL, next / tenth", "events/s", "to lstm"
     print(f"| {' | '.join((*heads, 'bytes a stream', 'its file'))} |\n{'|---' * (len(heads) + 2)}|")
@@ -66,7 +66,7 @@ def main() -> None:
         ratio = median(a.rate / b.rate for a, b in zip(timings[cell], timings["lstm"], strict=True))
         rate = median(timing.rate for timing in timings[cell])
         size = len((prior / f"{cell}.safetensors").read_bytes())
-        bytes_, _ = fleets[cell].bytes_of_a_stream()
+        bytes_, _ = fleets[cell].stream_bytes()
         print(
             f"| {cell} | {hits} of {labelled} | {false} | {figures['nll_1']:.3f} / {figures['nll_10']:.3f} "
             f"| {rate:,.0f} | {ratio:.2f} | {bytes_:,.0f} | {size / 1000:.1f} KB |"

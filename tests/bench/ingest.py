@@ -46,7 +46,7 @@ STEP_SECONDS = 60
 
 def measure(settings: Settings, bootstrap: str, *, quick: bool) -> None:
     """Print how the daemon does beside the bare loop, on topics that are made on the broker and removed."""
-    from detector.commands.bench import Contender, Timing, in_turns, print_rates, print_ratio
+    from detector.commands.bench import Contender, Timing, measure_in_turns, print_rates, print_ratio
 
     with Ingest(settings, bootstrap, quick=quick) as ingest:
         print(f"from the broker at {bootstrap}: {ingest.what}")
@@ -54,7 +54,7 @@ def measure(settings: Settings, bootstrap: str, *, quick: bool) -> None:
             Contender("bare kafka-python poll loop", "events", lambda: Timing(*ingest.turn("poll"))),
             Contender("daemon, broker to alert", "events", lambda: Timing(*ingest.turn("daemon"))),
         ]
-        results = in_turns(contenders, QUICK_ROUNDS if quick else ROUNDS)
+        results = measure_in_turns(contenders, QUICK_ROUNDS if quick else ROUNDS)
     print_rates(contenders, results)
     print_ratio("daemon / bare poll loop", results[1], results[0], GOAL)
 

@@ -52,7 +52,7 @@ RUN_RETRAINING = (
 import sys
 from detector.service.daemon import Daemon
 from detector.config.settings import load_settings
-from detector.observability.alert_text import set_up_logging
+from detector.observability.log_format import set_up_logging
 settings = load_settings(overrides=[word for word in sys.argv[1:] if word != "--set"])
 training = settings.training.model_copy(update={"interval_seconds": 3.0})
 set_up_logging("info", "text")

@@ -29,7 +29,7 @@ CHATTY = """
 import sys
 from detector.service.daemon import Daemon
 from detector.config.settings import load_settings
-from detector.observability.alert_text import set_up_logging
+from detector.observability.log_format import set_up_logging
 import logging
 settings = load_settings(environment={}, overrides=sys.argv[2:])
 set_up_logging("info", "text")

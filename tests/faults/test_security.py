@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from detector.commands.demo import _demo_settings
-from detector.commands.diagnosis_plots import Ahead, _draw_ahead
-from detector.commands.plots import Series, draw_overview, draw_stream, new_figure, page, save
+from detector.commands.diagnosis_plots import ForecastSeries, _draw_forecast
+from detector.commands.plots import Series, html_page, new_figure, plot_overview, plot_stream, save_png
 from detector.config.settings import load_settings
-from detector.observability.alert_text import TextLines, describe
+from detector.observability.alert_text import describe
+from detector.observability.log_format import TextLines
 from tests.faults.test_fuzz_decoders import alert
 
 NAMES = [
@@ -45,13 +46,15 @@ def series(name: str) -> Series:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_plots_and_pages_show_any_name_as_it_is(tmp_path: Path, name: str) -> None:
-    save(draw_stream(series(name)), tmp_path / "stream.png")
-    save(draw_overview([series(name)], name), tmp_path / "overview.png")
+    save_png(plot_stream(series(name)), tmp_path / "stream.png")
+    save_png(plot_overview([series(name)], name), tmp_path / "overview.png")
     with new_figure(6, 3) as figure:
         value = np.arange(9.0)
-        _draw_ahead(figure.subplots(), Ahead(name, 1, 10**18 + np.arange(9), value, value, value - 1, value + 1))
-        figure.savefig(tmp_path / "ahead.svg")
-    text = page(name, [name], name, [(name, tmp_path / "stream.png")])
+        _draw_forecast(
+            figure.subplots(), ForecastSeries(name, 1, 10**18 + np.arange(9), value, value, value - 1, value + 1)
+        )
+        figure.savefig(tmp_path / "forecast.svg")
+    text = html_page(name, [name], name, [(name, tmp_path / "stream.png")])
     for mark in ("<script", "<img src=x"):
         assert mark not in text
 

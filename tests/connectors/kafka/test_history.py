@@ -19,7 +19,7 @@ from connectors.batches import Partition
 from connectors.kafka.history import KafkaHistory
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 from detector.commands import train as train_command
-from detector.commands.train import History, train
+from detector.commands.train import TrainingSource, train
 from detector.config.settings import Settings
 from tests.brokers import Broker
 from tests.fleets import odd_waves
@@ -157,7 +157,7 @@ def test_a_model_is_trained_on_a_topic_and_no_group_knows_of_it(broker: Broker, 
         }
     )
     summaries = [
-        train(History.of_kafka(chosen), tmp_path / f"models-{n}", chosen, progress=False, now=lambda: 5.0)
+        train(TrainingSource.of_kafka(chosen), tmp_path / f"models-{n}", chosen, progress=False, now=lambda: 5.0)
         for n in range(2)
     ]
     summary = summaries[0]

@@ -110,7 +110,7 @@ def test_what_is_given_up_leaves_nothing_behind(history: str, folder: Path, monk
         raise KeyboardInterrupt
 
     for place in (
-        "detector.commands.backtest.Tracks.add",
+        "detector.commands.backtest.ScoredStreams.add",
         "detector.commands.score_table.feature_columns",
     ):  # midway, and at the end
         with monkeypatch.context() as patch:

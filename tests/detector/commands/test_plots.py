@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detector.commands.plots import PictureError, Series, draw_overview, draw_stream, page, save
+from detector.commands.plots import PlotError, Series, html_page, plot_overview, plot_stream, save_png
 
 MINUTE_NS = 60 * 10**9
 BEGIN_NS = 1_400_000_000 * 10**9
@@ -34,7 +34,7 @@ def series(events=400, alerts=(300,), windows=((250, 310),)):
 
 
 def drawn(figure, path):
-    save(figure, path)
+    save_png(figure, path)
     with Image.open(path) as image:
         return image.size, len(image.getcolors(256))
 
@@ -59,7 +59,7 @@ def count(path, colour):
     ids=["usual", "nothing to tell", "one event", "two events", "constant, no band", "a gap of a day"],
 )
 def test_any_stream_can_be_drawn(one, tmp_path):
-    size, colours = drawn(draw_stream(one), tmp_path / "stream.png")
+    size, colours = drawn(plot_stream(one), tmp_path / "stream.png")
     assert size[0] > 1000
     assert colours > 3
 
@@ -68,27 +68,27 @@ def test_alerts_and_labelled_windows_are_seen(tmp_path):
     from detector.commands.plots import ALERT, WINDOW
 
     plain, told = tmp_path / "plain.png", tmp_path / "told.png"
-    save(draw_stream(series(alerts=(), windows=())), plain)
-    save(draw_stream(series()), told)
+    save_png(plot_stream(series(alerts=(), windows=())), plain)
+    save_png(plot_stream(series()), told)
     assert count(told, ALERT) > count(plain, ALERT) + 50
     assert count(told, WINDOW) > count(plain, WINDOW) + 1000
 
 
 def test_an_overview_has_a_row_for_each_stream(tmp_path):
-    one, _ = drawn(draw_overview([series()], "one"), tmp_path / "one.png")
-    three, _ = drawn(draw_overview([series()] * 3, "three"), tmp_path / "three.png")
+    one, _ = drawn(plot_overview([series()], "one"), tmp_path / "one.png")
+    three, _ = drawn(plot_overview([series()] * 3, "three"), tmp_path / "three.png")
     assert three[0] == one[0]
     assert three[1] > 2 * one[1] - 300
 
 
 def test_names_cannot_write_into_the_page(tmp_path):
-    save(draw_stream(series()), tmp_path / "a.png")
-    text = page("<script>", ["a & b"], "<td>", [('"><script>', tmp_path / "a.png")])
+    save_png(plot_stream(series()), tmp_path / "a.png")
+    text = html_page("<script>", ["a & b"], "<td>", [('"><script>', tmp_path / "a.png")])
     assert "<script>" not in text
     assert "a &amp; b" in text
 
 
 def test_without_matplotlib_a_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(PictureError, match=r"pip install 'longwatch\[plots\]'"):
-        draw_stream(series())
+    with pytest.raises(PlotError, match=r"pip install 'longwatch\[plots\]'"):
+        plot_stream(series())

@@ -17,7 +17,7 @@ from scipy import stats
 
 from connectors.batches import Scores
 from detector.cli import main
-from detector.commands.smooth import EDGE, History, Smoothed, SmoothError, at_least_as_odd, smooth
+from detector.commands.smooth import EDGE, ScoredHistory, Smoothed, SmoothError, smooth, tail_share
 from tests.streams import DAY, HOUR, MINUTE, START, WEEK, Event, batch_of, clock
 from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, SETTLED, featurise
 from training.network.model import Forecaster
@@ -50,7 +50,7 @@ def causal(prior: Forecaster, time: Int64, value: Float64) -> tuple[Float64, Flo
     z = (np.arcsinh((value - mean) / deviation) - location) / np.exp(scale)
     tail = 2.0 * stats.t.sf(np.abs(z), freedom)
     tail[:SETTLED] = np.nan
-    return mean + deviation * np.sinh(location), -np.log10(at_least_as_odd(tail))
+    return mean + deviation * np.sinh(location), -np.log10(tail_share(tail))
 
 
 def noisy_sine(rows: int = ROWS, noise: float = 0.3) -> tuple[Int64, Float64]:
@@ -199,7 +199,7 @@ def test_events_that_came_late_are_taken_where_they_belong(prior: Forecaster) ->
 
 
 def test_a_history_that_is_too_long_is_refused_with_what_to_do() -> None:
-    history = History(most=10)
+    history = ScoredHistory(most=10)
     history.add(_scores(10))
     with pytest.raises(SmoothError, match=r"over 10 values.*--smooth.*a part of them"):
         history.add(_scores(1))

@@ -19,12 +19,12 @@ from connectors.decode.decoder import Decoder
 from connectors.files.source import FileError, FileSettings, FileSource
 from detector.cli import main
 from detector.commands import train as train_command
-from detector.commands.train import History, TrainError, train, train_files
-from detector.commands.training_data import learnable, read_events
+from detector.commands.train import TrainError, TrainingSource, train, train_on_files
+from detector.commands.training_data import build_training_data, read_events
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.service.factory import first_model
-from tests.detector import short_train
+from tests.detector.commands import short_train
 from tests.fleets import noise, odd_waves
 from training.network.horizons import HORIZONS
 from training.network.input_history import SCALE, WINDOW
@@ -75,7 +75,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short")
 def test_train_makes_a_model_that_the_next_start_begins_with(tmp_path: Path) -> None:
     paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(3, ROWS))]
-    summary = train_files(paths, tmp_path / "models", settings(), progress=False, now=lambda: 5.0)
+    summary = train_on_files(paths, tmp_path / "models", settings(), progress=False, now=lambda: 5.0)
     assert summary.version is not None, str(summary)
     assert (summary.events, summary.dropped, summary.lanes, summary.lanes_used) == (3 * ROWS, 0, 3, 3)
     assert summary.outcome.validation_loss < summary.outcome.champion_loss - 0.1
@@ -87,14 +87,14 @@ def test_train_makes_a_model_that_the_next_start_begins_with(tmp_path: Path) -> 
     assert (about.parent, about.trained_at) == (load_prior().fingerprint(), 5.0)
     begun = settings(model={"directory": str(tmp_path / "models")})
     assert first_model(begun).fingerprint() == summary.version
-    again = train_files(paths, tmp_path / "models", begun, progress=False)
+    again = train_on_files(paths, tmp_path / "models", begun, progress=False)
     assert again.parent == summary.version
 
 
 @pytest.mark.usefixtures("short")
 def test_train_saves_nothing_that_did_not_prove_itself(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "noise.csv", noise(1, ROWS)[0])
-    summary = train_files([path], tmp_path / "models", settings(), progress=False)
+    summary = train_on_files([path], tmp_path / "models", settings(), progress=False)
     assert (summary.outcome.outcome, summary.version) == ("rejected", None)
     assert "nothing was saved" in str(summary)
     assert not (tmp_path / "models").exists()
@@ -116,7 +116,7 @@ def test_train_learns_from_the_very_inputs_that_the_engine_scores(tmp_path: Path
 
     decoder = Decoder()
     source = FileSource(FileSettings(paths=(str(path),)), decoder)
-    recording = learnable(read_events(source, decoder, "web", progress=False), settings(), HORIZONS)
+    recording = build_training_data(read_events(source, decoder, "web", progress=False), settings(), HORIZONS)
     recorded = recording.recorded
     engine, decoder = Engine(load_prior()), Decoder()
     source = FileSource(FileSettings(paths=(str(path),)), decoder)
@@ -144,22 +144,22 @@ def test_symbols_are_left_out_and_told(tmp_path: Path) -> None:
     decoder = Decoder()
     events = read_events(FileSource(FileSettings(paths=(str(path),)), decoder), decoder, "mixed", progress=False)
     assert (events.observations, events.symbols, sum(events.rejected.values())) == (3, 5, 0)
-    recording = learnable(events, settings(), HORIZONS)
+    recording = build_training_data(events, settings(), HORIZONS)
     assert (recording.kept, recording.lanes) == (8, 1)
 
 
 def test_train_says_what_is_wrong_with_the_files(tmp_path: Path) -> None:
     short = write_csv(tmp_path / "short.csv", noise(1, 50)[0])
     with pytest.raises(TrainError, match=r"short.csv: none of 1 features has 200 events"):
-        train_files([short], tmp_path / "models", settings(), progress=False)
+        train_on_files([short], tmp_path / "models", settings(), progress=False)
     flat = write_csv(tmp_path / "flat.csv", np.ones(500))
     with pytest.raises(TrainError, match="moves"):
-        train_files([flat], tmp_path / "models", settings(), progress=False)
+        train_on_files([flat], tmp_path / "models", settings(), progress=False)
     (tmp_path / "none.csv").write_text("timestamp,value\nx,1\n", encoding="utf-8")
     with pytest.raises(TrainError, match=r"no event with a number could be read; refused: .*bad_timestamp"):
-        train_files([str(tmp_path / "none.csv")], tmp_path / "models", settings(), progress=False)
+        train_on_files([str(tmp_path / "none.csv")], tmp_path / "models", settings(), progress=False)
     with pytest.raises(FileError, match=r"missing.csv"):
-        train_files([str(tmp_path / "missing.csv")], tmp_path / "models", settings(), progress=False)
+        train_on_files([str(tmp_path / "missing.csv")], tmp_path / "models", settings(), progress=False)
 
 
 def small(directory: Path, **shape: object) -> Settings:
@@ -184,7 +184,7 @@ def small(directory: Path, **shape: object) -> Settings:
 def test_every_cell_and_shape_is_trained_saved_and_begun_with(shape: dict[str, object], tmp_path: Path) -> None:
     paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(2, ROWS))]
     chosen = small(tmp_path / "models", **shape)
-    summary = train_files(paths, tmp_path / "models", chosen, progress=False)
+    summary = train_on_files(paths, tmp_path / "models", chosen, progress=False)
     assert summary.version is not None, str(summary)
     assert summary.outcome.validation_loss < summary.outcome.champion_loss
     begun = first_model(chosen)
@@ -205,7 +205,7 @@ def test_a_terminal_is_shown_loss_and_speed_and_nobody_else_anything(
     path = write_csv(tmp_path / "wave.csv", odd_waves(1, ROWS)[0])
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    train_files([path], tmp_path / "models", small(tmp_path / "small"), progress=progress)
+    train_on_files([path], tmp_path / "models", small(tmp_path / "small"), progress=progress)
     if progress:
         assert re.search(r"training: 100%.*60/60.*loss \d\.\d+, [\d,]+ events/s", screen.getvalue())
         assert "reading: " in screen.getvalue()
@@ -225,7 +225,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     chosen = small(directory / "small", cell="gru")
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
-        train(History.of_files([path]), directory / "models", chosen, progress=False, diagnosis=target)
+        train(TrainingSource.of_files([path]), directory / "models", chosen, progress=False, diagnosis=target)
     return target.read_text(encoding="utf-8")
 
 

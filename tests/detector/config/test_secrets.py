@@ -25,7 +25,7 @@ import pytest
 from detector.cli import main
 from detector.config.layers import is_secret, leaves
 from detector.config.settings import Settings
-from detector.observability.alert_text import JsonLines, TextLines
+from detector.observability.log_format import JsonLines, TextLines
 from tests.brokers import CHECKOUT, USERNAME, ApacheKafka, make_certificate
 from tests.daemon.support import Longwatch
 

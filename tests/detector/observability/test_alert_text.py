@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from connectors.batches import Alert
-from detector.observability import alert_text
-from detector.observability.alert_text import JsonLines, TextLines, describe
+from detector.observability.alert_text import describe, log_alert
+from detector.observability.log_format import JsonLines, TextLines
 
 ALERT = Alert(
     id="a/1",
@@ -69,7 +69,7 @@ def test_an_alerts_own_times_say_their_zone() -> None:
 
 
 def logged(alert: Alert, caplog: pytest.LogCaptureFixture) -> dict[str, object]:
-    alert_text.log_alert(logging.getLogger("detector"), alert)
+    log_alert(logging.getLogger("detector"), alert)
     found: dict[str, object] = json.loads(JsonLines().format(caplog.records[-1]))
     return found
 

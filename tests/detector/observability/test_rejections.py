@@ -12,8 +12,8 @@ from connectors.batches import Rejected
 from connectors.common.problem import OngoingProblem
 from connectors.common.throttle import LogThrottle
 from detector.config.settings import load_settings
-from detector.observability.rejections import Refusals
-from detector.observability.summary import Summary
+from detector.observability.rejections import RejectionLog
+from detector.observability.summary import RunSummary
 from detector.service.daemon import Daemon
 
 
@@ -49,10 +49,10 @@ def test_refused_records_are_told_by_reason_with_an_example_and_where_they_are_k
 ) -> None:
     clock = Clock()
     settings = load_settings(None, {}, ["output.dead_letter_file=/tmp/refused.jsonl"])
-    refusals = Refusals(settings, clock)
-    refusals.tell(refused("not_json", 2) + refused("no_stream", 1, offset=7), read=90)
+    refusals = RejectionLog(settings, clock)
+    refusals.log(refused("not_json", 2) + refused("no_stream", 1, offset=7), read=90)
     for _ in range(10):
-        refusals.tell(refused("not_json", 100, offset=1_000), read=90)
+        refusals.log(refused("not_json", 100, offset=1_000), read=90)
     assert [entry.getMessage() for entry in caplog.records] == [
         "2 records were refused (not_json), the last: metrics/3, offset 1: problem 1; "
         "they are kept in the topic longwatch-rejected and /tmp/refused.jsonl",
@@ -60,7 +60,7 @@ def test_refused_records_are_told_by_reason_with_an_example_and_where_they_are_k
         "they are kept in the topic longwatch-rejected and /tmp/refused.jsonl",
     ]
     clock.now += 60.0
-    refusals.tell(refused("not_json", 1), read=90)
+    refusals.log(refused("not_json", 1), read=90)
     assert caplog.records[-1].getMessage().startswith("1001 records were refused (not_json), the last: ")
     assert {entry.levelno for entry in caplog.records} == {logging.WARNING}
     assert refusals.nothing_read == ""
@@ -68,18 +68,18 @@ def test_refused_records_are_told_by_reason_with_an_example_and_where_they_are_k
 
 def test_where_nothing_can_be_read_it_is_louder_until_something_can(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    refusals = Refusals(load_settings(None, {}, []), Clock())
+    refusals = RejectionLog(load_settings(None, {}, []), Clock())
     for at in range(29):
-        refusals.tell(refused("no_timestamp", 1, offset=at), read=0)
+        refusals.log(refused("no_timestamp", 1, offset=at), read=0)
     assert refusals.nothing_read == ""
     for at in range(29, 600):
-        refusals.tell(refused("no_timestamp", 1, offset=at), read=0)
+        refusals.log(refused("no_timestamp", 1, offset=at), read=0)
     assert refusals.nothing_read == "none of the last 600 records could be read (the last: no_timestamp)"
     (loud,) = [entry for entry in caplog.records if entry.levelno == logging.ERROR]
     assert loud.getMessage().endswith("see to [decode], or to what writes them")
-    refusals.tell([], read=0)
+    refusals.log([], read=0)
     assert refusals.nothing_read
-    refusals.tell(refused("no_timestamp", 5), read=1)
+    refusals.log(refused("no_timestamp", 5), read=1)
     assert refusals.nothing_read == ""
     assert caplog.records[-1].getMessage() == "records can be read again, after 600 that were refused"
 
@@ -87,18 +87,18 @@ def test_where_nothing_can_be_read_it_is_louder_until_something_can(caplog: pyte
 def test_once_an_hour_and_at_the_end_a_line_tells_what_was_done(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = Clock()
-    summary = Summary(clock)
+    summary = RunSummary(clock)
     summary.count(scored=100, late=1)
     summary.count(refused=3)
-    summary.hourly(streams=7, lag=2)
+    summary.log_hourly(streams=7, lag=2)
     assert not caplog.records
     clock.now += 3_600.0
-    summary.hourly(streams=7, lag=2)
-    summary.hourly(streams=7, lag=2)
+    summary.log_hourly(streams=7, lag=2)
+    summary.log_hourly(streams=7, lag=2)
     clock.now += 3_600.0
-    summary.hourly(streams=8, lag=0)
+    summary.log_hourly(streams=8, lag=0)
     summary.count(scored=10, duplicate=2, alerts=1)
-    summary.at_stop()
+    summary.log_total()
     assert [entry.getMessage() for entry in caplog.records] == [
         "in the last hour: 100 scored, 3 refused, 1 late, 0 duplicate, 0 alerts; 7 streams in memory, 2 records behind",
         "in the last hour: 0 scored, 0 refused, 0 late, 0 duplicate, 0 alerts; 8 streams in memory, 0 records behind",

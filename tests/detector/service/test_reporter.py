@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
-from detector.observability import alert_text
+from detector.observability.alert_text import format_duration
 from detector.observability.metrics import Metrics
 from detector.service.reporter import Reporter
 from tests.streams import HOUR, MINUTE, START, Event, batch_of
@@ -91,4 +91,4 @@ def test_a_clock_that_is_ahead_does_not_hide_that_nothing_comes(reporter: Report
     ],
 )
 def test_a_duration_is_told_in_its_two_largest_units(seconds: float, told: str) -> None:
-    assert alert_text.duration(seconds) == told
+    assert format_duration(seconds) == told
