@@ -26,7 +26,7 @@ LONG = (
     "tests/detector/commands/test_train",
     "tests/connectors/kafka",
     "tests/faults",
-    "tests/connectors/decode",
+    "tests/connectors/decode/test_fuzz",
     "tests/detector/service/test_retrainer",
 )
 

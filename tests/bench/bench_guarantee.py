@@ -17,7 +17,9 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from tests.brokers import Broker, find_broker
-from tests.daemon.support import Longwatch, Samples, make_fleet, open_producer
+from tests.daemon.fleet import make_fleet
+from tests.daemon.records import open_producer
+from tests.daemon.support import Longwatch, Samples
 
 PARTITIONS = 4
 

@@ -19,22 +19,10 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
 from tests.brokers import Broker
-from tests.daemon.support import (
-    PATIENCE,
-    SECRET,
-    Delivery,
-    Fleet,
-    Longwatch,
-    Receiver,
-    Record,
-    Samples,
-    alerts_by_id,
-    by_place,
-    difference,
-    make_fleet,
-    open_producer,
-    read_topic,
-)
+from tests.daemon.fleet import Fleet, make_fleet
+from tests.daemon.receiver import SECRET, Delivery, Receiver
+from tests.daemon.records import Record, alerts_by_id, by_place, difference, open_producer, read_topic
+from tests.daemon.support import PATIENCE, Longwatch, Samples
 from training.evaluate import roc_auc
 
 pytestmark = [pytest.mark.kafka]

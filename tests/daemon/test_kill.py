@@ -16,24 +16,10 @@ import pytest
 
 from connectors.webhook.sink import MAX_TOGETHER
 from tests.brokers import Broker
-from tests.daemon.support import (
-    PATIENCE,
-    SECRET,
-    STEP,
-    EndedError,
-    Longwatch,
-    Receiver,
-    Record,
-    Samples,
-    alerts_by_id,
-    by_place,
-    difference,
-    make_fleet,
-    open_producer,
-    read_lines,
-    read_topic,
-    until,
-)
+from tests.daemon.fleet import STEP, make_fleet
+from tests.daemon.receiver import SECRET, Receiver
+from tests.daemon.records import Record, alerts_by_id, by_place, difference, open_producer, read_lines, read_topic
+from tests.daemon.support import PATIENCE, EndedError, Longwatch, Samples, until
 
 FLEET = make_fleet(streams=12, rows=800, seed=5)
 EVENTS = 12 * 800

@@ -7,7 +7,9 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests.daemon.support import Longwatch, make_fleet, read_lines, until
+from tests.daemon.fleet import make_fleet
+from tests.daemon.records import read_lines
+from tests.daemon.support import Longwatch, until
 
 
 def test_refused_records_alerts_and_times_are_told(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ import pytest
 from connectors.common.problem import CALM_SECONDS, LASTING_SECONDS, OngoingProblem
 from detector.config.settings import load_settings
 from detector.service.daemon import Daemon
-from tests.detector.observability.test_metrics import value
+
+
+def failing(daemon: Daemon, part: str) -> float | None:
+    return daemon.metrics.registry.get_sample_value("longwatch_part_failing", {"part": part})
 
 
 @pytest.fixture
@@ -44,7 +47,7 @@ def test_a_part_that_fails_shows_in_its_metric_at_once_and_in_readyz_where_it_la
     assert daemon._ready() == (True, "scoring")
     daemon._problems[part].report("no way in")
     daemon._watch({})
-    assert value(daemon.metrics, "longwatch_part_failing", part=part) == 1
+    assert failing(daemon, part) == 1
     assert daemon._ready() == (True, "scoring")
     monkeypatch.setattr("connectors.common.problem.LASTING_SECONDS", 0.0)
     ready, told = daemon._ready()
@@ -52,7 +55,7 @@ def test_a_part_that_fails_shows_in_its_metric_at_once_and_in_readyz_where_it_la
     assert "no way in (for 0 s)" in told
     daemon._problems[part].clear()
     daemon._watch({})
-    assert value(daemon.metrics, "longwatch_part_failing", part=part) == 0
+    assert failing(daemon, part) == 0
     assert daemon._ready() == (True, "scoring")
 
 

@@ -19,19 +19,9 @@ import pytest
 from kafka import KafkaProducer
 
 from tests.brokers import CHECKOUT, Broker
-from tests.daemon.support import (
-    PATIENCE,
-    RUN_RETRAINING,
-    START,
-    STEP,
-    Longwatch,
-    Samples,
-    by_place,
-    make_fleet,
-    open_producer,
-    read_lines,
-    read_topic,
-)
+from tests.daemon.fleet import START, STEP, make_fleet
+from tests.daemon.records import by_place, open_producer, read_lines, read_topic
+from tests.daemon.support import PATIENCE, RUN_RETRAINING, Longwatch, Samples
 from tests.fleets import odd_waves
 
 STDIN = {"source.type": "file", "source.paths": ["-"], "training.enabled": False}

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import CHECKOUT
-from tests.daemon.support import PATIENCE, START, STEP, Longwatch, read_lines
+from tests.daemon.fleet import START, STEP
+from tests.daemon.records import read_lines
+from tests.daemon.support import PATIENCE, Longwatch
 
 # A command that is sent a signal at a moment which an audit event names: the import of a module, a connection
 AT_A_MOMENT = """
@@ -35,7 +37,6 @@ MOMENTS = [
     "import=detector.service.daemon",
     "sqlite3.connect=state.db",
 ]
-
 
 pytestmark = pytest.mark.usefixtures("nothing_is_ignored")
 

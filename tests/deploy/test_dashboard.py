@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from functools import cache
@@ -16,11 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from connectors.batches import Partition
 from detector.observability.metrics import Metrics
+from tests.deploy.dashboard import RULES, dashboard, panels
 from tests.deploy.paths import DEPLOY, load_yaml
 from tests.tools import NO_PROMTOOL, promtool
 
-DASHBOARD = DEPLOY / "grafana" / "dashboards" / "longwatch.json"
-RULES = DEPLOY / "prometheus" / "longwatch.rules.yaml"
 RULE_TESTS = DEPLOY / "prometheus" / "longwatch.rules.test.yaml"
 RUNBOOKS = "https://runbooks.example.com/longwatch"  # a base to be replaced: deploy/README.md says how
 TARGET_LABELS = {"job", "instance"}  # Prometheus adds them to whatever it scrapes
@@ -40,15 +38,6 @@ def exported() -> dict[str, set[str]]:
         for sample in family.samples:
             samples.setdefault(sample.name, set()).update(sample.labels)
     return samples
-
-
-def dashboard() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(DASHBOARD.read_text())
-    return found
-
-
-def panels() -> list[dict[str, Any]]:
-    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
 def rules() -> list[dict[str, Any]]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.brokers import Broker
+from tests.faults.changelogs import World
 from tests.kernels import compile_kernels
 
 
@@ -21,3 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("faults"):
                 item.add_marker(pytest.mark.skip(reason="a long form: make test-faults, or LONGWATCH_FAULTS=1"))
+
+
+@pytest.fixture
+def world(apache: Broker, tmp_path: Path) -> Iterator[World]:
+    made = World(apache, tmp_path)
+    yield made
+    made.close()

@@ -23,9 +23,12 @@ import msgspec
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from tests.brokers import Broker, find_broker
-from tests.daemon.support import TOLERANCE, Fleet, Receiver, make_fleet, until
+from tests.daemon.fleet import Fleet, make_fleet
+from tests.daemon.receiver import Receiver
+from tests.daemon.records import TOLERANCE
+from tests.daemon.support import until
 from tests.faults.support import PARTITIONS, Topics, Undisturbed, committed, webhook_ids
-from tests.faults.test_chaos import Workers
+from tests.faults.workers import Workers
 from tests.kernels import compile_kernels
 
 STREAMS = 80  # of which a worker has half: a retraining wants 32

@@ -11,24 +11,14 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
+from connectors.batches import Alert
 from detector.config.settings import load_settings
 from detector.service.daemon import Daemon
 from tests.brokers import Broker
-from tests.daemon.support import (
-    PATIENCE,
-    SECRET,
-    Fleet,
-    Longwatch,
-    Receiver,
-    Record,
-    alerts_by_id,
-    by_place,
-    difference,
-    open_producer,
-    read_lines,
-    read_topic,
-    until,
-)
+from tests.daemon.fleet import Fleet
+from tests.daemon.receiver import SECRET, Receiver
+from tests.daemon.records import Record, alerts_by_id, by_place, difference, open_producer, read_lines, read_topic
+from tests.daemon.support import PATIENCE, Longwatch, until
 
 PARTITIONS = 4
 SESSION = 6  # s without a heartbeat, after which the group gives a worker's partitions to others
@@ -214,3 +204,10 @@ class Undisturbed:
 def webhook_ids(alerts: Sequence[Record]) -> set[str]:
     """Return the ids under which alerts are sent."""
     return {f"{alert['id']}-{alert['status']}" for alert in alerts}
+
+
+def alert(number: int) -> Alert:
+    return Alert(
+        f"id-{number}", "a", "firing", "critical", 1_500_000_000 + number, None, 6.5, 4.0, {"cpu": 9.0}, {"cpu": 1.0},
+        {"cpu": 0.0}, {"cpu": 2.0}, {"cpu": 1.0}, "v1", "t", 2, 17,
+    )  # fmt: skip

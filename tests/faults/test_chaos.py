@@ -5,18 +5,18 @@ The long form, `LONGWATCH_FAULTS=1 pytest tests/faults -m faults`, has 200,000 e
 
 from __future__ import annotations
 
-import contextlib
 import random
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.brokers import Broker
-from tests.daemon.support import EndedError, Longwatch, Receiver, make_fleet, until
+from tests.daemon.fleet import make_fleet
+from tests.daemon.receiver import Receiver
+from tests.daemon.support import until
 from tests.faults.support import (
     SESSION,
     Stream,
@@ -27,6 +27,7 @@ from tests.faults.support import (
     scored_events,
     webhook_ids,
 )
+from tests.faults.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -42,52 +43,6 @@ class Size:
 
 SHORT = Size(streams=12, rows=600, kills=3, burst=2, rejoins=1, sleeps=0, patience=300.0)
 LONG = Size(streams=40, rows=5_000, kills=100, burst=20, rejoins=12, sleeps=8, patience=600.0)
-
-
-class Workers:
-    """Workers of one group; "c" is no static member, so it leaves at once when it stops. `more`: their settings."""
-
-    def __init__(self, topics: Topics, **more: Any) -> None:
-        self._topics, self._more = topics, more
-        self.running: dict[str, Longwatch] = {}
-
-    def start(self, name: str) -> None:
-        static = {"kafka__group_instance_id": name} if name != "c" else {}
-        self.running[name] = self._topics.worker(name, **static, **self._more)
-
-    def kill(self, name: str) -> None:
-        worker = self.running.pop(name)
-        self._check(name, worker)
-        worker.kill()
-        self.start(name)
-
-    def leave(self, name: str) -> None:
-        worker = self.running.pop(name)
-        self._check(name, worker)
-        worker.line("running on")  # before, a signal ends it at once
-        with contextlib.suppress(EndedError):
-            assert worker.terminate()[0] == 0, worker.log[-3000:]
-
-    def _check(self, name: str, worker: Longwatch) -> None:
-        if worker.process.poll() is not None:
-            worker.fail(f"worker {name} ended by itself with {worker.process.returncode}")
-
-    def sleep(self, name: str) -> None:
-        """Halt a worker, which wakes in the midst of a transaction whose partitions are others' by then."""
-        with self.running[name].halted():
-            time.sleep(SESSION + 3.0)
-
-    def stop(self) -> None:
-        for name in list(self.running):
-            self.leave(name)
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for worker in self.running.values():
-            if worker.process.poll() is None:
-                worker.kill()
 
 
 @pytest.mark.kafka

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.daemon.support import START, Longwatch
-from tests.faults.test_limits import resident
+from tests.daemon.fleet import START
+from tests.daemon.support import Longwatch
+from tests.faults.limits import resident
 
 STREAMS, SECONDS, EVERY = 2_000, 2 * 3_600, 5
 SETTLED = 0.3  # of the events: then all windows have gone round and every table has its size

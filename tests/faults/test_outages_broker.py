@@ -15,7 +15,10 @@ from kafka.errors import KafkaError
 from connectors.batches import Partition
 from connectors.kafka.source import KafkaSettings, KafkaSource
 from tests.brokers import Broker, _OwnProcess, kafka_home
-from tests.daemon.support import PATIENCE, Receiver, by_place, difference, make_fleet, open_producer, until
+from tests.daemon.fleet import make_fleet
+from tests.daemon.receiver import Receiver
+from tests.daemon.records import by_place, difference, open_producer
+from tests.daemon.support import PATIENCE, until
 from tests.faults.cluster import NODES, Cluster
 from tests.faults.support import Stream, Topics, Undisturbed, assert_once, scored_events, webhook_ids
 

@@ -22,9 +22,10 @@ import pytest
 
 from connectors.webhook.sink import WebhookSettings, WebhookSink
 from tests.brokers import CHECKOUT, Broker
-from tests.daemon.support import PATIENCE, Longwatch, by_place, difference, make_fleet, until
-from tests.faults.support import Stream, Topics, Undisturbed, assert_once, scored_events
-from tests.faults.test_outages_disk import alert
+from tests.daemon.fleet import make_fleet
+from tests.daemon.records import by_place, difference
+from tests.daemon.support import PATIENCE, Longwatch, until
+from tests.faults.support import Stream, Topics, Undisturbed, alert, assert_once, scored_events
 
 FLEET = make_fleet(streams=8, rows=300, seed=3)
 EVENTS = 8 * 300

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from connectors.batches import Alert, Rejected
+from connectors.batches import Rejected
 from connectors.files.sinks import FileDeadLetterSink, FileFullError
 from connectors.webhook.outbox import NewMessage, Outbox, OutboxFullError
 from connectors.webhook.sink import WebhookSettings, WebhookSink
@@ -19,19 +19,11 @@ from connectors.webhook.standard_webhooks import webhook_id
 from detector.checkpointing.sqlite import UnsavedError
 from detector.checkpointing.store import SqliteStore
 from tests.brokers import Broker
-from tests.daemon.support import (
-    PATIENCE,
-    SECRET,
-    STEP,
-    Longwatch,
-    Receiver,
-    Record,
-    difference,
-    make_fleet,
-    read_lines,
-    until,
-)
-from tests.faults.support import Stream, Topics, Undisturbed, assert_once, scored_events, webhook_ids
+from tests.daemon.fleet import STEP, make_fleet
+from tests.daemon.receiver import SECRET, Receiver
+from tests.daemon.records import Record, difference, read_lines
+from tests.daemon.support import PATIENCE, Longwatch, until
+from tests.faults.support import Stream, Topics, Undisturbed, alert, assert_once, scored_events, webhook_ids
 
 FLEET = make_fleet(streams=8, rows=500, seed=3)
 EVENTS = 8 * 500
@@ -66,16 +58,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
     yield Disk(root)
     subprocess.run(["umount", "-l", str(root)], capture_output=True, timeout=PATIENCE, check=True)
-
-
-# -- the parts ---------------------------------------------------------------------------------------------------------
-
-
-def alert(number: int) -> Alert:
-    return Alert(
-        f"id-{number}", "a", "firing", "critical", 1_500_000_000 + number, None, 6.5, 4.0, {"cpu": 9.0}, {"cpu": 1.0},
-        {"cpu": 0.0}, {"cpu": 2.0}, {"cpu": 1.0}, "v1", "t", 2, 17,
-    )  # fmt: skip
 
 
 def test_a_store_that_cannot_save_keeps_the_former_checkpoint_and_saves_when_it_can(disk: Disk) -> None:
@@ -149,9 +131,6 @@ def test_a_file_of_results_on_a_full_disk_keeps_its_lines_whole(disk: Disk) -> N
     assert sink.position()[str(path)][0] == path.stat().st_size
     assert [line["offset"] for line in read_lines(path)] == list(range(200))
     sink.close()
-
-
-# -- the daemon --------------------------------------------------------------------------------------------------------
 
 
 class Expected(NamedTuple):

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import CHECKOUT
-from tests.daemon.support import PATIENCE, STEP, Longwatch, difference, make_fleet, read_lines
+from tests.daemon.fleet import STEP, make_fleet
+from tests.daemon.records import difference, read_lines
+from tests.daemon.support import PATIENCE, Longwatch
+from tests.faults.limits import IN_CGROUP, cgroup
 from tests.faults.support import Undisturbed
-from tests.faults.test_limits import IN_CGROUP, cgroup
 
 __all__ = ["cgroup"]  # a fixture
 

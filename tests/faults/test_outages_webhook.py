@@ -1,7 +1,7 @@
 """The webhook's receiver down, hanging, slow, answering 500 and 429: scoring goes on, every alert arrives, in order.
 
 The long form takes ten minutes. What each answer means is tested beside the sink,
-tests/connectors/webhook/test_webhook.py.
+tests/connectors/webhook.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.support import PATIENCE, STEP, Longwatch, make_fleet, read_lines
+from tests.daemon.fleet import STEP, make_fleet
+from tests.daemon.records import read_lines
+from tests.daemon.support import PATIENCE, Longwatch
+from tests.faults.limits import resident
 from tests.faults.support import webhook_ids
-from tests.faults.test_limits import resident
 
 MIB = 1 << 20
 MOODS = "down", "hanging", "500", "slow", "429"

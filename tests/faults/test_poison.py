@@ -32,8 +32,10 @@ from detector.service.poison_events import (
     Isolation,
 )
 from tests.brokers import Broker
-from tests.daemon.support import Longwatch, Record, by_place, difference, make_fleet, open_producer, read_lines, until
-from tests.detector.engine.test_parity import assert_same
+from tests.daemon.fleet import make_fleet
+from tests.daemon.records import Record, by_place, difference, open_producer, read_lines
+from tests.daemon.support import Longwatch, until
+from tests.detector.engine.restarts import assert_same
 from tests.faults.support import PARTITIONS, Topics, committed, scored_events
 from tests.streams import Event, Outcome, fleet, in_batches, interleaved, run
 from training.network.weights import Weights, load_prior

@@ -14,7 +14,7 @@ from detector.commands.plots import Series, html_page, new_figure, plot_overview
 from detector.config.settings import load_settings
 from detector.observability.alert_text import describe
 from detector.observability.log_format import TextLines
-from tests.faults.test_fuzz_decoders import alert
+from tests.faults.decoders import alert
 
 NAMES = [
     "a$b$",

@@ -16,7 +16,8 @@ from connectors.decode.timestamps import parse_time
 from detector.config.settings import load_settings
 from detector.service.daemon import Daemon
 from tests.brokers import Broker
-from tests.daemon.support import Record, open_producer, until
+from tests.daemon.records import Record, open_producer
+from tests.daemon.support import until
 from tests.faults.support import Topics
 
 pytestmark = pytest.mark.kafka

@@ -11,9 +11,10 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from tests.brokers import Broker
-from tests.daemon.support import make_fleet, until
+from tests.daemon.fleet import make_fleet
+from tests.daemon.support import until
+from tests.faults.changelogs import World
 from tests.faults.support import PARTITIONS, Stream, Topics
-from tests.faults.test_restoring import World
 
 pytestmark = pytest.mark.kafka
 

@@ -19,7 +19,10 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.transactions import TransactionalWriter, end_transaction_of
 from detector.checkpointing.sqlite import DATABASE, PAGE_BYTES
 from tests.brokers import Broker
-from tests.daemon.support import PATIENCE, Receiver, make_fleet, open_producer, until
+from tests.daemon.fleet import make_fleet
+from tests.daemon.receiver import Receiver
+from tests.daemon.records import open_producer
+from tests.daemon.support import PATIENCE, until
 from tests.faults.support import (
     PARTITIONS,
     Stream,

@@ -14,9 +14,9 @@ import pytest
 from pydantic import ValidationError
 
 from connectors.http_client.connect import Connector
-from connectors.http_client.url_policy import TargetRefusedError, Targets
+from connectors.http_client.url_policy import TargetRefusedError, Targets, parse_url
 from connectors.webhook.sink import WebhookSettings, WebhookSink
-from tests.connectors.webhook.test_webhook import alert
+from tests.connectors.webhook.support import alert
 
 METADATA = "169.254.169.254"
 
@@ -211,3 +211,11 @@ def test_of_several_addresses_only_those_that_are_allowed_are_tried(
     with pytest.raises(TargetRefusedError, match=r"169\.254\.169\.254.*127\.0\.0\.1"):
         connect(Targets(()), "two.example", port)
     assert not taken(listening)
+
+
+def test_urls_of_many_forms_are_understood() -> None:
+    assert str(parse_url("https://example.org/x")) == "https://example.org:443"
+    assert str(parse_url("http://[::1]:8080/x?y=z")) == "http://[::1]:8080"
+    assert parse_url("http://bücher.example").host == "xn--bcher-kva.example"
+    assert parse_url("http://h/a b".replace(" ", "%20") + "/ü?q=ä&r=1").target == "/a%20b/%C3%BC?q=%C3%A4&r=1"
+    assert parse_url("http://h").target == "/"

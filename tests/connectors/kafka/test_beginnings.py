@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from connectors.batches import Partition
 from connectors.kafka.source import LATER, KafkaSource
-from detector.config.settings import load_settings
-from detector.service.daemon import Daemon
 from tests.brokers import Broker
-from tests.connectors.kafka.test_source import produce, settings, until
-from tests.daemon.support import read_topic
+from tests.connectors.kafka.daemons import running, write
+from tests.connectors.kafka.support import produce, settings, until
+from tests.daemon.records import read_topic
 
 pytestmark = pytest.mark.kafka
-
 Topic = Callable[..., str]
-
-
-@contextmanager
-def running(broker: Broker, folder: Path, **more: str) -> Iterator[Daemon]:
-    """Run a daemon in this process."""
-    overrides = {
-        "kafka.bootstrap_servers": broker.bootstrap,
-        "kafka.auto_offset_reset": "latest",
-        "kafka.dead_letter_topic": "",
-        "kafka.alerts_topic": "",
-        "state.directory": str(folder),
-        "training.enabled": "false",
-        "http.port": "0",
-        **more,
-    }
-    daemon = Daemon(load_settings(environment={}, overrides=[f"{name}={value}" for name, value in overrides.items()]))
-    thread = threading.Thread(target=daemon.run)
-    thread.start()
-    try:
-        yield daemon
-    finally:
-        daemon.stop()
-        thread.join()
 
 
 def committed(broker: Broker, group: str, topic: str) -> dict[int, int]:
@@ -145,20 +118,3 @@ def test_what_is_made_after_reading_has_begun_is_read_from_its_beginning(
     finally:
         for one in sources:
             one.close()
-
-
-def write(broker: Broker, topic: str, partition: int, values: list[bytes]) -> None:
-    """Write values to one partition, once it is there, in a transaction."""
-    deadline = time.monotonic() + 240
-    ends = KafkaConsumer(bootstrap_servers=broker.bootstrap)
-    while partition not in (ends.partitions_for_topic(topic) or ()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    producer = KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"writer-{uuid.uuid4().hex}")
-    producer.init_transactions()
-    producer.begin_transaction()
-    for value in values:
-        producer.send(topic, value, b"k", partition=partition)
-    producer.commit_transaction()
-    producer.close()
-    ends.close()

@@ -23,9 +23,9 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink, KafkaWriter, UndeliveredError
 from connectors.kafka.transactions import TransactionalWriter
 from tests.brokers import Broker
-from tests.connectors.kafka.test_beginnings import running, write
-from tests.connectors.kafka.test_source import until
-from tests.daemon.support import read_topic
+from tests.connectors.kafka.daemons import running, write
+from tests.connectors.kafka.support import until
+from tests.daemon.records import read_topic
 
 pytestmark = pytest.mark.kafka
 

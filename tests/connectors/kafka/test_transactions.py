@@ -16,7 +16,7 @@ from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 from connectors.kafka.source import LATER, KafkaSource
 from connectors.kafka.transactions import TransactionalWriter, TransactionError, end_transaction_of
 from tests.brokers import Broker
-from tests.connectors.kafka.test_source import DEADLINE, next_offsets, produce, settings, until
+from tests.connectors.kafka.support import DEADLINE, next_offsets, produce, settings, until
 
 pytestmark = pytest.mark.kafka
 

@@ -20,7 +20,7 @@ from detector.checkpointing.store import SqliteStore
 from detector.config.settings import load_settings
 from detector.errors import StateError
 from detector.service.daemon import Daemon
-from tests.daemon.support import TOLERANCE
+from tests.daemon.records import TOLERANCE
 from tests.golden.make_golden import CUT, GONE, NAMES, SOURCE, START, STEP, alarmed, events, settings
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"

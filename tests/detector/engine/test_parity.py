@@ -3,15 +3,14 @@
 All at the shipped settings and with the shipped prior. On a CPU "the same" is bit for bit.
 """
 
-import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
 from connectors.batches import EventBatch
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
+from tests.detector.engine.restarts import Store, assert_same, restarted, run_parts
 from tests.streams import DAY, Event, Outcome, batch_of, fleet, in_batches, interleaved, run
 from training.network.weights import Weights, load_prior
 
@@ -35,21 +34,6 @@ def events(streams: list[list[Event]]) -> list[Event]:
 def reference(model: Weights, streams: list[list[Event]]) -> Outcome:
     """Each stream as one long sequence."""
     return run(Engine(model), [batch_of(events) for events in streams])
-
-
-def assert_same(found: Outcome, wanted: Outcome) -> None:
-    """Bit for bit: scores, bands, contributions, and alerts by id with all that they say."""
-    for name, column, other in zip(Outcome._fields, found, wanted, strict=True):
-        if isinstance(column, np.ndarray):
-            same = column.shape == other.shape and np.array_equal(column, other, equal_nan=column.dtype.kind == "f")
-            if not same and column.shape == other.shape:
-                at = np.flatnonzero(~((column == other) | ((column != column) & (other != other))))
-                pytest.fail(
-                    f"{name}: {len(at)} of {len(column)} differ, first {at[:5]}: {column[at[:5]]}, {other[at[:5]]}"
-                )
-            assert same, f"{name}: {column.shape} against {other.shape}"
-    assert [repr(alert) for alert in found.alerts] == [repr(alert) for alert in wanted.alerts]  # repr: NaN is NaN
-    assert (found.duplicates, found.late, found.repartitioned) == (wanted.duplicates, wanted.late, wanted.repartitioned)
 
 
 def test_the_streams_of_these_tests_make_alerts_of_every_family(reference: Outcome) -> None:
@@ -86,51 +70,6 @@ def test_threads_change_nothing(
         engine = Engine(model, EngineSettings(threads=4))
         assert_same(run(engine, in_batches(events, size)), reference)
         engine.close()
-
-
-class Store:
-    """What a state store is to the engine: rows by name."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, bytes] = {}
-
-    def save(self, engine: Engine) -> None:
-        self.rows.update(engine.drain())
-
-    def fetch(self, names: Sequence[str]) -> list[bytes | None]:
-        return [self.rows.get(name) for name in names]
-
-
-def restarted(model: Weights, batches: Iterable[EventBatch], seed: int) -> Iterator[tuple[Engine, EventBatch]]:
-    """Yield batches with the engine that is to score each; it is stopped and restored after about one in five."""
-    choose, store = random.Random(seed), Store()
-    engine = Engine(model, fetch=store.fetch)
-    for batch in batches:
-        yield engine, batch
-        if choose.random() < 0.2:
-            store.save(engine)
-            engine = Engine(model, fetch=store.fetch)
-
-
-def run_parts(parts: Iterable[tuple[Engine, EventBatch]]) -> Outcome:
-    """As `run`, where the engine changes on the way."""
-
-    class Changing:
-        def __init__(self) -> None:
-            self.engine: Engine | None = None
-
-        def step(self, batch: EventBatch) -> object:
-            assert self.engine
-            return self.engine.step(batch)
-
-    front = Changing()
-
-    def feed() -> Iterator[EventBatch]:
-        for engine, batch in parts:
-            front.engine = engine
-            yield batch
-
-    return run(front, feed())
 
 
 @pytest.mark.parametrize(("seed", "size"), [(1, 400), (2, 399), (3, 401), (4, 53)])

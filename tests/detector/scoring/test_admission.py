@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detector.engine.engine import Engine, EngineSettings
-from tests.detector.engine.test_parity import Store, assert_same, restarted, run_parts
+from tests.detector.engine.restarts import Store, assert_same, restarted, run_parts
 from tests.streams import (
     HOUR,
     MINUTE,

@@ -1,4 +1,4 @@
-"""From scores to alerts: one incident, one alert. Scores are given here; `test_engine.py` makes them from streams."""
+"""From scores to alerts: one incident, one alert. Scores are given here; test_alerts.py makes them from streams."""
 
 import math
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ from detector.observability.alert_text import describe
 from detector.scoring import symbols as symbols_module
 from detector.scoring.incidents import AlertRules
 from detector.scoring.symbols import SYMBOL_ROW, SymbolNames
-from tests.detector.engine.test_parity import Store, assert_same, restarted, run_parts
+from tests.detector.engine.restarts import Store, assert_same, restarted, run_parts
 from tests.streams import (
     FLEET_ROWS,
     MINUTE,

@@ -20,7 +20,7 @@ from detector.service.memory_budget import BASE_BYTES, SHARE, memory_limit, tell
 from detector.state.arena import MIN_STATE_BYTES, PAGE, GrowableArray, SpillBuffer, machine_bytes
 from detector.state.stream_cache import PORTION
 from detector.state.tables import Table
-from tests.detector.engine.test_parity import assert_same
+from tests.detector.engine.restarts import assert_same
 from tests.streams import MINUTE, START, Event, batch_of, in_batches, numbered, run
 from training.network.weights import Weights, load_prior
 

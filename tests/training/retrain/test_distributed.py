@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training import learn_together as together
+from tests.training.retrain import learn_together as together
 from training.network.model import Forecaster
 from training.network.weights import load_weights
 from training.retrain.distributed import Alone, joined, launched
@@ -93,7 +93,7 @@ def test_without_torchrun_a_process_is_alone() -> None:
 def test_two_gpus_learn_what_one_process_learns(tmp_path: Path) -> None:
     program = (
         "import sys, json, torch\n"
-        "from tests.training import learn_together as t\n"
+        "from tests.training.retrain import learn_together as t\n"
         "with t.joined('cuda') as p:\n"
         "    outcome, losses = t.fine_tuned(p, t.recorded() if p.first else None)\n"
         "if p.first: open(sys.argv[1], 'w').write(json.dumps(losses))\n"

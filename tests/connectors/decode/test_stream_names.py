@@ -1,0 +1,79 @@
+"""Which stream an event belongs to: fields, templates, keys, and names that are refused."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from connectors.decode.decoder import DecodeSettings
+from tests.connectors.decode.support import NOON, NOON_NS, decode, one, reason
+
+
+def test_the_payload_names_the_stream_and_only_else_the_key():
+    assert one({"stream": "payload", "value": 1})[0] == "payload"
+    assert one({"value": 1})[0] == "from-key"
+    assert one({"stream": "", "value": 1})[0] == "from-key"
+    assert one({"stream": None, "value": 1}, key="schlüssel".encode())[0] == "schlüssel"
+    assert one({"stream": 17, "value": 1})[0] == "17"
+    for key in (None, b"", b"\xff\xfe"):
+        assert reason({"value": 1}, key=key) == "no_stream"
+
+
+@pytest.mark.parametrize("template", ["{host}", "{tags.host}/{name}", "web/{stream}", "{tags.host}/{name}/{tags.cpu}"])
+@pytest.mark.parametrize(
+    "record",
+    [{"value": 1.5}, {"values": {"a": 1.5}}, {"tags": {"host": "web-1"}, "stream": "", "host": "", "value": 2.5}],
+)
+def test_a_record_without_a_field_of_the_template_has_no_name_whatever_its_key(template, record):
+    record = {"timestamp": NOON, **record}
+    config = DecodeSettings(stream=template)
+    assert reason(record, config=config) == "no_stream"
+    batch, rejected = decode(*[record] * 3, config=config)
+    assert (len(batch), [refusal.reason for refusal in rejected]) == (0, ["no_stream"] * 3)
+    many = DecodeSettings(stream=template, batch="metrics")
+    assert reason({"metrics": [record]}, config=many) == "no_stream"
+
+
+def test_measurements_of_one_host_do_not_become_one_stream():
+    config = DecodeSettings(stream="{tags.host}/{name}/{tags.cpu}", values="fields")
+    cpu = {"name": "cpu", "tags": {"host": "web-1", "cpu": "cpu0"}, "fields": {"user": 1.5}, "timestamp": NOON}
+    others = [{**cpu, "name": name, "tags": {"host": "web-1"}} for name in ("mem", "system", "swap")]
+    batch, rejected = decode(cpu, *others, config=config, key=b"web-1")
+    assert batch.streams == ["web-1/cpu/cpu0"]
+    assert [refusal.detail for refusal in rejected] == ["`tags.cpu`, of decode.stream, is missing or empty"] * 3
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\x00", "\u202ebackwards", "\u2028", "\ud800"])
+def test_a_name_that_could_forge_a_log_line_is_refused(name):
+    assert reason({"stream": name, "value": 1}) == "bad_name"
+    assert reason({"stream": "a", "values": {name: 1}}) == "bad_name"
+    assert reason({"value": 1}, key=name.encode(errors="surrogatepass")) in ("bad_name", "no_stream")
+
+
+def test_a_name_is_bounded_in_bytes():
+    config = DecodeSettings(max_name_bytes=4)
+    assert one({"stream": "éé", "value": 1}, config=DecodeSettings(max_name_bytes=5))[0] == "éé"
+    assert reason({"stream": "ééé", "values": {"x": 1}}, config=config) == "name_too_long"
+    assert reason({"stream": "a", "values": {"abcde": 1}}, config=config) == "name_too_long"
+
+
+def test_dotted_paths_lead_into_objects_and_a_key_with_dots_wins():
+    config = DecodeSettings(stream="{meta.host.name}", timestamp="meta.at", values="data.numbers")
+    value = {"meta": {"host": {"name": "deep"}, "at": NOON}, "data": {"numbers": {"x": 1}}}
+    assert one(value, config=config) == ("deep", NOON_NS, {"x": 1.0})
+    value["meta"]["host.name"] = "longer key"
+    assert one(value, config=config)[0] == "longer key"
+    value["meta.host.name"] = "whole key"
+    assert one(value, config=config)[0] == "whole key"
+
+
+def test_a_template_takes_integers_for_text():
+    config = DecodeSettings(stream="{tags.host}/{name}")
+    assert one({"tags": {"host": "h"}, "name": 7, "value": 1}, config=config)[0] == "h/7"
+    assert one({"host": 0, "value": 1}, config=DecodeSettings(stream="{host}"))[0] == "0"
+
+
+@pytest.mark.parametrize("template", ["", "stream", "{}", "{a", "a}", "{a}}", "{{a}}"])
+def test_a_template_that_names_no_field_is_refused(template):
+    with pytest.raises(ValidationError, match="braces"):
+        DecodeSettings(stream=template)

@@ -1,0 +1,106 @@
+"""The outbox: an SQLite file that keeps the order of each stream's messages."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from connectors.webhook.outbox import NewMessage, Outbox, OutboxError
+from connectors.webhook.sink import OUTBOX_FILE
+from tests.connectors.webhook.support import MakeSink
+
+
+def test_a_damaged_outbox_is_refused_with_what_to_do(make_sink: MakeSink, tmp_path: Path) -> None:
+    file = tmp_path / OUTBOX_FILE
+    outbox = Outbox(file, 1000)
+    outbox.add([NewMessage(str(number), "s", os.urandom(3000)) for number in range(100)], 0.0)
+    outbox.close()
+    content = bytearray(file.read_bytes())
+    content[8192:12288] = os.urandom(4096)
+    file.write_bytes(content)
+    with pytest.raises(OutboxError, match=f"{file} is damaged .*: move it away together with .*-wal"):
+        make_sink(1)
+    file.write_bytes(b"this is no database" * 100)
+    with pytest.raises(OutboxError, match="is damaged"):
+        make_sink(1)
+
+
+def test_another_programs_database_is_left_alone(make_sink: MakeSink, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / OUTBOX_FILE) as other:
+        other.execute("CREATE TABLE precious (x)")
+    other.close()
+    with pytest.raises(OutboxError, match="is an SQLite file, but no outbox"):
+        make_sink(1)
+
+
+def test_an_outbox_of_another_version_is_refused(make_sink: MakeSink, tmp_path: Path) -> None:
+    Outbox(tmp_path / OUTBOX_FILE, 10).close()
+    with sqlite3.connect(tmp_path / OUTBOX_FILE) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    with pytest.raises(OutboxError, match="has version 99, this longwatch knows 1"):
+        make_sink(1)
+
+
+def test_a_second_daemon_on_the_same_outbox_is_refused(make_sink: MakeSink) -> None:
+    make_sink(1)
+    with pytest.raises(OutboxError, match="another longwatch runs with this state"):
+        make_sink(1)
+
+
+def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutboxError, match=r"cannot be made: No such file or directory; see state\.directory"):
+        Outbox(tmp_path / "missing" / "outbox.sqlite3", 10)
+
+
+def test_a_stream_waits_behind_its_message_that_failed_and_others_do_not(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.sqlite3", 100)
+
+    def ids(now: float, limit: int = 100) -> list[str]:
+        return [message.id for message in outbox.next(now, limit)]
+
+    outbox.add([NewMessage(f"{stream}{number}", stream, b"body") for number in range(3) for stream in "ab"], 0.0)
+    assert ids(0.0) == ["a0", "b0", "a1", "b1", "a2", "b2"]
+    first = outbox.next(0.0, 1)[0].sequence
+    outbox.retry(first, 5.0, out_of_order=False)
+    assert ids(0.0, 2) == ["b0", "b1"]
+    assert ids(5.0) == ["b0", "b1", "b2", "a0"]  # a1 only once a0 is through
+    outbox.retry(first, 9.0, out_of_order=True)
+    assert ids(5.0) == ["b0", "a1", "b1", "a2", "b2"]
+    assert ids(9.0) == ["b0", "a1", "b1", "a2", "b2", "a0"]
+    outbox.close()
+
+
+def test_finding_what_is_next_takes_no_longer_where_many_of_one_stream_wait(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o.sqlite3", 100_000)
+    added, steps, found = 0, 0, list[int]()
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    outbox._db.set_progress_handler(step, 100)
+    for waiting in (1_000, 20_000):
+        outbox.add([NewMessage(str(number), "s", b"body") for number in range(added, waiting)], 0.0)
+        added, steps = waiting, 0
+        outbox.next(0.0, 100)
+        found.append(steps)
+    assert found[1] <= 2 * found[0] + 10
+    outbox.close()
+
+
+def test_done_messages_are_remembered_without_their_body_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.webhook.outbox.DONE_KEPT", 5)
+    outbox = Outbox(tmp_path / "o.sqlite3", 100)
+    for number in range(20):
+        outbox.add([NewMessage(f"m{number}", "s", b"body")], 0.0)
+        (message,) = outbox.next(0.0, 100)
+        outbox.finish([(message.sequence, "delivered")])
+    rows = outbox._db.execute("SELECT id, body FROM message ORDER BY sequence").fetchall()
+    assert rows == [(f"m{number}", None) for number in range(15, 20)]
+    outbox.close()

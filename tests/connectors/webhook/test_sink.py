@@ -1,0 +1,239 @@
+"""The webhook sink against a real HTTP server: outages, order, limits, kill -9."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from connectors.webhook.sink import WebhookSink
+from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, until, verify
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_receiver_that_is_down_for_a_while_misses_nothing_and_gets_each_stream_in_order(
+    make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    sink = make_sink(port)
+    for number in range(20):
+        sink.write([alert(number, stream=f"s{number % 5}")])
+        sink.write([alert(number, "resolved", stream=f"s{number % 5}")])
+    until(lambda: counts.outcomes["retried"] >= 8)
+    assert counts.pending == 40
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1, "an outage is told once, not at every attempt"
+    assert "refused" in warnings[0].getMessage()
+    receiver = Receiver(port)
+    try:
+        until(lambda: counts.outcomes["delivered"] == 40)
+        streams: dict[str, list[str]] = {}
+        for _, headers, body in receiver.requests:
+            streams.setdefault(json.loads(body)["data"]["stream"], []).append(headers["webhook-id"])
+        for stream in range(5):
+            numbers = range(stream, 20, 5)
+            expected = [f"alert-{number}-{status}" for number in numbers for status in ("firing", "resolved")]
+            assert streams[f"s{stream}"] == expected
+        until(lambda: counts.pending == 0)
+        assert "takes alerts again" in caplog.text
+    finally:
+        receiver.close()
+
+
+def test_what_waited_for_the_receiver_is_sent_at_once_when_it_is_back(make_sink: MakeSink, counts: Counts) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    sink = make_sink(port, retry_base_seconds=0.3, retry_cap_seconds=0.6)
+    sink.write([alert(number, stream=f"s{number}") for number in range(50)])
+    until(lambda: counts.outcomes["retried"] >= 3)
+    receiver = Receiver(port)
+    try:
+        until(lambda: counts.outcomes["delivered"] == 50)
+    finally:
+        receiver.close()
+
+
+def test_410_ends_delivery_until_the_next_start_and_keeps_the_alerts(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.answer = lambda headers, body: (410, {})
+    sink = make_sink(receiver.port)
+    sink.write([alert(1), alert(2, stream="other")])
+    until(lambda: "410 Gone" in caplog.text)
+    sink.write([alert(3)])
+    time.sleep(0.3)
+    assert len(receiver.requests) == 1
+    assert counts.pending == 3
+    sink.close()
+    receiver.answer = lambda headers, body: (200, {})
+    make_sink(receiver.port)
+    until(lambda: counts.outcomes["delivered"] == 3)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_message_that_the_receiver_cannot_take_does_not_hold_up_the_others(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, status: int
+) -> None:
+    receiver.answer = lambda headers, body: (status, {}) if headers["webhook-id"] == "alert-0-firing" else (200, {})
+    sink = make_sink(receiver.port)
+    sink.write([alert(0, stream="poisoned"), alert(1, stream="poisoned"), alert(2, stream="other")])
+    until(lambda: counts.outcomes["delivered"] == 2)
+    assert set(receiver.ids) == {"alert-0-firing", "alert-1-firing", "alert-2-firing"}
+    until(lambda: counts.pending == 1)
+    sink.write([alert(3, stream="poisoned"), alert(4, stream="other")])
+    until(lambda: counts.outcomes["delivered"] == 4)
+
+
+def test_a_message_that_breaks_the_receiver_does_not_hold_up_its_own_stream_for_ever(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts
+) -> None:
+    receiver.answer = lambda headers, body: (500, {}) if headers["webhook-id"] == "alert-0-firing" else (200, {})
+    make_sink(receiver.port, retry_cap_seconds=0.02).write([alert(0), alert(1)])
+    until(lambda: counts.outcomes["delivered"] == 1)
+
+
+def test_what_cannot_be_delivered_in_time_is_dropped_and_told(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.answer = lambda headers, body: (404, {})
+    make_sink(receiver.port, max_age_seconds=1.5).write([alert()])
+    until(lambda: counts.pending == 0 and counts.outcomes["dropped"] == 1)
+    assert "alert alert-1-firing was dropped" in caplog.text
+    assert "404" in caplog.text
+
+
+def test_a_full_outbox_drops_the_oldest_and_tells(
+    make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = make_sink(1, max_pending=3)  # nobody listens on port 1
+    sink.write([alert(number) for number in range(5)])
+    sink.flush()
+    assert counts.outcomes["dropped"] == 2
+    assert counts.pending == 3
+    assert "alert alert-0-firing was dropped: more than webhook.max_pending" in caplog.text
+
+
+class Transactions:
+    """The threads that began a transaction in a sink's outbox, one entry for each."""
+
+    def __init__(self, sink: WebhookSink) -> None:
+        self.threads: list[int] = []
+        sink._outbox._db.set_trace_callback(self._traced)
+
+    def _traced(self, statement: str) -> None:
+        if statement.startswith("BEGIN"):
+            self.threads.append(threading.get_ident())
+
+
+def test_a_burst_of_alerts_does_not_make_its_writer_wait_for_the_disk(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts
+) -> None:
+    receiver.answer = lambda headers, body: "hang"
+    sink = make_sink(receiver.port)
+    begun = Transactions(sink)
+    for number in range(300):
+        sink.write([alert(number, stream=f"s{number}"), alert(number, "resolved", stream=f"s{number}")])
+    own = threading.get_ident()
+    assert own not in begun.threads
+    sink.flush()
+    assert begun.threads.count(own) <= 1
+    sink.close()
+    with sqlite3.connect(sink._outbox.path) as database:
+        assert database.execute("SELECT count(*) FROM message WHERE outcome IS NULL").fetchone() == (600,)
+    database.close()
+
+
+@pytest.mark.parametrize("streams", [90, 1])
+def test_outcomes_are_noted_together_and_each_stream_keeps_its_order(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    monkeypatch.setattr("connectors.webhook.sink.TOGETHER_SECONDS", 60.0, raising=False)
+    sink = make_sink(receiver.port)
+    begun = Transactions(sink)
+    sink.write(
+        [
+            alert(number, status, stream=f"s{number % streams}")
+            for status in ("firing", "resolved")
+            for number in range(90)
+        ]
+    )
+    sink.flush()
+    until(lambda: counts.outcomes["delivered"] == 180 and counts.pending == 0)
+    assert len(begun.threads) < 20
+    assert receiver.ids == [f"alert-{number}-{status}" for status in ("firing", "resolved") for number in range(90)]
+
+
+def test_what_is_delivered_before_one_fails_is_noted_and_not_sent_again(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts
+) -> None:
+    refused = {"alert-3-firing", "alert-7-firing"}
+    receiver.answer = lambda headers, body: (404 if headers["webhook-id"] in refused else 200, {})
+    make_sink(receiver.port, retry_base_seconds=60).write([alert(number, stream=f"s{number}") for number in range(12)])
+    until(lambda: counts.outcomes["delivered"] == 10 and counts.pending == 2)
+    assert {name: count for name, count in Counter(receiver.ids).items() if name not in refused and count != 1} == {}
+
+
+def test_a_replayed_alert_is_not_sent_again(receiver: Receiver, make_sink: MakeSink, counts: Counts) -> None:
+    sink = make_sink(receiver.port)
+    sink.write([alert(1)])
+    until(lambda: counts.outcomes["delivered"] == 1)
+    sink.write([alert(1)])
+    sink.close()
+    again = make_sink(receiver.port)
+    again.write([alert(1), alert(2)])
+    until(lambda: counts.outcomes["delivered"] == 2)
+    assert receiver.ids == ["alert-1-firing", "alert-2-firing"]
+
+
+_CHILD = """
+import sys, time
+from pathlib import Path
+from connectors.webhook.sink import WebhookSettings, WebhookSink
+from tests.connectors.webhook.support import SECRET, alert
+sink = WebhookSink(WebhookSettings(url=sys.argv[1], secret=SECRET, allowed_hosts=['127.0.0.1']), Path(sys.argv[2]))
+sink.write([alert(1), alert(1, "resolved")])
+sink.flush()
+print("written", flush=True)
+time.sleep(60)
+"""
+
+
+def test_an_alert_outlives_kill_9_between_write_and_delivery_and_is_delivered_once_by_id(
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, tmp_path: Path
+) -> None:
+    receiver.answer = lambda headers, body: "hang"
+    for _ in range(2):  # the second child replays the first one's alerts
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, f"http://127.0.0.1:{receiver.port}/", str(tmp_path)],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"written\n"
+        child.send_signal(signal.SIGKILL)
+        assert child.wait(240) == -signal.SIGKILL
+        child.stdout.close()
+    time.sleep(0.2)  # a request that the dead child had begun may still be on its way to the receiver's list
+    receiver.requests.clear()
+    receiver.answer = lambda headers, body: (200, {})
+    make_sink(receiver.port)
+    until(lambda: counts.outcomes["delivered"] == 2)
+    assert receiver.ids == ["alert-1-firing", "alert-1-resolved"]
+    assert all(verify(headers, body) for _, headers, body in receiver.requests)

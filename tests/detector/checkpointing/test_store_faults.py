@@ -1,0 +1,146 @@
+"""The store when it is killed, its log torn or its disk full: one whole checkpoint is left."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from detector.checkpointing.sqlite import DATABASE
+from detector.checkpointing.store import (
+    SqliteStore,
+)
+from tests.detector.checkpointing.support import generation_of, rows
+
+SAVER = """
+import sys
+from detector.checkpointing.store import SqliteStore
+store = SqliteStore(sys.argv[1])
+meta = store.meta()
+generation = 0 if meta is None else meta["generation"]
+names = [f"host-{i}/cpu" for i in range(400)]
+while True:
+    generation += 1
+    print("saving", generation, flush=True)
+    row = generation.to_bytes(4, "big") * 2500
+    gone = [names[generation % 400]]
+    store.save(((n, row) for n in names if n not in gone), gone, {"generation": generation, "gone": gone})
+    print("saved", generation, flush=True)
+"""
+
+
+def test_kill_9_at_any_moment_leaves_exactly_one_checkpoint(directory: Path) -> None:
+    chance, within_a_save, last = random.Random(3), 0, 0
+    for _ in range(24):
+        child = subprocess.Popen([sys.executable, "-c", SAVER, directory], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline().startswith("saving")
+        began = time.perf_counter()
+        first = child.stdout.readline()  # so that the pause can be of as long as a save takes here
+        time.sleep(chance.uniform(0, 2 * (time.perf_counter() - began)))
+        child.send_signal(signal.SIGKILL)
+        with child.stdout as said:
+            told = [line.split() for line in [first, *said] if line.endswith("\n")]
+        child.wait()
+        saved = max(int(n) for verb, n in told if verb == "saved")
+        within_a_save += told[-1][0] == "saving"
+
+        store = SqliteStore(directory)
+        generation, found = generation_of(store)
+        assert saved <= generation <= saved + 1, "what save() returned from is never lost"
+        assert found == {generation}, "rows and meta are of the same transaction"
+        if generation:
+            meta = store.meta()
+            assert meta is not None
+            assert store.count() == 399
+            assert store.load(meta["gone"]) == [None]
+        last = generation
+        store.close()
+    assert within_a_save >= 5, "the kills must fall into saves to prove anything"
+    assert last > 10
+
+
+def test_a_log_torn_by_a_power_cut_leaves_an_earlier_checkpoint_whole(directory: Path, tmp_path: Path) -> None:
+    store = SqliteStore(directory)
+    for generation in range(1, 6):
+        store.save(rows(generation), [], {"generation": generation})
+    copy = tmp_path / "copy"
+    shutil.copytree(directory, copy)  # as a power cut finds the files: the log has not been folded into the database
+    store.close()
+    size = (copy / f"{DATABASE}-wal").stat().st_size
+    chance, seen = random.Random(1), set()
+    for cut in [size, *(chance.randrange(size) for _ in range(25))]:
+        torn = tmp_path / "torn"
+        shutil.copytree(copy, torn)
+        os.truncate(torn / f"{DATABASE}-wal", cut)
+        store = SqliteStore(torn)
+        generation, found = generation_of(store)
+        assert found == {generation}
+        seen.add(generation)
+        store.close()
+        shutil.rmtree(torn)
+    assert 5 in seen
+    assert len(seen) > 3
+
+
+FILLER = """
+import resource, sys
+from detector.errors import StateError
+from detector.checkpointing.store import SqliteStore
+store = SqliteStore(sys.argv[1])
+names = [f"host-{i}/cpu" for i in range(50)]
+store.save([(n, b"\\0\\0\\0\\1" * 500) for n in names], [], {"generation": 1})
+if sys.argv[2] == "limit":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    store.save([(n, b"\\0\\0\\0\\2" * 50_000) for n in names], [], {"generation": 2})
+except StateError as error:
+    print(error)
+print(store.meta()["generation"], {row[:4] for row in store.load(names)} == {b"\\0\\0\\0\\1"})
+if sys.argv[2] == "limit":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+store.save([(n, b"\\0\\0\\0\\3" * 10) for n in names], [], {"generation": 3})
+print(store.meta()["generation"])
+store.close()
+"""
+
+
+def test_a_write_that_the_system_refuses_is_told_and_the_former_checkpoint_stays(directory: Path) -> None:
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
+        pytest.skip("the limit on file sizes is set from outside and cannot be lifted again")
+    limited = FILLER.replace("(1 << 20, 1 << 20)", "(1 << 20, resource.RLIM_INFINITY)")
+    done = subprocess.run(
+        [sys.executable, "-c", limited, directory, "limit"], capture_output=True, text=True, timeout=300, check=True
+    )
+    error, former, later = done.stdout.splitlines()
+    assert str(directory) in error
+    assert "the last checkpoint is intact" in error
+    assert former == "1 True"
+    assert later == "3"
+
+
+def test_a_full_disk_is_told_and_the_former_checkpoint_stays(tmp_path: Path) -> None:
+    mount = f'mount -t tmpfs -o size=6m tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}/state full'
+    probe = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs -o size=1m tmpfs {tmp_path}"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(probe, capture_output=True, timeout=300, check=False).returncode
+    ):
+        pytest.skip("this system lets no user mount a small file system of his own")
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mount, FILLER], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    error, former, later = done.stdout.splitlines()
+    assert "the disk is full" in error
+    assert f"{tmp_path}/state" in error
+    assert former == "1 True"
+    assert later == "3"
