@@ -183,13 +183,13 @@ def _train(settings: Settings, options: argparse.Namespace) -> None:
     from detector.commands.outputs import check_folder  # noqa: PLC0415
     from detector.commands.train import TrainingSource, train, train_as_worker  # noqa: PLC0415
     from detector.service.factory import device_of  # noqa: PLC0415
-    from training.retrain.distributed import joined  # noqa: PLC0415
+    from training.retrain.distributed import process_group  # noqa: PLC0415
 
     check_folder("--output", options.output)  # not after minutes of training
     if diagnosis is not None:
         check_folder("--diagnose", diagnosis.parent)
     history = TrainingSource.of_kafka(settings) if options.from_kafka else TrainingSource.of_files(options.files)
-    with joined(device_of(settings)) as processes:
+    with process_group(device_of(settings)) as processes:
         if not processes.first:
             logging.disable(logging.WARNING)  # the first tells the story
             train_as_worker(settings, processes)

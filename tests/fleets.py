@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.network.input_history import HISTORY, record
+from training.network.input_history import INPUT_HISTORY, record
 from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, featurise
 
 MINUTE = 60_000_000_000  # ns
@@ -32,13 +32,13 @@ def noise(lanes: int, rows: int, seed: int = 0) -> NDArray[np.float64]:
 def rings(
     value: NDArray[np.float64], masked: NDArray[np.bool_] | None = None, time: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[np.void], NDArray[np.void]]:
-    """Let lanes see values [lanes, rows], as the engine does; return HISTORY [lanes] and FRAME [lanes, rows]."""
+    """Let lanes see values [lanes, rows], as the engine does; return INPUT_HISTORY [lanes] and FRAME [lanes, rows]."""
     lanes, rows = value.shape
     time = minutes(lanes, rows) if time is None else time
     lane = np.repeat(np.arange(lanes), rows)
     inputs, frames = np.empty((lanes * rows, INPUT_SIZE), np.float32), np.empty(lanes * rows, FRAME)
     featurise(np.zeros(lanes, NORMALISER), lane, time.ravel(), value.ravel(), 0, len(lane), inputs, frames)
-    histories = np.zeros(lanes, HISTORY)
+    histories = np.zeros(lanes, INPUT_HISTORY)
     masked = np.zeros(value.shape, np.bool_) if masked is None else masked
     record(histories, lane, inputs, masked.ravel(), 0, len(lane))
     return histories, frames.reshape(lanes, rows)

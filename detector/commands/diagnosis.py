@@ -29,13 +29,13 @@ from detector.commands.plots import html_document
 from detector.commands.training_data import Excerpt, TrainingData
 from detector.config.settings import Settings
 from training.learn.gradients import state_gradient_norms
-from training.learn.tbptt import Step
+from training.learn.tbptt import TrainStep
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecast, Forecaster, student_t_nll
 from training.network.shape import GATES, PARAMETERS_OF_T, parameter_count
 from training.network.weights import Weights, load_prior
-from training.retrain.challenger import Recipe
-from training.retrain.outcome import Outcome
+from training.retrain.challenger import WindowPlan
+from training.retrain.result import RetrainResult
 from training.retrain.windows import Recorded
 
 REACH_CELLS = ("rnn", "lstm", "gru")
@@ -58,12 +58,12 @@ class Diagnosis:
 
     name: str  # what was trained on
     champion: Weights  # that the run began with
-    recipe: Recipe
+    plan: WindowPlan
     settings: Settings
     recording: TrainingData
-    steps: Sequence[Step]
+    steps: Sequence[TrainStep]
     validations: Sequence[tuple[int, float]]  # step and loss
-    outcome: Outcome
+    outcome: RetrainResult
 
     def write(self, path: Path, summary: str) -> None:
         """Write the page. Raises OSError, and PlotError without matplotlib."""
@@ -96,7 +96,7 @@ class Diagnosis:
         return {
             "model": self.champion.shape._asdict(),
             "training": self.settings.training.model_dump(),
-            "windows": asdict(self.recipe),
+            "windows": asdict(self.plan),
             "compute": self.settings.compute.model_dump(),
         }
 

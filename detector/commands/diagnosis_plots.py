@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.commands.plots import ALERT, BAND, DASHES, INK, SCORE, VALUE, new_figure
-from training.learn.tbptt import Step
+from training.learn.tbptt import TrainStep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +91,7 @@ def plot_reach(panels: Mapping[str, Mapping[str, Float64]], lags: Sequence[int])
     )
 
 
-def plot_gradients(steps: Sequence[Step], clip_norm: float) -> Plot:
+def plot_gradients(steps: Sequence[TrainStep], clip_norm: float) -> Plot:
     """Plot each step's gradient norm, before and after clipping; clip_norm: its limit, inf where there is none."""
     number, before, after = _columns(steps, "number", "gradient_norm", "clipped_norm")
     clipped = float(np.mean(before > after * (1 + 1e-6)))
@@ -116,7 +116,7 @@ def plot_gradients(steps: Sequence[Step], clip_norm: float) -> Plot:
     )
 
 
-def plot_losses(steps: Sequence[Step], validations: Sequence[tuple[int, float]]) -> Plot:
+def plot_losses(steps: Sequence[TrainStep], validations: Sequence[tuple[int, float]]) -> Plot:
     """Plot the loss of each step, their running mean, and the validation loss where it was asked for."""
     number, loss = _columns(steps, "number", "loss")
     asked = np.array(validations, np.float64).reshape(-1, 2)
@@ -202,7 +202,7 @@ def _step_axis(axes: Axes) -> None:
     axes.margins(x=0.02)
 
 
-def _columns(steps: Sequence[Step], *names: str) -> list[Float64]:
+def _columns(steps: Sequence[TrainStep], *names: str) -> list[Float64]:
     every = max(len(steps) // MAX_POINTS, 1)
     return [np.array([getattr(step, name) for step in steps[::every]], np.float64) for name in names]
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from connectors.batches import Scores
-from training.network.inputs import FRAME, INPUT_SIZE, LIMIT, MAX_VALUE, NORMALISER, SETTLED, featurise
+from training.network.inputs import FRAME, INPUT_SIZE, LIMIT, MAX_VALUE, NORMALISER, WARM_UP_EVENTS, featurise
 from training.network.model import Forecaster
 
 Float64 = NDArray[np.float64]
@@ -215,7 +215,7 @@ def _one_way(model: Forecaster, lane: Int64, time: Int64, value: Float64, *, bac
     out = _in_data_units(value, frames, _forecasts(model, number, inputs))
     first = np.flatnonzero(np.diff(number, prepend=-1))
     place = np.arange(len(lane)) - np.repeat(first, np.diff(first, append=len(lane)))
-    out[:, place < SETTLED] = 0.0
+    out[:, place < WARM_UP_EVENTS] = 0.0
     return out
 
 

@@ -27,13 +27,13 @@ from detector.commands.plots import require_matplotlib
 from detector.commands.training_data import HELD_BACK, MIN_EVENTS, TrainError, build_training_data, read_events
 from detector.config.settings import Settings
 from detector.service.factory import first_model
-from training.learn.tbptt import Step
+from training.learn.tbptt import TrainStep
 from training.network.registry import Registry
-from training.retrain.challenger import Recipe, fine_tune
-from training.retrain.distributed import ALONE, Alone
-from training.retrain.outcome import Outcome
+from training.retrain.challenger import WindowPlan, fine_tune
+from training.retrain.distributed import SINGLE_PROCESS, SingleProcess
+from training.retrain.result import RetrainResult
 
-SERIES = Recipe(window=512, chunk=128, warm_up=64, settle=160, passes=4, judge=32, least_groups=16, steps=1000)
+SERIES_PLAN = WindowPlan(window=512, chunk=128, warm_up=64, settle=160, passes=4, judge=32, least_groups=16, steps=1000)
 __all__ = ["TrainError", "TrainReport", "TrainingSource", "train", "train_as_worker", "train_on_files"]
 
 MAX_NAMES = 10  # files, where they are told
@@ -64,7 +64,7 @@ class TrainingSource(NamedTuple):
 class TrainReport:
     """What came of `train`."""
 
-    outcome: Outcome
+    outcome: RetrainResult
     parent: str  # version of the model that was refined
     version: str | None  # of the new model; None: it did not prove itself, and nothing was saved
     directory: Path
@@ -116,7 +116,7 @@ def train(
     output: str | Path,
     settings: Settings,
     *,
-    processes: Alone = ALONE,
+    processes: SingleProcess = SINGLE_PROCESS,
     progress: bool = True,
     diagnosis: Path | None = None,
     now: Callable[[], float] = time.time,
@@ -141,13 +141,13 @@ def train(
             f"{history.name}: none of {recording.lanes} features has {MIN_EVENTS} events in order and moves; "
             "train on longer series"
         )
-    recipe = SERIES.stepped(settings.training.update_every)
-    steps: list[Step] = []
+    plan = SERIES_PLAN.with_step_every(settings.training.update_every)
+    steps: list[TrainStep] = []
     validations: list[tuple[int, float]] = []
     began = time.perf_counter()
-    with tqdm(total=recipe.steps, desc="training", unit="step", disable=not progress or None) as bar:
+    with tqdm(total=plan.steps, desc="training", unit="step", disable=not progress or None) as bar:
 
-        def on_step(step: Step) -> None:
+        def on_step(step: TrainStep) -> None:
             steps.append(step)
             bar.update()
             if step.number % PROGRESS_EVERY == 0:
@@ -156,8 +156,8 @@ def train(
 
         outcome = fine_tune(
             champion,
-            processes.received(recorded),
-            recipe,
+            processes.broadcast_data(recorded),
+            plan,
             settings.compute.seed,
             learning=settings.training,
             processes=processes,
@@ -166,7 +166,7 @@ def train(
         )
     version = None
     if outcome.model is not None:
-        version = Registry(output).save(outcome.model, outcome.about(now()))
+        version = Registry(output).save(outcome.model, outcome.model_card(now()))
     report = TrainReport(
         outcome=outcome,
         parent=parent,
@@ -181,19 +181,19 @@ def train(
         diagnosis=diagnosis,
     )
     if diagnosis:
-        Diagnosis(history.name, champion, recipe, settings, recording, steps, validations, outcome).write(
+        Diagnosis(history.name, champion, plan, settings, recording, steps, validations, outcome).write(
             diagnosis, str(report)
         )
     return report
 
 
-def train_as_worker(settings: Settings, processes: Alone) -> None:
+def train_as_worker(settings: Settings, processes: SingleProcess) -> None:
     """Learn along with the first process, on a share of what it has read; it does the rest."""
     torch.set_num_threads(1)
     fine_tune(
         first_model(settings),
-        processes.received(None),
-        SERIES,
+        processes.broadcast_data(None),
+        SERIES_PLAN,
         settings.compute.seed,
         learning=settings.training,
         processes=processes,

@@ -20,8 +20,8 @@ from connectors.decode.decoder import Decoder
 from connectors.protocols import Source
 from detector.config.settings import Settings
 from detector.scoring.admission import admitted_of
-from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, SETTLED, featurise, targets
-from training.retrain.outcome import STILL
+from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, WARM_UP_EVENTS, featurise, targets
+from training.retrain.result import MIN_MOVEMENT
 from training.retrain.windows import VALUE, Recorded
 
 Int64 = NDArray[np.int64]
@@ -144,7 +144,7 @@ def build_training_data(events: EventColumns, settings: Settings, horizons: tupl
     used = [
         number
         for number, rows in enumerate(spans)
-        if rows.stop - rows.start >= MIN_EVENTS and inputs[rows, VALUE].std() > STILL
+        if rows.stop - rows.start >= MIN_EVENTS and inputs[rows, VALUE].std() > MIN_MOVEMENT
     ]
     lengths = np.array([spans[number].stop - spans[number].start for number in used], np.int64)
     start = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
@@ -156,7 +156,7 @@ def build_training_data(events: EventColumns, settings: Settings, horizons: tupl
             targets(value[rows], frames[rows], horizon, ahead[h])
         target[first : first + len(ahead.T)] = ahead.T
     known = np.isfinite(target)
-    known &= (np.arange(len(target)) - np.repeat(start[:-1], lengths) >= SETTLED)[:, None]
+    known &= (np.arange(len(target)) - np.repeat(start[:-1], lengths) >= WARM_UP_EVENTS)[:, None]
     recorded = Recorded(
         np.concatenate([inputs[:0], *(inputs[spans[number]] for number in used)]),
         np.nan_to_num(target),

@@ -27,10 +27,10 @@ from detector.state.arena import SpillBuffer
 from detector.state.lane_network import lanes_on
 from detector.state.stream_cache import PACK_BATCH, PORTION, StreamCache
 from detector.state.stream_states import StreamStates
-from training.network.input_history import WINDOW, record, unrolled
+from training.network.input_history import WINDOW, record, unroll
 from training.network.inputs import FRAME, INPUT_SIZE, featurise
 from training.network.weights import Weights
-from training.symbols.kernels import FORESEEN, foresee
+from training.symbols.kernels import PREDICTION, predict
 
 Int64 = NDArray[np.int64]
 
@@ -219,11 +219,11 @@ class Engine(StreamCache):
         return outputs
 
     def _predict_symbols(self, work: SortedBatch) -> NDArray[np.void]:
-        """Step the categorical lanes; FORESEEN [observations], or nothing where all are numbers."""
-        foreseen = np.zeros(len(work.symbol), FORESEEN)
+        """Step the categorical lanes; PREDICTION [observations], or nothing where all are numbers."""
+        foreseen = np.zeros(len(work.symbol), PREDICTION)
         if len(work.symbol):
             weights, lanes, row = network(), self.states.symbols.rows["lane"], self._symbol_rows(work)
-            self._parallel(work, lambda _a, _b, a, b: foresee(lanes, weights, row, work.symbol, a, b, foreseen))
+            self._parallel(work, lambda _a, _b, a, b: predict(lanes, weights, row, work.symbol, a, b, foreseen))
         return foreseen
 
     def _symbol_rows(self, work: SortedBatch) -> Int64:
@@ -236,7 +236,7 @@ class Engine(StreamCache):
         stale = np.unique(lane[self.states.lanes.rows["model"][lane] != self._model_number])
         for at in range(0, len(stale), WARM_UP_LANES):
             lanes = stale[at : at + WARM_UP_LANES]
-            window, _, counts = unrolled(self.states.lanes.rows["history"][lanes])
+            window, _, counts = unroll(self.states.lanes.rows["history"][lanes])
             self._lanes.write(lanes, np.zeros((len(lanes), self.states.state_size), np.float32))
             rows = np.arange(WINDOW)[None] >= WINDOW - counts[:, None]  # [lanes, WINDOW]
             replayed, recent = np.repeat(lanes, counts), np.ascontiguousarray(window[rows])

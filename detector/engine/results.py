@@ -54,7 +54,7 @@ class ScoredBatch(NamedTuple):
     work: SortedBatch
     measured: NDArray[np.void]  # MEASURED [observations]
     verdicts: NDArray[np.void]  # VERDICT [events]
-    foreseen: NDArray[np.void]  # FORESEEN [observations], zeros for a number; [0] where all are
+    foreseen: NDArray[np.void]  # PREDICTION [observations], zeros for a number; [0] where all are
     features_dropped: int
 
 
@@ -161,11 +161,11 @@ def scores_of(batch: EventBatch, judged: ScoredBatch, version: str, names: Symbo
     symbols: dict[int, int] = {}
     likely, p, likely_p = np.zeros(0, np.int32), np.zeros(0), np.zeros(0)
     if len(foreseen):
-        hashes = foreseen["likely"][rows].tolist()
+        hashes = foreseen["top"][rows].tolist()
         likely = np.array([symbols.setdefault(h, len(symbols)) if h else -1 for h in hashes], np.int32)
         is_symbol = work.symbol[rows] != 0
         p = np.where(is_symbol, foreseen["p"][rows], np.nan)
-        likely_p = np.where(is_symbol, foreseen["likely_p"][rows], np.nan)
+        likely_p = np.where(is_symbol, foreseen["top_p"][rows], np.nan)
     return Scores(
         batch=batch,
         event=work.event[back],
@@ -209,8 +209,8 @@ def alert_of(
         if work.symbol[j]:
             feature, f = names[j - rows.start], foreseen[j]
             observed[feature] = symbols.name_of(int(work.symbol[j]))
-            expected[feature] = symbols.name_of(int(f["likely"])) if f["likely"] else None
-            observed_probability[feature], expected_probability[feature] = float(f["p"]), float(f["likely_p"])
+            expected[feature] = symbols.name_of(int(f["top"])) if f["top"] else None
+            observed_probability[feature], expected_probability[feature] = float(f["p"]), float(f["top_p"])
             del lower[feature], upper[feature]
 
     name = batch.streams[batch.stream[event]]

@@ -23,7 +23,7 @@ from detector.scoring.calibration import RETURN, Record, return_period
 from detector.scoring.judge import RETURN_WARMUP
 from training.network.compiled import compiled
 from training.symbols.kernels import LANE_SYMBOLS, Weights
-from training.symbols.weights import laid_out, shipped_arrays
+from training.symbols.weights import kernel_weights, shipped_arrays
 
 MIN_SURPRISE = 0.7  # nats: a coin's toss is never an event
 MIN_MEAN_TAIL = 1.0  # nats: what it is on average
@@ -88,7 +88,7 @@ class SymbolNames:
 @functools.cache
 def network() -> Weights:
     """Return the shipped network's weights, laid out for the kernels; read when the first symbol comes."""
-    return laid_out(shipped_arrays())
+    return kernel_weights(shipped_arrays())
 
 
 def vocabulary(row: np.void) -> list[int]:
@@ -102,7 +102,7 @@ def vocabulary(row: np.void) -> list[int]:
 def measure_symbols(
     rows: Record,  # SYMBOL_ROW
     row: NDArray[np.int64],  # [observations]; -1: a number, passed over
-    foreseen: Record,  # FORESEEN [observations]
+    foreseen: Record,  # PREDICTION [observations]
     first: int,
     last: int,
     measured: Record,  # out MEASURED [observations]

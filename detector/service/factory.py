@@ -98,7 +98,7 @@ def first_model(settings: Settings) -> Weights:
         model = registry.load(versions[-1])
     try:
         model = model or load_prior(wanted.cell, SHIPPED_HORIZONS)
-        return shaped(model, wanted)
+        return reshape(model, wanted)
     except ModelError as error:
         where = wanted.directory or "the prior that ships"
         raise SettingsError([f"{error} ({where}): change the setting, or train another model"]) from None
@@ -122,7 +122,7 @@ def resumed_model(settings: Settings, registry: Registry, version: str) -> Resum
     if not version:
         return Resumed(first_model(settings), "")
     try:
-        return Resumed(shaped(registry.load(version), settings.model), version)
+        return Resumed(reshape(registry.load(version), settings.model), version)
     except ModelError as error:
         logger.warning("model %s of the last checkpoint does not fit (%s): beginning with another", version, error)
         return Resumed(first_model(settings), "", "unfit")
@@ -130,7 +130,7 @@ def resumed_model(settings: Settings, registry: Registry, version: str) -> Resum
         why = error
     for other in reversed(registry.versions()):
         try:
-            resumed = Resumed(shaped(registry.load(other), settings.model), other, "unreadable")
+            resumed = Resumed(reshape(registry.load(other), settings.model), other, "unreadable")
         except (ModelError, RegistryError):
             continue
         break
@@ -141,9 +141,9 @@ def resumed_model(settings: Settings, registry: Registry, version: str) -> Resum
     return resumed
 
 
-def shaped(model: Weights, wanted: ModelSettings) -> Weights:
+def reshape(model: Weights, wanted: ModelSettings) -> Weights:
     """Return a model in the shape of the settings; raises ModelError where that is not to be had."""
-    return model.shaped(
+    return model.reshape(
         Shape(wanted.cell, wanted.hidden_size, wanted.layers, wanted.dropout, wanted.attention_window, wanted.horizons)
     )
 

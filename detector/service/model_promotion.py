@@ -12,9 +12,9 @@ from detector.config.settings import Settings
 from detector.observability.metrics import Metrics
 from detector.service.reporter import Reporter
 from detector.service.retrainer import Retrainer
-from training.network.registry import About, Registry, RegistryError
+from training.network.registry import ModelCard, Registry, RegistryError
 from training.network.weights import Weights
-from training.retrain.outcome import MAX_LANES
+from training.retrain.result import MAX_LANES
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Promotion:
             if outcome.outcome == "failed":
                 self.problem.report(f"retraining fails: {outcome.reason}")
             if outcome.model is not None:
-                self._promote(outcome.model, outcome.about(time.time()))
+                self._promote(outcome.model, outcome.model_card(time.time()))
         due = time.monotonic() - self._retrained_at >= training.interval_seconds
         if training.enabled and due and not self._retrainer.running:
             self._retrained_at = time.monotonic()
@@ -67,7 +67,7 @@ class Promotion:
         """Give up a retraining that is under way."""
         self._retrainer.stop()
 
-    def _promote(self, model: Weights, about: About) -> None:
+    def _promote(self, model: Weights, about: ModelCard) -> None:
         """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""
         if not self._checkpoints.make():
             logger.warning("the retrained model is left out: it would need a checkpoint now")

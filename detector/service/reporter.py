@@ -19,7 +19,7 @@ from detector.observability.rejections import RejectionLog
 from detector.observability.stream_warnings import StreamWarnings
 from detector.observability.summary import RunSummary
 from detector.scoring.admission import BLOCKED
-from training.retrain.outcome import Outcome
+from training.retrain.result import RetrainResult
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class Reporter:
         if seconds > self._settings.state.checkpoint_interval_seconds:
             logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
 
-    def retraining(self, outcome: Outcome) -> None:
+    def retraining(self, outcome: RetrainResult) -> None:
         """Tell how a retraining ended."""
         m = self._metrics
         m.retrain[outcome.outcome].inc()

@@ -1,6 +1,6 @@
 """Retraining beside the daemon's loop: one background thread that learns while scoring goes on.
 
-It works on copies only (a model, windows of lanes) and hands back an `Outcome`; the loop alone changes the engine.
+It works on copies only (a model, windows of lanes) and hands back a `RetrainResult`; the loop alone changes the engine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from training.learn.settings import Learning
 from training.network.weights import Weights
-from training.retrain.outcome import Outcome, teaching
+from training.retrain.result import RetrainResult, eligible_lanes
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Retrainer:
         self._clock = clock  # s, of the thread that reads it: on a busy machine as much is learnt, only later
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._outcome: Outcome | None = None
+        self._outcome: RetrainResult | None = None
         self._has_learned = False
 
     @property
@@ -64,12 +64,12 @@ class Retrainer:
             raise RuntimeError("a retraining is under way; ask `running` first")
         self._outcome = None
         self._stopping.clear()
-        teach = partial(teaching, histories, stream, seed)
+        teach = partial(eligible_lanes, histories, stream, seed)
         learn = partial(self._learn, champion, histories, stream, seed, budget_seconds, learning or Learning())
         self._thread = threading.Thread(target=self._run, args=(teach, learn), name="retraining", daemon=True)
         self._thread.start()
 
-    def result(self) -> Outcome | None:
+    def result(self) -> RetrainResult | None:
         """Return the outcome once there is one, and only once; None before and after."""
         if self.running:
             return None
@@ -86,16 +86,16 @@ class Retrainer:
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
 
-    def _run(self, teach: Callable[[], NDArray[np.int64] | Outcome], learn: Callable[[], Outcome]) -> None:
+    def _run(self, teach: Callable[[], NDArray[np.int64] | RetrainResult], learn: Callable[[], RetrainResult]) -> None:
         began = time.monotonic()
         try:
-            outcome = found if isinstance(found := teach(), Outcome) else learn()
+            outcome = found if isinstance(found := teach(), RetrainResult) else learn()
         except _StoppedError:
             logger.info("retraining was given up: the daemon stops")
             return
         except BaseException as error:
             logger.exception("retraining failed; scoring goes on with the model as it is")
-            outcome = Outcome("failed", f"{type(error).__name__}: {error}")
+            outcome = RetrainResult("failed", f"{type(error).__name__}: {error}")
         outcome = replace(outcome, seconds=time.monotonic() - began)
         logger.info("retraining %s after %.1f s: %s", outcome.outcome, outcome.seconds, outcome.reason)
         self._outcome = outcome
@@ -108,7 +108,7 @@ class Retrainer:
         seed: int,
         budget_seconds: float,
         learning: Learning,
-    ) -> Outcome:
+    ) -> RetrainResult:
         # At full priority: while it is imported it holds Python's lock, and whoever scores would wait for us
         import torch  # noqa: PLC0415 - it takes seconds and 300 MB, which a fleet too small to learn from never needs
 

@@ -17,7 +17,7 @@ from connectors.batches import Alert
 from detector.scoring.admission import ADMISSION
 from detector.scoring.calibration import RETURN
 from detector.scoring.judge import lane_score
-from training.network.input_history import HISTORY
+from training.network.input_history import INPUT_HISTORY
 from training.network.inputs import LONG_PAUSE, NORMALISER
 
 INCIDENT = np.dtype(
@@ -62,7 +62,7 @@ def lane_row(horizons: Sequence[int]) -> np.dtype[Any]:
             ("symbols", np.int64),  # row in the table of categorical lanes, plus 1; 0: a lane of numbers
             ("input", NORMALISER),
             ("score", lane_score(horizons)),
-            ("history", HISTORY),
+            ("history", INPUT_HISTORY),
         ],
         align=True,
     )

@@ -181,7 +181,7 @@ class StreamCache:
         return self._spill.nbytes + self._spill.written_bytes
 
     def histories(self, most: int, seed: int) -> tuple[NDArray[np.void], Int64]:
-        """Return copies of recent windows, HISTORY [lanes], and which stream each lane is of, [lanes].
+        """Return copies of recent windows, INPUT_HISTORY [lanes], and which stream each lane is of, [lanes].
 
         Full windows only, and of a larger fleet `most` lanes, drawn at random.
         """

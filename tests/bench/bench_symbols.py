@@ -30,7 +30,7 @@ from detector.scoring.symbols import network
 from tests.bench.data import data_folder
 from tests.streams import auc
 from training.network.weights import load_prior
-from training.symbols.kernels import FORESEEN, LANE_SYMBOLS, foresee
+from training.symbols.kernels import LANE_SYMBOLS, PREDICTION, predict
 
 FOLDS, QUANTILE = 5, 0.998
 NORMAL, ANOMALOUS = 553_366, 16_838  # sessions of the test part, for the correction
@@ -52,9 +52,9 @@ def with_boundaries(sessions: Sessions) -> NDArray[np.int64]:
 
 
 def seen(lanes: NDArray[np.void], symbols: NDArray[np.int64]) -> NDArray[np.void]:
-    """Return FORESEEN of a lane's next symbols."""
-    out = np.zeros(len(symbols), FORESEEN)
-    foresee(lanes, network(), np.zeros(len(symbols), np.int64), symbols, 0, len(symbols), out)
+    """Return PREDICTION of a lane's next symbols."""
+    out = np.zeros(len(symbols), PREDICTION)
+    predict(lanes, network(), np.zeros(len(symbols), np.int64), symbols, 0, len(symbols), out)
     return out
 
 

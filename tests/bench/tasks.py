@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from training.learn.optimisers import build_optimiser
 from training.learn.settings import Learning
-from training.learn.tbptt import Loss, Run, Sequences, train
+from training.learn.tbptt import Loss, Sequences, TrainResult, train
 from training.network.cells import CELLS, Cell, GruCell, LstmCell, VanillaCell
 
 VARIANCE = 1 / 6  # of the sum of two uniform values: the adding problem's error without a memory
@@ -136,10 +136,10 @@ def echo_task(lag: int, rows: int = 0) -> Task:
 
 
 @dataclass(frozen=True)
-class Learnt:
+class TaskResult:
     """How a network did."""
 
-    run: Run
+    run: TrainResult
     error: float  # on held-back sequences, by the best weights seen
     learnt: bool
     seconds: float
@@ -158,7 +158,7 @@ def learn(
     backpropagate: int | None = None,
     prepare: Callable[[Reader], None] = lambda model: None,
     judge_every: int = 100,
-) -> Learnt:
+) -> TaskResult:
     """Learn a task in at most `steps` steps of `batch` sequences each, one step a sequence; end when it is learnt.
 
     backpropagate: k2, rows that the gradient flows back; None: the whole sequence. prepare: changes initial weights.
@@ -190,10 +190,10 @@ def learn(
         patience=steps,  # a plateau may last long before the answer is found
         stop=lambda: judged[-1] < task.learnt,
     )
-    return Learnt(run, run.validation, run.validation < task.learnt, perf_counter() - began, model)
+    return TaskResult(run, run.validation, run.validation < task.learnt, perf_counter() - began, model)
 
 
-def learn_by_ridge(task: Task, sequences: int, *, hidden_size: int, penalty: float = 1e-6, seed: int = 0) -> Learnt:
+def learn_by_ridge(task: Task, sequences: int, *, hidden_size: int, penalty: float = 1e-6, seed: int = 0) -> TaskResult:
     """Fit the readout of a reservoir in closed form: w = (F'F + n penalty I)^-1 F'y, F being hidden states and 1."""
     torch.manual_seed(seed)
     model = Reader("esn", task.inputs, hidden_size, task.outputs)
@@ -210,7 +210,7 @@ def learn_by_ridge(task: Task, sequences: int, *, hidden_size: int, penalty: flo
         model.readout.weight.copy_(weights[:-1].T)
         model.readout.bias.copy_(weights[-1])
     error = task.error(model, task.draw(HELD_BACK, Generator().manual_seed(1_000_000)))
-    return Learnt(Run(), error, error < task.learnt, perf_counter() - began, model)
+    return TaskResult(TrainResult(), error, error < task.learnt, perf_counter() - began, model)
 
 
 def remember(bias: float) -> Callable[[Reader], None]:

@@ -16,9 +16,9 @@ from tests.bench.cures import measured
 from tests.bench.tasks import (
     CHANCE,
     VARIANCE,
-    Learnt,
     Reader,
     Task,
+    TaskResult,
     adding_task,
     chrono,
     echo_task,
@@ -38,7 +38,7 @@ from training.network.horizons import SHIPPED_HORIZONS
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
 from training.network.weights import load_prior
-from training.prior.train import figures
+from training.prior.train import metrics
 
 LAGS = (10, 50, 200)
 TRAINED = ("rnn", "lstm", "gru")
@@ -68,14 +68,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         print("| " + " | ".join(str(cell) for cell in row) + " |", flush=True)
 
 
-def outcome(done: Learnt) -> str:
+def outcome(done: TaskResult) -> str:
     """Return the error and, where the task was learnt by steps, after how many."""
     if not done.learnt:
         return f"{done.error:.4f}"
     return f"**{done.error:.4f}** ({done.run.steps} steps)" if done.run.steps else f"**{done.error:.4f}**"
 
 
-def in_two_tries(cell: str, task: Task, steps: int, prepare: Callable[[Reader], None] = as_it_starts) -> Learnt:
+def in_two_tries(cell: str, task: Task, steps: int, prepare: Callable[[Reader], None] = as_it_starts) -> TaskResult:
     """Learn with one seed and learning rate and, where that fails, with another; return the better one."""
     done = []
     for seed, rate in TRIES:
@@ -281,7 +281,7 @@ def part_horizons() -> None:
     print("NLL in nats, mean over series; lower is better")
     rows = []
     for cell in CELLS:
-        found = figures(load_prior(cell, SHIPPED_HORIZONS))
+        found = metrics(load_prior(cell, SHIPPED_HORIZONS))
         rows.append([cell, *(f"{found[f'nll_{horizon}']:.2f}" for horizon in SHIPPED_HORIZONS)])
     table(["cell", *(f"{horizon} ahead" for horizon in SHIPPED_HORIZONS)], rows)
 

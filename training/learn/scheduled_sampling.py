@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.learn.tbptt import Loss, Sequences, Step, loss_of
+from training.learn.tbptt import Loss, Sequences, TrainStep, loss_of
 from training.network.inputs import FAST, INPUTS, LIMIT, SLOW
 from training.network.model import Forecaster
 
@@ -33,7 +33,7 @@ STEEPNESS = 10.0  # of the sigmoid over a whole training: it goes from 0.7 % of 
 class ScheduledSampling:
     """A loss for `tbptt.train` that shows the network its own forecasts at a share of rows, drawn anew each time.
 
-    Hand `heard` every step (`on_step`): the share rises with them. With a share of 0 this is `loss` itself.
+    Hand `on_step` every step (`on_step`): the share rises with them. With a share of 0 this is `loss` itself.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ScheduledSampling:
         self.number = 0  # of steps taken
         self._random = torch.Generator().manual_seed(seed)
 
-    def heard(self, step: Step) -> None:
+    def on_step(self, step: TrainStep) -> None:
         """Take note of a step."""
         self.number = step.number
 

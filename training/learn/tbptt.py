@@ -72,7 +72,7 @@ Loss = Callable[[Any, Sequences, Tensor], tuple[Tensor, Tensor]]
 """(model, rows, state before them) -> (loss to bring down, state after them); the model is the one that is trained."""
 
 
-class Step(NamedTuple):
+class TrainStep(NamedTuple):
     """One optimiser step, for metrics, progress and plots."""
 
     number: int  # from 1
@@ -84,7 +84,7 @@ class Step(NamedTuple):
 
 
 @dataclass(slots=True)
-class Run:
+class TrainResult:
     """How a training went. The model holds the best validated weights, or the last ones without validation."""
 
     outcome: str = "finished"  # "finished" | "early" (no more gain) | "stopped" (asked to) | "diverged"
@@ -126,8 +126,8 @@ def train(
     validate_every: int = 100,
     patience: int = 3,
     stop: Callable[[], bool] = lambda: False,
-    on_step: Callable[[Step], None] = lambda step: None,
-) -> Run:
+    on_step: Callable[[TrainStep], None] = lambda step: None,
+) -> TrainResult:
     """Train `model` in place on `batches`, one optimiser step a chunk, each batch from its initial state.
 
     chunk: rows between two steps (k1). backpropagate: rows that a step's gradient flows back (k2); None: a chunk.
@@ -139,7 +139,7 @@ def train(
     weights all the same, the run ends as "diverged" with the best validated weights, or those from before the run.
     """
     k1, k2 = chunk, chunk if backpropagate is None else backpropagate
-    run = Run()
+    run = TrainResult()
     best = copy.deepcopy(model.state_dict())
     if validate is not None:
         run.validation = validate(model)
@@ -182,7 +182,7 @@ def train(
                 schedule.step()
             run.steps += 1
             seen += (last - first) * lanes
-            on_step(Step(run.steps, float(value.detach()), float(norm), float(clipped), rate, seen))
+            on_step(TrainStep(run.steps, float(value.detach()), float(norm), float(clipped), rate, seen))
             if k2 <= k1:
                 state, at = after.detach(), last  # the cut: carried on, but no gradient flows back through it
 

@@ -15,7 +15,7 @@ from training.network.inputs import INPUT_SIZE, LIMIT
 WINDOW = 128  # events: priming needs no more for a hidden state to settle, and it is 3 KB a lane
 SCALE = 32767.0 / LIMIT
 
-HISTORY = np.dtype(
+INPUT_HISTORY = np.dtype(
     [
         ("events", np.int64),  # written so far; row e is at e % WINDOW
         ("inputs", np.int16, (WINDOW, INPUT_SIZE)),
@@ -27,7 +27,7 @@ HISTORY = np.dtype(
 
 @compiled
 def record(
-    histories: NDArray[np.void],  # HISTORY [lanes]
+    histories: NDArray[np.void],  # INPUT_HISTORY [lanes]
     lane: NDArray[np.int64],  # [observations]
     inputs: NDArray[np.float32],  # [observations, INPUT_SIZE]
     masked: NDArray[np.bool_],  # [observations]
@@ -44,7 +44,7 @@ def record(
         h.events += 1
 
 
-def unrolled(histories: NDArray[np.void]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+def unroll(histories: NDArray[np.void]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
     """Return the rings of some lanes in their order of time: inputs, masked and how many rows there are.
 
     Inputs are [lanes, WINDOW, INPUT_SIZE] and masked [lanes, WINDOW]; a young lane's rows stand at the end, after

@@ -41,11 +41,11 @@ DAY_SLOTS = 96  # 15 minutes each
 WEEK_SLOTS = 168  # an hour each
 PROFILE_WEIGHT = 0.3  # least weight of the newest value in a profile's slot: about three repetitions are remembered
 FAST, SLOW = 0.2, 0.03  # weights of the two running averages: about 5 and 33 events
-OUTLIER = 5.0  # an increment moves the running mean and deviation by at most this many deviations
-SETTLED = 20  # events before outliers are told from mere youth
-LASTING = 50  # outliers in a row after which they are the new normal, and may move mean and deviation ever further:
+MAX_INCREMENT = 5.0  # an increment moves the running mean and deviation by at most this many deviations
+WARM_UP_EVENTS = 20  # events before outliers are told from mere youth
+LASTING_OUTLIERS = 50  # in a row: then they are the new normal, and may move mean and deviation ever further:
 # without it a lane that was constant for days and then moves stays off the scale for 3,500 events
-FAR = math.sinh(LIMIT)  # deviations: what the unit can still express, and so all that a profile may learn
+MAX_DEVIATIONS = math.sinh(LIMIT)  # deviations: what the unit can still express, and so all that a profile may learn
 MAX_VALUE = 1e30  # of a value's size: its square, and float32 profiles of differences, must stay finite
 INTERVAL_MEMORY = 200  # events the running interval remembers
 LONG_PAUSE = 5.0  # intervals that a pause counts for at most: a night without data must not become the rhythm
@@ -116,7 +116,7 @@ def carried_interval(interval: float, events: int, step: float) -> float:
         step = max(step, MIN_STEP_SECONDS)
     if events == 1:
         return max(step, MIN_STEP_SECONDS)
-    if events > SETTLED:
+    if events > WARM_UP_EVENTS:
         step = min(max(step, (2.0 - LONG_PAUSE) * interval), LONG_PAUSE * interval)
     carried = interval + max(1.0 / events, 1.0 / INTERVAL_MEMORY) * (step - interval)
     return carried if carried > 0.0 else interval
@@ -172,14 +172,14 @@ def featurise(
         r.time = time[j]
         weight = max(1.0 / r.events, 1.0 / MEMORY)
         increment = x - r.mean
-        if r.events > SETTLED:
-            furthest = OUTLIER * deviation_of(r.mean, r.variance)
+        if r.events > WARM_UP_EVENTS:
+            furthest = MAX_INCREMENT * deviation_of(r.mean, r.variance)
             if abs(increment) <= furthest:
                 r.outliers = 0
             else:
                 r.outliers += 1
-                if r.outliers > LASTING:
-                    furthest *= 2.0 ** min(r.outliers - LASTING, 200)
+                if r.outliers > LASTING_OUTLIERS:
+                    furthest *= 2.0 ** min(r.outliers - LASTING_OUTLIERS, 200)
                 increment = _clip(increment, furthest)
         r.mean += weight * increment
         r.variance = (1.0 - weight) * (r.variance + weight * increment * increment)
@@ -192,8 +192,8 @@ def featurise(
         r.value = unit
         r.average_fast += FAST * (unit - r.average_fast)
         r.average_slow += SLOW * (unit - r.average_slow)
-        if r.events > SETTLED:  # a wild value must not own its time of day for weeks
-            x = r.mean + _clip(x - r.mean, FAR * deviation)
+        if r.events > WARM_UP_EVENTS:  # a wild value must not own its time of day for weeks
+            x = r.mean + _clip(x - r.mean, MAX_DEVIATIONS * deviation)
         _learn_slot(r.day, r.day_count, day_slot, x - r.origin)
         _learn_slot(r.week, r.week_count, week_slot, x - r.origin)
 

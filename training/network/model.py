@@ -136,7 +136,7 @@ class Forecaster(nn.Module):
         return hidden * self._masks[layer]
 
 
-def enlarged(weights: Weights, shape: Shape) -> Weights:
+def enlarge(weights: Weights, shape: Shape) -> Weights:
     """Return weights of a larger shape that forecast the same: what is added is not read out yet."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # all workers, at every start, are to add the same

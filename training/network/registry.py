@@ -35,7 +35,7 @@ class RegistryError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class About:
+class ModelCard:
     """What is known about a model."""
 
     parent: str  # version of the model it was trained from; "" for none
@@ -57,7 +57,7 @@ class Registry:
         """Keep models there; the files that are written are opened as `open` does it with this `opener`."""
         self.directory, self._opener = Path(directory), opener
 
-    def save(self, model: Weights, about: About) -> str:
+    def save(self, model: Weights, card: ModelCard) -> str:
         """Write a model and return its version; when this returns it is on the disk.
 
         Beyond KEPT models the oldest go, but never this one, its parent (in use until the caller changes over) or
@@ -69,7 +69,7 @@ class Registry:
             with self._alone() as place:
                 self._sweep()
                 self._write(place, self._weights(version), to_bytes(model))
-                self._write(place, self._about(version), msgspec.json.format(msgspec.json.encode(about)) + b"\n")
+                self._write(place, self._card_path(version), msgspec.json.format(msgspec.json.encode(card)) + b"\n")
                 self._prune(version)
         except OSError as error:
             raise RegistryError(
@@ -79,7 +79,7 @@ class Registry:
 
     def load(self, version: str) -> Weights:
         """Return a model; raises RegistryError where it is missing, damaged or not what it says."""
-        self.about(version)
+        self.card(version)
         try:
             model = load_weights(self._weights(version))
         except ModelError as error:
@@ -90,20 +90,20 @@ class Registry:
             )
         return model
 
-    def about(self, version: str) -> About:
+    def card(self, version: str) -> ModelCard:
         """Return what is known about a model; raises RegistryError."""
         try:
-            return msgspec.json.decode(self._about(version).read_bytes(), type=About)
+            return msgspec.json.decode(self._card_path(version).read_bytes(), type=ModelCard)
         except FileNotFoundError:
             raise RegistryError(f"model {version} is not in {self.directory.absolute()}") from None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RegistryError(
-                f"{self._about(version)}: cannot be read ({error}); {self._instead(version)}"
+                f"{self._card_path(version)}: cannot be read ({error}); {self._instead(version)}"
             ) from error
 
     def trained_at(self, version: str) -> float:
         """Return when a model was trained, Unix time in s; NaN for "", the model one begins with."""
-        return self.about(version).trained_at if version else math.nan
+        return self.card(version).trained_at if version else math.nan
 
     def versions(self) -> list[str]:
         """Return the versions of all models, the oldest first; one whose JSON is damaged is told in the log."""
@@ -112,7 +112,7 @@ class Registry:
     def _weights(self, version: str) -> Path:
         return self.directory / f"{version}.safetensors"
 
-    def _about(self, version: str) -> Path:
+    def _card_path(self, version: str) -> Path:
         return self.directory / f"{version}.json"
 
     def _instead(self, version: str) -> str:
@@ -121,11 +121,11 @@ class Registry:
             return f"restore it, or remove {version}.json, and one of the others is used: {', '.join(others)}"
         return f"restore it, or remove {version}.json and train another"
 
-    def _all(self) -> dict[str, About]:
+    def _all(self) -> dict[str, ModelCard]:
         found = []
         for path in self.directory.glob("*.json"):
             try:
-                found.append((path.stem, self.about(path.stem)))
+                found.append((path.stem, self.card(path.stem)))
             except RegistryError as error:
                 logger.warning("%s", error)
         return dict(sorted(found, key=lambda item: (item[1].trained_at, item[0])))
@@ -166,6 +166,6 @@ class Registry:
             needed.add(version)
         dispensable = [version for version in models if version not in needed]
         for version in dispensable[: max(len(models) - KEPT, 0)]:
-            self._about(version).unlink()
+            self._card_path(version).unlink()
             self._weights(version).unlink(missing_ok=True)
             logger.info("model %s was deleted: the registry keeps %d", version, KEPT)

@@ -58,7 +58,7 @@ class Weights:
         }
         return Weights(shape, {**self.arrays, **heads})
 
-    def shaped(self, wanted: Shape) -> Weights:
+    def reshape(self, wanted: Shape) -> Weights:
         """Return these in a shape that holds all of them, and whose forecasts are the same.
 
         Layers and attention that are added are not read out yet; of the horizons only those asked for stay. Raises
@@ -77,9 +77,9 @@ class Weights:
         wanted = wanted._replace(horizons=chosen.shape.horizons)
         if dict(wanted.arrays()) == dict(chosen.shape.arrays()):
             return Weights(wanted, chosen.arrays)
-        from training.network.model import enlarged  # noqa: PLC0415 - what is added is drawn by torch
+        from training.network.model import enlarge  # noqa: PLC0415 - what is added is drawn by torch
 
-        return enlarged(chosen, wanted)
+        return enlarge(chosen, wanted)
 
 
 def to_bytes(weights: Weights, notes: dict[str, str] | None = None) -> bytes:

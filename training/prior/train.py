@@ -31,7 +31,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from training.learn.readout import fit_locations, only_heads, with_heads_of
-from training.learn.tbptt import Sequences, Step, train
+from training.learn.tbptt import Sequences, TrainStep, train
 from training.network.cells import CELLS
 from training.network.horizons import HORIZONS, SHIPPED_HORIZONS
 from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, featurise, targets
@@ -131,7 +131,7 @@ def held_back_series(kinds: str) -> Series:
     return make_series(rng, HELD_BACK_SERIES, ROWS, extra=EXTRA)
 
 
-def figures(weights: Weights) -> dict[str, float]:
+def metrics(weights: Weights) -> dict[str, float]:
     """Judge weights on held-back series: mean NLL in nats over series and rows, by kind and horizon."""
     found: dict[str, float] = {}
     ordinary = tensors_of(held_back_series("ordinary"))
@@ -198,7 +198,7 @@ def _learn(
     schedule = OneCycleLR(optimiser, peak_rate, total_steps=steps)
     with tqdm(total=steps, desc=f"prior: {name}", unit="step", disable=None) as progress:
 
-        def on_step(step: Step) -> None:
+        def on_step(step: TrainStep) -> None:
             progress.update()
             if step.number % 100 == 0:
                 progress.set_postfix(loss=f"{step.loss:.3f}")
@@ -239,7 +239,7 @@ def _make(cell: str, seeds: Sequence[int], output: Path) -> None:
     for seed in seeds:
         began = time.monotonic()
         model = train_prior(cell, seed, BATCHES, TRAINING_SERIES)
-        candidates[seed] = figures(model.weights)
+        candidates[seed] = metrics(model.weights)
         seconds = time.monotonic() - began
         logger.info("%s, seed %d: %.0f s, held-back NLL %.4f", cell, seed, seconds, candidates[seed]["nll_1"])
         if best is None or candidates[seed]["nll_1"] < candidates[chosen]["nll_1"]:
@@ -257,7 +257,7 @@ def _make(cell: str, seeds: Sequence[int], output: Path) -> None:
     about = {
         "seed": chosen,
         "fingerprint": weights.fingerprint(),
-        "figures": figures(weights),
+        "figures": metrics(weights),
         "tolerance": TOLERANCE,
         "candidates": _known(output.with_suffix(".json"), recipe)
         | {str(seed): found for seed, found in candidates.items()},

@@ -26,14 +26,14 @@ from torch import Tensor
 from training.learn.optimisers import build_optimiser, build_schedule
 from training.learn.scheduled_sampling import ScheduledSampling
 from training.learn.settings import Learning
-from training.learn.tbptt import Sequences, Step, train
+from training.learn.tbptt import Sequences, TrainStep, train
 from training.network.input_history import WINDOW
 from training.network.model import Forecaster
 from training.network.weights import Weights, prior_of
 from training.prior.train import replay_set
-from training.retrain.distributed import ALONE, Alone, ProcessesError
-from training.retrain.outcome import MIN_STREAMS, STILL, Outcome, teaching
-from training.retrain.windows import VALUE, Recorded, from_rings, settled, window_losses
+from training.retrain.distributed import SINGLE_PROCESS, ProcessesError, SingleProcess
+from training.retrain.result import MIN_MOVEMENT, MIN_STREAMS, RetrainResult, eligible_lanes
+from training.retrain.windows import VALUE, Recorded, from_rings, warmed_state, window_losses
 
 HELD_BACK = WINDOW // 4  # last rows of a ring, that nothing is learnt from
 
@@ -51,7 +51,7 @@ SHARES = (1.0, 0.75, 0.5, 0.25)  # of the way from the champion's weights to tho
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class WindowPlan:
     """Lengths that go with a kind of history, in rows."""
 
     window: int
@@ -68,13 +68,13 @@ class Recipe:
         """Batches of windows that make so many steps, or some more."""
         return math.ceil(self.steps / math.ceil(self.window / self.chunk))
 
-    def stepped(self, every: int) -> Recipe:
-        """Return this recipe with a step every so many rows (0: as it is), on as many batches, all steps counted."""
+    def with_step_every(self, every: int) -> WindowPlan:
+        """Return this plan with a step every so many rows (0: as it is), on as many batches, all steps counted."""
         chunk = min(every or self.chunk, self.window)
         return replace(self, chunk=chunk, steps=self.batches * math.ceil(self.window / chunk))
 
 
-RINGS = Recipe(
+RING_PLAN = WindowPlan(
     window=80,
     chunk=40,
     warm_up=16,
@@ -93,34 +93,35 @@ def retrain(
     *,
     learning: Learning = LEARNING,
     stop: Callable[[], bool] = lambda: False,
-    on_step: Callable[[Step], None] = lambda step: None,
-) -> Outcome:
+    on_step: Callable[[TrainStep], None] = lambda step: None,
+) -> RetrainResult:
     """Train a challenger on the recent windows of lanes and judge it; `champion` stays as it is.
 
-    histories: HISTORY [lanes]; stream: a number for the stream each belongs to [lanes]. Lanes of one stream share its
-    fate, so gains are counted by stream. The same arguments give the same outcome. `stop` ends the learning early (a
-    budget), and what was learnt is judged all the same; it is asked before each step, and what it raises goes through.
+    histories: INPUT_HISTORY [lanes]; stream: a number for the stream each belongs to [lanes]. Lanes of one stream share
+    its fate, so gains are counted by stream. The same arguments give the same result. `stop` ends the learning early
+    (a budget), and what was learnt is judged all the same; it is asked before each step, and what it raises goes
+    through.
     """
-    moving = teaching(histories, stream, seed)
-    if isinstance(moving, Outcome):
+    moving = eligible_lanes(histories, stream, seed)
+    if isinstance(moving, RetrainResult):
         return moving
     recorded = from_rings(histories[moving], stream[moving], HELD_BACK, champion.shape.horizons)
-    return fine_tune(champion, recorded, RINGS, seed, learning=learning, stop=stop, on_step=on_step)
+    return fine_tune(champion, recorded, RING_PLAN, seed, learning=learning, stop=stop, on_step=on_step)
 
 
 def fine_tune(
     champion: Weights,
     recorded: Recorded,
-    recipe: Recipe,
+    plan: WindowPlan,
     seed: int,
     *,
     learning: Learning = LEARNING,
-    processes: Alone = ALONE,
+    processes: SingleProcess = SINGLE_PROCESS,
     stop: Callable[[], bool] = lambda: False,
-    on_step: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[TrainStep], None] = lambda step: None,
     on_validation: Callable[[int, float], None] = lambda step, loss: None,
-) -> Outcome:
-    """Train a challenger on what was recorded and judge it, by a recipe; otherwise as `retrain`.
+) -> RetrainResult:
+    """Train a challenger on what was recorded and judge it, by a plan of windows; otherwise as `retrain`.
 
     processes: who learns; all must be given the same arguments, and only the first one's challenger is judged.
     on_validation: is told the loss on held-back time and the number of steps before it.
@@ -129,48 +130,48 @@ def fine_tune(
     if processes.size > BATCH:
         raise ProcessesError(f"{processes.size} processes, but a batch has {BATCH} windows: start at most so many")
     rng = np.random.default_rng(seed)
-    stopping, judging = _held_back(recorded, recipe, rng)
-    groups, least = len(np.unique(judging.group)), recipe.least_groups // 2
+    stopping, judging = _held_back(recorded, plan, rng)
+    groups, least = len(np.unique(judging.group)), plan.least_groups // 2
     if groups < least:
         reason = f"{groups} stretches of held-back time outside incidents are there to judge by, {least} are needed"
-        return Outcome("skipped", reason)
+        return RetrainResult("skipped", reason)
 
     model = Forecaster.of(champion)
-    challenger = _Settled.of(champion).to(processes.device)
-    recipe = recipe.stepped(learning.update_every)
+    challenger = _WarmForecaster.of(champion).to(processes.device)
+    plan = plan.with_step_every(learning.update_every)
     optimiser = build_optimiser(learning, challenger)
     loss = ScheduledSampling(
-        learning.sampling, recipe.steps, learning.sampling_rise, seed, loss=processes.loss(challenger)
+        learning.sampling, plan.steps, learning.sampling_rise, seed, loss=processes.loss(challenger)
     )
-    steps: list[Step] = []
+    steps: list[TrainStep] = []
 
-    def heard(step: Step) -> None:
+    def record(step: TrainStep) -> None:
         steps.append(step)
-        loss.heard(step)
+        loss.on_step(step)
         on_step(step)
 
     def validate(model: Forecaster) -> float:
-        loss = processes.agreed(lambda: float(stopping.losses(model).mean()))
+        loss = processes.broadcast(lambda: float(stopping.losses(model).mean()))
         on_validation(len(steps), loss)
         return loss
 
     run = train(
         challenger,
-        _batches(recorded, recipe, challenger, rng, processes),
+        _batches(recorded, plan, challenger, rng, processes),
         optimiser,
-        chunk=recipe.chunk,
-        backpropagate=learning.backpropagate or recipe.chunk,
+        chunk=plan.chunk,
+        backpropagate=learning.backpropagate or plan.chunk,
         loss=loss,
-        schedule=build_schedule(learning, optimiser, recipe.steps),
+        schedule=build_schedule(learning, optimiser, plan.steps),
         clip_norm=learning.clip_norm,
         clip_value=learning.clip_value,
         validate=validate,
         validate_every=VALIDATE_EVERY,
         patience=PATIENCE,
         stop=stop,
-        on_step=heard,
+        on_step=record,
     )
-    learnt = Outcome(
+    learnt = RetrainResult(
         "failed",
         f"the training diverged after {run.steps} steps",
         training_loss=float(np.mean([step.loss for step in steps[-VALIDATE_EVERY:]])) if steps else math.nan,
@@ -182,67 +183,67 @@ def fine_tune(
     )
     if run.outcome == "diverged" or not processes.first:
         return learnt
-    return _judged(learnt, model, challenger.cpu(), judging, recipe, rng)
+    return _judge(learnt, model, challenger.cpu(), judging, plan, rng)
 
 
-class _Settled(Forecaster):
+class _WarmForecaster(Forecaster):
     """A copy of a forecaster whose batches begin with the state it is given, not with nothing."""
 
-    begin: Tensor  # [batch, state_size]
+    initial: Tensor  # [batch, state_size]
 
     def initial_state(self, batch: int) -> Tensor:
         """Return the state given for this batch. Dropout draws new masks."""
         super().initial_state(0)
-        return self.begin
+        return self.initial
 
 
 class _HeldBack(NamedTuple):
     windows: Sequences
     group: NDArray[np.int64]  # [windows]
-    recipe: Recipe
+    plan: WindowPlan
 
     def losses(self, model: Forecaster) -> NDArray[np.float64]:
         """Return the mean loss of each group [groups]."""
         _, group = np.unique(self.group, return_inverse=True)
-        losses = window_losses(model, self.windows, self.recipe.settle, self.recipe.passes)
+        losses = window_losses(model, self.windows, self.plan.settle, self.plan.passes)
         found: NDArray[np.float64] = np.bincount(group, losses) / np.bincount(group)
         return found
 
 
-def _held_back(recorded: Recorded, recipe: Recipe, rng: np.random.Generator) -> tuple[_HeldBack, _HeldBack]:
+def _held_back(recorded: Recorded, plan: WindowPlan, rng: np.random.Generator) -> tuple[_HeldBack, _HeldBack]:
     """Split held-back time by groups: windows that say when to stop, windows that judge."""
-    length = recipe.settle + recipe.judge
-    first, group = recorded.held_back_windows(length, recipe.settle)
+    length = plan.settle + plan.judge
+    first, group = recorded.held_back_windows(length, plan.settle)
     names, number = np.unique(group, return_inverse=True)
     side = (rng.permutation(len(names)) % 2)[number]
     halves = []
     for half, most in enumerate((MAX_STOPPING, MAX_JUDGING)):
         places = rng.permutation(np.flatnonzero(side == half))[:most]
-        windows = recorded.part(first[places], length, held_back=True, warm_up=recipe.settle)
+        windows = recorded.part(first[places], length, held_back=True, warm_up=plan.settle)
         countable = windows.mask[..., 0].any(dim=0)
-        halves.append(_HeldBack(_windows(windows, countable), group[places[countable.numpy()]], recipe))
+        halves.append(_HeldBack(_windows(windows, countable), group[places[countable.numpy()]], plan))
     return halves[0], halves[1]
 
 
-def _judged(
-    learnt: Outcome,
+def _judge(
+    learnt: RetrainResult,
     champion: Forecaster,
     tuned: Forecaster,
     judging: _HeldBack,
-    recipe: Recipe,
+    plan: WindowPlan,
     rng: np.random.Generator,
-) -> Outcome:
+) -> RetrainResult:
     """Promote what was learnt where it is better on held-back time beyond noise, and the rest is not forgotten.
 
     Weights between the champion's and the tuned ones keep most of what either knows (Wortsman et al. 2022, "Robust
     fine-tuning of zero-shot models"): the challenger goes as far of the way as the synthetic series allow.
     """
-    replay = replay_set(rng, REPLAY_JUDGES, recipe.settle + WINDOW // 2, champion.horizons)
-    replay.mask[: recipe.settle] = False
-    replay = _windows(replay, replay.inputs[..., VALUE].std(dim=0) > STILL)
+    replay = replay_set(rng, REPLAY_JUDGES, plan.settle + WINDOW // 2, champion.horizons)
+    replay.mask[: plan.settle] = False
+    replay = _windows(replay, replay.inputs[..., VALUE].std(dim=0) > MIN_MOVEMENT)
 
     def forgotten(model: Forecaster) -> float:
-        return float(np.nanmean(window_losses(model, replay, recipe.settle, recipe.passes)))
+        return float(np.nanmean(window_losses(model, replay, plan.settle, plan.passes)))
 
     # Against the prior, not only the champion: else every retraining could give away a margin more.
     limit = forgotten(champion)
@@ -281,30 +282,34 @@ def _between(champion: Forecaster, tuned: Forecaster, share: float) -> Forecaste
 
 
 def _batches(
-    recorded: Recorded, recipe: Recipe, challenger: _Settled, rng: np.random.Generator, processes: Alone
+    recorded: Recorded,
+    plan: WindowPlan,
+    challenger: _WarmForecaster,
+    rng: np.random.Generator,
+    processes: SingleProcess,
 ) -> Iterator[Sequences]:
-    """Draw windows, recorded and synthetic, [window, BATCH], for as many steps as the recipe has.
+    """Draw windows, recorded and synthetic, [window, BATCH], for as many steps as the plan has.
 
     All processes draw the same ones, and each is given its share of them.
     With each batch the challenger is given the states, under its present weights, that the windows begin with.
     """
     synthetic = round(BATCH * REPLAY)
-    pool = replay_set(rng, REPLAY_POOL, recipe.settle + recipe.window, challenger.horizons)
-    rows = np.arange(recipe.window)[:, None]
-    for _ in range(recipe.batches):
-        first = recorded.draw(rng, BATCH - synthetic, recipe.window)
-        real = recorded.part(first, recipe.window, held_back=False, warm_up=recipe.warm_up)
-        row = torch.from_numpy(rows + rng.integers(0, recipe.settle + 1, synthetic))
+    pool = replay_set(rng, REPLAY_POOL, plan.settle + plan.window, challenger.horizons)
+    rows = np.arange(plan.window)[:, None]
+    for _ in range(plan.batches):
+        first = recorded.draw(rng, BATCH - synthetic, plan.window)
+        real = recorded.part(first, plan.window, held_back=False, warm_up=plan.warm_up)
+        row = torch.from_numpy(rows + rng.integers(0, plan.settle + 1, synthetic))
         series = torch.from_numpy(rng.integers(0, REPLAY_POOL, synthetic))
         replayed = Sequences(*(tensor[row, series] for tensor in pool))
-        replayed.mask[: recipe.warm_up] = False
-        stretch = recorded.part(recorded.stretch(first, recipe.settle), recipe.settle, held_back=False, warm_up=0)
-        before = torch.cat([stretch.inputs, pool.inputs[: recipe.settle, series]], dim=1)
+        replayed.mask[: plan.warm_up] = False
+        stretch = recorded.part(recorded.stretch(first, plan.settle), plan.settle, held_back=False, warm_up=0)
+        before = torch.cat([stretch.inputs, pool.inputs[: plan.settle, series]], dim=1)
         challenger.eval()  # the state of a lane that lives, and it lives without dropout
-        challenger.begin = settled(challenger, before[:, processes.share].to(processes.device), recipe.passes)
+        challenger.initial = warmed_state(challenger, before[:, processes.lane_slice].to(processes.device), plan.passes)
         challenger.train()
         both = (torch.cat(pair, dim=1) for pair in zip(real, replayed, strict=True))
-        yield Sequences(*(tensor[:, processes.share].to(processes.device) for tensor in both))
+        yield Sequences(*(tensor[:, processes.lane_slice].to(processes.device) for tensor in both))
 
 
 def _windows(windows: Sequences, which: Tensor) -> Sequences:

@@ -34,7 +34,7 @@ class ProcessesError(Exception):
     """The processes cannot learn together; the text says why and what to do."""
 
 
-class Alone:
+class SingleProcess:
     """One process: it has all lanes, and whatever is asked it answers itself."""
 
     rank, size = 0, 1
@@ -48,7 +48,7 @@ class Alone:
         return self.rank == 0
 
     @property
-    def share(self) -> slice:
+    def lane_slice(self) -> slice:
         """Of a batch's lanes, those that this process learns from."""
         return slice(self.rank, None, self.size)
 
@@ -56,20 +56,20 @@ class Alone:
         """Return the loss by which `tbptt.train` is to train `model` on this process's share of each batch."""
         return loss_of
 
-    def agreed(self, answer: Callable[[], float]) -> float:
+    def broadcast(self, answer: Callable[[], float]) -> float:
         """Return the first process's answer, in all of them; the others are not asked."""
         return answer()
 
-    def received(self, recorded: Recorded | None) -> Recorded:
+    def broadcast_data(self, recorded: Recorded | None) -> Recorded:
         """Return the first process's `recorded`, in all of them; the others have none."""
         assert recorded is not None  # noqa: S101 - for mypy: who is alone is the first
         return recorded
 
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()
 
 
-class Group(Alone):
+class ProcessGroup(SingleProcess):
     """One process of several."""
 
     def __init__(self, device: str) -> None:
@@ -92,13 +92,13 @@ class Group(Alone):
 
         return loss
 
-    def agreed(self, answer: Callable[[], float]) -> float:
+    def broadcast(self, answer: Callable[[], float]) -> float:
         """Return the first process's answer."""
         told = torch.tensor(answer() if self.first else 0.0, dtype=torch.float64)
         distributed.broadcast(told, src=0)
         return float(told)
 
-    def received(self, recorded: Recorded | None) -> Recorded:
+    def broadcast_data(self, recorded: Recorded | None) -> Recorded:
         """Return the first process's `recorded`. Raises ProcessesError where it has ended."""
         columns: list[Any] = []
         for number, (kind, dimensions) in enumerate(_COLUMNS):
@@ -125,13 +125,13 @@ def launched() -> bool:
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Alone]:
-    """Give what this process is among those that torchrun started, or Alone; leave them at the end.
+def process_group(device: str) -> Iterator[SingleProcess]:
+    """Give what this process is among those that torchrun started, or SingleProcess; leave them at the end.
 
     device: "cpu" or "cuda"; each process takes the GPU of its own number.
     """
     if not launched():
-        yield Alone(device)
+        yield SingleProcess(device)
         return
     if device.startswith("cuda"):
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -140,7 +140,7 @@ def joined(device: str) -> Iterator[Alone]:
     else:
         distributed.init_process_group("gloo")
     try:
-        yield Group(device)
+        yield ProcessGroup(device)
     finally:
         distributed.destroy_process_group()
         # gloo's threads outlive this where DistributedDataParallel was used (torch 2.13), and let go of the last

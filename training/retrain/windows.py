@@ -1,9 +1,9 @@
 """From recorded lanes to what a training draws: targets out of rings, windows at random places, losses of windows.
 
 A ring holds inputs only. Its "value" column says what each event was in the unit of the normaliser *after* that event;
-a target is in the unit of the row that makes the forecast. `restored` steps the normaliser along the ring to turn one
-into the other, for the lane's mean and deviation are not in the ring and need not be: a lane's values up to shift and
-scale are all that a target asks for. It follows `inputs.featurise` and must change with it.
+a target is in the unit of the row that makes the forecast. `undo_normaliser` steps the normaliser along the ring to
+turn one into the other, for the lane's mean and deviation are not in the ring and need not be: values up to shift
+and scale are all that a target asks for. It follows `inputs.featurise` and must change with it.
 
 Not restored exactly: values off the scale (clipped, as their targets are), and a lane whose deviation is held off zero.
 """
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from training.learn.tbptt import WORST_NLL, Sequences, weighted
 from training.network.horizons import HORIZONS
-from training.network.input_history import WINDOW, unrolled
-from training.network.inputs import INPUT_SIZE, INPUTS, LASTING, LIMIT, MEMORY, OUTLIER, SETTLED
+from training.network.input_history import WINDOW, unroll
+from training.network.inputs import INPUT_SIZE, INPUTS, LASTING_OUTLIERS, LIMIT, MAX_INCREMENT, MEMORY, WARM_UP_EVENTS
 from training.network.model import Forecaster, student_t_nll
 
 Int64 = NDArray[np.int64]
@@ -100,12 +100,12 @@ class Recorded(NamedTuple):
         return Sequences(torch.from_numpy(inputs), torch.from_numpy(self.targets[row]), torch.from_numpy(known))
 
 
-def restored(unit: NDArray[np.float32], events: Int64) -> tuple[Float64, Float64, Float64]:
+def undo_normaliser(unit: NDArray[np.float32], events: Int64) -> tuple[Float64, Float64, Float64]:
     """Undo the running normaliser of full rings, up to a shift and a scale of each lane.
 
     unit: the "value" column [lanes, WINDOW], oldest first; events: written so far [lanes].
     Returns the values of events 0..WINDOW-2 of the ring [lanes, WINDOW - 1], and the mean and the deviation before
-    each of its rows [lanes, WINDOW]. Before a lane's SETTLED-th event they mean little.
+    each of its rows [lanes, WINDOW]. Before a lane's WARM_UP_EVENTS-th event they mean little.
     """
     lanes = len(unit)
     value = np.empty((lanes, WINDOW - 1))
@@ -119,9 +119,9 @@ def restored(unit: NDArray[np.float32], events: Int64) -> tuple[Float64, Float64
             # Not clipped: mean' = mean + w z s, s'^2 = (1 - w)(1 + w z^2) s^2, and so seen = z sqrt((1-w)/(1+w z^2)).
             left = 1.0 - weight - weight * seen**2
             z = np.where(left > 0, seen / np.sqrt(np.abs(left)), np.copysign(np.inf, seen))
-            outliers = np.where(np.abs(z) > OUTLIER, outliers + 1, 0)
-            limit = OUTLIER * 2.0 ** np.maximum(outliers - LASTING, 0)
-            limit = np.where(number > SETTLED, limit, np.inf)
+            outliers = np.where(np.abs(z) > MAX_INCREMENT, outliers + 1, 0)
+            limit = MAX_INCREMENT * 2.0 ** np.maximum(outliers - LASTING_OUTLIERS, 0)
+            limit = np.where(number > WARM_UP_EVENTS, limit, np.inf)
             spread = np.sqrt((1.0 - weight) * (1.0 + weight * limit**2))
             far = seen * spread + np.copysign(weight * limit, seen)  # clipped: the increment was the limit itself
             z = np.where(np.abs(z) > limit, far, z)
@@ -135,7 +135,7 @@ def restored(unit: NDArray[np.float32], events: Int64) -> tuple[Float64, Float64
 def from_rings(
     histories: NDArray[np.void], stream: Int64, held_back: int, horizons: tuple[int, ...] = HORIZONS
 ) -> Recorded:
-    """Make what can be learnt of full rings, HISTORY [lanes], of streams [lanes].
+    """Make what can be learnt of full rings, INPUT_HISTORY [lanes], of streams [lanes].
 
     The last `held_back` rows of each are held-back time.
 
@@ -143,12 +143,12 @@ def from_rings(
     incident is to be learnt, nor what a lane's unsettled first events show.
     """
     lanes = len(histories)
-    inputs, masked, _ = unrolled(histories)
+    inputs, masked, _ = unroll(histories)
     events = histories["events"].astype(np.int64)
-    value, mean, deviation = restored(inputs[..., VALUE], events)
+    value, mean, deviation = undo_normaliser(inputs[..., VALUE], events)
     targets = np.zeros((lanes, WINDOW, len(horizons)))
     known = np.zeros(targets.shape, np.bool_)
-    young = events[:, None] - WINDOW + np.arange(WINDOW) < SETTLED  # [lanes, WINDOW]
+    young = events[:, None] - WINDOW + np.arange(WINDOW) < WARM_UP_EVENTS  # [lanes, WINDOW]
     for h, horizon in enumerate(horizons):
         rows = WINDOW - horizon  # the last event's value is in no row
         ahead = slice(horizon - 1, horizon - 1 + rows)
@@ -168,7 +168,7 @@ def from_rings(
     )
 
 
-def settled(model: Forecaster, inputs: torch.Tensor, passes: int) -> torch.Tensor:
+def warmed_state(model: Forecaster, inputs: torch.Tensor, passes: int) -> torch.Tensor:
     """Return the states [lanes, state_size] of lanes that have lived long with what `inputs` [rows, lanes, ...] show.
 
     A state made from nothing in some tens of rows is not yet that of a lane that has run for weeks: what is learnt or
@@ -191,7 +191,7 @@ def window_losses(model: Forecaster, windows: Sequences, settle: int, passes: in
     with torch.no_grad():
         for first in range(0, windows.inputs.shape[1], FORWARD_AT_ONCE):
             inputs, targets, mask = (tensor[:, first : first + FORWARD_AT_ONCE].to(device) for tensor in windows)
-            forecast, _ = model(inputs, settled(model, inputs[:settle], passes))
+            forecast, _ = model(inputs, warmed_state(model, inputs[:settle], passes))
             nll = torch.where(mask, student_t_nll(forecast, targets).clamp(max=WORST_NLL), 0.0)
             count = mask.sum(dim=0)  # [windows, horizons]
             mean = nll.sum(dim=0).double() / count.clamp(min=1)

@@ -1,8 +1,8 @@
 """What a categorical lane has counted, and its network's step, compiled for a CPU: one event after another.
 
-A lane keeps a vocabulary of its own: the last PLACES symbols it showed, each at a place, 1 to PLACES, in the order of
-their appearance; when all are taken, a new symbol gets the place of the one not seen for longest. Place 0 stands for
-"a symbol that has no place". So a distribution over 0..PLACES is one over every symbol there can be.
+A lane keeps a vocabulary of its own: the last SLOTS symbols it showed, each at a slot, 1 to SLOTS, in the order of
+their appearance; when all are taken, a new symbol gets the slot of the one not seen for longest. Slot 0 stands for
+"a symbol that has no slot". So a distribution over 0..SLOTS is one over every symbol there can be.
 
 Beside the network's state a lane counts: symbols (slowly and quickly forgotten), pairs, and what follows pairs. Each
 count is an expert whose log-probabilities the network mixes (`symbols.py` has the equations). A lane's arithmetic is
@@ -21,15 +21,15 @@ from training.network.compiled import compiled
 from training.network.kernels import _sigmoid, _tanh
 
 Float32 = NDArray[np.float32]
-Record = Any  # a row of LANE_SYMBOLS: compiled code reads its fields as attributes
+LaneRow = Any  # a row of LANE_SYMBOLS: compiled code reads its fields as attributes
 
-PLACES = 64
-SIZE = PLACES + 1  # with place 0
+SLOTS = 64
+SIZE = SLOTS + 1  # with slot 0
 HIDDEN = 32  # units of the network
 EXPERTS = 5  # slow, quick, pairs, triples, and how long ago a symbol was last seen
 SCORED_EXPERTS = 4  # those that are probabilities, whose record of late is kept
 STATISTICS = 10
-NEW = 128  # a bit above every place
+NEW = 128  # a bit above every slot
 RECENT = 64  # events kept, to give the lane a hidden state again when the network changes
 
 SLOW_GROWTH = 2.0 ** (1.0 / 4000.0)  # half-lives in events of the counts of single symbols
@@ -46,10 +46,10 @@ LANE_SYMBOLS = np.dtype(
     [
         ("events", np.int64),
         ("network", np.int64),  # which weights the hidden state belongs to
-        ("used", np.int32),  # places taken
-        ("previous", np.int32),  # place of the last symbol and of the one before; 0: none yet
+        ("used", np.int32),  # slots taken
+        ("previous", np.int32),  # slot of the last symbol and of the one before; 0: none yet
         ("before", np.int32),
-        ("symbol", np.int64, SIZE),  # hash, by place
+        ("symbol", np.int64, SIZE),  # hash, by slot
         ("seen", np.int64, SIZE),  # event at which each was last seen; at 0: a new one
         ("slow", np.float32, SIZE),
         ("quick", np.float32, SIZE),
@@ -66,20 +66,20 @@ LANE_SYMBOLS = np.dtype(
         ("follower_count", np.uint8, (TRIPLES, FOLLOWERS)),
         ("hidden", np.float32, HIDDEN),  # the network's state after the last event
         ("cell", np.float32, HIDDEN),
-        ("recent", np.uint8, RECENT),  # places of the last events, plus NEW where the symbol was new
+        ("recent", np.uint8, RECENT),  # slots of the last events, plus NEW where the symbol was new
     ],
     align=True,
 )
 
 
-FORESEEN = np.dtype(  # what was foreseen of an event: one row an observation
+PREDICTION = np.dtype(  # what was foreseen of an event: one row an observation
     [
         ("surprise", np.float64),  # -log p of what came, nats
         ("tail", np.float64),  # -log P(what came or anything no likelier): the network's or by long count, nats
-        ("likely", np.int64),  # hash of the likeliest symbol; 0: the lane knows none
-        ("likely_p", np.float64),
+        ("top", np.int64),  # hash of the likeliest symbol; 0: the lane knows none
+        ("top_p", np.float64),
         ("p", np.float64),  # of what came
-        ("is_new", np.bool_),  # it had no place
+        ("is_new", np.bool_),  # it had no slot
     ]
 )
 
@@ -88,30 +88,30 @@ class Weights(NamedTuple):
     """The network's weights, laid out for the kernels."""
 
     network: int  # names these weights
-    inputs: Float32  # [SIZE, 4 hidden] an embedding's product with W, and the bias: what a place adds to the gates
+    inputs: Float32  # [SIZE, 4 hidden] an embedding's product with W, and the bias: what a slot adds to the gates
     is_new: Float32  # [4 hidden]
     recurrent: Float32  # [hidden, 4 hidden] columns i, f, c, o
-    mix: Float32  # [hidden + STATISTICS, EXPERTS + 1]: weights of the experts, and place 0's logit
+    mix: Float32  # [hidden + STATISTICS, EXPERTS + 1]: weights of the experts, and slot 0's logit
     mix_bias: Float32  # [EXPERTS + 1]
-    out: Float32  # [hidden, SIZE] what the hidden state says of each place
+    out: Float32  # [hidden, SIZE] what the hidden state says of each slot
 
 
 @compiled
-def place_of(r: Record, symbol: int) -> int:
-    """Return a symbol's place, 0 if it has none."""
-    for place in range(1, r.used + 1):
-        if r.symbol[place] == symbol:
-            return place
+def slot_of(r: LaneRow, symbol: int) -> int:
+    """Return a symbol's slot, 0 if it has none."""
+    for slot in range(1, r.used + 1):
+        if r.symbol[slot] == symbol:
+            return slot
     return 0
 
 
 @compiled(inline="always")
-def _slot(before: int, previous: int) -> int:
+def _triple_of(before: int, previous: int) -> int:
     return ((before * SIZE + previous) * 40503 >> 4) % TRIPLES
 
 
 @compiled(error_model="numpy")
-def evidence(r: Record, x: Float32, statistics: Float32) -> None:
+def expert_log_probs(r: LaneRow, x: Float32, statistics: Float32) -> None:
     """Write what the lane's counts say of the next event: x [EXPERTS, SIZE], statistics [STATISTICS].
 
     Of x the columns 0..used are written: log-probabilities, and minus the log of the events since each was seen.
@@ -123,35 +123,35 @@ def evidence(r: Record, x: Float32, statistics: Float32) -> None:
         slow_mass, quick_mass = r.slow_mass / r.slow_weight, r.quick_mass / r.quick_weight
         slow_unit, quick_unit = 1.0 / r.slow_weight, 1.0 / r.quick_weight
     pair_mass = r.pair_mass[r.previous] / PAIR_STEP
-    slot = _slot(r.before, r.previous)
+    triple = _triple_of(r.before, r.previous)
     triple_mass = 0.0
-    known = r.before > 0 and r.context[slot] == r.before * SIZE + r.previous
+    known = r.before > 0 and r.context[triple] == r.before * SIZE + r.previous
     if known:
-        triple_mass = r.context_mass[slot] / TRIPLE_STEP
+        triple_mass = r.context_mass[triple] / TRIPLE_STEP
     slow_scale, quick_scale = 1.0 / (slow_mass + SMOOTHING), 1.0 / (quick_mass + SMOOTHING)
     pair_scale, triple_scale = 1.0 / (pair_mass + SMOOTHING), 1.0 / (triple_mass + SMOOTHING)
-    share = 0.5 / used if used > 0 else 0.0  # of what was not counted half goes to place 0, unless all else is empty
+    share = 0.5 / used if used > 0 else 0.0  # of what was not counted half goes to slot 0, unless all else is empty
     pairs = r.pairs[r.previous]
-    for place in range(used + 1):
-        uniform = share if place > 0 else (0.5 if used > 0 else 1.0)
-        slow = (r.slow[place] * slow_unit + SMOOTHING * uniform) * slow_scale
-        quick = (r.quick[place] * quick_unit + SMOOTHING * slow) * quick_scale
-        pair = (pairs[place] * (1.0 / PAIR_STEP) + SMOOTHING * slow) * pair_scale
-        x[0, place] = slow
-        x[1, place] = quick
-        x[2, place] = pair
-        x[3, place] = SMOOTHING * pair * triple_scale
-        x[4, place] = r.events - r.seen[place] + 1
+    for slot in range(used + 1):
+        uniform = share if slot > 0 else (0.5 if used > 0 else 1.0)
+        slow = (r.slow[slot] * slow_unit + SMOOTHING * uniform) * slow_scale
+        quick = (r.quick[slot] * quick_unit + SMOOTHING * slow) * quick_scale
+        pair = (pairs[slot] * (1.0 / PAIR_STEP) + SMOOTHING * slow) * pair_scale
+        x[0, slot] = slow
+        x[1, slot] = quick
+        x[2, slot] = pair
+        x[3, slot] = SMOOTHING * pair * triple_scale
+        x[4, slot] = r.events - r.seen[slot] + 1
     if known:
         for k in range(FOLLOWERS):
-            count = r.follower_count[slot, k]
+            count = r.follower_count[triple, k]
             if count > 0:
-                x[3, r.follower[slot, k]] += np.float32(count * (1.0 / TRIPLE_STEP) * triple_scale)
+                x[3, r.follower[triple, k]] += np.float32(count * (1.0 / TRIPLE_STEP) * triple_scale)
     for expert in range(SCORED_EXPERTS):
-        for place in range(used + 1):
-            x[expert, place] = math.log(x[expert, place])
-    for place in range(used + 1):
-        x[4, place] = -0.5 * math.log(x[4, place])
+        for slot in range(used + 1):
+            x[expert, slot] = math.log(x[expert, slot])
+    for slot in range(used + 1):
+        x[4, slot] = -0.5 * math.log(x[4, slot])
     for expert in range(SCORED_EXPERTS):
         statistics[expert] = max(r.record[expert], -6.0) / 3.0
     statistics[4] = math.log1p(pair_mass) / 4.0
@@ -163,81 +163,81 @@ def evidence(r: Record, x: Float32, statistics: Float32) -> None:
 
 
 @compiled
-def _halve_row(r: Record, row: int) -> None:
+def _halve_row(r: LaneRow, row: int) -> None:
     mass = 0
-    for place in range(SIZE):
-        r.pairs[row, place] >>= 1
-        mass += r.pairs[row, place]
+    for slot in range(SIZE):
+        r.pairs[row, slot] >>= 1
+        mass += r.pairs[row, slot]
     r.pair_mass[row] = mass
 
 
 @compiled
-def _forget(r: Record, place: int) -> None:
-    """Wipe what was counted of a place whose symbol loses it."""
-    r.slow_mass -= r.slow[place]
-    r.quick_mass -= r.quick[place]
-    r.slow[place] = r.quick[place] = 0.0
-    r.pair_mass[place] = 0
+def _forget(r: LaneRow, slot: int) -> None:
+    """Wipe what was counted of a slot whose symbol loses it."""
+    r.slow_mass -= r.slow[slot]
+    r.quick_mass -= r.quick[slot]
+    r.slow[slot] = r.quick[slot] = 0.0
+    r.pair_mass[slot] = 0
     for other in range(SIZE):
-        r.pairs[place, other] = 0
-        r.pair_mass[other] -= r.pairs[other, place]
-        r.pairs[other, place] = 0
-    for slot in range(TRIPLES):
-        if r.context[slot] == 0:
+        r.pairs[slot, other] = 0
+        r.pair_mass[other] -= r.pairs[other, slot]
+        r.pairs[other, slot] = 0
+    for triple in range(TRIPLES):
+        if r.context[triple] == 0:
             continue
-        if r.context[slot] // SIZE == place or r.context[slot] % SIZE == place:
-            r.context[slot] = r.context_mass[slot] = 0
+        if r.context[triple] // SIZE == slot or r.context[triple] % SIZE == slot:
+            r.context[triple] = r.context_mass[triple] = 0
             for k in range(FOLLOWERS):
-                r.follower_count[slot, k] = 0
+                r.follower_count[triple, k] = 0
             continue
         for k in range(FOLLOWERS):
-            if r.follower[slot, k] == place and r.follower_count[slot, k] > 0:
-                r.context_mass[slot] -= r.follower_count[slot, k]
-                r.follower_count[slot, k] = 0
-    if r.before == place:
+            if r.follower[triple, k] == slot and r.follower_count[triple, k] > 0:
+                r.context_mass[triple] -= r.follower_count[triple, k]
+                r.follower_count[triple, k] = 0
+    if r.before == slot:
         r.before = 0
     for k in range(RECENT):
-        if r.recent[k] % NEW == place:
+        if r.recent[k] % NEW == slot:
             r.recent[k] = NEW
 
 
 @compiled
-def _learn_triple(r: Record, place: int) -> None:
-    slot, context = _slot(r.before, r.previous), r.before * SIZE + r.previous
-    if r.context[slot] != context:  # another's: it must give way when it is met again and again
+def _learn_triple(r: LaneRow, slot: int) -> None:
+    triple, context = _triple_of(r.before, r.previous), r.before * SIZE + r.previous
+    if r.context[triple] != context:  # another's: it must give way when it is met again and again
         mass = 0
         for k in range(FOLLOWERS):
-            r.follower_count[slot, k] >>= 1
-            mass += r.follower_count[slot, k]
-        r.context_mass[slot] = mass
+            r.follower_count[triple, k] >>= 1
+            mass += r.follower_count[triple, k]
+        r.context_mass[triple] = mass
         if mass >= TRIPLE_STEP:
             return
         for k in range(FOLLOWERS):
-            r.follower_count[slot, k] = 0
-        r.context[slot], r.context_mass[slot] = context, 0
+            r.follower_count[triple, k] = 0
+        r.context[triple], r.context_mass[triple] = context, 0
     chosen = 0
     for k in range(FOLLOWERS):
-        if r.follower_count[slot, k] > 0 and r.follower[slot, k] == place:
+        if r.follower_count[triple, k] > 0 and r.follower[triple, k] == slot:
             chosen = k
             break
-        if r.follower_count[slot, k] < r.follower_count[slot, chosen]:
+        if r.follower_count[triple, k] < r.follower_count[triple, chosen]:
             chosen = k
-    if r.follower[slot, chosen] != place:
-        r.context_mass[slot] -= r.follower_count[slot, chosen]
-        r.follower[slot, chosen], r.follower_count[slot, chosen] = place, 0
-    r.follower_count[slot, chosen] += TRIPLE_STEP
-    r.context_mass[slot] += TRIPLE_STEP
-    if r.follower_count[slot, chosen] > TRIPLE_LIMIT:
+    if r.follower[triple, chosen] != slot:
+        r.context_mass[triple] -= r.follower_count[triple, chosen]
+        r.follower[triple, chosen], r.follower_count[triple, chosen] = slot, 0
+    r.follower_count[triple, chosen] += TRIPLE_STEP
+    r.context_mass[triple] += TRIPLE_STEP
+    if r.follower_count[triple, chosen] > TRIPLE_LIMIT:
         mass = 0
         for k in range(FOLLOWERS):
-            r.follower_count[slot, k] >>= 1
-            mass += r.follower_count[slot, k]
-        r.context_mass[slot] = mass
+            r.follower_count[triple, k] >>= 1
+            mass += r.follower_count[triple, k]
+        r.context_mass[triple] = mass
 
 
 @compiled
-def count(r: Record, symbol: int, found: int) -> int:
-    """Count a symbol that was found at a place (0: at none); return the place it has from now on."""
+def count(r: LaneRow, symbol: int, found: int) -> int:
+    """Count a symbol that was found at a slot (0: at none); return the slot it has from now on."""
     if r.events == 0:
         r.slow_weight = r.quick_weight = 1.0
     else:
@@ -254,7 +254,7 @@ def count(r: Record, symbol: int, found: int) -> int:
         r.quick_mass /= MAX_WEIGHT
         r.quick_weight /= MAX_WEIGHT
 
-    # what happened: the symbol's place as it was before, so that something new is learnt of place 0
+    # what happened: the symbol's slot as it was before, so that something new is learnt of slot 0
     r.slow[found] += np.float32(r.slow_weight)
     r.slow_mass += r.slow_weight
     r.quick[found] += np.float32(r.quick_weight)
@@ -267,40 +267,40 @@ def count(r: Record, symbol: int, found: int) -> int:
         if r.before > 0:
             _learn_triple(r, found)
 
-    place = found
+    slot = found
     if found == 0:
         r.seen[0] = r.events
-        if r.used < PLACES:
+        if r.used < SLOTS:
             r.used += 1
-            place = r.used
+            slot = r.used
         else:
-            place = 1
+            slot = 1
             for k in range(2, SIZE):
-                if r.seen[k] < r.seen[place]:
-                    place = k
+                if r.seen[k] < r.seen[slot]:
+                    slot = k
             previous = r.previous
-            _forget(r, place)
-            r.previous = 0 if previous == place else previous
-        r.symbol[place] = symbol
-    r.seen[place] = r.events
-    r.recent[r.events % RECENT] = place + (NEW if found == 0 else 0)
+            _forget(r, slot)
+            r.previous = 0 if previous == slot else previous
+        r.symbol[slot] = symbol
+    r.seen[slot] = r.events
+    r.recent[r.events % RECENT] = slot + (NEW if found == 0 else 0)
     r.events += 1
-    r.before, r.previous = r.previous, place
-    return place
+    r.before, r.previous = r.previous, slot
+    return slot
 
 
 @compiled
-def keep_record(r: Record, x: Float32, found: int) -> None:
+def update_expert_record(r: LaneRow, x: Float32, found: int) -> None:
     """Let the experts' record of late know what each gave to what came."""
     for expert in range(SCORED_EXPERTS):
         r.record[expert] += np.float32(RECORD_DECAY) * (max(x[expert, found], np.float32(-12.0)) - r.record[expert])
 
 
 @compiled(fastmath={"contract"}, error_model="numpy")
-def step(w: Weights, r: Record, place: int, is_new: bool, z: Float32) -> None:
+def step(w: Weights, r: LaneRow, slot: int, is_new: bool, z: Float32) -> None:
     """Step a lane's network by an event; z is scratch [4 hidden]."""
     for j in range(4 * HIDDEN):
-        z[j] = w.inputs[place, j]
+        z[j] = w.inputs[slot, j]
     if is_new:
         for j in range(4 * HIDDEN):
             z[j] += w.is_new[j]
@@ -316,9 +316,9 @@ def step(w: Weights, r: Record, place: int, is_new: bool, z: Float32) -> None:
 
 
 @compiled(fastmath={"contract"}, error_model="numpy")
-def distribution(w: Weights, r: Record, x: Float32, statistics: Float32, mix: Float32, p: Float32) -> None:
-    """Write the probabilities p [SIZE] of the next event's place: 0 to `used`; `evidence` and `mix` are scratch."""
-    evidence(r, x, statistics)
+def distribution(w: Weights, r: LaneRow, x: Float32, statistics: Float32, mix: Float32, p: Float32) -> None:
+    """Write the probabilities p [SIZE] of the next event's slot, 0 to `used`; x, statistics and mix are scratch."""
+    expert_log_probs(r, x, statistics)
     for e in range(EXPERTS + 1):
         mix[e] = w.mix_bias[e]
     for k in range(HIDDEN):
@@ -332,26 +332,26 @@ def distribution(w: Weights, r: Record, x: Float32, statistics: Float32, mix: Fl
         p[k] = 0.0
     for k in range(HIDDEN):
         a = r.hidden[k]
-        for place in range(last):
-            p[place] += a * w.out[k, place]
+        for slot in range(last):
+            p[slot] += a * w.out[k, slot]
     for e in range(EXPERTS):
         g = np.float32(2.0) * _sigmoid(mix[e])
-        for place in range(last):
-            p[place] += g * x[e, place]
+        for slot in range(last):
+            p[slot] += g * x[e, slot]
     p[0] += mix[EXPERTS]
     largest = p[0]
-    for place in range(last):
-        largest = max(largest, p[place])
+    for slot in range(last):
+        largest = max(largest, p[slot])
     total = np.float32(0.0)
-    for place in range(last):
-        p[place] = math.exp(p[place] - largest)
-        total += p[place]
-    for place in range(last):
-        p[place] /= total
+    for slot in range(last):
+        p[slot] = math.exp(p[slot] - largest)
+        total += p[slot]
+    for slot in range(last):
+        p[slot] /= total
 
 
 @compiled
-def prime(w: Weights, r: Record) -> None:
+def prime(w: Weights, r: LaneRow) -> None:
     """Give a lane a hidden state of these weights: step through its last events again."""
     z = np.empty(4 * HIDDEN, np.float32)
     for k in range(HIDDEN):
@@ -363,7 +363,7 @@ def prime(w: Weights, r: Record) -> None:
 
 
 @compiled
-def _rarity(r: Record, found: int) -> float:
+def _rarity(r: LaneRow, found: int) -> float:
     """Return -log of the share of past events, slowly forgotten, that were this symbol or a rarer one, in nats.
 
     The network gets used to a burst within some events; this does not.
@@ -372,21 +372,21 @@ def _rarity(r: Record, found: int) -> float:
         return 0.0
     smoothing = SMOOTHING * r.slow_weight
     rarer = smoothing
-    for place in range(r.used + 1):
-        if r.slow[place] <= r.slow[found]:
-            rarer += r.slow[place]
+    for slot in range(r.used + 1):
+        if r.slow[slot] <= r.slow[found]:
+            rarer += r.slow[slot]
     return -math.log(min(rarer / (r.slow_mass + smoothing), 1.0))
 
 
 @compiled
-def foresee(
-    lanes: Record,  # LANE_SYMBOLS
+def predict(
+    lanes: LaneRow,  # LANE_SYMBOLS
     w: Weights,
     row: NDArray[np.int64],  # [observations] of `lanes`; -1: a number, passed over
     symbol: NDArray[np.int64],  # [observations] hash, not 0
     first: int,
     last: int,
-    out: Record,  # FORESEEN [observations]
+    out: LaneRow,  # PREDICTION [observations]
 ) -> None:
     """Scan observations first..last: what was foreseen of each, and then learn it."""
     x, statistics = np.empty((EXPERTS, SIZE), np.float32), np.empty(STATISTICS, np.float32)
@@ -397,31 +397,31 @@ def foresee(
         r, o = lanes[row[j]], out[j]
         if r.network != w.network:
             prime(w, r)
-        found = place_of(r, symbol[j])
+        found = slot_of(r, symbol[j])
         distribution(w, r, x, statistics, mix, p)
-        o.likely, o.likely_p, tail = 0, 0.0, 0.0
-        for place in range(r.used + 1):
-            if p[place] <= p[found]:
-                tail += p[place]
-            if place > 0 and p[place] > o.likely_p:
-                o.likely, o.likely_p = r.symbol[place], p[place]
+        o.top, o.top_p, tail = 0, 0.0, 0.0
+        for slot in range(r.used + 1):
+            if p[slot] <= p[found]:
+                tail += p[slot]
+            if slot > 0 and p[slot] > o.top_p:
+                o.top, o.top_p = r.symbol[slot], p[slot]
         o.p, o.is_new = p[found], found == 0
         o.surprise = -math.log(max(p[found], np.float32(MIN_PROBABILITY)))
         o.tail = max(-math.log(min(max(tail, MIN_PROBABILITY), 1.0)), _rarity(r, found))
-        keep_record(r, x, found)
+        update_expert_record(r, x, found)
         step(w, r, count(r, symbol[j], found), found == 0, z)
 
 
 @compiled
-def trace(
-    lanes: Record,  # LANE_SYMBOLS [lanes], carried on
+def replay_counts(
+    lanes: LaneRow,  # LANE_SYMBOLS [lanes], carried on
     symbols: NDArray[np.int64],  # [lanes, rows]
     from_row: int,
     x: Float32,  # out [rows - from_row, lanes, EXPERTS, SIZE]
     statistics: Float32,  # out [rows - from_row, lanes, STATISTICS]
-    used: NDArray[np.int64],  # out [rows - from_row, lanes] places in use before each event
-    found: NDArray[np.int64],  # out likewise: the event's place then, 0 if none
-    place: NDArray[np.int64],  # out likewise: its place from then on
+    used: NDArray[np.int64],  # out [rows - from_row, lanes] slots in use before each event
+    found: NDArray[np.int64],  # out likewise: the event's slot then, 0 if none
+    slot: NDArray[np.int64],  # out likewise: its slot from then on
 ) -> None:
     """Take sequences through counting alone, and write what the network would see from a row on: for its training."""
     scrap = np.zeros((EXPERTS, SIZE), np.float32)
@@ -430,15 +430,15 @@ def trace(
     for lane in range(len(lanes)):
         r = lanes[lane]
         for row in range(rows):
-            here = place_of(r, symbols[lane, row])
+            here = slot_of(r, symbols[lane, row])
             t = row - from_row
             if t >= 0:
-                evidence(r, x[t, lane], statistics[t, lane])
+                expert_log_probs(r, x[t, lane], statistics[t, lane])
                 used[t, lane], found[t, lane] = r.used, here
-                keep_record(r, x[t, lane], here)
+                update_expert_record(r, x[t, lane], here)
             elif t >= -256:
-                evidence(r, scrap, scrap_statistics)
-                keep_record(r, scrap, here)
+                expert_log_probs(r, scrap, scrap_statistics)
+                update_expert_record(r, scrap, here)
             after = count(r, symbols[lane, row], here)
             if t >= 0:
-                place[t, lane] = after
+                slot[t, lane] = after

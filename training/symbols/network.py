@@ -2,18 +2,18 @@
 
     python -m training.symbols.network                    # makes the shipped prior again: minutes on one core
 
-What a lane has counted (`symbol_kernels.py`) gives for each place k the log-probabilities x_1..x_4 of four experts
+What a lane has counted (`kernels.py`) gives for each slot k the log-probabilities x_1..x_4 of four experts
 (symbols slowly and quickly forgotten, pairs, triples) and x_5, minus half the log of the events since k was last seen.
-An LSTM reads the sequence of places; its hidden state h and statistics s of the counting (how much each expert has
+An LSTM reads the sequence of slots; its hidden state h and statistics s of the counting (how much each expert has
 seen, how well it did of late) say how far each is to be trusted:
 
     h_t = LSTM(E[place_t] + n [the symbol was new], h_(t-1))
     g = 2 sigmoid(G [h, s] + b)                                  weights of the experts
     z_k = g_1 x_1k + ... + g_5 x_5k + (O h)_k + [k = 0] v.[h, s]
-    p = softmax(z) over place 0 and the places in use            surprise of the symbol at place k: -log p_k
+    p = softmax(z) over slot 0 and the slots in use            surprise of the symbol at slot k: -log p_k
 
 So a symbol never seen has a probability that was learnt, by whatever new symbols meant in lanes that were like this.
-Places are given in order of appearance, so in training every sequence has a vocabulary of its own, in any order.
+Slots are given in order of appearance, so in training every sequence has a vocabulary of its own, in any order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from training.symbols.kernels import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, trace
+from training.symbols.kernels import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, replay_counts
 from training.symbols.synthetic import KINDS, make_symbols
 from training.symbols.weights import EMBEDDING, FILE, shipped_arrays
 
@@ -53,18 +53,18 @@ HELD_BACK_SEED, HELD_BACK_BATCHES = 20_150_101, 20
 EXPERT_NAMES = ("single symbols", "single symbols, quickly forgotten", "pairs", "triples")
 
 
-class Sequences(NamedTuple):
-    """What counting makes of events [rows, lanes]; `found` is the place an event had, `place` that from then on."""
+class SymbolSequences(NamedTuple):
+    """What counting makes of events [rows, lanes]; `found` is the slot an event had, `slot` that from then on."""
 
     x: Tensor  # float32 [rows, lanes, EXPERTS, SIZE]
     statistics: Tensor  # float32 [rows, lanes, STATISTICS]
     used: Tensor  # int64 [rows, lanes]
     found: Tensor  # int64 [rows, lanes]
-    place: Tensor  # int64 [rows, lanes]
+    slot: Tensor  # int64 [rows, lanes]
 
 
 class SymbolNetwork(nn.Module):
-    """LSTM over places, and how it mixes what was counted; `state` is [lanes, 2 * HIDDEN], the caller's to keep."""
+    """LSTM over slots, and how it mixes what was counted; `state` is [lanes, 2 * HIDDEN], the caller's to keep."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,10 +85,10 @@ class SymbolNetwork(nn.Module):
         with torch.no_grad():  # to start from: pairs and triples share, the others hardly count
             self.mix.bias.copy_(torch.tensor([-3.0, -3.0, -1.0, -1.0, -4.0, 0.0]))
 
-    def forward(self, part: Sequences, state: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, part: SymbolSequences, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p [rows, lanes, SIZE] of each event by what was known before it, and the state after the last."""
         hidden, cell = state[:, :HIDDEN], state[:, HIDDEN:]
-        inputs = self.embedding(part.place) + (part.found == 0)[..., None] * self.is_new
+        inputs = self.embedding(part.slot) + (part.found == 0)[..., None] * self.is_new
         outputs, (last, cell) = self.rnn(inputs, (hidden[None].contiguous(), cell[None].contiguous()))
         before = torch.cat([hidden[None], outputs[:-1]])
         mix = self.mix(torch.cat([before, part.statistics], dim=-1))
@@ -110,28 +110,28 @@ def load_symbols() -> SymbolNetwork:
     return network.eval()
 
 
-def sequences_of(symbols: list[NDArray[np.int64]], from_row: int) -> Sequences:
+def count_sequences(symbols: list[NDArray[np.int64]], from_row: int) -> SymbolSequences:
     """Count sequences of one length; return what the network sees of the events from a row on."""
     rows, lanes = len(symbols[0]) - from_row, len(symbols)
     x, statistics = np.zeros((rows, lanes, EXPERTS, SIZE), np.float32), np.zeros((rows, lanes, STATISTICS), np.float32)
-    used, found, place = (np.zeros((rows, lanes), np.int64) for _ in range(3))
-    trace(np.zeros(lanes, LANE_SYMBOLS), np.stack(symbols), from_row, x, statistics, used, found, place)
-    return Sequences(*(torch.from_numpy(array) for array in (x, statistics, used, found, place)))
+    used, found, slot = (np.zeros((rows, lanes), np.int64) for _ in range(3))
+    replay_counts(np.zeros(lanes, LANE_SYMBOLS), np.stack(symbols), from_row, x, statistics, used, found, slot)
+    return SymbolSequences(*(torch.from_numpy(array) for array in (x, statistics, used, found, slot)))
 
 
-def drawn(rng: np.random.Generator, lanes: int, kind: str | None = None) -> Sequences:
+def draw_sequences(rng: np.random.Generator, lanes: int, kind: str | None = None) -> SymbolSequences:
     """Draw sequences of any kind, after a past of any length: half of them short."""
     past = int(np.exp(rng.uniform(0.0, np.log(MAX_PAST)))) if rng.random() < 0.8 else 0
-    return sequences_of([make_symbols(rng, past + ROWS, kind) for _ in range(lanes)], past)
+    return count_sequences([make_symbols(rng, past + ROWS, kind) for _ in range(lanes)], past)
 
 
-def figures(network: SymbolNetwork) -> dict[str, float]:
+def metrics(network: SymbolNetwork) -> dict[str, float]:
     """Judge on held-back sequences: mean NLL in nats, beside that of each expert alone."""
     found: dict[str, list[float]] = {}
     rng = np.random.default_rng(HELD_BACK_SEED)
     for number in range(HELD_BACK_BATCHES):
         kind = KINDS[number % len(KINDS)]
-        part = drawn(rng, LANES, kind)
+        part = draw_sequences(rng, LANES, kind)
         with torch.inference_mode():
             log_p, _ = network(part, torch.zeros(LANES, 2 * HIDDEN))
         nll = float(surprise(log_p, part.found).mean())
@@ -154,7 +154,7 @@ def train_symbols(seed: int, batches: int) -> SymbolNetwork:
     schedule = OneCycleLR(optimiser, PEAK_RATE, total_steps=steps)
     with tqdm(total=steps, desc=f"symbols, seed {seed}", unit="step", disable=None) as progress:
         for _ in range(batches):
-            batch = drawn(rng, LANES)
+            batch = draw_sequences(rng, LANES)
             state = torch.zeros(LANES, 2 * HIDDEN)
             for part in _chunks(batch):
                 optimiser.zero_grad(set_to_none=True)
@@ -170,9 +170,9 @@ def train_symbols(seed: int, batches: int) -> SymbolNetwork:
     return network.eval()
 
 
-def _chunks(batch: Sequences) -> Iterator[Sequences]:
+def _chunks(batch: SymbolSequences) -> Iterator[SymbolSequences]:
     for first in range(0, len(batch.found), CHUNK):
-        yield Sequences(*(tensor[first : first + CHUNK] for tensor in batch))
+        yield SymbolSequences(*(tensor[first : first + CHUNK] for tensor in batch))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -189,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     seconds = time.monotonic() - began
     about = {
         "seed": options.seed,
-        "figures": figures(network),
+        "figures": metrics(network),
         "recipe": {"batches": options.batches, "lanes": LANES, "rows": ROWS, "chunk": CHUNK, "peak_rate": PEAK_RATE,
                    "longest_past": MAX_PAST},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},

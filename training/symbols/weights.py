@@ -48,7 +48,7 @@ def shipped_arrays() -> dict[str, Float32]:
     return found
 
 
-def laid_out(value: Mapping[str, Float32]) -> Weights:
+def kernel_weights(value: Mapping[str, Float32]) -> Weights:
     """Lay arrays out for the kernels; the embedding is multiplied through the input gates once and for all."""
     W = value["rnn.weight_ih_l0"].T
     inputs = value["embedding.weight"] @ W + value["rnn.bias_ih_l0"] + value["rnn.bias_hh_l0"]

@@ -24,7 +24,7 @@ from detector.config.settings import Settings
 from tests.brokers import Broker
 from tests.fleets import odd_waves
 from training.network.model import Forecaster
-from training.network.registry import About, Registry
+from training.network.registry import ModelCard, Registry
 from training.retrain import challenger
 
 pytestmark = pytest.mark.kafka
@@ -148,7 +148,7 @@ def test_a_model_is_trained_on_a_topic_and_no_group_knows_of_it(broker: Broker, 
     waves = odd_waves(2, 3000)
     write(broker, name, {p: [*events(f"wave-{p}", wave), b"not JSON"] for p, wave in enumerate(waves)})
     Registry(tmp_path / "small").save(
-        Forecaster(hidden_size=8).weights, About(parent="", trained_at=1.0, seed=0, rows=0, figures={})
+        Forecaster(hidden_size=8).weights, ModelCard(parent="", trained_at=1.0, seed=0, rows=0, figures={})
     )
     chosen = Settings.model_validate(
         {

@@ -10,10 +10,10 @@ from detector.commands import train
 from training.retrain import challenger
 
 QUICK = {"REPLAY_POOL": 32, "REPLAY_JUDGES": 32, "REPLAY_MARGIN": math.inf}  # of training.retrain.challenger
-SERIES = replace(train.SERIES, steps=60)
+SERIES_PLAN = replace(train.SERIES_PLAN, steps=60)
 
 if __name__ == "__main__":
-    train.SERIES = SERIES
+    train.SERIES_PLAN = SERIES_PLAN
     for name, value in QUICK.items():
         setattr(challenger, name, value)
     main()

@@ -19,7 +19,7 @@ from connectors.batches import Scores
 from detector.cli import main
 from detector.commands.smooth import EDGE, ScoredHistory, Smoothed, SmoothError, smooth, tail_share
 from tests.streams import DAY, HOUR, MINUTE, START, WEEK, Event, batch_of, clock
-from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, SETTLED, featurise
+from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, WARM_UP_EVENTS, featurise
 from training.network.model import Forecaster
 from training.network.weights import load_prior
 
@@ -49,7 +49,7 @@ def causal(prior: Forecaster, time: Int64, value: Float64) -> tuple[Float64, Flo
     mean, deviation = frames["mean"], frames["deviation"]
     z = (np.arcsinh((value - mean) / deviation) - location) / np.exp(scale)
     tail = 2.0 * stats.t.sf(np.abs(z), freedom)
-    tail[:SETTLED] = np.nan
+    tail[:WARM_UP_EVENTS] = np.nan
     return mean + deviation * np.sinh(location), -np.log10(tail_share(tail))
 
 
@@ -168,7 +168,7 @@ def test_a_lane_that_never_moves_has_nothing_odd(prior: Forecaster) -> None:
 
 
 def test_the_shortest_histories_have_no_answer(prior: Forecaster) -> None:
-    for rows in (0, 1, 2, SETTLED):
+    for rows in (0, 1, 2, WARM_UP_EVENTS):
         smoothed = alone(prior, clock(rows), np.arange(float(rows)))
         assert len(smoothed.score) == rows
         assert np.isnan(smoothed.score).all()

@@ -29,7 +29,7 @@ from tests.fleets import noise, odd_waves
 from training.network.horizons import HORIZONS
 from training.network.input_history import SCALE, WINDOW
 from training.network.model import Forecaster
-from training.network.registry import About, Registry
+from training.network.registry import ModelCard, Registry
 from training.network.weights import load_prior
 from training.retrain import challenger
 
@@ -62,7 +62,7 @@ def command_line() -> Iterator[None]:
 
 def shorten(patch: pytest.MonkeyPatch) -> None:
     """Let a training take seconds."""
-    patch.setattr(train_command, "SERIES", short_train.SERIES)
+    patch.setattr(train_command, "SERIES_PLAN", short_train.SERIES_PLAN)
     for name, value in short_train.QUICK.items():
         patch.setattr(challenger, name, value)
 
@@ -83,7 +83,7 @@ def test_train_makes_a_model_that_the_next_start_begins_with(tmp_path: Path) -> 
         assert text in str(summary)
 
     registry = Registry(tmp_path / "models")
-    about = registry.about(summary.version)
+    about = registry.card(summary.version)
     assert (about.parent, about.trained_at) == (load_prior().fingerprint(), 5.0)
     begun = settings(model={"directory": str(tmp_path / "models")})
     assert first_model(begun).fingerprint() == summary.version
@@ -166,7 +166,7 @@ def small(directory: Path, **shape: object) -> Settings:
     """Return settings whose model.directory holds a small untrained network."""
     torch.manual_seed(0)
     model = Forecaster(hidden_size=8, **shape).weights
-    Registry(directory).save(model, About(parent="", trained_at=1.0, seed=0, rows=0, figures={}))
+    Registry(directory).save(model, ModelCard(parent="", trained_at=1.0, seed=0, rows=0, figures={}))
     return settings(model={"directory": str(directory), **model.shape._asdict()})
 
 

@@ -34,7 +34,7 @@ def models(request: pytest.FixtureRequest) -> tuple[Weights, Weights]:
     shape = SHAPES[request.param]
     torch.manual_seed(4)
     prior = load_prior(shape["cell"], shape.get("horizons", (1, 10)))
-    first, other = (Forecaster.of(prior.shaped(prior.shape._replace(**shape))) for _ in range(2))
+    first, other = (Forecaster.of(prior.reshape(prior.shape._replace(**shape))) for _ in range(2))
     with torch.no_grad():
         for model, spread in ((first, 0.02), (other, 0.05)):  # so that what was added says something too
             for parameter in model.parameters():

@@ -16,7 +16,7 @@ import torch
 from detector.config.settings import load_settings
 from detector.service.daemon import Daemon
 from training.network.model import Forecaster
-from training.network.registry import About, Registry, RegistryError
+from training.network.registry import ModelCard, Registry, RegistryError
 from training.network.shape import ModelError
 from training.network.weights import Weights, load_prior
 from training.symbols import weights
@@ -62,7 +62,7 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     daemon(folder).run()
     registry = Registry(folder / "state" / "models")
     for at in (1.0, 2.0):
-        registry.save(model(int(at)), About(parent="", trained_at=at, seed=0, rows=1, figures={}))
+        registry.save(model(int(at)), ModelCard(parent="", trained_at=at, seed=0, rows=1, figures={}))
     document = json.dumps(meta(folder) | {"model": model(2).fingerprint()}, sort_keys=True)
     with sqlite3.connect(folder / "state" / "state.db") as db:
         db.execute("UPDATE meta SET document = ?, crc = ?", (document, zlib.crc32(document.encode())))

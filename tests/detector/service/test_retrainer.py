@@ -23,7 +23,7 @@ from tests.fleets import noise, odd_waves, rings
 from tests.streams import START, table
 from training.network.weights import Weights, load_prior
 from training.retrain import challenger as retraining
-from training.retrain.outcome import Outcome
+from training.retrain.result import RetrainResult
 
 LANES = 64
 STREAM = np.arange(LANES)
@@ -59,7 +59,7 @@ def wait_for_end(retrainer: Retrainer) -> None:
         time.sleep(0.01)
 
 
-def outcome_of(retrainer: Retrainer) -> Outcome:
+def outcome_of(retrainer: Retrainer) -> RetrainResult:
     deadline = time.monotonic() + DEADLINE
     while (outcome := retrainer.result()) is None:
         assert time.monotonic() < deadline, "no outcome came"
@@ -117,7 +117,7 @@ def test_the_budget_is_of_the_threads_own_work(retrainer: Retrainer, monkeypatch
     """A machine that has no time for it delays the learning, and does not end it before it has begun."""
     real, wait, work = retraining.fine_tune, 0.0, math.inf
 
-    def kept_waiting(*args: Any, **more: Any) -> Outcome:
+    def kept_waiting(*args: Any, **more: Any) -> RetrainResult:
         nonlocal work
         time.sleep(wait)
         outcome = real(*args, **more)

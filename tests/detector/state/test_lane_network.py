@@ -13,7 +13,7 @@ from detector.state.lane_network import KernelLanes, RecurrentLanes
 from detector.state.tables import Table
 from detector.state.torch_lanes import TorchLanes
 from tests.streams import Event, Outcome, clock, fleet, in_batches, interleaved, numbered, run, seasonal, wide
-from training.network.input_history import HISTORY, WINDOW, record, unrolled
+from training.network.input_history import INPUT_HISTORY, WINDOW, record, unroll
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
 from training.network.weights import Weights, load_prior
@@ -144,7 +144,7 @@ def test_a_lane_is_primed_with_its_window_under_the_new_weights(model: Weights, 
     rng = np.random.default_rng(4)
     series = numbered(wide("s", clock(300), seasonal(rng, clock(300))[:, None]))
     run(engine, in_batches(series[:299], 100))
-    window, _, count = unrolled(windows(engine))
+    window, _, count = unroll(windows(engine))
 
     engine.use(other)
     inputs_of_next = run_one(engine, series[299])
@@ -159,7 +159,7 @@ def test_a_lane_is_primed_with_its_window_under_the_new_weights(model: Weights, 
 
 
 def windows(engine: Engine) -> np.ndarray:
-    """Return the rings of the engine's only stream, HISTORY [lanes]."""
+    """Return the rings of the engine's only stream, INPUT_HISTORY [lanes]."""
     row = engine.states.streams.rows[engine.states.slots["s"]]
     return engine.states.lanes.rows["history"][row["first_lane"] : row["first_lane"] + row["lanes"]]
 
@@ -167,7 +167,7 @@ def windows(engine: Engine) -> np.ndarray:
 def run_one(engine: Engine, event: Event) -> np.ndarray:
     """Score one event; return the inputs [1, INPUT_SIZE] that the network got for it, as its window tells."""
     run(engine, in_batches([event], 1))
-    window, _, _ = unrolled(windows(engine))
+    window, _, _ = unroll(windows(engine))
     return window[0, -1:]
 
 
@@ -283,10 +283,10 @@ def test_a_ring_unrolls_to_the_last_rows_in_their_order(rows: int) -> None:
     rng = np.random.default_rng(rows)
     inputs = rng.uniform(-6, 6, (rows, INPUT_SIZE)).astype(np.float32)
     masked = rng.random(rows) < 0.2
-    histories = np.zeros(1, HISTORY)
+    histories = np.zeros(1, INPUT_HISTORY)
     record(histories, np.zeros(rows, np.int64), inputs, masked, 0, rows)
 
-    window, hidden, count = unrolled(histories)
+    window, hidden, count = unroll(histories)
 
     kept = min(rows, WINDOW)
     assert count.tolist() == [kept]
@@ -304,7 +304,7 @@ def test_events_of_an_incident_are_masked_in_the_window(model: Weights) -> None:
 
     outcome = run(engine, in_batches(numbered(wide("s", clock(400), value[:, None])), 50))
 
-    _, masked, _ = unrolled(windows(engine))
+    _, masked, _ = unroll(windows(engine))
     begun = [a.started_at for a in outcome.alerts if a.status == "firing"]
     over = [a.ended_at for a in outcome.alerts if a.status == "resolved"] + [clock(400)[-1] + 1]
     time = clock(400)[400 - WINDOW :]

@@ -17,12 +17,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from tests.fleets import odd_waves, rings
 from training.learn.optimisers import build_optimiser, build_schedule
 from training.learn.settings import Learning
-from training.learn.tbptt import Sequences, Step, train
+from training.learn.tbptt import Sequences, TrainStep, train
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
 from training.network.weights import load_prior
 from training.retrain import challenger as retraining
-from training.retrain.outcome import Outcome
+from training.retrain.result import RetrainResult
 
 TIME, LANES = 24, 5
 
@@ -115,7 +115,7 @@ def test_adam_steps_by_the_learning_rate_whatever_the_gradient_s_size() -> None:
 def test_each_optimiser_brings_a_forecaster_s_loss_down(optimiser: Any, rate: float) -> None:
     model = forecaster()
     learning = Learning(optimiser=optimiser, learning_rate=rate, schedule="constant")
-    steps: list[Step] = []
+    steps: list[TrainStep] = []
     batches = (sequences(seed) for seed in range(30))
     train(model, batches, build_optimiser(learning, model), chunk=8, on_step=steps.append)
     assert sum(step.loss for step in steps[-9:]) / 9 < sum(step.loss for step in steps[:3]) / 3 - 0.3
@@ -285,11 +285,11 @@ def test_frozen_weights_are_left_alone() -> None:
 # --- In a retraining --------------------------------------------------------------------------------------------------
 
 
-def retrained(monkeypatch: pytest.MonkeyPatch, learning: Learning) -> tuple[Outcome, list[Step]]:
-    monkeypatch.setattr(retraining, "RINGS", replace(retraining.RINGS, steps=12))
+def retrained(monkeypatch: pytest.MonkeyPatch, learning: Learning) -> tuple[RetrainResult, list[TrainStep]]:
+    monkeypatch.setattr(retraining, "RING_PLAN", replace(retraining.RING_PLAN, steps=12))
     monkeypatch.setattr(retraining, "REPLAY_POOL", 32)
     monkeypatch.setattr(retraining, "REPLAY_JUDGES", 32)
-    steps: list[Step] = []
+    steps: list[TrainStep] = []
     histories, _ = rings(odd_waves(40, 200))
     outcome = retraining.retrain(load_prior(), histories, np.arange(40), 0, learning=learning, on_step=steps.append)
     return outcome, steps

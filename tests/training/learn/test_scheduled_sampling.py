@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from tests.bench.cures import free_running
 from training.learn.scheduled_sampling import AVERAGE_FAST, AVERAGE_SLOW, CHANGE, VALUE, ScheduledSampling, mixed
-from training.learn.tbptt import Sequences, Step, loss_of, train
+from training.learn.tbptt import Sequences, TrainStep, loss_of, train
 from training.network.inputs import FAST, INPUT_SIZE, INPUTS, LIMIT, SLOW
 from training.network.model import Forecast, Forecaster
 from training.prior.synthetic import Series
@@ -156,7 +156,7 @@ def trained(most: float | None, seed: int, batches: int = 30, size: int = 16) ->
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     train(
         model, (drawn[number % 8] for number in range(batches)), optimiser, chunk=ROWS // 4,
-        loss=loss_of if most is None else sampling, on_step=sampling.heard,
+        loss=loss_of if most is None else sampling, on_step=sampling.on_step,
         schedule=CosineAnnealingLR(optimiser, steps),
     )  # fmt: skip
     return model
@@ -191,7 +191,7 @@ def test_the_share_rises_from_nothing_to_what_was_asked_for_over_the_steps(rise:
     sampling = ScheduledSampling(0.4, 100, rise)  # type: ignore[arg-type]
     shares = []
     for number in range(131):
-        sampling.heard(Step(number, 0.0, 0.0, 0.0, 0.0, 0))
+        sampling.on_step(TrainStep(number, 0.0, 0.0, 0.0, 0.0, 0))
         shares.append(sampling.probability)
     assert shares[0] < 0.004
     assert shares[50] == pytest.approx(0.2)
@@ -210,7 +210,7 @@ def test_as_many_rows_are_the_network_s_own_as_the_share_says() -> None:
 
     model, batch = forecaster(), waves(0)
     sampling = ScheduledSampling(0.3, 1, loss=watched)
-    sampling.heard(Step(1, 0.0, 0.0, 0.0, 0.0, 0))
+    sampling.on_step(TrainStep(1, 0.0, 0.0, 0.0, 0.0, 0))
     sampling(model, batch, model.initial_state(LANES))
     changed = (shown[0][1:, :, VALUE] != batch.inputs[1:, :, VALUE]).float().mean()
     assert float(changed) == pytest.approx(0.3, abs=0.02)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.learn.tbptt import FAR_WEIGHT, MAX_SKIPPED, WORST_NLL, Loss, Sequences, Step, cuts, loss_of, train
+from training.learn.tbptt import FAR_WEIGHT, MAX_SKIPPED, WORST_NLL, Loss, Sequences, TrainStep, cuts, loss_of, train
 from training.network.horizons import HORIZONS
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster, student_t_nll
@@ -111,7 +111,7 @@ def test_one_wild_target_moves_the_loss_by_no_more_than_its_clamp() -> None:
 
 def test_training_lowers_the_loss_and_reports_each_step() -> None:
     model = forecaster()
-    steps: list[Step] = []
+    steps: list[TrainStep] = []
     run = train(model, (sequences(seed) for seed in range(30)), adam(model), chunk=8, on_step=steps.append)
     assert run.outcome == "finished"
     assert [step.number for step in steps] == list(range(1, 91))
@@ -125,7 +125,7 @@ def test_training_lowers_the_loss_and_reports_each_step() -> None:
 def test_the_gradient_is_clipped_by_its_global_norm() -> None:
     model = forecaster()
     kept = Keep(model)
-    steps: list[Step] = []
+    steps: list[TrainStep] = []
     train(model, [sequences()], kept, chunk=TIME, clip_norm=0.01, on_step=steps.append)
     norm = torch.cat([gradient.flatten() for gradient in kept.seen[0].values()]).norm()
     assert steps[0].gradient_norm > 0.1
@@ -136,7 +136,7 @@ def test_the_gradient_is_clipped_by_value() -> None:
     model = forecaster()
     plain, kept = Keep(model), Keep(model)
     train(model, [sequences()], plain, chunk=TIME, clip_norm=math.inf)
-    steps: list[Step] = []
+    steps: list[TrainStep] = []
     train(model, [sequences()], kept, chunk=TIME, clip_norm=math.inf, clip_value=0.003, on_step=steps.append)
     changed = 0
     for name, gradient in plain.seen[0].items():
@@ -280,7 +280,7 @@ def test_a_step_that_leaves_weights_without_a_number_ends_the_run_even_if_it_is_
     model = forecaster()
     before = weights(model)
     too_far = torch.optim.SGD(model.parameters(), lr=math.inf)  # and a gradient that is finite
-    steps: list[Step] = []
+    steps: list[TrainStep] = []
     run = train(model, [sequences()], too_far, chunk=TIME, on_step=steps.append)
     assert (run.outcome, run.steps, run.skipped, steps) == ("diverged", 0, 1, [])
     assert torch.equal(weights(model), before)
@@ -353,7 +353,7 @@ def test_the_last_steps_are_validated_too() -> None:
 
 def test_it_stops_when_asked_even_between_two_chunks() -> None:
     model = forecaster()
-    steps: list[Step] = []
+    steps: list[TrainStep] = []
 
     def endless() -> Iterator[Sequences]:
         while True:

@@ -148,7 +148,7 @@ def test_no_shapes_kernel_sees_how_events_are_cut_and_mixed(cell: str, layers: i
 @pytest.mark.parametrize("cell", CELLS)
 def test_what_is_added_to_a_network_says_nothing_before_it_has_learnt(cell: str) -> None:
     model = forecaster(16, cell=cell, horizons=(1, 2, 10))
-    larger = Forecaster.of(model.weights.shaped(Shape(cell, 16, 3, 0.2, 6, (1, 10))))
+    larger = Forecaster.of(model.weights.reshape(Shape(cell, 16, 3, 0.2, 6, (1, 10))))
     inputs = torch.from_numpy(drawn(30, 4, INPUT_SIZE))
     with torch.inference_mode():
         small, _ = model(inputs, model.initial_state(4))
@@ -176,7 +176,7 @@ def test_what_is_added_to_a_network_says_nothing_before_it_has_learnt(cell: str)
 def test_a_shape_that_would_lose_something_is_refused(changed: dict, told: str) -> None:
     model = forecaster(16, layers=2, attention_window=4)
     with pytest.raises(ModelError, match=told):
-        model.weights.shaped(model.shape._replace(**changed))
+        model.weights.reshape(model.shape._replace(**changed))
 
 
 def test_dropout_draws_one_mask_a_sequence_and_none_outside_training() -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from training.network.model import Forecaster
-from training.network.registry import KEPT, UNFINISHED, About, Registry, RegistryError
+from training.network.registry import KEPT, UNFINISHED, ModelCard, Registry, RegistryError
 
 DEADLINE = 60.0  # s
 
@@ -26,17 +26,17 @@ def forecaster(seed: int, hidden_size: int = 4) -> Forecaster:
     return Forecaster(hidden_size=hidden_size).weights
 
 
-def about(parent: str = "", trained_at: float = 0.0) -> About:
-    return About(parent=parent, trained_at=trained_at, seed=3, rows=1000, figures={"validation_loss": -0.5})
+def card(parent: str = "", trained_at: float = 0.0) -> ModelCard:
+    return ModelCard(parent=parent, trained_at=trained_at, seed=3, rows=1000, figures={"validation_loss": -0.5})
 
 
 def test_a_model_and_what_is_known_of_it_are_found_again(tmp_path: Path) -> None:
     registry, model = Registry(tmp_path / "new" / "models"), forecaster(0)
     assert registry.versions() == []
-    version = registry.save(model, about("parent", 12.5))
+    version = registry.save(model, card("parent", 12.5))
     again = Registry(registry.directory)
     assert version == model.fingerprint() == again.load(version).fingerprint()
-    assert again.about(version) == about("parent", 12.5)
+    assert again.card(version) == card("parent", 12.5)
     assert again.versions() == [version]
     assert again.trained_at(version) == 12.5
     assert math.isnan(again.trained_at(""))
@@ -44,13 +44,13 @@ def test_a_model_and_what_is_known_of_it_are_found_again(tmp_path: Path) -> None
 
 def test_versions_stand_in_the_order_of_their_training(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    saved = [registry.save(forecaster(n), about(trained_at=at)) for n, at in enumerate((5.0, 1.0, 3.0))]
+    saved = [registry.save(forecaster(n), card(trained_at=at)) for n, at in enumerate((5.0, 1.0, 3.0))]
     assert registry.versions() == [saved[1], saved[2], saved[0]]
 
 
 def test_saving_the_same_weights_twice_keeps_one_model(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    first, second = (registry.save(forecaster(0), about(trained_at=at)) for at in (1.0, 2.0))
+    first, second = (registry.save(forecaster(0), card(trained_at=at)) for at in (1.0, 2.0))
     assert first == second
     assert registry.versions() == [first]
     assert registry.trained_at(first) == 2.0
@@ -60,17 +60,17 @@ def test_a_bounded_number_is_kept_the_newest_ones(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     saved: list[str] = []
     for n in range(KEPT + 5):
-        saved.append(registry.save(forecaster(n), about(saved[-1] if saved else "prior", float(n))))
+        saved.append(registry.save(forecaster(n), card(saved[-1] if saved else "prior", float(n))))
     assert registry.versions() == saved[-KEPT:]
     assert len(list(tmp_path.iterdir())) == 2 * KEPT
 
 
 def test_the_model_in_use_and_its_parent_are_never_deleted_however_old(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    old = registry.save(forecaster(0), about("prior", 0.0))
-    in_use = registry.save(forecaster(1), about(old, 1.0))  # rolled back to, say: all that follow come from it
+    old = registry.save(forecaster(0), card("prior", 0.0))
+    in_use = registry.save(forecaster(1), card(old, 1.0))  # rolled back to, say: all that follow come from it
     for n in range(2, KEPT + 9):
-        newest = registry.save(forecaster(n), about(in_use, float(n)))
+        newest = registry.save(forecaster(n), card(in_use, float(n)))
         assert {old, in_use, newest} <= set(registry.versions())
         assert len(registry.versions()) <= KEPT
     assert registry.load(in_use).fingerprint() == in_use
@@ -80,7 +80,7 @@ def test_a_model_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -
     registry = Registry(tmp_path)
     with pytest.raises(RegistryError, match=r"model abc is not in "):
         registry.load("abc")
-    registry.save(forecaster(0), about())
+    registry.save(forecaster(0), card())
     with pytest.raises(RegistryError, match="model abc is not in "):
         registry.load("abc")
 
@@ -88,17 +88,17 @@ def test_a_model_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"parent": 1}', b"[]"])
 def test_damaged_notes_are_an_error_and_hide_no_other_model(tmp_path: Path, content: bytes) -> None:
     registry = Registry(tmp_path)
-    good, bad = (registry.save(forecaster(n), about()) for n in range(2))
+    good, bad = (registry.save(forecaster(n), card()) for n in range(2))
     (tmp_path / f"{bad}.json").write_bytes(content)
     with pytest.raises(RegistryError, match=f"{bad}.json: cannot be read"):
         registry.load(bad)
     assert registry.versions() == [good]
-    registry.save(forecaster(2), about(bad))
+    registry.save(forecaster(2), card(bad))
 
 
 def test_damaged_or_exchanged_weights_are_never_handed_out(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
-    first, second = (registry.save(forecaster(n), about()) for n in range(2))
+    first, second = (registry.save(forecaster(n), card()) for n in range(2))
     path = tmp_path / f"{first}.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-8])
@@ -115,12 +115,12 @@ def test_damaged_or_exchanged_weights_are_never_handed_out(tmp_path: Path) -> No
 def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RegistryError, match=r"cannot be written to .*file"):
-        Registry(tmp_path / "file").save(forecaster(0), about())
+        Registry(tmp_path / "file").save(forecaster(0), card())
 
 
 def test_figures_that_json_cannot_hold_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match="finite"):
-        About(parent="", trained_at=0.0, seed=0, rows=0, figures={"loss": float("nan")})
+        ModelCard(parent="", trained_at=0.0, seed=0, rows=0, figures={"loss": float("nan")})
 
 
 def save_killed_at(step: int, registry: Registry, model: Forecaster) -> bool:
@@ -138,7 +138,7 @@ def save_killed_at(step: int, registry: Registry, model: Forecaster) -> bool:
 
         try:
             sys.setprofile(kill)
-            registry.save(model, about(trained_at=time.time()))
+            registry.save(model, card(trained_at=time.time()))
         finally:
             os._exit(0)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -147,7 +147,7 @@ def save_killed_at(step: int, registry: Registry, model: Forecaster) -> bool:
 def test_after_kill_9_at_any_step_of_a_save_every_model_listed_can_be_loaded(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     for number in range(KEPT):
-        registry.save(forecaster(number), about())
+        registry.save(forecaster(number), card())
     unfinished, step = 0, 1
     while save_killed_at(step, registry, forecaster(KEPT + 2 * step)):
         versions = registry.versions()
@@ -155,7 +155,7 @@ def test_after_kill_9_at_any_step_of_a_save_every_model_listed_can_be_loaded(tmp
         for version in versions:
             assert registry.load(version).fingerprint() == version
         unfinished += len(list(tmp_path.iterdir())) != 2 * len(versions)
-        registry.save(forecaster(KEPT + 2 * step + 1), about(trained_at=time.time()))
+        registry.save(forecaster(KEPT + 2 * step + 1), card(trained_at=time.time()))
         assert len(list(tmp_path.iterdir())) == 2 * len(registry.versions()) == 2 * KEPT  # nothing is left lying about
         step += 1
     assert unfinished >= 6, "hardly a kill came in the middle of a save: this test shows nothing"
@@ -167,7 +167,7 @@ def test_of_two_processes_that_save_one_waits_for_the_other(tmp_path: Path) -> N
     unfinished.write_bytes(b"the other one's")
     other = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    saving = threading.Thread(target=registry.save, args=(forecaster(0), about()))
+    saving = threading.Thread(target=registry.save, args=(forecaster(0), card()))
     saving.start()
     saving.join(0.3)
     assert saving.is_alive()
@@ -180,8 +180,8 @@ def test_of_two_processes_that_save_one_waits_for_the_other(tmp_path: Path) -> N
 def test_models_are_made_as_the_opener_makes_files(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
-        Registry(tmp_path / "mine").save(forecaster(0), about())
-        Registry(tmp_path / "daemon", lambda path, flags: os.open(path, flags, 0o600)).save(forecaster(0), about())
+        Registry(tmp_path / "mine").save(forecaster(0), card())
+        Registry(tmp_path / "daemon", lambda path, flags: os.open(path, flags, 0o600)).save(forecaster(0), card())
     finally:
         os.umask(before)
     modes = {path.parent.name: path.stat().st_mode & 0o777 for path in tmp_path.glob("*/*")}

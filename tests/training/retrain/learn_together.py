@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from tests.fleets import odd_waves, rings
-from training.learn.tbptt import Sequences, Step, train
+from training.learn.tbptt import Sequences, TrainStep, train
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
 from training.network.weights import to_bytes
 from training.retrain import challenger
-from training.retrain.distributed import Alone, joined
+from training.retrain.distributed import SingleProcess, process_group
 from training.retrain.windows import Recorded, from_rings
 
 SHAPES = {
@@ -48,14 +48,14 @@ def batch(seed: int) -> Sequences:
     return Sequences(inputs, targets, torch.rand(targets.shape, generator=made) < share)
 
 
-def share_of(whole: Sequences, processes: Alone) -> Sequences:
-    return Sequences(*(tensor[:, processes.share] for tensor in whole))
+def share_of(whole: Sequences, processes: SingleProcess) -> Sequences:
+    return Sequences(*(tensor[:, processes.lane_slice] for tensor in whole))
 
 
-def learn(name: str, processes: Alone, k1: int, k2: int, seed: int = 0) -> tuple[Forecaster, list[Step]]:
+def learn(name: str, processes: SingleProcess, k1: int, k2: int, seed: int = 0) -> tuple[Forecaster, list[TrainStep]]:
     """Train a few steps, plainly (sgd magnifies no rounding)."""
     network = model(name, seed)
-    steps: list[Step] = []
+    steps: list[TrainStep] = []
     train(
         network,
         [share_of(batch(number), processes) for number in range(4)],
@@ -69,7 +69,7 @@ def learn(name: str, processes: Alone, k1: int, k2: int, seed: int = 0) -> tuple
     return network, steps
 
 
-def learn_with_a_spoilt_lane(processes: Alone) -> tuple[int, int]:
+def learn_with_a_spoilt_lane(processes: SingleProcess) -> tuple[int, int]:
     """Train with a batch of which one lane, the first process's, is NaN; return steps taken and skipped."""
     network = model("lstm")
     spoilt = batch(1)
@@ -86,7 +86,7 @@ def recorded() -> Recorded:
     return from_rings(histories, np.arange(64), 32)
 
 
-def fine_tuned(processes: Alone, mine: Recorded | None) -> tuple[challenger.Outcome, list[float]]:
+def fine_tuned(processes: SingleProcess, mine: Recorded | None) -> tuple[challenger.RetrainResult, list[float]]:
     """Fine-tune a small network on what the first process has recorded; return also the losses by step."""
     losses: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -94,8 +94,8 @@ def fine_tuned(processes: Alone, mine: Recorded | None) -> tuple[challenger.Outc
         patch.setattr(challenger, "REPLAY_JUDGES", 32)
         outcome = challenger.fine_tune(
             model("lstm").weights,
-            processes.received(mine),
-            replace(challenger.RINGS, steps=20),
+            processes.broadcast_data(mine),
+            replace(challenger.RING_PLAN, steps=20),
             0,
             processes=processes,
             on_step=lambda step: losses.append(step.loss),
@@ -106,7 +106,7 @@ def fine_tuned(processes: Alone, mine: Recorded | None) -> tuple[challenger.Outc
 def main(directory: Path) -> None:
     torch.set_num_threads(1)
     seen: dict[str, object] = {}
-    with joined("cpu") as processes:
+    with process_group("cpu") as processes:
         for name in SHAPES:
             # the others' first weights must not matter: they are given the first process's
             network, steps = learn(name, processes, 8, 12 if name == "lstm" else 8, seed=processes.rank)
@@ -116,7 +116,7 @@ def main(directory: Path) -> None:
         outcome, losses = fine_tuned(processes, recorded() if processes.first else None)
         seen["fine_tuned"] = losses
         seen["judged"] = (outcome.champion_loss, outcome.validation_loss, outcome.model is not None)
-        seen["agreed"] = processes.agreed(lambda: 3.5)
+        seen["broadcast"] = processes.broadcast(lambda: 3.5)
     (directory / f"{processes.rank}.json").write_text(json.dumps(seen))
 
 

@@ -20,8 +20,8 @@ from training.network.weights import load_prior
 from training.prior.synthetic import Series, make_series
 from training.prior.train import replay_set, tensors_of
 from training.retrain import challenger as retraining
-from training.retrain.challenger import HELD_BACK, REPLAY_MARGIN, RINGS, retrain
-from training.retrain.outcome import MIN_STREAMS, STILL, Outcome
+from training.retrain.challenger import HELD_BACK, REPLAY_MARGIN, RING_PLAN, retrain
+from training.retrain.result import MIN_MOVEMENT, MIN_STREAMS, RetrainResult
 from training.retrain.windows import Recorded, from_rings, window_losses
 
 ROWS = 300
@@ -32,20 +32,20 @@ STREAM = np.arange(LANES)
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a retraining take a second: enough for what is plain to see."""
-    monkeypatch.setattr(retraining, "RINGS", replace(RINGS, steps=40))
+    monkeypatch.setattr(retraining, "RING_PLAN", replace(RING_PLAN, steps=40))
     monkeypatch.setattr(retraining, "REPLAY_POOL", 32)
     monkeypatch.setattr(retraining, "REPLAY_JUDGES", 32)
 
 
 def held_back(recorded: Recorded) -> Sequences:
-    first, _ = recorded.held_back_windows(WINDOW, RINGS.settle)
-    return recorded.part(first, WINDOW, held_back=True, warm_up=RINGS.settle)
+    first, _ = recorded.held_back_windows(WINDOW, RING_PLAN.settle)
+    return recorded.part(first, WINDOW, held_back=True, warm_up=RING_PLAN.settle)
 
 
 def judged_loss(model: Forecaster, value: np.ndarray, masked: np.ndarray | None = None) -> float:
     histories, _ = rings(value, masked)
     windows = held_back(from_rings(histories, np.arange(len(value)), HELD_BACK))
-    return float(window_losses(model, windows, RINGS.settle, RINGS.passes).mean())
+    return float(window_losses(model, windows, RING_PLAN.settle, RING_PLAN.passes).mean())
 
 
 def replay_of(value: np.ndarray) -> Sequences:
@@ -93,17 +93,17 @@ def test_nothing_of_held_back_time_is_in_a_training_window() -> None:
     other = value.copy()
     other[:, ROWS - HELD_BACK :] = 100 * noise(3, HELD_BACK, seed=1)
     first, second = (from_rings(rings(v)[0], np.arange(3), HELD_BACK) for v in (value, other))
-    last = first.held - RINGS.window  # the latest place
-    drawn = first.draw(np.random.default_rng(0), 500, RINGS.window)
-    assert (np.unique(drawn % WINDOW) == np.arange(WINDOW - HELD_BACK - RINGS.window + 1)).all()
+    last = first.held - RING_PLAN.window  # the latest place
+    drawn = first.draw(np.random.default_rng(0), 500, RING_PLAN.window)
+    assert (np.unique(drawn % WINDOW) == np.arange(WINDOW - HELD_BACK - RING_PLAN.window + 1)).all()
     assert drawn.max() == last.max()
     for start in (last, drawn):
-        a, b = (r.part(start, RINGS.window, held_back=False, warm_up=RINGS.warm_up) for r in (first, second))
+        a, b = (r.part(start, RING_PLAN.window, held_back=False, warm_up=RING_PLAN.warm_up) for r in (first, second))
         assert torch.equal(a.inputs, b.inputs)
         assert torch.equal(a.mask, b.mask)
         assert torch.equal(a.targets[a.mask], b.targets[b.mask])
-        assert not a.mask[: RINGS.warm_up].any()
-        assert a.mask[RINGS.warm_up :, :, 0].all()
+        assert not a.mask[: RING_PLAN.warm_up].any()
+        assert a.mask[RING_PLAN.warm_up :, :, 0].all()
 
 
 def test_states_settle_on_rows_of_the_same_lane_before_held_back_time() -> None:
@@ -137,18 +137,18 @@ def test_held_back_windows_judge_each_held_back_row_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def promoted() -> Outcome:
+def promoted() -> RetrainResult:
     return retrain(load_prior(), rings(odd_waves(LANES, ROWS))[0], STREAM, 0)
 
 
-def test_a_fleet_unlike_anything_before_is_learnt(promoted: Outcome) -> None:
+def test_a_fleet_unlike_anything_before_is_learnt(promoted: RetrainResult) -> None:
     assert promoted.outcome == "promoted", promoted.reason
     assert promoted.model is not None
     assert promoted.validation_loss < promoted.champion_loss - 0.15
-    assert promoted.steps == RINGS.steps
+    assert promoted.steps == RING_PLAN.steps
     assert 0 < promoted.gradient_norm < 100
     assert set(promoted.losses) == {"training", "validation"}
-    about = promoted.about(trained_at=7.0)
+    about = promoted.model_card(trained_at=7.0)
     assert (about.parent, about.trained_at, about.rows) == (load_prior().fingerprint(), 7.0, LANES * 96)
     strangers = odd_waves(50, ROWS, seed=9)
     assert (
@@ -157,7 +157,7 @@ def test_a_fleet_unlike_anything_before_is_learnt(promoted: Outcome) -> None:
     )
 
 
-def test_the_gain_lasts_far_beyond_the_windows_it_was_learnt_from(promoted: Outcome) -> None:
+def test_the_gain_lasts_far_beyond_the_windows_it_was_learnt_from(promoted: RetrainResult) -> None:
     """A lane that has run for long has a state that no short window shows from nothing."""
     assert promoted.model is not None
     value = odd_waves(20, 2200, seed=4)
@@ -167,10 +167,10 @@ def test_the_gain_lasts_far_beyond_the_windows_it_was_learnt_from(promoted: Outc
     assert after < before - 0.15
 
 
-def test_what_the_prior_knew_is_not_given_up_for_it(promoted: Outcome) -> None:
+def test_what_the_prior_knew_is_not_given_up_for_it(promoted: RetrainResult) -> None:
     assert promoted.model is not None
     replay = replay_set(np.random.default_rng(99), 300, WINDOW)
-    moving = replay.inputs[..., 0].std(dim=0).numpy() > STILL
+    moving = replay.inputs[..., 0].std(dim=0).numpy() > MIN_MOVEMENT
     before, after = (
         window_losses(Forecaster.of(model), replay, 64, 5)[moving].mean() for model in (load_prior(), promoted.model)
     )
@@ -246,7 +246,7 @@ def test_what_an_incident_held_does_not_matter_to_the_last_bit() -> None:
     for known in (recorded.known, untold.known):
         poisoned = recorded._replace(known=known, targets=np.where(recorded.known, recorded.targets, np.float32(6.0)))
         for variant in (recorded._replace(known=known), poisoned):
-            outcome = retraining.fine_tune(load_prior(), variant, retraining.RINGS, 0)
+            outcome = retraining.fine_tune(load_prior(), variant, retraining.RING_PLAN, 0)
             assert outcome.model is not None
             found.append((outcome.model.fingerprint(), outcome.validation_loss))
     assert found[0] == found[1]
@@ -296,6 +296,6 @@ def test_a_champion_that_cannot_be_trained_is_a_failure_told_as_such() -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_large_fleet_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.retrain.outcome.MAX_LANES", 100)
+    monkeypatch.setattr("training.retrain.result.MAX_LANES", 100)
     outcome = retrain(load_prior(), rings(odd_waves(LANES, ROWS))[0], STREAM, 0)
     assert outcome.rows == 100 * (WINDOW - HELD_BACK)

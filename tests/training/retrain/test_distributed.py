@@ -15,7 +15,7 @@ import torch
 from tests.training.retrain import learn_together as together
 from training.network.model import Forecaster
 from training.network.weights import load_weights
-from training.retrain.distributed import Alone, joined, launched
+from training.retrain.distributed import SingleProcess, launched, process_group
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 DEADLINE = 800  # seconds; 15 on two idle cores
@@ -40,7 +40,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
 def test_two_processes_learn_what_one_learns(both: tuple[Path, list[dict[str, Any]]], name: str) -> None:
     """Whatever the cell, though their lanes hold different numbers of targets."""
     directory, seen = both
-    alone, steps = together.learn(name, Alone(), 8, 12 if name == "lstm" else 8)
+    alone, steps = together.learn(name, SingleProcess(), 8, 12 if name == "lstm" else 8)
     assert len(steps) == 12
     for rank in range(2):
         for one, two in zip(steps, seen[rank][name], strict=True):
@@ -54,7 +54,7 @@ def test_a_mean_of_means_would_not_do() -> None:
     """Or the test above shows nothing: the shares' own losses do not average to the loss of all lanes."""
     whole = together.batch(0)
     network = together.model("lstm")
-    loss = Alone().loss(network)
+    loss = SingleProcess().loss(network)
     shares = [together.Sequences(*(tensor[:, rank::2] for tensor in whole)) for rank in range(2)]
     parts = [float(loss(network, part, network.initial_state(part.inputs.shape[1]))[0].detach()) for part in shares]
     assert abs(sum(parts) / 2 - float(loss(network, whole, network.initial_state(together.LANES))[0].detach())) > 1e-3
@@ -66,7 +66,7 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_both(both: tuple
 
 
 def test_fine_tuning_gives_the_same_losses_and_only_the_first_judges(both: tuple[Path, list[dict[str, Any]]]) -> None:
-    outcome, losses = together.fine_tuned(Alone(), together.recorded())
+    outcome, losses = together.fine_tuned(SingleProcess(), together.recorded())
     assert len(losses) == 20
     first, second = both[1]
     assert first["fine_tuned"] == pytest.approx(losses, rel=1e-4)  # Adam's steps are as long where gradients are tiny
@@ -77,14 +77,14 @@ def test_fine_tuning_gives_the_same_losses_and_only_the_first_judges(both: tuple
 
 
 def test_an_answer_of_the_first_is_everybodys(both: tuple[Path, list[dict[str, Any]]]) -> None:
-    assert [seen["agreed"] for seen in both[1]] == [3.5, 3.5]
+    assert [seen["broadcast"] for seen in both[1]] == [3.5, 3.5]
 
 
 def test_without_torchrun_a_process_is_alone() -> None:
     assert not launched()
-    with joined("cpu") as processes:
+    with process_group("cpu") as processes:
         assert (processes.rank, processes.size, processes.first) == (0, 1, True)
-        assert processes.agreed(lambda: 2.0) == 2.0
+        assert processes.broadcast(lambda: 2.0) == 2.0
         assert list(range(5))[processes.share] == list(range(5))
 
 
@@ -94,7 +94,7 @@ def test_two_gpus_learn_what_one_process_learns(tmp_path: Path) -> None:
     program = (
         "import sys, json, torch\n"
         "from tests.training.retrain import learn_together as t\n"
-        "with t.joined('cuda') as p:\n"
+        "with t.process_group('cuda') as p:\n"
         "    outcome, losses = t.fine_tuned(p, t.recorded() if p.first else None)\n"
         "if p.first: open(sys.argv[1], 'w').write(json.dumps(losses))\n"
     )
@@ -105,13 +105,13 @@ def test_two_gpus_learn_what_one_process_learns(tmp_path: Path) -> None:
          str(tmp_path / "losses.json")],
         cwd=CHECKOUT, env={"PYTHONPATH": str(CHECKOUT)}, timeout=DEADLINE, check=True,
     )  # fmt: skip
-    _, losses = together.fine_tuned(Alone(), together.recorded())
+    _, losses = together.fine_tuned(SingleProcess(), together.recorded())
     assert json.loads((tmp_path / "losses.json").read_text()) == pytest.approx(losses, rel=1e-2)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_one_process_learns_the_same_on_a_gpu() -> None:
-    _, losses = together.fine_tuned(Alone(), together.recorded())
-    _, on_gpu = together.fine_tuned(Alone("cuda"), together.recorded())
+    _, losses = together.fine_tuned(SingleProcess(), together.recorded())
+    _, on_gpu = together.fine_tuned(SingleProcess("cuda"), together.recorded())
     assert on_gpu == pytest.approx(losses, rel=1e-2)  # cuDNN multiplies in TF32

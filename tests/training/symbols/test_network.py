@@ -11,32 +11,32 @@ from hypothesis import strategies as st
 
 from training.symbols.kernels import (
     EXPERTS,
-    FORESEEN,
     HIDDEN,
     LANE_SYMBOLS,
-    PLACES,
+    PREDICTION,
     RECENT,
     SIZE,
+    SLOTS,
     STATISTICS,
     count,
     distribution,
-    foresee,
-    place_of,
+    predict,
     prime,
+    slot_of,
 )
 from training.symbols.network import (
     FILE,
     HELD_BACK_BATCHES,
     SymbolNetwork,
-    drawn,
-    figures,
+    count_sequences,
+    draw_sequences,
     load_symbols,
-    sequences_of,
+    metrics,
     surprise,
     train_symbols,
 )
 from training.symbols.synthetic import KINDS, make_symbols
-from training.symbols.weights import laid_out, shipped_arrays
+from training.symbols.weights import kernel_weights, shipped_arrays
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,14 @@ def network():
 
 @pytest.fixture(scope="module")
 def weights(network):
-    return laid_out(shipped_arrays())
+    return kernel_weights(shipped_arrays())
 
 
 def learnt(symbols):
     """Return a lane that has counted symbols."""
     lanes = np.zeros(1, LANE_SYMBOLS)
     for symbol in symbols:
-        count(lanes[0], symbol, place_of(lanes[0], symbol))
+        count(lanes[0], symbol, slot_of(lanes[0], symbol))
     return lanes
 
 
@@ -65,10 +65,10 @@ def distribution_of(weights, lane):
 
 
 def seen_by(weights, symbols):
-    """Return FORESEEN of one lane's events."""
+    """Return PREDICTION of one lane's events."""
     symbols = np.asarray(symbols, np.int64)
-    out = np.zeros(len(symbols), FORESEEN)
-    foresee(np.zeros(1, LANE_SYMBOLS), weights, np.zeros(len(symbols), np.int64), symbols, 0, len(symbols), out)
+    out = np.zeros(len(symbols), PREDICTION)
+    predict(np.zeros(1, LANE_SYMBOLS), weights, np.zeros(len(symbols), np.int64), symbols, 0, len(symbols), out)
     return out
 
 
@@ -85,7 +85,7 @@ def test_the_places_probabilities_sum_to_one_whatever_a_lane_has_seen(weights, s
 def test_the_kernel_says_what_torch_says(network, weights):
     rng = np.random.default_rng(3)
     symbols = [make_symbols(rng, 500, kind) for kind in KINDS]
-    part = sequences_of(symbols, 0)
+    part = count_sequences(symbols, 0)
     with torch.inference_mode():
         wanted = surprise(network(part, torch.zeros(len(symbols), 2 * HIDDEN))[0], part.found).numpy()
     for lane, sequence in enumerate(symbols):
@@ -93,7 +93,7 @@ def test_the_kernel_says_what_torch_says(network, weights):
 
 
 def test_a_chunk_carries_the_state_on(network):
-    part = sequences_of([make_symbols(np.random.default_rng(4), 60)], 0)
+    part = count_sequences([make_symbols(np.random.default_rng(4), 60)], 0)
     with torch.inference_mode():
         whole, last = network(part, torch.zeros(1, 2 * HIDDEN))
         state, pieces = torch.zeros(1, 2 * HIDDEN), []
@@ -122,10 +122,10 @@ def test_the_order_in_which_symbols_first_appeared_matters_little(weights):
 
 
 def test_a_full_vocabulary_gives_the_place_of_the_symbol_not_seen_for_longest(weights):
-    lanes = learnt([*range(1, PLACES + 1), 1, 2, 3])
-    assert place_of(lanes[0], 4) == 4
+    lanes = learnt([*range(1, SLOTS + 1), 1, 2, 3])
+    assert slot_of(lanes[0], 4) == 4
     assert count(lanes[0], 1000, 0) == 4
-    assert (place_of(lanes[0], 4), place_of(lanes[0], 1000), int(lanes[0]["used"])) == (0, 4, PLACES)
+    assert (slot_of(lanes[0], 4), slot_of(lanes[0], 1000), int(lanes[0]["used"])) == (0, 4, SLOTS)
     assert lanes[0]["pairs"][5].sum() == lanes[0]["pair_mass"][5]
     p, _ = distribution_of(weights, lanes[0])
     assert p.sum() == pytest.approx(1.0, abs=1e-5)
@@ -165,12 +165,12 @@ def test_a_primed_lane_foresees_as_one_that_never_left(weights, kind):
     symbols = make_symbols(np.random.default_rng(10), 600, kind)
     row, found = np.zeros(len(symbols), np.int64), []
     for primed in (False, True):
-        lanes, out = np.zeros(1, LANE_SYMBOLS), np.zeros(len(symbols), FORESEEN)
-        foresee(lanes, weights, row, symbols, 0, 500, out)
+        lanes, out = np.zeros(1, LANE_SYMBOLS), np.zeros(len(symbols), PREDICTION)
+        predict(lanes, weights, row, symbols, 0, 500, out)
         if primed:
             lanes["hidden"] = lanes["cell"] = 0.5
             prime(weights, lanes[0])
-        foresee(lanes, weights, row, symbols, 500, 550, out)
+        predict(lanes, weights, row, symbols, 500, 550, out)
         found.append(out["surprise"][500:550].mean())
     assert abs(found[1] - found[0]) < 0.05
 
@@ -179,14 +179,14 @@ def test_other_weights_prime_a_lane_before_its_next_event(weights):
     symbols = make_symbols(np.random.default_rng(11), 2 * RECENT, "loop")
     row = np.zeros(len(symbols), np.int64)
     torch.manual_seed(0)
-    other = laid_out({name: value.numpy() for name, value in SymbolNetwork().state_dict().items()})
-    lanes, out = np.zeros(1, LANE_SYMBOLS), np.zeros(len(symbols), FORESEEN)
-    foresee(lanes, other, row, symbols, 0, len(symbols) - 1, out)
+    other = kernel_weights({name: value.numpy() for name, value in SymbolNetwork().state_dict().items()})
+    lanes, out = np.zeros(1, LANE_SYMBOLS), np.zeros(len(symbols), PREDICTION)
+    predict(lanes, other, row, symbols, 0, len(symbols) - 1, out)
     assert lanes["network"] == other.network != weights.network
     primed = lanes.copy()
     prime(weights, primed[0])
     for start in (lanes, primed):
-        foresee(start, weights, row, symbols, len(symbols) - 1, len(symbols), out)
+        predict(start, weights, row, symbols, len(symbols) - 1, len(symbols), out)
     assert lanes["network"] == weights.network
     np.testing.assert_array_equal(lanes["hidden"], primed["hidden"])
 
@@ -197,7 +197,7 @@ def test_the_shipped_prior_beats_every_count_on_held_back_sequences(network):
         alone = min(value for name, value in shipped.items() if name.endswith(f"alone, {kind}"))
         assert shipped[f"nll, {kind}"] < alone - 0.05
     rng = np.random.default_rng(12)
-    part = drawn(rng, 16)
+    part = draw_sequences(rng, 16)
     with torch.inference_mode():
         nll = surprise(network(part, torch.zeros(16, 2 * HIDDEN))[0], part.found).mean()
     for expert in range(EXPERTS - 1):
@@ -213,11 +213,11 @@ def test_training_is_reproducible_and_learns(monkeypatch):
     monkeypatch.setattr("training.symbols.network.LANES", 8)
     monkeypatch.setattr("training.symbols.network.HELD_BACK_BATCHES", HELD_BACK_BATCHES // 4)
     torch.manual_seed(1)
-    untrained = figures(SymbolNetwork())
+    untrained = metrics(SymbolNetwork())
     first, second = train_symbols(1, 6), train_symbols(1, 6)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-    assert figures(first)["nll"] < untrained["nll"]
+    assert metrics(first)["nll"] < untrained["nll"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from training.network.input_history import SCALE, WINDOW
 from training.network.inputs import INPUTS
-from training.network.registry import About
+from training.network.registry import ModelCard
 from training.network.weights import Weights
 
 MAX_LANES = 4096  # drawn from a larger fleet: what a lane has in common with others, a sample shows
 MIN_STREAMS = 32  # half of them judge; what fewer agree on need not last (6 streams of ASD: 0.17 nats better on
 # held-back time, 0.05 to 0.1 worse on the 100 events after it)
-STILL = 0.05  # deviations: a lane that moves less has a likelihood without bound and nothing to teach
+MIN_MOVEMENT = 0.05  # deviations: a lane that moves less has a likelihood without bound and nothing to teach
 _VALUE = INPUTS.index("value")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RetrainResult:
     """What came of a retraining. Losses are in nats, as `tbptt.loss_of` counts them; NaN where it never came so far."""
 
     outcome: Literal["promoted", "rejected", "failed", "skipped"]
@@ -45,7 +45,7 @@ class Outcome:
         both = {"training": self.training_loss, "validation": self.validation_loss}
         return {split: loss for split, loss in both.items() if math.isfinite(loss)}
 
-    def about(self, trained_at: float) -> About:
+    def model_card(self, trained_at: float) -> ModelCard:
         """Return what the registry keeps beside the model; trained_at is a Unix time in s."""
         figures = {
             "training_loss": self.training_loss,
@@ -53,20 +53,22 @@ class Outcome:
             "champion_loss": self.champion_loss,
             "replay_loss": self.replay_loss,
         }
-        return About(parent=self.parent, trained_at=trained_at, seed=self.seed, rows=self.rows, figures=figures)
+        return ModelCard(parent=self.parent, trained_at=trained_at, seed=self.seed, rows=self.rows, figures=figures)
 
 
-def teaching(histories: NDArray[np.void], stream: NDArray[np.int64], seed: int) -> NDArray[np.int64] | Outcome:
+def eligible_lanes(
+    histories: NDArray[np.void], stream: NDArray[np.int64], seed: int
+) -> NDArray[np.int64] | RetrainResult:
     """Return the lanes to learn from, or the outcome "skipped" where their streams are too few.
 
-    histories: HISTORY [lanes]; stream: a number for the stream each belongs to [lanes].
+    histories: INPUT_HISTORY [lanes]; stream: a number for the stream each belongs to [lanes].
     """
     full = np.flatnonzero(histories["events"] >= WINDOW)
     if len(full) > MAX_LANES:
         full = np.sort(np.random.default_rng(seed).choice(full, MAX_LANES, replace=False))
-    moving = full[histories["inputs"][full, :, _VALUE].std(axis=1) > STILL * SCALE]
+    moving = full[histories["inputs"][full, :, _VALUE].std(axis=1) > MIN_MOVEMENT * SCALE]
     streams = len(np.unique(stream[moving]))
     if streams < MIN_STREAMS:
         reason = f"{streams} streams have shown {WINDOW} events of a feature that moves, {MIN_STREAMS} are needed"
-        return Outcome("skipped", reason)
+        return RetrainResult("skipped", reason)
     return moving
