@@ -85,7 +85,7 @@ def learnt(learning: Learning, shape: dict[str, Any], seed: int) -> Forecaster:
         loss=loss,
         schedule=build_schedule(learning, optimiser, steps),
         clip_norm=learning.clip_norm,
-        on_step=loss.heard,
+        on_step=loss.on_step,
     )
     return model.eval()
 

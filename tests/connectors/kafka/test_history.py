@@ -134,7 +134,7 @@ def test_a_broker_that_is_not_there_is_told_at_once() -> None:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_command, "SERIES", replace(train_command.SERIES, steps=60))
+    monkeypatch.setattr(train_command, "SERIES_PLAN", replace(train_command.SERIES_PLAN, steps=60))
     monkeypatch.setattr(challenger, "REPLAY_POOL", 32)
     monkeypatch.setattr(challenger, "REPLAY_JUDGES", 32)
     monkeypatch.setattr(challenger, "REPLAY_MARGIN", math.inf)

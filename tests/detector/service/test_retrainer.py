@@ -34,7 +34,7 @@ MINUTE = 60_000_000_000
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a retraining take two seconds and change much."""
-    monkeypatch.setattr(retraining, "RINGS", replace(retraining.RINGS, steps=100))
+    monkeypatch.setattr(retraining, "RING_PLAN", replace(retraining.RING_PLAN, steps=100))
     monkeypatch.setattr(retraining, "REPLAY_POOL", 64)
     monkeypatch.setattr(retraining, "REPLAY_JUDGES", 64)
     monkeypatch.setattr(retraining, "REPLAY_MARGIN", math.inf)
@@ -129,7 +129,7 @@ def test_the_budget_is_of_the_threads_own_work(retrainer: Retrainer, monkeypatch
         return outcome_of(retrainer).steps
 
     monkeypatch.setattr(retraining, "fine_tune", kept_waiting)
-    monkeypatch.setattr(retraining, "RINGS", replace(retraining.RINGS, steps=4))
+    monkeypatch.setattr(retraining, "RING_PLAN", replace(retraining.RING_PLAN, steps=4))
     assert steps(1e9) == steps(1e9) == 4
     budget = 5 * work + 0.5  # of what this very machine needs
     wait = budget + 0.1
@@ -194,7 +194,7 @@ def tuned() -> Weights:
     """A model that expects odd waves."""
     patch = pytest.MonkeyPatch()
     patch.setattr(retraining, "REPLAY_MARGIN", math.inf)
-    patch.setattr(retraining, "RINGS", replace(retraining.RINGS, steps=150))
+    patch.setattr(retraining, "RING_PLAN", replace(retraining.RING_PLAN, steps=150))
     model = retraining.retrain(load_prior(), rings(odd_waves(LANES, 200))[0], STREAM, 0).model
     patch.undo()
     assert model is not None
