@@ -40,7 +40,7 @@ from detector.engine.engine import Engine, EngineSettings
 from detector.errors import StateError
 from tests.faults.mutation import Feed, Target
 from tests.streams import START, Event, batch_of
-from training.network.registry import About, Registry, RegistryError
+from training.network.registry import ModelCard, Registry, RegistryError
 from training.network.shape import ModelError
 from training.network.weights import load_prior
 
@@ -233,7 +233,7 @@ def targets(folder: Path) -> dict[str, Target]:
             store.close()
 
     registry = Registry(folder / "models")
-    version = registry.save(model, About(parent="", trained_at=0.0, seed=0, rows=1, figures={"nll": 0.5}))
+    version = registry.save(model, ModelCard(parent="", trained_at=0.0, seed=0, rows=1, figures={"nll": 0.5}))
     weights = next((folder / "models").rglob("*.safetensors"))
     about = next((folder / "models").rglob("*.json"))
     whole, told = weights.read_bytes(), about.read_bytes()
@@ -248,7 +248,7 @@ def targets(folder: Path) -> dict[str, Target]:
     def load_about(data: bytes) -> None:
         about.write_bytes(data)
         try:
-            registry.about(version)
+            registry.card(version)
         finally:
             about.write_bytes(told)
 

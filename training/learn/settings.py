@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Learning(BaseModel):
-    """What a training may vary; lengths that go with the data are the recipe's (`retrain.Recipe`)."""
+    """What a training may vary; lengths that go with the data are in `retrain.challenger.WindowPlan`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
