@@ -66,8 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Signals(leave).take()  # before all that takes time
     else:
         end_as_any_process()
+    from connectors.errors import UserError  # noqa: PLC0415
     from detector.config.settings import SettingsError, load_settings  # noqa: PLC0415
     from detector.observability.log_format import set_up_logging  # noqa: PLC0415
+    from training.errors import UserError as TrainingUserError  # noqa: PLC0415
 
     try:
         settings = load_settings(options.config, overrides=options.set)
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(FAILED)
     except SettingsError as error:
         _fail(error, USAGE)
-    except _mendable() as error:
+    except (UserError, TrainingUserError, OSError) as error:
         _give_up_output()
         _fail(error, FAILED)
 
@@ -285,27 +287,6 @@ def _check(settings: Settings) -> None:
         failed += bool(finding.problem)
     if failed:
         sys.exit(USAGE)
-
-
-_MENDABLE = {  # errors whose text is for the user: each names what was found, where, and what to do
-    "connectors.http_server.settings": "HttpError",
-    "connectors.kafka.settings": "KafkaConnectorError",
-    "connectors.files.labels": "LabelsError",
-    "connectors.files.lines": "FileError",
-    "connectors.webhook.outbox": "OutboxError",
-    "detector.errors": "StateError",
-    "detector.commands.plots": "PlotError",
-    "detector.commands.smooth": "SmoothError",
-    "detector.commands.training_data": "TrainError",
-    "training.retrain.distributed": "ProcessesError",
-    "training.network.shape": "ModelError",
-    "training.network.registry": "RegistryError",
-}
-
-
-def _mendable() -> tuple[type[Exception], ...]:
-    """Return those that can have been raised: of modules that were imported."""
-    return OSError, *(getattr(sys.modules[name], error) for name, error in _MENDABLE.items() if name in sys.modules)
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from connectors.decode.timestamps import parse_time
+from connectors.errors import UserError
 
 Window = tuple[int, int]
 
 
-class LabelsError(ValueError):
+class LabelsError(UserError):
     """Labels that cannot be used; the text names the place and what was expected there."""
 
 

@@ -8,6 +8,7 @@ import stat
 import zlib
 
 from connectors.common.private_files import Fingerprint, FingerprintBuilder, fingerprint_of
+from connectors.errors import UserError
 
 STANDARD_INPUT = "-"
 
@@ -17,7 +18,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say "with gzip's header and check"
 
 
-class FileError(RuntimeError):
+class FileError(UserError):
     """A file cannot be read or written; the text names it and says what to do."""
 
 

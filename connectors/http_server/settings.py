@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, model_validator
 
 from connectors.common.section import Section
+from connectors.errors import UserError
 
 MIN_PASSWORD = 12  # characters: nothing slows down who guesses
 
@@ -79,5 +80,5 @@ class HttpSettings(Section):
         return context
 
 
-class HttpError(Exception):
+class HttpError(UserError):
     """The server cannot listen as it was told to; the text names the settings."""

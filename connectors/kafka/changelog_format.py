@@ -32,6 +32,7 @@ import msgspec
 import zstandard
 
 from connectors.batches import Partition
+from connectors.errors import UserError
 
 MAGIC = b"lwcl"
 VERSION = 1
@@ -52,7 +53,7 @@ _ORIGIN = struct.Struct("<iqHHH")
 _TOLD = {CALM: False, OPEN: True}
 
 
-class ChangelogError(Exception):
+class ChangelogError(UserError):
     """A changelog that cannot be used; the text names topic, partition and offset, and says what to do."""
 
 

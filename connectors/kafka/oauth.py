@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from connectors.common.throttle import LogThrottle
+from connectors.errors import UserError
 from connectors.http_client.connect import Connector
 from connectors.http_client.post import HttpPoster
 
@@ -33,7 +34,7 @@ MAX_LIFE_SECONDS = 1e9
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-class TokenError(Exception):
+class TokenError(UserError):
     """No token is to be had; the text names the setting and says why. `lasting`: waiting does not help."""
 
     def __init__(self, text: str, *, permanent: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from connectors.common.section import Section
+from connectors.errors import UserError
 from connectors.kafka.names import FEED_ENDING, changelog_name, changelog_pattern, server_problem, topic_problem
 from connectors.kafka.oauth import TokenError, Tokens, check_endpoint, from_endpoint, from_file
 
@@ -22,7 +23,7 @@ _EXTENSION = re.compile(r"[A-Za-z]+=[\t\n\r -~]+")  # RFC 7628
 RECONNECT_MAX_MS = 5_000  # the client's own longest back-off after an outage; its default is 30 s
 
 
-class KafkaConnectorError(RuntimeError):
+class KafkaConnectorError(UserError):
     """Kafka cannot be used as the settings ask; the text says what a person can do."""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from connectors.common.private_files import make_database_private
+from connectors.errors import UserError
 from connectors.protocols import NotWrittenError
 
 APPLICATION_ID = 0x6C776F62  # "lwob" in the file's header: tells an outbox from any other SQLite file
@@ -43,7 +44,7 @@ PRAGMA user_version = {VERSION};
 """
 
 
-class OutboxError(Exception):
+class OutboxError(UserError):
     """The outbox cannot be opened, read or written; the text says which file, why, and what to do."""
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from connectors.errors import UserError
 from connectors.files.labels import Window
 from detector.observability.alert_text import format_number, format_return_period, format_time
 from training.evaluate import rows_in_windows
@@ -63,7 +64,7 @@ GAP = 12  # a line is broken where so many usual intervals pass without an event
 COLOURS = 128  # of a PNG's palette: a third of the bytes, and no difference to the eye
 
 
-class PlotError(RuntimeError):
+class PlotError(UserError):
     """No picture can be drawn; the text says what is missing."""
 
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from connectors.batches import Scores
+from connectors.errors import UserError
 from training.network.inputs import FRAME, INPUT_SIZE, LIMIT, MAX_VALUE, NORMALISER, WARM_UP_EVENTS, featurise
 from training.network.model import Forecaster
 
@@ -44,7 +45,7 @@ EDGE = 1_000_000  # ns by which a mirrored time lies before its slot's end, so t
 _SIN_DAY = 8  # column of the inputs
 
 
-class SmoothError(Exception):
+class SmoothError(UserError):
     """The history cannot be smoothed; the text says why and what to do."""
 
 

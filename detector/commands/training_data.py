@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from connectors.batches import EventBatch
 from connectors.decode.decoder import Decoder
+from connectors.errors import UserError
 from connectors.protocols import Source
 from detector.config.settings import Settings
 from detector.scoring.admission import admitted_of
@@ -33,7 +34,7 @@ MAX_OBSERVATIONS = 20_000_000  # 3 GB of memory
 EXCERPTS = 3  # lanes of which the values themselves are kept, to be looked at
 
 
-class TrainError(Exception):
+class TrainError(UserError):
     """A history that cannot be trained on; the text says why and what to do."""
 
 

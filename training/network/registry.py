@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from training.errors import UserError
 from training.network.shape import ModelError
 from training.network.weights import Weights, load_weights, to_bytes
 
@@ -30,7 +31,7 @@ Opener = Callable[[str, int], int]  # path and flags to a file descriptor
 UNFINISHED = ".unfinished"  # suffix of a file that is being written
 
 
-class RegistryError(Exception):
+class RegistryError(UserError):
     """A model that cannot be read or written; the text names the file and says what to do."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from training.errors import UserError
 from training.network.horizons import HORIZONS, check_horizons
 from training.network.inputs import INPUT_SIZE, LIMIT
 
@@ -15,7 +16,7 @@ SCALE_INPUT_LIMIT = 3.0  # a wild input may move the location freely, the scale 
 MIN_DEGREES_OF_FREEDOM = 1.5  # below, a Student-t's tails hold so much that nothing is a surprise
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """A model that cannot be used, with the file's or the setting's name, what is wrong and what to do."""
 
 

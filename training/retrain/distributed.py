@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.errors import UserError
 from training.learn.tbptt import Loss, Sequences, loss_of
 from training.retrain.windows import Recorded
 
@@ -30,7 +31,7 @@ LET_GO_SECONDS = 0.3
 _COLUMNS = (("f4", 2), ("f4", 2), ("?", 2), ("i8", 1), ("i8", 1), ("i8", 1), ("i8", 1))  # type, dimensions
 
 
-class ProcessesError(Exception):
+class ProcessesError(UserError):
     """The processes cannot learn together; the text says why and what to do."""
 
 
