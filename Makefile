@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-old-cpu test-busy test-faults lint kernels tools format bench bench-quality bench-cells bench-theory prior sbom lock rules dist test-import clean
+.PHONY: help install setup demo test test-old-cpu test-busy test-faults lint check kernels tools format fix coverage docs bench bench-quality bench-cells bench-theory prior sbom lock rules dist test-import clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 # pip, not another installer: torch's CPU build is found through pip's own configuration
 $(STAMP): pyproject.toml constraints.txt
@@ -16,6 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+install setup: $(STAMP) ## longwatch and its tests into .venv; the other targets do that, too
 
 demo: $(STAMP) ## replay bundled real data through the whole pipeline
 	@$(BIN)/longwatch demo
@@ -33,7 +35,15 @@ test-busy: $(STAMP) ## the tests beside two processes that burn a core each
 test-faults: $(STAMP) tools ## the long forms: 100 kill -9 under load, outages, floods, fuzz, half an hour of all at once (under two hours)
 	@LONGWATCH_FAULTS=1 $(BIN)/python -m pytest tests/faults -s $(ARGS)
 
-lint: $(STAMP) ## ruff, mypy, import contracts
+coverage: $(STAMP) kernels tools ## all tests with their coverage, branches counted: by room, and by line in build/coverage.html
+	@rm -rf build/coverage* && $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
+	@$(BIN)/python -m tests.coverage_by_room
+
+docs: $(STAMP) ## the documents as a site, build/site/index.html; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
+
+lint check: $(STAMP) ## ruff, mypy, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
@@ -45,7 +55,7 @@ kernels: $(STAMP)
 tools:
 	@sh tests/fetch_tools.sh
 
-format: $(STAMP) ## put the code into shape
+format fix: $(STAMP) ## put the code into shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

@@ -1,0 +1,77 @@
+"""The documents: the site that `make docs` makes of them, and that they are true to the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+
+from tests.deploy.paths import ROOT
+
+pytest.importorskip("material", reason="mkdocs-material is not installed")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it: a broken link, anchor or entry of its contents is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def test_the_site_has_the_files_that_documents_link_to(site: Path) -> None:
+    assert (site / "index.html").read_text().count("What it promises")  # README.md
+    assert 'href="source/training/learn/tbptt.py.html"' in (site / "theory.html").read_text()
+    assert "truncated back-propagation" in (site / "source/training/learn/tbptt.py.html").read_text().lower()
+
+
+def test_no_page_needs_a_network(site: Path) -> None:
+    fetched = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?((?:https?:)?//[^\s"'>]+)""")
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    assert {page.name: found for page in pages if (found := fetched.findall(page.read_text()))} == {}
+
+
+def test_diagrams_and_formulas_are_drawn(site: Path) -> None:
+    text = (site / "theory.html").read_text()
+    assert text.count("<math") > 100
+    assert "arithmatex" not in text
+    text = (site / "architecture.html").read_text()
+    assert text.count('<div class="diagram"><svg') == 2
+    assert 'class="mermaid"' not in text
+
+
+PACKAGES = ("detector", "connectors", "training")
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+
+
+def test_the_architecture_names_every_room() -> None:
+    text = ARCHITECTURE.read_text()
+    rooms = [path.parent.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).glob("*/__init__.py")]
+    assert len(rooms) > 15
+    assert [str(room) for room in rooms if f"`{room}/`" not in text] == []
+    named = re.findall(r"`((?:detector|connectors|training)/[\w/.]+)`", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_arrow_between_rooms_is_an_import() -> None:
+    diagram = ARCHITECTURE.read_text().split("```")[1]
+    arrows = set(re.findall(r"^ +(\w+) --> (\w+)$", diagram, re.MULTILINE))
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    imports = {
+        (importer, imported)
+        for module in graph.modules
+        for other in graph.find_modules_directly_imported_by(module)
+        for importer, imported in zip(module.split(".")[:2], other.split(".")[:2], strict=False)
+    }
+    assert len(arrows) > 20
+    assert arrows - imports == set()
