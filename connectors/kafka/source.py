@@ -19,7 +19,7 @@ from connectors.kafka.errors import explain_error
 from connectors.kafka.fetch_thread import ANSWER_MS, UNASSIGNED_ERRORS, FetchThread, Polled, RebalanceEvent
 from connectors.kafka.settings import AuthenticationError, KafkaConnectorError, KafkaSettings, TlsError
 
-__all__ = ["LATER", "AuthenticationError", "KafkaConnectorError", "KafkaSettings", "KafkaSource", "TlsError"]
+__all__ = ["DEFERRED", "AuthenticationError", "KafkaConnectorError", "KafkaSettings", "KafkaSource", "TlsError"]
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ STALLED_SECONDS = 120.0  # a client that does not return for so long is broken: 
 RETRY_SECONDS = 0.3  # between two questions for the offsets that the broker holds
 CLOSE_SECONDS = 10.0  # leaving the group takes one answer of the broker, at most ANSWER_MS
 
-LATER = -1  # instead of an offset to begin at: `place` will say it, once the partition's state is there
+DEFERRED = -1  # instead of an offset to begin at: `seek` will say it, once the partition's state is there
 
 StartOffset = Callable[[Partition], int | None]
 PartitionsCallback = Callable[[list[Partition]], None]
@@ -38,11 +38,11 @@ class KafkaSource:
     """Records of the partitions that the group gives to this member.
 
     `start(partition)` is asked when a partition is assigned: the offset at which to begin, from the local store, which
-    rules over what is committed in Kafka; None where it knows none; LATER where `place` will say it. `on_assigned`,
+    rules over what is committed in Kafka; None where it knows none; DEFERRED where `seek` will say it. `on_assigned`,
     `on_revoked` and `on_lost` are called within `poll`, on its thread: `on_assigned` before `start` is asked;
     `on_revoked` before the partitions are let go, while `commit` of their offsets still works (checkpoint there);
     `on_lost` when others may already have them; `on_placed` tells where reading begins or goes on, at the assignment,
-    after `place`, and where the broker does not hold what was to be read next.
+    after `seek`, and where the broker does not hold what was to be read next.
 
     What is made after reading of it has begun is read from its beginning whatever auto_offset_reset says: partitions of
     topics that this member has read, now or before (`topics_read`), and topics that were not there when it joined.
@@ -166,13 +166,13 @@ class KafkaSource:
             self._commit_failed = False
 
     def hold(self, partitions: Iterable[Partition]) -> None:
-        """Hand out no more records of these assigned partitions, not even such as were read already, until `place`."""
+        """Hand out no more records of these assigned partitions, not even such as were read already, until `seek`."""
         if self._reader is None:
             return
         for partition in {TopicPartition(*p) for p in partitions} & (self._next.keys() | self._deferred.keys()):
             self._hold(self._reader, partition)
 
-    def place(self, offsets: Mapping[Partition, int | None]) -> None:
+    def seek(self, offsets: Mapping[Partition, int | None]) -> None:
         """Go on at these offsets in partitions that wait for it; None: as if no state were known."""
         reader = self._reader
         if reader is None:
@@ -202,7 +202,7 @@ class KafkaSource:
             if (reached := self._revoked_offsets.get(TopicPartition(*partition))) is not None:
                 self._revoked_offsets[TopicPartition(*partition)] = min(reached, offset)
         self.hold(offsets)
-        self.place(offsets)
+        self.seek(offsets)
 
     def member(self) -> ConsumerGroupMetadata | None:
         """Return what a transaction must know of this member of the group; None before it is one."""
@@ -291,7 +291,7 @@ class KafkaSource:
                 self._on_assigned(partitions)
                 starts = {partition: self._start(Partition(*partition)) for partition in change.partitions}
                 if self._reader is not None:
-                    for partition in [partition for partition, at in starts.items() if at == LATER]:
+                    for partition in [partition for partition, at in starts.items() if at == DEFERRED]:
                         self._hold(self._reader, partition)
                         del starts[partition]
                 self._place(starts)
@@ -326,7 +326,7 @@ class KafkaSource:
                 polled.drop(partition)
 
     def _hold(self, reader: FetchThread, partition: TopicPartition) -> None:
-        """Let a partition wait for `place`. A position, any, keeps the client from looking for one of its own."""
+        """Let a partition wait for `seek`. A position, any, keeps the client from looking for one of its own."""
         self._deferred[partition] = object()
         reader.held.add(partition)
         first = self._next.pop(partition, None) is None

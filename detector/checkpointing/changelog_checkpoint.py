@@ -30,8 +30,8 @@ from connectors.kafka.changelog_format import (
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
-from detector.checkpointing.recovery import CLAIMED, Restored, Restorer
-from detector.checkpointing.store import Place, Placed, SqliteStore
+from detector.checkpointing.recovery import ADOPTED, ChangelogRecovery, Restored
+from detector.checkpointing.store import PartitionPosition, PartitionRow, SqliteStore
 from detector.engine.engine import Engine
 from detector.observability.metrics import Metrics
 from detector.state.records import head_of, incident_of
@@ -39,10 +39,10 @@ from detector.state.stream_cache import partition_hash
 
 logger = logging.getLogger(__name__)
 
-SEED_ROWS = 1_000  # of a store are held at once, 31 MB, to be written to an empty changelog
+BACKFILL_ROWS = 1_000  # of a store are held at once, 31 MB, to be written to an empty changelog
 
 
-class PartitionedStates:
+class ChangelogCheckpointer:
     """The states of the partitions that this worker has. For the daemon's thread."""
 
     def __init__(
@@ -60,16 +60,16 @@ class PartitionedStates:
         self._stored = stored
         self._settings, self._engine, self._store, self._writer = settings, engine, store, writer
         self._metrics, self._version = metrics, version
-        self.restorer = Restorer(
+        self.recovery = ChangelogRecovery(
             settings, store, layouts=engine.states.layouts, member=writer.transactional_id, standby=standby
         )
         self.offsets: dict[Partition, int] = {}  # of the next event, of partitions that are read
         self.restoring: dict[Partition, float] = {}  # that wait for their states, and since when (monotonic, s)
-        self._first: dict[Partition, int] = {}  # where those without a state were begun
-        self._seeds: set[Partition] = set()  # whose states are to be written to an empty changelog
-        self._marked: dict[Partition, int] = {}  # offsets that were committed
-        self._moved: set[str] = set()  # streams that changed partition since the last commit
-        self._store.serve(())
+        self._start_offsets: dict[Partition, int] = {}  # where those without a state were begun
+        self._backfilling: set[Partition] = set()  # whose states are to be written to an empty changelog
+        self._committed: dict[Partition, int] = {}  # offsets that were committed
+        self._repartitioned: set[str] = set()  # streams that changed partition since the last commit
+        self._store.restrict_to(())
 
     def open(self) -> None:
         """Connect, which ends the transaction that a former life of this worker has left open; may wait long."""
@@ -77,41 +77,41 @@ class PartitionedStates:
 
     def close(self) -> None:
         """Let go of the changelog; a transaction that is open is given up."""
-        self.restorer.stop()
+        self.recovery.stop()
         self._writer.close()
 
     # -- the group gives and takes ------------------------------------------------------------------------------------
 
     def assign(self, partitions: Iterable[Partition]) -> None:
-        """Bring the states of partitions that are ours now; `tick` places them once that is done."""
+        """Bring the states of partitions that are ours now; `resume_restored` places them once that is done."""
         now = time.monotonic()
         for partition in partitions:
             self.restoring[partition] = now
             self.offsets.pop(partition, None)
-            self._marked.pop(partition, None)
-            self._seeds.discard(partition)
-        self._serve()
-        self.restorer.restore(partitions)
+            self._committed.pop(partition, None)
+            self._backfilling.discard(partition)
+        self._restrict_store()
+        self.recovery.restore(partitions)
         self._metrics.partitions_restoring.set(len(self.restoring))
 
-    def let_go(self, partitions: Iterable[Partition]) -> None:
+    def revoke(self, partitions: Iterable[Partition]) -> None:
         """Forget partitions that are not ours any more, saved or not."""
         for partition in partitions:
             self.restoring.pop(partition, None)
-            for offsets in (self.offsets, self._first, self._marked):
+            for offsets in (self.offsets, self._start_offsets, self._committed):
                 offsets.pop(partition, None)
-            self._seeds.discard(partition)
+            self._backfilling.discard(partition)
             self._engine.forget(self._engine.streams_on(partition))
-        self.restorer.let_go(partitions)
-        self._serve()
+        self.recovery.revoke(partitions)
+        self._restrict_store()
         self._metrics.partitions_restoring.set(len(self.restoring))
 
-    def tick(self, source: KafkaSource, former: Mapping[Partition, int]) -> None:
+    def resume_restored(self, source: KafkaSource, former: Mapping[Partition, int]) -> None:
         """Let reading begin where states have been brought. Raises what a changelog is refused for.
 
         `former` are offsets that a store without a changelog has kept.
         """
-        for restored in self.restorer.finished():
+        for restored in self.recovery.finished():
             partition = restored.partition
             if partition not in self.restoring:
                 continue
@@ -119,79 +119,77 @@ class PartitionedStates:
             if restored.empty:
                 offset = former.get(partition) if offset is None else offset
                 if offset is not None:
-                    self._claim(partition, offset)
+                    self._adopt_unassigned(partition, offset)
             if offset is None:
-                offset = self._first.get(partition)
-            self._tell(restored)
-            source.place({partition: offset})
+                offset = self._start_offsets.get(partition)
+            self._log_restored(restored)
+            source.seek({partition: offset})
 
-    def placed(self, offsets: Mapping[Partition, int]) -> bool:
+    def on_placed(self, offsets: Mapping[Partition, int]) -> bool:
         """Note where reading goes on; return whether any of that was not known: then it is to be committed at once."""
         news = False
         for partition, offset in offsets.items():
             waited = self.restoring.pop(partition, None) is not None
             if waited or partition in self.offsets:
-                news = news or (self._first if waited else self.offsets).get(partition) != offset
+                news = news or (self._start_offsets if waited else self.offsets).get(partition) != offset
                 self.offsets[partition] = offset
             if waited:
-                self._first[partition] = offset
+                self._start_offsets[partition] = offset
         self._metrics.partitions_restoring.set(len(self.restoring))
         return news
 
-    def moved(self, streams: Iterable[str]) -> None:
+    def note_repartitioned(self, streams: Iterable[str]) -> None:
         """Note streams that came on another partition than before."""
-        self._moved.update(streams)
+        self._repartitioned.update(streams)
 
     # -- a checkpoint, and what becomes of it -------------------------------------------------------------------------
 
-    def commit(
-        self, source: KafkaSource, meta: Mapping[str, Any], within: Callable[[Callable[[], None]], bool]
-    ) -> None:
+    def commit(self, source: KafkaSource, meta: Mapping[str, Any], wait: Callable[[Callable[[], None]], bool]) -> None:
         """Write what changed, commit, and let the store take it. Raises TransactionError: then `roll_back`."""
-        rows: dict[Partition, list[Placed]] = {partition: [] for partition in self.offsets}
+        rows: dict[Partition, list[PartitionRow]] = {partition: [] for partition in self.offsets}
         owned = {partition_hash(*partition): partition for partition in self.offsets}
         drained: list[str] = []
         try:
-            for partition in self._seeds & self.offsets.keys():
-                self._seed(partition)
+            for partition in self._backfilling & self.offsets.keys():
+                self._backfill(partition)
             for name, row in self._engine.drain():
                 drained.append(name)
                 if (place := owned.get(head_of(row).partition)) is not None:
-                    rows[place].append(_placed(name, row))
-            self._leave_former(rows)
+                    rows[place].append(_row_of(name, row))
+            self._write_tombstones(rows)
             for partition, changed in rows.items():
                 self._write(partition, changed)
-            ahead = {p: at for p, at in self.offsets.items() if rows[p] or self._marked.get(p) != at}
+            ahead = {p: at for p, at in self.offsets.items() if rows[p] or self._committed.get(p) != at}
             places = self._write_marks(ahead)
-            if not within(lambda: self._writer.commit(ahead, source.member())):
+            if not wait(lambda: self._writer.commit(ahead, source.member())):
                 return
         except BaseException:
             self._engine.forget(drained)
             raise
-        self._moved.clear()
-        self._marked.update(ahead)
-        self._seeds -= ahead.keys()
+        self._repartitioned.clear()
+        self._committed.update(ahead)
+        self._backfilling -= ahead.keys()
         rows = {partition: changed for partition, changed in rows.items() if changed}
         self._metrics.transactions["committed"].inc()
-        self._store.save_placed(rows, {partition: place() for partition, place in places.items()}, meta)
+        self._store.save_partitions(rows, {partition: place() for partition, place in places.items()}, meta)
 
-    def roll_back(self, source: KafkaSource, within: Callable[[Callable[[], None]], None]) -> None:
+    def roll_back(self, source: KafkaSource, wait: Callable[[Callable[[], None]], None]) -> None:
         """Go back to what was last committed: streams that changed since are brought back from the store."""
         self._metrics.transactions["aborted"].inc()
         self._engine.roll_back()
-        self._moved.clear()
+        self._repartitioned.clear()
         mine = [*self.offsets, *self.restoring]
         source.hold(mine)
-        within(self._writer.reopen)  # which ends what was open, so that nothing of ours stands in the changelog's way
+        wait(self._writer.reopen)  # which ends what was open, so that nothing of ours stands in the changelog's way
         self.assign(mine)
 
-    def distrust(self, stream: str) -> bool:
+    def discard_local_copy(self, stream: str) -> bool:
         """Drop the local copy of the partition that a damaged row is of: after `roll_back` the changelog gives it anew.
 
         False, and nothing is dropped, where the changelog does not have these rows.
         """
         partition = self._store.partition_of(stream)
-        if partition is None or partition in self._seeds:
+        if partition is None or partition in self._backfilling:
             return False
         logger.error(
             "%s/%d: the local copy of its states is damaged at stream %r and is built anew from the changelog",
@@ -200,15 +198,15 @@ class PartitionedStates:
         self._store.clear(partition)
         return True
 
-    def _serve(self) -> None:
-        self._store.serve([*self.offsets, *self.restoring])
+    def _restrict_store(self) -> None:
+        self._store.restrict_to([*self.offsets, *self.restoring])
 
-    def _leave_former(self, rows: dict[Partition, list[Placed]]) -> None:
+    def _write_tombstones(self, rows: dict[Partition, list[PartitionRow]]) -> None:
         """Where a stream has changed partition, its state leaves the former one's changelog."""
-        if not self._moved:
+        if not self._repartitioned:
             return
-        now = {placed.stream: partition for partition, changed in rows.items() for placed in changed}
-        for stream in self._moved & now.keys():
+        now = {row.stream: partition for partition, changed in rows.items() for row in changed}
+        for stream in self._repartitioned & now.keys():
             for partition in rows:
                 if partition != now[stream]:
                     self._writer.send(
@@ -216,7 +214,7 @@ class PartitionedStates:
                         partition.partition,
                     )
 
-    def _write(self, partition: Partition, changed: Iterable[Placed]) -> None:
+    def _write(self, partition: Partition, changed: Iterable[PartitionRow]) -> None:
         changelog, at = self._settings.changelog_of(partition.topic), self.offsets[partition]
         most = self._writer.sizes.most_bytes(changelog)
         if most < MIN_MESSAGE_BYTES:
@@ -226,52 +224,52 @@ class PartitionedStates:
             for key, value in state_records(stream, partition, at, frame or b"", part, incident=incident is not None):
                 self._writer.send(changelog, key, value, None, partition.partition)
 
-    def _write_marks(self, offsets: Mapping[Partition, int]) -> dict[Partition, Callable[[], Place]]:
+    def _write_marks(self, offsets: Mapping[Partition, int]) -> dict[Partition, Callable[[], PartitionPosition]]:
         """Write what each partition's states stand for; return what gives its place in the store afterwards."""
-        places: dict[Partition, Callable[[], Place]] = {}
+        places: dict[Partition, Callable[[], PartitionPosition]] = {}
         for partition, offset in offsets.items():
             mark = Mark(
                 group=self._settings.group_id,
                 member=self._writer.transactional_id,
                 layout=self._engine.states.layout,
                 longwatch=self._version,
-                streams=self._store.held(partition),
+                streams=self._store.row_count(partition),
             )
             key, value = mark_record(partition, offset, mark)
             sent = self._writer.send(
                 self._settings.changelog_of(partition.topic), key, value, None, partition.partition
             )
             if sent is not None:  # else the commit fails
-                places[partition] = partial(self._place_of, partition, offset, sent)
+                places[partition] = partial(self._position_of, partition, offset, sent)
         return places
 
-    def _place_of(self, partition: Partition, offset: int, mark: Future) -> Place:
+    def _position_of(self, partition: Partition, offset: int, mark: Future) -> PartitionPosition:
         """Return what the store stands for once a mark has been written."""
         after = int(mark.value.offset) + 2  # the transaction's own mark comes next
-        return Place(self.restorer.identity(partition.topic), after, offset, self._writer.transactional_id)
+        return PartitionPosition(self.recovery.identity(partition.topic), after, offset, self._writer.transactional_id)
 
-    def _claim(self, partition: Partition, offset: int) -> None:
+    def _adopt_unassigned(self, partition: Partition, offset: int) -> None:
         """Take the store's rows for a partition's whose changelog is empty; the next commit writes them there."""
-        self._seeds.add(partition)
-        mine, names = partition_hash(*partition), self._store.unplaced()
-        self._store.save_placed({}, {partition: Place(CLAIMED, 0, offset)})
-        self._store.serve(None)
+        self._backfilling.add(partition)
+        mine, names = partition_hash(*partition), self._store.unassigned()
+        self._store.save_partitions({}, {partition: PartitionPosition(ADOPTED, 0, offset)})
+        self._store.restrict_to(None)
         try:
-            for some in _in_turns(names):
+            for some in _in_portions(names):
                 loaded = zip(some, self._stored(some), strict=True)
-                rows = [_placed(name, row) for name, row in loaded if row and head_of(row).partition == mine]
-                self._store.save_placed({partition: rows}, {})
+                rows = [_row_of(name, row) for name, row in loaded if row and head_of(row).partition == mine]
+                self._store.save_partitions({partition: rows}, {})
         finally:
-            self._serve()
+            self._restrict_store()
 
-    def _seed(self, partition: Partition) -> None:
+    def _backfill(self, partition: Partition) -> None:
         names = self._store.streams_of(partition)
-        for some in _in_turns(names):
+        for some in _in_portions(names):
             loaded = zip(some, self._stored(some), strict=True)
-            self._write(partition, [_placed(name, row) for name, row in loaded if row])
+            self._write(partition, [_row_of(name, row) for name, row in loaded if row])
         logger.info("%s/%d: %d states of the local store go into the empty changelog", *partition, len(names))
 
-    def _tell(self, restored: Restored) -> None:
+    def _log_restored(self, restored: Restored) -> None:
         m = self._metrics
         m.streams_begun_anew["damaged"].inc(restored.damaged)
         m.restore_seconds.observe([restored.seconds])
@@ -286,10 +284,10 @@ class PartitionedStates:
         )
 
 
-def _placed(name: str, row: bytes) -> Placed:
-    return Placed(name, compressed(row), incident_of(row))
+def _row_of(name: str, row: bytes) -> PartitionRow:
+    return PartitionRow(name, compressed(row), incident_of(row))
 
 
-def _in_turns(names: list[str]) -> Iterator[list[str]]:
-    for at in range(0, len(names), SEED_ROWS):
-        yield names[at : at + SEED_ROWS]
+def _in_portions(names: list[str]) -> Iterator[list[str]]:
+    for at in range(0, len(names), BACKFILL_ROWS):
+        yield names[at : at + BACKFILL_ROWS]

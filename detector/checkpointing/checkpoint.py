@@ -14,8 +14,8 @@ from connectors.batches import Partition, RawBatch
 from connectors.kafka.sinks import UndeliveredError
 from connectors.kafka.source import KafkaConnectorError, KafkaSource
 from connectors.protocols import DaemonSource, NotWrittenError
-from detector.checkpointing.changelog_checkpoint import PartitionedStates
-from detector.checkpointing.deadlines import Patience
+from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
+from detector.checkpointing.deadlines import BrokerWait
 from detector.checkpointing.sqlite import UnsavedError
 from detector.checkpointing.store import SqliteStore
 from detector.config.settings import Settings
@@ -41,7 +41,7 @@ class Parts(NamedTuple):
     sinks: Sinks
     source: DaemonSource
     incidents: OpenIncidents
-    partitions: PartitionedStates | None  # None: states do not follow their partitions
+    partitions: ChangelogCheckpointer | None  # None: states do not follow their partitions
 
 
 class Checkpoints:
@@ -51,34 +51,34 @@ class Checkpoints:
         self,
         settings: Settings,
         parts: Parts,
-        patiently: Patience,
+        broker_wait: BrokerWait,
         reporter: Reporter,
         offsets: dict[Partition, int],
-        identity: dict[str, str],
+        metadata: dict[str, str],
     ) -> None:
-        """`offsets` are those of the next events, and are kept up; `identity` is what a checkpoint says of the daemon.
+        """`offsets` are those of the next events, and are kept up; `metadata` is what a checkpoint says of the daemon.
 
-        `identity`: `longwatch`, its version; `member`, the worker's name; `model`, "" while it is the first one.
+        `metadata`: `longwatch`, its version; `member`, the worker's name; `model`, "" while it is the first one.
         """
-        self._settings, self._parts, self._patiently, self._reporter = settings, parts, patiently, reporter
-        self.offsets, self.identity = offsets, identity
+        self._settings, self._parts, self._broker_wait, self._reporter = settings, parts, broker_wait, reporter
+        self.offsets, self.metadata = offsets, metadata
         self.dirty = False  # whether there is anything that the last one does not cover
-        self.unsaved: Exception | None = None  # why there is no checkpoint at present
-        self._unsaved_since = 0.0  # monotonic, s
+        self.last_error: Exception | None = None  # why there is no checkpoint at present
+        self._failing_since = 0.0  # monotonic, s
         self._at = time.monotonic()  # when it was made, or tried
-        self._begun: dict[Partition, int] = {}  # offsets at which what came since the last one begins
-        self._kept = parts.sinks.position()  # what the sinks held then
+        self._start_offsets: dict[Partition, int] = {}  # offsets at which what came since the last one begins
+        self._sink_positions = parts.sinks.position()  # what the sinks held then
         self._roll_backs = 0  # since the last one
 
     # -- how far the work has come ------------------------------------------------------------------------------------
 
-    def begin(self, raw: RawBatch) -> None:
+    def record_start(self, raw: RawBatch) -> None:
         """Note where each partition begins that had nothing since the last checkpoint."""
         for code, partition in enumerate(raw.partitions):
-            if partition not in self._begun:
-                self._begun[partition] = raw.offset[raw.partition.index(code)]
+            if partition not in self._start_offsets:
+                self._start_offsets[partition] = raw.offset[raw.partition.index(code)]
 
-    def advance(self, raw: RawBatch) -> None:
+    def record_offsets(self, raw: RawBatch) -> None:
         """Note the next offset of each partition the batch came from."""
         after = np.full(len(raw.partitions), -1, np.int64)
         np.maximum.at(after, np.asarray(raw.partition, np.int64), np.asarray(raw.offset, np.int64) + 1)
@@ -88,31 +88,31 @@ class Checkpoints:
         self.offsets.update(raw.passed)
         self.dirty = True
 
-    def placed(self, offsets: Mapping[Partition, int]) -> None:
+    def on_placed(self, offsets: Mapping[Partition, int]) -> None:
         """Note where reading begins. It is made durable at once: a partition may be silent until after a restart."""
         if any(self.offsets.get(partition) != offset for partition, offset in offsets.items()):
             self.offsets.update(offsets)
-            self.hurry()
+            self.commit_soon()
 
-    def hurry(self) -> None:
+    def commit_soon(self) -> None:
         """Let one be made in this turn."""
         self.dirty, self._at = True, -math.inf
 
-    def let_go(self, partitions: Iterable[Partition]) -> None:
+    def revoke(self, partitions: Iterable[Partition]) -> None:
         """Forget where these stand: their next owner moves them on."""
         for partition in partitions:
             self.offsets.pop(partition, None)
-            self._begun.pop(partition, None)
+            self._start_offsets.pop(partition, None)
 
     @property
     def due(self) -> bool:
         """Whether one should be made now."""
         since = time.monotonic() - self._at
         late = self.dirty and since >= self._settings.state.checkpoint_interval_seconds
-        return late or (self.crowded and self.unsaved is None)
+        return late or (self.backlog_full and self.last_error is None)
 
     @property
-    def crowded(self) -> bool:
+    def backlog_full(self) -> bool:
         """Whether so much waits for a checkpoint that no more should come."""
         engine = self._parts.engine
         much = engine.pending_count > FORCED_CHECKPOINT or engine.pending_bytes > engine.settings.memory_bytes
@@ -120,12 +120,12 @@ class Checkpoints:
 
     def overdue(self) -> str:
         """Return for how long there has been none, and why; empty while that is not worth a word. For any thread."""
-        unsaved, since = self.unsaved, time.monotonic() - self._unsaved_since
-        return f"no checkpoint for {since:.0f} s: {unsaved}" if unsaved is not None and since > UNSAVED_SECONDS else ""
+        error, since = self.last_error, time.monotonic() - self._failing_since
+        return f"no checkpoint for {since:.0f} s: {error}" if error is not None and since > UNSAVED_SECONDS else ""
 
     # -- forth --------------------------------------------------------------------------------------------------------
 
-    def make(self) -> bool:
+    def commit(self) -> bool:
         """Make everything so far durable, as one point in the stream; return whether it is.
 
         1. Scores, alerts and dead letters are flushed, the webhook's outbox too: nothing below may cover what is not
@@ -137,13 +137,13 @@ class Checkpoints:
         scores. Killed between 2 and 3, the store's offsets rule over Kafka's.
 
         Where there is no room for it scoring goes on, and it is tried again after the usual interval. Raises
-        UndeliveredError where brokers did not take what was written: then `go_back`.
+        UndeliveredError where brokers did not take what was written: then `roll_back`.
         """
         began = time.monotonic()
         engine, store, sinks, source, _, partitions = self._parts
         try:
             # with exactly-once the transaction flushes, too
-            if not self._settings.exactly_once and not self._patiently(sinks.flush):
+            if not self._settings.exactly_once and not self._broker_wait.run(sinks.flush):
                 logger.warning(
                     "outputs were not taken in time: what came since the last checkpoint will be scored again"
                 )
@@ -151,21 +151,21 @@ class Checkpoints:
             meta = self.meta()
             with engine.draining() as rows:
                 if partitions is not None and isinstance(source, KafkaSource):
-                    partitions.commit(source, meta, self._patiently)
+                    partitions.commit(source, meta, self._broker_wait.run)
                 else:
                     store.save(rows, (), meta)
         except (NotWrittenError, UnsavedError) as error:
-            self._do_without(error)
+            self._defer(error)
             return False
         if partitions is None:
-            self._patiently(lambda: source.commit(self.offsets))
+            self._broker_wait.run(lambda: source.commit(self.offsets))
         self.dirty = False
         self._roll_backs = 0
-        self._begun, self._kept = {}, meta["sinks"]
+        self._start_offsets, self._sink_positions = {}, meta["sinks"]
         self._at = time.monotonic()
-        if self.unsaved is not None:
-            logger.info("checkpoints are made again, after %.0f s without", self._at - self._unsaved_since)
-            self.unsaved = None
+        if self.last_error is not None:
+            logger.info("checkpoints are made again, after %.0f s without", self._at - self._failing_since)
+            self.last_error = None
         self._reporter.checkpoint(self._at - began)
         return True
 
@@ -178,22 +178,22 @@ class Checkpoints:
             "beginnings": self._parts.source.fingerprints(),
             "sinks": self._parts.sinks.position(),
             "newest": self._reporter.newest,
-            **self.identity,
+            **self.metadata,
         }
 
-    def _do_without(self, error: Exception) -> None:
+    def _defer(self, error: Exception) -> None:
         """Go on without a checkpoint, which is tried again after the usual interval."""
         self._reporter.no_checkpoint()
         self._at = time.monotonic()
-        if self.unsaved is None:
-            self._unsaved_since = self._at
+        if self.last_error is None:
+            self._failing_since = self._at
             interval = self._settings.state.checkpoint_interval_seconds
             logger.error("no checkpoint: %s. Scoring goes on; it is tried again every %g s", error, interval)
-        self.unsaved = error
+        self.last_error = error
 
     # -- and back -----------------------------------------------------------------------------------------------------
 
-    def go_back(self, why: Exception) -> None:
+    def roll_back(self, why: Exception) -> None:
         """Go back to the last checkpoint: streams that changed since come back from the store.
 
         Waits for brokers, however long they are away. Raises KafkaConnectorError where it has not helped before.
@@ -203,20 +203,20 @@ class Checkpoints:
             raise KafkaConnectorError(f"no checkpoint could be made, {MAX_ROLL_BACKS} times in a row: {why}") from why
         logger.warning("going back to the last checkpoint: %s", why)
         engine, store, sinks, source, incidents, partitions = self._parts
-        sinks.restore(self._kept)
+        sinks.restore(self._sink_positions)
         incidents.clear()
         if partitions is not None and isinstance(source, KafkaSource):
-            partitions.roll_back(source, self._patiently.until_brokers_answer)
+            partitions.roll_back(source, self._broker_wait.until_brokers_answer)
         else:
             if isinstance(why, UndeliveredError):
                 self._reporter.no_checkpoint()
             engine.roll_back()
             incidents.found(store.open_incidents())
-            self.offsets.update(self._begun)
-            source.rewind(self._begun)
+            self.offsets.update(self._start_offsets)
+            source.rewind(self._start_offsets)
         if sinks.writer is not None and not self._settings.exactly_once:
-            self._patiently.until_brokers_answer(sinks.writer.reopen)
-        self._begun = {}
+            self._broker_wait.until_brokers_answer(sinks.writer.reopen)
+        self._start_offsets = {}
         self.dirty = False
 
 

@@ -13,45 +13,45 @@ from connectors.kafka.sinks import UndeliveredError
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 
 
-class Patience:
+class BrokerWait:
     """How long may be waited; `beat` is called meanwhile. Deadlines are monotonic, s."""
 
     def __init__(self, beat: Callable[[], None]) -> None:
         self._beat = beat
-        self.saved_by = math.inf  # when a stop waits no longer
-        self.let_go_by = math.inf  # when partitions that are taken away wait no longer
+        self.shutdown_deadline = math.inf  # when a stop waits no longer
+        self.revoke_deadline = math.inf  # when partitions that are taken away wait no longer
 
-    def __call__(self, work: Callable[[], None]) -> bool:
+    def run(self, work: Callable[[], None]) -> bool:
         """Do what waits for brokers while the loop is seen to be alive: `work` has its own deadline.
 
         Returns whether it was over; False where a stop was asked for and cannot wait any longer. Raises
         UndeliveredError where a partition that is taken away cannot wait any longer.
         """
         future = run_in_thread(work)
-        while not wait([future], LOOK_SECONDS).done:
+        while not wait([future], CHECK_SECONDS).done:
             self._beat()
-            if time.monotonic() > self.saved_by:
+            if time.monotonic() > self.shutdown_deadline:
                 return False
-            if time.monotonic() > self.let_go_by:
+            if time.monotonic() > self.revoke_deadline:
                 raise UndeliveredError("not committed in time, and a partition was taken away meanwhile")
         future.result()
         return True
 
     def until_brokers_answer(self, work: Callable[[], None]) -> None:
         """Do what brokers are needed for, however long they are away; it is given up only for a stop."""
-        while self.saved_by == math.inf:
+        while self.shutdown_deadline == math.inf:
             try:
-                self(work)
+                self.run(work)
             except UndeliveredError as error:
                 logger.warning("%s; trying again", error)
             else:
                 return
 
-    def look(self) -> None:
+    def check(self) -> None:
         """For what waits on the loop's own thread: see that it is alive. UndeliveredError where a stop cannot wait."""
         self._beat()
-        if time.monotonic() > self.saved_by:
+        if time.monotonic() > self.shutdown_deadline:
             raise UndeliveredError("not written in time, and a stop was asked for meanwhile")

@@ -29,7 +29,7 @@ from connectors.kafka.errors import explain_error, is_permanent
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
 from connectors.kafka.transactions import end_transaction_of
 from detector.checkpointing.sqlite import UnsavedError
-from detector.checkpointing.store import Place, Placed, SqliteStore
+from detector.checkpointing.store import PartitionPosition, PartitionRow, SqliteStore
 from detector.errors import StateError
 from detector.state.records import incident_of
 from detector.state.stream_cache import partition_hash
@@ -38,14 +38,14 @@ logger = logging.getLogger(__name__)
 
 POLL_MS = 100
 QUIET_MS = 20  # while a partition waits to be restored
-TELL_SECONDS = 5.0  # between two lines about progress
+PROGRESS_LOG_SECONDS = 5.0  # between two lines about progress
 # Standing before an open transaction for so long: its worker is gone, or it would have ended it before it let go
-GONE_SECONDS = 1.0
+STALE_TRANSACTION_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 STOP_SECONDS = 2.0
 
 
-CLAIMED = ""  # a place's identity: its rows are of a time before the changelog, and were never written to it
+ADOPTED = ""  # a position's identity: its rows are of a time before the changelog, and were never written to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,10 @@ class Restored:
 
 
 @dataclass(slots=True)
-class _Followed:
+class _RecoveringPartition:
     """A partition on its way."""
 
-    place: Place
+    stored: PartitionPosition
     assembler: Assembler
     end: int | None = None  # restored once the position is there; None: followed in advance
     goal: int = 0  # what stood there when following began
@@ -73,7 +73,7 @@ class _Followed:
     rows: int = 0
     records: int = 0
     whole: bool = False  # read from its beginning
-    former: Place | None = None  # what the store's rows stand for, which the first record replaces
+    former: PartitionPosition | None = None  # what the store's rows stand for, which the first record replaces
     mark: Mark | None = None
     moved_at: float = field(default_factory=time.monotonic)
     ended: bool = False  # the former owner's transaction
@@ -89,8 +89,8 @@ def _incident(entry: Entry, partition: Partition) -> int | None:
         return None
 
 
-class Restorer(threading.Thread):
-    """See the module. `restore`, `let_go` and `finished` are for the daemon's thread, and return at once.
+class ChangelogRecovery(threading.Thread):
+    """See the module. `restore`, `revoke` and `finished` are for the daemon's thread, and return at once.
 
     `layouts` are digests of the rows that this version reads, its own first; `member` is this worker's transactional
     id.
@@ -99,32 +99,32 @@ class Restorer(threading.Thread):
     def __init__(
         self, settings: KafkaSettings, store: SqliteStore, *, layouts: Sequence[str], member: str, standby: bool = False
     ) -> None:
-        super().__init__(name="restorer", daemon=True)
+        super().__init__(name="changelog-recovery", daemon=True)
         self._settings, self._store = settings, store
         self._layouts, self._member, self._standby = layouts, member, standby
         self._lock = threading.Lock()
-        self._asked: set[Partition] = set()  # to be restored
+        self._requested: set[Partition] = set()  # to be restored
         self._owned: set[Partition] = set()  # restored, or to be
         self._finished: list[Restored] = []
         self._failure: BaseException | None = None
         self._stopping = threading.Event()
-        self._followed: dict[Partition, _Followed] = {}  # of this thread
+        self._recovering: dict[Partition, _RecoveringPartition] = {}  # of this thread
         self._identities: dict[str, str] = {}  # of changelogs, by the source's topic
-        self._telling = LogThrottle(TELL_SECONDS)
-        self.caught_up = not standby  # whether everything that stood in the changelogs at the start has been read
+        self._progress_throttle = LogThrottle(PROGRESS_LOG_SECONDS)
+        self.standby_ready = not standby  # whether everything that stood in the changelogs at the start has been read
         self.problem = OngoingProblem()
         self.progress = 0  # counts rows and ends, for whoever wants to see that it moves
 
     def restore(self, partitions: Iterable[Partition]) -> None:
         """Bring these partitions' rows in step, or see once more that they are."""
         with self._lock:
-            self._asked |= set(partitions)
+            self._requested |= set(partitions)
             self._owned |= set(partitions)
 
-    def let_go(self, partitions: Iterable[Partition]) -> None:
+    def revoke(self, partitions: Iterable[Partition]) -> None:
         """Restore these no further: another worker has them."""
         with self._lock:
-            self._asked -= set(partitions)
+            self._requested -= set(partitions)
             self._owned -= set(partitions)
             self._finished = [restored for restored in self._finished if restored.partition in self._owned]
 
@@ -156,19 +156,19 @@ class Restorer(threading.Thread):
                 if changelogs is None:
                     return
                 try:
-                    self._follow(changelogs)
+                    self._recover(changelogs)
                 finally:
                     changelogs.close()
             except OffsetOutOfRangeError:
-                self._try_again("a changelog has become shorter: what it held is looked at anew")
+                self._retry("a changelog has become shorter: what it held is looked at anew")
             except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
                 why = explain_error(error, self._settings, topic="the changelog", right=RIGHTS)
                 if is_permanent(error):
                     self._failure = KafkaConnectorError(f"the changelog cannot be read: {why}")
                     return
-                self._try_again(f"reading the changelog fails: {unreachable_brokers(self._settings) or why}")
+                self._retry(f"reading the changelog fails: {unreachable_brokers(self._settings) or why}")
             except UnsavedError as error:
-                self._try_again(f"restoring waits: {error}")
+                self._retry(f"restoring waits: {error}")
             except ChangelogError as error:
                 self._failure = KafkaConnectorError(str(error))
                 return
@@ -176,106 +176,113 @@ class Restorer(threading.Thread):
                 self._failure = error
                 return
             with self._lock:
-                self._asked |= self._followed.keys() & self._owned
-            self._followed.clear()
+                self._requested |= self._recovering.keys() & self._owned
+            self._recovering.clear()
 
-    def _try_again(self, why: str) -> None:
+    def _retry(self, why: str) -> None:
         if self.problem.report(why):
             logger.warning("%s; trying again", why)
         self._stopping.wait(RETRY_SECONDS)
 
-    def _follow(self, changelogs: Changelogs) -> None:
+    def _recover(self, changelogs: Changelogs) -> None:
         prepared: dict[str, int] = {}
         while not self._stopping.is_set():
-            self._take_up(changelogs, prepared)
-            waiting = any(followed.end is not None for followed in self._followed.values())
+            self._sync_assignment(changelogs, prepared)
+            waiting = any(recovering.end is not None for recovering in self._recovering.values())
             polled = changelogs.poll(QUIET_MS if waiting else POLL_MS)
-            if not self._followed:
+            if not self._recovering:
                 self._stopping.wait(QUIET_MS / 1000)
             for partition, records in polled.items():
-                if followed := self._followed.get(partition):
-                    self._apply(partition, followed, records)
-            for partition, followed in list(self._followed.items()):
-                self._advance(changelogs, partition, followed)
-            self._tell()
-            if not self.caught_up:
-                self.caught_up = all(changelogs.position(p) >= f.goal for p, f in self._followed.items())
+                if recovering := self._recovering.get(partition):
+                    self._apply(partition, recovering, records)
+            for partition, recovering in list(self._recovering.items()):
+                self._finish_if_restored(changelogs, partition, recovering)
+            self._log_progress()
+            if not self.standby_ready:
+                self.standby_ready = all(changelogs.position(p) >= f.goal for p, f in self._recovering.items())
 
-    def _take_up(self, changelogs: Changelogs, prepared: dict[str, int]) -> None:
-        """Begin with what was asked for since, and with what is followed in advance; leave what was let go."""
+    def _sync_assignment(self, changelogs: Changelogs, prepared: dict[str, int]) -> None:
+        """Begin with what was requested since, and with what is followed in advance; leave what was let go."""
         with self._lock:
-            asked, self._asked = self._asked, set()
+            requested, self._requested = self._requested, set()
             owned = set(self._owned)
         try:
-            self._begin_with(asked, owned, changelogs, prepared)
+            self._start_recoveries(requested, owned, changelogs, prepared)
         except BaseException:
             with self._lock:
-                self._asked |= asked & self._owned  # it is asked for still
+                self._requested |= requested & self._owned  # keep the request
             raise
 
-    def _begin_with(
-        self, asked: set[Partition], owned: set[Partition], changelogs: Changelogs, prepared: dict[str, int]
+    def _start_recoveries(
+        self, requested: set[Partition], owned: set[Partition], changelogs: Changelogs, prepared: dict[str, int]
     ) -> None:
-        left = {p for p, f in self._followed.items() if (p not in owned) == (f.end is not None)} - asked
+        left = {p for p, f in self._recovering.items() if (p not in owned) == (f.end is not None)} - requested
         for partition in left:
-            del self._followed[partition]
+            del self._recovering[partition]
         if self._standby:
             for topic in self._settings.topics if not self._settings.topic_pattern else ():
                 if topic not in prepared:
                     prepared[topic] = changelogs.prepare(topic)
-        for topic in {partition.topic for partition in asked}:
-            if topic not in prepared or any(p.partition >= prepared[topic] for p in asked if p.topic == topic):
+        for topic in {partition.topic for partition in requested}:
+            if topic not in prepared or any(p.partition >= prepared[topic] for p in requested if p.topic == topic):
                 prepared[topic] = changelogs.prepare(topic)
         others: set[Partition] = set()
         if self._standby:
             others = {Partition(topic, number) for topic, count in prepared.items() for number in range(count)}
-            others -= owned | self._followed.keys()
-        if not (asked or others or left):
+            others -= owned | self._recovering.keys()
+        if not (requested or others or left):
             return
         self._identities = {topic: changelogs.identity(topic) for topic in prepared}
-        ends = changelogs.ends(asked | others) if asked | others else {}
-        places = self._store.places()
+        ends = changelogs.ends(requested | others) if requested | others else {}
+        places = self._store.positions()
         for partition, (first, end) in ends.items():
-            followed = self._begin(changelogs, partition, places.get(partition), first, end)
-            followed.end, followed.goal = end if partition in asked else None, end
-            self._followed[partition] = followed
-        changelogs.follow({partition: followed.place.position for partition, followed in self._followed.items()})
+            recovering = self._start_recovery(changelogs, partition, places.get(partition), first, end)
+            recovering.end, recovering.goal = end if partition in requested else None, end
+            self._recovering[partition] = recovering
+        changelogs.follow({partition: recovering.stored.position for partition, recovering in self._recovering.items()})
 
-    def _begin(
-        self, changelogs: Changelogs, partition: Partition, place: Place | None, first: int, end: int
-    ) -> _Followed:
+    def _start_recovery(
+        self,
+        changelogs: Changelogs,
+        partition: Partition,
+        stored: PartitionPosition | None,
+        first: int,
+        end: int,
+    ) -> _RecoveringPartition:
         """Return where to begin: at what the store is in step with, else with everything."""
         identity = changelogs.identity(partition.topic)
         assembler = Assembler(self._settings.changelog_of(partition.topic), partition)
-        if place is not None and place.identity == identity and first <= place.position <= end:
-            return _Followed(place, assembler, first=place.position)
+        if stored is not None and stored.identity == identity and first <= stored.position <= end:
+            return _RecoveringPartition(stored, assembler, first=stored.position)
         # whether it holds anything is known once it has been read: there may be nothing but aborted transactions
-        return _Followed(Place(identity, first, None), assembler, first=first, whole=True, former=place)
+        return _RecoveringPartition(
+            PartitionPosition(identity, first, None), assembler, first=first, whole=True, former=stored
+        )
 
-    def _replace(self, partition: Partition, followed: _Followed) -> None:
+    def _replace(self, partition: Partition, recovering: _RecoveringPartition) -> None:
         """Let the rows that are here make room for those of the changelog."""
-        former = followed.former
-        if former is not None and former.identity != CLAIMED:
+        former = recovering.former
+        if former is not None and former.identity != ADOPTED:
             logger.warning(
                 "%s/%d: the changelog is not the one that the local store is a copy of (it holds %d to %d, the store is"
                 " at %d): the store's copy is built anew",
-                *(*partition, followed.first, followed.goal, former.position),
+                *(*partition, recovering.first, recovering.goal, former.position),
             )
         self._store.clear(partition)
 
-    def _apply(self, partition: Partition, followed: _Followed, records: list[RawRecord]) -> None:
-        if followed.whole and not followed.records:
-            self._replace(partition, followed)
-        followed.records += len(records)
-        rows: dict[str, Placed] = {}
-        place, damaged = followed.place, followed.assembler.damaged
-        offset, member = place.source_offset, place.member
+    def _apply(self, partition: Partition, recovering: _RecoveringPartition, records: list[RawRecord]) -> None:
+        if recovering.whole and not recovering.records:
+            self._replace(partition, recovering)
+        recovering.records += len(records)
+        rows: dict[str, PartitionRow] = {}
+        stored, damaged = recovering.stored, recovering.assembler.damaged
+        offset, member = stored.source_offset, stored.member
         for at, _, key, value in records:
-            entry = followed.assembler.take(at, key, value)
+            entry = recovering.assembler.take(at, key, value)
             if entry is None:
                 continue
             if entry.mark is not None:
-                offset, member, followed.mark = entry.offset, entry.mark.member, entry.mark
+                offset, member, recovering.mark = entry.offset, entry.mark.member, entry.mark
                 if entry.mark.layout not in self._layouts:
                     raise self._other_layout(partition, entry.mark)
                 if entry.mark.group != self._settings.group_id:
@@ -285,63 +292,69 @@ class Restorer(threading.Thread):
                         " of this group's own"
                     )
             elif entry.gone:
-                rows[entry.stream] = Placed(entry.stream, None)
+                rows[entry.stream] = PartitionRow(entry.stream, None)
             else:
                 frame = entry.row if entry.compressed else compressed(entry.row)
-                rows[entry.stream] = Placed(entry.stream, frame, _incident(entry, partition))
-        followed.place = Place(place.identity, followed.assembler.resume(records[-1][0] + 1), offset, member)
-        followed.rows += len(rows)
-        followed.moved_at = time.monotonic()
+                rows[entry.stream] = PartitionRow(entry.stream, frame, _incident(entry, partition))
+        recovering.stored = PartitionPosition(
+            stored.identity, recovering.assembler.resume(records[-1][0] + 1), offset, member
+        )
+        recovering.rows += len(rows)
+        recovering.moved_at = time.monotonic()
         self.progress += len(rows)
-        self._store.save_placed({partition: list(rows.values())}, {partition: followed.place})
-        if followed.assembler.damaged > damaged:
+        self._store.save_partitions({partition: list(rows.values())}, {partition: recovering.stored})
+        if recovering.assembler.damaged > damaged:
             logger.error(
                 "%s/%d: %d records of the changelog are damaged (checksum mismatch), the last before offset %d: their"
                 " streams learn anew",
-                *(*partition, followed.assembler.damaged - damaged, followed.place.position),
+                *(*partition, recovering.assembler.damaged - damaged, recovering.stored.position),
             )
 
-    def _advance(self, changelogs: Changelogs, partition: Partition, followed: _Followed) -> None:
+    def _finish_if_restored(
+        self, changelogs: Changelogs, partition: Partition, recovering: _RecoveringPartition
+    ) -> None:
         """See whether a partition is restored; where it stands before an open transaction, end that."""
-        if followed.end is None:
+        if recovering.end is None:
             return
         position = changelogs.position(partition)
-        if (safe := followed.assembler.resume(position)) > followed.place.position:
-            followed.place = followed.place._replace(position=safe)
-            followed.moved_at = time.monotonic()
-        if position < followed.end:
-            if time.monotonic() - followed.moved_at > GONE_SECONDS and not followed.ended:
-                followed.ended = True
-                self._end_transaction(partition, followed.place.member)
+        if (safe := recovering.assembler.resume(position)) > recovering.stored.position:
+            recovering.stored = recovering.stored._replace(position=safe)
+            recovering.moved_at = time.monotonic()
+        if position < recovering.end:
+            if time.monotonic() - recovering.moved_at > STALE_TRANSACTION_SECONDS and not recovering.ended:
+                recovering.ended = True
+                self._end_transaction(partition, recovering.stored.member)
             return
-        source_offset = followed.place.source_offset
-        if empty := followed.whole and not followed.records:  # the rows that are here, if any, are all that there is
-            source_offset = None if followed.former is None else followed.former.source_offset
+        source_offset = recovering.stored.source_offset
+        if (
+            empty := recovering.whole and not recovering.records
+        ):  # the rows that are here, if any, are all that there is
+            source_offset = None if recovering.former is None else recovering.former.source_offset
         else:
-            self._check(partition, followed)
-            self._store.save_placed({}, {partition: followed.place})
-        del self._followed[partition]
-        changelogs.follow({p: f.place.position for p, f in self._followed.items()})
-        seconds = time.monotonic() - followed.began
+            self._check(partition, recovering)
+            self._store.save_partitions({}, {partition: recovering.stored})
+        del self._recovering[partition]
+        changelogs.follow({p: f.stored.position for p, f in self._recovering.items()})
+        seconds = time.monotonic() - recovering.began
         restored = Restored(
-            *(partition, source_offset, followed.rows, seconds, empty),
-            followed.assembler.damaged,
+            *(partition, source_offset, recovering.rows, seconds, empty),
+            recovering.assembler.damaged,
         )
         with self._lock:
-            if partition in self._owned and partition not in self._asked:
+            if partition in self._owned and partition not in self._requested:
                 self._finished.append(restored)
         self.progress += 1
 
-    def _check(self, partition: Partition, followed: _Followed) -> None:
-        mark = followed.mark
+    def _check(self, partition: Partition, recovering: _RecoveringPartition) -> None:
+        mark = recovering.mark
         changelog = f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition}"
-        if followed.whole and mark is None:
+        if recovering.whole and mark is None:
             logger.error(
                 "%s holds states but does not say for which offset: it has been truncated; streams whose states are"
                 " missing learn anew",
                 changelog,
             )
-        elif followed.whole and mark is not None and (held := self._store.held(partition)) < mark.streams:
+        elif recovering.whole and mark is not None and (held := self._store.row_count(partition)) < mark.streams:
             logger.error(
                 "%s holds %d states of at least %d that were written: it has been truncated, or was not compacted but"
                 " deleted; the others learn anew",
@@ -350,8 +363,8 @@ class Restorer(threading.Thread):
 
     def _other_layout(self, partition: Partition, mark: Mark) -> StateError:
         """Return the error for states of another version; what was read of them leaves the store."""
-        for other, followed in self._followed.items():
-            if followed.rows:
+        for other, recovering in self._recovering.items():
+            if recovering.rows:
                 self._store.clear(other)
         return StateError(
             f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition}: its states were last"
@@ -375,12 +388,14 @@ class Restorer(threading.Thread):
         except KafkaConnectorError as error:
             logger.warning("the transaction of %s cannot be ended, its time-out must: %s", member, error)
 
-    def _tell(self) -> None:
-        if not self._telling.due():
+    def _log_progress(self) -> None:
+        if not self._progress_throttle.due():
             return
         now = time.monotonic()
-        for partition, followed in self._followed.items():
-            if followed.end is not None and now - followed.began > TELL_SECONDS:
-                done = (followed.place.position - followed.first) / max(1, followed.end - followed.first)
-                rate = followed.rows / (now - followed.began)
-                logger.info("restoring %s/%d: %.0f %%, %d states, %.0f/s", *partition, 100 * done, followed.rows, rate)
+        for partition, recovering in self._recovering.items():
+            if recovering.end is not None and now - recovering.began > PROGRESS_LOG_SECONDS:
+                done = (recovering.stored.position - recovering.first) / max(1, recovering.end - recovering.first)
+                rate = recovering.rows / (now - recovering.began)
+                logger.info(
+                    "restoring %s/%d: %.0f %%, %d states, %.0f/s", *partition, 100 * done, recovering.rows, rate
+                )

@@ -48,7 +48,7 @@ _SAVE_ROW = (
 )
 _STREAMS_OF = "FROM streams WHERE place = (SELECT id FROM places WHERE topic = ? AND partition = ?)"
 _SAVE_META = "INSERT OR REPLACE INTO meta (id, crc, document) VALUES (1, ?, ?)"
-_SAVE_PLACE = (
+_SAVE_POSITION = (
     "INSERT INTO places (topic, partition, identity, position, source_offset, member) VALUES (?, ?, ?, ?, ?, ?) "
     "ON CONFLICT (topic, partition) DO UPDATE SET identity = excluded.identity, position = excluded.position, "
     "source_offset = excluded.source_offset, member = excluded.member"
@@ -64,7 +64,7 @@ class DamagedRowError(StateError):
         self.stream = stream
 
 
-class Place(NamedTuple):
+class PartitionPosition(NamedTuple):
     """What the rows of a partition stand for."""
 
     identity: str  # of the changelog topic that they were last in step with
@@ -73,7 +73,7 @@ class Place(NamedTuple):
     member: str = ""  # transactional id of who wrote last
 
 
-class Placed(NamedTuple):
+class PartitionRow(NamedTuple):
     """A row that belongs to a partition: a zstd frame, None where the stream is not there any more."""
 
     stream: str
@@ -87,37 +87,38 @@ class SqliteStore:
     Raises StateError when the directory cannot be used, is in use by another process, or holds a database that is
     damaged, foreign or of a newer longwatch.
 
-    With `copy`, of what a changelog holds, a damaged database is no loss: it is put aside, and an empty one is taken.
+    With `is_cache`, where a changelog has all of it, a damaged database is no loss: it is put aside, and an empty one
+    takes its place.
     Where that shows only later, it is put aside for the next start, and a DamagedStoreError ends this one.
     """
 
-    def __init__(self, directory: str | Path, *, copy: bool = False) -> None:
+    def __init__(self, directory: str | Path, *, is_cache: bool = False) -> None:
         """Lock the directory, open its database and check that it is ours and readable."""
-        self.directory, self._copy = Path(directory), copy
+        self.directory, self._is_cache = Path(directory), is_cache
         self._mutex = threading.Lock()
         self._lock_fd = lock_directory(self.directory)
-        self._served: set[Partition] | None = None
+        self._restricted: set[Partition] | None = None
         self._ids: dict[Partition, int] = {}  # of places
         try:
             try:
                 self._db = open_database(self.directory)
             except DamagedStoreError as error:
-                if not copy:
+                if not is_cache:
                     raise
-                logger.error("%s", self._aside(error, "are read"))  # noqa: TRY400 - one line tells it
+                logger.error("%s", self._set_aside(error, "are read"))  # noqa: TRY400 - one line tells it
                 self._db = open_database(self.directory)
         except BaseException:
             os.close(self._lock_fd)
             raise
 
-    def _aside(self, error: DamagedStoreError, read: str) -> DamagedStoreError:
+    def _set_aside(self, error: DamagedStoreError, read: str) -> DamagedStoreError:
         lies = put_aside(self.directory)
         return DamagedStoreError(error.what, f"it lies in {lies.name} now, and its states {read} from the changelog")
 
     def _explained(self, error: sqlite3.Error | UnicodeDecodeError, doing: str) -> StateError:
         told = explained(self.directory, error, doing)
-        if self._copy and isinstance(told, DamagedStoreError):
-            return self._aside(told, "will be read, once longwatch is started again,")
+        if self._is_cache and isinstance(told, DamagedStoreError):
+            return self._set_aside(told, "will be read, once longwatch is started again,")
         return told
 
     def save(self, changed: Iterable[tuple[str, bytes]], deleted: Iterable[str], meta: Mapping[str, Any]) -> None:
@@ -159,7 +160,7 @@ class SqliteStore:
                     ).fetchone()
                 except ERRORS as error:
                     raise self._explained(error, f"read stream {name!r} from") from error
-                if found is not None and self._served is not None and found[3] not in self._served_ids():
+                if found is not None and self._restricted is not None and found[3] not in self._restricted_ids():
                     found = None  # another worker's by now: what is here may be long out of date
                 rows.append(None if found is None else self._verified(name, key, *found[:3]))
         return rows
@@ -186,15 +187,15 @@ class SqliteStore:
 
     # -- states that follow a changelog -------------------------------------------------------------------------------
 
-    def serve(self, partitions: Iterable[Partition] | None) -> None:
+    def restrict_to(self, partitions: Iterable[Partition] | None) -> None:
         """Let `load` find the rows of these partitions only; None: every row."""
         with self._mutex:
-            self._served = None if partitions is None else set(partitions)
+            self._restricted = None if partitions is None else set(partitions)
 
-    def save_placed(
+    def save_partitions(
         self,
-        rows: Mapping[Partition, Sequence[Placed]],
-        places: Mapping[Partition, Place],
+        rows: Mapping[Partition, Sequence[PartitionRow]],
+        positions: Mapping[Partition, PartitionPosition],
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         """Store rows by partition and what they stand for, in one transaction; durable when it returns.
@@ -204,23 +205,23 @@ class SqliteStore:
         """
         about = None if meta is None else _meta_values(meta)
         with self._mutex, self._transaction() as db:
-            for partition, place in places.items():
-                db.execute(_SAVE_PLACE, (*partition, *place))
+            for partition, place in positions.items():
+                db.execute(_SAVE_POSITION, (*partition, *place))
             for partition, changed in rows.items():
                 number = self._id(partition)
-                others = self._served_ids() - {number} if partition not in (self._served or ()) else set()
+                others = self._restricted_ids() - {number} if partition not in (self._restricted or ()) else set()
                 # numbers of our own making
                 keep = f" WHERE place IS NULL OR place NOT IN ({', '.join(map(str, others))})" if others else ""
-                db.executemany(_SAVE_ROW + keep, _placed_rows(changed, number))
+                db.executemany(_SAVE_ROW + keep, _partition_rows(changed, number))
                 gone = ((_encode(stream), number) for stream, frame, _ in changed if frame is None)
                 db.executemany("DELETE FROM streams WHERE name = ? AND place = ?", gone)
             if about is not None:
                 db.execute(_SAVE_META, about)
 
-    def places(self) -> dict[Partition, Place]:
+    def positions(self) -> dict[Partition, PartitionPosition]:
         """Return what the rows of each partition stand for."""
         found = self._asked("SELECT topic, partition, identity, position, source_offset, member FROM places")
-        return {Partition(topic, number): Place(*rest) for topic, number, *rest in found}
+        return {Partition(topic, number): PartitionPosition(*rest) for topic, number, *rest in found}
 
     def clear(self, partition: Partition | None) -> None:
         """Remove a partition's rows, to build them anew; None: forget how rows belong to partitions, keep them all."""
@@ -233,7 +234,7 @@ class SqliteStore:
                 db.execute("DELETE FROM places WHERE topic = ? AND partition = ?", partition)
                 self._ids.pop(partition, None)
 
-    def held(self, partition: Partition) -> int:
+    def row_count(self, partition: Partition) -> int:
         """Return how many rows a partition has."""
         return int(self._asked(f"SELECT count(*) {_STREAMS_OF}", partition)[0][0])
 
@@ -243,7 +244,7 @@ class SqliteStore:
         found = self._asked(query, (_encode(stream),))
         return Partition(*found[0]) if found else None
 
-    def unplaced(self) -> list[str]:
+    def unassigned(self) -> list[str]:
         """Return the streams whose rows belong to no partition: of a time without a changelog."""
         free = "SELECT name FROM streams WHERE place IS NULL OR place NOT IN (SELECT id FROM places) ORDER BY name"
         return [_decode(key) for (key,) in self._asked(free)]
@@ -298,8 +299,8 @@ class SqliteStore:
             number = self._ids[partition] = int(found[0])
         return number
 
-    def _served_ids(self) -> set[int]:
-        return {self._id(partition) for partition in self._served or ()}
+    def _restricted_ids(self) -> set[int]:
+        return {self._id(partition) for partition in self._restricted or ()}
 
     def names(self) -> list[str]:
         """Return the name of every stream that has a row, in the order of their UTF-8 bytes."""
@@ -347,7 +348,9 @@ def _checked_rows(
         yield key, PLAIN, zlib.crc32(row, zlib.crc32(key)), row, None, incident_of(row)
 
 
-def _placed_rows(rows: Iterable[Placed], place: int) -> Iterator[tuple[bytes, int, int, bytes, int, int | None]]:
+def _partition_rows(
+    rows: Iterable[PartitionRow], place: int
+) -> Iterator[tuple[bytes, int, int, bytes, int, int | None]]:
     for stream, frame, incident in rows:
         if frame is not None:
             key = _encode(stream)

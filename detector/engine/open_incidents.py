@@ -77,7 +77,7 @@ class OpenIncidents:
         for stream, partition in incidents.items():
             self._open[stream] = _Open(partition, now, self._of(partition).seconds)
 
-    def let_go(self, partitions: Iterable[Partition]) -> None:
+    def revoke(self, partitions: Iterable[Partition]) -> None:
         """Forget the incidents of partitions that are others' now, with their states."""
         gone = {partition_hash(*partition) for partition in partitions}
         self._open = {stream: o for stream, o in self._open.items() if o.partition not in gone}

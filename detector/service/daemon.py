@@ -28,17 +28,17 @@ from connectors.kafka.sinks import KafkaWriter, UndeliveredError
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
 from detector import __version__
-from detector.checkpointing.changelog_checkpoint import PartitionedStates
+from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
 from detector.checkpointing.checkpoint import Checkpoints, Parts, check_layout
-from detector.checkpointing.deadlines import Patience
+from detector.checkpointing.deadlines import BrokerWait
 from detector.checkpointing.store import DamagedRowError, SqliteStore
 from detector.config.settings import Settings
 from detector.engine.engine import Engine, Step
 from detector.engine.open_incidents import OpenIncidents
 from detector.observability.metrics import Metrics
 from detector.service.factory import (
-    MODELS,
-    Changes,
+    MODELS_DIR,
+    RebalanceCallbacks,
     Sinks,
     device_of,
     engine_settings,
@@ -47,9 +47,9 @@ from detector.service.factory import (
     resumed_model,
 )
 from detector.service.health import Health
-from detector.service.memory_budget import memory_limit, tell
-from detector.service.model_promotion import Promotion
-from detector.service.poison_events import ENGINE_ERROR, FaultError, Isolation
+from detector.service.memory_budget import log_capacity, memory_limit
+from detector.service.model_promotion import ModelPromotion
+from detector.service.poison_events import ENGINE_ERROR, FaultError, PoisonGuard
 from detector.service.reporter import Reporter, StageClock
 from detector.service.signals import Signals
 from detector.service.systemd import Notifier
@@ -72,8 +72,8 @@ REVOKE_SECONDS = 20.0
 class Daemon:
     """One worker: a source, an engine, sinks, a store. `run` returns when the source ends or a signal says so."""
 
-    def __init__(self, settings: Settings, beside: Sinks | None = None) -> None:
-        """Open everything; results go to the sinks of the settings and to those of `beside`.
+    def __init__(self, settings: Settings, extra_sinks: Sinks | None = None) -> None:
+        """Open everything; results go to the sinks of the settings and to those of `extra_sinks`.
 
         Raises the settings', store's, model's and connectors' own errors, each a clear line.
         """
@@ -82,14 +82,14 @@ class Daemon:
         self._notifier = Notifier()
         self._stop = threading.Event()
         self._signals = Signals(self.stop)
-        self._patiently = Patience(self._beat)
+        self._broker_wait = BrokerWait(self._beat)
         self._health = Health(settings.processing.stalled_after_seconds)
         self._http = HttpServer(settings.http, self.metrics.registry, self._health.live, self._ready)
         self._assigned = settings.source.type == "file"
 
-        self._store = SqliteStore(settings.state.directory, copy=settings.changelog)
+        self._store = SqliteStore(settings.state.directory, is_cache=settings.changelog)
         meta = self._store.meta()
-        registry = Registry(settings.state.directory / MODELS, open_private)
+        registry = Registry(settings.state.directory / MODELS_DIR, open_private)
         model, stored_model, fallback = resumed_model(settings, registry, meta["model"] if meta else "")
         if fallback:
             self.metrics.model_fallbacks[fallback].inc()
@@ -111,26 +111,26 @@ class Daemon:
             self._reporter.begin(meta.get("newest", 0.0))
         self._store.upgrade()
         self.metrics.state_limit_bytes.set(limit.state_bytes)
-        tell(limit, self._engine.states, 1 - 3 * PORTION, settings.state.max_streams)
+        log_capacity(limit, self._engine.states, 1 - 3 * PORTION, settings.state.max_streams)
         self._decoder = Decoder(settings.decode)
         self._member = meta.get("member", "") if meta else ""
         writer = self._make_writer()
         results: KafkaWriter | None = writer if settings.exactly_once else None
         if results is None and settings.source.type == "kafka":
-            results = KafkaWriter(settings.kafka, self._patiently.look)
-        self._sinks = make_sinks(settings, self.metrics, results, beside)
+            results = KafkaWriter(settings.kafka, self._broker_wait.check)
+        self._sinks = make_sinks(settings, self.metrics, results, extra_sinks)
         if meta:
             self._sinks.restore(meta["sinks"])
-        changes = Changes(self._on_assigned, self._on_revoked, self._on_lost, self._on_placed)
+        changes = RebalanceCallbacks(self._on_assigned, self._on_revoked, self._on_lost, self._on_placed)
         fingerprints = meta.get("beginnings", {}) if meta else {}
         self._source = make_source(settings, self._decoder, offsets, fingerprints, changes)
-        self._isolation = Isolation(self._engine, always=not self._source.rewinds)
+        self._poison_guard = PoisonGuard(self._engine, always=not self._source.rewinds)
         self._full = False  # nothing is read, since no more can be kept without a checkpoint
-        self._partitions: PartitionedStates | None = None
+        self._partitions: ChangelogCheckpointer | None = None
         self._moves = 0  # times that reading has got on
         self._former = dict(offsets)  # of a time without a changelog
         if writer is not None:
-            self._partitions = PartitionedStates(
+            self._partitions = ChangelogCheckpointer(
                 settings.kafka,
                 self._engine,
                 self._store,
@@ -141,7 +141,7 @@ class Daemon:
                 stored=self._stored,
             )
             offsets = self._partitions.offsets
-        elif self._store.places():
+        elif self._store.positions():
             self._store.clear(None)  # what is saved from now on is not in the changelog
         self._lag_due = 0.0  # monotonic, s
         self._incidents = OpenIncidents()
@@ -151,17 +151,19 @@ class Daemon:
         self._checkpoints = Checkpoints(
             settings,
             parts,
-            self._patiently,
+            self._broker_wait,
             self._reporter,
             offsets,
             {"longwatch": __version__, "member": self._member, "model": stored_model},
         )
-        self._promotion = Promotion(settings, model, registry, parts, self._checkpoints, self._reporter, self.metrics)
+        self._promotion = ModelPromotion(
+            settings, model, registry, parts, self._checkpoints, self._reporter, self.metrics
+        )
         self._problems = {"retraining": self._promotion.problem, **self._sinks.problems}
         if isinstance(self._source, KafkaSource):
             self._problems["kafka"] = self._source.problem
         if self._partitions is not None:
-            self._problems["changelog"] = self._partitions.restorer.problem
+            self._problems["changelog"] = self._partitions.recovery.problem
         logger.info(
             "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
             *(__version__, settings.model.cell, device, self._engine.settings.threads, settings.state.directory),
@@ -185,13 +187,13 @@ class Daemon:
         self._signals.take()
         self._http.start()
         if self._partitions is not None:
-            self._partitions.restorer.start()
+            self._partitions.recovery.start()
         if self._sinks.feed is not None:
             self._sinks.feed.start()
         self._promotion.begin()
         # an empty one first, which tells file sinks where this run began
-        if not self._checkpoints.make() and self._checkpoints.unsaved is not None:
-            raise self._checkpoints.unsaved  # nothing has been read yet: better told at once than when it has been
+        if not self._checkpoints.commit() and self._checkpoints.last_error is not None:
+            raise self._checkpoints.last_error  # nothing has been read yet: better told at once than when it has been
         gc.collect()
         gc.freeze()  # all that is loaded: to look through it again and again took a sixth of all CPU time
         self._notifier.ready("scoring")
@@ -208,19 +210,19 @@ class Daemon:
             self._turn()
         except FaultError as error:
             logger.exception("the engine raised: the event will be found")
-            self._checkpoints.go_back(error)
+            self._checkpoints.roll_back(error)
         except (DamagedRowError, UndeliveredError) as error:
-            self._checkpoints.go_back(error)
+            self._checkpoints.roll_back(error)
 
     def _turn(self) -> None:
         raw = self._poll()
         self._bring()
         if len(raw):
-            self._checkpoints.begin(raw)
+            self._checkpoints.record_start(raw)
             self._clock.begins()
             batch, rejected = self._decoder.decode(raw)
             self._clock.ends("decode")
-            for part, step, refused, anew in self._isolation.steps(batch, raw):
+            for part, step, refused, anew in self._poison_guard.step_all(batch, raw):
                 if step is not None:
                     self._emit(step)
                     self._incidents.step(part, step)
@@ -230,14 +232,14 @@ class Daemon:
             self._clock.ends("emit")
         if len(raw) or raw.passed:
             self._moves += 1
-            self._checkpoints.advance(raw)
+            self._checkpoints.record_offsets(raw)
         if time.monotonic() >= self._lag_due:
             self._watch(self._source.lag())
             self._reporter.look()
             self._lag_due = time.monotonic() + LAG_SECONDS
         self._resolve_silent()
         if self._checkpoints.due:
-            self._checkpoints.make()
+            self._checkpoints.commit()
         self._promotion.advance()
 
     def _shutdown(self, *, orderly: bool) -> None:
@@ -246,9 +248,9 @@ class Daemon:
         began = time.monotonic()
         self._promotion.stop()
         try:
-            if orderly and time.monotonic() < self._patiently.saved_by:
+            if orderly and time.monotonic() < self._broker_wait.shutdown_deadline:
                 try:
-                    self._checkpoints.make()
+                    self._checkpoints.commit()
                 except UndeliveredError as error:
                     logger.warning("what came since the last checkpoint will be scored again: %s", error)
         finally:
@@ -268,14 +270,14 @@ class Daemon:
 
     def stop(self) -> None:
         """Ask the loop to end after its present turn."""
-        self._patiently.saved_by = time.monotonic() + STOP_SAVING_SECONDS
+        self._broker_wait.shutdown_deadline = time.monotonic() + STOP_SAVING_SECONDS
         self._stop.set()
 
     # -- a turn's parts ------------------------------------------------------------------------------------------------
 
     def _poll(self) -> RawBatch:
         """Return the next records; none while there is no checkpoint and no more can be kept without one."""
-        full = self._checkpoints.unsaved is not None and self._checkpoints.crowded
+        full = self._checkpoints.last_error is not None and self._checkpoints.backlog_full
         source = self._source
         if full != self._full:
             self._full = full
@@ -293,7 +295,7 @@ class Daemon:
         for alert_sink in self._sinks.alerts:
             alert_sink.write(step.alerts)
         if self._partitions is not None:
-            self._partitions.moved(step.repartitioned)
+            self._partitions.note_repartitioned(step.repartitioned)
 
     def _resolve_silent(self) -> None:
         """End the incidents of streams that have fallen silent: a part of the next checkpoint, as what events bring."""
@@ -317,7 +319,7 @@ class Daemon:
             try:
                 yield from self._store.load([name])
             except DamagedRowError as error:
-                if self._partitions is not None and self._partitions.distrust(name):
+                if self._partitions is not None and self._partitions.discard_local_copy(name):
                     raise  # the way back brings the row from the changelog
                 self._reporter.damaged(error)
                 yield None
@@ -327,58 +329,60 @@ class Daemon:
     def _on_assigned(self, partitions: list[Partition]) -> None:
         if not self._assigned and self._sinks.writer is not None:
             # a topic that cannot be written is told now, not at the first alert
-            self._patiently.until_brokers_answer(self._sinks.writer.open)
+            self._broker_wait.until_brokers_answer(self._sinks.writer.open)
         self._assigned = True
         if self._partitions is not None:
             # it ends the transaction that a former life has left open
-            self._patiently.until_brokers_answer(self._partitions.open)
+            self._broker_wait.until_brokers_answer(self._partitions.open)
             self._partitions.assign(partitions)
 
     def _on_revoked(self, partitions: list[Partition]) -> None:
         """Save what was done, then forget where these partitions stand: the next owner moves them on."""
-        self._patiently.let_go_by = time.monotonic() + REVOKE_SECONDS if self._partitions is not None else math.inf
+        self._broker_wait.revoke_deadline = (
+            time.monotonic() + REVOKE_SECONDS if self._partitions is not None else math.inf
+        )
         failure: UndeliveredError | None = None
         try:
-            self._checkpoints.make()
+            self._checkpoints.commit()
         except UndeliveredError as error:
             failure = error
         finally:
-            self._patiently.let_go_by = math.inf
+            self._broker_wait.revoke_deadline = math.inf
         if self._partitions is not None:
-            self._partitions.let_go(partitions)
-            self._incidents.let_go(partitions)
+            self._partitions.revoke(partitions)
+            self._incidents.revoke(partitions)
         if failure is not None:
-            self._checkpoints.go_back(failure)
+            self._checkpoints.roll_back(failure)
         self._let_go(partitions)
 
     def _let_go(self, partitions: list[Partition]) -> None:
-        self._isolation.let_go(partitions)
-        self._checkpoints.let_go(partitions)
+        self._poison_guard.revoke(partitions)
+        self._checkpoints.revoke(partitions)
 
     def _on_lost(self, partitions: list[Partition]) -> None:
         """Others may have these already: nothing of them can be committed any more."""
         if self._partitions is None:
             self._on_revoked(partitions)
             return
-        self._partitions.let_go(partitions)
+        self._partitions.revoke(partitions)
         self._let_go(partitions)
-        self._checkpoints.go_back(UndeliveredError("partitions were lost: this worker was not heard of for too long"))
+        self._checkpoints.roll_back(UndeliveredError("partitions were lost: this worker was not heard of for too long"))
 
     def _on_placed(self, offsets: dict[Partition, int]) -> None:
         if self._partitions is None:
-            self._checkpoints.placed(offsets)
+            self._checkpoints.on_placed(offsets)
         else:
             for partition in offsets:
                 self._incidents.found(self._store.open_incidents(partition))
             # what was decided holds from now on, also for whoever has these partitions next
             self._checkpoints.dirty = True
-            if self._partitions.placed(offsets):
-                self._checkpoints.hurry()
+            if self._partitions.on_placed(offsets):
+                self._checkpoints.commit_soon()
 
     def _bring(self) -> None:
         """Let reading begin in partitions whose states have come."""
         if self._partitions is not None and isinstance(self._source, KafkaSource):
-            self._partitions.tick(self._source, self._former)
+            self._partitions.resume_restored(self._source, self._former)
         if self._sinks.feed is not None:
             self._sinks.feed.check()
 
@@ -388,7 +392,7 @@ class Daemon:
         if not self._settings.changelog:
             return None
         self._member = kafka.group_instance_id or self._member or uuid.uuid4().hex[:12]
-        return TransactionalWriter(kafka, transactional_id(kafka.group_id, self._member), self._patiently.look)
+        return TransactionalWriter(kafka, transactional_id(kafka.group_id, self._member), self._broker_wait.check)
 
     @property
     def _restoring(self) -> int:
@@ -404,7 +408,7 @@ class Daemon:
         self._reporter.watch(sum(lag.values()))
         source = self._source
         if isinstance(source, KafkaSource):
-            progress = self._moves, 0 if self._partitions is None else self._partitions.restorer.progress
+            progress = self._moves, 0 if self._partitions is None else self._partitions.recovery.progress
             waiting = (any(lag.values()) or bool(self._restoring)) and not source.outage and not self._full
             self._health.watch(progress, waiting=waiting)
             self._incidents.look(lag, reading=not source.outage and not self._full)
@@ -426,7 +430,7 @@ class Daemon:
         if told := "; ".join(text for part, text in problems.items() if text and part != "retraining"):
             return False, told
         if self._partitions is not None and self._settings.state.standby and not self._checkpoints.offsets:
-            ready = self._partitions.restorer.caught_up
+            ready = self._partitions.recovery.standby_ready
             return ready, "standing by" if ready else "reading the changelog, to stand by"
         if not self._assigned:
             return False, "waiting for partitions"

@@ -19,7 +19,7 @@ from connectors.files.sinks import FileAlertSink, FileDeadLetterSink, FileScoreS
 from connectors.files.source import FileSource
 from connectors.kafka.alert_feed import AlertFeed
 from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink, KafkaWriter
-from connectors.kafka.source import LATER, KafkaSource
+from connectors.kafka.source import DEFERRED, KafkaSource
 from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreSink, Sink
 from connectors.webhook.sink import WebhookSink
 from detector.config.settings import ModelSettings, Settings, SettingsError
@@ -33,7 +33,7 @@ from training.network.weights import Weights, load_prior
 
 logger = logging.getLogger(__name__)
 
-MODELS = "models"  # folder of the state directory
+MODELS_DIR = "models"  # folder of the state directory
 FILES_AND_HOOKS = (FileScoreSink, FileAlertSink, FileDeadLetterSink, WebhookSink)  # sinks that write to a local disk
 Notice = Callable[[list[Partition]], None]
 
@@ -149,7 +149,7 @@ def reshape(model: Weights, wanted: ModelSettings) -> Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class RebalanceCallbacks:
     """What is called as the group gives partitions and takes them away."""
 
     assigned: Notice
@@ -163,7 +163,7 @@ def make_source(
     decoder: Decoder,
     offsets: Mapping[Partition, int],
     fingerprints: Mapping[str, Sequence[Any]],
-    changes: Changes,
+    changes: RebalanceCallbacks,
 ) -> DaemonSource:
     """Return the source, which goes on at `offsets`, or where `place` says where there is a changelog.
 
@@ -174,7 +174,7 @@ def make_source(
         return FileSource(settings.source, decoder, offsets, known)
     return KafkaSource(
         settings.kafka,
-        start=(lambda _: LATER) if settings.changelog else offsets.get,
+        start=(lambda _: DEFERRED) if settings.changelog else offsets.get,
         on_assigned=changes.assigned,
         on_revoked=changes.revoked,
         on_lost=changes.lost,
@@ -230,9 +230,9 @@ class Sinks:
 
 
 def make_sinks(
-    settings: Settings, metrics: Metrics, writer: KafkaWriter | None = None, beside: Sinks | None = None
+    settings: Settings, metrics: Metrics, writer: KafkaWriter | None = None, extra_sinks: Sinks | None = None
 ) -> Sinks:
-    """Return the sinks that the settings name, and those of `beside`; `writer` writes what goes to Kafka."""
+    """Return the sinks that the settings name, and those of `extra_sinks`; `writer` writes what goes to Kafka."""
     output, kafka = settings.output, settings.kafka
     scores: list[ScoreSink] = []
     alerts: list[AlertSink] = []
@@ -269,7 +269,7 @@ def make_sinks(
             problems["alert_feed"] = feed.problem
         else:
             alerts.append(webhook)
-    if beside:
-        scores, alerts = [*scores, *beside.scores], [*alerts, *beside.alerts]
-        dead_letters = [*dead_letters, *beside.dead_letters]
+    if extra_sinks:
+        scores, alerts = [*scores, *extra_sinks.scores], [*alerts, *extra_sinks.alerts]
+        dead_letters = [*dead_letters, *extra_sinks.dead_letters]
     return Sinks(scores, alerts, dead_letters, writer, feed, problems)

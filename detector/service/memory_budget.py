@@ -49,7 +49,7 @@ def memory_limit(setting: int, *, changelog: bool, root: Path = Path("/")) -> Me
     return MemoryLimit(rest, reason)
 
 
-def tell(limit: MemoryLimit, states: StreamStates, usable: float, most: int) -> None:
+def log_capacity(limit: MemoryLimit, states: StreamStates, usable: float, most: int) -> None:
     """Log how many streams fit; `usable` is the share of the limit that streams fill before some are evicted."""
     one, four = (int(usable * limit.state_bytes / states.stream_bytes(lanes)) for lanes in (1, 4))
     logger.info(

@@ -19,7 +19,7 @@ from training.retrain.result import MAX_LANES
 logger = logging.getLogger(__name__)
 
 
-class Promotion:
+class ModelPromotion:
     """Retrains `model`, the one that scores, and lets a better one take its place. For the daemon's thread."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Promotion:
 
     def begin(self) -> None:
         """Tell which model it begins with."""
-        trained_at = self._registry.trained_at(self._checkpoints.identity["model"])
+        trained_at = self._registry.trained_at(self._checkpoints.metadata["model"])
         self._metrics.set_model(self._parts.engine.version, self._model.shape.cell, trained_at)
 
     def advance(self) -> None:
@@ -69,19 +69,19 @@ class Promotion:
 
     def _promote(self, model: Weights, about: ModelCard) -> None:
         """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""
-        if not self._checkpoints.make():
+        if not self._checkpoints.commit():
             logger.warning("the retrained model is left out: it would need a checkpoint now")
             return
         try:
-            self._checkpoints.identity["model"] = self._registry.save(model, about)
+            self._checkpoints.metadata["model"] = self._registry.save(model, about)
         except RegistryError as error:
             logger.warning("the retrained model is left out: %s", error)
             self.problem.report(f"the retrained model is left out: {error}")
             return
         engine, store, *_, partitions = self._parts
         if partitions is not None:  # named first: what is committed with it must not be gone on with another one
-            store.save_placed({}, {}, self._checkpoints.meta())
+            store.save_partitions({}, {}, self._checkpoints.meta())
         self._model = model
         engine.use(model)
         self._metrics.set_model(engine.version, model.shape.cell, time.time())
-        self._checkpoints.make()
+        self._checkpoints.commit()

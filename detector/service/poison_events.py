@@ -7,7 +7,7 @@ to, and in halves where it raises again, down to the one event. The others' scor
 engine's parity.
 
 Where a stream's events raise one after the other it may be its state that is poisoned. Then the next one is tried on
-the state of a stream never seen: if the engine takes it there, the stream begins anew.
+the state of a stream never seen: if the engine takes it there, the stream is reset.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ MAX_FAILURES_IN_A_ROW = 100
 # So many of one stream, and none between them that the engine could take: perhaps it is the stream's state
 MAX_FAILURES_OF_A_STREAM = 3
 MAX_FAILING_STREAMS = 10_000  # streams that are counted: names are the senders' to choose
-TOLD = 10  # events that are named in the log; the others are only counted
+MAX_LOGGED = 10  # events that are named in the log; the others are only counted
 # What no event is to blame for: the store, the disk, memory (torch's own error is a RuntimeError)
-BLAMELESS = (StateError, ModelError, OSError, MemoryError)
+INFRASTRUCTURE_ERRORS = (StateError, ModelError, OSError, MemoryError)
 
 
 class FaultError(Exception):
-    """The engine raised: go back to the last checkpoint, and make the next steps with the same `Isolation`."""
+    """The engine raised: go back to the last checkpoint, and make the next steps with the same `PoisonGuard`."""
 
 
 class EngineError(RuntimeError):
     """The engine raises on whatever it is given."""
 
 
-class Scored(NamedTuple):
+class SubBatch(NamedTuple):
     """A part of a batch: what came of its events, or the one that is put aside."""
 
     batch: EventBatch
     step: Step | None
     refused: list[Rejected]
-    anew: bool = False  # its one stream's state was given up
+    reset: bool = False  # its one stream's state was given up
 
 
-class Isolation:
+class PoisonGuard:
     """Makes the engine's steps. `always`: carefully from the first on, for a source that cannot go back."""
 
     def __init__(self, engine: Engine, *, always: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,9 +64,9 @@ class Isolation:
         self._careful_by = -1.0  # by `clock`, s
         self._in_a_row = 0
         self._failing: dict[str, int] = {}  # by stream: events on which the engine raised, since it last took one
-        self._told = 0
+        self._logged = 0
 
-    def steps(self, batch: EventBatch, raw: RawBatch) -> Iterator[Scored]:
+    def step_all(self, batch: EventBatch, raw: RawBatch) -> Iterator[SubBatch]:
         """Yield a batch's parts in their order: one, unless an event raises.
 
         Raises FaultError where the engine raised and nothing can be put back, EngineError where it is not the events.
@@ -78,17 +78,17 @@ class Isolation:
                 raise FaultError(f"{type(came).__name__}: {came}") from came
             yield self._taken(batch, came)
             return
-        yield from self._carefully(batch, raw)
+        yield from self._bisect(batch, raw)
         for partition, end in _ends(raw).items():
             if self._until.get(partition, end) <= end:
                 self._until.pop(partition, None)
 
-    def let_go(self, partitions: Iterable[Partition]) -> None:
+    def revoke(self, partitions: Iterable[Partition]) -> None:
         """Expect nothing any more of partitions that are others' now."""
         for partition in partitions:
             self._until.pop(partition, None)
 
-    def _carefully(self, batch: EventBatch, raw: RawBatch) -> Iterator[Scored]:
+    def _bisect(self, batch: EventBatch, raw: RawBatch) -> Iterator[SubBatch]:
         before = self._engine.snapshot(batch.streams)
         came = self._try(batch)
         if not isinstance(came, Exception):
@@ -101,12 +101,12 @@ class Isolation:
         if len(batch) > 1:
             del before, came  # the exception holds all that the failed step had in its hands
             half = len(batch) // 2
-            yield from self._carefully(part_of(batch, 0, half), raw)
-            yield from self._carefully(part_of(batch, half, len(batch)), raw)
+            yield from self._bisect(part_of(batch, 0, half), raw)
+            yield from self._bisect(part_of(batch, half, len(batch)), raw)
             return
-        anew = self._anew(batch, before, came)
-        if anew is not None:
-            yield self._taken(batch, anew)._replace(anew=True)
+        reset = self._retry_on_fresh_state(batch, before, came)
+        if reset is not None:
+            yield self._taken(batch, reset)._replace(reset=True)
             return
         self._in_a_row += 1
         if self._in_a_row >= MAX_FAILURES_IN_A_ROW:
@@ -114,27 +114,29 @@ class Isolation:
                 f"the engine raised on {self._in_a_row} events one after the other, so it is not the events:"
                 f" {type(came).__name__}: {came}"
             ) from came
-        yield Scored(batch, None, [self._put_aside(batch, raw, came)])
+        yield SubBatch(batch, None, [self._reject(batch, raw, came)])
 
     def _try(self, batch: EventBatch) -> Step | Exception:
         """Step, and return what it raises where an event may be to blame."""
         try:
             return self._engine.step(batch)
-        except BLAMELESS:
+        except INFRASTRUCTURE_ERRORS:
             raise
         except Exception as error:
             if type(error).__name__ == "OutOfMemoryError":  # torch.cuda's: a batch of half the size would only hide it
                 raise
             return error
 
-    def _taken(self, batch: EventBatch, step: Step) -> Scored:
+    def _taken(self, batch: EventBatch, step: Step) -> SubBatch:
         self._in_a_row = 0
         if self._failing:
             for name in batch.streams:
                 self._failing.pop(name, None)
-        return Scored(batch, step, [])
+        return SubBatch(batch, step, [])
 
-    def _anew(self, batch: EventBatch, before: Mapping[str, bytes | None], failure: Exception) -> Step | None:
+    def _retry_on_fresh_state(
+        self, batch: EventBatch, before: Mapping[str, bytes | None], failure: Exception
+    ) -> Step | None:
         """Step an event on the state of a stream never seen, where its own may be at fault; None: it is not."""
         (name,) = batch.streams
         if len(self._failing) >= MAX_FAILING_STREAMS:
@@ -154,7 +156,7 @@ class Isolation:
         )  # fmt: skip
         return came
 
-    def _put_aside(self, batch: EventBatch, raw: RawBatch, error: Exception) -> Rejected:
+    def _reject(self, batch: EventBatch, raw: RawBatch, error: Exception) -> Rejected:
         partition, offset = batch.partitions[batch.partition[0]], int(batch.offset[0])
         found = (
             value
@@ -163,9 +165,9 @@ class Isolation:
         )
         why = f"{type(error).__name__}: {error}"
         detail = f"the engine raised {why}; event of stream {batch.streams[0]!r} at {int(batch.time[0])} ns"
-        if self._told < TOLD:
-            self._told += 1
-            rest = "" if self._told < TOLD else "; further ones are only counted"
+        if self._logged < MAX_LOGGED:
+            self._logged += 1
+            rest = "" if self._logged < MAX_LOGGED else "; further ones are only counted"
             logger.error(
                 "%s/%d, offset %d: put aside, the others are scored: %s%s", *partition, offset, detail, rest,
                 exc_info=error,

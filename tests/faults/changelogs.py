@@ -15,7 +15,7 @@ from connectors.batches import Partition
 from connectors.kafka.changelog_format import Mark, compressed, mark_record, state_key, state_records
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.transactions import TransactionalWriter
-from detector.checkpointing.recovery import Restored, Restorer
+from detector.checkpointing.recovery import ChangelogRecovery, Restored
 from detector.checkpointing.store import SqliteStore
 from tests.brokers import Broker
 from tests.daemon.support import until
@@ -94,18 +94,22 @@ class World:
         self._open.append(store.close)
         return store
 
-    def restorer(self, store: SqliteStore, **more: Any) -> Restorer:
+    def restorer(self, store: SqliteStore, **more: Any) -> ChangelogRecovery:
         """Start one, with nothing asked for yet."""
-        restorer = Restorer(self.settings, store, layouts=[LAYOUT, FORMER_LAYOUT], member="longwatch-group-me", **more)
+        restorer = ChangelogRecovery(
+            self.settings, store, layouts=[LAYOUT, FORMER_LAYOUT], member="longwatch-group-me", **more
+        )
         restorer.start()
         self._open.append(restorer.stop)
         return restorer
 
-    def restore(self, store: SqliteStore, *partitions: int, restorer: Restorer | None = None) -> dict[int, Restored]:
+    def restore(
+        self, store: SqliteStore, *partitions: int, restorer: ChangelogRecovery | None = None
+    ) -> dict[int, Restored]:
         """Restore partitions, as an assignment does."""
         mine = restorer or self.restorer(store)
         wanted = [self.partitions[number] for number in partitions or (0,)]
-        store.serve(wanted)
+        store.restrict_to(wanted)
         mine.restore(wanted)
         found: dict[int, Restored] = {}
 

@@ -11,8 +11,8 @@ from kafka.admin import ConfigResource
 
 from connectors.kafka.changelog_format import compressed, state_records
 from connectors.kafka.settings import KafkaConnectorError
-from detector.checkpointing.recovery import CLAIMED
-from detector.checkpointing.store import Place, Placed
+from detector.checkpointing.recovery import ADOPTED
+from detector.checkpointing.store import PartitionPosition, PartitionRow
 from detector.errors import StateError
 from tests.daemon.support import PATIENCE, until
 from tests.faults.changelogs import World, warned
@@ -44,8 +44,9 @@ def test_a_changelog_of_aborted_transactions_only_is_an_empty_one(
         until(lambda: world.changelog not in world.admin().list_topics(), "the topic is gone")
         world.make_changelog()
     elif had == "a time before the changelog":
-        store.save_placed(
-            {world.partitions[0]: [Placed("a", compressed(b"a1"))]}, {world.partitions[0]: Place(CLAIMED, 0, 7)}
+        store.save_partitions(
+            {world.partitions[0]: [PartitionRow("a", compressed(b"a1"))]},
+            {world.partitions[0]: PartitionPosition(ADOPTED, 0, 7)},
         )
     writer = world.writer("aborted")
     world.write({"b": b"b1"}, 20, writer=writer, commit=False)

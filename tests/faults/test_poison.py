@@ -29,7 +29,7 @@ from detector.service.poison_events import (
     MAX_FAILURES_OF_A_STREAM,
     EngineError,
     FaultError,
-    Isolation,
+    PoisonGuard,
 )
 from tests.brokers import Broker
 from tests.daemon.fleet import make_fleet
@@ -141,9 +141,9 @@ def test_the_others_are_scored_as_if_the_poison_had_never_come(
     store = Kept()
     # few in memory, so that some come from the store and others are on their way to it
     engine = Engine(model, EngineSettings(threads=threads, max_streams=9), fetch=store.fetch)
-    isolation, steps, refused = Isolation(engine, always=True), Steps(), list[Rejected]()
+    guard, steps, refused = PoisonGuard(engine, always=True), Steps(), list[Rejected]()
     for number, batch in enumerate(in_batches(mixed, 700)):
-        for part, step, aside, _ in isolation.steps(batch, raw_of(batch)):
+        for part, step, aside, _ in guard.step_all(batch, raw_of(batch)):
             refused += aside
             if step is not None:
                 steps.add(part, step)
@@ -164,7 +164,7 @@ def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_w
     poison(monkeypatch)
     now = [1_000.0]
     engine = Engine(model)
-    isolation = Isolation(engine, clock=lambda: now[0])
+    guard = PoisonGuard(engine, clock=lambda: now[0])
     copied: list[int] = []
     snapshot = engine.snapshot
 
@@ -176,18 +176,18 @@ def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_w
     (bad,) = in_batches([*events[:10], Event("bad", 1, {"x": AFTER}, 10**6)], 11)
     good = list(in_batches(events[10:40], 10))
 
-    list(isolation.steps(good[0], raw_of(good[0])))
+    list(guard.step_all(good[0], raw_of(good[0])))
     with pytest.raises(FaultError, match="ZeroDivisionError: after"):
-        list(isolation.steps(bad, raw_of(bad)))
+        list(guard.step_all(bad, raw_of(bad)))
     assert not copied
     engine.roll_back()
-    assert len([scored for scored in isolation.steps(bad, raw_of(bad)) if scored.step is None]) == 1
+    assert len([scored for scored in guard.step_all(bad, raw_of(bad)) if scored.step is None]) == 1
     copied.clear()
-    list(isolation.steps(good[1], raw_of(good[1])))
+    list(guard.step_all(good[1], raw_of(good[1])))
     assert copied, "another one may follow"
     now[0] += CAREFUL_SECONDS + 1
     copied.clear()
-    list(isolation.steps(good[2], raw_of(good[2])))
+    list(guard.step_all(good[2], raw_of(good[2])))
     assert not copied
 
 
@@ -206,12 +206,12 @@ def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
             raise IndexError("state")
 
     monkeypatch.setattr(engine_module, "judge", raising)
-    isolation, steps, refused = Isolation(engine, always=True), Steps(), list[Rejected]()
+    guard, steps, refused = PoisonGuard(engine, always=True), Steps(), list[Rejected]()
     anew: list[int] = []
     for batch in in_batches(events, 250):
-        for part, step, aside, begun_anew in isolation.steps(batch, raw_of(batch)):
+        for part, step, aside, reset in guard.step_all(batch, raw_of(batch)):
             refused += aside
-            anew += part.offset.tolist() if begun_anew else []
+            anew += part.offset.tolist() if reset else []
             if step is not None:
                 steps.add(part, step)
         store.rows.update(engine.drain())
@@ -237,10 +237,10 @@ def test_an_engine_that_raises_on_everything_is_not_the_events_fault(
         raise RuntimeError("device lost")
 
     monkeypatch.setattr(engine_module, "judge", broken)
-    isolation = Isolation(Engine(model), always=True)
+    guard = PoisonGuard(Engine(model), always=True)
     (batch,) = in_batches(events[:200], 200)
     with pytest.raises(EngineError, match="on 100 events one after the other, so it is not the events"):
-        list(isolation.steps(batch, raw_of(batch)))
+        list(guard.step_all(batch, raw_of(batch)))
 
 
 # -- the daemon --------------------------------------------------------------------------------------------------------

@@ -74,16 +74,16 @@ def test_a_partition_taken_away_while_it_is_restored_comes_back_whole(world: Wor
     for turn in range(6):
         world.write({f"s{turn}-{n}": bytes(20_000) for n in range(200)}, turn + 1, writer=writer)
     store = world.store()
-    restorer = world.restorer(store)
-    world.restore(store, 1, restorer=restorer)  # it is connected, so that what follows meets it at work
+    recovery = world.recovery(store)
+    world.restore(store, 1, recovery=recovery)  # it is connected, so that what follows meets it at work
     for turn in range(5):
-        restorer.restore(world.partitions)
+        recovery.restore(world.partitions)
         time.sleep(0.05 * turn)
-        restorer.let_go(world.partitions[:1])
-    assert world.partitions[0] not in [restored.partition for restored in restorer.finished()]
-    restored = world.restore(store, 0, restorer=restorer)
+        recovery.revoke(world.partitions[:1])
+    assert world.partitions[0] not in [restored.partition for restored in recovery.finished()]
+    restored = world.restore(store, 0, recovery=recovery)
     assert restored[0].source_offset == 6
-    assert store.held(world.partitions[0]) == 1_200
+    assert store.row_count(world.partitions[0]) == 1_200
 
 
 def test_a_standby_has_read_what_it_takes_over(world: World) -> None:
@@ -91,11 +91,11 @@ def test_a_standby_has_read_what_it_takes_over(world: World) -> None:
     writer = world.writer()
     world.write({f"s{n}": b"row" for n in range(300)}, 10, writer=writer)
     store = world.store()
-    restorer = world.restorer(store, standby=True)
-    until(lambda: restorer.caught_up and store.held(world.partitions[0]) == 300, "the standby has caught up")
+    recovery = world.recovery(store, standby=True)
+    until(lambda: recovery.standby_ready and store.row_count(world.partitions[0]) == 300, "the standby has caught up")
     world.write({"s1": b"new"}, 20, writer=writer)
-    until(lambda: store.places()[world.partitions[0]].source_offset == 20, "it follows")
-    restored = world.restore(store, 0, restorer=restorer)
+    until(lambda: store.positions()[world.partitions[0]].source_offset == 20, "it follows")
+    restored = world.restore(store, 0, recovery=recovery)
     assert restored[0].streams == 0
     assert store.load(["s1"]) == [b"new"]
 
@@ -122,11 +122,11 @@ def test_a_source_that_got_more_partitions_gets_more_changelogs(world: World, ca
     world.make_changelog()
     world.write({"a": b"a1"}, 10)
     store = world.store()
-    restorer = world.restorer(store)
-    world.restore(store, 0, restorer=restorer)
+    recovery = world.recovery(store)
+    world.restore(store, 0, recovery=recovery)
     world.admin().create_partitions({world.topic: 5})
     world.partitions.append(Partition(world.topic, 4))
-    restored = world.restore(store, 2, restorer=restorer)
+    restored = world.restore(store, 2, recovery=recovery)
     assert restored[4].empty
     assert warned(caplog, f"topic {world.topic} has 5 partitions now, 2 before")
 

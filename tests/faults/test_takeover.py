@@ -116,7 +116,7 @@ def test_states_come_back_by_the_thousand(apache: Broker, tmp_path: Path, capsys
             states: dict[str, bytes | None] = {f"{turn}-{n}": n.to_bytes(4, "big") + body for n in range(1_000)}
             world.write(states, turn, writer=writer)
         restored = world.restore(store := world.store())[0]
-        assert store.held(world.partitions[0]) == restored.streams == 4_000
+        assert store.row_count(world.partitions[0]) == restored.streams == 4_000
         rate = restored.streams / restored.seconds
         with capsys.disabled():
             print(f"\n  {restored.streams} states of 31 KB restored in {restored.seconds:.1f} s: {rate:,.0f}/s")

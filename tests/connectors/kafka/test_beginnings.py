@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from connectors.batches import Partition
-from connectors.kafka.source import LATER, KafkaSource
+from connectors.kafka.source import DEFERRED, KafkaSource
 from tests.brokers import Broker
 from tests.connectors.kafka.daemons import running, write
 from tests.connectors.kafka.support import produce, settings, until
@@ -80,7 +80,7 @@ def test_what_is_made_after_reading_has_begun_is_read_from_its_beginning(
     def opened() -> KafkaSource:
         source = KafkaSource(
             config,
-            start=lambda _: LATER if placed == "later" else None,
+            start=lambda _: DEFERRED if placed == "later" else None,
             on_assigned=assigned.update,
             **({"topics_read": [events]} if assigned else {}),
         )
@@ -89,7 +89,7 @@ def test_what_is_made_after_reading_has_begun_is_read_from_its_beginning(
 
     def begins(source: KafkaSource, count: int) -> bool:
         values.extend(map(int, source.poll(0.1).value))
-        source.place(dict.fromkeys(assigned - source.lag().keys(), None))
+        source.seek(dict.fromkeys(assigned - source.lag().keys(), None))
         return len(source.lag()) == count
 
     values: list[int] = []

@@ -29,7 +29,7 @@ from connectors.kafka.history import KafkaHistory
 from connectors.kafka.sinks import KafkaWriter, UndeliveredError
 from connectors.kafka.source import KafkaConnectorError, KafkaSettings, KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
-from detector.checkpointing.recovery import Restorer
+from detector.checkpointing.recovery import ChangelogRecovery
 from detector.checkpointing.store import SqliteStore
 from tests.brokers import MAX_TRANSACTION_SECONDS, PASSWORD, USERNAME, ApacheKafka
 from tests.daemon.support import until
@@ -216,14 +216,14 @@ def test_a_changelog_that_may_not_be_made_or_read_ends_with_what_to_grant(
         prepare(config, topic)
     guarded_broker.grant("TOPIC", changelog, "CREATE", "DESCRIBE", "DESCRIBE_CONFIGS")
     store = SqliteStore(tmp_path)
-    restorer = Restorer(config, store, layouts=["00"], member="longwatch/x/y")
-    restorer.restore([Partition(topic, 0)])
-    restorer.start()
+    recovery = ChangelogRecovery(config, store, layouts=["00"], member="longwatch/x/y")
+    recovery.restore([Partition(topic, 0)])
+    recovery.start()
     try:
         with pytest.raises(KafkaConnectorError, match=f"changelog cannot be read: .*{words}"):
-            until(lambda: restorer.finished() and False, "it fails")
+            until(lambda: recovery.finished() and False, "it fails")
     finally:
-        restorer.stop()
+        recovery.stop()
         store.close()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from connectors.batches import Partition
-from connectors.kafka.source import LATER, KafkaConnectorError, KafkaSource
+from connectors.kafka.source import DEFERRED, KafkaConnectorError, KafkaSource
 from tests.brokers import Broker
 from tests.connectors.kafka.support import DEADLINE, Member, Topic, committed, produce, read, settings, until
 
@@ -119,18 +119,18 @@ def test_a_partition_that_was_given_away_unheard_is_held_and_placed_without_harm
     name = topic(partitions=2)
     config = settings(apache, name)
     placed: list[dict[Partition, int]] = []
-    source = open_source(config, start=lambda _: LATER, on_placed=placed.append)
+    source = open_source(config, start=lambda _: DEFERRED, on_placed=placed.append)
     mine = [Partition(name, 0), Partition(name, 1)]
     until(lambda: source.poll(0.1) is not None and len(source._deferred) == 2, "both partitions are assigned")
     reader = source._reader
     assert reader is not None
-    source.place({mine[0]: 0, mine[1]: 0})
+    source.seek({mine[0]: 0, mine[1]: 0})
     other = open_member(config)
     consumer = reader.consumer
     assert consumer is not None
     until(lambda: len(consumer.assignment()) == 1, "the client has let one go")
     source.hold(mine)  # raised KeyError
-    source.place(dict.fromkeys(mine, 0))
+    source.seek(dict.fromkeys(mine, 0))
     assert source.lag() == {}
     until(lambda: source.poll(0.1) is not None and any(placed), "what is left is placed")
     until(lambda: other.owned, "the other one has its partition")

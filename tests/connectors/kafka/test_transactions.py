@@ -13,7 +13,7 @@ from kafka.errors import KafkaError, ProducerFencedError
 
 from connectors.batches import Partition
 from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
-from connectors.kafka.source import LATER, KafkaSource
+from connectors.kafka.source import DEFERRED, KafkaSource
 from connectors.kafka.transactions import TransactionalWriter, TransactionError, end_transaction_of
 from tests.brokers import Broker
 from tests.connectors.kafka.support import DEADLINE, next_offsets, produce, settings, until
@@ -213,10 +213,10 @@ def test_a_partition_waits_until_it_is_placed(apache: Broker, topic: Topic, read
     events = topic(partitions=2)
     produce(apache, events, range(20), partitions=2)
     placed: dict[Partition, int] = {}
-    one = reader(events, start=lambda p: LATER if p.partition else None, on_placed=placed.update)
+    one = reader(events, start=lambda p: DEFERRED if p.partition else None, on_placed=placed.update)
     assert one.read(10) == list(range(0, 20, 2))
     assert not any(len(one.source.poll(0.1)) for _ in range(5))
-    one.source.place({Partition(events, 1): 4})
+    one.source.seek({Partition(events, 1): 4})
     assert one.read(6) == list(range(9, 20, 2))
     assert placed == {Partition(events, 0): 0, Partition(events, 1): 4}
 
@@ -230,7 +230,7 @@ def test_a_held_partition_is_read_again_from_where_it_is_placed(
     first = one.read(300)
     one.source.hold([Partition(events, 0)])
     assert not any(len(one.source.poll(0.05)) for _ in range(5)), "not even what has been fetched already"
-    one.source.place({Partition(events, 0): 100})
+    one.source.seek({Partition(events, 0): 100})
     again = one.read(1_900)
     assert first[:100] + again == list(range(2_000))
 

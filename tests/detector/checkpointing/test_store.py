@@ -16,8 +16,8 @@ from connectors.kafka.changelog_format import compressed
 from detector.checkpointing.sqlite import DATABASE
 from detector.checkpointing.store import (
     MAX_ROW_BYTES,
-    Place,
-    Placed,
+    PartitionPosition,
+    PartitionRow,
     SqliteStore,
 )
 from detector.errors import StateError
@@ -135,39 +135,39 @@ def test_a_save_costs_what_changed_not_what_exists(directory: Path) -> None:
 HERE, THERE = Partition("metrics", 0), Partition("metrics", 1)
 
 
-def placed(**rows: bytes | None) -> list[Placed]:
-    return [Placed(name, None if row is None else compressed(row)) for name, row in rows.items()]
+def placed(**rows: bytes | None) -> list[PartitionRow]:
+    return [PartitionRow(name, None if row is None else compressed(row)) for name, row in rows.items()]
 
 
 def test_rows_and_what_they_stand_for_are_saved_together(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    place = Place("topic-id", 17, 9, "longwatch-g-a")
-    store.save_placed({HERE: placed(a=b"1", b=b"2")}, {HERE: place}, {"offsets": []})
+    place = PartitionPosition("topic-id", 17, 9, "longwatch-g-a")
+    store.save_partitions({HERE: placed(a=b"1", b=b"2")}, {HERE: place}, {"offsets": []})
     store.close()
     store = SqliteStore(tmp_path)
-    assert store.places() == {HERE: place}
+    assert store.positions() == {HERE: place}
     assert store.load(["a", "b"]) == [b"1", b"2"]
     assert store.meta() == {"offsets": []}
-    assert store.held(HERE) == 2
+    assert store.row_count(HERE) == 2
     store.close()
 
 
 def test_rows_of_partitions_that_are_not_ours_are_not_found(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    store.save_placed({HERE: placed(a=b"1")}, {HERE: Place("t", 1, 1)})
-    store.save_placed({THERE: placed(b=b"2")}, {THERE: Place("t", 1, 1)})
-    store.serve([THERE])
+    store.save_partitions({HERE: placed(a=b"1")}, {HERE: PartitionPosition("t", 1, 1)})
+    store.save_partitions({THERE: placed(b=b"2")}, {THERE: PartitionPosition("t", 1, 1)})
+    store.restrict_to([THERE])
     assert store.load(["a", "b"]) == [None, b"2"]
-    store.serve([HERE, THERE])
+    store.restrict_to([HERE, THERE])
     assert store.load(["a", "b"]) == [b"1", b"2"]
     store.close()
 
 
 def test_a_stream_that_went_elsewhere_is_removed_only_from_where_it_was(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    store.save_placed({HERE: placed(a=b"1")}, {HERE: Place("t", 1, 1)})
-    store.save_placed({THERE: placed(a=b"2")}, {THERE: Place("t", 1, 1)})
-    store.save_placed({HERE: placed(a=None)}, {HERE: Place("t", 2, 1)})
+    store.save_partitions({HERE: placed(a=b"1")}, {HERE: PartitionPosition("t", 1, 1)})
+    store.save_partitions({THERE: placed(a=b"2")}, {THERE: PartitionPosition("t", 1, 1)})
+    store.save_partitions({HERE: placed(a=None)}, {HERE: PartitionPosition("t", 2, 1)})
     assert store.load(["a"]) == [b"2"]
     store.clear(THERE)
     assert store.load(["a"]) == [None]
@@ -176,21 +176,21 @@ def test_a_stream_that_went_elsewhere_is_removed_only_from_where_it_was(tmp_path
 
 def test_what_is_followed_does_not_replace_what_is_served(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    store.serve([HERE])
-    store.save_placed({HERE: placed(a=b"mine")}, {HERE: Place("t", 1, 1)})
-    store.save_placed({THERE: placed(a=b"theirs", b=b"theirs")}, {THERE: Place("t", 1, 1)})
+    store.restrict_to([HERE])
+    store.save_partitions({HERE: placed(a=b"mine")}, {HERE: PartitionPosition("t", 1, 1)})
+    store.save_partitions({THERE: placed(a=b"theirs", b=b"theirs")}, {THERE: PartitionPosition("t", 1, 1)})
     assert store.load(["a"]) == [b"mine"]
-    store.serve(None)
+    store.restrict_to(None)
     assert store.load(["b"]) == [b"theirs"]
     store.close()
 
 
 def test_after_a_time_without_a_changelog_rows_belong_to_no_partition(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
-    store.save_placed({HERE: placed(a=b"1", b=b"2")}, {HERE: Place("t", 1, 1)})
+    store.save_partitions({HERE: placed(a=b"1", b=b"2")}, {HERE: PartitionPosition("t", 1, 1)})
     store.clear(None)
     assert store.load(["a", "b"]) == [b"1", b"2"]
-    assert store.unplaced() == ["a", "b"]
-    store.save_placed({HERE: placed(b=b"3")}, {HERE: Place("t", 1, 1)})
-    assert store.unplaced() == ["a"]
+    assert store.unassigned() == ["a", "b"]
+    store.save_partitions({HERE: placed(b=b"3")}, {HERE: PartitionPosition("t", 1, 1)})
+    assert store.unassigned() == ["a"]
     store.close()

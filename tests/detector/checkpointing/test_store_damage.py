@@ -75,7 +75,7 @@ def test_a_damaged_record_of_offsets_is_refused(directory: Path) -> None:
     for _ in range(2):  # and lets go of the directory
         with pytest.raises(DamagedStoreError, match=r"record of offsets is damaged .*: restore it from a backup"):
             SqliteStore(directory)
-    with closing(SqliteStore(directory, copy=True)) as store:
+    with closing(SqliteStore(directory, is_cache=True)) as store:
         assert store.meta() is None
 
 
@@ -124,16 +124,16 @@ def test_a_damaged_copy_of_a_changelog_is_put_aside_and_begun_anew(
     hit = damaged(directory, damage)
     late = damage == "the rows"  # found when one of them is first read: then the next start begins anew
     if late:
-        with closing(SqliteStore(directory, copy=True)) as store:
+        with closing(SqliteStore(directory, is_cache=True)) as store:
             with pytest.raises(DamagedStoreError, match=r"state\.db\.damaged now, .* once longwatch is started again"):
                 store.load(NAMES)
             with pytest.raises(StateError):  # whoever asks again before the end makes it no worse
                 store.load(NAMES)
-    with closing(SqliteStore(directory, copy=True)) as store:
+    with closing(SqliteStore(directory, is_cache=True)) as store:
         assert store.meta() is None
         assert store.names() == []
         store.save(rows(2), [], {"generation": 2})
-    with closing(SqliteStore(directory, copy=True)) as store:
+    with closing(SqliteStore(directory, is_cache=True)) as store:
         assert generation_of(store) == (2, {2})
     assert (directory / f"{DATABASE}.damaged").read_bytes() == hit
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
@@ -144,7 +144,7 @@ def test_a_damaged_copy_of_a_changelog_is_put_aside_and_begun_anew(
 def test_one_damaged_copy_is_kept_the_last_one(directory: Path) -> None:
     for damage in ("text", "cut"):
         hit = damaged(directory, damage)
-        SqliteStore(directory, copy=True).close()
+        SqliteStore(directory, is_cache=True).close()
         assert (directory / f"{DATABASE}.damaged").read_bytes() == hit
     assert sorted(path.name for path in directory.iterdir()) == ["lock", "state.db", "state.db.damaged"]
 
@@ -155,7 +155,7 @@ def test_another_programs_database_is_refused_and_left_alone(directory: Path) ->
     before = (directory / DATABASE).read_bytes()
     for copy in (False, True):
         with pytest.raises(StateError, match=r"database of another program .* set state.directory"):
-            SqliteStore(directory, copy=copy)
+            SqliteStore(directory, is_cache=copy)
     assert (directory / DATABASE).read_bytes() == before
 
 
