@@ -1,4 +1,4 @@
-"""Scores, alerts and refused records as JSON, the same for files and for Kafka."""
+"""Scores, alerts and rejected records as JSON, the same for files and for Kafka."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from connectors.batches import Alert, Int64, Rejected, Scores
+from connectors.json_records import AlertRecord, RejectedRecord, ScoreRecord
 
 NS_PER_SECOND = 1_000_000_000
 
@@ -26,29 +27,6 @@ def rfc3339(time: Int64) -> list[str]:
         f"{text}.{nanos:09d}".rstrip("0") + "Z" if nanos else text + "Z"
         for text, nanos in zip(texts, fraction.tolist(), strict=True)
     ]
-
-
-class _ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
-    """A score record; the fields and their order are part of the public interface."""
-
-    stream: str
-    timestamp: str
-    score: float
-    threshold: float
-    alert: bool
-    surprise: float
-    observed: dict[str, float | str]
-    expected: dict[str, float | str | None]
-    lower: dict[str, float]
-    upper: dict[str, float]
-    model_version: str
-    topic: str
-    partition: int
-    offset: int
-    warming: bool = False  # only written while true
-    held_back: str = ""  # "young": above the threshold, but the stream is too young to alert; only written then
-    observed_probability: dict[str, float] = {}  # by feature that is a symbol; only written where there are any
-    expected_probability: dict[str, float] = {}
 
 
 def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
@@ -85,7 +63,7 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
     )
     for stream, timestamp, score, threshold, alert, surprise, partition, offset, warming, young, first, last in rows:
         topic, number = batch.partitions[partition]
-        record = _ScoreRecord(
+        record = ScoreRecord(
             batch.streams[stream],
             timestamp,
             score,
@@ -151,7 +129,7 @@ class _Symbols:
         self._expected = [scores.symbols[code] if code >= 0 else None for code in scores.expected_symbol]
         self._probabilities = scores.observed_probability.tolist(), scores.expected_probability.tolist()
 
-    def tell(self, record: _ScoreRecord, feature: list[str], first: int, last: int) -> None:
+    def tell(self, record: ScoreRecord, feature: list[str], first: int, last: int) -> None:
         """Put the symbols among observations first..last into the event's record."""
         for row in range(first, last):
             symbol = self._observed[row]
@@ -166,38 +144,29 @@ class _Symbols:
 
 
 def alert_record(alert: Alert) -> tuple[bytes, bytes]:
-    """Return an alert's record: (stream's name in UTF-8, JSON with the fields of `Alert`, times in RFC 3339).
+    """Return an alert's record: (stream's name in UTF-8, JSON)."""
+    return alert.stream.encode(), _encoder.encode(alert_fields(alert))
 
-    The probabilities of symbols, and the number of features left out, are left out where there are none, `resolved_by`
-    while it fires.
-    """
-    record: dict[str, Any] = {name: getattr(alert, name) for name in Alert.__slots__}
-    for name in ("observed_probability", "expected_probability", "resolved_by", "features_left_out"):
-        if not record[name]:
-            del record[name]
-    record["started_at"] = _text(alert.started_at)
-    record["ended_at"] = None if alert.ended_at is None else _text(alert.ended_at)
-    return alert.stream.encode(), _encoder.encode(record)
+
+def alert_fields(alert: Alert) -> AlertRecord:
+    """Return an alert as its record has it."""
+    fields: dict[str, Any] = {name: getattr(alert, name) for name in Alert.__slots__}
+    fields["started_at"] = rfc3339_of(alert.started_at)
+    fields["ended_at"] = None if alert.ended_at is None else rfc3339_of(alert.ended_at)
+    return AlertRecord(**fields)
 
 
 def rejected_record(rejected: Rejected) -> bytes:
-    """Return a refused record's JSON: where it came from, why it was refused, and its bytes.
-
-    The bytes are `raw` (text) where they are valid UTF-8, else `raw_base64`; either gives them back exactly.
-    """
-    record: dict[str, Any] = {
-        "topic": rejected.topic,
-        "partition": rejected.partition,
-        "offset": rejected.offset,
-        "reason": rejected.reason,
-        "detail": rejected.detail,
-    }
+    """Return a rejected record's JSON: where it came from, why it was rejected, and its bytes."""
+    where = rejected.topic, rejected.partition, rejected.offset
+    record = RejectedRecord(*where, rejected.reason, rejected.detail)
     try:
-        record["raw"] = rejected.raw.decode()
+        record.raw = rejected.raw.decode()
     except UnicodeDecodeError:
-        record["raw_base64"] = base64.b64encode(rejected.raw).decode()
+        record.raw_base64 = base64.b64encode(rejected.raw).decode()
     return _encoder.encode(record)
 
 
-def _text(time: int) -> str:
+def rfc3339_of(time: int) -> str:
+    """Return a time, ns since 1970 UTC, as RFC 3339 in UTC."""
     return rfc3339(np.array([time], np.int64))[0]

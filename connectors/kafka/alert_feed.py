@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Iterable
-from typing import Literal
 
 import msgspec
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
@@ -21,6 +20,7 @@ from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRange
 from connectors.batches import Alert
 from connectors.common.problem import OngoingProblem
 from connectors.decode.timestamps import parse_time
+from connectors.json_records import AlertRecord
 from connectors.kafka.client_internals import position_of
 from connectors.kafka.connect import connect
 from connectors.kafka.errors import explain_error, is_permanent
@@ -40,36 +40,10 @@ RETRY_SECONDS = 1.0
 STOP_SECONDS = 2.0
 
 
-class _Sent(msgspec.Struct):
-    """An alert's record as JSON has it: null stands for what is no number."""
-
-    id: str
-    stream: str
-    status: Literal["firing", "resolved"]
-    severity: Literal["warning", "critical"]
-    started_at: str
-    ended_at: str | None
-    score: float
-    threshold: float
-    observed: dict[str, float | str | None]
-    expected: dict[str, float | str | None]
-    lower: dict[str, float | None]
-    upper: dict[str, float | None]
-    contributions: dict[str, float]
-    model_version: str
-    topic: str
-    partition: int
-    offset: int
-    observed_probability: dict[str, float | None] = {}  # msgspec makes each its own
-    expected_probability: dict[str, float | None] = {}
-    resolved_by: str = ""
-    features_left_out: int = 0
-
-
 def alert_of(value: bytes) -> Alert:
     """Return the alert in a record of the alert topic; ValueError where there is none."""
     try:
-        record = msgspec.structs.asdict(msgspec.json.decode(value, type=_Sent))
+        record = msgspec.structs.asdict(msgspec.json.decode(value, type=AlertRecord))
         record["started_at"] = parse_time(record["started_at"])
         record["ended_at"] = None if record["ended_at"] is None else parse_time(record["ended_at"])
         return Alert(**record)

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import quote
 
-import numpy as np
+import msgspec
 
 from connectors.batches import Alert
-from connectors.encode import alert_record, rfc3339
+from connectors.encode import alert_fields
+from connectors.json_records import WebhookMessage
 
 MAX_BODY_BYTES = 20_000  # what Standard Webhooks tells receivers to expect
 MAX_ID_CHARACTERS = 200  # a header that every server takes
@@ -64,7 +65,7 @@ def webhook_id(alert: Alert) -> str:
 
 
 def webhook_body(alert: Alert) -> bytes:
-    """Return the message's JSON: `type`, `timestamp` (the events' clock) and `data`, the alert record.
+    """Return the message's JSON.
 
     It depends on the alert alone. Where features are so many that it would be over MAX_BODY_BYTES, those with the
     largest contributions are kept and `features_left_out` counts the others.
@@ -78,11 +79,14 @@ def webhook_body(alert: Alert) -> bytes:
 
 
 def _envelope(alert: Alert) -> bytes:
-    at = alert.started_at if alert.ended_at is None else alert.ended_at
-    timestamp = rfc3339(np.array([at], np.int64))[0]
-    left_out = f'"features_left_out":{alert.features_left_out},' if alert.features_left_out else ""
-    start = f'{{"type":"alert.{alert.status}","timestamp":"{timestamp}",{left_out}"data":'
-    return start.encode() + alert_record(alert)[1] + b"}"
+    record = alert_fields(alert)
+    message = WebhookMessage(
+        type="alert.firing" if alert.status == "firing" else "alert.resolved",
+        timestamp=record.ended_at or record.started_at,
+        features_left_out=alert.features_left_out,
+        data=record,
+    )
+    return msgspec.json.encode(message)
 
 
 def leading_features(alert: Alert, count: int) -> Alert:

@@ -1,0 +1,142 @@
+"""The JSON that leaves longwatch: scores, alerts, webhook messages, rejected records.
+
+Fields, their order and their meaning are a public interface: encoding uses these types, and docs/formats.md and the
+JSON Schemas (`longwatch schema`) are made from them. A number that is not finite becomes null.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+
+def _field(description: str, **schema: Any) -> msgspec.Meta:
+    """Describe a field; `schema` goes into the JSON Schema only, so that decoding old records is no stricter."""
+    return msgspec.Meta(description=description, extra_json_schema=schema or None)
+
+
+_Share = Annotated[float, _field("from 0 to 1", minimum=0, maximum=1)]
+_Time = Annotated[str, _field("RFC 3339 in UTC, by the events' clock, with up to nine decimals", format="date-time")]
+
+_Stream = Annotated[str, _field("the stream's name")]
+_Score = Annotated[
+    float, _field("log10 of the return period in events: 5 is as rare as once in 100,000 events", minimum=0)
+]
+_Threshold = Annotated[float, _field("the score above which this stream alerts", minimum=0)]
+_Observed = Annotated[dict[str, float | str], _field("by feature: a number in the data's own unit, or a symbol")]
+_Expected = Annotated[
+    dict[str, float | str | None],
+    _field("by feature: what the model expected, of a symbol the likeliest; null before the first forecast"),
+]
+_Lower = Annotated[
+    dict[str, float | None],
+    _field("by feature that is a number: lower end of the band that the model allowed; null before the first forecast"),
+]
+_Upper = Annotated[dict[str, float | None], _field("by feature that is a number: upper end of that band")]
+_ObservedProbability = Annotated[
+    dict[str, _Share], _field("by feature that is a symbol: how likely the observed one was")
+]
+_ExpectedProbability = Annotated[
+    dict[str, _Share], _field("by feature that is a symbol: how likely the expected one was")
+]
+_ModelVersion = Annotated[str, _field("fingerprint of the weights that scored")]
+_Topic = Annotated[str, _field("Kafka topic, or path of the file, that the event came from")]
+_Partition = Annotated[int, _field("partition of the topic; 0 for a file", minimum=0)]
+_Offset = Annotated[int, _field("offset in the partition; of a file the record's number, from 0", minimum=0)]
+_FeaturesLeftOut = Annotated[
+    int, _field("how many features, those with the least contributions, had no room in the record", minimum=0)
+]
+
+
+class ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
+    """One scored event: a line of output.scores_file, a record of kafka.scores_topic (key: the stream's name)."""
+
+    stream: _Stream
+    timestamp: Annotated[_Time, _field("the event's own time")]
+    score: _Score
+    threshold: _Threshold
+    alert: Annotated[bool, _field("whether the event is part of an alert")]
+    surprise: Annotated[float, _field("mean negative log-likelihood of the event's features, in nats")]
+    observed: _Observed
+    expected: _Expected
+    lower: _Lower
+    upper: _Upper
+    model_version: _ModelVersion
+    topic: _Topic
+    partition: _Partition
+    offset: _Offset
+    warming: Annotated[bool, _field("true while the stream is too young to be judged: its score is 0")] = False
+    held_back: Annotated[
+        str, _field('"young": the score is above the threshold, but the stream too young to alert', enum=["young"])
+    ] = ""
+    observed_probability: _ObservedProbability = {}
+    expected_probability: _ExpectedProbability = {}
+    features_left_out: _FeaturesLeftOut = 0
+
+
+class AlertRecord(msgspec.Struct, omit_defaults=True):
+    """One incident of one stream, when it fires and again when it resolves.
+
+    A line of output.alerts_file, a record of kafka.alerts_topic (key: the stream's name, header `group`: the consumer
+    group of the worker). The values by feature are those of the event with the highest score so far.
+    """
+
+    id: Annotated[str, _field("the same when the incident fires and when it resolves, and after any restart")]
+    stream: _Stream
+    status: Literal["firing", "resolved"]
+    severity: Annotated[
+        Literal["warning", "critical"], _field("critical: above the threshold by alerting.critical_above_threshold")
+    ]
+    started_at: Annotated[_Time, _field("time of the first event")]
+    ended_at: Annotated[_Time | None, _field("time at which the incident ended; null while it fires")]
+    score: _Score
+    threshold: _Threshold
+    observed: _Observed
+    expected: _Expected
+    lower: _Lower
+    upper: _Upper
+    contributions: Annotated[dict[str, _Share], _field("by feature: its share of the surprise; all add up to 1")]
+    model_version: _ModelVersion
+    topic: _Topic
+    partition: _Partition
+    offset: _Offset
+    observed_probability: _ObservedProbability = {}
+    expected_probability: _ExpectedProbability = {}
+    resolved_by: Annotated[
+        str,
+        _field(
+            'what ended it: "calm" events, or "silence" of the stream; absent while it fires', enum=["calm", "silence"]
+        ),
+    ] = ""
+    features_left_out: _FeaturesLeftOut = 0
+
+
+class WebhookMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The body of a webhook request, a message of Standard Webhooks.
+
+    The header `webhook-id` is the same for every repetition of a message.
+    """
+
+    type: Literal["alert.firing", "alert.resolved"]
+    timestamp: Annotated[_Time, _field("when the incident began, or ended if it is resolved")]
+    features_left_out: _FeaturesLeftOut = 0
+    data: Annotated[AlertRecord, _field("the alert")]
+
+
+class RejectedRecord(msgspec.Struct, omit_defaults=True):
+    """A record that could not be decoded: a line of output.dead_letter_file, a record of kafka.dead_letter_topic.
+
+    Either `raw` or `raw_base64` gives the record's bytes back exactly.
+    """
+
+    topic: Annotated[str, _field("Kafka topic, or path of the file, that the record came from")]
+    partition: _Partition
+    offset: _Offset
+    reason: Annotated[str, _field("why it was rejected: a label of longwatch_events_rejected_total")]
+    detail: Annotated[str, _field("for people: what was found, and what was expected")]
+    raw: Annotated[str | UnsetType, _field("the record, where it is valid UTF-8")] = UNSET
+    raw_base64: Annotated[
+        str | UnsetType, _field("the record in base64, where it is not", contentEncoding="base64")
+    ] = UNSET
