@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from training.errors import UserError as TrainingUserError  # noqa: PLC0415
 
     try:
-        settings = load_settings(options.config, overrides=options.set)
+        settings = load_settings(options.config, overrides=options.set, secrets=options.secrets)
     except SettingsError as error:
         _fail(error, USAGE)
     set_up_logging(settings.logging.level, settings.logging.format)
@@ -106,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--config", type=Path, metavar="FILE", help="settings to read: longwatch.toml")
     common.add_argument(
         "--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="one setting; may be repeated"
+    )
+    common.add_argument(
+        "--secrets", type=Path, metavar="DIR", help="folder of files such as longwatch_webhook__secret (/run/secrets)"
     )
     parser = argparse.ArgumentParser(
         prog="longwatch", description="Watches event streams and says when one stops behaving like itself."

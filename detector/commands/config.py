@@ -15,7 +15,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from detector.config.layers import is_secret
+from detector.config.names import is_secret
 from detector.config.settings import Settings
 
 _HEAD = """# Settings
@@ -24,9 +24,14 @@ Every setting of longwatch, made from the code (`python -m detector.commands.con
 compares). `longwatch config` prints them with the values in effect and checks them.
 
 A setting's value comes from, each winning over those before it: its default; the file given with `--config`; the
-environment, `LONGWATCH_SECTION__NAME`; the command line, `--set section.name=value`. Lists are written `["a", "b"]`,
-in variables and on the command line also `a,b`. A secret can be put into a file: its name with `_file` appended takes
-the path, as in `LONGWATCH_WEBHOOK__SECRET_FILE=/run/secrets/webhook`. A name that does not exist is an error.
+secrets directory, files named `longwatch_section__name`; the environment, `LONGWATCH_SECTION__NAME`; the command line,
+`--set section.name=value`. Lists are written `["a", "b"]`, and outside the file also `a,b`. A name that does not exist
+is an error.
+
+The secrets directory is `/run/secrets`, where Docker puts secrets, or what `--secrets` names: the file
+`longwatch_webhook__secret` holds `webhook.secret`. Files that do not begin with `longwatch_` are left alone. A secret
+can also be in any other file: its name with `_file` appended takes the path, as in
+`LONGWATCH_WEBHOOK__SECRET_FILE=/etc/longwatch/webhook`.
 """
 
 

@@ -10,9 +10,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from connectors.common.section import MAX_SECONDS, Section
 from connectors.decode.settings import DecodeSettings
@@ -21,14 +22,15 @@ from connectors.http_server.settings import HttpSettings
 from connectors.kafka.names import topic_problem
 from connectors.kafka.settings import KafkaSettings
 from connectors.webhook.sink import WebhookSettings
-from detector.config.layers import (
+from detector.config.sources import (
+    Environment,
     Found,
+    Overrides,
+    SecretsDirectory,
     SettingsError,
+    Texts,
+    TomlFile,
     explain,
-    from_environment,
-    from_file,
-    from_overrides,
-    merge,
 )
 from detector.state.arena import MIN_STATE_BYTES
 from training.learn.settings import Learning
@@ -241,8 +243,14 @@ def _section(model: type[BaseModel]) -> Any:
     return Field(default_factory=lambda: model.model_validate({}))
 
 
-class Settings(Section):
-    """Everything that can be set."""
+class Settings(BaseSettings):
+    """Everything that can be set. Made by itself it reads nothing: `load_settings` does."""
+
+    model_config = cast(SettingsConfigDict, Section.model_config)
+
+    def __init__(self, *sources: PydanticBaseSettingsSource, **values: Any) -> None:
+        """Take values by name, and what sources hold: each wins over those after it."""
+        super().__init__(_build_sources=((InitSettingsSource(type(self), values), *sources), values))
 
     source: SourceSettings = _section(SourceSettings)
     kafka: KafkaSettings = _section(KafkaSettings)
@@ -320,6 +328,10 @@ class Settings(Section):
         """Whether states are written to a changelog."""
         return self.exactly_once if self.state.changelog is None else self.state.changelog
 
+    @classmethod
+    def _settings_log_debug(cls, states: Any) -> None:
+        """Log nothing: theirs would show secrets."""
+
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def origin(self, name: str) -> str | None:
@@ -328,21 +340,25 @@ class Settings(Section):
 
 
 def load_settings(
-    config: Path | None = None, environment: Mapping[str, str] = os.environ, overrides: Sequence[str] = ()
+    config: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    overrides: Sequence[str] = (),
+    secrets: Path | None = None,
 ) -> Settings:
     """Return the settings, checked. `overrides` are the values of --set, "section.name=value".
 
+    secrets: directory of files longwatch_section__name; None: /run/secrets, if it is there.
     Raises SettingsError with a line for each thing that is wrong, all of them at once.
     """
+    sources: list[TomlFile | Texts] = [TomlFile(Settings, config)] if config is not None else []
+    sources += SecretsDirectory(Settings, secrets), Environment(Settings, environment), Overrides(Settings, overrides)
+    found: dict[tuple[str, ...], Found] = {}
     errors: list[str] = []
-    layers: list[dict[tuple[str, ...], Found]] = []
-    if config is not None:
-        layers.append(from_file(Settings, config, errors))
-    layers.append(from_environment(Settings, environment, errors))
-    layers.append(from_overrides(Settings, overrides, errors))
-    tree, found = merge(layers)
+    for source in sources:  # each wins over those before it
+        found |= source.layer.found
+        errors += source.layer.errors
     try:
-        settings = Settings.model_validate(tree)
+        settings = Settings(*reversed(sources))
     except ValidationError as invalid:
         errors += explain(Settings, invalid, found)
     if errors:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from detector.cli import main
-from detector.config.layers import is_secret, leaves
+from detector.config.names import is_secret, leaves
 from detector.config.settings import Settings
 from detector.observability.log_format import JsonLines, TextLines
 from tests.brokers import CHECKOUT, USERNAME, ApacheKafka, make_certificate

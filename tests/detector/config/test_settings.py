@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from detector.commands import config as config_command
-from detector.config.layers import is_secret, leaves
+from detector.config.names import is_secret, leaves
 from detector.config.settings import Settings, SettingsError, load_settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -101,6 +101,47 @@ def test_any_secret_can_be_read_from_a_file_by_any_source(tmp_path: Path, config
     assert "cannot read '/nowhere/secret': No such file" in gone[0]
     both = {"LONGWATCH_WEBHOOK__SECRET": "x" * 24, "LONGWATCH_WEBHOOK__SECRET_FILE": str(secret)}
     assert "webhook.secret is set twice" in errors_of(None, both)[0]
+
+
+def test_files_of_a_secrets_directory_are_settings_above_the_file_and_below_the_environment(
+    tmp_path: Path, config: Path
+) -> None:
+    config.write_text('[kafka]\nsasl_username = "file"\ngroup_id = "file"\nalerts_topic = "file"\n')
+    mounted = tmp_path / "..data"  # as Kubernetes does: links to a folder that is replaced as a whole
+    mounted.mkdir()
+    for name, text in {
+        "longwatch_webhook__secret": "a-text-that-is-long-enough\n",
+        "longwatch_kafka__sasl_username": "mounted\n",
+        "LONGWATCH_KAFKA__GROUP_ID": "mounted",
+        "longwatch_kafka__topics": "a,b\n",
+        "another_programs": "secret",
+    }.items():
+        (mounted / name).write_text(text)
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    (tmp_path / "another_programs_too").write_bytes(b"\xff")
+    settings = load_settings(config, {"LONGWATCH_KAFKA__GROUP_ID": "variable"}, secrets=tmp_path)
+    assert settings.webhook.secret.get_secret_value() == "a-text-that-is-long-enough"
+    assert (settings.kafka.sasl_username, settings.kafka.topics) == ("mounted", ["a", "b"])
+    assert (settings.kafka.group_id, settings.kafka.alerts_topic) == ("variable", "file")
+    assert settings.origin("webhook.secret") == f"{tmp_path}/longwatch_webhook__secret"
+
+
+def test_what_is_wrong_in_a_secrets_directory_names_the_file_and_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "longwatch_webhook__secert").write_text("hunter22")
+    (tmp_path / "longwatch_kafka__sasl_password").write_bytes(b"hunter22\xff")
+    (tmp_path / "longwatch_webhook__secret").write_text("hunter22")
+    (tmp_path / "longwatch_http__port").write_text("many\n")
+    with pytest.raises(SettingsError) as refused:
+        load_settings(None, {}, secrets=tmp_path)
+    assert "hunter22" not in str(refused.value)
+    assert [line.removeprefix(f"{tmp_path}/longwatch_")[:80] for line in refused.value.errors] == [
+        "kafka__sasl_password: cannot be read: not UTF-8 text",
+        "webhook__secert: unknown setting; did you mean longwatch_webhook__secret?",
+        "webhook__secret: webhook.secret has 8 bytes, at least 24 are needed: make one wi",
+        'http__port: http.port is "many": expected a valid integer, unable to parse strin',
+    ]
+    with pytest.raises(SettingsError, match="nowhere: cannot be read: No such file or directory"):
+        load_settings(None, {}, secrets=tmp_path / "nowhere")
 
 
 # -- what is wrong -----------------------------------------------------------------------------------------------------
@@ -287,15 +328,19 @@ def test_an_error_between_settings_names_them_and_where_they_were_set(config: Pa
     assert "must differ" in line
 
 
-def test_no_secret_is_ever_shown(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_is_ever_shown(
+    config: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config.write_text(
         '[kafka]\nsasl_password = 12345678\n[webhook]\nsecret = "hunter22"\nurl = "ftp://u:hunter22@x/"\n'
     )
+    monkeypatch.setenv("PYDANTIC_SETTINGS_DEBUG", "1")
     with caplog.at_level(logging.DEBUG):
         told = errors_of(config)
     assert len(told) == 3
     config.write_text('[webhook]\nsecret = "hunter22hunter22hunter22hunter22"\nurl = "https://u:hunter22@x/hook"\n')
-    settings = load_settings(config, {"LONGWATCH_KAFKA__SASL_PASSWORD": "12345678"})
+    with caplog.at_level(logging.DEBUG):
+        settings = load_settings(config, {"LONGWATCH_KAFKA__SASL_PASSWORD": "12345678"})
     shown = [
         *told,
         caplog.text,

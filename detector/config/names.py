@@ -1,0 +1,95 @@
+"""The names of settings: what is known, what was renamed or removed, what a misspelt one may mean; and their texts."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Iterator
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+
+PREFIX = "LONGWATCH_"
+REFERENCE = "docs/settings.md lists them all"
+
+Name = tuple[str, ...]  # ("kafka", "topics")
+# What files written for an earlier version may still hold: the new name, or what to do
+REMOVED: dict[Name, Name | str] = {
+    ("model", "scope"): "it was removed, all streams share one model: leave it out",
+    ("alerting", "least_deviation_absolute"): ("alerting", "min_deviation_absolute"),
+    ("alerting", "least_deviation_relative"): ("alerting", "min_deviation_relative"),
+    ("alerting", "least_duration_seconds"): ("alerting", "min_duration_seconds"),
+    ("alerting", "mute"): ("alerting", "muted_streams"),
+    ("alerting", "repeats"): ("alerting", "repeated_anomalies"),
+}
+
+
+def leaves(model: type[BaseModel], prefix: Name = ()) -> Iterator[tuple[Name, Any]]:
+    """Yield the path and the annotation of every setting, section by section."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, (*prefix, name))
+        else:
+            yield (*prefix, name), field.annotation
+
+
+def is_secret(annotation: Any) -> bool:
+    """Whether a setting holds a secret."""
+    return annotation is SecretStr or any(is_secret(part) for part in get_args(annotation))
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(a in (list, tuple) or get_origin(a) in (list, tuple) for a in (annotation, *get_args(annotation)))
+
+
+def dotted(path: Name) -> str:
+    """Return a name as files and `--set` write it."""
+    return ".".join(path)
+
+
+def variable(path: Name) -> str:
+    """Return a name as the environment writes it."""
+    return PREFIX + "__".join(path).upper()
+
+
+def parsed(annotation: Any, text: str) -> Any:
+    """Return a variable's or option's text as the value that the setting's type asks for."""
+    if is_secret(annotation):
+        return text
+    if type(None) in get_args(annotation) and text.strip().lower() in ("", "none", "null"):
+        return None
+    if _is_list(annotation):
+        if text.lstrip().startswith("["):
+            return _toml(text)
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if len(text) > 1 and text[0] == text[-1] == '"':  # pasted from a TOML file
+        return _toml(text)
+    return text
+
+
+def _toml(text: str) -> Any:
+    """Return the TOML value that the text is, or the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+class Names:
+    """The known names, and those that end in _file and name the file that a secret is in."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.types = dict(leaves(model))
+        self.sections = {path[:n] for path in self.types for n in range(1, len(path))}
+        secrets = [path for path, annotation in self.types.items() if is_secret(annotation)]
+        self.secret_files = {(*path[:-1], f"{path[-1]}_file"): path for path in secrets}
+
+    def suggestion(self, name: str, write: Callable[[Name], str], sections: bool = False) -> str:
+        """Return what to do about an unknown name, in the source's own way of writing names."""
+        for path, now in REMOVED.items():
+            if name == write(path):
+                return now if isinstance(now, str) else f"it is called {write(now)} now"
+        known = self.sections if sections else (*self.types, *self.secret_files)
+        written = {write(path).removeprefix(PREFIX): write(path) for path in known}  # what all share says nothing
+        near = difflib.get_close_matches(name.removeprefix(PREFIX), written, n=1)
+        return f"did you mean {written[near[0]]}?" if near else REFERENCE

@@ -1,0 +1,254 @@
+"""Where settings come from: pydantic-settings' sources, such that no name and no origin is lost.
+
+As they come, they pass over names that they do not know, read lists as JSON, and forget where a value came from. Here
+a misspelt name is an error in every source, and every error names file and line, variable or option.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, TomlConfigSettingsSource
+
+from detector.config.names import PREFIX, Name, Names, dotted, is_secret, leaves, parsed, variable
+
+SECRETS = Path("/run/secrets")  # where Docker puts them, and Kubernetes by custom
+# What Kubernetes and Docker put into every container beside a service named longwatch or longwatch-something
+SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+SERVICE_LINK_URL = re.compile(r"(tcp|udp|sctp)://")
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used: one line for each error, each naming the setting, its origin and what to do."""
+
+    def __init__(self, errors: Sequence[str]) -> None:
+        """Keep the lines."""
+        super().__init__("\n".join(errors))
+        self.errors = list(errors)
+
+
+class Found(NamedTuple):
+    """A value as it was found, and where: for a person."""
+
+    value: Any
+    origin: str
+
+
+class Layer:
+    """What one source holds: settings by name, and a line for each thing that is wrong with it."""
+
+    def __init__(self, settings: type[BaseSettings]) -> None:
+        self.names = Names(settings)
+        self.found: dict[Name, Found] = {}
+        self.errors: list[str] = []
+
+    def add(self, path: Name, value: Any, origin: str) -> bool:
+        """Take a value, by itself or from the file it names; False: the name is unknown."""
+        target = path
+        if path not in self.names.types:
+            if path not in self.names.secret_files:
+                return False
+            target = self.names.secret_files[path]
+            try:
+                secret = read_secret(Path(str(value)))
+            except OSError as error:
+                # what is no whole path may be the secret itself, put into the wrong setting
+                named = repr(value) if str(value).startswith("/") else "the file that it names"
+                self.errors.append(f"{origin}: {dotted(path)}: cannot read {named}: {error.strerror or error}")
+                return True
+            value, origin = secret, f"{origin} ({value})"
+        if target in self.found:
+            also = self.found[target].origin
+            self.errors.append(f"{origin}: {dotted(target)} is set twice, also by {also}: keep one")
+        self.found[target] = Found(value, origin)
+        return True
+
+    def add_text(self, path: Name, text: str, origin: str) -> bool:
+        """Take a text, read as the setting's type asks; False: the name is unknown."""
+        return self.add(path, parsed(self.names.types.get(path, str), text), origin)
+
+    def add_unknown(self, origin: str, name: str, write: Callable[[Name], str]) -> None:
+        """Note a name that is unknown; `write`: how this source writes names."""
+        self.errors.append(f"{origin}: unknown setting; {self.names.suggestion(name, write)}")
+
+
+def read_secret(path: Path) -> str:
+    """Return what a file holds, without the end of its line. Raises OSError."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except ValueError as error:  # a path with a NUL, too
+        raise OSError("not UTF-8 text") from error
+
+
+class TomlFile(TomlConfigSettingsSource):
+    """A TOML file, with the line of each value. Theirs passes over a file that is missing, or is a pipe."""
+
+    def __init__(self, settings: type[BaseSettings], config: Path) -> None:
+        self.layer = Layer(settings)
+        super().__init__(settings, config)
+
+    def _read_files(self, files: Any, deep_merge: bool = False) -> dict[str, Any]:
+        layer, tree = self.layer, dict[str, Any]()
+        try:
+            text = files.read_text(encoding="utf-8")
+            self._walk(tomllib.loads(text), (), str(files), _lines(text))
+        except OSError as error:
+            layer.errors.append(f"{files}: cannot be read: {error.strerror}")
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:  # the last: a thousand brackets
+            layer.errors.append(f"{files}: is not valid TOML: {error}")
+        for (section, name), found in layer.found.items():
+            tree.setdefault(section, {})[name] = found.value
+        return tree
+
+    def _walk(self, table: Mapping[str, Any], prefix: Name, config: str, lines: Mapping[Name, int]) -> None:
+        names, errors = self.layer.names, self.layer.errors
+        for key, value in table.items():
+            path = (*prefix, key)
+            line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+            where = f"{config}:{line}" if line else config
+            if path in names.sections:
+                if isinstance(value, dict):
+                    self._walk(value, path, config, lines)
+                else:
+                    errors.append(f"{where}: {key} is a section: write [{dotted(path)}], then its settings below")
+            elif not self.layer.add(path, value, where):
+                name, section = dotted(path), isinstance(value, dict)
+                kind = "section" if section else "setting"
+                errors.append(f"{where}: unknown {kind} {name}; {names.suggestion(name, dotted, section)}")
+
+
+def _lines(text: str) -> dict[Name, int]:
+    """Return the line of every table and key; good enough for messages (a multi-line string may mislead it)."""
+    found: dict[Name, int] = {}
+    section: Name = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
+            section = _key(header[1])
+            found.setdefault(section, number)
+        elif assignment := re.match(r"\s*([\w.\"' -]+?)\s*=", line):
+            found.setdefault((*section, *_key(assignment[1])), number)
+    return found
+
+
+def _key(text: str) -> Name:
+    return tuple(part.strip().strip("\"'") for part in text.split("."))
+
+
+class Texts(EnvSettingsSource):
+    """Texts by name, from elsewhere than a file of settings. Theirs reads lists as JSON."""
+
+    def __init__(self, settings: type[BaseSettings]) -> None:
+        super().__init__(settings, env_prefix="", env_nested_delimiter=".")
+        self.layer = Layer(settings)
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the settings by section."""
+        self.env_vars = {dotted(path): found.value for path, found in self.layer.found.items()}
+        return super().__call__()
+
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
+        """Return a list as it is: the layer has made it of the text."""
+        return value
+
+
+class Environment(Texts):
+    """Variables LONGWATCH_SECTION__NAME, capitals or not."""
+
+    def __init__(self, settings: type[BaseSettings], environment: Mapping[str, str]) -> None:
+        super().__init__(settings)
+        for name, text in sorted(environment.items()):
+            upper, origin = name.upper(), f"environment {name}"
+            known = not upper.startswith(PREFIX) or self.layer.add_text(_path(name), text, origin)
+            if not known and not _is_service_link(upper, text):
+                self.layer.add_unknown(origin, upper, variable)
+
+
+class SecretsDirectory(Texts):
+    """Files longwatch_section__name, each with a value. Theirs reads the other files there, too, or fails to."""
+
+    def __init__(self, settings: type[BaseSettings], directory: Path | None) -> None:
+        super().__init__(settings)
+        files: list[Path] = []
+        try:
+            files = sorted((directory or SECRETS).iterdir())
+        except OSError as error:
+            if directory:
+                self.layer.errors.append(f"{directory}: cannot be read: {error.strerror}")
+        for file in files:
+            if not file.name.upper().startswith(PREFIX):
+                continue
+            try:
+                known = self.layer.add_text(_path(file.name), read_secret(file), str(file))
+            except OSError as error:
+                self.layer.errors.append(f"{file}: cannot be read: {error.strerror or error}")
+                continue
+            if not known:
+                self.layer.add_unknown(str(file), file.name.lower(), lambda path: variable(path).lower())
+
+
+class Overrides(Texts):
+    """The command line's --set options; of two for one name the last holds."""
+
+    def __init__(self, settings: type[BaseSettings], options: Sequence[str]) -> None:
+        super().__init__(settings)
+        for option in options:
+            name, equals, text = option.partition("=")
+            name, text = name.strip(), text.strip()
+            if not re.fullmatch(r"[\w.-]*", name):
+                name, equals = "(hidden: it may hold a secret)", ""
+            single = Layer(settings)
+            if not equals:
+                single.errors.append(f"--set {name}: expected section.name=value, such as kafka.topics=metrics")
+            elif not single.add_text(tuple(name.split(".")), text, f"--set {name}"):
+                single.add_unknown(f"--set {name}", name, dotted)
+            self.layer.found |= single.found
+            self.layer.errors += single.errors
+
+
+def _path(name: str) -> Name:
+    return tuple(name.lower().removeprefix(PREFIX.lower()).split("__"))
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    if "__" in name or not SERVICE_LINK.fullmatch(name):
+        return False
+    return not name.endswith("_PORT") or name.endswith("_SERVICE_PORT") or bool(SERVICE_LINK_URL.match(value))
+
+
+def explain(model: type[BaseModel], invalid: ValidationError, found: Mapping[Name, Found]) -> list[str]:
+    """Return a line for each of pydantic's errors: where, which setting, what was found, what is expected."""
+    types = dict(leaves(model))
+    return [_explained(error, types, found) for error in invalid.errors(include_url=False)]
+
+
+def _explained(error: ErrorDetails, types: Mapping[Name, Any], found: Mapping[Name, Found]) -> str:
+    location = tuple(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    path = next((location[:n] for n in range(len(location), 0, -1) if location[:n] in types), None)
+    if path is None:  # about a section as a whole: the message names settings, say where these came from
+        origins = [f"{dotted(p)}: {value.origin}" for p, value in found.items() if dotted(p) in message]
+        return message + (f" ({', '.join(origins)})" if origins else "")
+    name = dotted(path)
+    if path not in found:
+        return f"{name}: {message}"
+    origin, value = found[path].origin, found[path].value
+    if name in message:
+        return f"{origin}: {message}"
+    shown = "set (hidden)" if is_secret(types[path]) else _shown(value)
+    inner = "" if location == path else f" at {'.'.join(location[len(path) :])}"
+    return f"{origin}: {name} is {shown}{inner}: {message}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = str(value)  # TOML's dates
+    return text if len(text) <= 80 else f"{text[:77]}..."
