@@ -75,7 +75,7 @@ def work(tmp_path: Path) -> Work:
 # -- a source that is another one by now -------------------------------------------------------------------------------
 
 
-def test_a_file_that_was_replaced_is_not_gone_on_with_and_one_that_grew_is(work: Work) -> None:
+def test_resume_refuses_a_replaced_file_and_accepts_one_that_grew(work: Work) -> None:
     work.source.write_text(lines(EVENTS))
     assert work.run() == EVENTS
     with work.source.open("a") as file:
@@ -100,7 +100,7 @@ def test_a_file_that_was_replaced_is_not_gone_on_with_and_one_that_grew_is(work:
     assert work.run() == 2 * EVENTS + 1, "what was refused has changed nothing"
 
 
-def test_a_store_that_knows_no_beginning_is_gone_on_with_and_learns_it(work: Work) -> None:
+def test_a_store_without_a_recorded_file_start_resumes_and_records_it(work: Work) -> None:
     work.source.write_text(lines(EVENTS))
     work.run()
     with sqlite3.connect(work.state / "state.db") as db:
@@ -117,7 +117,7 @@ def test_a_store_that_knows_no_beginning_is_gone_on_with_and_learns_it(work: Wor
     assert "does not begin as it did" in work.attempt()
 
 
-def test_a_packed_file_is_known_by_its_own_bytes(work: Work) -> None:
+def test_a_gzipped_file_is_identified_by_its_compressed_bytes(work: Work) -> None:
     work.source = work.folder / "events.jsonl.gz"
     work.source.write_bytes(gzip.compress(lines(EVENTS).encode()))
     assert work.run() == EVENTS
@@ -128,7 +128,7 @@ def test_a_packed_file_is_known_by_its_own_bytes(work: Work) -> None:
     assert "does not begin as it did" in work.attempt()
 
 
-def test_a_pipe_is_read_from_its_beginning_whatever_was_read_before(work: Work) -> None:
+def test_a_pipe_is_always_read_from_its_beginning(work: Work) -> None:
     import threading
 
     work.source = work.folder / "pipe"
@@ -147,7 +147,7 @@ def rejected(*numbers: int) -> list[Rejected]:
     return [Rejected("t", 0, number, "not_json", "x", b"x") for number in numbers]
 
 
-def test_a_file_of_somebody_else_under_our_name_is_not_cut_off(
+def test_restore_does_not_truncate_a_file_written_by_another_program(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "dead.jsonl"
@@ -169,7 +169,7 @@ def test_a_file_of_somebody_else_under_our_name_is_not_cut_off(
     assert "is another file than before" in caplog.text
 
 
-def test_a_file_that_was_emptied_while_it_is_written_gets_no_zeros(tmp_path: Path) -> None:
+def test_a_result_file_emptied_while_open_is_not_padded_with_zeros(tmp_path: Path) -> None:
     path = tmp_path / "dead.jsonl"
     sink = FileDeadLetterSink(path)
     sink.write(rejected(1, 2))
@@ -208,7 +208,7 @@ def test_a_result_file_has_one_writer(sink: type, setting: str, tmp_path: Path) 
     sink(path).close()
 
 
-def test_a_second_worker_with_the_same_result_file_is_refused_and_changes_nothing(work: Work, tmp_path: Path) -> None:
+def test_a_second_worker_on_the_same_result_file_is_refused_and_changes_nothing(work: Work, tmp_path: Path) -> None:
     work.source.write_text(lines(EVENTS))
     work.run()
     before = work.scores.read_bytes()
@@ -224,7 +224,7 @@ def test_a_second_worker_with_the_same_result_file_is_refused_and_changes_nothin
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_a_result_file_that_cannot_be_cut_back_is_one_line(make, tmp_path: Path) -> None:
+def test_a_result_file_that_cannot_be_truncated_is_a_one_line_error(make, tmp_path: Path) -> None:
     path = tmp_path / "odd"
     make(path)
     with pytest.raises(FileError, match=rf"^output\.scores_file {path}: ") as told:
@@ -235,7 +235,7 @@ def test_a_result_file_that_cannot_be_cut_back_is_one_line(make, tmp_path: Path)
 # -- for nobody else ---------------------------------------------------------------------------------------------------
 
 
-def test_what_the_daemon_writes_is_for_its_owner_alone(work: Work) -> None:
+def test_files_the_daemon_writes_are_readable_by_their_owner_only(work: Work) -> None:
     work.state.mkdir(mode=0o755)
     work.source.write_text(lines(EVENTS) + "no event\n")
     more = {
@@ -252,7 +252,7 @@ def test_what_the_daemon_writes_is_for_its_owner_alone(work: Work) -> None:
     assert {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in made} == {p.name: "0o600" for p in made}
 
 
-def test_what_an_earlier_version_left_open_is_closed(tmp_path: Path) -> None:
+def test_world_readable_files_of_an_earlier_version_are_made_private(tmp_path: Path) -> None:
     SqliteStore(tmp_path).close()
     database = tmp_path / "state.db"
     database.chmod(0o644)
@@ -276,7 +276,7 @@ def test_a_symbolic_link_in_the_state_directory_is_not_followed(name: str, tmp_p
     SqliteStore(state).close()
 
 
-def test_a_symbolic_link_to_nowhere_makes_no_file_there(tmp_path: Path) -> None:
+def test_a_dangling_symbolic_link_creates_no_file_at_its_target(tmp_path: Path) -> None:
     state, outside = tmp_path / "state", tmp_path / "outside"
     state.mkdir()
     (state / "state.db").symlink_to(outside)
@@ -292,7 +292,7 @@ def test_a_symbolic_link_to_nowhere_makes_no_file_there(tmp_path: Path) -> None:
     assert not outside.exists()
 
 
-def test_a_lock_that_is_no_file_is_one_line(tmp_path: Path) -> None:
+def test_a_lock_path_that_is_not_a_file_is_a_one_line_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lock")
     with pytest.raises(StateError, match="lock is no regular file: remove it"):
         SqliteStore(tmp_path)

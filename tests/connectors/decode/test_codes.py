@@ -22,23 +22,23 @@ from tests.connectors.decode.support import NOON, NOON_NS, decode, one, reason
         ({"code": None, "value": 2.5}, {"value": 2.5}),
     ],
 )
-def test_a_code_is_an_observation_of_the_feature_code(record, values):
+def test_a_code_becomes_a_symbol_of_the_feature_code(record, values):
     assert one({"stream": "a", "timestamp": NOON, **record}) == ("a", NOON_NS, values)
 
 
-def test_a_symbol_is_one_whether_it_is_written_as_a_number_or_as_text():
+def test_a_code_written_as_number_or_as_text_is_the_same_symbol():
     batch, _ = decode(*({"stream": "a", "timestamp": NOON, "code": code} for code in (404, "404", "E5", 404)))
     assert batch.symbols == ["404", "E5"]
     assert batch.symbol.tolist() == [0, 0, 1, 0]
 
 
-def test_a_batch_without_symbols_carries_no_column_of_them():
+def test_a_batch_without_symbols_has_no_symbol_column():
     for record in ({"value": 1.5}, {"value": "1.5"}, {"value": 1.5, "code": None}):
         batch, _ = decode({"stream": "a", "timestamp": NOON, **record})
         assert (batch.symbols, len(batch.symbol)) == ([], 0)
 
 
-def test_symbols_of_refused_events_leave_nothing_behind():
+def test_symbols_of_rejected_events_are_not_kept():
     batch, rejected = decode(
         {"stream": "a", "timestamp": "noon", "code": "bad"},
         {"stream": "a", "timestamp": NOON, "code": "good", "value": 1},
@@ -48,7 +48,7 @@ def test_symbols_of_refused_events_leave_nothing_behind():
     assert batch.symbol.tolist() == [-1, 0]
 
 
-def test_the_code_may_lie_anywhere_and_be_passed_over():
+def test_the_code_field_is_configurable_and_can_be_excluded():
     record = {"stream": "a", "timestamp": NOON, "log": {"template": "E5"}, "code": "no"}
     assert one(record, config=DecodeSettings(code="log.template"))[2] == {"code": "E5"}
     assert one({**record, "value": 1}, config=DecodeSettings(code="nowhere"))[2] == {"value": 1.0}

@@ -9,7 +9,7 @@ from connectors.decode.decoder import Decoder, DecodeSettings
 from tests.connectors.decode.support import CSV, NOON_NS, events, one, raw_batch, reason
 
 
-def test_in_a_csv_file_the_fields_of_the_template_are_columns():
+def test_csv_template_fields_are_columns():
     decoder = Decoder(DecodeSettings(stream="{host}/{disk}"))
     layout = decoder.csv_layout(b"timestamp,host,ms,disk")
     rows = [b"5,web-1,12,sda", b"6,web-1,12,", b"7,web-1,13,sdb"]
@@ -34,7 +34,7 @@ def test_a_csv_row_is_an_event_and_an_empty_cell_is_missing(row, event):
     assert one(row, csv={0: CSV}, received=-1) == event
 
 
-def test_a_csv_column_of_codes_is_named_by_the_setting():
+def test_the_code_setting_names_the_csv_column_of_codes():
     decoder = Decoder(DecodeSettings(code="level"))
     layout = decoder.csv_layout(b"timestamp,level,ms,code")
     assert layout == CsvLayout(4, 0, None, ((2, "ms"), (3, "code")), 1)
@@ -60,5 +60,5 @@ def test_a_csv_column_of_codes_is_named_by_the_setting():
         (b"noon,a,1,2", "bad_timestamp"),
     ],
 )
-def test_a_csv_row_that_is_no_event_is_refused(row, expected):
+def test_an_invalid_csv_row_is_rejected_with_its_reason(row, expected):
     assert reason(row, csv={0: CSV}, received=-1, key=None) == expected

@@ -41,7 +41,7 @@ def test_columns_are_coded_and_keep_the_records_order():
     ("number", "value"),
     [(1, 1.0), (-2.5, -2.5), ("3.25", 3.25), ("-1e3", -1000.0), (" 7 ", 7.0), (2**70, float(2**70))],
 )
-def test_numbers_may_be_written_as_text(number, value):
+def test_numbers_written_as_text_are_parsed(number, value):
     assert one({"stream": "a", "value": number})[2] == {"value": value}
     assert one({"stream": "a", "values": {"x": number}})[2] == {"x": value}
 
@@ -67,27 +67,27 @@ def test_numbers_may_be_written_as_text(number, value):
         b'"' + b"9" * 400 + b'"',
     ],
 )
-def test_what_is_not_a_finite_number_is_refused(number):
+def test_values_that_are_not_finite_numbers_are_rejected(number):
     assert reason(b'{"stream": "a", "values": {"x": 1, "y": ' + number + b"}}") == "not_a_number"
     assert reason(b'{"stream": "a", "value": ' + number + b"}") == "not_a_number"
 
 
-def test_null_is_missing_and_an_event_of_nothing_else_is_refused():
+def test_null_is_missing_and_an_event_without_values_is_rejected():
     assert one({"stream": "a", "values": {"x": None, "y": 0}})[2] == {"y": 0.0}
     for value in ({"values": {"x": None}}, {"values": {}}, {"value": None}, {}):
         assert reason({"stream": "a", **value}) == "no_value"
 
 
-def test_values_count_where_value_is_there_too():
+def test_values_win_over_value():
     assert one({"stream": "a", "values": {"x": 1}, "value": 2})[2] == {"x": 1.0}
 
 
-def test_of_a_key_that_stands_twice_the_last_counts():
+def test_the_last_of_duplicate_json_keys_wins():
     assert one(b'{"stream": "a", "stream": "b", "value": 1, "value": 2}')[::2] == ("b", {"value": 2.0})
     assert one(b'{"stream": "a", "values": {"x": 1, "x": 2}}')[2] == {"x": 2.0}
 
 
-def test_a_refused_event_leaves_nothing_behind():
+def test_a_rejected_event_leaves_no_trace_in_the_batch():
     batch, rejected = decode(
         {"stream": "refused", "values": {"only-here": 1, "x": "no"}},
         {"stream": "kept", "values": {"x": 1}},
@@ -143,12 +143,12 @@ def test_a_refused_event_leaves_nothing_behind():
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else repr(value[:24]),
 )
-def test_a_refusal_says_why_and_keeps_the_bytes(value, expected):
+def test_a_rejection_has_a_reason_and_the_raw_bytes(value, expected):
     assert reason(value) == expected
     assert decode(value)[1][0].raw == value
 
 
-def test_a_record_with_too_many_events_is_refused_as_one():
+def test_a_record_with_too_many_events_is_rejected_as_a_whole():
     config = DecodeSettings(batch="metrics", max_batch_events=3)
     few, many = ({"metrics": [{"stream": "a", "timestamp": NOON, "value": 1}] * count} for count in (3, 4))
     batch, rejected = decode(few, config=config)
@@ -158,15 +158,15 @@ def test_a_record_with_too_many_events_is_refused_as_one():
     assert rejected[0].detail == "4; decode.max_batch_events is 3"
 
 
-def test_a_byte_order_mark_is_passed_over():
+def test_a_byte_order_mark_is_skipped():
     assert one(b'\xef\xbb\xbf{"stream": "a", "value": 1}')[0] == "a"
 
 
-def test_what_is_odd_in_fields_that_nobody_asked_for_does_not_matter():
+def test_odd_values_in_unused_fields_are_ignored():
     assert one(b'{"stream": "a", "value": 1, "note": NaN, "more": {"x": "\\ud800"}}')[2] == {"value": 1.0}
 
 
-def test_renamed_fields_decode_as_the_default_ones_do():
+def test_renamed_fields_decode_like_the_default_ones():
     config = DecodeSettings(stream="{host}", timestamp="ts", values="fields", value="reading")
     assert one({"host": "h", "ts": NOON, "reading": "5"}, config=config) == ("h", NOON_NS, {"value": 5.0})
     assert one({"host": "h", "ts": NOON, "fields": {"x": 5}}, config=config) == ("h", NOON_NS, {"x": 5.0})
@@ -207,6 +207,6 @@ def test_prometheus_kafka_adapter_decodes_by_settings_alone():
         assert text in refusal.detail
 
 
-def test_every_reason_is_reached_by_these_tests():
+def test_every_rejection_reason_is_tested():
     here = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     assert [label for label in REASONS if f'"{label}"' not in here] == []

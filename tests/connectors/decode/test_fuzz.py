@@ -73,7 +73,7 @@ BATCH_OF_RECORDS = 20
     max_examples=3_000 // BATCH_OF_RECORDS, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 @given(data=st.data())
-def test_thousands_of_made_records_are_each_decoded_or_refused(data):
+def test_thousands_of_generated_records_are_each_decoded_or_rejected(data):
     keys = st.one_of(st.none(), st.binary(max_size=6), st.just(b"key"))
     row = st.tuples(records(), keys, st.sampled_from([-1, RECEIVED_MS, 2**62]))
     rows = data.draw(st.lists(row, min_size=BATCH_OF_RECORDS, max_size=BATCH_OF_RECORDS))
@@ -97,7 +97,7 @@ def test_thousands_of_made_records_are_each_decoded_or_refused(data):
             assert refusal.detail.isprintable()
 
 
-def test_what_a_record_becomes_does_not_depend_on_its_batch():
+def test_decoding_a_record_does_not_depend_on_its_batch():
     values = [
         json.dumps({"stream": f"s{n % 3}", "timestamp": NOON + n, "values": {f"f{n % 5}": n / 3, "bad": None}}).encode()
         for n in range(50)
@@ -146,7 +146,7 @@ NEARLY_PLAIN = st.sampled_from(
     odd=st.none() | NEARLY_PLAIN,
     received=st.sampled_from([-1, RECEIVED_MS]),
 )
-def test_plain_records_decode_at_once_as_they_do_one_by_one(plain, value, odd, received):
+def test_fast_and_slow_decoding_paths_agree(plain, value, odd, received):
     """The broken record at the end makes the decoder look at each."""
     records = [record if value is None else {"value": value, **record} for record in plain]
     if odd:

@@ -9,7 +9,7 @@ from connectors.decode.decoder import DecodeSettings
 from tests.connectors.decode.support import NOON, NOON_NS, decode, one, reason
 
 
-def test_the_payload_names_the_stream_and_only_else_the_key():
+def test_the_stream_name_comes_from_the_payload_then_from_the_key():
     assert one({"stream": "payload", "value": 1})[0] == "payload"
     assert one({"value": 1})[0] == "from-key"
     assert one({"stream": "", "value": 1})[0] == "from-key"
@@ -24,7 +24,7 @@ def test_the_payload_names_the_stream_and_only_else_the_key():
     "record",
     [{"value": 1.5}, {"values": {"a": 1.5}}, {"tags": {"host": "web-1"}, "stream": "", "host": "", "value": 2.5}],
 )
-def test_a_record_without_a_field_of_the_template_has_no_name_whatever_its_key(template, record):
+def test_a_record_lacking_a_template_field_is_rejected_even_with_a_key(template, record):
     record = {"timestamp": NOON, **record}
     config = DecodeSettings(stream=template)
     assert reason(record, config=config) == "no_stream"
@@ -34,7 +34,7 @@ def test_a_record_without_a_field_of_the_template_has_no_name_whatever_its_key(t
     assert reason({"metrics": [record]}, config=many) == "no_stream"
 
 
-def test_measurements_of_one_host_do_not_become_one_stream():
+def test_measurements_lacking_a_template_field_do_not_merge_into_one_stream():
     config = DecodeSettings(stream="{tags.host}/{name}/{tags.cpu}", values="fields")
     cpu = {"name": "cpu", "tags": {"host": "web-1", "cpu": "cpu0"}, "fields": {"user": 1.5}, "timestamp": NOON}
     others = [{**cpu, "name": name, "tags": {"host": "web-1"}} for name in ("mem", "system", "swap")]
@@ -44,20 +44,20 @@ def test_measurements_of_one_host_do_not_become_one_stream():
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\x00", "\u202ebackwards", "\u2028", "\ud800"])
-def test_a_name_that_could_forge_a_log_line_is_refused(name):
+def test_a_name_that_could_forge_a_log_line_is_rejected(name):
     assert reason({"stream": name, "value": 1}) == "bad_name"
     assert reason({"stream": "a", "values": {name: 1}}) == "bad_name"
     assert reason({"value": 1}, key=name.encode(errors="surrogatepass")) in ("bad_name", "no_stream")
 
 
-def test_a_name_is_bounded_in_bytes():
+def test_names_are_limited_in_bytes():
     config = DecodeSettings(max_name_bytes=4)
     assert one({"stream": "éé", "value": 1}, config=DecodeSettings(max_name_bytes=5))[0] == "éé"
     assert reason({"stream": "ééé", "values": {"x": 1}}, config=config) == "name_too_long"
     assert reason({"stream": "a", "values": {"abcde": 1}}, config=config) == "name_too_long"
 
 
-def test_dotted_paths_lead_into_objects_and_a_key_with_dots_wins():
+def test_dotted_paths_descend_into_objects_and_literal_dotted_keys_win():
     config = DecodeSettings(stream="{meta.host.name}", timestamp="meta.at", values="data.numbers")
     value = {"meta": {"host": {"name": "deep"}, "at": NOON}, "data": {"numbers": {"x": 1}}}
     assert one(value, config=config) == ("deep", NOON_NS, {"x": 1.0})
@@ -67,13 +67,13 @@ def test_dotted_paths_lead_into_objects_and_a_key_with_dots_wins():
     assert one(value, config=config)[0] == "whole key"
 
 
-def test_a_template_takes_integers_for_text():
+def test_template_fields_may_be_integers():
     config = DecodeSettings(stream="{tags.host}/{name}")
     assert one({"tags": {"host": "h"}, "name": 7, "value": 1}, config=config)[0] == "h/7"
     assert one({"host": 0, "value": 1}, config=DecodeSettings(stream="{host}"))[0] == "0"
 
 
 @pytest.mark.parametrize("template", ["", "stream", "{}", "{a", "a}", "{a}}", "{{a}}"])
-def test_a_template_that_names_no_field_is_refused(template):
+def test_a_template_without_fields_is_refused(template):
     with pytest.raises(ValidationError, match="braces"):
         DecodeSettings(stream=template)

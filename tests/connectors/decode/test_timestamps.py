@@ -37,7 +37,7 @@ from tests.connectors.decode.support import NOON, NOON_NS, RECEIVED_MS, decode, 
         (float(NOON * 10**3), 0),
     ],
 )
-def test_a_time_is_read_in_every_layout_and_unit(timestamp, nanoseconds):
+def test_timestamps_of_every_layout_and_unit_are_parsed(timestamp, nanoseconds):
     assert one({"stream": "a", "timestamp": timestamp, "value": 1})[1] == NOON_NS + nanoseconds
 
 
@@ -66,23 +66,23 @@ def test_a_date_alone_is_its_midnight():
         NOON + 40 * 86_400,
     ],
 )
-def test_a_time_that_is_none_or_cannot_be_is_refused(timestamp):
+def test_invalid_and_impossible_timestamps_are_rejected(timestamp):
     assert reason({"stream": "a", "timestamp": timestamp, "value": 1}) == "bad_timestamp"
 
 
-def test_without_a_timestamp_the_records_own_serves():
+def test_without_a_timestamp_field_the_records_own_time_is_used():
     assert one({"stream": "a", "value": 1})[1] == RECEIVED_MS * 1_000_000
     assert one({"stream": "a", "timestamp": None, "value": 1})[1] == RECEIVED_MS * 1_000_000
     assert reason({"stream": "a", "value": 1}, received=-1) == "bad_timestamp"
     assert reason({"stream": "a", "value": 1}, received=2**62) == "bad_timestamp"
 
 
-def test_a_record_without_a_time_of_its_own_may_be_of_any_age():
+def test_a_record_without_broker_time_may_be_of_any_age():
     batch, _ = decode({"stream": "a", "timestamp": 12, "value": 1}, received=-1)
     assert batch.time.tolist() == batch.received.tolist() == [12 * 10**9]
 
 
-def test_age_and_lead_are_settings():
+def test_max_age_and_max_lead_follow_the_settings():
     value = {"stream": "a", "timestamp": NOON - 7200, "value": 1}
     assert one(value)[1] == NOON_NS - 7200 * 10**9
     assert reason(value, config=DecodeSettings(max_age_days=0.05)) == "bad_timestamp"

@@ -30,7 +30,7 @@ def labels_file(tmp_path: Path) -> WriteLabels:
     return write
 
 
-def test_nab_json_and_csv_mean_the_same(labels_file: WriteLabels) -> None:
+def test_nab_json_and_csv_labels_are_equivalent(labels_file: WriteLabels) -> None:
     nab = {"a/x.csv": [["2014-04-10 07:15:00.000000", "2014-04-11 16:45:00.000000"]]}
     csv = "stream,start,end\r\na/x.csv,2014-04-10T09:15:00+02:00,2014-04-11T16:45:00Z\r\n"
     expected = {"a/x.csv": [(START, END)]}
@@ -39,13 +39,13 @@ def test_nab_json_and_csv_mean_the_same(labels_file: WriteLabels) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 10**3, 10**6, 10**9])
-def test_unix_times_are_told_apart_by_size(labels_file: WriteLabels, size: int) -> None:
+def test_the_unit_of_unix_times_is_inferred_from_their_size(labels_file: WriteLabels, size: int) -> None:
     start, end = START // SECOND * size, END // SECOND * size
     assert load_labels(labels_file(f"stream,start,end\ns,{start},{end}\n")) == {"s": [(START, END)]}
     assert load_labels(labels_file(json.dumps({"s": [[start, end]]}))) == {"s": [(START, END)]}
 
 
-def test_windows_come_in_order_and_overlapping_ones_are_one(labels_file: WriteLabels) -> None:
+def test_windows_are_sorted_and_overlapping_ones_merged(labels_file: WriteLabels) -> None:
     text = "end,stream,note,start\n30,s,b,20\n5,s,a,1\n40,s,c,30\n9,t,,9\n"
     assert load_labels(labels_file(text)) == {
         "s": [(1 * SECOND, 5 * SECOND), (20 * SECOND, 40 * SECOND)],
@@ -53,7 +53,7 @@ def test_windows_come_in_order_and_overlapping_ones_are_one(labels_file: WriteLa
     }
 
 
-def test_a_stream_without_incidents_is_named_with_an_empty_list(labels_file: WriteLabels) -> None:
+def test_a_stream_without_incidents_has_an_empty_list(labels_file: WriteLabels) -> None:
     labels = load_labels(labels_file('{"calm.csv": []}'))
     assert windows_of(labels, "calm") == []
     assert windows_of(labels, "unknown") is None
@@ -63,7 +63,7 @@ def test_a_stream_without_incidents_is_named_with_an_empty_list(labels_file: Wri
     "stream",
     ["realKnownCause/nyc_taxi.csv", "realKnownCause/nyc_taxi", "nyc_taxi", "/data/nab/realKnownCause/nyc_taxi.csv.gz"],
 )
-def test_a_stream_is_known_by_name_by_path_or_by_stem(stream: str) -> None:
+def test_labels_match_a_stream_by_name_path_or_stem(stream: str) -> None:
     labels = {"realKnownCause/nyc_taxi.csv": [(1, 2)], "realTweets/Twitter_volume_UPS.csv": []}
     assert windows_of(labels, stream) == [(1, 2)]
 
@@ -100,7 +100,7 @@ def test_part_of_a_component_and_a_dot_in_a_host_name_match_nothing() -> None:
         (b"\xff\xfe\x00", "must be UTF-8"),
     ],
 )
-def test_wrong_labels_say_what_is_wrong_and_where(
+def test_invalid_labels_are_an_error_with_reason_and_place(
     labels_file: WriteLabels, content: str | bytes, complaint: str
 ) -> None:
     with pytest.raises(LabelsError, match=complaint):
@@ -121,7 +121,7 @@ json_values = st.recursive(
     | json_values.map(json.dumps)
     | st.dictionaries(st.text(max_size=4), st.lists(st.lists(json_values, max_size=3), max_size=3)).map(json.dumps)
 )
-def test_any_file_gives_labels_or_a_labels_error(labels_file: WriteLabels, content: str | bytes) -> None:
+def test_any_bytes_give_labels_or_a_labels_error(labels_file: WriteLabels, content: str | bytes) -> None:
     try:
         labels = load_labels(labels_file(content if isinstance(content, bytes) else content.encode(errors="replace")))
     except LabelsError:

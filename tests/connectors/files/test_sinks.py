@@ -109,7 +109,7 @@ def test_a_dead_letter_keeps_the_exact_bytes(tmp_path):
     ]
 
 
-def test_restore_takes_back_what_was_written_after_the_position(tmp_path):
+def test_restore_truncates_what_was_written_after_the_position(tmp_path):
     path = tmp_path / "scores.jsonl"
     sink = FileScoreSink(path)
     sink.write(scores())
@@ -129,7 +129,7 @@ def test_restore_takes_back_what_was_written_after_the_position(tmp_path):
     assert path.read_bytes() == before * 2
 
 
-def test_a_file_is_known_again_by_what_came_in_the_place_of_what_was_taken_back(tmp_path):
+def test_restore_recognises_a_file_rewritten_after_an_earlier_restore(tmp_path):
     path = tmp_path / "scores.jsonl"
     sink = FileScoreSink(path)
     begun = sink.position()
@@ -150,7 +150,7 @@ def test_a_file_is_known_again_by_what_came_in_the_place_of_what_was_taken_back(
     assert path.read_bytes() == before
 
 
-def test_restore_leaves_files_alone_that_the_position_does_not_name_or_that_are_shorter(tmp_path, caplog):
+def test_restore_leaves_unnamed_and_shorter_files_alone(tmp_path, caplog):
     path = tmp_path / "scores.jsonl"
     sink = FileScoreSink(path)
     sink.write(scores())
@@ -163,7 +163,7 @@ def test_restore_leaves_files_alone_that_the_position_does_not_name_or_that_are_
     assert "1000000 were written before" in caplog.text
 
 
-def test_what_was_flushed_outlives_kill_9(tmp_path):
+def test_flushed_lines_survive_kill_9(tmp_path):
     script = """
         import os, sys
         from connectors.files.sinks import FileDeadLetterSink
@@ -180,12 +180,12 @@ def test_what_was_flushed_outlives_kill_9(tmp_path):
     assert [json.loads(line)["offset"] for line in path.read_text().splitlines()] == [1]
 
 
-def test_a_sink_that_cannot_be_written_says_which_and_why(tmp_path):
+def test_a_sink_that_cannot_be_opened_is_an_error_with_path_and_reason(tmp_path):
     with pytest.raises(FileError, match=r"no/such/scores\.jsonl: cannot be written: No such file"):
         FileScoreSink(tmp_path / "no" / "such" / "scores.jsonl")
 
 
-def test_a_full_disk_is_told_by_flush():
+def test_flush_reports_a_full_disk():
     sink = FileDeadLetterSink("/dev/full")
     sink.write([Rejected("t", 0, 1, "not_json", "x", b"x")])
     with pytest.raises(FileError, match="/dev/full: cannot be written: No space left on device"):

@@ -22,14 +22,14 @@ from connectors.files.source import FileError, FileSettings, FileSource
 from tests.connectors.files.support import DEADLINE_SECONDS, ENVIRONMENT, many_rows, read, write
 
 
-def test_a_csv_file_is_one_stream_named_by_its_stem(tmp_path):
+def test_a_csv_file_without_stream_column_is_one_stream_named_by_its_stem(tmp_path):
     path = write(tmp_path / "ambient.csv", "timestamp,value", "1970-01-01 00:01:40,69.88", "1970-01-01 00:01:50,71.2")
     events, rejected = read(path)
     assert events == [("ambient", 100, {"value": 69.88}, path, 0), ("ambient", 110, {"value": 71.2}, path, 1)]
     assert rejected == []
 
 
-def test_a_csv_file_may_hold_streams_and_features_and_miss_some(tmp_path):
+def test_a_csv_file_may_hold_several_streams_and_features_with_gaps(tmp_path):
     path = write(tmp_path / "x.csv", "cpu, stream ,timestamp,mem", "1,a,5,2", '3,"b,c",6,', ",a,7,4", "", "5,a,8,6")
     events, rejected = read(path)
     assert [event[:3] for event in events] == [
@@ -42,7 +42,7 @@ def test_a_csv_file_may_hold_streams_and_features_and_miss_some(tmp_path):
     assert rejected == []
 
 
-def test_json_lines_name_their_streams_and_else_the_stem_does(tmp_path):
+def test_json_lines_without_a_stream_take_the_files_stem(tmp_path):
     path = write(
         tmp_path / "y.jsonl.gz", '{"stream": "a", "timestamp": 5, "value": 1}', '{"timestamp": 6, "values": {"z": 2}}'
     )
@@ -62,13 +62,13 @@ def test_line_ends_byte_order_marks_and_a_missing_last_line_feed_do_not_matter(t
     assert rejected == []
 
 
-def test_gzip_members_may_follow_each_other_with_padding(tmp_path):
+def test_concatenated_gzip_members_with_padding_are_read(tmp_path):
     path = tmp_path / "z.csv.gz"
     path.write_bytes(gzip.compress(b"timestamp,value\n5,") + gzip.compress(b"1\n6,2\n") + b"\0" * 512)
     assert [event[2]["value"] for event in read(path)[0]] == [1, 2]
 
 
-def test_bad_rows_are_refused_with_file_and_line(tmp_path):
+def test_bad_rows_are_rejected_with_file_and_line(tmp_path):
     path = write(tmp_path / "bad.csv", "timestamp,value", "5,1", "6,1,1", "noon,1", "", "7,many", "8,2")
     events, rejected = read(path)
     assert [event[4] for event in events] == [0, 4]
@@ -94,7 +94,7 @@ def test_bad_rows_are_refused_with_file_and_line(tmp_path):
         ("plain.csv.gz", b"timestamp,value\n5,1\n", None),
     ],
 )
-def test_a_file_that_cannot_be_used_is_one_clear_error_at_the_start(tmp_path, name, data, found):
+def test_an_unusable_file_is_a_one_line_error_at_the_start(tmp_path, name, data, found):
     path = tmp_path / name
     path.write_bytes(data)
     if found is None:
@@ -149,7 +149,7 @@ def test_a_truncated_gzip_gives_all_its_whole_lines_and_then_a_clear_error(tmp_p
     assert "breaks off" in caplog.text
 
 
-def test_a_damaged_gzip_is_told(tmp_path):
+def test_a_damaged_gzip_is_an_error_with_its_line(tmp_path):
     packed = bytearray(gzip.compress("".join(f"{line}\n" for line in many_rows(20_000)).encode()))
     packed[len(packed) // 2 : len(packed) // 2 + 64] = bytes(64)
     path = tmp_path / "damaged.csv.gz"
@@ -158,14 +158,14 @@ def test_a_damaged_gzip_is_told(tmp_path):
         read(path)
 
 
-def test_reading_goes_on_where_start_says(tmp_path):
+def test_reading_starts_at_the_given_offset(tmp_path):
     path = write(tmp_path / "a.csv", *many_rows(5_000))
     whole, _ = read(path)
     for first in (0, 1, 2_500, 4_999, 5_000):
         assert read(path, start={Partition(path, 0): first})[0] == whole[first:]
 
 
-def test_a_file_that_is_shorter_than_what_was_processed_is_another_file(tmp_path):
+def test_a_file_shorter_than_the_processed_offset_is_refused(tmp_path):
     path = write(tmp_path / "a.csv", "timestamp,value", "5,1")
     with pytest.raises(FileError, match="ends after 1 records, but 7 were processed before"):
         read(path, start={Partition(path, 0): 7})
@@ -181,7 +181,7 @@ def test_files_are_merged_by_time_and_each_keeps_its_own_order(tmp_path):
     assert [refusal.reason for refusal in rejected] == ["bad_timestamp"]
 
 
-def test_the_merge_does_not_depend_on_how_it_is_polled(tmp_path):
+def test_the_merge_order_does_not_depend_on_poll_sizes(tmp_path):
     noise = random.Random(3)
     paths = []
     for number in range(4):
@@ -199,14 +199,14 @@ def test_the_merge_does_not_depend_on_how_it_is_polled(tmp_path):
     assert read(*paths, start=start)[0] == [event for event in whole if event[4] >= 5_990]
 
 
-def test_a_poll_hands_over_no_more_than_asked(tmp_path):
+def test_a_poll_returns_at_most_max_poll_records(tmp_path):
     source = FileSource(FileSettings(paths=(write(tmp_path / "a.csv", *many_rows(250)),), max_poll_records=100))
     assert [len(source.poll(0)) for _ in range(4)] == [100, 100, 50, 0]
     assert source.finished()
     assert source.lag() == {}
 
 
-def test_speed_is_times_real_time_by_the_events_clock(tmp_path):
+def test_speed_scales_replay_by_event_time(tmp_path):
     path = write(tmp_path / "a.csv", "timestamp,value", *(f"{second},1" for second in range(11)))
     source = FileSource(FileSettings(paths=(path,), speed=10))
     begin = time.monotonic()
@@ -218,7 +218,7 @@ def test_speed_is_times_real_time_by_the_events_clock(tmp_path):
     assert time.monotonic() - begin >= 1.0
 
 
-def test_poll_keeps_its_time_out_while_nothing_is_due(tmp_path):
+def test_poll_respects_its_timeout_while_nothing_is_due(tmp_path):
     path = write(tmp_path / "a.csv", "timestamp,value", "0,1", "100000,1")
     source = FileSource(FileSettings(paths=(path,), speed=1))
     assert len(source.poll(1)) == 1
@@ -228,7 +228,7 @@ def test_poll_keeps_its_time_out_while_nothing_is_due(tmp_path):
     assert not source.finished()
 
 
-def test_a_line_beyond_the_record_limit_is_refused_and_the_next_is_read(tmp_path):
+def test_a_line_above_the_record_limit_is_rejected_and_reading_continues(tmp_path):
     decoder = Decoder(DecodeSettings(max_record_bytes=1_000))
     long = '{"timestamp": 5, "value": 1, "padding": "' + "x" * 500_000 + '"}'
     path = write(tmp_path / "a.jsonl", '{"timestamp": 4, "value": 1}', long, '{"timestamp": 6, "value": 1}', long)
@@ -241,7 +241,7 @@ def test_a_line_beyond_the_record_limit_is_refused_and_the_next_is_read(tmp_path
 @given(
     lines=st.lists(st.binary(max_size=20), max_size=20), header=st.sampled_from([b"timestamp,value", b'{"value": 1}'])
 )
-def test_whatever_a_file_holds_each_line_is_an_event_or_a_refusal(tmp_path_factory, lines, header):
+def test_every_line_of_any_file_is_an_event_or_a_rejection(tmp_path_factory, lines, header):
     path = tmp_path_factory.getbasetemp() / "made.csv"
     path.write_bytes(b"\n".join([header, *lines]))
     events, rejected = read(path)
@@ -278,7 +278,7 @@ def reader():
     process.communicate(timeout=DEADLINE_SECONDS)
 
 
-def test_standard_input_is_read_as_it_comes(reader):
+def test_standard_input_is_read_as_it_arrives(reader):
     reader.stdin.write(b"timestamp,value\n5,1\n6,")
     reader.stdin.flush()
     assert reader.stdout.readline() == b"stdin 5 1.0 0 0\n"

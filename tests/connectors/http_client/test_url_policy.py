@@ -100,7 +100,7 @@ def taken(server: socket.socket) -> bool:
         ("::ffff:168.63.129.16", "a cloud's metadata service"),
     ],
 )
-def test_addresses_that_only_this_machine_or_network_reaches_are_refused_unless_listed(address: str, kind: str) -> None:
+def test_private_and_loopback_addresses_are_refused_unless_listed(address: str, kind: str) -> None:
     refusal = Targets(()).refuses("hook.example", ip_address(address))
     assert refusal is not None
     assert f"hook.example at {ip_address(address)} is {kind}: refused unless" in refusal
@@ -122,7 +122,7 @@ def test_addresses_that_only_this_machine_or_network_reaches_are_refused_unless_
         "2001:200::1",
     ],
 )
-def test_public_addresses_are_allowed_where_nothing_is_listed(address: str) -> None:
+def test_public_addresses_are_allowed_when_nothing_is_listed(address: str) -> None:
     assert Targets(()).refuses("hook.example", ip_address(address)) is None
 
 
@@ -139,7 +139,7 @@ def test_once_something_is_listed_everything_else_is_refused() -> None:
 @pytest.mark.parametrize(
     "entry", ["http://example.com", "example.com:443", "example.com/hook", "", "*.example.com", "10.0.0.1/8", "1.2.3"]
 )
-def test_a_wrong_entry_is_refused_at_start(entry: str) -> None:
+def test_an_invalid_list_entry_is_refused_at_start(entry: str) -> None:
     with pytest.raises(ValidationError, match=r"webhook\.allowed_hosts: .* is no host name, address or network"):
         WebhookSettings.model_validate({"allowed_hosts": [entry]})
 
@@ -148,7 +148,7 @@ def test_a_wrong_entry_is_refused_at_start(entry: str) -> None:
     "host",
     ["127.0.0.1", "[::1]", "localhost", "LOCALHOST.", "a.localhost", "192.168.0.7", METADATA, "[::ffff:10.0.0.1]"],
 )
-def test_a_url_that_leads_inside_is_refused_at_start_and_allowed_once_listed(host: str) -> None:
+def test_a_url_of_a_private_address_is_refused_at_start_unless_listed(host: str) -> None:
     with pytest.raises(
         ValidationError, match=r"webhook\.url: .* refused unless .* listed in webhook\.allowed_hosts"
     ) as refused:
@@ -163,7 +163,7 @@ def test_a_url_whose_host_is_not_listed_is_refused_at_start() -> None:
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.0.0.1", "127.1", "0177.0.0.1"])
-def test_what_only_the_resolver_knows_to_be_loopback_is_refused_when_connecting(
+def test_a_name_that_resolves_to_loopback_is_refused_when_connecting(
     host: str, listening: socket.socket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outcomes: list[str] = []
@@ -185,7 +185,7 @@ def connect(targets: Targets, host: str, port: int) -> socket.socket:
     return connector.connect(time.monotonic() + 240.0, threading.Event())
 
 
-def test_a_name_is_asked_for_once_and_the_answer_that_was_looked_at_is_used(
+def test_a_name_is_resolved_once_and_the_checked_address_is_used(
     listening: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = listening.getsockname()
@@ -195,7 +195,7 @@ def test_a_name_is_asked_for_once_and_the_answer_that_was_looked_at_is_used(
     assert taken(listening)
 
 
-def test_of_several_addresses_only_those_that_are_allowed_are_tried(
+def test_only_the_allowed_ones_of_several_addresses_are_tried(
     listening: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = listening.getsockname()[1]
@@ -213,7 +213,7 @@ def test_of_several_addresses_only_those_that_are_allowed_are_tried(
     assert not taken(listening)
 
 
-def test_urls_of_many_forms_are_understood() -> None:
+def test_urls_of_many_forms_are_parsed() -> None:
     assert str(parse_url("https://example.org/x")) == "https://example.org:443"
     assert str(parse_url("http://[::1]:8080/x?y=z")) == "http://[::1]:8080"
     assert parse_url("http://bücher.example").host == "xn--bcher-kva.example"

@@ -75,7 +75,7 @@ def ask(
         connection.close()
 
 
-def test_without_the_password_there_is_nothing_but_probes(serve: Serve) -> None:
+def test_without_the_password_only_probes_are_answered(serve: Serve) -> None:
     server = serve(username="prometheus", password=PASSWORD)
     for path in ("/metrics", "/", "/nothing"):
         status, headers = ask(server, path)
@@ -105,7 +105,7 @@ def test_a_wrong_password_is_refused(serve: Serve, headers: dict[str, str]) -> N
     assert ask(serve(username="prometheus", password=PASSWORD), "/metrics", headers)[0] == 401
 
 
-def test_guessing_is_told_in_the_log_now_and_then_and_the_guess_is_not(
+def test_failed_logins_are_logged_at_intervals_without_the_password(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = serve(username="prometheus", password=PASSWORD)
@@ -118,7 +118,7 @@ def test_guessing_is_told_in_the_log_now_and_then_and_the_guess_is_not(
     assert PASSWORD not in caplog.text
 
 
-def test_a_password_in_clear_text_over_the_network_is_warned_of(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_clear_text_password_over_the_network_is_warned_about(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     serve(username="u", password=PASSWORD)
     assert "clear text" not in caplog.text
     serve(username="u", password=PASSWORD, host="0.0.0.0")
@@ -126,7 +126,7 @@ def test_a_password_in_clear_text_over_the_network_is_warned_of(serve: Serve, ca
 
 
 @openssl
-def test_with_a_certificate_there_is_only_https(serve: Serve, certificate: Path) -> None:
+def test_with_a_certificate_only_https_is_served(serve: Serve, certificate: Path) -> None:
     names = {"ssl_certfile": str(certificate / "cert.pem"), "ssl_keyfile": str(certificate / "key.pem")}
     server = serve(username="u", password=PASSWORD, **names)
     assert ask(server, "/metrics", trust=certificate / "cert.pem")[0] == 401
@@ -137,7 +137,7 @@ def test_with_a_certificate_there_is_only_https(serve: Serve, certificate: Path)
 
 
 @openssl
-def test_who_does_not_finish_the_handshake_holds_up_nobody_and_is_let_go(
+def test_an_unfinished_tls_handshake_blocks_nobody_and_is_disconnected(
     serve: Serve, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = threading.active_count()
@@ -162,7 +162,7 @@ def test_who_does_not_finish_the_handshake_holds_up_nobody_and_is_let_go(
 
 
 @openssl
-def test_probes_get_through_however_many_do_not_finish_the_handshake(serve: Serve, certificate: Path) -> None:
+def test_probes_are_answered_despite_many_unfinished_handshakes(serve: Serve, certificate: Path) -> None:
     server = serve(ssl_certfile=str(certificate / "cert.pem"), ssl_keyfile=str(certificate / "key.pem"))
     silent: list[socket.socket] = []
     for _ in range(15):
@@ -173,7 +173,7 @@ def test_probes_get_through_however_many_do_not_finish_the_handshake(serve: Serv
 
 
 @openssl
-def test_a_locked_key_opens_with_its_password(serve: Serve, certificate: Path) -> None:
+def test_an_encrypted_key_is_opened_with_its_password(serve: Serve, certificate: Path) -> None:
     names = {"ssl_certfile": str(certificate / "cert.pem"), "ssl_keyfile": str(certificate / "locked.pem")}
     server = serve(**names, ssl_key_password="sesame-sesame")
     assert ask(server, "/livez", trust=certificate / "cert.pem")[0] == 200
@@ -196,7 +196,7 @@ def test_a_locked_key_opens_with_its_password(serve: Serve, certificate: Path) -
         ),
     ],
 )
-def test_each_wrong_certificate_is_one_clear_line(certificate: Path, names: dict[str, str], why: str) -> None:
+def test_each_invalid_certificate_is_a_one_line_error(certificate: Path, names: dict[str, str], why: str) -> None:
     if not (certificate / "other.pem").exists():
         make_certificate(certificate / "other.pem", certificate / "other-cert.pem")
     paths = {key: str(certificate / name) if name.endswith(".pem") else name for key, name in names.items()}
@@ -220,7 +220,7 @@ def test_each_wrong_certificate_is_one_clear_line(certificate: Path, names: dict
         ({"ssl_keyfile": "key.pem"}, "belong together"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_without_being_shown(settings: dict[str, str], why: str) -> None:
+def test_inconsistent_settings_are_refused_without_echoing_them(settings: dict[str, str], why: str) -> None:
     with pytest.raises(ValidationError, match=why) as refused:
         HttpSettings.model_validate(settings)
     assert "hunter2" not in str(refused.value)

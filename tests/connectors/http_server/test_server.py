@@ -63,7 +63,7 @@ def ask(
         connection.close()
 
 
-def test_metrics_come_in_the_text_format(server: HttpServer) -> None:
+def test_metrics_are_served_in_the_text_format(server: HttpServer) -> None:
     status, headers, body = ask(server, "/metrics")
     assert status == 200
     assert headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -71,7 +71,7 @@ def test_metrics_come_in_the_text_format(server: HttpServer) -> None:
     assert families["requests"].samples[0].value == 3
 
 
-def test_openmetrics_and_gzip_are_given_where_accepted(server: HttpServer) -> None:
+def test_openmetrics_and_gzip_are_used_when_accepted(server: HttpServer) -> None:
     accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "Accept-Encoding": "gzip"}
     _, headers, body = ask(server, "/metrics", headers=accept)
     assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
@@ -81,7 +81,7 @@ def test_openmetrics_and_gzip_are_given_where_accepted(server: HttpServer) -> No
     assert "requests" in {family.name for family in parse_openmetrics(text)}
 
 
-def test_a_scrape_may_name_the_metrics_it_wants(server: HttpServer) -> None:
+def test_a_scrape_can_select_metrics_by_name(server: HttpServer) -> None:
     _, _, body = ask(server, "/metrics?name[]=requests_total")
     assert b"requests_total 3.0" in body
     assert b"others" not in body
@@ -89,7 +89,7 @@ def test_a_scrape_may_name_the_metrics_it_wants(server: HttpServer) -> None:
 
 @pytest.mark.parametrize("wanted", ["application/openmetrics-text", "text/plain"])
 @pytest.mark.parametrize("version", ["1.0.0-rc1", "x", "1.x", '"1.0.0"', "1..0", "99.0", "²", "1.0.0.0"])
-def test_a_version_that_is_not_written_is_not_accepted(
+def test_an_openmetrics_version_we_do_not_write_falls_back_to_text(
     server: HttpServer, wanted: str, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     status, headers, body = ask(server, "/metrics", headers={"Accept": f"{wanted};version={version}, */*"})
@@ -99,7 +99,7 @@ def test_a_version_that_is_not_written_is_not_accepted(
     assert not caplog.records
 
 
-def test_formats_are_looked_for_in_every_accept_header(server: HttpServer) -> None:
+def test_every_accept_header_is_considered(server: HttpServer) -> None:
     request = b"GET /metrics HTTP/1.1\r\nAccept: text/html\r\nAccept: application/openmetrics-text\r\n\r\n"
     assert b"Content-Type: application/openmetrics-text; version=1.0.0" in raw(server, request)
 
@@ -108,16 +108,16 @@ def test_formats_are_looked_for_in_every_accept_header(server: HttpServer) -> No
     "target",
     ["http://127.0.0.1:9464/livez", "HTTP://longwatch.example/livez?x=y", "https://[::1]/livez", "//livez", "/%6civez"],
 )
-def test_a_target_may_have_any_of_its_forms(server: HttpServer, target: str) -> None:
+def test_every_form_of_request_target_is_accepted(server: HttpServer, target: str) -> None:
     assert b" 200 OK\r\n" in raw(server, f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
 
 
-def test_a_target_without_a_path_is_the_index_and_a_broken_one_a_bad_request(server: HttpServer) -> None:
+def test_a_target_without_path_is_the_index_and_a_malformed_one_is_400(server: HttpServer) -> None:
     assert b"<h1>longwatch</h1>" in raw(server, b"GET http://localhost:9464 HTTP/1.1\r\n\r\n")
     assert b" 400 Bad Request\r\n" in raw(server, b"GET http://[::1/livez HTTP/1.1\r\n\r\n")
 
 
-def test_health_says_ok_or_why_not(server: HttpServer, daemon: Daemon) -> None:
+def test_health_pages_say_ok_or_the_reason(server: HttpServer, daemon: Daemon) -> None:
     assert ask(server, "/livez")[::2] == (200, b"ok\n")
     status, headers, body = ask(server, "/readyz")
     assert (status, body) == (503, b"restoring 3 of 7 partitions\n")
@@ -128,7 +128,7 @@ def test_health_says_ok_or_why_not(server: HttpServer, daemon: Daemon) -> None:
     assert ask(server, "/livez")[::2] == (503, b"the loop has not come round for 61 s\n")
 
 
-def test_a_check_that_raises_is_a_failure_with_its_traceback_in_the_log_alone(
+def test_a_health_check_that_raises_fails_with_the_traceback_only_in_the_log(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> tuple[bool, str]:
@@ -146,7 +146,7 @@ def test_a_check_that_raises_is_a_failure_with_its_traceback_in_the_log_alone(
         server.close()
 
 
-def test_the_index_leads_to_every_page_and_nothing_else_is_there(server: HttpServer) -> None:
+def test_the_index_links_every_page_and_other_paths_are_404(server: HttpServer) -> None:
     _, headers, body = ask(server, "/")
     assert headers["content-type"].startswith("text/html")
     for page in ("metrics", "livez", "readyz"):
@@ -156,7 +156,7 @@ def test_the_index_leads_to_every_page_and_nothing_else_is_there(server: HttpSer
     assert ask(server, "/../etc/passwd")[0] == 404
 
 
-def test_head_is_get_without_the_body(server: HttpServer) -> None:
+def test_head_answers_like_get_without_the_body(server: HttpServer) -> None:
     status, headers, body = ask(server, "/livez", "HEAD")
     assert (status, body) == (200, b"")
     assert headers["content-length"] == "3"
@@ -169,7 +169,7 @@ def test_only_get_and_head_are_allowed(server: HttpServer, method: str) -> None:
     assert headers["allow"] == "GET, HEAD"
 
 
-def test_no_answer_tells_what_serves_it(server: HttpServer) -> None:
+def test_answers_do_not_reveal_the_server_software(server: HttpServer) -> None:
     for path, method in (("/", "GET"), ("/nothing", "GET"), ("/metrics", "PUT")):
         _, headers, body = ask(server, path, method)
         assert "server" not in headers
@@ -194,12 +194,12 @@ def raw(server: HttpServer, data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "data", [b"", b"\r\n\r\n", b"\x16\x03\x01\x02\x00" * 50, b"GET", b"GET /\r\n\r\n", b"A B C D\r\n\r\n"]
 )
-def test_what_is_no_request_leaves_the_server_as_it_was(server: HttpServer, data: bytes) -> None:
+def test_malformed_requests_do_not_harm_the_server(server: HttpServer, data: bytes) -> None:
     raw(server, data)
     assert ask(server, "/livez")[0] == 200
 
 
-def test_a_request_without_end_is_cut_off(server: HttpServer) -> None:
+def test_an_endless_request_is_cut_off(server: HttpServer) -> None:
     assert raw(server, b"GET /livez HTTP/1.1\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n") == b""
     assert ask(server, "/livez")[0] == 200
 
@@ -242,7 +242,9 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-def test_probes_always_get_through(server: HttpServer, registry: CollectorRegistry, hold: Hold, flood: str) -> None:
+def test_probes_are_answered_when_all_connections_are_busy(
+    server: HttpServer, registry: CollectorRegistry, hold: Hold, flood: str
+) -> None:
     many = Counter("many_total", "Makes a page that fits into no socket's buffer.", ["label"], registry=registry)
     for number in range(6_000 if flood == "unread" else 0):
         many.labels("x" * 1_000 + str(number))
@@ -256,7 +258,9 @@ def test_probes_always_get_through(server: HttpServer, registry: CollectorRegist
             assert ask(server, path)[0] in {200, 503}
 
 
-def test_those_who_send_slowly_are_hung_up_on(server: HttpServer, hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_that_send_slowly_are_disconnected(
+    server: HttpServer, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("connectors.http_server.connections.REQUEST_SECONDS", 0.5)
     slow = hold(8)
     send(slow, b"GET /livez HTTP/1.1\r\n")
@@ -264,7 +268,7 @@ def test_those_who_send_slowly_are_hung_up_on(server: HttpServer, hold: Hold, mo
         assert client.recv(1) == b"", "within its 20 s"
 
 
-def test_those_who_do_not_read_their_answer_are_hung_up_on(
+def test_clients_that_do_not_read_their_answer_are_disconnected(
     server: HttpServer, registry: CollectorRegistry, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connectors.http_server.connections.REPLY_SECONDS", 0.5)
@@ -280,7 +284,7 @@ def test_those_who_do_not_read_their_answer_are_hung_up_on(
         time.sleep(0.05)
 
 
-def test_many_ask_at_once(server: HttpServer) -> None:
+def test_many_concurrent_requests_are_answered(server: HttpServer) -> None:
     answers: list[int] = []
     threads = [threading.Thread(target=lambda: answers.append(ask(server, "/metrics")[0])) for _ in range(16)]
     for thread in threads:
@@ -290,7 +294,7 @@ def test_many_ask_at_once(server: HttpServer) -> None:
     assert answers == [200] * 16
 
 
-def test_a_port_that_is_taken_is_one_clear_line(server: HttpServer, registry: CollectorRegistry) -> None:
+def test_a_port_in_use_is_a_one_line_error(server: HttpServer, registry: CollectorRegistry) -> None:
     second = HttpServer(HttpSettings(port=server.port), registry, lambda: (True, ""), lambda: (True, ""))
     with pytest.raises(HttpError) as refused:
         second.start()
@@ -300,13 +304,13 @@ def test_a_port_that_is_taken_is_one_clear_line(server: HttpServer, registry: Co
     second.close()
 
 
-def test_an_address_of_another_machine_is_one_clear_line(registry: CollectorRegistry) -> None:
+def test_an_address_of_another_machine_is_a_one_line_error(registry: CollectorRegistry) -> None:
     server = HttpServer(HttpSettings(host="192.0.2.1", port=0), registry, lambda: (True, ""), lambda: (True, ""))
     with pytest.raises(HttpError, match=r"http\.host = 192\.0\.2\.1, http\.port = 0: Cannot assign"):
         server.start()
 
 
-def test_a_closed_server_frees_its_port_and_ends_its_threads(registry: CollectorRegistry) -> None:
+def test_close_frees_the_port_and_ends_all_threads(registry: CollectorRegistry) -> None:
     before = threading.active_count()
     server = HttpServer(HttpSettings(port=0), registry, lambda: (True, ""), lambda: (True, ""))
     server.start()
@@ -341,7 +345,7 @@ def test_ipv6_is_served(registry: CollectorRegistry) -> None:
         server.close()
 
 
-def test_requests_are_no_story_for_the_log(server: HttpServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_are_not_logged(server: HttpServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     caplog.clear()
     ask(server, "/metrics")

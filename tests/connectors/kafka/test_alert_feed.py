@@ -125,7 +125,7 @@ def delete_all(broker: Broker, topic: str) -> int:
         admin.close()
 
 
-def test_alerts_go_on_after_retention_has_emptied_their_topic(
+def test_the_alert_feed_resumes_after_retention_emptied_its_topic(
     apache: Broker, topic: Topic, group: Callable[[str], Group]
 ) -> None:
     alerts = topic()
@@ -143,7 +143,7 @@ def test_alerts_go_on_after_retention_has_emptied_their_topic(
     until(lambda: mine.committed() == 6, "and their offsets are committed", every=0.2)
 
 
-def test_alerts_go_on_after_their_topic_was_emptied_under_a_feed(
+def test_the_alert_feed_continues_when_its_topic_is_emptied_while_it_reads(
     apache: Broker, topic: Topic, group: Callable[[str], Group]
 ) -> None:
     alerts = topic()
@@ -157,7 +157,7 @@ def test_alerts_go_on_after_their_topic_was_emptied_under_a_feed(
     until(lambda: taken.ids == ["first", "second"], "alerts go on")
 
 
-def test_what_is_written_while_a_new_group_looks_for_its_beginning_is_sent(
+def test_alerts_written_while_a_new_group_finds_its_start_are_sent(
     topic: Topic, group: Callable[[str], Group], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = group(topic())
@@ -181,7 +181,7 @@ def test_what_is_written_while_a_new_group_looks_for_its_beginning_is_sent(
     until(lambda: taken.ids == ["between two questions"], "the alert comes")
 
 
-def test_each_group_sends_its_own_alerts_and_those_that_name_no_group(
+def test_each_group_sends_its_own_alerts_and_unowned_ones(
     apache: Broker, topic: Topic, group: Callable[[str], Group]
 ) -> None:
     alerts = topic()

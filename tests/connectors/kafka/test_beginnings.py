@@ -36,7 +36,7 @@ def committed(broker: Broker, group: str, topic: str) -> dict[int, int]:
 
 
 @pytest.mark.parametrize(("guarantee", "state"), [("at_least_once", "kept"), ("exactly_once", "lost")])
-def test_what_comes_while_the_daemon_is_away_is_scored_also_in_partitions_that_were_silent_before(
+def test_events_written_during_downtime_are_scored_even_in_previously_empty_partitions(
     apache: Broker, topic: Topic, tmp_path: Path, guarantee: str, state: str
 ) -> None:
     events, scores, group = topic(partitions=2), topic(), f"group-{uuid.uuid4().hex[:8]}"
@@ -66,7 +66,7 @@ def test_what_comes_while_the_daemon_is_away_is_scored_also_in_partitions_that_w
         ("a topic of the pattern", "by the source"),
     ],
 )
-def test_what_is_made_after_reading_has_begun_is_read_from_its_beginning(
+def test_topics_and_partitions_created_later_are_read_from_their_beginning(
     apache: Broker, topic: Topic, monkeypatch: pytest.MonkeyPatch, made: str, placed: str
 ) -> None:
     """Else what is written before it is found would be passed over, though all of it came since."""

@@ -37,14 +37,14 @@ def assembler() -> Assembler:
     row=st.binary(max_size=2_000),
     offset=st.integers(0, 2**62),
 )
-def test_a_state_is_read_back_whatever_its_stream_is_called(stream: str, row: bytes, offset: int) -> None:
+def test_a_state_is_read_back_under_any_stream_name(stream: str, row: bytes, offset: int) -> None:
     ((key, value),) = state_records(stream, SOURCE, offset, compressed(row))
     entry = assembler().take(0, key, value)
     assert entry is not None
     assert (entry.stream, entry.offset, restored(entry.row)) == (stream, offset, row)
 
 
-def test_a_state_larger_than_a_record_may_be_is_cut_and_put_together() -> None:
+def test_a_state_larger_than_a_record_is_split_and_reassembled() -> None:
     row = os.urandom(2 * MAX_PART_BYTES + 5)
     records = list(state_records("wide", SOURCE, 9, compressed(row)))
     assert len(records) == 3
@@ -57,7 +57,7 @@ def test_a_state_larger_than_a_record_may_be_is_cut_and_put_together() -> None:
     assert restored(entries[2].row) == row
 
 
-def test_reading_goes_on_where_a_state_has_begun_not_in_its_middle() -> None:
+def test_reading_resumes_at_the_first_part_of_a_state() -> None:
     taken = assembler()
     records = list(state_records("wide", SOURCE, 9, compressed(os.urandom(MAX_PART_BYTES + 5))))
     taken.take(40, *records[0])
@@ -66,7 +66,7 @@ def test_reading_goes_on_where_a_state_has_begun_not_in_its_middle() -> None:
     assert taken.resume(42) == 42
 
 
-def test_parts_whose_first_was_compacted_away_are_no_state() -> None:
+def test_parts_whose_first_part_was_compacted_away_are_skipped() -> None:
     old = list(state_records("wide", SOURCE, 1, compressed(os.urandom(2 * MAX_PART_BYTES + 5))))
     new = list(state_records("wide", SOURCE, 2, compressed(os.urandom(MAX_PART_BYTES + 5))))
     taken = assembler()
@@ -77,16 +77,16 @@ def test_parts_whose_first_was_compacted_away_are_no_state() -> None:
     assert entry.offset == 2
 
 
-def test_a_mark_says_what_the_states_stand_for() -> None:
+def test_a_mark_round_trips() -> None:
     assert assembler().take(0, *mark_record(SOURCE, 12, MARK)) == Entry("", 12, mark=MARK)
 
 
-def test_a_tombstone_says_that_the_stream_is_gone() -> None:
+def test_a_tombstone_means_the_stream_was_removed() -> None:
     assert assembler().take(0, state_key("web-1"), None) == Entry("web-1", -1, gone=True)
 
 
 @pytest.mark.parametrize("at", [8, 20, 40, -1])
-def test_a_damaged_record_costs_its_own_stream_alone(at: int) -> None:
+def test_a_damaged_record_loses_only_its_own_stream(at: int) -> None:
     ((key, value),) = state_records("web-1", SOURCE, 9, compressed(b"x" * 500))
     broken = bytearray(value)
     broken[at] ^= 1
@@ -113,25 +113,25 @@ def test_a_value_under_another_streams_key_is_damaged() -> None:
         (b"shost-1", b"lwcl"),
     ],
 )
-def test_another_programs_record_is_told_with_its_place(key: bytes | None, value: bytes) -> None:
+def test_another_programs_record_is_an_error_with_its_offset(key: bytes | None, value: bytes) -> None:
     with pytest.raises(ChangelogError, match=r"g-metrics-changelog/3: the record at offset 17 is none of longwatch's"):
         assembler().take(17, key, value)
 
 
-def test_another_topics_record_is_told() -> None:
+def test_a_record_of_another_topic_is_an_error() -> None:
     ((key, value),) = state_records("web-1", Partition("other", 3), 9, compressed(b"x"))
     with pytest.raises(ChangelogError, match="stands for other/3"):
         assembler().take(0, key, value)
 
 
-def test_a_newer_versions_record_is_told_with_what_to_do() -> None:
+def test_a_newer_versions_record_is_an_error_with_advice() -> None:
     ((key, value),) = state_records("web-1", SOURCE, 9, compressed(b"x"))
     with pytest.raises(ChangelogError, match=r"version 2, this longwatch reads 1: run the longwatch that wrote it"):
         assembler().take(0, key, value[:4] + b"\x02" + value[5:])
 
 
 @given(st.binary(max_size=200), st.binary(min_size=1, max_size=300))
-def test_random_bytes_are_told_or_counted_never_taken(key: bytes, value: bytes) -> None:
+def test_random_bytes_are_an_error_or_damage_never_a_state(key: bytes, value: bytes) -> None:
     taken = assembler()
     try:
         entry = taken.take(0, key, value)
@@ -141,7 +141,7 @@ def test_random_bytes_are_told_or_counted_never_taken(key: bytes, value: bytes) 
     assert taken.damaged == 1
 
 
-def test_a_frame_that_claims_an_impossible_size_is_refused_before_memory_is_taken() -> None:
+def test_a_frame_that_claims_a_huge_size_is_refused_before_allocating() -> None:
     import zstandard
 
     bomb = zstandard.ZstdCompressor().compress(b"")

@@ -75,7 +75,7 @@ def filled(broker: Broker, topic: Callable[..., str]) -> str:
     return name
 
 
-def test_the_release_that_is_installed_has_every_part() -> None:
+def test_the_installed_client_has_every_internal_part_we_use() -> None:
     parts = ("records", "paused_fetch", "position", "sender", "probe", "client")
     assert all(has(part) for part in parts)
 
@@ -85,7 +85,7 @@ def test_the_release_that_is_installed_has_every_part() -> None:
     [PRIVATE, ("_append",), ("_isolation_level",), ("_buffer",)],
     ids=["all", "fetcher", "isolation", "records"],
 )
-def test_a_client_with_other_insides_is_read_by_its_public_ways(
+def test_a_client_with_other_internals_is_read_through_its_public_interface(
     apache: Broker, topic: Callable[..., str], tmp_path: Path, names: tuple[str, ...]
 ) -> None:
     found = run(renamed_client(tmp_path, names), apache, filled(apache, topic))
@@ -95,7 +95,7 @@ def test_a_client_with_other_insides_is_read_by_its_public_ways(
     assert "kafka-python<3.1" in warning
 
 
-def test_a_changelog_is_followed_by_the_public_ways_too(
+def test_a_changelog_can_be_read_through_the_public_interface(
     apache: Broker, topic: Callable[..., str], tmp_path: Path
 ) -> None:
     found = run(renamed_client(tmp_path, PRIVATE), apache, filled(apache, topic), "changelog")

@@ -28,14 +28,14 @@ def frames(codec: int, *contents: bytes) -> bytes:
 
 
 @CODECS
-def test_frames_of_any_size_one_after_the_other_are_read(codec: int) -> None:
+def test_concatenated_frames_of_any_size_are_read(codec: int) -> None:
     contents = [b"", b"a", bytes(3_000_000), b"b" * 100, bytes(range(256)) * 999, b""]
 
     assert decompressed(codec, frames(codec, *contents), 1 << 23) == b"".join(contents)
 
 
 @CODECS
-def test_the_bound_is_one_of_all_frames_together(codec: int) -> None:
+def test_the_size_limit_counts_all_frames_together(codec: int) -> None:
     data = frames(codec, bytes(60_000), bytes(40_000))
 
     assert len(decompressed(codec, data, 100_000)) == 100_000
@@ -46,7 +46,7 @@ def test_the_bound_is_one_of_all_frames_together(codec: int) -> None:
 
 
 @pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4], ids=["gzip", "snappy", "lz4"])  # zstd gives what it has
-def test_what_breaks_off_or_goes_on_otherwise_is_refused(codec: int) -> None:
+def test_truncated_data_and_trailing_garbage_are_refused(codec: int) -> None:
     data = frames(codec, b"a" * 1_000, bytes(range(256)))
 
     for damaged in (data[:-1], data[: len(data) // 2 + 3], data + b"\x07\x07\x07\x07\x07"):
@@ -55,7 +55,7 @@ def test_what_breaks_off_or_goes_on_otherwise_is_refused(codec: int) -> None:
 
 
 @pytest.mark.parametrize("codec", [GZIP, LZ4], ids=["gzip", "lz4"])
-def test_many_small_frames_cost_no_more_than_their_bytes(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_small_frames_take_no_more_memory_than_their_bytes(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts the bytes that are handed to the codecs, which copy what follows a frame for whoever asks."""
     handed = 0
 

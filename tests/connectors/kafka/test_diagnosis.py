@@ -98,7 +98,7 @@ def told(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[KafkaSettings],
         source.close()
 
 
-def test_an_advertised_address_that_cannot_be_reached_is_no_missing_topic(
+def test_an_unreachable_advertised_address_is_not_reported_as_a_missing_topic(
     guarded_broker: ApacheKafka, topic: str, elsewhere: Make, told: Callable[[KafkaSettings], str]
 ) -> None:
     line = told(elsewhere(topics=[topic]))
@@ -108,7 +108,7 @@ def test_an_advertised_address_that_cannot_be_reached_is_no_missing_topic(
     assert topic in line
 
 
-def test_an_advertised_address_that_cannot_be_reached_is_told_to_whoever_writes_or_trains(
+def test_writers_and_training_report_an_unreachable_advertised_address(
     guarded_broker: ApacheKafka, topic: str, elsewhere: Make
 ) -> None:
     writer = KafkaWriter(elsewhere(alerts_topic=topic))
@@ -119,7 +119,7 @@ def test_an_advertised_address_that_cannot_be_reached_is_told_to_whoever_writes_
         KafkaHistory(elsewhere(topics=[topic]))
 
 
-def test_a_topic_that_may_not_be_read_is_no_missing_topic(
+def test_an_unauthorised_topic_is_not_reported_as_missing(
     guarded_broker: ApacheKafka, topic: str, settings: Make, told: Callable[[KafkaSettings], str]
 ) -> None:
     config = settings(topics=[topic])
@@ -131,7 +131,7 @@ def test_a_topic_that_may_not_be_read_is_no_missing_topic(
         KafkaHistory(config)
 
 
-def test_a_topic_that_may_be_seen_but_not_read_and_one_that_is_missing_are_told(
+def test_an_unreadable_topic_and_a_missing_topic_are_both_reported(
     guarded_broker: ApacheKafka,
     topic: str,
     settings: Make,
@@ -149,7 +149,7 @@ def test_a_topic_that_may_be_seen_but_not_read_and_one_that_is_missing_are_told(
     assert f"No such topic on {config.bootstrap_servers} yet: {missing}" in told(settings(topics=[topic, missing]))
 
 
-def test_a_group_that_may_not_be_used_is_told(
+def test_an_unauthorised_group_is_an_error(
     guarded_broker: ApacheKafka, topic: str, settings: Make, told: Callable[[KafkaSettings], str]
 ) -> None:
     guarded_broker.grant("TOPIC", topic, "READ")
@@ -157,7 +157,7 @@ def test_a_group_that_may_not_be_used_is_told(
     assert f"user '{USERNAME}' may not use the group {config.group_id}: grant Read on it" in told(config)
 
 
-def test_another_programs_group_is_told(
+def test_a_group_of_another_program_is_an_error(
     guarded_broker: ApacheKafka, topic: str, settings: Make, told: Callable[[KafkaSettings], str]
 ) -> None:
     config = settings(bootstrap_servers=guarded_broker.bootstrap, security_protocol="PLAINTEXT", topics=[topic])
@@ -171,7 +171,7 @@ def test_another_programs_group_is_told(
     assert "set kafka.group_id to one of longwatch's own" in line
 
 
-def test_a_topic_that_may_not_be_written_is_told(guarded_broker: ApacheKafka, topic: str, settings: Make) -> None:
+def test_an_unauthorised_output_topic_is_an_error(guarded_broker: ApacheKafka, topic: str, settings: Make) -> None:
     writer = KafkaWriter(settings(alerts_topic=topic))
     with pytest.raises(KafkaConnectorError, match=f"alerts_topic: .*may not use topic {topic}: grant Write on it"):
         writer.open()
@@ -184,7 +184,7 @@ def test_a_topic_that_may_not_be_written_is_told(guarded_broker: ApacheKafka, to
         writer.close()
 
 
-def test_a_transaction_that_may_not_be_or_is_too_long_ends_with_the_setting_and_is_not_tried_again(
+def test_an_unauthorised_or_too_long_transaction_is_a_final_error_with_its_setting(
     guarded_broker: ApacheKafka, settings: Make
 ) -> None:
     config = settings()
@@ -203,7 +203,7 @@ def test_a_transaction_that_may_not_be_or_is_too_long_ends_with_the_setting_and_
     writer.close()
 
 
-def test_a_changelog_that_may_not_be_made_or_read_ends_with_what_to_grant(
+def test_an_unauthorised_changelog_is_an_error_with_the_rights_to_grant(
     guarded_broker: ApacheKafka, topic: str, settings: Make, tmp_path: Path
 ) -> None:
     config = settings(topics=[topic])
@@ -227,7 +227,7 @@ def test_a_changelog_that_may_not_be_made_or_read_ends_with_what_to_grant(
         store.close()
 
 
-def test_a_changelog_with_more_copies_than_brokers_ends_with_the_setting(
+def test_more_changelog_replicas_than_brokers_is_an_error_with_its_setting(
     guarded_broker: ApacheKafka, topic: str, settings: Make
 ) -> None:
     with pytest.raises(ChangelogError, match=r"kafka\.changelog_replication_factor = 3"):
@@ -250,7 +250,7 @@ def prepare(config: KafkaSettings, topic: str) -> None:
         changelogs.close()
 
 
-def test_a_feed_that_may_not_read_ends_the_daemon_with_what_to_grant(
+def test_an_unauthorised_alert_feed_stops_the_daemon_with_the_rights_to_grant(
     guarded_broker: ApacheKafka, topic: str, settings: Make
 ) -> None:
     guarded_broker.grant("TOPIC", topic, "READ")
@@ -274,12 +274,12 @@ def test_a_feed_that_may_not_read_ends_the_daemon_with_what_to_grant(
         (KafkaError("of no known kind"), "KafkaError: .*of no known kind"),
     ],
 )
-def test_every_error_that_can_reach_a_person_is_one_line_with_what_to_do(error: KafkaError, words: str) -> None:
+def test_every_client_error_is_translated_into_one_line_with_advice(error: KafkaError, words: str) -> None:
     line = explain_error(error, KafkaSettings(), topic="t")
     assert line.isprintable()
     assert re.search(words, line), line
 
 
-def test_no_secret_gets_into_the_words() -> None:
+def test_translated_errors_contain_no_secret() -> None:
     config = KafkaSettings(security_protocol="SASL_SSL", sasl_username="u", sasl_password="hunter22")
     assert "hunter22" not in explain_error(UnsupportedVersionError(), config)

@@ -18,7 +18,7 @@ from tests.connectors.kafka.support import DEADLINE, Member, Topic, committed, p
 pytestmark = pytest.mark.kafka
 
 
-def test_two_members_share_the_partitions_and_the_rest_takes_over_when_one_leaves(
+def test_two_members_share_partitions_and_one_takes_over_when_the_other_leaves(
     apache: Broker, topic: Topic, open_member: Callable[..., Member]
 ) -> None:
     name = topic(partitions=4)
@@ -42,7 +42,7 @@ def test_two_members_share_the_partitions_and_the_rest_takes_over_when_one_leave
     until(lambda: set(range(400, 500)) <= set(first.values), "the records of all partitions come to the first")
 
 
-def test_a_killed_members_partitions_come_to_the_other_after_the_session(
+def test_partitions_of_a_killed_member_are_reassigned_after_the_session_timeout(
     apache: Broker, topic: Topic, open_member: Callable[..., Member]
 ) -> None:
     name = topic(partitions=4)
@@ -72,7 +72,7 @@ def test_a_killed_members_partitions_come_to_the_other_after_the_session(
         victim.stdout.close()
 
 
-def test_a_static_member_that_comes_back_in_time_keeps_its_partitions_and_disturbs_nobody(
+def test_a_static_member_that_restarts_in_time_causes_no_rebalance(
     apache: Broker, topic: Topic, open_member: Callable[..., Member]
 ) -> None:
     name = topic(partitions=4)
@@ -88,7 +88,7 @@ def test_a_static_member_that_comes_back_in_time_keeps_its_partitions_and_distur
     assert other.events == events
 
 
-def test_a_second_daemon_with_the_same_instance_id_is_told(
+def test_a_second_member_with_the_same_instance_id_is_an_error_for_the_first(
     apache: Broker, topic: Topic, open_member: Callable[..., Member]
 ) -> None:
     name = topic()
@@ -104,7 +104,7 @@ def test_a_second_daemon_with_the_same_instance_id_is_told(
     assert "group_instance_id=twin" in str(error)
 
 
-def test_a_session_that_the_broker_does_not_allow_is_refused_with_what_to_set(
+def test_a_session_timeout_the_broker_forbids_is_an_error_with_its_settings(
     apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
 ) -> None:
     source = open_source(settings(apache, topic(), session_timeout_seconds=1_200))  # tests.brokers allows 600
@@ -140,7 +140,7 @@ def test_a_partition_that_was_given_away_unheard_is_held_and_placed_without_harm
     until(lambda: len(other.values) == 5, "the other one reads, too")
 
 
-def test_commit_says_where_the_next_member_goes_on_and_leaves_foreign_partitions_alone(
+def test_commit_sets_the_groups_offset_and_ignores_foreign_partitions(
     broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
 ) -> None:
     name = topic(partitions=2)

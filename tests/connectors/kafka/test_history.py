@@ -69,7 +69,7 @@ def read(source: KafkaHistory) -> list[tuple[int, int, bytes]]:
     return found
 
 
-def test_every_partition_is_read_to_where_it_ended_at_the_start(broker: Broker, topic: Topic) -> None:
+def test_every_partition_is_read_up_to_its_end_at_the_start(broker: Broker, topic: Topic) -> None:
     if broker.kind == "tansu":
         pytest.skip("Tansu names the beginning of its last batch as a partition's end")
     name = topic(partitions=3)
@@ -83,7 +83,7 @@ def test_every_partition_is_read_to_where_it_ended_at_the_start(broker: Broker, 
     assert sum(source.lag().values()) == 0
 
 
-def test_what_retention_deletes_while_it_is_read_is_passed_over(apache: Broker, topic: Topic) -> None:
+def test_records_deleted_by_retention_during_the_read_are_skipped(apache: Broker, topic: Topic) -> None:
     name = topic()
     write(apache, name, {0: [b"%d" % n for n in range(10)]})
     source = KafkaHistory(settings(apache, name, max_poll_records=2))
@@ -94,7 +94,7 @@ def test_what_retention_deletes_while_it_is_read_is_passed_over(apache: Broker, 
     assert source.finished()
 
 
-def test_topics_by_pattern_are_read_in_the_order_of_their_names(broker: Broker, topic: Topic) -> None:
+def test_topics_of_a_pattern_are_read_in_name_order(broker: Broker, topic: Topic) -> None:
     prefix = f"pattern-{uuid.uuid4().hex[:8]}"  # a broker that goes on running has those of former runs
     names = sorted(topic(prefix=prefix) for _ in range(2))
     for name in names:
@@ -103,7 +103,7 @@ def test_topics_by_pattern_are_read_in_the_order_of_their_names(broker: Broker, 
     assert [value.decode() for _, _, value in read(KafkaHistory(pattern))] == names
 
 
-def test_what_retention_has_deleted_is_left_out(apache: Broker, topic: Topic) -> None:
+def test_records_deleted_by_retention_are_left_out(apache: Broker, topic: Topic) -> None:
     name = topic()
     write(apache, name, {0: [b"%d" % n for n in range(100)]})
     admin = KafkaAdminClient(bootstrap_servers=apache.bootstrap)
@@ -114,7 +114,7 @@ def test_what_retention_has_deleted_is_left_out(apache: Broker, topic: Topic) ->
     assert [offset for _, offset, _ in read(KafkaHistory(settings(apache, name)))] == list(range(60, 100))
 
 
-def test_errors_say_what_is_there_and_what_to_do(broker: Broker, topic: Topic) -> None:
+def test_errors_name_the_existing_topics_and_what_to_do(broker: Broker, topic: Topic) -> None:
     empty = topic(partitions=2)
     with pytest.raises(KafkaConnectorError, match=rf"{empty}: all 2 partitions are empty"):
         KafkaHistory(settings(broker, empty))
@@ -124,7 +124,7 @@ def test_errors_say_what_is_there_and_what_to_do(broker: Broker, topic: Topic) -
         KafkaHistory(KafkaSettings(bootstrap_servers=broker.bootstrap, topic_pattern="nothing.*"))
 
 
-def test_a_broker_that_is_not_there_is_told_at_once() -> None:
+def test_an_unreachable_broker_is_an_error_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     server = f"127.0.0.1:{port}"
@@ -141,7 +141,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_a_model_is_trained_on_a_topic_and_no_group_knows_of_it(broker: Broker, topic: Topic, tmp_path: Path) -> None:
+def test_training_on_a_topic_leaves_no_consumer_group(broker: Broker, topic: Topic, tmp_path: Path) -> None:
     if broker.kind == "tansu":
         pytest.skip("Tansu names the beginning of its last batch as a partition's end")
     name = topic(partitions=2)

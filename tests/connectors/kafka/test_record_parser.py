@@ -57,7 +57,7 @@ def assert_both_ways_agree(data: bytes, **options) -> int:
 
 @settings(deadline=None)  # the first call compiles
 @given(records=written, compression=st.sampled_from([NONE, GZIP, SNAPPY, LZ4, ZSTD]), first=st.integers(0, 2**60))
-def test_records_are_those_that_the_client_finds(records, compression, first):
+def test_parsed_records_equal_the_clients(records, compression, first):
     data = built(records, compression=compression, first=first)
 
     assert assert_both_ways_agree(data, fetch_offset=first) == len(records)
@@ -66,12 +66,12 @@ def test_records_are_those_that_the_client_finds(records, compression, first):
 @settings(deadline=None)  # the first call compiles
 @given(records=st.lists(st.tuples(st.integers(0, 2**42), some_bytes, some_bytes, st.just([])), min_size=1, max_size=9))
 @pytest.mark.parametrize(("magic", "compression"), [(0, NONE), (0, GZIP), (1, NONE), (1, GZIP), (1, SNAPPY), (1, LZ4)])
-def test_formats_from_before_kafka_0_11_are_read_too(records, magic, compression):
+def test_record_formats_before_kafka_0_11_are_read(records, magic, compression):
     assert assert_both_ways_agree(built(records, magic=magic, compression=compression)) == len(records)
 
 
 @pytest.mark.parametrize(("magic", "compression"), [(0, GZIP), (1, GZIP), (1, SNAPPY), (1, LZ4)])
-def test_an_old_message_that_unpacks_to_too_much_is_one_record_to_refuse(magic, compression, monkeypatch, caplog):
+def test_an_old_message_that_decompresses_to_too_much_is_one_rejected_record(magic, compression, monkeypatch, caplog):
     monkeypatch.setattr("connectors.kafka.record_parser.MAX_BATCH_BYTES", 1 << 20)
     monkeypatch.setattr("connectors.kafka.record_parser.MAX_RATIO", 1)
     bomb = built([(1, b"k", b"0" * 9_000, [])] * 1_000, magic=magic, compression=compression)
@@ -84,7 +84,7 @@ def test_an_old_message_that_unpacks_to_too_much_is_one_record_to_refuse(magic, 
     assert "not unpacked but refused as one" in caplog.text
 
 
-def test_an_old_message_whose_lengths_lead_in_a_circle_is_refused():
+def test_an_old_message_with_circular_lengths_is_refused():
     inner = bytearray(built([(1, b"k", b"v", [])], magic=1))
     struct.pack_into(">i", inner, 8, -12)
     wrapper = built([(1, None, gzip.compress(bytes(inner)), [])], magic=1)
@@ -96,9 +96,7 @@ def test_an_old_message_whose_lengths_lead_in_a_circle_is_refused():
 
 
 @pytest.mark.parametrize("compression", [GZIP, SNAPPY, LZ4, ZSTD])
-def test_a_batch_that_unpacks_to_too_much_is_one_record_to_refuse_and_the_next_is_read(
-    compression, monkeypatch, caplog
-):
+def test_a_batch_that_decompresses_to_too_much_is_one_rejected_record(compression, monkeypatch, caplog):
     monkeypatch.setattr("connectors.kafka.record_parser.MAX_BATCH_BYTES", 1 << 20)
     bomb = built([(1, b"k", b"0" * 9_000, [])] * 1_000, compression=compression)
     assert len(bomb) < 1 << 20
@@ -113,7 +111,7 @@ def test_a_batch_that_unpacks_to_too_much_is_one_record_to_refuse_and_the_next_i
     assert "metrics/3, offsets 0 to 999" in caplog.text
 
 
-def test_a_poll_ends_where_records_come_to_much(monkeypatch):
+def test_a_poll_ends_at_its_byte_limit(monkeypatch):
     monkeypatch.setattr("connectors.kafka.record_parser.MAX_POLL_BYTES", 100_000)
     data = b"".join(built([(1, b"k", b"0" * 9_000, [])] * 10, compression=GZIP, first=10 * k) for k in range(20))
     part = CompiledPartitionRecords(0, PARTITION, MemoryRecords(data))
@@ -126,7 +124,7 @@ def test_a_poll_ends_where_records_come_to_much(monkeypatch):
     assert all(len(records) <= 20 for records in takes)
 
 
-def test_a_batch_that_counts_more_records_than_it_can_hold_is_refused():
+def test_a_batch_that_claims_more_records_than_it_can_hold_is_refused():
     data = bytearray(built([(1, b"k", b"v", [])]))
     for count in (2, 2**31 - 1, -1):
         struct.pack_into(">i", data, 57, count)
@@ -134,7 +132,7 @@ def test_a_batch_that_counts_more_records_than_it_can_hold_is_refused():
             read(CompiledPartitionRecords, bytes(data), check_crcs=False)
 
 
-def test_several_batches_are_read_from_the_offset_that_was_asked_for():
+def test_several_batches_are_read_from_the_requested_offset():
     record = (1, b"k", b"v", [])
     data = built([record] * 10) + built([record] * 5, first=10) + built([record] * 3, first=40)
 
@@ -143,7 +141,7 @@ def test_several_batches_are_read_from_the_offset_that_was_asked_for():
     assert assert_both_ways_agree(data + data[:30], fetch_offset=12) == 6  # the last batch came cut off, as brokers do
 
 
-def test_the_brokers_own_clock_rules_where_it_stamps_records():
+def test_log_append_time_wins_over_the_records_own_time():
     data = bytearray(built([(1_000, b"k", b"v", []), (5_000, b"k", b"v", [])]))
     data[22] |= 0x08  # attributes: log append time
 
@@ -152,14 +150,14 @@ def test_the_brokers_own_clock_rules_where_it_stamps_records():
     assert [record[1] for record in records] == [5_000, 5_000]
 
 
-def test_marks_of_transactions_are_no_records():
+def test_transaction_markers_are_not_records():
     data = bytearray(built([(1, b"\0\0\0\1", b"\0\0\0\0\0\0", [])]))
     data[22] |= 0x20  # attributes: control batch
 
     assert assert_both_ways_agree(bytes(data) + built([(1, b"k", b"v", [])], first=1), check_crcs=False) == 1
 
 
-def test_aborted_transactions_stay_hidden_where_only_committed_records_are_asked_for():
+def test_read_committed_hides_aborted_transactions():
     class Aborted:
         producer_id, first_offset = 7, 0
 
@@ -169,7 +167,7 @@ def test_aborted_transactions_stay_hidden_where_only_committed_records_are_asked
     assert assert_both_ways_agree(data + built([(2, b"k", b"w", [])], first=1), **options) == 1
 
 
-def test_a_batch_whose_bytes_have_changed_is_refused():
+def test_a_batch_with_a_wrong_checksum_is_refused():
     data = bytearray(built([(1, b"key", b"value", [])]))
     data[-4] ^= 1
 
@@ -194,7 +192,7 @@ def test_malformed_records_are_refused_or_stay_within_the_batch(data, records):
 
 @settings(deadline=None)  # the first call compiles
 @given(data=st.binary(max_size=60), count=st.integers(1, 5))
-def test_a_scan_of_any_bytes_ends_and_points_only_into_them(data, count):
+def test_scanning_any_bytes_ends_and_stays_within_them(data, count):
     places = np.zeros((count, 6), np.int64)
 
     end = _scan(np.frombuffer(data, np.uint8), 0, places)

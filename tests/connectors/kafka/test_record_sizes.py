@@ -179,7 +179,7 @@ def test_scores_and_alerts_keep_the_largest_contributions_that_fit(
     assert len(lines) == 2, "one of each sink, though more were cut"
 
 
-def test_a_dead_letter_is_cut_to_what_its_topic_takes_and_says_how_long_it_was(
+def test_a_dead_letter_is_cut_to_the_topics_limit_with_its_original_size(
     narrow: Narrow, open_writer: Callable[..., KafkaWriter]
 ) -> None:
     topic = narrow(100_000)
@@ -195,7 +195,7 @@ def test_a_dead_letter_is_cut_to_what_its_topic_takes_and_says_how_long_it_was(
     assert dict(cut.headers)["size"] == b"240000"
 
 
-def test_what_does_not_fit_even_without_features_is_left_out(
+def test_a_record_too_large_even_without_features_is_dropped(
     narrow: Narrow, open_writer: Callable[..., KafkaWriter]
 ) -> None:
     topic, refused, outcomes = narrow(300), narrow(300), []
@@ -210,7 +210,7 @@ def test_what_does_not_fit_even_without_features_is_left_out(
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["the broker tells", "the broker tells nothing"])
-def test_a_refusal_says_what_a_topic_takes(
+def test_a_too_large_record_error_states_the_topics_limit(
     apache: Broker,
     narrow: Narrow,
     open_writer: Callable[..., KafkaWriter],
@@ -243,7 +243,7 @@ def test_a_refusal_says_what_a_topic_takes(
     assert_the_largest_are_kept(json.loads(written(writer, topic, 2)[-1].value), 500)
 
 
-def test_batches_of_small_records_fit_too(narrow: Narrow, open_writer: Callable[..., KafkaWriter]) -> None:
+def test_batches_of_small_records_fit_the_topics_limit(narrow: Narrow, open_writer: Callable[..., KafkaWriter]) -> None:
     topic = narrow(5_000)
     writer = open_writer(scores_topic=topic)
     for number in range(500):
@@ -252,7 +252,7 @@ def test_batches_of_small_records_fit_too(narrow: Narrow, open_writer: Callable[
 
 
 @pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
-def test_the_daemon_goes_on_whatever_the_sizes_are(
+def test_the_daemon_keeps_scoring_with_records_of_any_size(
     apache: Broker, topic: Callable[..., str], narrow: Narrow, tmp_path: Path, guarantee: str
 ) -> None:
     """States, scores and refused records, each too large for its topic as a whole."""

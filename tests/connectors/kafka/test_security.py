@@ -85,7 +85,7 @@ def test_a_user_with_the_right_password_and_authority_reads_and_writes(
     assert poll(settings()) == 2
 
 
-def test_a_refused_password_is_told_at_once_with_the_settings_to_check_and_without_the_password(
+def test_a_refused_password_is_an_error_with_settings_to_check_and_no_password(
     settings: Callable[..., KafkaSettings], poll: Callable[[KafkaSettings], int]
 ) -> None:
     with pytest.raises(AuthenticationError) as caught:
@@ -98,7 +98,7 @@ def test_a_refused_password_is_told_at_once_with_the_settings_to_check_and_witho
     assert WRONG_PASSWORD not in repr(caught.value.__dict__)
 
 
-def test_a_refused_password_is_told_from_an_unreachable_broker(settings: Callable[..., KafkaSettings]) -> None:
+def test_a_refused_password_is_distinguished_from_an_unreachable_broker(settings: Callable[..., KafkaSettings]) -> None:
     unreachable = probe(settings(bootstrap_servers="127.0.0.1:1", sasl_password=WRONG_PASSWORD))
     assert unreachable is not None
     assert "not reachable" in unreachable
@@ -107,13 +107,13 @@ def test_a_refused_password_is_told_from_an_unreachable_broker(settings: Callabl
     assert "not reachable" in unknown
 
 
-def test_one_good_broker_among_several_is_enough(
+def test_one_reachable_broker_among_several_is_enough(
     secured_broker: ApacheKafka, settings: Callable[..., KafkaSettings]
 ) -> None:
     assert probe(settings(bootstrap_servers=f"127.0.0.1:1, {secured_broker.secure_bootstrap}")) is None
 
 
-def test_an_unknown_user_and_a_mechanism_that_is_not_offered_are_refused(
+def test_an_unknown_user_and_an_unsupported_mechanism_are_refused(
     settings: Callable[..., KafkaSettings],
 ) -> None:
     with pytest.raises(AuthenticationError, match="sasl_username='nobody'"):
@@ -123,7 +123,7 @@ def test_an_unknown_user_and_a_mechanism_that_is_not_offered_are_refused(
 
 
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", "PLAIN"])
-def test_each_mechanism_with_a_password_is_let_in_over_tls_and_a_wrong_password_is_one_line(
+def test_each_password_mechanism_works_over_tls_and_a_wrong_password_is_one_line(
     settings: Callable[..., KafkaSettings], mechanism: str
 ) -> None:
     assert probe(settings(sasl_mechanism=mechanism)) is None
@@ -133,7 +133,7 @@ def test_each_mechanism_with_a_password_is_let_in_over_tls_and_a_wrong_password_
     assert WRONG_PASSWORD not in str(caught.value)
 
 
-def test_an_expired_certificate_is_one_line(
+def test_an_expired_certificate_is_a_one_line_error(
     secured_broker: ApacheKafka, settings: Callable[..., KafkaSettings]
 ) -> None:
     with pytest.raises(TlsError, match=r"certificate has expired.*kafka\.ssl_cafile is .*expired\.pem") as caught:
@@ -143,7 +143,7 @@ def test_an_expired_certificate_is_one_line(
     assert str(caught.value).isprintable()
 
 
-def test_a_locked_key_without_its_password_is_refused_and_asks_nobody(
+def test_an_encrypted_key_without_password_is_refused_without_a_prompt(
     settings: Callable[..., KafkaSettings], tmp_path: Path
 ) -> None:
     make_certificate(tmp_path / "key.pem", tmp_path / "cert.pem")
@@ -177,7 +177,7 @@ def with_token(settings: Callable[..., KafkaSettings], tmp_path: Path) -> Callab
     return make
 
 
-def test_a_token_of_a_file_is_let_in_over_tls_to_read_and_to_write(
+def test_a_token_from_a_file_can_read_and_write_over_tls(
     secured_broker: ApacheKafka,
     with_token: Callable[..., KafkaSettings],
     poll: Callable[[KafkaSettings], int],
@@ -190,7 +190,7 @@ def test_a_token_of_a_file_is_let_in_over_tls_to_read_and_to_write(
     assert poll(with_token(topics=["with-token"])) == 1
 
 
-def test_a_token_that_has_expired_or_is_none_is_one_line_without_it(
+def test_an_expired_or_invalid_token_is_a_one_line_error_without_the_token(
     with_token: Callable[..., KafkaSettings], tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text(expired := unsigned_token(-600))
@@ -215,7 +215,7 @@ def test_a_token_file_that_has_been_replaced_is_read_again(
     assert first != provider.token() == second
 
 
-def test_a_token_endpoint_gives_tokens_to_whom_it_knows(with_token: Callable[..., KafkaSettings]) -> None:
+def test_tokens_are_fetched_from_an_endpoint_with_valid_credentials(with_token: Callable[..., KafkaSettings]) -> None:
     with TokenEndpoint() as endpoint:
         own = with_token(**endpoint.settings)
         assert probe(own) is None
@@ -233,7 +233,7 @@ def test_a_token_endpoint_gives_tokens_to_whom_it_knows(with_token: Callable[...
     assert "kafka.sasl_oauth_token_endpoint_url" in reason
 
 
-def test_settings_for_tokens_that_do_not_fit_are_refused_with_their_names(
+def test_inconsistent_token_settings_are_refused_by_name(
     with_token: Callable[..., KafkaSettings],
 ) -> None:
     endpoint = {"sasl_oauth_token_file": "", "sasl_oauth_client_id": "a", "sasl_oauth_client_secret": "b"}
@@ -253,7 +253,7 @@ def test_settings_for_tokens_that_do_not_fit_are_refused_with_their_names(
     assert provider["sasl_oauth_token_provider"].extensions() == {"logicalCluster": "lkc-1", "identityPoolId": "p=1"}
 
 
-def test_a_token_lives_four_fifths_of_its_life_and_outlives_an_endpoint_that_is_away() -> None:
+def test_a_token_is_renewed_at_four_fifths_and_survives_an_endpoint_outage() -> None:
     now, answers = 0.0, [("one", 100.0), ("two", 180.0), TokenError("away", permanent=False)]
 
     def fetch() -> tuple[str, float]:
@@ -316,7 +316,7 @@ class TokenEndpoint:
         self._server.server_close()
 
 
-def test_an_authority_that_did_not_sign_the_certificate_is_told_with_its_setting(
+def test_a_certificate_of_an_unknown_authority_is_an_error_with_its_setting(
     settings: Callable[..., KafkaSettings], poll: Callable[[KafkaSettings], int], tmp_path: Path
 ) -> None:
     make_certificate(tmp_path / "key.pem", tmp_path / "other.pem")
@@ -324,7 +324,7 @@ def test_an_authority_that_did_not_sign_the_certificate_is_told_with_its_setting
         poll(settings(ssl_cafile=str(tmp_path / "other.pem")))
 
 
-def test_a_certificate_for_another_host_is_told(
+def test_a_certificate_for_another_host_is_an_error(
     secured_broker: ApacheKafka, settings: Callable[..., KafkaSettings]
 ) -> None:
     port = secured_broker.secure_bootstrap.rsplit(":", 1)[1]
@@ -333,7 +333,7 @@ def test_a_certificate_for_another_host_is_told(
         probe(settings(bootstrap_servers=f"127.1:{port}"))
 
 
-def test_certificate_files_that_cannot_be_read_are_told_with_their_settings(
+def test_unreadable_certificate_files_are_errors_with_their_settings(
     settings: Callable[..., KafkaSettings], tmp_path: Path
 ) -> None:
     with pytest.raises(TlsError, match=r"kafka\.ssl_cafile .*missing\.pem"):
@@ -344,7 +344,7 @@ def test_certificate_files_that_cannot_be_read_are_told_with_their_settings(
         probe(settings(ssl_certfile=str(garbage), ssl_keyfile=str(garbage)))
 
 
-def test_tls_to_a_plaintext_listener_and_plaintext_to_a_tls_listener_are_told(
+def test_a_mismatch_of_tls_and_plaintext_listeners_is_an_error(
     secured_broker: ApacheKafka, settings: Callable[..., KafkaSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connectors.kafka.connect.CONNECT_SECONDS", 2.0)
@@ -354,14 +354,14 @@ def test_tls_to_a_plaintext_listener_and_plaintext_to_a_tls_listener_are_told(
     assert "kafka.security_protocol=PLAINTEXT" in str(reason)
 
 
-def test_a_writer_tells_a_refused_password_too(settings: Callable[..., KafkaSettings]) -> None:
+def test_a_writer_reports_a_refused_password(settings: Callable[..., KafkaSettings]) -> None:
     writer = KafkaWriter(settings(sasl_password=WRONG_PASSWORD))
     with pytest.raises(AuthenticationError):
         writer.open()
     writer.close()
 
 
-def test_no_secret_shows_in_the_settings_text(settings: Callable[..., KafkaSettings]) -> None:
+def test_the_text_of_the_settings_hides_secrets(settings: Callable[..., KafkaSettings]) -> None:
     assert PASSWORD not in repr(settings())
     assert PASSWORD not in settings().model_dump_json()
 

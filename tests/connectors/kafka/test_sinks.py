@@ -117,7 +117,7 @@ def make_alert(status: str) -> Alert:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "lz4", "zstd", "snappy"])
-def test_every_score_is_written_keyed_by_stream_so_that_a_streams_scores_keep_their_order(
+def test_scores_are_keyed_by_stream_and_keep_their_order(
     broker: Broker, topic: Topic, open_writer: Callable[..., KafkaWriter], compression: str
 ) -> None:
     name = topic(partitions=3)
@@ -135,7 +135,7 @@ def test_every_score_is_written_keyed_by_stream_so_that_a_streams_scores_keep_th
     sink.restore({})
 
 
-def test_an_alert_carries_a_header_that_tells_its_repeats(
+def test_an_alerts_header_identifies_its_repeats(
     broker: Broker, topic: Topic, open_writer: Callable[..., KafkaWriter]
 ) -> None:
     name = topic()
@@ -149,7 +149,7 @@ def test_an_alert_carries_a_header_that_tells_its_repeats(
     assert json.loads(records[0].value)["stream"] == "web-1/größe"
 
 
-def test_a_dead_letter_is_the_raw_bytes_with_where_and_why_in_headers(
+def test_a_dead_letter_is_the_raw_bytes_with_origin_and_reason_in_headers(
     broker: Broker, topic: Topic, open_writer: Callable[..., KafkaWriter]
 ) -> None:
     name = topic()
@@ -174,7 +174,7 @@ def test_a_dead_letter_is_the_raw_bytes_with_where_and_why_in_headers(
     assert headers[2]["size"] == b"5000000"
 
 
-def test_a_topic_that_cannot_be_written_is_told_with_its_setting_when_the_writer_opens(
+def test_an_unwritable_topic_is_an_error_with_its_setting_when_the_writer_opens(
     apache: Broker, open_writer: Callable[..., KafkaWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connectors.kafka.sinks.METADATA_SECONDS", 2.0)
@@ -183,7 +183,7 @@ def test_a_topic_that_cannot_be_written_is_told_with_its_setting_when_the_writer
         writer.open()
 
 
-def test_a_failed_delivery_is_raised_by_flush_and_stays(
+def test_flush_raises_a_failed_delivery_again_and_again(
     apache: Broker, open_writer: Callable[..., KafkaWriter], topic: Topic
 ) -> None:
     writer = open_writer(alerts_topic=topic())
@@ -195,7 +195,7 @@ def test_a_failed_delivery_is_raised_by_flush_and_stays(
         writer.close()
 
 
-def test_without_a_broker_flush_gives_up_in_time(own_broker: Broker) -> None:
+def test_without_a_broker_flush_times_out(own_broker: Broker) -> None:
     before = senders()
     own_broker.start()
     own_broker.create_topic("alerts")
@@ -214,7 +214,7 @@ def test_without_a_broker_flush_gives_up_in_time(own_broker: Broker) -> None:
     assert [record.value for record in after_restart(own_broker, "alerts", 1)] == [b"1"]
 
 
-def test_a_send_that_waits_for_room_asks_whether_to_go_on(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_send_blocked_by_a_full_buffer_can_be_cancelled(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is on the daemon's own thread: unasked it would seem dead, and not stop when told to."""
     looks: list[int] = []
     before = senders()
@@ -243,7 +243,7 @@ def test_a_send_that_waits_for_room_asks_whether_to_go_on(own_broker: Broker, mo
     assert read(own_broker.bootstrap, "alerts", 1)[-1].value == b"1"
 
 
-def test_a_short_outage_delays_a_flush_and_loses_and_doubles_nothing(own_broker: Broker) -> None:
+def test_a_short_outage_delays_flush_without_loss_or_duplicates(own_broker: Broker) -> None:
     own_broker.start()
     own_broker.create_topic("alerts")
     writer = KafkaWriter(KafkaSettings(bootstrap_servers=own_broker.bootstrap, alerts_topic="alerts"))
@@ -258,7 +258,7 @@ def test_a_short_outage_delays_a_flush_and_loses_and_doubles_nothing(own_broker:
     assert [record.value for record in read(own_broker.bootstrap, "alerts", 200)] == [b"%d" % n for n in range(200)]
 
 
-def test_a_writer_without_any_broker_gives_up_after_its_delivery_timeout() -> None:
+def test_opening_a_writer_without_a_broker_fails_after_the_delivery_timeout() -> None:
     writer = KafkaWriter(KafkaSettings(bootstrap_servers="127.0.0.1:1", delivery_timeout_seconds=1))
     with pytest.raises(KafkaConnectorError, match=r"127\.0\.0\.1:1 "):
         writer.send("alerts", b"k", b"1")

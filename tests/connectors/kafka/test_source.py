@@ -17,7 +17,7 @@ from tests.connectors.kafka.support import DEADLINE, WRITTEN_MS, Topic, assigned
 pytestmark = pytest.mark.kafka
 
 
-def test_every_record_comes_once_in_its_partitions_order_with_its_columns(
+def test_every_record_arrives_once_in_partition_order_with_its_columns(
     broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
 ) -> None:
     name = topic(partitions=3)
@@ -38,9 +38,7 @@ def test_every_record_comes_once_in_its_partitions_order_with_its_columns(
     assert not source.finished()
 
 
-def test_a_tombstone_comes_as_an_empty_value(
-    broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
-) -> None:
+def test_a_tombstone_is_an_empty_value(broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]) -> None:
     name = topic()
     producer = KafkaProducer(bootstrap_servers=broker.bootstrap)
     producer.send(name, key=b"k", value=None).get(timeout=DEADLINE)
@@ -55,7 +53,7 @@ def test_a_tombstone_comes_as_an_empty_value(
     assert batch.key == [b"k"]
 
 
-def test_lag_counts_what_has_not_been_handed_out(
+def test_lag_counts_records_not_yet_returned(
     broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
 ) -> None:
     name = topic()
@@ -67,7 +65,7 @@ def test_lag_counts_what_has_not_been_handed_out(
     assert source.lag() == {(name, 0): 0}
 
 
-def test_a_pattern_reads_the_topics_whose_whole_name_it_matches(
+def test_a_topic_pattern_must_match_the_whole_name(
     broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
 ) -> None:
     prefix = f"p{time.monotonic_ns()}"
@@ -80,7 +78,7 @@ def test_a_pattern_reads_the_topics_whose_whole_name_it_matches(
     assert {partition.topic for partition in assigned(source)} == {one}
 
 
-def test_a_topic_that_fits_the_pattern_and_is_made_later_is_read(
+def test_a_matching_topic_created_later_is_read(
     apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connectors.kafka.fetch_thread.METADATA_MAX_AGE_MS", 1_000)
@@ -111,7 +109,7 @@ def test_a_paused_source_stays_in_the_group_and_loses_nothing(
     assert len(source.poll(0.5)) == 0
 
 
-def test_the_local_stores_offset_rules_over_the_committed_one(
+def test_the_local_stores_offset_wins_over_the_committed_one(
     broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource]
 ) -> None:
     name = topic(partitions=2)
@@ -152,7 +150,7 @@ def test_compressed_topics_are_read(
     assert read(open_source(settings(broker, name)), 500) == list(range(500))
 
 
-def test_settings_that_cannot_work_are_refused() -> None:
+def test_contradicting_settings_are_refused() -> None:
     for values, told in [
         ({"topics": ["a"], "topic_pattern": "b"}, "keep one of them"),
         ({"topics": []}, "kafka.topics is empty"),
@@ -166,7 +164,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
 
 
 @pytest.mark.parametrize("also", ["changelogs", "results"])
-def test_a_groups_own_topics_are_never_its_input_whatever_the_pattern(
+def test_a_groups_output_topics_are_never_its_input(
     apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource], also: str
 ) -> None:
     events = topic()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.kafka
 @pytest.mark.parametrize(
     ("stored", "reset", "first"), [(3, "earliest", 10), (3, "latest", 10), (500, "earliest", 10), (500, "latest", 20)]
 )
-def test_an_offset_out_of_range_is_told_and_no_event_is_passed_over_unless_that_is_wanted(
+def test_an_offset_out_of_range_is_logged_and_skips_no_event_unless_configured(
     apache: Broker,
     topic: Topic,
     open_source: Callable[..., KafkaSource],
@@ -48,7 +48,7 @@ def test_an_offset_out_of_range_is_told_and_no_event_is_passed_over_unless_that_
     assert f"going on at {first}" in warnings[0]
 
 
-def test_records_deleted_while_the_source_was_paused_are_told_and_skipped(
+def test_records_deleted_while_paused_are_logged_and_skipped(
     apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource], caplog: pytest.LogCaptureFixture
 ) -> None:
     name = topic()
@@ -66,7 +66,7 @@ def test_records_deleted_while_the_source_was_paused_are_told_and_skipped(
     assert any("holds 30 to 40" in record.getMessage() for record in caplog.records)
 
 
-def test_a_source_opened_before_the_broker_waits_says_so_and_reads_when_it_comes(
+def test_a_source_opened_before_the_broker_waits_logs_it_and_then_reads(
     own_broker: Broker, open_source: Callable[..., KafkaSource], caplog: pytest.LogCaptureFixture
 ) -> None:
     source = open_source(settings(own_broker, "events"))
@@ -88,7 +88,7 @@ def test_a_source_opened_before_the_broker_waits_says_so_and_reads_when_it_comes
     assert read(source, 10) == list(range(10))
 
 
-def test_close_ends_the_wait_for_a_broker_at_once(
+def test_close_interrupts_the_wait_for_a_broker(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connectors.kafka.connect.FIRST_DELAY_SECONDS", 10_000.0)
@@ -102,7 +102,7 @@ def test_close_ends_the_wait_for_a_broker_at_once(
         source.poll(0.1)
 
 
-def test_a_port_that_is_open_but_speaks_no_kafka_is_told(
+def test_a_port_that_does_not_speak_kafka_is_logged(
     open_source: Callable[..., KafkaSource], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connectors.kafka.connect.CONNECT_SECONDS", 0.5)
@@ -112,7 +112,7 @@ def test_a_port_that_is_open_but_speaks_no_kafka_is_told(
         until(lambda: len(source.poll(0.2)) == 0 and told in caplog.text, "it is told")
 
 
-def test_a_topic_that_does_not_exist_is_told_once_and_read_when_it_is_made(
+def test_a_missing_topic_is_logged_once_and_read_when_created(
     broker: Broker,
     open_source: Callable[..., KafkaSource],
     caplog: pytest.LogCaptureFixture,
@@ -135,7 +135,7 @@ def test_a_topic_that_does_not_exist_is_told_once_and_read_when_it_is_made(
     assert sorted(read(source, 20)) == list(range(20))
 
 
-def test_a_broker_that_goes_away_and_comes_back_is_told_once_and_nothing_is_lost(
+def test_a_broker_outage_is_logged_once_and_loses_nothing(
     own_broker: Broker,
     open_source: Callable[..., KafkaSource],
     caplog: pytest.LogCaptureFixture,
@@ -183,7 +183,7 @@ def test_a_broker_that_goes_away_and_comes_back_is_told_once_and_nothing_is_lost
     until(commits, "it is committed")
 
 
-def test_a_client_that_hangs_is_told_rather_than_waited_for(
+def test_a_hanging_client_is_an_error(
     broker: Broker, topic: Topic, open_source: Callable[..., KafkaSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connectors.kafka.source.STALLED_SECONDS", 0.5)

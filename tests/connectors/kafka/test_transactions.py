@@ -113,7 +113,7 @@ def test_results_and_offsets_are_committed_together(
     assert reader(events, group_id="together").read(5) == [20, 21, 22, 23, 24]
 
 
-def test_what_was_given_up_is_never_seen_and_the_same_writer_goes_on(
+def test_aborted_results_are_never_seen_and_the_writer_stays_usable(
     apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter], reader: Callable[..., Reader]
 ) -> None:
     events, results = topic(), topic()
@@ -129,7 +129,7 @@ def test_what_was_given_up_is_never_seen_and_the_same_writer_goes_on(
     assert seen(apache, results) == [b"right"]
 
 
-def test_a_zombie_is_fenced(
+def test_a_former_writer_is_fenced(
     apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter], reader: Callable[..., Reader]
 ) -> None:
     events, results = topic(), topic()
@@ -156,7 +156,7 @@ def test_a_zombie_is_fenced(
     ],
     ids=["itself", "in a later send", "in a later call"],
 )
-def test_a_fenced_writer_says_so_in_whichever_call_it_finds_out(error: KafkaError) -> None:
+def test_every_call_of_a_fenced_writer_reports_it(error: KafkaError) -> None:
     """Which one that is, is a race within the client."""
     fenced = TransactionalWriter(KafkaSettings(), "one-name")
     fenced._failed("scores", error)
@@ -165,7 +165,7 @@ def test_a_fenced_writer_says_so_in_whichever_call_it_finds_out(error: KafkaErro
     assert "another process has the transactional id one-name" in str(fenced._failure)
 
 
-def test_offsets_of_a_member_that_is_none_any_more_are_refused(
+def test_offsets_of_a_former_group_member_are_refused(
     apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter], reader: Callable[..., Reader]
 ) -> None:
     events, results = topic(), topic()
@@ -185,7 +185,7 @@ def test_offsets_of_a_member_that_is_none_any_more_are_refused(
     assert seen(apache, results) == []
 
 
-def test_a_transaction_that_was_left_open_can_be_ended_by_its_name(
+def test_an_open_transaction_can_be_ended_by_its_transactional_id(
     apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter]
 ) -> None:
     results = topic()
@@ -199,7 +199,7 @@ def test_a_transaction_that_was_left_open_can_be_ended_by_its_name(
     assert seen(apache, results) == [], "the other one is open, so nothing is stable but the aborted record"
 
 
-def test_a_record_that_is_too_large_is_no_transactions_failure(
+def test_a_too_large_record_does_not_fail_its_transaction(
     topic: Topic, writer: Callable[..., TransactionalWriter]
 ) -> None:
     mine, results = writer(), topic()
@@ -235,7 +235,7 @@ def test_a_held_partition_is_read_again_from_where_it_is_placed(
     assert first[:100] + again == list(range(2_000))
 
 
-def test_a_reader_of_committed_events_sees_no_aborted_one(
+def test_a_read_committed_source_sees_no_aborted_event(
     apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter], reader: Callable[..., Reader]
 ) -> None:
     events = topic()
@@ -253,7 +253,7 @@ def test_a_reader_of_committed_events_sees_no_aborted_one(
 
 @pytest.mark.parametrize("read_committed", [False, True], ids=["all", "committed"])
 @pytest.mark.parametrize("ends", ["committed", "aborted", "left open", "aborted at first"])
-def test_there_is_no_lag_once_all_that_can_be_read_has_been(
+def test_lag_is_zero_once_every_readable_record_is_read(
     apache: Broker,
     topic: Topic,
     writer: Callable[..., TransactionalWriter],
@@ -273,7 +273,7 @@ def test_there_is_no_lag_once_all_that_can_be_read_has_been(
     assert comes_to_no_lag(one, events)
 
 
-def test_a_reader_that_was_rewound_or_paused_comes_to_no_lag_again(
+def test_lag_returns_to_zero_after_a_rewind_or_a_pause(
     apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter], reader: Callable[..., Reader]
 ) -> None:
     events, mine = topic(), writer()

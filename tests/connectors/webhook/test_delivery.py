@@ -18,7 +18,7 @@ from connectors.webhook.delivery import retry_after_seconds
 from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, until, verify
 
 
-def test_500_is_tried_again_with_the_same_id_and_a_timestamp_of_its_own(
+def test_a_500_is_retried_with_the_same_id_and_a_fresh_timestamp(
     receiver: Receiver, make_sink: MakeSink, counts: Counts
 ) -> None:
     receiver.answer = lambda headers, body: (500, {}) if len(receiver.requests) < 4 else (200, {})
@@ -29,7 +29,7 @@ def test_500_is_tried_again_with_the_same_id_and_a_timestamp_of_its_own(
     assert all(verify(headers, body) for _, headers, body in receiver.requests)
 
 
-def test_retry_after_in_seconds_is_waited_for_by_all(receiver: Receiver, make_sink: MakeSink, counts: Counts) -> None:
+def test_retry_after_in_seconds_delays_every_stream(receiver: Receiver, make_sink: MakeSink, counts: Counts) -> None:
     receiver.answer = lambda headers, body: (429, {"Retry-After": "1"}) if len(receiver.requests) == 1 else (200, {})
     began = time.monotonic()
     make_sink(receiver.port).write([alert(1), alert(2, stream="other")])
@@ -38,7 +38,7 @@ def test_retry_after_in_seconds_is_waited_for_by_all(receiver: Receiver, make_si
     until(lambda: counts.outcomes["delivered"] == 2)
 
 
-def test_retry_after_may_be_a_date_and_nonsense_asks_for_nothing() -> None:
+def test_retry_after_may_be_a_date_and_an_invalid_one_is_ignored() -> None:
     now = 1_790_000_000.0
     assert retry_after_seconds(email.utils.formatdate(now + 90, usegmt=True), now) == 90
     assert retry_after_seconds(email.utils.formatdate(now - 90, usegmt=True), now) == 0
@@ -49,7 +49,7 @@ def test_retry_after_may_be_a_date_and_nonsense_asks_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("manner", ["hang", "drip"])
-def test_a_receiver_that_never_finishes_is_given_up_after_the_timeout(
+def test_a_receiver_that_never_finishes_its_answer_times_out(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture, manner: str
 ) -> None:
     receiver.answer = lambda headers, body: manner if len(receiver.requests) == 1 else (200, {})
@@ -64,16 +64,14 @@ INTERIM = "HTTP/1.1 102 Processing\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: 
 
 
 @pytest.mark.parametrize("before", [*INTERIM, "".join(INTERIM), "HTTP/1.1 100 Continue\r\n\r\n" + INTERIM[0] * 3])
-def test_interim_answers_are_not_the_answer(
-    receiver: Receiver, make_sink: MakeSink, counts: Counts, before: str
-) -> None:
+def test_interim_1xx_answers_are_skipped(receiver: Receiver, make_sink: MakeSink, counts: Counts, before: str) -> None:
     receiver.answer = lambda headers, body: before
     make_sink(receiver.port).write([alert()])
     until(lambda: counts.outcomes)
     assert counts.outcomes == {"delivered": 1}
 
 
-def test_a_receiver_with_nothing_but_interim_answers_is_given_up(
+def test_a_receiver_that_sends_only_interim_answers_is_retried_later(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.answer = lambda headers, body: INTERIM[0] * 1_000
@@ -113,7 +111,7 @@ def resolve_to(
     return asked
 
 
-def test_an_address_that_swallows_packets_leaves_time_for_the_others(
+def test_an_address_that_drops_packets_leaves_time_for_the_others(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, swallowing: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve_to(monkeypatch, swallowing, ("127.0.0.1", receiver.port))
@@ -122,7 +120,7 @@ def test_an_address_that_swallows_packets_leaves_time_for_the_others(
     assert not counts.outcomes["retried"]
 
 
-def test_a_slow_resolver_counts_towards_the_timeout_and_its_answer_is_used_by_the_next_attempt(
+def test_slow_name_resolution_counts_towards_the_timeout_and_its_answer_is_reused(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
@@ -136,7 +134,7 @@ def test_a_slow_resolver_counts_towards_the_timeout_and_its_answer_is_used_by_th
     until(lambda: counts.outcomes["delivered"])
 
 
-def test_after_a_slow_resolver_a_dripping_receiver_has_no_timeout_of_its_own(
+def test_resolving_and_a_dripping_receiver_share_one_timeout(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolve_to(monkeypatch, ("127.0.0.1", receiver.port), after=lambda: time.sleep(1.2))
@@ -146,7 +144,7 @@ def test_after_a_slow_resolver_a_dripping_receiver_has_no_timeout_of_its_own(
 
 
 @pytest.mark.parametrize("stage", ["resolving", "connecting", "TLS", "hang", "drip"])
-def test_close_waits_for_no_stage_of_a_delivery_and_the_alert_stays(
+def test_close_does_not_wait_for_a_delivery_and_the_alert_stays_queued(
     receiver: Receiver,
     make_sink: MakeSink,
     counts: Counts,
@@ -206,7 +204,7 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_untrusted_certificate_is_refused_and_a_trusted_one_taken(
+def test_an_untrusted_certificate_is_refused_and_a_trusted_one_accepted(
     make_sink: MakeSink,
     counts: Counts,
     certificate: Path,

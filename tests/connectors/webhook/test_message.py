@@ -20,7 +20,7 @@ from connectors.webhook.standard_webhooks import parse_secrets, sign, webhook_bo
 from tests.connectors.webhook.support import SECRET, Counts, MakeSink, Receiver, alert, until, verify
 
 
-def test_an_alert_arrives_once_signed_and_readable(receiver: Receiver, make_sink: MakeSink, counts: Counts) -> None:
+def test_an_alert_arrives_once_as_signed_json(receiver: Receiver, make_sink: MakeSink, counts: Counts) -> None:
     sink = make_sink(receiver.port, "/hook?channel=ops")
     sink.write([alert(1), alert(1, "resolved")])
     sink.flush()
@@ -39,7 +39,7 @@ def test_an_alert_arrives_once_signed_and_readable(receiver: Receiver, make_sink
     until(lambda: counts.pending == 0)
 
 
-def test_a_changed_body_does_not_pass_the_check(receiver: Receiver, make_sink: MakeSink) -> None:
+def test_a_changed_body_fails_signature_verification(receiver: Receiver, make_sink: MakeSink) -> None:
     make_sink(receiver.port).write([alert()])
     until(lambda: receiver.requests)
     _, headers, body = receiver.requests[0]
@@ -47,7 +47,7 @@ def test_a_changed_body_does_not_pass_the_check(receiver: Receiver, make_sink: M
     assert not verify(headers, body.replace(b"web-1", b"web-2"))
 
 
-def test_while_a_secret_is_replaced_both_sign(receiver: Receiver, make_sink: MakeSink) -> None:
+def test_during_secret_rotation_both_secrets_sign(receiver: Receiver, make_sink: MakeSink) -> None:
     other = "whsec_" + base64.b64encode(b"n" * 24).decode()
     make_sink(receiver.port, secret=f"{SECRET} {other}").write([alert()])
     until(lambda: receiver.requests)
@@ -84,9 +84,7 @@ def test_the_password_in_a_url_is_sent_and_never_logged(
         assert hidden not in repr(settings)
 
 
-def test_a_receiver_that_repeats_the_secret_does_not_bring_it_into_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_secrets_echoed_by_the_receiver_are_masked_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Repeats(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["content-length"]))
@@ -117,7 +115,7 @@ def test_a_receiver_that_repeats_the_secret_does_not_bring_it_into_the_log(
         assert hidden not in caplog.text
 
 
-def test_ids_are_headers_without_full_stops_and_differ_where_alerts_do() -> None:
+def test_webhook_ids_are_valid_headers_and_unique_per_alert() -> None:
     plain = webhook_id(alert(7))
     assert plain == "alert-7-firing"
     odd = [
@@ -133,7 +131,7 @@ def test_ids_are_headers_without_full_stops_and_differ_where_alerts_do() -> None
         assert len(one) <= 200
 
 
-def test_a_stream_of_thousands_of_features_still_makes_a_small_body() -> None:
+def test_an_alert_with_thousands_of_features_has_a_small_body() -> None:
     values = {f"feature-{number:05d}": float(number) for number in range(5_000)}
     shares = {name: value / sum(values.values()) for name, value in values.items()}
     wide = dataclasses.replace(
@@ -150,7 +148,7 @@ def test_a_stream_of_thousands_of_features_still_makes_a_small_body() -> None:
     assert "features_left_out" not in json.loads(webhook_body(alert()))
 
 
-def test_the_signature_is_the_specifications() -> None:
+def test_the_signature_equals_the_reference_librarys() -> None:
     # computed with the reference library `standardwebhooks` 1.1.0 for Python
     key = parse_secrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     assert (
@@ -174,7 +172,7 @@ def test_the_signature_is_the_specifications() -> None:
         (f"http://{'a' * 70}.org/hunter2", "a host name that is none"),
     ],
 )
-def test_a_wrong_url_is_refused_at_start_without_being_shown(url: str, why: str) -> None:
+def test_an_invalid_url_is_refused_without_echoing_it(url: str, why: str) -> None:
     with pytest.raises(ValidationError, match=why) as refused:
         WebhookSettings(url=url)
     assert "hunter2" not in str(refused.value)
@@ -188,7 +186,7 @@ def test_a_wrong_url_is_refused_at_start_without_being_shown(url: str, why: str)
         ("whsec_aaaa", "3 bytes"),
     ],
 )
-def test_a_wrong_secret_is_refused_at_start_without_being_shown(secret: str, why: str) -> None:
+def test_an_invalid_secret_is_refused_without_echoing_it(secret: str, why: str) -> None:
     with pytest.raises(ValidationError, match=why) as refused:
         WebhookSettings(secret=secret)
     assert "hunter2" not in str(refused.value)

@@ -13,7 +13,7 @@ from connectors.webhook.sink import OUTBOX_FILE
 from tests.connectors.webhook.support import MakeSink
 
 
-def test_a_damaged_outbox_is_refused_with_what_to_do(make_sink: MakeSink, tmp_path: Path) -> None:
+def test_opening_a_damaged_outbox_fails_with_advice(make_sink: MakeSink, tmp_path: Path) -> None:
     file = tmp_path / OUTBOX_FILE
     outbox = Outbox(file, 1000)
     outbox.add([NewMessage(str(number), "s", os.urandom(3000)) for number in range(100)], 0.0)
@@ -28,7 +28,7 @@ def test_a_damaged_outbox_is_refused_with_what_to_do(make_sink: MakeSink, tmp_pa
         make_sink(1)
 
 
-def test_another_programs_database_is_left_alone(make_sink: MakeSink, tmp_path: Path) -> None:
+def test_another_programs_database_is_refused_as_outbox(make_sink: MakeSink, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / OUTBOX_FILE) as other:
         other.execute("CREATE TABLE precious (x)")
     other.close()
@@ -36,7 +36,7 @@ def test_another_programs_database_is_left_alone(make_sink: MakeSink, tmp_path: 
         make_sink(1)
 
 
-def test_an_outbox_of_another_version_is_refused(make_sink: MakeSink, tmp_path: Path) -> None:
+def test_an_outbox_of_an_unknown_version_is_refused(make_sink: MakeSink, tmp_path: Path) -> None:
     Outbox(tmp_path / OUTBOX_FILE, 10).close()
     with sqlite3.connect(tmp_path / OUTBOX_FILE) as newer:
         newer.execute("PRAGMA user_version = 99")
@@ -51,12 +51,12 @@ def test_a_second_daemon_on_the_same_outbox_is_refused(make_sink: MakeSink) -> N
         make_sink(1)
 
 
-def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+def test_a_missing_outbox_directory_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     with pytest.raises(OutboxError, match=r"cannot be made: No such file or directory; see state\.directory"):
         Outbox(tmp_path / "missing" / "outbox.sqlite3", 10)
 
 
-def test_a_stream_waits_behind_its_message_that_failed_and_others_do_not(tmp_path: Path) -> None:
+def test_a_failed_message_delays_only_its_own_stream(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.sqlite3", 100)
 
     def ids(now: float, limit: int = 100) -> list[str]:
@@ -74,7 +74,7 @@ def test_a_stream_waits_behind_its_message_that_failed_and_others_do_not(tmp_pat
     outbox.close()
 
 
-def test_finding_what_is_next_takes_no_longer_where_many_of_one_stream_wait(tmp_path: Path) -> None:
+def test_finding_the_next_message_does_not_slow_down_with_a_streams_backlog(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.sqlite3", 100_000)
     added, steps, found = 0, 0, list[int]()
 
@@ -92,9 +92,7 @@ def test_finding_what_is_next_takes_no_longer_where_many_of_one_stream_wait(tmp_
     outbox.close()
 
 
-def test_done_messages_are_remembered_without_their_body_and_not_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_messages_keep_only_their_id_and_are_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("connectors.webhook.outbox.DONE_KEPT", 5)
     outbox = Outbox(tmp_path / "o.sqlite3", 100)
     for number in range(20):

@@ -23,7 +23,7 @@ from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, 
 ROOT = Path(__file__).parents[3]
 
 
-def test_a_receiver_that_is_down_for_a_while_misses_nothing_and_gets_each_stream_in_order(
+def test_after_an_outage_the_receiver_gets_every_alert_in_stream_order(
     make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -55,7 +55,7 @@ def test_a_receiver_that_is_down_for_a_while_misses_nothing_and_gets_each_stream
         receiver.close()
 
 
-def test_what_waited_for_the_receiver_is_sent_at_once_when_it_is_back(make_sink: MakeSink, counts: Counts) -> None:
+def test_the_backlog_is_sent_as_soon_as_the_receiver_is_back(make_sink: MakeSink, counts: Counts) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -69,7 +69,7 @@ def test_what_waited_for_the_receiver_is_sent_at_once_when_it_is_back(make_sink:
         receiver.close()
 
 
-def test_410_ends_delivery_until_the_next_start_and_keeps_the_alerts(
+def test_410_stops_delivery_until_restart_and_keeps_the_alerts(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.answer = lambda headers, body: (410, {})
@@ -87,7 +87,7 @@ def test_410_ends_delivery_until_the_next_start_and_keeps_the_alerts(
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_a_message_that_the_receiver_cannot_take_does_not_hold_up_the_others(
+def test_a_message_the_receiver_rejects_does_not_block_the_others(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, status: int
 ) -> None:
     receiver.answer = lambda headers, body: (status, {}) if headers["webhook-id"] == "alert-0-firing" else (200, {})
@@ -100,7 +100,7 @@ def test_a_message_that_the_receiver_cannot_take_does_not_hold_up_the_others(
     until(lambda: counts.outcomes["delivered"] == 4)
 
 
-def test_a_message_that_breaks_the_receiver_does_not_hold_up_its_own_stream_for_ever(
+def test_a_message_that_always_fails_does_not_block_its_stream_for_ever(
     receiver: Receiver, make_sink: MakeSink, counts: Counts
 ) -> None:
     receiver.answer = lambda headers, body: (500, {}) if headers["webhook-id"] == "alert-0-firing" else (200, {})
@@ -108,7 +108,7 @@ def test_a_message_that_breaks_the_receiver_does_not_hold_up_its_own_stream_for_
     until(lambda: counts.outcomes["delivered"] == 1)
 
 
-def test_what_cannot_be_delivered_in_time_is_dropped_and_told(
+def test_an_alert_older_than_max_age_is_dropped_and_logged(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.answer = lambda headers, body: (404, {})
@@ -118,7 +118,7 @@ def test_what_cannot_be_delivered_in_time_is_dropped_and_told(
     assert "404" in caplog.text
 
 
-def test_a_full_outbox_drops_the_oldest_and_tells(
+def test_a_full_outbox_drops_the_oldest_alert_and_logs_it(
     make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = make_sink(1, max_pending=3)  # nobody listens on port 1
@@ -141,7 +141,7 @@ class Transactions:
             self.threads.append(threading.get_ident())
 
 
-def test_a_burst_of_alerts_does_not_make_its_writer_wait_for_the_disk(
+def test_writing_a_burst_of_alerts_does_not_wait_for_the_disk(
     receiver: Receiver, make_sink: MakeSink, counts: Counts
 ) -> None:
     receiver.answer = lambda headers, body: "hang"
@@ -160,7 +160,7 @@ def test_a_burst_of_alerts_does_not_make_its_writer_wait_for_the_disk(
 
 
 @pytest.mark.parametrize("streams", [90, 1])
-def test_outcomes_are_noted_together_and_each_stream_keeps_its_order(
+def test_outcomes_are_committed_in_batches_and_streams_keep_their_order(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch, streams: int
 ) -> None:
     monkeypatch.setattr("connectors.webhook.sink.TOGETHER_SECONDS", 60.0, raising=False)
@@ -179,7 +179,7 @@ def test_outcomes_are_noted_together_and_each_stream_keeps_its_order(
     assert receiver.ids == [f"alert-{number}-{status}" for status in ("firing", "resolved") for number in range(90)]
 
 
-def test_what_is_delivered_before_one_fails_is_noted_and_not_sent_again(
+def test_deliveries_before_a_failure_are_recorded_and_not_repeated(
     receiver: Receiver, make_sink: MakeSink, counts: Counts
 ) -> None:
     refused = {"alert-3-firing", "alert-7-firing"}
@@ -214,7 +214,7 @@ time.sleep(60)
 """
 
 
-def test_an_alert_outlives_kill_9_between_write_and_delivery_and_is_delivered_once_by_id(
+def test_an_alert_survives_kill_9_before_delivery_and_is_sent_once(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, tmp_path: Path
 ) -> None:
     receiver.answer = lambda headers, body: "hang"
