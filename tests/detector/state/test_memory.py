@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from connectors.batches import EventBatch
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
-from detector.service.memory_budget import BASE_BYTES, SHARE, memory_limit, tell
+from detector.service.memory_budget import BASE_BYTES, SHARE, memory_limit
 from detector.state.arena import MIN_STATE_BYTES, PAGE, GrowableArray, SpillBuffer, machine_bytes
 from detector.state.stream_cache import PORTION
 from detector.state.tables import Table
@@ -321,7 +321,7 @@ def test_how_many_streams_fit_is_told_and_true(
 ) -> None:
     engine = limited(model, Store(), tmp_path)
     with caplog.at_level(logging.INFO):
-        tell(memory_limit(LIMIT, changelog=False), engine.states, 1 - 3 * PORTION, 100_000)
+        log_capacity(memory_limit(LIMIT, changelog=False), engine.states, 1 - 3 * PORTION, 100_000)
     told = int(caplog.messages[-1].partition("some ")[2].split()[0])
     most = 0
     for batch in in_batches([Event(f"s{k}", START, {"x": 1.0}) for k in range(4_000)], 100):
