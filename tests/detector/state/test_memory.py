@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from connectors.batches import EventBatch
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
-from detector.service.memory_budget import BASE_BYTES, SHARE, memory_limit
+from detector.service.memory_budget import BASE_BYTES, SHARE, log_capacity, memory_limit
 from detector.state.arena import MIN_STATE_BYTES, PAGE, GrowableArray, SpillBuffer, machine_bytes
 from detector.state.stream_cache import PORTION
 from detector.state.tables import Table
