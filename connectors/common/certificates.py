@@ -29,6 +29,33 @@ def expiry_problem(path: str | Path, now: datetime) -> str:
     return ""
 
 
+def load_key_pair(context: ssl.SSLContext, section: str, certfile: str, keyfile: str, password: str) -> str:
+    """Load what ssl_certfile, ssl_keyfile and ssl_key_password of a section of the settings name.
+
+    Returns why that fails and how to mend it; empty where it does not.
+    """
+    asked = False
+
+    def tell_password() -> str:
+        nonlocal asked
+        asked = True
+        return password
+
+    try:  # without a callback OpenSSL would wait for a password at the terminal
+        context.load_cert_chain(certfile, keyfile, tell_password)
+    except (OSError, ssl.SSLError) as error:
+        if asked:
+            reason = f"the key is locked, and {section}.ssl_key_password does not open it"
+        elif isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            reason = "the key does not belong to the certificate"
+        elif isinstance(error, ssl.SSLError):
+            reason = "expected a certificate and a key in PEM form"
+        else:
+            reason = str(error.strerror or error)
+        return f"{section}.ssl_certfile {certfile} with {section}.ssl_keyfile {keyfile} cannot be used: {reason}"
+    return ""
+
+
 def _dates(der: bytes) -> tuple[datetime, datetime]:
     """Return from when until when a certificate is good."""
     _, at, _ = _element(der, 0)  # the certificate,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, model_validator
 
+from connectors.common.certificates import load_key_pair
 from connectors.common.section import Section
 from connectors.errors import UserError
 
@@ -55,28 +56,11 @@ class HttpSettings(Section):
                 Path(path).open("rb").close()
             except OSError as error:
                 raise HttpError(f"http.{name} {path}: cannot be read: {error.strerror or error}") from None
-        asked = False
-
-        def password() -> str:
-            nonlocal asked
-            asked = True
-            return self.ssl_key_password.get_secret_value()
-
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:  # without `password` OpenSSL would wait for one at the terminal
-            context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
-        except (OSError, ssl.SSLError) as error:
-            if asked:
-                reason = "the key is locked, and http.ssl_key_password does not open it"
-            elif isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-                reason = "the key does not belong to the certificate"
-            else:
-                reason = "expected a certificate and a key in PEM form"
-            raise HttpError(
-                f"http.ssl_certfile {self.ssl_certfile} with http.ssl_keyfile {self.ssl_keyfile} cannot be used: "
-                f"{reason}"
-            ) from None
+        password = self.ssl_key_password.get_secret_value()
+        if problem := load_key_pair(context, "http", self.ssl_certfile, self.ssl_keyfile, password):
+            raise HttpError(problem)
         return context
 
 

@@ -22,11 +22,12 @@ from connectors.common.problem import OngoingProblem
 from connectors.decode.timestamps import parse_time
 from connectors.json_records import AlertRecord
 from connectors.kafka.client_internals import position_of
+from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import connect
-from connectors.kafka.errors import explain_error, is_permanent
+from connectors.kafka.errors import KafkaConnectorError, explain_error, is_permanent
 from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS
 from connectors.kafka.names import feed_group
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.sinks import GROUP_HEADER
 from connectors.protocols import AlertSink, NotWrittenError
 
@@ -192,7 +193,7 @@ class AlertFeed(threading.Thread):
         instance = f"{settings.group_instance_id}-webhook" if settings.group_instance_id else None
         try:
             return KafkaConsumer(
-                **settings.client_options(),
+                **client_options(settings),
                 group_id=self._group,
                 group_instance_id=instance,
                 partition_assignment_strategy=[CooperativeStickyAssignor],

@@ -21,6 +21,7 @@ from kafka.protocol.consumer import OffsetSpec
 from connectors.batches import Partition
 from connectors.kafka.changelog_format import MIN_MESSAGE_BYTES, ChangelogError
 from connectors.kafka.client_internals import RawRecord, polled_records, position_of, use_compiled_parser
+from connectors.kafka.client_options import client_options
 from connectors.kafka.errors import explain_error, is_permanent, principal
 from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS
 from connectors.kafka.settings import KafkaSettings
@@ -45,7 +46,7 @@ class Changelogs:
     def __init__(self, settings: KafkaSettings) -> None:
         """Connect; raises KafkaError where no broker answers, AuthenticationError and TlsError do not mend."""
         self._settings = settings
-        options = settings.client_options()
+        options = client_options(settings)
         self._admin = KafkaAdminClient(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
         try:
             self._consumer = KafkaConsumer(

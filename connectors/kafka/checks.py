@@ -14,11 +14,12 @@ from kafka.errors import BrokerResponseError, for_code
 
 from connectors.common.findings import Finding
 from connectors.kafka.changelog import RIGHTS, settings_problem, topic_settings
+from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import Conversation, NoAnswerError, conversation
 from connectors.kafka.diagnosis import Cluster, Topic, describe
-from connectors.kafka.errors import explain_error, principal
+from connectors.kafka.errors import KafkaConnectorError, explain_error, principal
 from connectors.kafka.names import feed_group, transactional_id
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.settings import KafkaSettings
 
 NOBODY = "config-check"  # a member of no group
 NO_PRODUCER = (1 << 63) - 1  # brokers count producers from 0
@@ -44,7 +45,7 @@ class Uses(NamedTuple):
 def findings(settings: KafkaSettings, uses: Uses) -> Iterator[Finding]:
     """Look at brokers, topics and rights; each finding comes as soon as it is known. Raises nothing of Kafka's."""
     try:
-        options = settings.client_options()
+        options = client_options(settings)
     except KafkaConnectorError as error:
         yield Finding("kafka", str(error))
         return

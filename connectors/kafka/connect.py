@@ -19,8 +19,10 @@ from typing import Any, TypeVar
 from kafka.errors import KafkaConfigurationError, KafkaError
 
 from connectors.kafka.client_internals import has
+from connectors.kafka.client_options import client_options
+from connectors.kafka.errors import AuthenticationError, KafkaConnectorError, TlsError
 from connectors.kafka.oauth import TokenError
-from connectors.kafka.settings import AuthenticationError, KafkaConnectorError, KafkaSettings, TlsError
+from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ def probe(settings: KafkaSettings) -> str | None:
 
     Raises AuthenticationError or TlsError where a broker answers but refuses us and no other lets us in.
     """
-    options = settings.client_options()
+    options = client_options(settings)
     reasons: list[str] = []
     refusal: KafkaConnectorError | None = None
     for server in options["bootstrap_servers"]:

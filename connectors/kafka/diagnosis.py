@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from kafka.errors import for_code
 
+from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import Conversation, NoAnswerError, conversation
-from connectors.kafka.errors import explain_error
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.errors import KafkaConnectorError, explain_error
+from connectors.kafka.settings import KafkaSettings
 
 # Kafka's numbers for what may be done with a topic
 RIGHTS = {3: "Read", 4: "Write", 5: "Create", 7: "Alter", 8: "Describe", 10: "DescribeConfigs"}
@@ -110,7 +111,7 @@ def explain_unseen_topics(settings: KafkaSettings, topics: Collection[str], righ
 
 def _ask(settings: KafkaSettings, topics: Collection[str]) -> Cluster | None:
     """Return what the first broker that answers says; None where none does."""
-    options = settings.client_options()
+    options = client_options(settings)
     for server in options["bootstrap_servers"]:
         try:
             with conversation(settings, options, server) as talk:
@@ -122,7 +123,7 @@ def _ask(settings: KafkaSettings, topics: Collection[str]) -> Cluster | None:
 
 def _unreachable(settings: KafkaSettings, brokers: Collection[str]) -> str:
     reasons: list[str] = []
-    options = settings.client_options()
+    options = client_options(settings)
     for server in brokers:
         try:
             with conversation(settings, options, server):

@@ -9,7 +9,20 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from connectors.errors import UserError
 from connectors.kafka.settings import KafkaSettings
+
+
+class KafkaConnectorError(UserError):
+    """Kafka cannot be used as the settings ask; the text says what a person can do."""
+
+
+class AuthenticationError(KafkaConnectorError):
+    """The broker refused user name, password or mechanism: waiting does not help."""
+
+
+class TlsError(KafkaConnectorError):
+    """No TLS session with the broker can be had with these certificates: waiting does not help."""
 
 
 class _Cause(NamedTuple):

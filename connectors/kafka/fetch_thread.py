@@ -38,10 +38,11 @@ from connectors.kafka.client_internals import (
     position_of,
     use_compiled_parser,
 )
+from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import connect, probe
 from connectors.kafka.diagnosis import explain_unseen_topics, unreachable_brokers
-from connectors.kafka.errors import explain_error
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.errors import KafkaConnectorError, explain_error
+from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class RebalanceEvent:
 
 def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -> dict[str, Any]:
     """Return kafka-python's options for the consumer that the settings ask for; offsets are ours to keep."""
-    return settings.client_options() | {
+    return client_options(settings) | {
         "group_id": settings.group_id,
         "group_instance_id": settings.group_instance_id or None,
         "partition_assignment_strategy": [CooperativeStickyAssignor],

@@ -18,9 +18,9 @@ from connectors.batches import Partition, RawBatch
 from connectors.kafka.client_internals import polled_records, use_compiled_parser
 from connectors.kafka.connect import probe, quieten_client
 from connectors.kafka.diagnosis import explain_unseen_topics, unreachable_brokers
-from connectors.kafka.errors import explain_error
+from connectors.kafka.errors import KafkaConnectorError, explain_error
 from connectors.kafka.fetch_thread import BOOTSTRAP_MS, consumer_options
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,11 @@ A made name must tell what it was made of, or two groups would write into each o
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\s:/\[\]]+):(\d{1,5})")
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 FEED_ENDING = "-webhook"  # of the group that brings a group's alerts to its webhook; no other group's name ends so
 
 
@@ -27,6 +29,22 @@ def server_problem(server: str) -> str:
     if found is None:
         return "expected host:port, such as broker-1:9092 or [::1]:9092, several with commas"
     return "" if 0 < int(found[3]) < 65_536 else "a port is 1 to 65535"
+
+
+def check_endpoint(url: str) -> None:
+    """Raise ValueError for a URL that secrets may not go to."""
+    wrong = "kafka.sasl_oauth_token_endpoint_url: expected https://host[:port]/path"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(wrong) from None
+    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.username is not None or port == 0:
+        raise ValueError(wrong)
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError(wrong)
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise ValueError("kafka.sasl_oauth_token_endpoint_url: https is needed, for the client's secret goes there")
 
 
 def transactional_id(group: str, member: str) -> str:

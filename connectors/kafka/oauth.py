@@ -31,7 +31,8 @@ MAX_TOKEN_BYTES = 1 << 16
 REFRESH_SHARE = 0.8  # of a token's life
 DEFAULT_LIFE_SECONDS = 300.0  # where the endpoint does not say
 MAX_LIFE_SECONDS = 1e9
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+TokenSource = Callable[[], tuple[str, float]]  # a token, and when it expires (monotonic, s)
 
 
 class TokenError(UserError):
@@ -43,11 +44,9 @@ class TokenError(UserError):
 
 
 class Tokens:
-    """What kafka-python asks for a token at each login; `fetch` returns one and when it expires (monotonic, s)."""
+    """What kafka-python asks for a token at each login."""
 
-    def __init__(
-        self, fetch: Callable[[], tuple[str, float]], extensions: Mapping[str, str], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, fetch: TokenSource, extensions: Mapping[str, str], clock: Callable[[], float]) -> None:
         self._fetch, self._extensions, self._clock = fetch, dict(extensions), clock
         self._lock = threading.Lock()
         self._token, self._refresh_at, self._expires_at = "", -1.0, -1.0
@@ -77,7 +76,7 @@ class Tokens:
         return self._extensions
 
 
-def from_file(path: str) -> Callable[[], tuple[str, float]]:
+def from_file(path: str) -> TokenSource:
     """Return what reads a token from a file, anew for each login."""
 
     def fetch() -> tuple[str, float]:
@@ -92,25 +91,9 @@ def from_file(path: str) -> Callable[[], tuple[str, float]]:
     return fetch
 
 
-def check_endpoint(url: str) -> None:
-    """Raise ValueError for a URL that secrets may not go to."""
-    wrong = "kafka.sasl_oauth_token_endpoint_url: expected https://host[:port]/path"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError(wrong) from None
-    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.username is not None or port == 0:
-        raise ValueError(wrong)
-    if not url.isascii() or not url.isprintable() or " " in url:
-        raise ValueError(wrong)
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise ValueError("kafka.sasl_oauth_token_endpoint_url: https is needed, for the client's secret goes there")
-
-
 def from_endpoint(
     url: str, client_id: str, client_secret: str, scope: str, cafile: str, clock: Callable[[], float]
-) -> Callable[[], tuple[str, float]]:
+) -> TokenSource:
     """Return what asks an identity provider, at a URL that has been checked, for a token. Raises TokenError."""
     parts = urlsplit(url)
     try:

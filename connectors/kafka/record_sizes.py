@@ -14,6 +14,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource
 from kafka.errors import KafkaError
 
+from connectors.kafka.client_options import client_options
 from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def max_message_bytes(settings: KafkaSettings, topics: Iterable[str]) -> dict[st
     """Return max.message.bytes of those of the topics of which a broker tells it: that needs DescribeConfigs."""
     found: dict[str, int] = {}
     try:
-        admin = KafkaAdminClient(**settings.client_options(), bootstrap_timeout_ms=ANSWER_MS)
+        admin = KafkaAdminClient(**client_options(settings), bootstrap_timeout_ms=ANSWER_MS)
     except KafkaError as error:
         log.debug("no broker says what %s take: %s", topics, error)
         return found

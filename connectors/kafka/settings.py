@@ -1,38 +1,24 @@
-"""What everything that talks to Kafka shares: settings, and the client's options and security from them.
-
-The client itself is not imported before it is needed: settings are read by every command.
-"""
+"""Section [kafka] of the settings. Every command reads it, so the client is not imported here."""
 
 from __future__ import annotations
 
 import re
-import ssl
-import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from connectors.common.section import Section
-from connectors.errors import UserError
-from connectors.kafka.names import FEED_ENDING, changelog_name, changelog_pattern, server_problem, topic_problem
-from connectors.kafka.oauth import TokenError, Tokens, check_endpoint, from_endpoint, from_file
+from connectors.kafka.names import (
+    FEED_ENDING,
+    changelog_name,
+    changelog_pattern,
+    check_endpoint,
+    server_problem,
+    topic_problem,
+)
 
 _EXTENSION = re.compile(r"[A-Za-z]+=[\t\n\r -~]+")  # RFC 7628
-RECONNECT_MAX_MS = 5_000  # the client's own longest back-off after an outage; its default is 30 s
-
-
-class KafkaConnectorError(UserError):
-    """Kafka cannot be used as the settings ask; the text says what a person can do."""
-
-
-class AuthenticationError(KafkaConnectorError):
-    """The broker refused user name, password or mechanism: waiting does not help."""
-
-
-class TlsError(KafkaConnectorError):
-    """No TLS session with the broker can be had with these certificates: waiting does not help."""
 
 
 class KafkaSettings(Section):
@@ -240,78 +226,3 @@ class KafkaSettings(Section):
     def changelog_of(self, topic: str) -> str:
         """Return the name of the changelog topic for a topic that is read."""
         return changelog_name(self.changelog_topic, self.group_id, topic)
-
-    def client_options(self) -> dict[str, Any]:
-        """Return kafka-python's options for connecting, the same for consumer, producer and probe.
-
-        Raises TlsError where a certificate file cannot be read.
-        """
-        options: dict[str, Any] = {
-            "bootstrap_servers": [server.strip() for server in self.bootstrap_servers.split(",")],
-            "client_id": "longwatch",
-            "security_protocol": self.security_protocol,
-            "reconnect_backoff_max_ms": RECONNECT_MAX_MS,
-        }
-        if self.security_protocol.startswith("SASL"):
-            options["sasl_mechanism"] = self.sasl_mechanism
-            if self.sasl_mechanism == "OAUTHBEARER":
-                extensions = dict(extension.split("=", 1) for extension in self.sasl_oauth_extensions)
-                options["sasl_oauth_token_provider"] = _provider(
-                    Tokens(self._token_source(), extensions, time.monotonic)
-                )
-            else:
-                options["sasl_plain_username"] = self.sasl_username
-                options["sasl_plain_password"] = self.sasl_password.get_secret_value()
-        if self.security_protocol.endswith("SSL"):
-            options["ssl_context"] = self._ssl_context()
-        return options
-
-    def _ssl_context(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self.ssl_cafile or None)
-        except (OSError, ssl.SSLError) as error:
-            raise TlsError(f"kafka.ssl_cafile {self.ssl_cafile}: no PEM certificates can be read: {error}") from None
-        context.check_hostname = self.ssl_check_hostname
-        if self.ssl_certfile:
-            self._load_own_certificate(context)
-        return context
-
-    def _load_own_certificate(self, context: ssl.SSLContext) -> None:
-        asked = False
-
-        def password() -> str:
-            nonlocal asked
-            asked = True
-            return self.ssl_key_password.get_secret_value()
-
-        try:  # without `password` OpenSSL would wait for one at the terminal
-            context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
-        except (OSError, ssl.SSLError) as error:
-            reason = "the key is locked, and kafka.ssl_key_password does not open it" if asked else str(error)
-            raise TlsError(
-                f"kafka.ssl_certfile {self.ssl_certfile} with kafka.ssl_keyfile {self.ssl_keyfile}"
-                f" cannot be used: {reason}"
-            ) from None
-
-    def _token_source(self) -> Callable[[], tuple[str, float]]:
-        if self.sasl_oauth_token_file:
-            return from_file(self.sasl_oauth_token_file)
-        try:
-            return from_endpoint(
-                self.sasl_oauth_token_endpoint_url,
-                self.sasl_oauth_client_id,
-                self.sasl_oauth_client_secret.get_secret_value(),
-                self.sasl_oauth_scope,
-                self.sasl_oauth_ssl_cafile,
-                time.monotonic,
-            )
-        except TokenError as error:
-            raise TlsError(str(error)) from None
-
-
-def _provider(tokens: Tokens) -> Tokens:
-    """Return tokens as what the client takes for a provider of them."""
-    from kafka.net.sasl.oauth import AbstractTokenProvider  # noqa: PLC0415
-
-    AbstractTokenProvider.register(Tokens)
-    return tokens

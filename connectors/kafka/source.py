@@ -15,11 +15,9 @@ from kafka.structs import ConsumerGroupMetadata
 
 from connectors.batches import Partition, RawBatch
 from connectors.common.problem import OngoingProblem
-from connectors.kafka.errors import explain_error
+from connectors.kafka.errors import KafkaConnectorError, explain_error
 from connectors.kafka.fetch_thread import ANSWER_MS, UNASSIGNED_ERRORS, FetchThread, Polled, RebalanceEvent
-from connectors.kafka.settings import AuthenticationError, KafkaConnectorError, KafkaSettings, TlsError
-
-__all__ = ["DEFERRED", "AuthenticationError", "KafkaConnectorError", "KafkaSettings", "KafkaSource", "TlsError"]
+from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from typing import Any
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError, ProducerFencedError
-from kafka.future import Future
 from kafka.structs import ConsumerGroupMetadata
 
 from connectors.batches import Partition
 from connectors.common.threads import run_in_thread
-from connectors.kafka.errors import explain_error, is_permanent
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
-from connectors.kafka.sinks import Headers, KafkaWriter, UndeliveredError
+from connectors.kafka.errors import KafkaConnectorError, explain_error, is_permanent
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.writer import KafkaWriter, UndeliveredError
 
 log = logging.getLogger(__name__)
 
@@ -43,25 +41,7 @@ class TransactionalWriter(KafkaWriter):
     ) -> None:
         super().__init__(settings, waiting)
         self.transactional_id = transactional_id
-        self._began: float | None = None  # monotonic, s
-
-    def send(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Headers | None = None,
-        partition: int | None = None,
-    ) -> Future | None:
-        """Write a record within the transaction, beginning one if need be; raises TransactionError."""
-        if self._began is None:
-            producer = self._producer if self._producer is not None else self._connected()
-            try:
-                producer.begin_transaction()
-            except KafkaError as error:
-                self._failed("", error)
-            self._began = time.monotonic()
-        return super().send(topic, key, value, headers, partition)
+        self._in_transaction = False
 
     def commit(self, offsets: Mapping[Partition, int], member: ConsumerGroupMetadata | None) -> None:
         """Commit what was sent and these offsets of the next events to read, both or neither.
@@ -70,7 +50,7 @@ class TransactionalWriter(KafkaWriter):
         more. Does nothing where nothing was sent. Raises TransactionError; whether the broker has committed is known
         only after `begin_again`, by reading.
         """
-        if self._began is None:
+        if not self._in_transaction:
             return
         # Without a generation the broker would take the offsets from anybody
         if member is None or member.generation_id < 0:
@@ -84,11 +64,11 @@ class TransactionalWriter(KafkaWriter):
         if wanted:
             self._within(lambda: producer.send_offsets_to_transaction(wanted, member))
         self._within(producer.commit_transaction)
-        self._began = None
+        self._in_transaction = False
 
     def begin_again(self) -> None:
         """Give the transaction up. The next use connects anew, which first ends whatever has been left open."""
-        self._began = None
+        self._in_transaction = False
         super().begin_again()
 
     def close(self) -> None:
@@ -96,11 +76,11 @@ class TransactionalWriter(KafkaWriter):
         if self._closed:
             return
         self._closed = True
-        producer, began = self._producer, self._began
-        self._producer = self._began = None
+        producer, unfinished = self._producer, self._in_transaction
+        self._producer, self._in_transaction = None, False
         if producer is None:
             return
-        if began is not None and self._failure is None:
+        if unfinished and self._failure is None:
             with contextlib.suppress(KafkaConnectorError):  # else it ends by its time-out
                 self._within(producer.abort_transaction, seconds=1.0)
         self._release(producer)
@@ -115,6 +95,17 @@ class TransactionalWriter(KafkaWriter):
                 self._release(producer)
                 raise
         return self._producer
+
+    def _before_record(self, producer: KafkaProducer) -> None:
+        if self._in_transaction:
+            return
+        try:
+            producer.begin_transaction()
+        except KafkaError as error:
+            self._failed("", error)
+        self._in_transaction = True
+        if self._failure is not None:
+            raise self._failure
 
     def _topics(self) -> list[str]:
         return [*super()._topics(), *(self.settings.changelog_of(topic) for topic in self.settings.topics)]

@@ -27,7 +27,8 @@ from connectors.kafka.changelog_format import (
     state_key,
     state_records,
 )
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.errors import KafkaConnectorError
+from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
 from detector.checkpointing.recovery import ADOPTED, ChangelogRecovery, Restored

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from connectors.batches import Partition, RawBatch
-from connectors.kafka.sinks import UndeliveredError
-from connectors.kafka.source import KafkaConnectorError, KafkaSource
+from connectors.kafka.errors import KafkaConnectorError
+from connectors.kafka.source import KafkaSource
+from connectors.kafka.writer import UndeliveredError
 from connectors.protocols import DaemonSource, NotWrittenError
 from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
 from detector.checkpointing.deadlines import BrokerWait

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import wait
 
 from connectors.common.threads import run_in_thread
-from connectors.kafka.sinks import UndeliveredError
+from connectors.kafka.writer import UndeliveredError
 
 logger = logging.getLogger(__name__)
 

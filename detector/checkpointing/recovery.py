@@ -25,8 +25,8 @@ from connectors.kafka.changelog_format import Assembler, ChangelogError, Entry, 
 from connectors.kafka.client_internals import RawRecord
 from connectors.kafka.connect import connect
 from connectors.kafka.diagnosis import unreachable_brokers
-from connectors.kafka.errors import explain_error, is_permanent
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.errors import KafkaConnectorError, explain_error, is_permanent
+from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.transactions import end_transaction_of
 from detector.checkpointing.sqlite import UnsavedError
 from detector.checkpointing.store import PartitionPosition, PartitionRow, SqliteStore

@@ -24,9 +24,9 @@ from connectors.common.threads import run_in_thread
 from connectors.decode.decoder import REASONS, Decoder
 from connectors.http_server.server import HttpServer
 from connectors.kafka.names import transactional_id
-from connectors.kafka.sinks import KafkaWriter, UndeliveredError
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
+from connectors.kafka.writer import KafkaWriter, UndeliveredError
 from detector import __version__
 from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
 from detector.checkpointing.checkpoint import Checkpoints, Parts, check_layout

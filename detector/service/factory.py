@@ -18,8 +18,9 @@ from connectors.decode.decoder import Decoder
 from connectors.files.sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
 from connectors.files.source import FileSource
 from connectors.kafka.alert_feed import AlertFeed
-from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink, KafkaWriter
+from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink
 from connectors.kafka.source import DEFERRED, KafkaSource
+from connectors.kafka.writer import KafkaWriter
 from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreSink, Sink
 from connectors.webhook.sink import WebhookSink
 from detector.config.settings import ModelSettings, Settings, SettingsError

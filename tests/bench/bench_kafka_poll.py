@@ -17,7 +17,8 @@ from statistics import median
 
 from kafka import KafkaConsumer, KafkaProducer
 
-from connectors.kafka.source import KafkaSettings, KafkaSource
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
 from tests.brokers import find_broker
 
 VALUE = b'{"stream":"web-1/cpu","timestamp":1763712000000,"values":{"user":0.41,"system":0.07}}'.ljust(150)

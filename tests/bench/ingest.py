@@ -26,9 +26,10 @@ from pydantic import SecretStr
 
 from connectors.batches import Scores
 from connectors.http_server.settings import HttpSettings
+from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import probe, quieten_client
+from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.fetch_thread import consumer_options
-from connectors.kafka.settings import KafkaConnectorError
 from connectors.webhook.sink import WebhookSettings
 from detector.config.settings import OutputSettings, Settings
 
@@ -90,7 +91,7 @@ class Ingest:
             raise KafkaConnectorError(reason)
 
     def __enter__(self) -> Self:
-        self._admin = KafkaAdminClient(**self._kafka.client_options())
+        self._admin = KafkaAdminClient(**client_options(self._kafka))
         try:
             self._admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in self._topics])
             self._fill()
@@ -134,7 +135,7 @@ class Ingest:
         return int(count), float(seconds), float(cpu_seconds)
 
     def _fill(self) -> None:
-        producer = KafkaProducer(**self._kafka.client_options(), linger_ms=20, batch_size=64 * 1024)
+        producer = KafkaProducer(**client_options(self._kafka), linger_ms=20, batch_size=64 * 1024)
         try:
             for stream, value in _events(self._events):
                 producer.send(self._mark, value, key=f"host-{stream:04}/cpu".encode(), partition=stream % PARTITIONS)

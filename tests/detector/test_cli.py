@@ -62,7 +62,7 @@ def test_a_shell_that_is_not_known_is_refused_with_those_that_are() -> None:
     "name",
     [
         "connectors.http_server.settings.HttpError",
-        "connectors.kafka.settings.KafkaConnectorError",
+        "connectors.kafka.errors.KafkaConnectorError",
         "connectors.files.labels.LabelsError",
         "connectors.files.lines.FileError",
         "connectors.webhook.outbox.OutboxError",

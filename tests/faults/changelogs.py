@@ -76,7 +76,7 @@ class World:
             producer = writer._producer
             assert producer is not None
             producer.commit_transaction()
-            writer._began = None
+            writer._in_transaction = False
 
     def make_changelog(self, **configs: str) -> None:
         """Make the changelog topic before longwatch does."""

@@ -10,7 +10,7 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
 from connectors.kafka.changelog_format import compressed, state_records
-from connectors.kafka.settings import KafkaConnectorError
+from connectors.kafka.errors import KafkaConnectorError
 from detector.checkpointing.recovery import ADOPTED
 from detector.checkpointing.store import PartitionPosition, PartitionRow
 from detector.errors import StateError

@@ -13,7 +13,8 @@ import pytest
 from kafka.errors import KafkaError
 
 from connectors.batches import Partition
-from connectors.kafka.source import KafkaSettings, KafkaSource
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
 from tests.brokers import Broker, _OwnProcess, kafka_home
 from tests.daemon.fleet import make_fleet
 from tests.daemon.receiver import Receiver

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from connectors.kafka.source import KafkaSettings, KafkaSource
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
 from tests.connectors.kafka.support import Member
 
 

@@ -16,8 +16,8 @@ from connectors.batches import Partition
 from connectors.kafka.changelog import Changelogs
 from connectors.kafka.history import KafkaHistory
 from connectors.kafka.settings import KafkaSettings
-from connectors.kafka.sinks import KafkaWriter
 from connectors.kafka.source import KafkaSource
+from connectors.kafka.writer import KafkaWriter
 
 SECONDS = 60.0  # for all of it; it takes a few
 

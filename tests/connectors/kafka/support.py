@@ -13,7 +13,8 @@ from kafka.errors import KafkaError
 from kafka.protocol.consumer import OffsetSpec
 
 from connectors.batches import Partition, RawBatch
-from connectors.kafka.source import KafkaSettings, KafkaSource
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
 from tests.brokers import Broker
 
 DEADLINE = 240.0  # s, of any wait here; a rebalance after a kill takes the session's 6 s and a round

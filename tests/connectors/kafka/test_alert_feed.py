@@ -74,7 +74,7 @@ class Group:
         producer = self._writer._producer
         assert producer is not None
         producer.commit_transaction()
-        self._writer._began = None
+        self._writer._in_transaction = False
 
     def feed(self) -> Taken:
         taken = Taken()

@@ -24,11 +24,12 @@ from connectors.batches import Partition
 from connectors.kafka.alert_feed import AlertFeed
 from connectors.kafka.changelog import Changelogs
 from connectors.kafka.changelog_format import ChangelogError
-from connectors.kafka.errors import explain_error
+from connectors.kafka.errors import KafkaConnectorError, explain_error
 from connectors.kafka.history import KafkaHistory
-from connectors.kafka.sinks import KafkaWriter, UndeliveredError
-from connectors.kafka.source import KafkaConnectorError, KafkaSettings, KafkaSource
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
+from connectors.kafka.writer import KafkaWriter, UndeliveredError
 from detector.checkpointing.recovery import ChangelogRecovery
 from detector.checkpointing.store import SqliteStore
 from tests.brokers import MAX_TRANSACTION_SECONDS, PASSWORD, USERNAME, ApacheKafka

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from connectors.batches import Partition
-from connectors.kafka.source import DEFERRED, KafkaConnectorError, KafkaSource
+from connectors.kafka.errors import KafkaConnectorError
+from connectors.kafka.source import DEFERRED, KafkaSource
 from tests.brokers import Broker
 from tests.connectors.kafka.support import DEADLINE, Member, Topic, committed, produce, read, settings, until
 

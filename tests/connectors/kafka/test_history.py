@@ -16,8 +16,9 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from connectors.batches import Partition
+from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.history import KafkaHistory
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.settings import KafkaSettings
 from detector.commands import train as train_command
 from detector.commands.train import TrainingSource, train
 from detector.config.settings import Settings

@@ -20,8 +20,9 @@ from kafka.consumer.fetcher import ConsumerRecord
 from connectors.batches import Alert, EventBatch, Partition, Rejected, Scores
 from connectors.encode import alert_record, score_records
 from connectors.kafka.settings import KafkaSettings
-from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink, KafkaWriter, UndeliveredError
+from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink
 from connectors.kafka.transactions import TransactionalWriter
+from connectors.kafka.writer import KafkaWriter, UndeliveredError
 from tests.brokers import Broker
 from tests.connectors.kafka.daemons import running, write
 from tests.connectors.kafka.support import until
@@ -126,10 +127,10 @@ def wide_alert(features: int) -> Alert:
 def written(writer: KafkaWriter, topic: str, count: int) -> list[ConsumerRecord]:
     """Commit what a writer wrote, and return it."""
     writer.flush()
-    if isinstance(writer, TransactionalWriter) and writer._began is not None:
+    if isinstance(writer, TransactionalWriter) and writer._in_transaction:
         assert writer._producer is not None
         writer._within(writer._producer.commit_transaction)
-        writer._began = None
+        writer._in_transaction = False
     records = read_topic_of(writer.settings.bootstrap_servers, topic)
     assert len(records) == count
     return records

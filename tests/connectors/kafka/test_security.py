@@ -17,10 +17,13 @@ from urllib.parse import parse_qs
 import pytest
 from kafka import KafkaProducer
 
+from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import probe
+from connectors.kafka.errors import AuthenticationError, KafkaConnectorError, TlsError
 from connectors.kafka.oauth import TokenError, Tokens
-from connectors.kafka.sinks import KafkaWriter
-from connectors.kafka.source import AuthenticationError, KafkaConnectorError, KafkaSettings, KafkaSource, TlsError
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
+from connectors.kafka.writer import KafkaWriter
 from tests.brokers import PASSWORD, USERNAME, ApacheKafka, make_certificate
 from tests.daemon.support import PATIENCE
 
@@ -152,8 +155,8 @@ def test_an_encrypted_key_without_password_is_refused_without_a_prompt(
     files = {"ssl_certfile": str(tmp_path / "cert.pem"), "ssl_keyfile": str(tmp_path / "locked.pem")}
     for password in ("", "wrong"):
         with pytest.raises(TlsError, match=r"the key is locked, and kafka\.ssl_key_password does not open it"):
-            settings(**files, ssl_key_password=password).client_options()
-    assert settings(**files, ssl_key_password="pony-pony").client_options()["ssl_context"]
+            client_options(settings(**files, ssl_key_password=password))
+    assert client_options(settings(**files, ssl_key_password="pony-pony"))["ssl_context"]
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
@@ -209,7 +212,7 @@ def test_an_expired_or_invalid_token_is_a_one_line_error_without_the_token(
 def test_a_token_file_that_has_been_replaced_is_read_again(
     with_token: Callable[..., KafkaSettings], tmp_path: Path
 ) -> None:
-    provider = with_token().client_options()["sasl_oauth_token_provider"]
+    provider = client_options(with_token())["sasl_oauth_token_provider"]
     first = provider.token()
     (tmp_path / "token").write_text(second := unsigned_token(60))
     assert first != provider.token() == second
@@ -249,7 +252,7 @@ def test_inconsistent_token_settings_are_refused_by_name(
     ):
         with pytest.raises(ValueError, match=named):
             with_token(**more)
-    provider = with_token(sasl_oauth_extensions=("logicalCluster=lkc-1", "identityPoolId=p=1")).client_options()
+    provider = client_options(with_token(sasl_oauth_extensions=("logicalCluster=lkc-1", "identityPoolId=p=1")))
     assert provider["sasl_oauth_token_provider"].extensions() == {"logicalCluster": "lkc-1", "identityPoolId": "p=1"}
 
 

@@ -16,14 +16,10 @@ from kafka.producer.sender import Sender
 
 from connectors.batches import Alert, EventBatch, Partition, Rejected, Scores
 from connectors.encode import alert_record, score_records
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
-from connectors.kafka.sinks import (
-    KafkaAlertSink,
-    KafkaDeadLetterSink,
-    KafkaScoreSink,
-    KafkaWriter,
-    UndeliveredError,
-)
+from connectors.kafka.errors import KafkaConnectorError
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink
+from connectors.kafka.writer import KafkaWriter, UndeliveredError
 from tests.brokers import Broker
 from tests.daemon.support import PATIENCE, until
 
@@ -177,7 +173,7 @@ def test_a_dead_letter_is_the_raw_bytes_with_origin_and_reason_in_headers(
 def test_an_unwritable_topic_is_an_error_with_its_setting_when_the_writer_opens(
     apache: Broker, open_writer: Callable[..., KafkaWriter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.kafka.sinks.METADATA_SECONDS", 2.0)
+    monkeypatch.setattr("connectors.kafka.writer.METADATA_SECONDS", 2.0)
     writer = open_writer(alerts_topic="never-made")
     with pytest.raises(KafkaConnectorError, match=r"kafka\.alerts_topic: topic 'never-made'"):
         writer.open()
@@ -226,7 +222,7 @@ def test_a_send_blocked_by_a_full_buffer_can_be_cancelled(own_broker: Broker, mo
 
     own_broker.start()
     own_broker.create_topic("alerts")
-    monkeypatch.setattr("connectors.kafka.sinks.MAX_UNFLUSHED_BYTES", 10_000)
+    monkeypatch.setattr("connectors.kafka.writer.MAX_UNFLUSHED_BYTES", 10_000)
     settings = KafkaSettings(bootstrap_servers=own_broker.bootstrap, alerts_topic="alerts", dead_letter_topic="")
     writer = KafkaWriter(settings, look)
     writer.open()

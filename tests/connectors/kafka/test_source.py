@@ -10,7 +10,8 @@ from kafka import KafkaProducer
 from pydantic import ValidationError
 
 from connectors.batches import Partition, RawBatch
-from connectors.kafka.source import KafkaSettings, KafkaSource
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
 from tests.brokers import Broker
 from tests.connectors.kafka.support import DEADLINE, WRITTEN_MS, Topic, assigned, produce, read, settings
 

@@ -11,7 +11,9 @@ import pytest
 
 from connectors.batches import Partition
 from connectors.kafka.connect import FIRST_DELAY_SECONDS
-from connectors.kafka.source import KafkaConnectorError, KafkaSettings, KafkaSource
+from connectors.kafka.errors import KafkaConnectorError
+from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.source import KafkaSource
 from tests.brokers import Broker
 from tests.connectors.kafka.support import DEADLINE, Topic, committed, delete_before, produce, read, settings, until
 

@@ -12,7 +12,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, ProducerFencedError
 
 from connectors.batches import Partition
-from connectors.kafka.settings import KafkaConnectorError, KafkaSettings
+from connectors.kafka.errors import KafkaConnectorError
+from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import DEFERRED, KafkaSource
 from connectors.kafka.transactions import TransactionalWriter, TransactionError, end_transaction_of
 from tests.brokers import Broker
@@ -247,7 +248,7 @@ def test_a_read_committed_source_sees_no_aborted_event(
         aborted, committed = producers if turn % 2 else producers[::-1]
         for mine, end in ((committed, "commit_transaction"), (aborted, "abort_transaction")):
             getattr(mine._producer, end)()
-            mine._began = None
+            mine._in_transaction = False
     assert reader(events, read_committed=True).read(6) == [0, 11, 20, 31, 40, 51]
 
 
@@ -299,7 +300,7 @@ def transaction(mine: TransactionalWriter, topic: str, values: range, end: str |
     mine.flush()
     if end:
         getattr(mine._producer, end)()
-        mine._began = None
+        mine._in_transaction = False
 
 
 def comes_to_no_lag(one: Reader, topic: str) -> bool:
