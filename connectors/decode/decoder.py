@@ -20,7 +20,6 @@ import msgspec
 from connectors.batches import CsvLayout, EventBatch, RawBatch, Rejected
 from connectors.decode.columns import Columns, plain_batch
 from connectors.decode.payload import (
-    TEMPLATE_FIELD,
     Event,
     NameTemplate,
     RefusalError,
@@ -30,7 +29,7 @@ from connectors.decode.payload import (
     field_path,
     shown,
 )
-from connectors.decode.settings import REASONS, DecodeSettings
+from connectors.decode.settings import REASONS, TEMPLATE_FIELD, DecodeSettings
 from connectors.decode.timestamps import parse_time
 
 __all__ = ["REASONS", "DecodeSettings", "Decoder"]

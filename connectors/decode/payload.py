@@ -6,7 +6,6 @@ import csv
 import functools
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +13,7 @@ from typing import Any
 import msgspec
 
 from connectors.batches import CsvLayout
-
-TEMPLATE_FIELD = re.compile(r"\{([^{}]*)\}")
-DEFAULT_TEMPLATE = "{stream}"  # the only one that a record need not have the field of: its key, or its file, names it
+from connectors.decode.settings import DEFAULT_TEMPLATE, TEMPLATE_FIELD
 
 _SHOWN_CHARACTERS = 60  # of what was found, in a refusal's detail
 _MAX_CODE_BITS = 200

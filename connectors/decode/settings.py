@@ -7,8 +7,9 @@ import re
 from pydantic import Field, field_validator
 
 from connectors.common.section import MAX_DAYS, MAX_SECONDS, Section
-from connectors.decode.payload import DEFAULT_TEMPLATE, TEMPLATE_FIELD
 
+TEMPLATE_FIELD = re.compile(r"\{([^{}]*)\}")
+DEFAULT_TEMPLATE = "{stream}"  # the only one that a record need not have the field of: its key, or its file, names it
 REASONS = (
     "empty",  # no bytes: a tombstone
     "too_large",

@@ -9,41 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from connectors.batches import CsvLayout, Int64, Partition, RawBatch
 from connectors.common.private_files import Fingerprint
-from connectors.common.section import Section
 from connectors.decode.decoder import Decoder
 from connectors.files.lines import STANDARD_INPUT, FileError, LineReader
+from connectors.files.settings import FileSettings
 
-__all__ = ["FileError", "FileSettings", "FileSource"]
+__all__ = ["FileError", "FileSource"]
 
 logger = logging.getLogger(__name__)
 
 _MOST_POLL_BYTES = 8 << 20  # but for what one read of a file brings: decoding takes some 25 times as much
 _LONG_AGO = np.iinfo(np.int64).min  # the time of records that stand before the first with a time
 _LAST = np.iinfo(np.int64).max
-
-
-class FileSettings(Section):
-    """Which files are read, and how fast."""
-
-    paths: tuple[str, ...] = Field(default=(), description='CSV or JSON lines, either as .gz; "-": standard input.')
-    speed: float = Field(
-        default=0.0, ge=0, le=1_000_000, description="Times real time, by the events' clock; 0: as fast as it goes."
-    )
-    max_poll_records: int = Field(default=10_000, ge=1, le=1_000_000, description="Most records handed over at once.")
-
-    @field_validator("paths")
-    @classmethod
-    def _each_once(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
-        for path in paths:
-            if not path or not path.isprintable():
-                raise ValueError(f"{path!r} is not the name of a file that can be printed")
-            if paths.count(path) > 1:
-                raise ValueError(f"{path!r} is named twice")
-        return paths
 
 
 class FileSource:

@@ -26,15 +26,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-
 from connectors.batches import Alert
 from connectors.common.problem import OngoingProblem
-from connectors.common.section import MAX_SECONDS, Section
 from connectors.http_client.url_policy import Targets, parse_url
 from connectors.webhook.delivery import DeliveryResult, WebhookClient
 from connectors.webhook.outbox import Message, NewMessage, Outbox, OutboxError, OutboxFullError
-from connectors.webhook.standard_webhooks import parse_secrets, webhook_body, webhook_id
+from connectors.webhook.settings import WebhookSettings, parse_secrets
+from connectors.webhook.standard_webhooks import webhook_body, webhook_id
 
 logger = logging.getLogger(__name__)
 
@@ -52,71 +50,6 @@ IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a l
 MAX_HOLDING_ATTEMPTS = 12
 
 RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})  # the receiver, or what stands before it, says: later
-
-
-class WebhookSettings(Section):
-    """The [webhook] section."""
-
-    url: SecretStr = Field(
-        default=SecretStr(""), description="Where alerts are POSTed, http:// or https://; empty: nowhere."
-    )
-    secret: SecretStr = Field(
-        default=SecretStr(""),
-        description="Signs as Standard Webhooks do: whsec_<base64> or plain text of 24 bytes or more; two, separated "
-        "by a space, while one replaces the other; empty: unsigned.",
-    )
-    allowed_hosts: tuple[str, ...] = Field(
-        default=(),
-        description="Hosts, addresses and networks that url may lead to, and nowhere else; empty: any public address. "
-        "Private and loopback addresses need their host or network listed, link-local ones the address itself.",
-    )
-    timeout_seconds: float = Field(default=15.0, gt=0, le=60, description="How long one delivery may take in all.")
-    retry_base_seconds: float = Field(
-        default=5.0,
-        gt=0,
-        le=3600,
-        description="Longest wait before the first retry; four times as long before each next one.",
-    )
-    retry_cap_seconds: float = Field(default=1800.0, gt=0, le=86_400, description="Longest wait between two attempts.")
-    max_age_seconds: float = Field(
-        default=259_200.0,
-        gt=0,
-        le=MAX_SECONDS,
-        description="An alert that could not be delivered for so long is dropped.",
-    )
-    max_pending: int = Field(
-        default=100_000,
-        ge=1,
-        le=10_000_000,
-        description="Most alerts that wait to be delivered; beyond that the oldest are dropped.",
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, url: SecretStr) -> SecretStr:
-        if url.get_secret_value():
-            parse_url(url.get_secret_value())
-        return url
-
-    @field_validator("secret")
-    @classmethod
-    def _check_secret(cls, secret: SecretStr) -> SecretStr:
-        parse_secrets(secret.get_secret_value())
-        return secret
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        Targets(hosts)
-        return hosts
-
-    @model_validator(mode="after")
-    def _check_target(self) -> WebhookSettings:
-        if self.url.get_secret_value():
-            refusal = Targets(self.allowed_hosts).refuses_host(parse_url(self.url.get_secret_value()).host)
-            if refusal is not None:
-                raise ValueError(f"webhook.url: {refusal}")
-        return self
 
 
 class WebhookSink:

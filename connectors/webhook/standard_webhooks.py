@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
@@ -19,29 +18,8 @@ from connectors.json_records import WebhookMessage
 
 MAX_BODY_BYTES = 20_000  # what Standard Webhooks tells receivers to expect
 MAX_ID_CHARACTERS = 200  # a header that every server takes
-MIN_SECRET_BYTES = 24  # Standard Webhooks' least
 
 _Value = TypeVar("_Value")
-
-
-def parse_secrets(text: str) -> list[bytes]:
-    """Return the signing keys in a setting, which may hold several. Raises ValueError, without them in its text."""
-    keys = []
-    for secret in text.split():
-        if secret.startswith("whsec_"):
-            try:
-                key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-            except binascii.Error:
-                raise ValueError("webhook.secret begins with whsec_, but base64 does not follow") from None
-        else:
-            key = secret.encode()
-        if len(key) < MIN_SECRET_BYTES:
-            raise ValueError(
-                f"webhook.secret has {len(key)} bytes, at least {MIN_SECRET_BYTES} are needed: "
-                'make one with echo "whsec_$(openssl rand -base64 32)"'
-            )
-        keys.append(key)
-    return keys
 
 
 def sign(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> str:

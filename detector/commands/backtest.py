@@ -20,7 +20,8 @@ from tqdm import tqdm
 from connectors.batches import Alert, Rejected, Scores
 from connectors.decode.decoder import Decoder
 from connectors.files.labels import LabelsError, Window, windows_of
-from connectors.files.source import FileSettings, FileSource
+from connectors.files.settings import FileSettings
+from connectors.files.source import FileSource
 from detector.commands.score_table import PER_FEATURE, ExtraColumns, cells, feature_columns
 from detector.config.settings import Settings
 from detector.engine.engine import Engine

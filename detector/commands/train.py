@@ -19,7 +19,8 @@ import torch
 from tqdm import tqdm
 
 from connectors.decode.decoder import Decoder
-from connectors.files.source import FileSettings, FileSource
+from connectors.files.settings import FileSettings
+from connectors.files.source import FileSource
 from connectors.kafka.history import KafkaHistory
 from connectors.protocols import Source
 from detector.commands.diagnosis import Diagnosis

@@ -17,11 +17,11 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from connectors.common.section import MAX_SECONDS, Section
 from connectors.decode.settings import DecodeSettings
-from connectors.files.source import FileSettings
+from connectors.files.settings import FileSettings
 from connectors.http_server.settings import HttpSettings
 from connectors.kafka.names import topic_problem
 from connectors.kafka.settings import KafkaSettings
-from connectors.webhook.sink import WebhookSettings
+from connectors.webhook.settings import WebhookSettings
 from detector.config.sources import (
     Environment,
     Found,
@@ -32,11 +32,12 @@ from detector.config.sources import (
     TomlFile,
     explain,
 )
-from detector.state.arena import MIN_STATE_BYTES
 from training.learn.settings import Learning
 from training.network.horizons import HORIZONS, check_horizons
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
+
+MIN_STATE_BYTES = 64 << 20  # for states: two streams of the widest, and room to turn around
 
 
 class SourceSettings(FileSettings):

@@ -8,10 +8,6 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from connectors.batches import Alert
-from connectors.encode import alert_record
-from connectors.webhook.standard_webhooks import leading_features
-
 MAX_LOGGED_FEATURES = 20  # of an alert in JSON, with all their numbers
 
 
@@ -56,7 +52,10 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         alert = getattr(record, "alert", None)
-        if isinstance(alert, Alert):
+        if alert is not None:
+            from connectors.encode import alert_record  # noqa: PLC0415 - numpy, which most commands have no use for
+            from connectors.webhook.standard_webhooks import leading_features  # noqa: PLC0415
+
             line |= json.loads(alert_record(leading_features(alert, MAX_LOGGED_FEATURES))[1])
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

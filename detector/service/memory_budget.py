@@ -10,7 +10,8 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from detector.state.arena import MIN_STATE_BYTES, machine_bytes
+from detector.config.settings import MIN_STATE_BYTES
+from detector.state.arena import machine_bytes
 from detector.state.stream_states import StreamStates
 
 logger = logging.getLogger(__name__)

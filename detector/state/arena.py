@@ -27,7 +27,6 @@ _MAP_NORESERVE = 0x4000
 # Of the machine's memory, for each table: blocks of several sizes leave gaps that only their own size can fill
 RESERVED = 4
 FIRST_ROWS = 64
-MIN_STATE_BYTES = 64 << 20  # for states: two streams of the widest, and room to turn around
 
 
 def machine_bytes() -> int:

@@ -30,7 +30,7 @@ from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import probe, quieten_client
 from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.fetch_thread import consumer_options
-from connectors.webhook.sink import WebhookSettings
+from connectors.webhook.settings import WebhookSettings
 from detector.config.settings import OutputSettings, Settings
 
 PARTITIONS = 4

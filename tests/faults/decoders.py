@@ -17,7 +17,8 @@ from connectors.batches import Alert, CsvLayout, Partition, RawBatch
 from connectors.decode.decoder import REASONS, Decoder, DecodeSettings
 from connectors.decode.timestamps import parse_time
 from connectors.encode import alert_record
-from connectors.files.source import FileError, FileSettings, FileSource
+from connectors.files.settings import FileSettings
+from connectors.files.source import FileError, FileSource
 from connectors.kafka.alert_feed import alert_of
 from connectors.kafka.changelog_format import (
     Assembler,

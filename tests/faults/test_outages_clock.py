@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.webhook.sink import WebhookSettings, WebhookSink
+from connectors.webhook.settings import WebhookSettings
+from connectors.webhook.sink import WebhookSink
 from tests.brokers import CHECKOUT, Broker
 from tests.daemon.fleet import make_fleet
 from tests.daemon.records import by_place, difference
@@ -127,7 +128,8 @@ def test_a_clock_that_jumps_by_hours_changes_nothing(
 WAITING = """
 import os, sys, time
 from pathlib import Path
-from connectors.webhook.sink import WebhookSettings, WebhookSink
+from connectors.webhook.settings import WebhookSettings
+from connectors.webhook.sink import WebhookSink
 from connectors.batches import Alert
 seen = []
 settings = WebhookSettings.model_validate(

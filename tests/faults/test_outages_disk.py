@@ -14,7 +14,8 @@ import pytest
 from connectors.batches import Rejected
 from connectors.files.sinks import FileDeadLetterSink, FileFullError
 from connectors.webhook.outbox import NewMessage, Outbox, OutboxFullError
-from connectors.webhook.sink import WebhookSettings, WebhookSink
+from connectors.webhook.settings import WebhookSettings
+from connectors.webhook.sink import WebhookSink
 from connectors.webhook.standard_webhooks import webhook_id
 from detector.checkpointing.sqlite import UnsavedError
 from detector.checkpointing.store import SqliteStore

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import connectors
 from connectors.decode.decoder import Decoder
-from connectors.files.source import FileSettings, FileSource
+from connectors.files.settings import FileSettings
+from connectors.files.source import FileSource
 
 DEADLINE_SECONDS = 240
 HERE = str(Path(connectors.__file__).parents[1])

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from connectors.batches import Partition
 from connectors.decode.decoder import Decoder, DecodeSettings
-from connectors.files.source import FileError, FileSettings, FileSource
+from connectors.files.settings import FileSettings
+from connectors.files.source import FileError, FileSource
 from tests.connectors.files.support import DEADLINE_SECONDS, ENVIRONMENT, many_rows, read, write
 
 
@@ -252,7 +253,8 @@ def test_every_line_of_any_file_is_an_event_or_a_rejection(tmp_path_factory, lin
 
 READER = """
     from connectors.decode.decoder import Decoder
-    from connectors.files.source import FileSettings, FileSource
+    from connectors.files.settings import FileSettings
+    from connectors.files.source import FileSource
     source, idle = FileSource(FileSettings(paths=("-",))), True
     while not source.finished():
         batch, rejected = Decoder().decode(source.poll(0.1))

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from connectors.http_client.connect import Connector
 from connectors.http_client.url_policy import TargetRefusedError, Targets, parse_url
-from connectors.webhook.sink import WebhookSettings, WebhookSink
+from connectors.webhook.settings import WebhookSettings
+from connectors.webhook.sink import WebhookSink
 from tests.connectors.webhook.support import alert
 
 METADATA = "169.254.169.254"

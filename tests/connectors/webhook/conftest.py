@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from connectors.webhook.sink import WebhookSettings, WebhookSink
+from connectors.webhook.settings import WebhookSettings
+from connectors.webhook.sink import WebhookSink
 from tests.connectors.webhook.support import SECRET, Counts, MakeSink, Receiver
 
 

@@ -15,8 +15,9 @@ from urllib.parse import unquote
 import pytest
 from pydantic import ValidationError
 
-from connectors.webhook.sink import WebhookSettings, WebhookSink
-from connectors.webhook.standard_webhooks import parse_secrets, sign, webhook_body, webhook_id
+from connectors.webhook.settings import WebhookSettings, parse_secrets
+from connectors.webhook.sink import WebhookSink
+from connectors.webhook.standard_webhooks import sign, webhook_body, webhook_id
 from tests.connectors.webhook.support import SECRET, Counts, MakeSink, Receiver, alert, until, verify
 
 

@@ -204,7 +204,8 @@ def test_a_replayed_alert_is_not_sent_again(receiver: Receiver, make_sink: MakeS
 _CHILD = """
 import sys, time
 from pathlib import Path
-from connectors.webhook.sink import WebhookSettings, WebhookSink
+from connectors.webhook.settings import WebhookSettings
+from connectors.webhook.sink import WebhookSink
 from tests.connectors.webhook.support import SECRET, alert
 sink = WebhookSink(WebhookSettings(url=sys.argv[1], secret=SECRET, allowed_hosts=['127.0.0.1']), Path(sys.argv[2]))
 sink.write([alert(1), alert(1, "resolved")])

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from connectors.decode.decoder import Decoder
-from connectors.files.source import FileError, FileSettings, FileSource
+from connectors.files.settings import FileSettings
+from connectors.files.source import FileError, FileSource
 from detector.cli import main
 from detector.commands import train as train_command
 from detector.commands.train import TrainError, TrainingSource, train, train_on_files

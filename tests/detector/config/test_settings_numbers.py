@@ -12,7 +12,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from connectors.files.source import FileSettings, FileSource
+from connectors.files.settings import FileSettings
+from connectors.files.source import FileSource
 from detector.config.settings import Settings, SettingsError, load_settings
 from training.learn.settings import Learning
 

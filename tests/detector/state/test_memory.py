@@ -14,10 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from connectors.batches import EventBatch
+from detector.config.settings import MIN_STATE_BYTES
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
 from detector.service.memory_budget import BASE_BYTES, SHARE, log_capacity, memory_limit
-from detector.state.arena import MIN_STATE_BYTES, PAGE, GrowableArray, SpillBuffer, machine_bytes
+from detector.state.arena import PAGE, GrowableArray, SpillBuffer, machine_bytes
 from detector.state.stream_cache import PORTION
 from detector.state.tables import Table
 from tests.detector.engine.restarts import assert_same

@@ -1,0 +1,27 @@
+"""Which files are read and how fast, as settings."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from connectors.common.section import Section
+
+
+class FileSettings(Section):
+    """Which files are read, and how fast."""
+
+    paths: tuple[str, ...] = Field(default=(), description='CSV or JSON lines, either as .gz; "-": standard input.')
+    speed: float = Field(
+        default=0.0, ge=0, le=1_000_000, description="Times real time, by the events' clock; 0: as fast as it goes."
+    )
+    max_poll_records: int = Field(default=10_000, ge=1, le=1_000_000, description="Most records handed over at once.")
+
+    @field_validator("paths")
+    @classmethod
+    def _each_once(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        for path in paths:
+            if not path or not path.isprintable():
+                raise ValueError(f"{path!r} is not the name of a file that can be printed")
+            if paths.count(path) > 1:
+                raise ValueError(f"{path!r} is named twice")
+        return paths

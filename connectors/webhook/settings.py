@@ -1,0 +1,98 @@
+"""Where alerts are POSTed and how they are signed, as settings."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from connectors.common.section import MAX_SECONDS, Section
+from connectors.http_client.url_policy import Targets, parse_url
+
+MIN_SECRET_BYTES = 24  # Standard Webhooks' least
+
+
+class WebhookSettings(Section):
+    """The [webhook] section."""
+
+    url: SecretStr = Field(
+        default=SecretStr(""), description="Where alerts are POSTed, http:// or https://; empty: nowhere."
+    )
+    secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Signs as Standard Webhooks do: whsec_<base64> or plain text of 24 bytes or more; two, separated "
+        "by a space, while one replaces the other; empty: unsigned.",
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts, addresses and networks that url may lead to, and nowhere else; empty: any public address. "
+        "Private and loopback addresses need their host or network listed, link-local ones the address itself.",
+    )
+    timeout_seconds: float = Field(default=15.0, gt=0, le=60, description="How long one delivery may take in all.")
+    retry_base_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        le=3600,
+        description="Longest wait before the first retry; four times as long before each next one.",
+    )
+    retry_cap_seconds: float = Field(default=1800.0, gt=0, le=86_400, description="Longest wait between two attempts.")
+    max_age_seconds: float = Field(
+        default=259_200.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="An alert that could not be delivered for so long is dropped.",
+    )
+    max_pending: int = Field(
+        default=100_000,
+        ge=1,
+        le=10_000_000,
+        description="Most alerts that wait to be delivered; beyond that the oldest are dropped.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr) -> SecretStr:
+        if url.get_secret_value():
+            parse_url(url.get_secret_value())
+        return url
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: SecretStr) -> SecretStr:
+        parse_secrets(secret.get_secret_value())
+        return secret
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        Targets(hosts)
+        return hosts
+
+    @model_validator(mode="after")
+    def _check_target(self) -> WebhookSettings:
+        if self.url.get_secret_value():
+            refusal = Targets(self.allowed_hosts).refuses_host(parse_url(self.url.get_secret_value()).host)
+            if refusal is not None:
+                raise ValueError(f"webhook.url: {refusal}")
+        return self
+
+
+def parse_secrets(text: str) -> list[bytes]:
+    """Return the signing keys in a setting, which may hold several. Raises ValueError, without them in its text."""
+    keys = []
+    for secret in text.split():
+        if secret.startswith("whsec_"):
+            try:
+                key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+            except binascii.Error:
+                raise ValueError("webhook.secret begins with whsec_, but base64 does not follow") from None
+        else:
+            key = secret.encode()
+        if len(key) < MIN_SECRET_BYTES:
+            raise ValueError(
+                f"webhook.secret has {len(key)} bytes, at least {MIN_SECRET_BYTES} are needed: "
+                'make one with echo "whsec_$(openssl rand -base64 32)"'
+            )
+        keys.append(key)
+    return keys
