@@ -33,10 +33,9 @@ from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
 from detector.checkpointing.recovery import ADOPTED, ChangelogRecovery, Restored
 from detector.checkpointing.store import PartitionPosition, PartitionRow, SqliteStore
-from detector.engine.engine import Engine
 from detector.observability.metrics import Metrics
 from detector.state.records import head_of, incident_of
-from detector.state.stream_cache import partition_hash
+from detector.state.stream_cache import StreamCache, partition_hash
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class ChangelogCheckpointer:
     def __init__(
         self,
         settings: KafkaSettings,
-        engine: Engine,
+        streams: StreamCache,
         store: SqliteStore,
         writer: TransactionalWriter,
         metrics: Metrics,
@@ -59,10 +58,10 @@ class ChangelogCheckpointer:
         stored: Callable[[Sequence[str]], Iterable[bytes | None]],  # gives streams' rows of the local store
     ) -> None:
         self._stored = stored
-        self._settings, self._engine, self._store, self._writer = settings, engine, store, writer
+        self._settings, self._streams, self._store, self._writer = settings, streams, store, writer
         self._metrics, self._version = metrics, version
         self.recovery = ChangelogRecovery(
-            settings, store, layouts=engine.states.layouts, member=writer.transactional_id, standby=standby
+            settings, store, layouts=streams.states.layouts, member=writer.transactional_id, standby=standby
         )
         self.offsets: dict[Partition, int] = {}  # of the next event, of partitions that are read
         self.restoring: dict[Partition, float] = {}  # that wait for their states, and since when (monotonic, s)
@@ -102,7 +101,7 @@ class ChangelogCheckpointer:
             for offsets in (self.offsets, self._start_offsets, self._committed):
                 offsets.pop(partition, None)
             self._backfilling.discard(partition)
-            self._engine.forget(self._engine.streams_on(partition))
+            self._streams.forget(self._streams.on_partition(partition))
         self.recovery.revoke(partitions)
         self._restrict_store()
         self._metrics.partitions_restoring.set(len(self.restoring))
@@ -153,7 +152,7 @@ class ChangelogCheckpointer:
         try:
             for partition in self._backfilling & self.offsets.keys():
                 self._backfill(partition)
-            for name, row in self._engine.drain():
+            for name, row in self._streams.drain():
                 drained.append(name)
                 if (place := owned.get(head_of(row).partition)) is not None:
                     rows[place].append(_row_of(name, row))
@@ -165,7 +164,7 @@ class ChangelogCheckpointer:
             if not wait(lambda: self._writer.commit(ahead, source.member())):
                 return
         except BaseException:
-            self._engine.forget(drained)
+            self._streams.forget(drained)
             raise
         self._repartitioned.clear()
         self._committed.update(ahead)
@@ -177,7 +176,7 @@ class ChangelogCheckpointer:
     def roll_back(self, source: KafkaSource, wait: Callable[[Callable[[], None]], None]) -> None:
         """Go back to what was last committed: streams that changed since are brought back from the store."""
         self._metrics.transactions["aborted"].inc()
-        self._engine.roll_back()
+        self._streams.roll_back()
         self._repartitioned.clear()
         mine = [*self.offsets, *self.restoring]
         source.hold(mine)
@@ -232,7 +231,7 @@ class ChangelogCheckpointer:
             mark = Mark(
                 group=self._settings.group_id,
                 member=self._writer.transactional_id,
-                layout=self._engine.states.layout,
+                layout=self._streams.states.layout,
                 longwatch=self._version,
                 streams=self._store.row_count(partition),
             )

@@ -116,7 +116,10 @@ class Checkpoints:
     def backlog_full(self) -> bool:
         """Whether so much waits for a checkpoint that no more should come."""
         engine = self._parts.engine
-        much = engine.pending_count > FORCED_CHECKPOINT or engine.pending_bytes > engine.settings.memory_bytes
+        much = (
+            engine.streams.pending_count > FORCED_CHECKPOINT
+            or engine.streams.pending_bytes > engine.settings.memory_bytes
+        )
         return much or self._parts.sinks.full()
 
     def overdue(self) -> str:
@@ -150,7 +153,7 @@ class Checkpoints:
                 )
                 return False
             meta = self.meta()
-            with engine.draining() as rows:
+            with engine.streams.draining() as rows:
                 if partitions is not None and isinstance(source, KafkaSource):
                     partitions.commit(source, meta, self._broker_wait.run)
                 else:
@@ -174,7 +177,7 @@ class Checkpoints:
         """Return what a checkpoint says beside the states."""
         return {
             "version": META_VERSION,
-            "layout": self._parts.engine.states.layout,
+            "layout": self._parts.engine.streams.states.layout,
             "offsets": [[*partition, offset] for partition, offset in sorted(self.offsets.items())],
             "beginnings": self._parts.source.fingerprints(),
             "sinks": self._parts.sinks.position(),
@@ -211,7 +214,7 @@ class Checkpoints:
         else:
             if isinstance(why, UndeliveredError):
                 self._reporter.no_checkpoint()
-            engine.roll_back()
+            engine.streams.roll_back()
             incidents.found(store.open_incidents())
             self.offsets.update(self._start_offsets)
             source.rewind(self._start_offsets)

@@ -120,8 +120,8 @@ def replay(
             result.rejected += len(rejected)
             reject(rejected)
         step = engine.step(batch)
-        if engine.pending_count:
-            stored.update(engine.drain())
+        if engine.streams.pending_count:
+            stored.update(engine.streams.drain())
         write(step.scores)
         result.events += len(batch)
         result.scored += len(step.scores)

@@ -130,7 +130,7 @@ class Fleet:
 
     def stream_bytes(self) -> tuple[float, float]:
         """Return the bytes that a stream takes in memory, and those of its saved row."""
-        return self._engine.nbytes / self._streams, self._row_bytes
+        return self._engine.streams.nbytes / self._streams, self._row_bytes
 
     def close(self) -> None:
         """End the engine's threads and free its tables."""
@@ -147,7 +147,7 @@ class Fleet:
             step = np.repeat(np.arange(first, last), TEMPLATES)
             old_enough = step >= stream % AGES
             engine.step(self._batch(names, stream[old_enough], step[old_enough]))
-        rows = [row for _, row in engine.drain()]
+        rows = [row for _, row in engine.streams.drain()]
         engine.close()
         return rows
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from connectors.batches import CALM, SILENCE, Alert, EventBatch, Scores
 from detector.engine.batch_layout import admit_events, events_within_lanes, layout_observations
 from detector.engine.results import ScoredBatch, SortedBatch, alert_of, concat, part_of, resolved, scores_of, together
-from detector.scoring.admission import BLOCKED, MovedBack, Taken, silence_of
+from detector.scoring.admission import MovedBack, Taken, silence_of
 from detector.scoring.incidents import FIRES, NONE, PEAKS, RESOLVES, AlertRules, end_incident
-from detector.scoring.judge import MEASURED, NOVELTY_WARMUP, RETURN_WARMUP, VERDICT, measure
+from detector.scoring.judge import MEASURED, VERDICT, measure
 from detector.scoring.scan import judge
 from detector.scoring.symbols import SYMBOL_ROW, measure_symbols, network
 from detector.state.arena import SpillBuffer
@@ -69,10 +69,11 @@ class Step:
     blocked: list[str]  # streams of which so many events in a row have been dropped by now that they are worth a word
 
 
-class Engine(StreamCache):
+class Engine:
     """Scores events of any streams, one network for all, a state for every feature of every stream.
 
-    `fetch` and `spill`: see StreamCache. `on_stage` is called with the name of each stage as it ends.
+    `fetch` and `spill`: see StreamCache, which holds the states (`streams`). `on_stage` is called with the name of each
+    stage as it ends.
     """
 
     def __init__(
@@ -88,14 +89,16 @@ class Engine(StreamCache):
         self._lanes = lanes_on(model, device)
         self._horizons = np.array(model.shape.horizons, np.int64)
         self._output_size = model.shape.output_size
-        super().__init__(
+        self.streams = StreamCache(
             StreamStates(self._lanes, model.shape.state_size, model.shape.horizons),
             model.fingerprint(),
             fetch,
             spill,
+            max_streams=self.settings.max_streams,
             memory_bytes=self.settings.memory_bytes,
             muted_streams=self.settings.muted_streams,
         )
+        self._states = self.streams.states
         self._on_stage = on_stage or (lambda _: None)
         self._pool = ThreadPoolExecutor(self.settings.threads) if self.settings.threads > 1 else None
         r = self.settings.rules
@@ -139,17 +142,16 @@ class Engine(StreamCache):
         )
 
     def _step(self, batch: EventBatch) -> Step:
-        slots = self.load(batch.streams)
-        self._changed.update(slots.tolist())  # from here on, also where something below raises
+        slots = self.streams.load(batch.streams)
+        self.streams.mark_changed(slots)  # from here on, also where something below raises
         let = admit_events(
-            self.states, batch, slots, duplicates=self.settings.keep_duplicates, late=self.settings.keep_late
+            self._states, batch, slots, duplicates=self.settings.keep_duplicates, late=self.settings.keep_late
         )
         judged = self._run_stages(batch, slots, let.taken)
-        scores = scores_of(batch, judged, self.version, self.states.symbol_names)
+        scores = scores_of(batch, judged, self.streams.version, self._states.symbol_names)
         alerts = self._alerts(batch, judged)
-        for_memory = self._evict_for_memory()
-        evicted = self._evict(len(self.states.slots) - self.settings.max_streams)
-        self.states.sweep_names()
+        for_memory, for_number = self.streams.evict()
+        self._states.sweep_names()
         self._on_stage("score")
         return Step(
             scores=scores,
@@ -157,7 +159,7 @@ class Engine(StreamCache):
             duplicates=let.duplicates,
             late=let.late,
             features_dropped=judged.features_dropped,
-            evicted=evicted + for_memory,
+            evicted=for_memory + for_number,
             evicted_for_memory=for_memory,
             repartitioned=let.changed,
             moved_back=let.moved_back,
@@ -166,7 +168,7 @@ class Engine(StreamCache):
 
     def _run_stages(self, batch: EventBatch, slots: Int64, taken: Taken) -> ScoredBatch:
         """Take events, sorted by stream, through all stages; in several passes where streams gain features midway."""
-        work, dropped, turn = layout_observations(self.states, batch, slots, taken, self._model_number)
+        work, dropped, turn = layout_observations(self._states, batch, slots, taken, self.streams.model_number)
         if turn is not None:
             parts = [turn == k for k in range(int(turn.max()) + 1)]
             return concat([self._run_stages(batch, slots, taken.at(part)) for part in parts])
@@ -188,22 +190,22 @@ class Engine(StreamCache):
         codes, first = np.unique(batch.stream[at:end], return_index=True)
         order = np.argsort(first)
         names = [batch.streams[code] for code in codes[order].tolist()]
-        slots = self.load(names, self.states.nbytes + round(PORTION * limit))
+        slots = self.streams.load(names, self._states.nbytes + round(PORTION * limit))
         if len(slots) < len(names):
             end = at + int(first[order[len(slots)]])
         room = PORTION * limit
-        each = self.states.lane_bytes + SYMBOL_ROW.itemsize * (len(batch.symbols) > 0)
+        each = self._states.lane_bytes + SYMBOL_ROW.itemsize * (len(batch.symbols) > 0)
         if (start[end] - start[at]) * each <= room:
             return end
         slot = np.full(len(batch.streams), -1)
         slot[codes[order[: len(slots)]]] = slots
-        return at + events_within_lanes(self.states, batch, slot, at, end, max(int(room / each), 1))
+        return at + events_within_lanes(self._states, batch, slot, at, end, max(int(room / each), 1))
 
     def _inputs(self, work: SortedBatch) -> tuple[NDArray[np.float32], NDArray[np.void]]:
         count = len(work.lane)
         inputs, frames = np.empty((count, INPUT_SIZE), np.float32), np.empty(count, FRAME)
         time = np.repeat(work.time, np.diff(work.start))
-        normalisers = self.states.lanes.rows["input"]
+        normalisers = self._states.lanes.rows["input"]
         self._parallel(
             work, lambda _a, _b, a, b: featurise(normalisers, work.lane, time, work.value, a, b, inputs, frames)
         )
@@ -222,28 +224,28 @@ class Engine(StreamCache):
         """Step the categorical lanes; PREDICTION [observations], or nothing where all are numbers."""
         foreseen = np.zeros(len(work.symbol), PREDICTION)
         if len(work.symbol):
-            weights, lanes, row = network(), self.states.symbols.rows["lane"], self._symbol_rows(work)
+            weights, lanes, row = network(), self._states.symbols.rows["lane"], self._symbol_rows(work)
             self._parallel(work, lambda _a, _b, a, b: predict(lanes, weights, row, work.symbol, a, b, foreseen))
         return foreseen
 
     def _symbol_rows(self, work: SortedBatch) -> Int64:
         """Return the observations' rows in the table of categorical lanes, -1 for a number."""
-        rows: Int64 = self.states.lanes.rows["symbols"][work.lane] - 1
+        rows: Int64 = self._states.lanes.rows["symbols"][work.lane] - 1
         return rows
 
     def _warm_up(self, lane: Int64) -> None:
         """Give lanes whose hidden state belongs to former weights one of the present: replay their recent window."""
-        stale = np.unique(lane[self.states.lanes.rows["model"][lane] != self._model_number])
+        stale = np.unique(lane[self._states.lanes.rows["model"][lane] != self.streams.model_number])
         for at in range(0, len(stale), WARM_UP_LANES):
             lanes = stale[at : at + WARM_UP_LANES]
-            window, _, counts = unroll(self.states.lanes.rows["history"][lanes])
-            self._lanes.write(lanes, np.zeros((len(lanes), self.states.state_size), np.float32))
+            window, _, counts = unroll(self._states.lanes.rows["history"][lanes])
+            self._lanes.write(lanes, np.zeros((len(lanes), self._states.state_size), np.float32))
             rows = np.arange(WINDOW)[None] >= WINDOW - counts[:, None]  # [lanes, WINDOW]
             replayed, recent = np.repeat(lanes, counts), np.ascontiguousarray(window[rows])
             forgotten = np.empty((len(replayed), self._output_size), np.float32)
             for _ in range(WARM_UP_PASSES):
                 self._lanes.step(replayed, recent, 0, len(replayed), forgotten)
-            self.states.lanes.rows["model"][lanes] = self._model_number
+            self._states.lanes.rows["model"][lanes] = self.streams.model_number
 
     def _judge(
         self,
@@ -254,7 +256,7 @@ class Engine(StreamCache):
         outputs: NDArray[np.float32],
         foreseen: NDArray[np.void],
     ) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        states, count = self.states, len(work.lane)
+        states, count = self._states, len(work.lane)
         measured, verdicts = np.empty(count, MEASURED), np.empty(len(work.event), VERDICT)
         masked = np.empty(count, np.bool_)
         masked_numbers = np.empty(len(numbers.lane), np.bool_) if numbers is not work else masked
@@ -311,21 +313,21 @@ class Engine(StreamCache):
         for i in changed[np.argsort(work.event[changed])].tolist():
             slot, change = int(work.slot[i]), verdicts["change"][i]
             if verdicts["lapses"][i]:
-                alerts.append(resolved(self.states.open_alerts.pop(slot), int(work.lapse[i]), SILENCE))
+                alerts.append(resolved(self._states.open_alerts.pop(slot), int(work.lapse[i]), SILENCE))
             if change == RESOLVES:
-                alerts.append(resolved(self.states.open_alerts.pop(slot), int(work.time[i]), CALM))
+                alerts.append(resolved(self._states.open_alerts.pop(slot), int(work.time[i]), CALM))
             elif change in {FIRES, PEAKS}:
                 above = self.settings.rules.critical_above_threshold
-                alert = alert_of(batch, judged, i, self.version, above, self.states.symbol_names)
+                alert = alert_of(batch, judged, i, self.streams.version, above, self._states.symbol_names)
                 if change == PEAKS:
-                    first = self.states.open_alerts[slot]
+                    first = self._states.open_alerts[slot]
                     alert = replace(
                         alert, id=first.id, started_at=first.started_at,
                         topic=first.topic, partition=first.partition, offset=first.offset,
                     )  # fmt: skip
                 else:
                     alerts.append(alert)
-                self.states.open_alerts[slot] = alert
+                self._states.open_alerts[slot] = alert
         return alerts
 
     def resolve_silent(self, silent: Mapping[str, float]) -> tuple[list[Alert], dict[str, float]]:
@@ -340,44 +342,45 @@ class Engine(StreamCache):
         names = list(silent)
         for at in range(0, len(names), PACK_BATCH):
             some = names[at : at + PACK_BATCH]
-            for name, slot in zip(some, self.load(some).tolist(), strict=True):
-                stream = self.states.streams.rows[slot]
-                if slot not in self.states.open_alerts:
+            for name, slot in zip(some, self.streams.load(some).tolist(), strict=True):
+                stream = self._states.streams.rows[slot]
+                if slot not in self._states.open_alerts:
                     continue
                 allowed = float(silence_of(stream["admission"]))
                 if silent[name] <= allowed:
                     patient[name] = allowed
                     continue
                 ended = int(stream["admission"]["time"]) + int(allowed * 1e9)
-                alerts.append(resolved(self.states.open_alerts.pop(slot), ended, SILENCE))
+                alerts.append(resolved(self._states.open_alerts.pop(slot), ended, SILENCE))
                 end_incident(stream)
-                self._changed.add(slot)
-            self._evict_for_memory()
-            self._evict(len(self.states.slots) - self.settings.max_streams)
+                self.streams.mark_changed(np.array([slot]))
+            self.streams.evict()
         return alerts, patient
+
+    def pack(self, stream: str) -> bytes | None:
+        """Return a stream's whole state: what a framework with state of its own keeps of it. None: it is not in memory.
+
+        Some 31 KB of a stream of one feature. It holds all that scores and alerts of the stream's next events depend on
+        but the weights, and is read by any engine with the same `horizons`.
+        """
+        return self.streams.pack(stream)
+
+    def unpack(self, stream: str, state: bytes) -> None:
+        """Give a stream the state that `pack` returned, here or in another process, in the place of what it has.
+
+        Raises StateError for a state of another layout or damaged; the stream then starts without one.
+        """
+        self.streams.unpack(stream, state)
+
+    @property
+    def version(self) -> str:
+        """Name of the weights in use."""
+        return self.streams.version
 
     def use(self, model: Weights) -> None:
         """Score with other weights from the next event on; each lane is primed as its next event comes."""
         self._lanes.use(model)
-        self.version = model.fingerprint()
-        self._model_number += 1
-
-    def warming(self) -> int:
-        """Return how many streams in memory are too young to be judged."""
-        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
-        streams = self.states.streams.rows[slots]
-        single = streams["single"] >= 0
-        return int(np.where(single, streams["events"] < NOVELTY_WARMUP, streams["events"] < RETURN_WARMUP).sum())
-
-    def blocked(self) -> int:
-        """Return how many streams in memory drop everything that comes."""
-        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
-        return int((self.states.streams.rows["admission"]["dropped"][slots] >= BLOCKED).sum())
-
-    @property
-    def device_bytes(self) -> int:
-        """Bytes taken of a GPU's own memory."""
-        return self._lanes.device_bytes
+        self.streams.use(model.fingerprint())
 
     def close(self) -> None:
         """End the threads."""

@@ -105,13 +105,13 @@ class Daemon:
             self._clock.ends,
             SpillBuffer(settings.state.directory, round(PORTION * limit.state_bytes)),
         )
-        self._reporter = Reporter(self.metrics, settings, self._engine)
+        self._reporter = Reporter(self.metrics, settings, self._engine.streams)
         if meta:
-            check_layout(meta, settings, self._engine.states.layouts, __version__)
+            check_layout(meta, settings, self._engine.streams.states.layouts, __version__)
             self._reporter.begin(meta.get("newest", 0.0))
         self._store.upgrade()
         self.metrics.state_limit_bytes.set(limit.state_bytes)
-        log_capacity(limit, self._engine.states, 1 - 3 * PORTION, settings.state.max_streams)
+        log_capacity(limit, self._engine.streams.states, 1 - 3 * PORTION, settings.state.max_streams)
         self._decoder = Decoder(settings.decode)
         self._member = meta.get("member", "") if meta else ""
         writer = self._make_writer()
@@ -132,7 +132,7 @@ class Daemon:
         if writer is not None:
             self._partitions = ChangelogCheckpointer(
                 settings.kafka,
-                self._engine,
+                self._engine.streams,
                 self._store,
                 writer,
                 self.metrics,

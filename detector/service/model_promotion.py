@@ -60,7 +60,7 @@ class ModelPromotion:
             self._retrained_at = time.monotonic()
             seed = self._settings.compute.seed + self._retrainings
             self._retrainings += 1
-            histories, stream = self._parts.engine.histories(MAX_LANES, seed)
+            histories, stream = self._parts.engine.streams.histories(MAX_LANES, seed)
             self._retrainer.start(self._model, histories, stream, seed, training.budget_seconds, training)
 
     def stop(self) -> None:

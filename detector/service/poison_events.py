@@ -89,14 +89,14 @@ class PoisonGuard:
             self._until.pop(partition, None)
 
     def _bisect(self, batch: EventBatch, raw: RawBatch) -> Iterator[SubBatch]:
-        before = self._engine.snapshot(batch.streams)
+        before = self._engine.streams.snapshot(batch.streams)
         came = self._try(batch)
         if not isinstance(came, Exception):
             yield self._taken(batch, came)
             return
         if not len(batch):
             raise came
-        self._engine.restore(before)
+        self._engine.streams.restore(before)
         self._careful_by = self._clock() + CAREFUL_SECONDS
         if len(batch) > 1:
             del before, came  # the exception holds all that the failed step had in its hands
@@ -144,10 +144,10 @@ class PoisonGuard:
         self._failing[name] = self._failing.get(name, 0) + 1
         if self._failing[name] < MAX_FAILURES_OF_A_STREAM:
             return None
-        self._engine.reset(name)
+        self._engine.streams.reset(name)
         came = self._try(batch)
         if isinstance(came, Exception):
-            self._engine.restore(before)
+            self._engine.streams.restore(before)
             return None
         logger.error(
             "stream %r begins anew: the engine raised on %d of its events one after the other, and does not on an empty"

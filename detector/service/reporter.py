@@ -12,13 +12,14 @@ from connectors.batches import Alert, EventBatch, Rejected
 from connectors.common.throttle import LogThrottle
 from detector.checkpointing.store import DamagedRowError
 from detector.config.settings import Settings
-from detector.engine.engine import Engine, Step
+from detector.engine.engine import Step
 from detector.observability.alert_text import format_duration, format_time, log_alert
 from detector.observability.metrics import Metrics
 from detector.observability.rejections import RejectionLog
 from detector.observability.stream_warnings import StreamWarnings
 from detector.observability.summary import RunSummary
 from detector.scoring.admission import BLOCKED
+from detector.state.stream_cache import StreamCache
 from training.retrain.result import RetrainResult
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ MAX_LOGGED_MOVES = 1_000  # streams on two partitions that are named in the log,
 class Reporter:
     """Counts and tells what came of batches, checkpoints and retrainings."""
 
-    def __init__(self, metrics: Metrics, settings: Settings, engine: Engine) -> None:
-        self._metrics, self._settings, self._engine = metrics, settings, engine
+    def __init__(self, metrics: Metrics, settings: Settings, streams: StreamCache) -> None:
+        self._metrics, self._settings, self._streams = metrics, settings, streams
         self.newest = 0.0  # time of the newest event, s
         self._told_moved: set[str] = set()
         self._moved_back = StreamWarnings("went back in time: their late events agree, so their clocks had been ahead")
@@ -92,12 +93,12 @@ class Reporter:
         m.streams_moved_back.inc(len(step.moved_back))
         m.streams_evicted.inc(step.evicted)
         m.streams_evicted_for_memory.inc(step.evicted_for_memory)
-        m.state_bytes.set(self._engine.nbytes)
+        m.state_bytes.set(self._streams.nbytes)
         m.batch_events.observe([len(batch)])
         m.score.observe(scores.score)
         for alert in firing:
             m.alerts[alert.severity].inc()
-        m.streams.set(len(self._engine.states.slots))
+        m.streams.set(len(self._streams))
         if len(batch):
             # a clock that is ahead must not hide that nothing comes any more
             self.newest = min(float(batch.time.max()) * 1e-9, time.time())
@@ -109,7 +110,7 @@ class Reporter:
             logger.warning(
                 "memory for states is full (%.2f GB, state.memory_bytes): the %d longest idle streams went to the"
                 " state directory; %d are in memory",
-                *(self._engine.settings.memory_bytes / 1e9, count, len(self._engine.states.slots)),
+                *(self._streams.memory_bytes / 1e9, count, len(self._streams)),
             )
 
     def rejected(self, rejected: list[Rejected], read: int) -> None:
@@ -126,7 +127,7 @@ class Reporter:
 
     def watch(self, lag: int) -> None:
         """Say now and then how the work goes; `lag` is how many records wait to be read."""
-        self._summary.log_hourly(len(self._engine.states.slots), lag)
+        self._summary.log_hourly(len(self._streams), lag)
 
     def stopped(self) -> None:
         """Say what came of the whole run."""
@@ -147,10 +148,10 @@ class Reporter:
         m.checkpoint_seconds.observe([seconds])
         m.last_checkpoint_timestamp.set_to_current_time()
         m.events_unsaved.set(0)
-        m.streams_warming.set(self._engine.warming())
-        m.streams_blocked.set(self._engine.blocked())
-        m.lanes.set(self._engine.lane_count())
-        m.device_memory.set(self._engine.device_bytes)
+        m.streams_warming.set(self._streams.warming())
+        m.streams_blocked.set(self._streams.blocked())
+        m.lanes.set(self._streams.lane_count())
+        m.device_memory.set(self._streams.device_bytes)
         if seconds > self._settings.state.checkpoint_interval_seconds:
             logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import Partition
+from detector.scoring.admission import BLOCKED
+from detector.scoring.judge import NOVELTY_WARMUP, RETURN_WARMUP
 from detector.state.arena import SpillBuffer
 from detector.state.records import head_of
 from detector.state.stream_states import StreamStates
@@ -32,8 +34,9 @@ class StreamCache:
     """The streams in memory.
 
     `fetch` brings back the states that were drained for streams not in memory (None: never seen); what it returns is
-    taken one by one, as memory allows. `spill` holds what is evicted between two drains. States may take
-    `memory_bytes`, but for one stream more; 0: no limit. `muted_streams`: patterns of names.
+    taken one by one, as memory allows. `spill` holds what is evicted between two drains. At most `max_streams` stay in
+    memory; their states may take `memory_bytes`, but for one stream more (0: no limit). `muted_streams`: patterns of
+    names.
     """
 
     def __init__(
@@ -43,18 +46,22 @@ class StreamCache:
         fetch: Callable[[Sequence[str]], Iterable[bytes | None]] | None = None,
         spill: SpillBuffer | None = None,
         *,
+        max_streams: int,
         memory_bytes: int = 0,
         muted_streams: Sequence[str] = (),
     ) -> None:
         self.states = states
         self.version = version  # of the weights that hidden states belong to, by name; below by number
-        self._model_number = 1
+        self.model_number = 1
         self._fetch = fetch or (lambda names: [None] * len(names))
-        self._memory_bytes, self._muted_streams = memory_bytes, tuple(muted_streams)
+        self.max_streams, self.memory_bytes, self._muted_streams = max_streams, memory_bytes, tuple(muted_streams)
         self._changed: set[int] = set()
         self._spill = SpillBuffer() if spill is None else spill  # evicted since the last drain
         self._uses = 0
         self._last_use = np.zeros(0, np.int64)  # by slot: when it was last asked for; times may be wrong
+
+    def __len__(self) -> int:
+        return len(self.states.slots)
 
     def load(self, names: list[str], most_bytes: int = 0) -> Int64:
         """Return the slots of streams, brought back or new; of the first ones only where they take `most_bytes`."""
@@ -76,15 +83,29 @@ class StreamCache:
         return slots
 
     def _insert(self, name: str, row: bytes | None) -> int:
-        states, model = self.states, self._model_number
+        states, model = self.states, self.model_number
         slot = states.add(name) if row is None else states.unpack(name, row, model, self.version)
         muted = any(fnmatchcase(name, pattern) for pattern in self._muted_streams)
         self.states.streams.rows[slot]["muted"] = muted
         return slot
 
+    def mark_changed(self, slots: Int64) -> None:
+        """Let the states in these slots be part of the next drain."""
+        self._changed.update(slots.tolist())
+
+    def use(self, version: str) -> None:
+        """Let hidden states belong to other weights from now on; those of before are marked by their number."""
+        self.version = version
+        self.model_number += 1
+
+    def evict(self) -> tuple[int, int]:
+        """Evict the longest idle streams past the limits; return how many for memory and how many for their number."""
+        for_memory = self._evict_for_memory()
+        return for_memory, self._evict(len(self.states.slots) - self.max_streams)
+
     def _evict_for_memory(self) -> int:
-        """Let the longest idle streams go once states take more than `memory_bytes` less three portions."""
-        limit, used = self._memory_bytes, self.states.nbytes
+        """Evict the longest idle streams once states take more than `memory_bytes` less three portions."""
+        limit, used = self.memory_bytes, self.states.nbytes
         if not limit or used <= (1 - 3 * PORTION) * limit:
             return 0
         free = np.cumsum(self.states.bytes_by_slot(self._idle()))
@@ -93,19 +114,22 @@ class StreamCache:
 
     def _idle(self) -> Int64:
         """Return the slots of all streams, the longest idle first."""
-        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+        slots = self._slots()
         time = self.states.streams.rows["admission"]["time"][slots]
         return slots[np.lexsort((slots, time, self._last_use[slots]))]
 
+    def _slots(self) -> Int64:
+        return np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+
     def _evict(self, count: int) -> int:
-        """Let so many of the longest idle streams go and return how many that was; what changed waits for `drain`."""
+        """Evict so many of the longest idle streams; return how many that was. What changed waits for `drain`."""
         if count <= 0:
             return 0
         idle = self._idle()[:count]
         changed = np.array([slot for slot in idle.tolist() if slot in self._changed], np.int64)
         for at in range(0, len(changed), PACK_BATCH):
             some = changed[at : at + PACK_BATCH]
-            self._spill.update(self.states.pack(some, self._model_number, self.version))
+            self._spill.update(self.states.pack(some, self.model_number, self.version))
         for slot in idle.tolist():
             self._changed.discard(slot)
             self.states.remove(slot)
@@ -117,7 +141,7 @@ class StreamCache:
         spill, self._spill = self._spill, self._spill.empty_copy()
         yield from spill.items()
         for at in range(0, len(changed), PACK_BATCH):
-            yield from self.states.pack(changed[at : at + PACK_BATCH], self._model_number, self.version)
+            yield from self.states.pack(changed[at : at + PACK_BATCH], self.model_number, self.version)
 
     @contextmanager
     def draining(self) -> Iterator[Iterator[tuple[str, bytes]]]:
@@ -134,13 +158,25 @@ class StreamCache:
     def snapshot(self, names: Iterable[str]) -> dict[str, bytes | None]:
         """Return the states of streams as they are here, for `restore`; None for one that is not in memory."""
         here = np.array([self.states.slots[name] for name in names if name in self.states.slots], np.int64)
-        packed = dict(self.states.pack(here, self._model_number, self.version))
+        packed = dict(self.states.pack(here, self.model_number, self.version))
         return {name: packed.get(name, self._spill.get(name)) for name in names}
 
     def restore(self, rows: Mapping[str, bytes | None]) -> None:
         """Undo what a step has done to streams, also one that raised half way: they are as `snapshot` found them."""
         self.forget(rows)
         self._spill.update((name, row) for name, row in rows.items() if row is not None)
+
+    def pack(self, name: str) -> bytes | None:
+        """Return a stream's whole state, for `unpack`; None for one that is not in memory."""
+        return self.snapshot([name])[name]
+
+    def unpack(self, name: str, row: bytes) -> None:
+        """Give a stream the state that `pack` returned, here or in another process.
+
+        Raises StateError, and then forgets the stream, for a row of another layout or damaged.
+        """
+        self.forget([name])
+        self._changed.add(self._insert(name, row))
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop what is remembered of these streams, saved or not: their next events bring back what was saved."""
@@ -160,10 +196,10 @@ class StreamCache:
         """Forget all streams that have changed since the last drain."""
         self.forget([*self._spill, *(self.states.names[slot] for slot in self._changed)])
 
-    def streams_on(self, partition: Partition) -> list[str]:
+    def on_partition(self, partition: Partition) -> list[str]:
         """Return the streams, drained or not, that were last seen on a partition."""
         mark, names = partition_hash(*partition), self.states.names
-        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+        slots = self._slots()
         here = slots[self.states.streams.rows["admission"]["partition"][slots] == mark]
         return [
             *(names[slot] for slot in here),
@@ -185,7 +221,7 @@ class StreamCache:
 
         Full windows only, and of a larger fleet `most` lanes, drawn at random.
         """
-        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+        slots = self._slots()
         streams = self.states.streams.rows[slots]
         counts = streams["lanes"].astype(np.int64)
         ends = np.cumsum(counts)
@@ -199,8 +235,25 @@ class StreamCache:
 
     def lane_count(self) -> int:
         """Return the number of lanes in memory."""
-        slots = np.fromiter(self.states.slots.values(), np.int64, len(self.states.slots))
+        slots = self._slots()
         return int(self.states.streams.rows["lanes"][slots].sum())
+
+    def warming(self) -> int:
+        """Return how many streams in memory are too young to be judged."""
+        slots = self._slots()
+        streams = self.states.streams.rows[slots]
+        single = streams["single"] >= 0
+        return int(np.where(single, streams["events"] < NOVELTY_WARMUP, streams["events"] < RETURN_WARMUP).sum())
+
+    def blocked(self) -> int:
+        """Return how many streams in memory drop everything that comes."""
+        slots = self._slots()
+        return int((self.states.streams.rows["admission"]["dropped"][slots] >= BLOCKED).sum())
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of a GPU's own memory that hidden states take."""
+        return self.states.recurrent.device_bytes
 
     @property
     def nbytes(self) -> int:

@@ -46,7 +46,7 @@ def rows_of_an_engine(streams=100, events=1_000):
             value=value,
         )
     )
-    rows = [row for _, row in engine.drain()]
+    rows = [row for _, row in engine.streams.drain()]
     engine.close()
     return rows
 

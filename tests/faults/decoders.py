@@ -179,12 +179,12 @@ def targets(folder: Path) -> dict[str, Target]:
             ]
         )
     )
-    rows = [row for _, row in engine.drain()]
+    rows = [row for _, row in engine.streams.drain()]
     states = changelog(rows[0])
 
     def unpack(data: bytes) -> None:
-        slot = engine.states.unpack("fuzzed", data, 1, engine.version)
-        engine.states.remove(slot)
+        slot = engine.streams.states.unpack("fuzzed", data, 1, engine.version)
+        engine.streams.states.remove(slot)
 
     header = Decoder(DecodeSettings()).csv_layout(b"timestamp,stream,a,b,code")
     file, token, toml = folder / "events", folder / "token", folder / "longwatch.toml"

@@ -148,7 +148,7 @@ def test_the_others_are_scored_as_if_the_poison_had_never_come(
             if step is not None:
                 steps.add(part, step)
         if number % 3 == 2:
-            store.rows.update(engine.drain())
+            store.rows.update(engine.streams.drain())
     engine.close()
     assert [refusal.offset for refusal in refused] == bad, "each is put aside once, in their order"
     assert {refusal.reason for refusal in refused} == {ENGINE_ERROR}
@@ -166,7 +166,7 @@ def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_w
     engine = Engine(model)
     guard = PoisonGuard(engine, clock=lambda: now[0])
     copied: list[int] = []
-    snapshot = engine.snapshot
+    snapshot = engine.streams.snapshot
 
     def counted(names: Sequence[str]) -> dict[str, bytes | None]:
         copied.append(len(names))
@@ -180,7 +180,7 @@ def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_w
     with pytest.raises(FaultError, match="ZeroDivisionError: after"):
         list(guard.step_all(bad, raw_of(bad)))
     assert not copied
-    engine.roll_back()
+    engine.streams.roll_back()
     assert len([scored for scored in guard.step_all(bad, raw_of(bad)) if scored.step is None]) == 1
     copied.clear()
     list(guard.step_all(good[1], raw_of(good[1])))
@@ -201,7 +201,7 @@ def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
     def raising(*given: Any) -> None:
         judge(*given)
         rows, slots = given[0], given[4][given[13] : given[14]]
-        poisoned = slots == engine.states.slots.get("noisy", -1)
+        poisoned = slots == engine.streams.states.slots.get("noisy", -1)
         if (rows["events"][slots[poisoned]] > 100).any():
             raise IndexError("state")
 
@@ -214,7 +214,7 @@ def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
             anew += part.offset.tolist() if reset else []
             if step is not None:
                 steps.add(part, step)
-        store.rows.update(engine.drain())
+        store.rows.update(engine.streams.drain())
     mine = [event.offset for event in events if event.stream == "noisy"]
     assert [refusal.offset for refusal in refused] == [
         offset for life in (mine[100:], mine[202:]) for offset in life[: MAX_FAILURES_OF_A_STREAM - 1]

@@ -123,7 +123,7 @@ def test_train_learns_from_the_very_inputs_that_the_engine_scores(tmp_path: Path
     source = FileSource(FileSettings(paths=(str(path),)), decoder)
     while not source.finished():
         engine.step(decoder.decode(source.poll(1.0))[0])
-    histories, _ = engine.histories(10_000, 0)
+    histories, _ = engine.streams.histories(10_000, 0)
     assert recording.lanes == len(histories) == 2
     assert 0 < recording.kept < 600
     for lane in range(2):

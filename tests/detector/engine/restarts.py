@@ -34,7 +34,7 @@ class Store:
         self.rows: dict[str, bytes] = {}
 
     def save(self, engine: Engine) -> None:
-        self.rows.update(engine.drain())
+        self.rows.update(engine.streams.drain())
 
     def fetch(self, names: Sequence[str]) -> list[bytes | None]:
         return [self.rows.get(name) for name in names]

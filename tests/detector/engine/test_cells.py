@@ -67,7 +67,7 @@ class Restarting:
             self._model = self._other
             self.engine.use(self._other)
         if self._choose.random() < self._chance:
-            self._rows.update(self.engine.drain())
+            self._rows.update(self.engine.streams.drain())
             self.engine = Engine(self._model, fetch=self._fetch)
         self._seen += len(batch)
         return self.engine.step(batch)

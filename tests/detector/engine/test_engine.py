@@ -35,12 +35,12 @@ def test_a_young_stream_says_that_it_is_and_scores_nothing(model: Weights, featu
     early = run(engine, in_batches(events[: warmup - 2], 50))
     assert early.warming.all()
     assert not early.score.any()
-    assert engine.warming() == 1
+    assert engine.streams.warming() == 1
 
     late = run(engine, in_batches(events[warmup - 2 :], 50))
     assert not late.warming[3:].any()
     assert late.score.any()
-    assert engine.warming() == 0
+    assert engine.streams.warming() == 0
 
 
 def test_a_forecast_is_there_from_the_second_event(model: Weights) -> None:
@@ -169,7 +169,7 @@ def test_features_past_the_limit_are_dropped_and_counted_and_the_rest_scored(mod
     steps = [engine.step(batch_of([Event("s", t, crowd)])) for t in range(1, 4)]
 
     assert [step.features_dropped for step in steps] == [5, 5, 5]
-    assert engine.lane_count() == MAX_LANES
+    assert engine.streams.lane_count() == MAX_LANES
     assert np.diff(steps[-1].scores.start).tolist() == [MAX_LANES]
     assert (steps[-1].scores.observation < MAX_LANES).all()
     alone = engine.step(batch_of([Event("s", 9, {"another": 1.0})]))
@@ -194,21 +194,21 @@ def test_no_more_streams_stay_than_are_allowed_and_the_longest_idle_go(model: We
     step = engine.step(batch_of([Event("d", 11, {"x": 1.0}), Event("e", 12, {"x": 1.0})]))
 
     assert step.evicted == 2
-    assert set(engine.states.slots) == {"a", "d", "e"}
-    assert engine.pending_count == 2
-    assert {name for name, _ in engine.drain()} == set("abcde")
-    assert engine.pending_count == 0
-    assert list(engine.drain()) == []
+    assert set(engine.streams.states.slots) == {"a", "d", "e"}
+    assert engine.streams.pending_count == 2
+    assert {name for name, _ in engine.streams.drain()} == set("abcde")
+    assert engine.streams.pending_count == 0
+    assert list(engine.streams.drain()) == []
 
 
 def test_only_what_changed_is_drained(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event(name, 1, {"x": 1.0}) for name in "abc"]))
-    assert {name for name, _ in engine.drain()} == set("abc")
+    assert {name for name, _ in engine.streams.drain()} == set("abc")
 
     engine.step(batch_of([Event("b", 2, {"x": 1.0})]))
 
-    assert {name for name, _ in engine.drain()} == {"b"}
+    assert {name for name, _ in engine.streams.drain()} == {"b"}
 
 
 def test_settings_are_those_that_ship() -> None:

@@ -163,7 +163,7 @@ def test_ten_thousand_records_of_every_kind_are_each_scored_counted_or_refused(m
             account.take(raw_batch(values, keys, first))
             first += size
             if choose.random() < 0.2:
-                rows.update(engine.drain())
+                rows.update(engine.streams.drain())
 
     account.check_sums()
     assert account.records == RECORDS
@@ -303,7 +303,7 @@ def test_all_magnitudes_at_once_leave_every_state_finite(model: Weights, feature
     outcome = run(engine, in_batches(numbered(wide("s", clock(rows), value)), 500))
 
     assert np.isfinite(outcome.score).all()
-    states = engine.states
+    states = engine.streams.states
     stream = states.streams.rows[states.slots["s"]]
     lanes = states.lanes.rows[stream["first_lane"] : stream["first_lane"] + features]
     assert finite(lanes)

@@ -237,7 +237,7 @@ def test_scores_do_not_depend_on_it(model: Weights) -> None:
         step = w.engine.step(batch)
         w.incidents.step(batch, step)
         w.turn()
-        stored.update(w.engine.drain())
+        stored.update(w.engine.streams.drain())
         scores |= dict(zip(batch.offset[step.scores.event].tolist(), step.scores.score.tolist(), strict=True))
         at += size
 

@@ -3,6 +3,7 @@
 All at the shipped settings and with the shipped prior. On a CPU "the same" is bit for bit.
 """
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from connectors.batches import EventBatch
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
+from detector.errors import StateError
 from tests.detector.engine.restarts import Store, assert_same, restarted, run_parts
 from tests.streams import DAY, Event, Outcome, batch_of, fleet, in_batches, interleaved, run
 from training.network.weights import Weights, load_prior
@@ -93,7 +95,7 @@ def test_a_stream_that_was_evicted_and_returns_is_as_if_it_had_stayed(
             yield batch
 
     assert_same(run(engine, drained_now_and_then()), reference)
-    assert len(engine.states.slots) == most
+    assert len(engine.streams) == most
 
 
 def test_restored_by_another_engine_with_other_slots_and_other_feature_numbers_is_the_same(
@@ -117,3 +119,36 @@ def test_restored_by_another_engine_with_other_slots_and_other_feature_numbers_i
             yield stranger, batch
 
     assert_same(run_parts(parts()), reference)
+
+
+def test_states_that_a_framework_keeps_between_batches_give_the_same_scores_on_any_worker(
+    model: Weights, events: list[Event], reference: Outcome
+) -> None:
+    choose, kept = random.Random(7), dict[str, bytes]()
+    workers = [Engine(model) for _ in range(3)]
+
+    def parts() -> Iterator[tuple[Engine, EventBatch]]:
+        for batch in in_batches(events, 997):
+            engine = choose.choice(workers)
+            for name in kept.keys() & set(batch.streams):
+                engine.unpack(name, kept[name])
+            yield engine, batch
+            for name in batch.streams:
+                state = engine.pack(name)
+                assert state is not None
+                kept[name] = state
+            engine.streams.forget(batch.streams)
+            assert all(engine.pack(name) is None for name in batch.streams)
+
+    assert_same(run_parts(parts()), reference)
+
+
+def test_a_damaged_state_is_refused_and_the_stream_starts_without_one(model: Weights, events: list[Event]) -> None:
+    engine = Engine(model)
+    engine.step(batch_of(events[:100]))
+    name = events[0].stream
+    state = engine.pack(name)
+    assert state is not None
+    with pytest.raises(StateError, match="damaged"):
+        engine.unpack(name, state[:-1])
+    assert engine.pack(name) is None

@@ -45,7 +45,7 @@ def stepped(engine: Engine, events: Sequence[Event], size: int = 1000) -> Outcom
 
 
 def record_of(engine: Engine, name: str = "s") -> np.void:
-    return engine.states.streams.rows[engine.states.slots[name]]["admission"]
+    return engine.streams.states.streams.rows[engine.streams.states.slots[name]]["admission"]
 
 
 @pytest.mark.parametrize("after", [1, 5, 12, 30, 700])
@@ -147,8 +147,8 @@ def test_a_time_that_was_wrong_leaves_no_trace_in_the_rhythm(model: Weights, aft
     engine = Engine(model)
     ahead = Event("s", START + after * MINUTE + 23 * HOUR, {"f0": 10.0})
     stepped(engine, [*calm(after), ahead, *calm(300, start=START + after * MINUTE)])
-    slot = engine.states.slots["s"]
-    lane = engine.states.lanes.rows[int(engine.states.streams.rows[slot]["first_lane"])]
+    slot = engine.streams.states.slots["s"]
+    lane = engine.streams.states.lanes.rows[int(engine.streams.states.streams.rows[slot]["first_lane"])]
 
     assert record_of(engine)["interval"] == pytest.approx(60, rel=0.03)
     assert lane["input"]["interval"] == pytest.approx(60, rel=0.03)
@@ -161,9 +161,9 @@ def test_a_stream_whose_clock_stands_still_is_told_once(model: Weights) -> None:
     told = [name for batch in in_batches([*calm(300), *stuck], 7) for name in engine.step(batch).blocked]
 
     assert told == ["s"]
-    assert engine.blocked() == 1
+    assert engine.streams.blocked() == 1
     engine.step(batch_of(calm(1, start=START + 300 * MINUTE)))
-    assert engine.blocked() == 0
+    assert engine.streams.blocked() == 0
 
 
 def test_an_incident_with_a_time_that_was_ahead_begins_before_it_ends(model: Weights) -> None:
@@ -185,7 +185,7 @@ def test_the_stream_that_was_asked_for_last_stays_whatever_its_time(model: Weigh
     for event in (*calm(1, "ahead", START + 23 * HOUR), *calm(1, "b", START), *calm(1, "c", START + MINUTE)):
         engine.step(batch_of([event]))
 
-    assert set(engine.states.slots) == {"b", "c"}
+    assert set(engine.streams.states.slots) == {"b", "c"}
 
 
 def troubled() -> list[list[Event]]:

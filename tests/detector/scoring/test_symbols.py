@@ -208,7 +208,7 @@ def test_evicted_and_back_is_as_if_it_had_stayed(
             yield batch
 
     assert_same(run(engine, drained()), reference)  # type: ignore[arg-type]
-    assert len(engine.states.symbol_names) < 300
+    assert len(engine.streams.states.symbol_names) < 300
 
 
 def test_restored_by_an_engine_that_knows_others_is_the_same(
@@ -238,7 +238,7 @@ def test_a_kill_between_checkpoints_replays_to_the_same_scores(
     engine = Engine(model, fetch=store.load)
     before = [*in_batches(events[:checkpoint], 500)]
     kept = run(engine, before)
-    store.save(engine.drain(), [], {})
+    store.save(engine.streams.drain(), [], {})
     run(engine, in_batches(events[checkpoint:cut], 500))  # scored, and lost with the process
     store.close()
 
@@ -253,7 +253,7 @@ def test_a_kill_between_checkpoints_replays_to_the_same_scores(
 def test_a_damaged_row_of_symbols_is_refused(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of(events_of("log", ["a", "b"])))
-    ((_, row),) = engine.drain()
+    ((_, row),) = engine.streams.drain()
     with pytest.raises(StateError, match="damaged"):
         Engine(model, fetch=lambda names: [row[:-8]]).step(batch_of(events_of("log", ["a"])))
 
@@ -261,12 +261,12 @@ def test_a_damaged_row_of_symbols_is_refused(model: Weights) -> None:
 def test_streams_of_numbers_pay_nothing_for_symbols(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event("a", 1, {"value": 1.0}), Event("b", 1, {"x": 1.0, "y": 2.0})]))
-    assert engine.states.symbols.nbytes == 0
+    assert engine.streams.states.symbols.nbytes == 0
     engine.step(batch_of([Event("c", 1, {"code": "E1"})]))
-    assert engine.states.symbols.nbytes == SYMBOL_ROW.itemsize
-    assert engine.states.single.nbytes == engine.states.single.rows.itemsize
-    engine.states.remove(engine.states.slots["c"])
-    assert engine.states.symbols.allocate(1) == 0
+    assert engine.streams.states.symbols.nbytes == SYMBOL_ROW.itemsize
+    assert engine.streams.states.single.nbytes == engine.streams.states.single.rows.itemsize
+    engine.streams.states.remove(engine.streams.states.slots["c"])
+    assert engine.streams.states.symbols.allocate(1) == 0
 
 
 def test_a_symbol_in_a_stream_of_many_features_leads_its_alert(model: Weights) -> None:

@@ -14,27 +14,35 @@ from tests.streams import HOUR, MINUTE, START, Event, batch_of
 from training.network.weights import load_prior
 
 
+class Reporting(Reporter):
+    """A reporter and the engine that it reports on."""
+
+    def __init__(self) -> None:
+        self.engine = Engine(load_prior())
+        super().__init__(Metrics(CollectorRegistry(), "0.1.0", ["reason"]), Settings(), self.engine.streams)
+
+
 @pytest.fixture
-def reporter(caplog: pytest.LogCaptureFixture) -> Reporter:
+def reporter(caplog: pytest.LogCaptureFixture) -> Reporting:
     caplog.set_level(logging.INFO)
-    return Reporter(Metrics(CollectorRegistry(), "0.1.0", ["reason"]), Settings(), Engine(load_prior()))
+    return Reporting()
 
 
-def come(reporter: Reporter, streams: int, first: int, rows: int, step: int = MINUTE) -> None:
+def come(reporter: Reporting, streams: int, first: int, rows: int, step: int = MINUTE) -> None:
     events = [
         Event(f"host-{k}", START + first * MINUTE + row * step, {"value": float(row * (k + 1) % 7.3)})
         for row in range(rows)
         for k in range(streams)
     ]
     batch = batch_of(events)
-    reporter.step(batch, reporter._engine.step(batch))
+    reporter.step(batch, reporter.engine.step(batch))
 
 
 def lines(caplog: pytest.LogCaptureFixture, about: str) -> list[str]:
     return [record.getMessage() for record in caplog.records if about in record.getMessage()]
 
 
-def test_a_stream_whose_time_went_back_is_named(reporter: Reporter, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_whose_time_went_back_is_named(reporter: Reporting, caplog: pytest.LogCaptureFixture) -> None:
     come(reporter, 1, 0, 10)
     come(reporter, 1, 10 + 23 * 60, 1)
     come(reporter, 1, 10, 30)
@@ -44,7 +52,7 @@ def test_a_stream_whose_time_went_back_is_named(reporter: Reporter, caplog: pyte
     assert reporter._metrics.registry.get_sample_value("longwatch_streams_moved_back_total") == 1
 
 
-def test_thousands_of_them_are_one_line(reporter: Reporter, caplog: pytest.LogCaptureFixture) -> None:
+def test_thousands_of_them_are_one_line(reporter: Reporting, caplog: pytest.LogCaptureFixture) -> None:
     come(reporter, 2000, 0, 10)
     come(reporter, 2000, -60, 30)
     (line,) = lines(caplog, "went back in time")
@@ -59,7 +67,7 @@ def test_thousands_of_them_are_one_line(reporter: Reporter, caplog: pytest.LogCa
 
 
 def test_a_stream_that_drops_everything_is_named_and_counted(
-    reporter: Reporter, caplog: pytest.LogCaptureFixture
+    reporter: Reporting, caplog: pytest.LogCaptureFixture
 ) -> None:
     come(reporter, 3, 0, 10)
     come(reporter, 1, 0, 100, step=0)
@@ -71,7 +79,7 @@ def test_a_stream_that_drops_everything_is_named_and_counted(
     assert reporter._metrics.registry.get_sample_value("longwatch_streams_blocked") == 1
 
 
-def test_a_clock_that_is_ahead_does_not_hide_that_nothing_comes(reporter: Reporter) -> None:
+def test_a_clock_that_is_ahead_does_not_hide_that_nothing_comes(reporter: Reporting) -> None:
     ahead = 50 * 365 * 24 * 60
     come(reporter, 1, ahead, 1)
 

@@ -204,7 +204,7 @@ def tuned() -> Weights:
 def test_what_an_engine_has_seen_makes_its_next_forecasts_better(retrainer: Retrainer, quick: None) -> None:
     value = odd_waves(LANES, 400)
     engine, names = fleet_engine(value[:, :300])
-    histories, stream = engine.histories(10_000, 0)
+    histories, stream = engine.streams.histories(10_000, 0)
     before = histories.copy()
     retrainer.start(load_prior(), histories, stream, 0, 3600.0)
     outcome = outcome_of(retrainer)
@@ -212,7 +212,7 @@ def test_what_an_engine_has_seen_makes_its_next_forecasts_better(retrainer: Retr
     stays, _ = fleet_engine(value[:, :300])
     engine.use(outcome.model)
     assert engine.version == outcome.model.fingerprint() != stays.version
-    assert np.array_equal(engine.histories(10_000, 0)[0], before)
+    assert np.array_equal(engine.streams.histories(10_000, 0)[0], before)
     batch = table(names, START + MINUTE * np.arange(300, 400), value.T[300:])
     after, without = (e.step(batch).scores.surprise.mean() for e in (engine, stays))
     assert after < without - 0.2
@@ -230,9 +230,9 @@ def test_at_a_swap_no_lane_loses_its_state(tuned: Weights) -> None:
         engine.step(past)
     for engine in (swapped, unprimed):
         engine.use(tuned)
-    lanes = np.arange(len(unprimed.states.lanes.rows))
-    unprimed.states.recurrent.write(lanes, np.zeros((len(lanes), tuned.shape.state_size), np.float32))
-    unprimed.states.lanes.rows["model"][:] = unprimed._model_number  # as if primed: from nothing
+    lanes = np.arange(len(unprimed.streams.states.lanes.rows))
+    unprimed.streams.states.recurrent.write(lanes, np.zeros((len(lanes), tuned.shape.state_size), np.float32))
+    unprimed.streams.states.lanes.rows["model"][:] = unprimed.streams.model_number  # as if primed: from nothing
 
     wanted, primed, bare = (e.step(first).scores.surprise for e in (always, swapped, unprimed))
     far = np.abs(bare - wanted).mean()

@@ -154,14 +154,14 @@ def test_a_lane_is_primed_with_its_window_under_the_new_weights(model: Weights, 
         sequence = torch.from_numpy(np.concatenate([window[0]] * WARM_UP_PASSES + [inputs_of_next]))[:, None]
         network = Forecaster.of(other)
         _, state = network(sequence, network.initial_state(1))
-    lane = int(engine.states.streams.rows["first_lane"][engine.states.slots["s"]])
-    np.testing.assert_allclose(engine.states.recurrent.read(np.array([lane]))[0], state[0].numpy(), atol=3e-4)
+    lane = int(engine.streams.states.streams.rows["first_lane"][engine.streams.states.slots["s"]])
+    np.testing.assert_allclose(engine.streams.states.recurrent.read(np.array([lane]))[0], state[0].numpy(), atol=3e-4)
 
 
 def windows(engine: Engine) -> np.ndarray:
     """Return the rings of the engine's only stream, INPUT_HISTORY [lanes]."""
-    row = engine.states.streams.rows[engine.states.slots["s"]]
-    return engine.states.lanes.rows["history"][row["first_lane"] : row["first_lane"] + row["lanes"]]
+    row = engine.streams.states.streams.rows[engine.streams.states.slots["s"]]
+    return engine.streams.states.lanes.rows["history"][row["first_lane"] : row["first_lane"] + row["lanes"]]
 
 
 def run_one(engine: Engine, event: Event) -> np.ndarray:
@@ -183,15 +183,15 @@ def test_a_swap_to_the_same_weights_hardly_shows(model: Weights, events: list[Ev
         f"0.98 quantile of the scores' differences: {np.quantile(difference, 0.98)}"
     )
     assert len({a.id for a in found.alerts} ^ {a.id for a in wanted.alerts}) <= 2
-    names = list(never.states.slots)
+    names = list(never.streams.states.slots)
     true, primed = (np.concatenate([hidden(engine, name) for name in names]) for engine in (never, swapped))
     assert np.abs(primed - true).mean() < 0.3 * np.abs(true).mean()
 
 
 def hidden(engine: Engine, stream: str) -> np.ndarray:
     """Return the hidden states of a stream's lanes, [lanes, hidden_size]."""
-    row = engine.states.streams.rows[engine.states.slots[stream]]
-    states = engine.states.recurrent.read(np.arange(row["first_lane"], row["first_lane"] + row["lanes"]))
+    row = engine.streams.states.streams.rows[engine.streams.states.slots[stream]]
+    states = engine.streams.states.recurrent.read(np.arange(row["first_lane"], row["first_lane"] + row["lanes"]))
     return states[:, : states.shape[1] // 2]
 
 
@@ -201,15 +201,15 @@ def test_a_swap_keeps_calibration_open_incidents_and_windows(
     engine = Engine(model)
     for batch in in_batches(events, 100):
         engine.step(batch)
-        if engine.states.open_alerts:  # an incident is open
+        if engine.streams.states.open_alerts:  # an incident is open
             break
     before = {name: table.rows.copy() for name, table in tables(engine).items()}
-    notes = dict(engine.states.open_alerts)
+    notes = dict(engine.streams.states.open_alerts)
 
     engine.use(other)
 
     assert notes
-    assert engine.states.open_alerts == notes
+    assert engine.streams.states.open_alerts == notes
     for name, table in tables(engine).items():
         assert same(table.rows, before[name]), name
 
@@ -222,7 +222,7 @@ def same(rows: np.ndarray, others: np.ndarray) -> bool:
 
 
 def tables(engine: Engine) -> dict[str, Table]:
-    states = engine.states
+    states = engine.streams.states
     return {name: getattr(states, name) for name in ("streams", "lanes", "single", "many", "matrices")}
 
 
@@ -252,9 +252,9 @@ def test_restored_around_a_swap_is_as_if_never_stopped(
     first = Engine(model)
     begun = run(first, in_batches(events[:4000], 100))
     if saved in {"before", "both"}:
-        rows.update(first.drain())
+        rows.update(first.streams.drain())
     first.use(other)
-    rows.update(first.drain())
+    rows.update(first.streams.drain())
 
     second = Engine(other, fetch=lambda names: [rows.get(name) for name in names])
     ended = run(second, in_batches(events[4000:], 100))

@@ -150,12 +150,12 @@ def test_scores_are_the_same_with_little_memory_and_it_is_never_exceeded(
         nonlocal highest
         for number, batch in enumerate(in_batches(events, size)):
             yield batch
-            highest = max(highest, engine.nbytes)
+            highest = max(highest, engine.streams.nbytes)
             if number % 3 == 2:
-                store.rows.update(engine.drain())
+                store.rows.update(engine.streams.drain())
 
     assert_same(run(engine, batches()), run(Engine(model), in_batches(events, 1_000)))
-    assert len(engine.states.slots) < 1_000
+    assert len(engine.streams) < 1_000
     assert 0.5 * LIMIT < highest <= LIMIT
 
 
@@ -169,8 +169,8 @@ def test_one_batch_may_bring_far_more_than_fits(model: Weights, tmp_path: Path) 
     outcome = run(engine, in_batches(twice, 5_000))
 
     assert_same(outcome, run(Engine(model), in_batches(twice, 5_000)))
-    assert engine.nbytes <= LIMIT
-    assert len(dict(engine.drain())) == 5_000
+    assert engine.streams.nbytes <= LIMIT
+    assert len(dict(engine.streams.drain())) == 5_000
 
 
 def test_streams_of_a_thousand_features_are_let_through_one_by_one(model: Weights, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_streams_of_a_thousand_features_are_let_through_one_by_one(model: Weight
         batch_of([Event(f"s{k}", START + 5 * MINUTE, {"f1": 1.0}) for k in range(12)]),
     ):
         assert len(engine.step(batch).scores) == 12
-        highest = max(highest, engine.nbytes)
+        highest = max(highest, engine.streams.nbytes)
     assert highest <= LIMIT + WIDEST
 
 
@@ -209,29 +209,31 @@ def test_names_of_features_that_nobody_has_are_forgotten(model: Weights, monkeyp
         engine.step(
             batch_of([Event("s", START + row * MINUTE, values), Event("t", START + row * MINUTE, {"steady": 1.0})])
         )
-    assert len(engine.states.feature_ids) < 5_000
-    assert len(engine.states.features) < 5_000
-    assert set(engine.states.features_of(engine.states.slots["t"])) == {"steady"}
-    assert "feature-0-499" in engine.states.features_of(engine.states.slots["s"])
+    assert len(engine.streams.states.feature_ids) < 5_000
+    assert len(engine.streams.states.features) < 5_000
+    assert set(engine.streams.states.features_of(engine.streams.states.slots["t"])) == {"steady"}
+    assert "feature-0-499" in engine.streams.states.features_of(engine.streams.states.slots["s"])
 
 
 def test_memory_returns_when_streams_are_forgotten(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event(f"s{k}", START, {f"f{n}": 1.0 for n in range(8)}) for k in range(1_000)]))
-    full = engine.nbytes
-    engine.forget([f"s{k}" for k in range(1_000)])
-    assert engine.nbytes < 0.2 * full
+    full = engine.streams.nbytes
+    engine.streams.forget([f"s{k}" for k in range(1_000)])
+    assert engine.streams.nbytes < 0.2 * full
 
 
 def test_what_streams_take_is_told_as_they_take_it(model: Weights) -> None:
     for features in (1, 4, 16):
         engine = Engine(model)
-        before, count = engine.nbytes, 400
+        before, count = engine.streams.nbytes, 400
         engine.step(batch_of([Event(f"s{k}", START, {f"f{n}": 1.0 for n in range(features)}) for k in range(count)]))
-        assert (engine.nbytes - before) / count == pytest.approx(engine.states.stream_bytes(features), rel=0.05)
+        assert (engine.streams.nbytes - before) / count == pytest.approx(
+            engine.streams.states.stream_bytes(features), rel=0.05
+        )
         slots = np.arange(count)
-        assert engine.states.bytes_by_slot(slots).mean() == pytest.approx(
-            engine.states.stream_bytes(features), rel=0.15
+        assert engine.streams.states.bytes_by_slot(slots).mean() == pytest.approx(
+            engine.streams.states.stream_bytes(features), rel=0.15
         )
 
 
@@ -322,10 +324,10 @@ def test_how_many_streams_fit_is_told_and_true(
 ) -> None:
     engine = limited(model, Store(), tmp_path)
     with caplog.at_level(logging.INFO):
-        log_capacity(memory_limit(LIMIT, changelog=False), engine.states, 1 - 3 * PORTION, 100_000)
+        log_capacity(memory_limit(LIMIT, changelog=False), engine.streams.states, 1 - 3 * PORTION, 100_000)
     told = int(caplog.messages[-1].partition("some ")[2].split()[0])
     most = 0
     for batch in in_batches([Event(f"s{k}", START, {"x": 1.0}) for k in range(4_000)], 100):
         engine.step(batch)
-        most = max(most, len(engine.states.slots))
+        most = max(most, len(engine.streams))
     assert told == pytest.approx(most, rel=0.05)

@@ -86,7 +86,7 @@ def test_a_stream_in_the_place_of_another_begins_with_nothing_of_it(model: Weigh
     for turn, features in enumerate((1, 4, 1, 40, 2)):
         old = numbered(wide(f"old {turn}", clock(300), rng.standard_normal((300, features)) + 5))
         run(engine, in_batches(old, 100))
-        list(engine.drain())
+        list(engine.streams.drain())
         new = numbered(wide(f"new {turn}", clock(300), rng.standard_normal((300, features)) * 3))
 
         found, wanted = run(engine, in_batches(new, 100)), run(fresh, in_batches(new, 100))
@@ -97,7 +97,7 @@ def test_a_stream_in_the_place_of_another_begins_with_nothing_of_it(model: Weigh
 
 def test_a_row_of_every_family_comes_back_bit_for_bit(model: Weights) -> None:
     engine = fed(model, of_every_family())
-    rows = dict(engine.drain())
+    rows = dict(engine.streams.drain())
     other = StreamStates(KernelLanes(model), model.shape.state_size)
     other.feature_id("other numbers than where it came from")
 
@@ -109,7 +109,9 @@ def test_a_row_of_every_family_comes_back_bit_for_bit(model: Weights) -> None:
     again = dict(other.pack(slots, 5, engine.version))
     for name, row in rows.items():
         assert neutral(again[name]) == neutral(row), name
-        assert other.features_of(other.slots[name]) == engine.states.features_of(engine.states.slots[name])
+        assert other.features_of(other.slots[name]) == engine.streams.states.features_of(
+            engine.streams.states.slots[name]
+        )
 
 
 def neutral(row: bytes) -> tuple[Any, ...]:
@@ -139,11 +141,11 @@ def without_padding(rows: NDArray[np.void]) -> NDArray[np.void]:
 def test_a_damaged_or_foreign_row_is_refused_and_leaves_nothing_behind(model: Weights, where: str) -> None:
     engine = fed(model, of_every_family(rows=3))
     states = StreamStates(KernelLanes(model), model.shape.state_size)
-    for name, row in engine.drain():
+    for name, row in engine.streams.drain():
         cut = {"empty": 0, "header": 10, "notes": HEADER.size + 5, "half": len(row) // 2, "last byte": len(row) - 1}
         bad = row[: cut[where]] if where in cut else row + b"\0"
         if where == "other horizons":
-            bad = dict(fed(Forecaster(horizons=(1, 5)).weights, of_every_family(rows=3)).drain())[name]
+            bad = dict(fed(Forecaster(horizons=(1, 5)).weights, of_every_family(rows=3)).streams.drain())[name]
 
         with pytest.raises(StateError, match=rf"state of stream '{name}'"):
             states.unpack(name, bad, 1, engine.version)
@@ -153,10 +155,10 @@ def test_a_damaged_or_foreign_row_is_refused_and_leaves_nothing_behind(model: We
 
 def test_a_row_of_another_layout_is_refused_with_what_to_do(model: Weights) -> None:
     engine = fed(model, of_every_family(rows=3))
-    name, row = next(iter(engine.drain()))
+    name, row = next(iter(engine.streams.drain()))
 
     with pytest.raises(StateError, match=r"another version or of other model\.horizons; go back to those, or move"):
-        Engine(model).states.unpack(name, b"\0" * 8 + row[8:], 1, engine.version)
+        Engine(model).streams.states.unpack(name, b"\0" * 8 + row[8:], 1, engine.version)
 
 
 def test_a_row_of_another_network_comes_without_its_hidden_states_and_is_primed_before_its_next_event() -> None:
@@ -165,17 +167,20 @@ def test_a_row_of_another_network_comes_without_its_hidden_states_and_is_primed_
         Forecaster(hidden_size=8).weights,
         numbered(wide("s", clock(44), seasonal(NOISE, clock(44))[:, None])),
     )
-    rows = dict(fed(small, events[:40]).drain())
+    rows = dict(fed(small, events[:40]).streams.drain())
     other = Engine(load_prior(), fetch=lambda names: [rows.get(name) for name in names])
 
     found = run(other, in_batches(events[40:], 100))
 
     assert len(found.score) == 4
-    lane = np.array([int(other.states.streams.rows["first_lane"][other.states.slots["s"]])])
-    assert other.states.lanes.rows["history"]["events"][lane] == 44
+    states = other.streams.states
+    lane = np.array([int(states.streams.rows["first_lane"][states.slots["s"]])])
+    assert states.lanes.rows["history"]["events"][lane] == 44
     unprimed = Engine(load_prior())
     run(unprimed, in_batches(events[40:], 100))
-    assert not np.allclose(other.states.recurrent.read(lane), unprimed.states.recurrent.read(np.array([0])))
+    assert not np.allclose(
+        other.streams.states.recurrent.read(lane), unprimed.streams.states.recurrent.read(np.array([0]))
+    )
 
 
 def alarmed(rows: int = 400) -> list[Event]:
@@ -191,7 +196,7 @@ def alarmed(rows: int = 400) -> list[Event]:
 def test_a_row_with_weights_of_its_streams_own_is_gone_on_from_with_those_that_all_share(model: Weights) -> None:
     """As versions with `model.scope = "stream"` wrote them: weights among the notes, and more than a state by lane."""
     events = numbered(wide("s", clock(304), seasonal(NOISE, clock(304))[:, None]))
-    (name, row), *_ = fed(model, events[:300]).drain()
+    (name, row), *_ = fed(model, events[:300]).streams.drain()
     engine = Engine(model, fetch=lambda names: [written for _ in names])
     head = head_of(row)
     at, size = head.begin + head.notes, head.state_size
@@ -200,7 +205,9 @@ def test_a_row_with_weights_of_its_streams_own_is_gone_on_from_with_those_that_a
     stream = former(np.frombuffer(row, STREAM, 1, at)[0]).tobytes()
     lane = row[at + STREAM.itemsize : at + STREAM.itemsize + head.lanes * LANE.itemsize]
     scores = row[at + STREAM.itemsize + len(lane) + 4 * head.lanes * size :]
-    more = FORMER_HEADER.pack(bytes.fromhex(engine.states.layouts[1]), size + 500, head.numbers, head.lanes, len(notes))
+    more = FORMER_HEADER.pack(
+        bytes.fromhex(engine.streams.states.layouts[1]), size + 500, head.numbers, head.lanes, len(notes)
+    )
     written = b"".join([more, notes, stream, lane, bytes(4 * head.lanes * (size + 500)), scores])
 
     found = run(engine, in_batches(events[300:], 100))
@@ -209,7 +216,7 @@ def test_a_row_with_weights_of_its_streams_own_is_gone_on_from_with_those_that_a
     assert not found.warming.any()
     wanted = run(Engine(model), in_batches(events, 100)).surprise[300:]
     assert found.surprise.mean() == pytest.approx(wanted.mean(), abs=0.3)  # primed by a window, not carried on
-    assert len(dict(engine.drain())[name]) < len(row) + 100  # the weights are not kept
+    assert len(dict(engine.streams.drain())[name]) < len(row) + 100  # the weights are not kept
 
 
 def former(stream: np.void) -> np.void:
@@ -225,7 +232,7 @@ def test_an_open_incident_comes_back_with_its_alert_even_where_nothing_was_expec
     engine = Engine(model)
     fired = run(engine, in_batches(events[:-29], 50)).alerts
     restored = Engine(model, fetch=lambda names: [dict(rows).get(name) for name in names])
-    rows = list(engine.drain())
+    rows = list(engine.streams.drain())
     calm = [
         e._replace(values=dict.fromkeys(e.values, 10.0))
         for e in numbered(wide("s", clock(100, start=clock(1)[0] + DAY * 9), np.zeros((100, 3))))
@@ -241,9 +248,9 @@ def test_an_open_incident_comes_back_with_its_alert_even_where_nothing_was_expec
 def test_tables_report_their_memory(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event("a", 1, {"x": 1.0})]))
-    before = engine.nbytes
+    before = engine.streams.nbytes
 
     engine.step(batch_of([Event(f"b{k}", 1, {"x": 1.0}) for k in range(100)]))
 
     single = STREAM.itemsize + LANE.itemsize + LANE_SCORE.itemsize
-    assert engine.nbytes - before > 100 * single
+    assert engine.streams.nbytes - before > 100 * single
