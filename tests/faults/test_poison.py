@@ -172,7 +172,7 @@ def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_w
         copied.append(len(names))
         return snapshot(names)
 
-    monkeypatch.setattr(engine, "snapshot", counted)
+    monkeypatch.setattr(engine.streams, "snapshot", counted)
     (bad,) = in_batches([*events[:10], Event("bad", 1, {"x": AFTER}, 10**6)], 11)
     good = list(in_batches(events[10:40], 10))
 
