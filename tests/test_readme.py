@@ -32,16 +32,16 @@ def decode(record, text, tmp_path):
 
 
 @pytest.mark.parametrize("text", SETTINGS)
-def test_its_settings_are_accepted(text, tmp_path):
+def test_the_readmes_settings_are_accepted(text, tmp_path):
     (tmp_path / "longwatch.toml").write_text(text)
     load_settings(tmp_path / "longwatch.toml", environment={})
 
 
-def test_its_event_is_decoded(tmp_path):
+def test_the_readmes_event_is_decoded(tmp_path):
     assert decode(RECORDS[0], SETTINGS[0], tmp_path) == (["web-1/cpu"], ["user", "system"], [0.41, 0.07])
 
 
-def test_telegraf_and_the_adapter_are_decoded_by_its_settings(tmp_path):
+def test_the_readmes_telegraf_and_prometheus_settings_decode(tmp_path):
     telegraf = {
         "name": "cpu",
         "tags": {"host": "a"},
@@ -53,7 +53,7 @@ def test_telegraf_and_the_adapter_are_decoded_by_its_settings(tmp_path):
     assert decode(adapter, SETTINGS[2], tmp_path) == (["a:1/up"], ["value"], [1.0])
 
 
-def test_its_alert_has_the_fields_of_an_alert_and_reads_as_it_says():
+def test_the_readmes_alert_has_an_alerts_fields():
     record = RECORDS[1]
     # of symbols; when it is over; of what is too large for its topic
     at_times = {"observed_probability", "expected_probability", "resolved_by", "features_left_out"}
@@ -64,11 +64,11 @@ def test_its_alert_has_the_fields_of_an_alert_and_reads_as_it_says():
     assert line.rpartition(";")[0] == shown.rpartition(";")[0]
 
 
-def test_its_links_lead_somewhere():
+def test_the_readmes_links_exist():
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
     missing = [target for target in targets if not (ROOT / target).exists()]
     assert not missing
 
 
-def test_its_picture_is_small_enough_for_a_page():
+def test_the_readmes_picture_is_small():
     assert (ROOT / "docs/images/demo.png").stat().st_size < 300_000

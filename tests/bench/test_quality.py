@@ -30,7 +30,7 @@ def test_values_written_for_the_product_read_back_exactly(
     np.testing.assert_array_equal(np.array([row[2:] for row in rows], dtype=precision), values)
 
 
-def test_scores_are_read_by_stream_whatever_their_order(tmp_path: Path) -> None:
+def test_scores_are_read_by_stream_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text(
         HEADER
@@ -46,14 +46,14 @@ def test_scores_are_read_by_stream_whatever_their_order(tmp_path: Path) -> None:
     assert scored["c"].score.tolist() == [3.5]
 
 
-def test_a_file_that_is_no_score_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text("timestamp,value\n1,2\n")
     with pytest.raises(ValueError, match="no column stream, score, threshold, alert"):
         read_scores(path)
 
 
-def test_rows_that_the_product_dropped_score_nothing_and_shift_none() -> None:
+def test_dropped_rows_score_zero_and_shift_no_others() -> None:
     read = np.array([1, 2, 2, 3, 4, 2, 3, 4, 5])  # a duplicate, and a clock set back
     scored = ScoredRows(np.array([1, 2, 3, 4, 5]), np.arange(1.0, 6.0), np.full(5, 9.0), np.ones(5, np.bool_)).on(read)
     assert scored.score.tolist() == [1, 2, 0, 3, 4, 0, 0, 0, 5]
@@ -62,7 +62,7 @@ def test_rows_that_the_product_dropped_score_nothing_and_shift_none() -> None:
         ScoredRows(np.array([1, 7]), np.zeros(2), np.zeros(2), np.zeros(2, np.bool_)).on(read)
 
 
-def test_only_the_test_part_is_judged() -> None:
+def test_only_the_test_part_is_evaluated() -> None:
     alert = np.array([1, 1, 0, 0, 1, 0, 1, 0], dtype=np.bool_)
     label = np.array([0, 1, 0, 0], dtype=np.bool_)
     judged = judge_labelled(
@@ -72,7 +72,7 @@ def test_only_the_test_part_is_judged() -> None:
     assert judged.roc_auc == pytest.approx(1 / 6 * 1)  # the labelled row ties with one of three others
 
 
-def test_nab_is_judged_by_score_and_by_alert() -> None:
+def test_nab_is_evaluated_by_score_and_by_alert() -> None:
     times = START + MINUTE * np.arange(100)
     score = np.zeros(100)
     score[[20, 40]] = 1.0, 2.0
@@ -88,7 +88,7 @@ def test_nab_is_judged_by_score_and_by_alert() -> None:
         judge_nab(series, {})
 
 
-def test_a_missing_set_is_told_and_left_out(
+def test_a_missing_data_set_is_reported_and_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LONGWATCH_BENCH_DATA", str(tmp_path))

@@ -196,7 +196,7 @@ def test_every_event_is_scored_exactly_once(done: Done, capsys: pytest.CaptureFi
         print(f"\n  {EVENTS:,} events produced, scored and written in {done.seconds_to_score:.1f} s")
 
 
-def test_a_score_tells_of_the_event_that_it_scores(done: Done) -> None:
+def test_a_score_record_matches_its_event(done: Done) -> None:
     fleet = done.fleet
     column = {name: number for number, name in enumerate(fleet.names)}
     rows = dict.fromkeys(fleet.names, 0)
@@ -234,7 +234,7 @@ def test_injected_anomalies_score_higher_than_normal_events(done: Done, capsys: 
     assert np.corrcoef(value[normal | spike], score[normal | spike])[0, 1] > 0, "not the wrong way round"
 
 
-def test_alerts_come_out_on_the_topic_and_at_the_receiver_under_the_same_ids(done: Done) -> None:
+def test_alerts_reach_topic_and_webhook_under_the_same_ids(done: Done) -> None:
     assert not done.refused, "every signature holds"
     on_topic = alerts_by_id([json.loads(record.value) for record in done.alerts])
     stamped = {dict(record.headers)["webhook-id"].decode(): record for record in done.alerts}
@@ -259,7 +259,7 @@ def test_most_injected_anomalies_alert_and_each_alert_says_what_was_expected(don
         assert alert["score"] > alert["threshold"]
 
 
-def test_garbage_goes_to_the_dead_letter_topic_with_its_reason_and_its_place(done: Done) -> None:
+def test_invalid_records_go_to_the_dead_letter_topic_with_reason_and_offset(done: Done) -> None:
     assert len(done.rejected) == len(GARBAGE)
     for record in done.rejected:
         headers = {name: value.decode() for name, value in record.headers}
@@ -269,7 +269,7 @@ def test_garbage_goes_to_the_dead_letter_topic_with_its_reason_and_its_place(don
         assert headers["detail"]
 
 
-def test_metrics_agree_with_what_came_out(done: Done) -> None:
+def test_metrics_agree_with_the_outputs(done: Done) -> None:
     found = done.samples
     alerts = [json.loads(record.value) for record in done.alerts]
     firing = Counter(alert["severity"] for alert in alerts if alert["status"] == "firing")
@@ -312,12 +312,12 @@ def test_every_metric_of_the_design_is_served_and_known_labels_start_at_zero(don
     assert "stream" not in labels, "no label carries a stream's name"
 
 
-def test_it_says_that_it_is_alive_and_ready(done: Done) -> None:
+def test_livez_and_readyz_answer_ok(done: Done) -> None:
     assert done.health["/livez"][0] == 200
     assert done.health["/readyz"] == (200, "scoring\n")
 
 
-def test_sigterm_drains_and_ends(done: Done) -> None:
+def test_sigterm_drains_and_exits(done: Done) -> None:
     assert done.status == 0
     assert not re.search("Traceback|ERROR", done.log)
     assert sum(done.committed.values()) == EVENTS + len(GARBAGE), "all that was read is committed"

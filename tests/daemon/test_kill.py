@@ -133,7 +133,7 @@ def assert_same_alerts(found: Sequence[Record], expected: Sequence[Record]) -> N
         assert not (told := difference(record, wanted[name])), f"{name}: {told}"
 
 
-def test_a_file_is_scored_as_if_nobody_had_killed_the_daemon_and_each_event_once(
+def test_kills_do_not_change_a_files_scores_and_each_event_is_scored_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events = tmp_path / "events.jsonl"
@@ -179,7 +179,7 @@ def test_a_file_is_scored_as_if_nobody_had_killed_the_daemon_and_each_event_once
 
 
 @pytest.mark.kafka
-def test_a_topic_is_scored_as_if_nobody_had_killed_the_daemon_and_each_alert_has_one_id(
+def test_kills_do_not_change_a_topics_scores_and_each_alert_has_one_id(
     tmp_path: Path, broker: Broker, topic: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     events, scores, alerts = topic(partitions=PARTITIONS), topic(prefix="scores"), topic(prefix="alerts")

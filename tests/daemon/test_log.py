@@ -12,7 +12,7 @@ from tests.daemon.records import read_lines
 from tests.daemon.support import Longwatch, until
 
 
-def test_refused_records_alerts_and_times_are_told(tmp_path: Path) -> None:
+def test_the_log_shows_rejected_records_alerts_and_times(tmp_path: Path) -> None:
     settings = {
         "source.type": "file",
         "source.paths": ["-"],

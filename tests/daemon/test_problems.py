@@ -40,7 +40,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 @pytest.mark.parametrize("part", ["alert_feed", "changelog", "kafka", "webhook", "retraining"])
-def test_a_part_that_fails_shows_in_its_metric_at_once_and_in_readyz_where_it_lasts(
+def test_a_failing_part_shows_in_its_metric_at_once_and_in_readyz_if_it_lasts(
     daemon: Daemon, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon._assigned = True
@@ -59,7 +59,7 @@ def test_a_part_that_fails_shows_in_its_metric_at_once_and_in_readyz_where_it_la
     assert daemon._ready() == (True, "scoring")
 
 
-def test_a_trouble_that_lasts_is_told_and_one_that_does_not_come_again_is_over() -> None:
+def test_a_lasting_problem_is_reported_and_one_that_does_not_recur_ends() -> None:
     now = [time.monotonic()]
     problem = OngoingProblem(clock=lambda: now[0])
     assert (problem.current, problem.persistent()) == ("", "")

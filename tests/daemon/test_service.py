@@ -30,7 +30,7 @@ STDIN = {"source.type": "file", "source.paths": ["-"], "training.enabled": False
 # -- systemd -----------------------------------------------------------------------------------------------------------
 
 
-def test_systemd_hears_of_a_life_from_ready_to_stopping_with_a_watchdog_that_is_fed_while_idle(tmp_path: Path) -> None:
+def test_systemd_is_notified_from_ready_to_stopping_and_its_watchdog_fed_while_idle(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(PATIENCE)
@@ -62,7 +62,7 @@ def test_systemd_hears_of_a_life_from_ready_to_stopping_with_a_watchdog_that_is_
         ("http.port=many", "http.port"),
     ],
 )
-def test_wrong_settings_are_one_line_and_exit_2(option: str, told: str) -> None:
+def test_invalid_settings_are_a_one_line_error_and_exit_2(option: str, told: str) -> None:
     command = [sys.executable, "-m", "detector.cli", "run", "--set", option]
     found = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert found.returncode == 2
@@ -102,7 +102,7 @@ def test_a_state_directory_in_use_is_refused(tmp_path: Path, idle: Longwatch) ->
     assert idle.get("/livez")[0] == 200
 
 
-def test_a_damaged_state_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_damaged_state_is_refused_and_unchanged(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     damaged = os.urandom(4096)
@@ -112,7 +112,7 @@ def test_a_damaged_state_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     assert (state / "state.db").read_bytes() == damaged
 
 
-def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_database_of_another_program_stops_the_start_and_is_unchanged(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
     with sqlite3.connect(state / "state.db") as foreign:
@@ -159,7 +159,7 @@ def make_topics(broker: Broker) -> None:
 
 
 @pytest.mark.kafka
-def test_it_waits_for_its_broker_and_an_outage_in_the_middle_loses_nothing(tmp_path: Path, own_broker: Broker) -> None:
+def test_the_daemon_waits_for_its_broker_and_an_outage_loses_nothing(tmp_path: Path, own_broker: Broker) -> None:
     with Longwatch(tmp_path, kafka_settings(own_broker, tmp_path)) as daemon:
         daemon.line("No Kafka broker yet .* not reachable")
         assert daemon.get("/livez")[0] == 200
@@ -192,7 +192,7 @@ def test_it_waits_for_its_broker_and_an_outage_in_the_middle_loses_nothing(tmp_p
 
 
 @pytest.mark.kafka
-def test_a_daemon_that_slept_longer_than_its_session_goes_on_where_it_was(
+def test_a_daemon_suspended_beyond_its_session_resumes_where_it_was(
     tmp_path: Path, apache: Broker, topic: Callable[..., str]
 ) -> None:
     events = topic(partitions=PARTITIONS)
@@ -221,7 +221,9 @@ def test_a_daemon_that_slept_longer_than_its_session_goes_on_where_it_was(
 
 
 @pytest.mark.kafka
-def test_without_a_broker_it_stops_in_time_and_at_once_when_asked_twice(tmp_path: Path, own_broker: Broker) -> None:
+def test_without_a_broker_the_daemon_stops_in_time_and_a_second_signal_stops_it_at_once(
+    tmp_path: Path, own_broker: Broker
+) -> None:
     own_broker.start()
     make_topics(own_broker)
     producer = open_producer(own_broker)
@@ -252,7 +254,7 @@ LEARNERS, LEARNER_ROWS = 40, 10_000  # at 40 rows a second: far more than is eve
 LEARNING_SECONDS = 600  # a retraining comes last: on a machine with much else to do its 5 s have taken more than 70
 
 
-def test_scoring_goes_on_while_it_retrains_and_a_new_model_survives_kill_9(tmp_path: Path) -> None:
+def test_scoring_continues_while_retraining_and_a_new_model_survives_kill_9(tmp_path: Path) -> None:
     events = tmp_path / "events.csv"
     values = odd_waves(LEARNERS, LEARNER_ROWS)
     with events.open("w") as file:
@@ -304,7 +306,7 @@ def test_scoring_goes_on_while_it_retrains_and_a_new_model_survives_kill_9(tmp_p
     assert [name for name, _ in itertools.groupby(versions)] == [first, model], "from one event on, and never back"
 
 
-def test_another_cell_goes_on_with_all_that_streams_have_shown(tmp_path: Path) -> None:
+def test_after_a_change_of_cell_streams_keep_their_history(tmp_path: Path) -> None:
     """Only hidden states are the network's own: they are primed, and nothing begins to warm up again."""
     events = tmp_path / "events.csv"
     values = odd_waves(5, 1000)

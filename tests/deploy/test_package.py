@@ -46,12 +46,12 @@ def locked() -> dict[str, Version]:
     return {canonicalize_name(pair[1]): Version(pair[2]) for pair in pairs if pair}
 
 
-def test_the_lock_holds_a_version_that_the_package_allows_of_everything_it_asks_for() -> None:
+def test_the_constraints_pin_an_allowed_version_of_every_dependency() -> None:
     assert requirements().keys() - locked().keys() == set()
     assert [name for name, wanted in requirements().items() if locked()[name] not in wanted.specifier] == []
 
 
-def test_the_lock_holds_what_those_ask_for_too() -> None:
+def test_the_constraints_pin_indirect_dependencies() -> None:
     """As far as it is installed here; CUDA's packages are torch's to choose."""
     missing, seen, todo = set(), set(), [(name, wanted.extras) for name, wanted in requirements().items()]
     while todo:
@@ -74,7 +74,7 @@ def test_the_lock_holds_what_those_ask_for_too() -> None:
     assert missing == set()
 
 
-def test_a_range_ends_before_the_first_release_that_may_break_us() -> None:
+def test_version_ranges_end_before_the_next_breaking_release() -> None:
     torch, kafka, numba = (requirements()[name].specifier for name in ("torch", "kafka-python", "numba"))
     assert Version("2.14.1") in torch
     assert Version("3.0") not in torch
@@ -83,7 +83,7 @@ def test_a_range_ends_before_the_first_release_that_may_break_us() -> None:
     assert [text for text in project()["dependencies"] if "<" not in text] == []
 
 
-def test_make_the_image_and_the_documents_install_by_the_lock() -> None:
+def test_make_image_and_documents_install_with_the_constraints() -> None:
     for path in (ROOT / "Makefile", DEPLOY / "Dockerfile"):
         text = path.read_text()
         assert "torch==2" not in text, f"{path.name}: the lock says which torch"
@@ -91,7 +91,7 @@ def test_make_the_image_and_the_documents_install_by_the_lock() -> None:
     assert "--constraint constraints.txt" in (DEPLOY / "README.md").read_text()
 
 
-def test_there_is_one_version(tmp_path: Path) -> None:
+def test_the_version_is_stated_once(tmp_path: Path) -> None:
     assert project()["dynamic"] == ["version"]
     shown = subprocess.run(
         [sys.executable, "-m", "detector.cli", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
@@ -108,7 +108,7 @@ def test_there_is_one_version(tmp_path: Path) -> None:
     assert named == ["__init__.py"]
 
 
-def test_the_metadata_say_which_pythons_and_whose_it_is() -> None:
+def test_the_metadata_have_python_versions_and_authors() -> None:
     prefix = "Programming Language :: Python :: "
     pythons = {line.removeprefix(prefix) for line in project()["classifiers"] if line.startswith(prefix)}
     assert {"3.11", "3.12", "3.13", "3.14"} <= pythons
@@ -144,7 +144,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_wheel_made_of_the_sdist_holds_what_the_checkout_does(built: Path) -> None:
+def test_a_wheel_built_from_the_sdist_holds_every_module(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     assert wheel.name == f"longwatch-{detector.__version__}-py3-none-any.whl"
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}

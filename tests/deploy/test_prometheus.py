@@ -154,7 +154,7 @@ def seen(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 
 @pytest.mark.parametrize("phase", ["idle", "working", "idle again"])
-def test_no_panel_shows_what_is_no_number_or_no_sense(seen: Seen, phase: str) -> None:
+def test_no_panel_shows_nan_or_impossible_values(seen: Seen, phase: str) -> None:
     answers = seen.answers[phase]
     assert [(a.panel["title"], a.values) for a in answers if not all(map(math.isfinite, a.values))] == []
     absurd = [
@@ -168,24 +168,24 @@ def test_no_panel_shows_what_is_no_number_or_no_sense(seen: Seen, phase: str) ->
 
 
 @pytest.mark.parametrize("phase", ["idle", "working", "idle again"])
-def test_a_panel_without_a_value_says_so_in_words(seen: Seen, phase: str) -> None:
+def test_a_panel_without_a_value_shows_a_text(seen: Seen, phase: str) -> None:
     empty = [a.panel for a in seen.answers[phase] if not a.values and not a.expression.endswith("> 0")]
     assert [panel["title"] for panel in empty if not panel["fieldConfig"]["defaults"].get("noValue")] == []
     if phase == "working":
         assert {panel["title"] for panel in empty} == LATE
 
 
-def test_nothing_learnt_is_not_shown_as_learnt_perfectly(seen: Seen) -> None:
+def test_no_retraining_is_not_shown_as_a_perfect_one(seen: Seen) -> None:
     shown = [(a.panel["title"], a.values) for answers in seen.answers.values() for a in answers if a.values]
     assert [(title, values) for title, values in shown if title in LATE] == []
 
 
-def test_what_is_behind_is_nothing_while_nothing_waits(seen: Seen) -> None:
+def test_the_delay_is_zero_while_nothing_waits(seen: Seen) -> None:
     (behind,) = [a.values for a in seen.answers["idle"] if a.panel["title"] == "Behind"]
     assert behind == [0.0]
 
 
-def test_prometheus_can_evaluate_every_rule_and_none_fires_for_a_healthy_daemon(seen: Seen) -> None:
+def test_prometheus_evaluates_every_rule_and_none_fires_for_a_healthy_daemon(seen: Seen) -> None:
     assert {rule["health"] for rule in seen.rules} == {"ok"}
     firing = {rule["name"] for rule in seen.rules if rule["state"] == "firing"}
     assert firing <= {"LongwatchAnomaly"}

@@ -12,12 +12,12 @@ from tests.deploy.paths import DEPLOY, load_toml
 EXAMPLES = sorted(DEPLOY.rglob("longwatch.toml"))
 
 
-def test_there_is_an_example_for_each_way_to_deploy() -> None:
+def test_each_way_to_deploy_has_an_example() -> None:
     assert {path.relative_to(DEPLOY).parts[0] for path in EXAMPLES} == {"compose", "kubernetes", "systemd"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.relative_to(DEPLOY).as_posix())
-def test_the_example_is_accepted_with_the_variables_that_go_with_it(path: Path) -> None:
+def test_the_example_settings_are_accepted_with_their_variables(path: Path) -> None:
     environment = {
         "LONGWATCH_KAFKA__GROUP_INSTANCE_ID": "longwatch-0",
         "LONGWATCH_KAFKA__SASL_USERNAME": "longwatch",
@@ -29,7 +29,7 @@ def test_the_example_is_accepted_with_the_variables_that_go_with_it(path: Path) 
     assert settings.kafka.sasl_password.get_secret_value() == "from the environment"
 
 
-def test_a_credential_of_the_systemd_unit_is_read_from_its_file(tmp_path: Path) -> None:
+def test_the_systemd_units_credential_is_read_from_its_file(tmp_path: Path) -> None:
     unit = (DEPLOY / "systemd" / "longwatch.service").read_text()
     assert "LONGWATCH_KAFKA__SASL_PASSWORD_FILE=%d/kafka-password" in unit
     credential = tmp_path / "kafka-password"
@@ -42,7 +42,7 @@ def test_a_credential_of_the_systemd_unit_is_read_from_its_file(tmp_path: Path) 
 @pytest.mark.parametrize(
     "where", ["compose", "kubernetes/base", "kubernetes/overlays/example", "kubernetes/overlays/replicas"]
 )
-def test_states_follow_their_partitions_wherever_there_may_be_several_workers(where: str) -> None:
+def test_deployments_with_several_workers_use_a_changelog(where: str) -> None:
     environment = {"LONGWATCH_KAFKA__SASL_USERNAME": "longwatch", "LONGWATCH_KAFKA__SASL_PASSWORD": "secret"}
     settings = load_settings(DEPLOY / where / "longwatch.toml", environment)
     assert settings.changelog

@@ -39,17 +39,17 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(installable: Path) -> None:
+def test_systemd_accepts_the_unit(installable: Path) -> None:
     verified = analyze("verify", str(installable))
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
 
 
-def test_a_misspelt_directive_would_be_found(installable: Path) -> None:
+def test_a_misspelt_directive_is_detected(installable: Path) -> None:
     installable.write_text(installable.read_text().replace("NoNewPrivileges=", "NoNewPrivilege="))
     assert "NoNewPrivilege" in analyze("verify", str(installable)).stderr
 
 
-def test_the_unit_is_exposed_as_little_as_its_comments_say(installable: Path) -> None:
+def test_the_units_exposure_is_as_low_as_documented(installable: Path) -> None:
     report = analyze("security", "--offline=true", "--no-pager", str(installable))
     if "Overall exposure level" not in report.stdout:
         pytest.skip(f"this systemd cannot judge a unit offline: {report.stderr.strip()}")
@@ -57,7 +57,7 @@ def test_the_unit_is_exposed_as_little_as_its_comments_say(installable: Path) ->
     assert float(level) <= MAX_EXPOSURE
 
 
-def test_a_hung_loop_is_killed_and_a_wrong_setting_is_not_retried() -> None:
+def test_a_hung_daemon_is_restarted_and_an_invalid_setting_is_not_retried() -> None:
     unit = directives()
     assert unit["Type"] == ["notify"]
     assert unit["NotifyAccess"] == ["main"]
@@ -67,7 +67,7 @@ def test_a_hung_loop_is_killed_and_a_wrong_setting_is_not_retried() -> None:
     assert {"StartLimitIntervalSec", "StartLimitBurst"} <= unit.keys()
 
 
-def test_a_stop_is_given_longer_than_the_ten_seconds_a_drain_takes() -> None:
+def test_the_stop_timeout_is_longer_than_a_drain() -> None:
     assert int(directives()["TimeoutStopSec"][0].removesuffix("s")) > 10
 
 

@@ -25,7 +25,7 @@ def longwatch(*arguments: str, importtime: bool = False) -> subprocess.Completed
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["config"], ["completion", "bash"]], ids=" ".join)
-def test_an_answer_is_not_kept_waiting_by_what_it_does_not_need(arguments: list[str]) -> None:
+def test_short_commands_do_not_import_heavy_modules(arguments: list[str]) -> None:
     done = longwatch(*arguments, importtime=True)
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
@@ -52,7 +52,7 @@ echo "${COMPREPLY[@]}"
     assert "pyproject.toml" in completed("run", "--config", "pyproj")
 
 
-def test_a_shell_that_is_not_known_is_refused_with_those_that_are() -> None:
+def test_an_unknown_shell_is_an_error_that_lists_the_known_ones() -> None:
     done = longwatch("completion", "csh")
     assert done.returncode == 2
     assert "bash" in done.stderr.splitlines()[-1]
@@ -105,9 +105,7 @@ def events(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_a_daemon_that_neither_learns_nor_has_a_gpu_scores_without_torch(
-    events: Path, tmp_path: Path, device: str
-) -> None:
+def test_a_daemon_without_training_or_gpu_never_imports_torch(events: Path, tmp_path: Path, device: str) -> None:
     if device == "auto" and _driver_is_there():
         pytest.skip("this machine has a GPU's driver: torch is asked whether there is a GPU")
     settings = {
@@ -126,7 +124,7 @@ def test_a_daemon_that_neither_learns_nor_has_a_gpu_scores_without_torch(
     assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 360
 
 
-def test_history_is_scored_without_torch(events: Path, tmp_path: Path) -> None:
+def test_backtest_never_imports_torch(events: Path, tmp_path: Path) -> None:
     table = tmp_path / "scores.csv"
     command = [sys.executable, "-c", AND_TORCH, "backtest", str(events), "--output", str(table)]
     command += ["--set", "compute.device=cpu"]

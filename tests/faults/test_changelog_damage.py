@@ -20,7 +20,7 @@ from tests.faults.changelogs import World, warned
 pytestmark = pytest.mark.kafka
 
 
-def test_an_empty_changelog_leaves_the_stores_states_in_force(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_empty_changelog_keeps_the_local_states(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.make_changelog()
     world.write({"a": b"a1"}, 10)
     store = world.store()
@@ -32,7 +32,7 @@ def test_an_empty_changelog_leaves_the_stores_states_in_force(world: World, capl
 
 
 @pytest.mark.parametrize("had", ["nothing", "a time before the changelog", "another changelog"])
-def test_a_changelog_of_aborted_transactions_only_is_an_empty_one(
+def test_a_changelog_of_aborted_transactions_only_counts_as_empty(
     world: World, caplog: pytest.LogCaptureFixture, had: str
 ) -> None:
     store = world.store()
@@ -59,7 +59,7 @@ def test_a_changelog_of_aborted_transactions_only_is_an_empty_one(
     assert not warned(caplog, "built anew")
 
 
-def test_a_changelog_made_anew_replaces_the_stores_copy(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_recreated_changelog_replaces_the_local_cache(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.make_changelog()
     writer = world.writer()
     world.write({"a": b"a1", "b": b"b1"}, 10, writer=writer)
@@ -75,7 +75,9 @@ def test_a_changelog_made_anew_replaces_the_stores_copy(world: World, caplog: py
     assert warned(caplog, "is not the one that the local store is a copy of")
 
 
-def test_a_truncated_changelog_is_told_with_how_much_is_missing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_changelog_is_logged_with_how_much_is_missing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     world.make_changelog()
     world.write({"a": b"a1", "b": b"b1", "c": b"c1"}, 10, streams=3)
     admin = world.admin()
@@ -86,14 +88,14 @@ def test_a_truncated_changelog_is_told_with_how_much_is_missing(world: World, ca
     assert warned(caplog, "holds 1 states of at least 3 that were written: it has been truncated")
 
 
-def test_states_without_a_mark_do_not_stand_for_an_offset(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_states_without_a_mark_have_no_offset(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.make_changelog()
     world.write({"a": b"a1"}, 10, mark=False)
     assert world.restore(world.store())[0].source_offset is None
     assert warned(caplog, "does not say for which offset: it has been truncated")
 
 
-def test_a_damaged_record_costs_one_stream(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_changelog_record_loses_one_stream(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.make_changelog()
     ((key, value),) = state_records("a", world.partitions[0], 5, compressed(b"a1"))
     producer = KafkaProducer(bootstrap_servers=world.broker.bootstrap)
@@ -154,9 +156,7 @@ def of_small_records(world: World) -> None:
         (of_small_records, "has max.message.bytes=9999, longwatch needs 10000 or more: kafka-configs.sh"),
     ],
 )
-def test_a_changelog_that_cannot_be_used_is_refused_in_one_line(
-    world: World, changelog: Callable[[World], None], said: str
-) -> None:
+def test_an_unusable_changelog_is_a_one_line_error(world: World, changelog: Callable[[World], None], said: str) -> None:
     changelog(world)
     told = refusal(world)
     assert said in told

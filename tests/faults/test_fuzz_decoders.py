@@ -31,12 +31,12 @@ def decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
     return targets(tmp_path_factory.mktemp("decoders"))
 
 
-def test_every_decoder_is_fed(decoders: dict[str, Target]) -> None:
+def test_every_decoder_has_a_fuzz_target(decoders: dict[str, Target]) -> None:
     assert tuple(decoders) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_nobody_meant_is_read_or_refused(decoders: dict[str, Target], name: str) -> None:
+def test_mutated_input_is_read_or_refused(decoders: dict[str, Target], name: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     _, inputs, slowest = feed(name, decoders[name], SHORT, 20)
     assert inputs >= 20

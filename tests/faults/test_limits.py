@@ -78,7 +78,7 @@ def settings(folder: Path, events: Path, **more: object) -> dict[str, object]:
     }
 
 
-def test_a_flood_of_names_evicts_and_memory_stays_below_the_limit(tmp_path: Path) -> None:
+def test_a_flood_of_stream_names_evicts_and_memory_stays_below_the_limit(tmp_path: Path) -> None:
     write_flood(tmp_path / "events.jsonl", NAMES)
     with Longwatch(tmp_path, settings(tmp_path, tmp_path / "events.jsonl", state__memory_bytes=64 * MIB)) as daemon:
         told = daemon.line(
@@ -96,7 +96,7 @@ def test_a_flood_of_names_evicts_and_memory_stays_below_the_limit(tmp_path: Path
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
-def test_a_flood_in_a_small_cgroup_is_not_killed(tmp_path: Path, cgroup: Path) -> None:
+def test_a_flood_of_stream_names_in_a_small_cgroup_is_not_killed(tmp_path: Path, cgroup: Path) -> None:
     """200,000 names, 6 GB of states, in a container of 1.6 GB."""
     most = 1_500 * MIB
     for name in ("memory.max", "memory.limit_in_bytes"):

@@ -39,7 +39,7 @@ def write_events(path: Path, seed: int = 5) -> int:
 
 @pytest.mark.faults
 @pytest.mark.timeout(1_800)
-def test_memory_is_level_over_two_hours_of_events_at_full_speed(tmp_path: Path) -> None:
+def test_memory_is_constant_over_two_hours_at_full_speed(tmp_path: Path) -> None:
     events = write_events(tmp_path / "events.jsonl")
     settings = {
         "source.type": "file",

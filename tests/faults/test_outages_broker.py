@@ -45,7 +45,7 @@ def send(broker: Broker, number: int) -> None:
     broker._process.send_signal(number)
 
 
-def test_partitions_that_go_back_again_and_again_are_always_read_on(apache: Broker) -> None:
+def test_partitions_that_are_rewound_repeatedly_are_always_read_on(apache: Broker) -> None:
     """As after every transaction that was given up: what the client has set aside must not keep it from fetching."""
     topic = apache.create_topic(f"back-{uuid.uuid4().hex[:8]}", 4)
     producer = open_producer(apache)
@@ -103,7 +103,7 @@ def test_a_broker_that_is_slow_and_then_silent_is_waited_for(own_broker: Broker,
     ],
     ids=["at_least_once", "changelog", "exactly_once"],
 )
-def test_what_the_broker_could_not_take_in_time_is_scored_again_by_the_same_process(
+def test_events_whose_commit_timed_out_are_scored_again_by_the_same_process(
     way: dict[str, Any], own_broker: Broker, tmp_path: Path
 ) -> None:
     """Away for several times `kafka.delivery_timeout_seconds`: nothing is started anew, nothing is lost."""

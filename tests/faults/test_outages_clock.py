@@ -100,7 +100,7 @@ def clock(tmp_path: Path) -> tuple[dict[str, str], Jump]:
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("guarantee", ["exactly_once", pytest.param("at_least_once", marks=pytest.mark.faults)])
-def test_a_clock_that_jumps_by_hours_changes_nothing(
+def test_clock_jumps_of_hours_change_no_score(
     apache: Broker, tmp_path: Path, clock: tuple[dict[str, str], Jump], guarantee: str
 ) -> None:
     """Five hours ahead is more than brokers allow (`message.timestamp.after.max.ms`, an hour): they refuse records."""
@@ -149,7 +149,7 @@ print(*sorted(set(seen)))
 """
 
 
-def test_an_alert_that_waits_is_not_too_old_because_the_clock_was_set(
+def test_a_clock_change_does_not_make_waiting_alerts_too_old(
     tmp_path: Path, clock: tuple[dict[str, str], Jump]
 ) -> None:
     environ = {**os.environ, **clock[0]}
@@ -158,7 +158,7 @@ def test_an_alert_that_waits_is_not_too_old_because_the_clock_was_set(
     assert done.stdout == "retried\n", done.stderr
 
 
-def test_a_receiver_whose_clock_is_another_is_believed_by_its_own(tmp_path: Path) -> None:
+def test_retry_after_dates_are_read_by_the_receivers_own_clock(tmp_path: Path) -> None:
     """It asks for a date that is hours away by our clock, and a second by its own."""
     asked: list[float] = []
 

@@ -76,7 +76,7 @@ def test_a_store_that_cannot_save_keeps_the_former_checkpoint_and_saves_when_it_
     store.close()
 
 
-def test_an_outbox_on_a_full_disk_takes_all_or_nothing_and_goes_on_afterwards(disk: Disk) -> None:
+def test_an_outbox_on_a_full_disk_adds_all_or_nothing_and_recovers(disk: Disk) -> None:
     outbox = Outbox(disk.root / "outbox", 1000)
     outbox.add([NewMessage("first", "s", b"x")], 0.0)
     disk.fill()
@@ -91,7 +91,7 @@ def test_an_outbox_on_a_full_disk_takes_all_or_nothing_and_goes_on_afterwards(di
     outbox.close()
 
 
-def test_alerts_that_a_full_disk_keeps_out_of_the_outbox_are_told_by_flush_and_arrive_once(disk: Disk) -> None:
+def test_flush_reports_alerts_kept_out_by_a_full_disk_and_they_arrive_once(disk: Disk) -> None:
     pending: list[int] = []
     with Receiver() as receiver:
         settings = WebhookSettings.model_validate(
@@ -150,7 +150,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     return Expected(run, scores, webhook_ids(alerts))
 
 
-def test_a_daemon_on_a_full_disk_goes_on_scoring_and_a_kill_then_loses_nothing(
+def test_a_daemon_on_a_full_disk_keeps_scoring_and_a_kill_loses_nothing(
     disk: Disk, tmp_path: Path, expected: Expected
 ) -> None:
     """Store, outbox, files of results and log are all on it."""
@@ -204,7 +204,7 @@ def test_a_daemon_on_a_full_disk_goes_on_scoring_and_a_kill_then_loses_nothing(
 
 @pytest.mark.kafka
 @pytest.mark.faults
-def test_with_exactly_once_a_full_disk_under_the_store_neither_loses_nor_doubles_an_event(
+def test_exactly_once_survives_a_full_disk_under_the_store(
     apache: Broker, disk: Disk, tmp_path: Path, expected: Expected
 ) -> None:
     """The store falls behind the changelog; streams that it has not got are not taken from it."""

@@ -52,7 +52,7 @@ daemon._shutdown(orderly=True)
 
 
 @pytest.mark.usefixtures("nothing_is_ignored")
-def test_a_signal_in_the_middle_of_a_line_of_the_log_stops_it_and_breaks_nothing(tmp_path: Path) -> None:
+def test_a_signal_while_logging_stops_the_daemon_cleanly(tmp_path: Path) -> None:
     """The log goes to a pipe that is nearly always full, so that most signals come while a line is being written."""
     settings = ["source.type=file", 'source.paths=["-"]', f"state.directory={tmp_path}", "http.port=0"]
     command = [sys.executable, "-c", CHATTY, str(SIGNALS), *settings]
@@ -89,7 +89,7 @@ def test_a_signal_in_the_middle_of_a_line_of_the_log_stops_it_and_breaks_nothing
 
 
 @pytest.mark.faults
-def test_a_process_that_the_kernel_kills_for_memory_has_lost_nothing(tmp_path: Path, cgroup: Path) -> None:
+def test_a_daemon_killed_for_memory_loses_nothing(tmp_path: Path, cgroup: Path) -> None:
     """A neighbour in the same cgroup takes all memory, and the kernel's choice falls on the daemon."""
     fleet = make_fleet(streams=8, rows=500, seed=3)
     events, scores = tmp_path / "events.jsonl", tmp_path / "scores.jsonl"

@@ -76,7 +76,7 @@ class Receiver:
 
 
 @pytest.mark.parametrize("seconds", [0.6, pytest.param(120.0, marks=[pytest.mark.faults, pytest.mark.timeout(900)])])
-def test_a_receiver_in_any_trouble_holds_up_nothing_and_misses_nothing(tmp_path: Path, seconds: float) -> None:
+def test_a_failing_receiver_delays_no_scoring_and_misses_no_alert(tmp_path: Path, seconds: float) -> None:
     long = seconds > 10
     fleet = make_fleet(streams=8, rows=20_000 if long else 6_000, seed=3)  # far more than is ever read
     events = tmp_path / "events.jsonl"

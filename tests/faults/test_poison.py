@@ -130,7 +130,7 @@ def reference(model: Weights, events: list[Event]) -> Outcome:
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_the_others_are_scored_as_if_the_poison_had_never_come(
+def test_a_poisonous_event_does_not_change_the_others_scores(
     model: Weights, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     poison(monkeypatch)
@@ -158,7 +158,7 @@ def test_the_others_are_scored_as_if_the_poison_had_never_come(
     assert_same(steps.gathered(), reference)
 
 
-def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_while(
+def test_states_are_copied_only_for_a_while_after_an_event_raised(
     model: Weights, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch)
@@ -191,7 +191,7 @@ def test_nothing_is_copied_until_an_event_raises_and_again_when_none_has_for_a_w
     assert not copied
 
 
-def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
+def test_a_stream_whose_state_raises_is_reset_and_the_others_continue(
     model: Weights, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Kept()
@@ -230,7 +230,7 @@ def test_a_stream_whose_state_is_what_raises_begins_anew_and_the_others_go_on(
     assert Engine(model, fetch=store.fetch).step(batch).scores is not None, "what was saved can be gone on with"
 
 
-def test_an_engine_that_raises_on_everything_is_not_the_events_fault(
+def test_an_engine_that_always_raises_rejects_no_events(
     model: Weights, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
@@ -309,7 +309,7 @@ def assert_same_scores(found: Sequence[Record], expected: dict[Event_, Record]) 
 
 
 @pytest.mark.parametrize("source", ["file", pytest.param("pipe", marks=pytest.mark.faults)])
-def test_a_daemon_that_reads_files_goes_back_to_its_checkpoint_and_each_event_is_scored_once(
+def test_a_file_reader_rolls_back_to_its_checkpoint_and_scores_each_event_once(
     tmp_path: Path, source: str, expected: dict[Event_, Record]
 ) -> None:
     events = tmp_path / "events.jsonl"
@@ -339,7 +339,7 @@ def test_a_daemon_that_reads_files_goes_back_to_its_checkpoint_and_each_event_is
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("guarantee", ["exactly_once", pytest.param("at_least_once", marks=pytest.mark.faults)])
-def test_a_daemon_that_reads_a_topic_goes_back_to_its_last_commit_and_scores_the_others_rightly(
+def test_a_topic_reader_rolls_back_to_its_commit_and_scores_the_others_correctly(
     apache: Broker, tmp_path: Path, expected: dict[Event_, Record], guarantee: str
 ) -> None:
     topics = Topics(apache, tmp_path, uuid.uuid4().hex[:8])

@@ -44,7 +44,7 @@ def test_states_and_their_offset_are_those_that_were_last_committed(world: World
     assert store.load(["a", "b", "gone"]) == [b"a2", b"b1", None]
 
 
-def test_what_the_store_has_is_not_read_again(world: World) -> None:
+def test_states_in_the_local_store_are_not_read_again(world: World) -> None:
     world.make_changelog()
     writer = world.writer()
     world.write({"a": b"a1", "b": b"b1"}, 10, writer=writer)
@@ -57,7 +57,7 @@ def test_what_the_store_has_is_not_read_again(world: World) -> None:
     assert store.load(["a", "b"]) == [b"a1", b"b2"]
 
 
-def test_a_transaction_that_a_dead_worker_left_open_is_ended_not_waited_for(world: World) -> None:
+def test_a_dead_workers_open_transaction_is_aborted_not_waited_for(world: World) -> None:
     world.make_changelog()
     dead = world.writer("dead")
     world.write({"a": b"a1"}, 10, writer=dead)
@@ -68,7 +68,7 @@ def test_a_transaction_that_a_dead_worker_left_open_is_ended_not_waited_for(worl
         world.write({"a": b"a3"}, 30, writer=dead)
 
 
-def test_a_partition_taken_away_while_it_is_restored_comes_back_whole(world: World) -> None:
+def test_a_partition_revoked_during_its_restore_is_restored_completely_later(world: World) -> None:
     world.make_changelog()
     writer = world.writer()
     for turn in range(6):
@@ -86,7 +86,7 @@ def test_a_partition_taken_away_while_it_is_restored_comes_back_whole(world: Wor
     assert store.row_count(world.partitions[0]) == 1_200
 
 
-def test_a_standby_has_read_what_it_takes_over(world: World) -> None:
+def test_a_standby_has_already_restored_what_it_takes_over(world: World) -> None:
     world.make_changelog()
     writer = world.writer()
     world.write({f"s{n}": b"row" for n in range(300)}, 10, writer=writer)
@@ -100,7 +100,7 @@ def test_a_standby_has_read_what_it_takes_over(world: World) -> None:
     assert store.load(["s1"]) == [b"new"]
 
 
-def test_a_large_state_is_written_in_parts_that_a_narrow_changelog_takes(world: World) -> None:
+def test_a_large_state_is_split_to_fit_the_changelogs_limit(world: World) -> None:
     world.make_changelog(**{"max.message.bytes": "10000"})
     rows = {"wide" * 1_000: os.urandom(200_000), "next": b"small"}
     writer, source = world.writer(), world.partitions[0]
@@ -118,7 +118,7 @@ def test_a_large_state_is_written_in_parts_that_a_narrow_changelog_takes(world: 
     assert store.load(list(rows)) == list(rows.values())
 
 
-def test_a_source_that_got_more_partitions_gets_more_changelogs(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_new_source_partitions_get_changelog_partitions(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.make_changelog()
     world.write({"a": b"a1"}, 10)
     store = world.store()
@@ -131,7 +131,7 @@ def test_a_source_that_got_more_partitions_gets_more_changelogs(world: World, ca
     assert warned(caplog, f"topic {world.topic} has 5 partitions now, 2 before")
 
 
-def test_a_changelog_of_the_former_layout_is_taken_over(world: World) -> None:
+def test_a_changelog_of_the_former_layout_is_read(world: World) -> None:
     writer = world.writer()
     world.make_changelog()
     world.write({"a": b"1"}, 5, layout=FORMER_LAYOUT, writer=writer)
@@ -143,7 +143,7 @@ def test_a_changelog_of_the_former_layout_is_taken_over(world: World) -> None:
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["as this version tells it", "as the former version left it"])
-def test_open_incidents_are_found_again_without_their_streams(world: World, told: bool) -> None:
+def test_open_incidents_are_restored_without_loading_their_streams(world: World, told: bool) -> None:
     rows: dict[str, bytes | None] = {}
     for file in ("state", "incident"):
         (world.folder / file).mkdir()

@@ -45,7 +45,7 @@ def series(name: str) -> Series:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_plots_and_pages_show_any_name_as_it_is(tmp_path: Path, name: str) -> None:
+def test_plots_and_pages_escape_any_name(tmp_path: Path, name: str) -> None:
     save_png(plot_stream(series(name)), tmp_path / "stream.png")
     save_png(plot_overview([series(name)], name), tmp_path / "overview.png")
     with new_figure(6, 3) as figure:
@@ -60,7 +60,7 @@ def test_plots_and_pages_show_any_name_as_it_is(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_alert_is_told_in_one_line_whatever_the_stream_is_called(name: str) -> None:
+def test_an_alert_is_one_log_line_for_any_stream_name(name: str) -> None:
     import logging
 
     record = logging.LogRecord(
@@ -71,7 +71,7 @@ def test_an_alert_is_told_in_one_line_whatever_the_stream_is_called(name: str) -
     assert line.isprintable()
 
 
-def test_the_demo_reads_its_own_metrics_whatever_is_set_for_the_daemons_port(tmp_path: Path) -> None:
+def test_the_demo_reads_its_own_metrics_whatever_the_http_settings(tmp_path: Path) -> None:
     set_for_the_daemon = [
         "http.username=u",
         "http.password=correct-horse",

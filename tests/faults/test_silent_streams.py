@@ -43,9 +43,7 @@ def of_gone(topics: Topics) -> list[Record]:
     return [alert for alert in topics.alerted() if alert["stream"] == "gone"]
 
 
-def test_an_incident_ends_once_though_its_stream_is_gone_and_its_workers_are_killed(
-    apache: Broker, tmp_path: Path
-) -> None:
+def test_a_silent_streams_incident_ends_once_despite_killed_workers(apache: Broker, tmp_path: Path) -> None:
     topics = Topics(apache, tmp_path, uuid.uuid4().hex[:8])
     more = {"alerting__threshold": 5.0, "state__max_streams": 1}
     produce(topics, "gone", 0, [*noise(1, ROWS), *[500.0] * INCIDENT])
@@ -72,7 +70,7 @@ def test_an_incident_ends_once_though_its_stream_is_gone_and_its_workers_are_kil
     assert "resolved_by" not in fired
 
 
-def test_where_nothing_comes_any_more_a_clock_ends_the_incident(apache: Broker, tmp_path: Path) -> None:
+def test_without_any_events_the_clock_ends_the_incident(apache: Broker, tmp_path: Path) -> None:
     topics = Topics(apache, tmp_path, uuid.uuid4().hex[:8])
     more = {"alerting__threshold": 5.0, "processing__guarantee": "at_least_once", "http__port": 0}
     settings = topics.settings("a", **more)

@@ -16,7 +16,7 @@ MINUTES = float(os.environ.get("LONGWATCH_SOAK_MINUTES", "30"))
 @pytest.mark.kafka
 @pytest.mark.faults
 @pytest.mark.timeout(MINUTES * 60 + 1800)
-def test_two_workers_that_retrain_lose_and_double_nothing(
+def test_two_retraining_workers_lose_and_duplicate_nothing(
     tmp_path: Path, apache: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = soak(MINUTES, tmp_path, apache)

@@ -55,7 +55,7 @@ def drip(stream: Stream, share: float) -> None:
 @pytest.mark.parametrize(
     "standby", [pytest.param(False, id="cold", marks=pytest.mark.faults), pytest.param(True, id="standby")]
 )
-def test_another_worker_goes_on_for_one_that_is_killed(
+def test_another_worker_takes_over_from_a_killed_one(
     apache: Broker, tmp_path: Path, standby: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     topics = Topics(apache, tmp_path, uuid.uuid4().hex[:8])
@@ -78,7 +78,7 @@ def test_another_worker_goes_on_for_one_that_is_killed(
 
 
 @pytest.mark.faults
-def test_a_worker_that_keeps_its_name_goes_on_after_its_own_start(
+def test_a_restarted_worker_with_the_same_name_resumes_its_partitions(
     apache: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     topics = Topics(apache, tmp_path, uuid.uuid4().hex[:8])
@@ -104,7 +104,7 @@ def test_a_worker_that_keeps_its_name_goes_on_after_its_own_start(
         )
 
 
-def test_states_come_back_by_the_thousand(apache: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_thousands_of_states_are_restored(apache: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = World(apache, tmp_path)
     try:
         world.make_changelog()

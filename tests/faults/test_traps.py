@@ -63,9 +63,7 @@ def all_committed(topics: Topics, events: int = EVENTS, seconds: float = PATIENC
 
 
 @pytest.mark.faults
-def test_a_worker_that_slept_through_its_eviction_writes_nothing_twice(
-    topics: Topics, undisturbed: Undisturbed
-) -> None:
+def test_a_worker_suspended_beyond_its_session_writes_nothing_twice(topics: Topics, undisturbed: Undisturbed) -> None:
     with Receiver() as receiver, Stream(topics, FLEET) as stream:
         topics.receiver = receiver
         with topics.worker("a") as sleeper:
@@ -109,7 +107,7 @@ def test_two_workers_with_one_transactional_id_do_not_both_commit(topics: Topics
 
 
 @pytest.mark.faults
-def test_what_retention_has_deleted_is_told_and_passed_over(topics: Topics, admin: KafkaAdminClient) -> None:
+def test_records_deleted_by_retention_are_logged_and_skipped(topics: Topics, admin: KafkaAdminClient) -> None:
     with Stream(topics, FLEET) as stream:
         stream.until(EVENTS / 3)
         with topics.worker("a") as worker:
@@ -128,7 +126,7 @@ def test_what_retention_has_deleted_is_told_and_passed_over(topics: Topics, admi
 
 
 @pytest.mark.faults
-def test_a_topic_that_was_made_anew_is_told_and_read_on(topics: Topics, admin: KafkaAdminClient) -> None:
+def test_a_recreated_topic_is_logged_and_read(topics: Topics, admin: KafkaAdminClient) -> None:
     with Stream(topics, FLEET) as stream, topics.worker("a") as worker:
         stream.finish()
         all_committed(topics)
@@ -149,7 +147,7 @@ def test_a_topic_that_was_made_anew_is_told_and_read_on(topics: Topics, admin: K
 
 
 @pytest.mark.faults
-def test_a_topic_that_gets_more_partitions_is_read_on_in_all_of_them(topics: Topics, admin: KafkaAdminClient) -> None:
+def test_added_partitions_of_a_topic_are_read(topics: Topics, admin: KafkaAdminClient) -> None:
     with Stream(topics, FLEET) as stream, topics.worker("a") as worker:
         stream.until(EVENTS / 2)
         all_committed(topics, EVENTS // 2)
@@ -166,7 +164,7 @@ def test_a_topic_that_gets_more_partitions_is_read_on_in_all_of_them(topics: Top
             assert again.terminate()[0] == 0
 
 
-def test_a_damaged_row_of_the_local_store_comes_back_from_the_changelog(
+def test_a_damaged_row_of_the_local_store_is_restored_from_the_changelog(
     topics: Topics, undisturbed: Undisturbed
 ) -> None:
     with Stream(topics, FLEET) as stream:
@@ -188,7 +186,7 @@ def test_a_damaged_row_of_the_local_store_comes_back_from_the_changelog(
 
 
 @pytest.mark.parametrize("part", ["its beginning", pytest.param("its rows", marks=pytest.mark.faults)])
-def test_a_damaged_local_store_is_put_aside_and_comes_back_from_the_changelog(
+def test_a_damaged_local_store_is_set_aside_and_restored_from_the_changelog(
     topics: Topics, undisturbed: Undisturbed, part: str
 ) -> None:
     """Damage at its beginning is seen at the start; in the middle when that is read: then the next start mends it."""
@@ -232,7 +230,7 @@ def test_a_second_daemon_with_the_same_state_directory_is_refused_in_one_line(to
 
 
 @pytest.mark.faults
-def test_a_version_with_other_rows_is_told_what_to_do_and_what_it_is_told_works(topics: Topics) -> None:
+def test_a_version_with_another_row_layout_gets_advice_that_works(topics: Topics) -> None:
     """`model.horizons` changes the rows as a new version may; checkpointing/test_golden.py has what is quicker."""
     other = {"model__horizons": [1]}
     with Stream(topics, FLEET) as stream:
@@ -256,7 +254,7 @@ def test_a_version_with_other_rows_is_told_what_to_do_and_what_it_is_told_works(
     assert len(places) == len(topics.scored()) == EVENTS
 
 
-def test_a_daemon_that_is_alive_but_cannot_process_fails_its_liveness(topics: Topics) -> None:
+def test_a_daemon_that_cannot_process_fails_its_liveness_probe(topics: Topics) -> None:
     """A transaction that never ends, of a worker nobody knows: its states cannot be restored before."""
     with Stream(topics, FLEET) as stream:
         stream.until(EVENTS / 2)
@@ -282,7 +280,7 @@ def test_a_daemon_that_is_alive_but_cannot_process_fails_its_liveness(topics: To
             assert worker.terminate()[0] == 0
 
 
-def test_states_go_along_through_every_guarantee(topics: Topics, undisturbed: Undisturbed) -> None:
+def test_states_survive_changes_of_the_guarantee(topics: Topics, undisturbed: Undisturbed) -> None:
     """Without a changelog, then exactly once, then on another machine at least once with nothing but the changelog."""
     plain = {"processing__guarantee": "at_least_once"}
     with Stream(topics, FLEET) as stream:

@@ -56,7 +56,7 @@ def nab_score(detected: dict[int, float], threshold: float = 0.5, profile: Profi
     return nab_sweep([(times(100), scores, WINDOWS)]).at(threshold, profile).score
 
 
-def test_a_silent_detector_scores_0_and_the_first_row_of_each_window_alone_scores_100() -> None:
+def test_nab_score_is_0_for_no_detection_and_100_for_the_first_row_of_each_window() -> None:
     assert nab_score({}) == 0.0
     assert nab_score({30: 1.0, 70: 1.0}) == pytest.approx(100.0, abs=1e-12)
 
@@ -69,7 +69,7 @@ def test_a_window_is_rewarded_once_by_its_earliest_detection() -> None:
     assert nab_score({35: 0.7, 36: 1.0, 39: 0.9}) == pytest.approx(by_hand, abs=1e-12)
 
 
-def test_a_false_positive_costs_more_the_further_it_lies_behind_a_window_and_most_before_any() -> None:
+def test_a_false_positive_costs_more_the_further_it_is_after_a_window() -> None:
     def cost(row: int) -> float:
         return (100.0 - nab_score({30: 1.0, 70: 1.0, row: 1.0})) * 4.0 / 100.0
 
@@ -86,7 +86,7 @@ def test_profiles_weigh_false_positives_and_missed_windows() -> None:
     assert nab_score(detected, profile=NAB_PROFILES["reward_low_fn"]) == pytest.approx(100 * (1 - 0.11 - 2 + 4) / 6)
 
 
-def test_probation_rows_neither_cost_nor_find() -> None:
+def test_probation_rows_do_not_count() -> None:
     assert nab_probation(100) == 15
     assert nab_probation(4032) == 604
     assert nab_probation(22695) == 750
@@ -113,7 +113,7 @@ def test_one_threshold_serves_the_whole_corpus_and_is_the_best_one() -> None:
     assert best.score == sweep.scores(STANDARD).max()
 
 
-def test_windows_off_the_grid_hold_the_rows_within_them() -> None:
+def test_windows_between_timestamps_hold_the_rows_within_them() -> None:
     off_grid = [(start - MINUTE // 2, end + MINUTE // 2) for start, end in WINDOWS]
     scores = np.random.default_rng(0).random(100)
     on = nab_sweep([(times(100), scores, WINDOWS)])
@@ -121,7 +121,7 @@ def test_windows_off_the_grid_hold_the_rows_within_them() -> None:
     np.testing.assert_array_equal(on.scores(STANDARD), off.scores(STANDARD))
 
 
-def test_silence_is_the_best_answer_of_a_detector_that_is_wrong_everywhere() -> None:
+def test_the_best_threshold_of_a_wrong_detector_never_detects() -> None:
     scores = np.ones(100)
     scores[30:40] = scores[70:80] = 0.0
     best = nab_sweep([(times(100), scores, WINDOWS)]).best(STANDARD)
@@ -153,7 +153,7 @@ def test_more_detections_outside_windows_never_raise_the_score(scores: Float64, 
 
 
 @given(stream_scores, st.sampled_from(sorted(NAB_PROFILES)), levels)
-def test_the_sweep_equals_the_rules_applied_at_one_threshold(scores: Float64, profile: str, threshold: float) -> None:
+def test_the_threshold_sweep_equals_scoring_at_each_threshold(scores: Float64, profile: str, threshold: float) -> None:
     """The rules read row by row, for one threshold, as a person would apply them."""
     weights = NAB_PROFILES[profile]
     raw = 0.0
@@ -183,7 +183,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("detector", PUBLISHED)
-def test_published_figures_come_out_of_the_published_scores(detector: str) -> None:
+def test_published_nab_figures_are_reproduced_from_published_scores(detector: str) -> None:
     try:
         folder = data_folder("nab_results")
         series = nab_series(data_folder("nab"))
@@ -199,14 +199,14 @@ def test_published_figures_come_out_of_the_published_scores(detector: str) -> No
 # --- Events and points -----------------------------------------------------------------------------------------------
 
 
-def test_events_are_counted_strictly() -> None:
+def test_strict_event_counts_equal_hand_counted_ones() -> None:
     label = mask("...xxx....xx...x")
     alert = mask("x...xxx.x......x")
     #             ^ false  ^ tail of a found segment: false; ^ false; the middle segment is missed
     assert event_counts(alert, label) == Counts(true_positives=2, false_positives=3, false_negatives=1)
 
 
-def test_an_alarm_held_on_is_false_between_all_segments() -> None:
+def test_a_permanent_alarm_is_one_false_alarm_between_each_two_segments() -> None:
     label = mask(".x.x.x.")
     counts = event_counts(np.ones(7, dtype=np.bool_), label)
     assert counts == Counts(3, 4, 0)
@@ -221,7 +221,7 @@ def test_streams_are_pooled_by_adding_their_counts() -> None:
     assert math.isnan(Counts().precision)
 
 
-def test_a_segment_counts_with_all_its_points_if_found_within_the_delay_and_with_none_otherwise() -> None:
+def test_a_segment_counts_fully_if_found_within_the_delay() -> None:
     label = mask("..xxxxxxxxxxxx..")  # 12 points from row 2
     in_time, late = np.zeros(16, dtype=np.bool_), np.zeros(16, dtype=np.bool_)
     in_time[2 + 7] = True
@@ -269,7 +269,7 @@ def test_every_segment_and_every_labelled_point_is_either_found_or_missed(case: 
 
 
 @given(alerts_and_labels())
-def test_more_patience_never_finds_fewer_points(case: tuple[Bool, Bool]) -> None:
+def test_a_longer_delay_never_finds_fewer_points(case: tuple[Bool, Bool]) -> None:
     found = [delayed_point_counts(*case, delay=delay).true_positives for delay in range(12)]
     assert found == sorted(found)
 
@@ -309,7 +309,7 @@ def test_ranking_does_not_depend_on_the_order_of_tied_rows() -> None:
     assert average_precision(scores, label) == average_precision(scores, label[[1, 0, 2, 3]])
 
 
-def test_ranking_without_both_kinds_of_rows_is_not_a_number() -> None:
+def test_ranking_without_both_classes_is_nan() -> None:
     assert math.isnan(roc_auc(np.arange(3.0), mask("...")))
     assert math.isnan(roc_auc(np.arange(3.0), mask("xxx")))
     assert math.isnan(average_precision(np.arange(3.0), mask("...")))
@@ -318,7 +318,7 @@ def test_ranking_without_both_kinds_of_rows_is_not_a_number() -> None:
 # --- Incidents -------------------------------------------------------------------------------------------------------
 
 
-def test_incidents_tell_what_was_found_when_and_what_was_false() -> None:
+def test_incident_results_state_detections_delays_and_false_alarms() -> None:
     windows = [(2 * MINUTE, 5 * MINUTE), (10 * MINUTE, 12 * MINUTE)]
     judged = incidents("web-1/cpu", times(16), mask("...xxxx..." + "...xx."), windows)
     assert [(one.detected, one.delay) for one in judged.incidents] == [(3 * MINUTE, MINUTE), (None, None)]

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 THEORY = ROOT / "docs" / "theory.md"
 
 
-def test_the_tasks_are_what_they_say() -> None:
+def test_the_tasks_have_the_stated_targets() -> None:
     sums = adding(50, 300, Generator().manual_seed(0))
     values, marked = sums.inputs[..., 0], sums.inputs[..., 1]
     assert marked[:50].sum(dim=0).tolist() == marked[50:].sum(dim=0).tolist() == [1.0] * 300
@@ -56,7 +56,7 @@ def test_at_lag_10_every_cell_learns_the_echo(cell: str) -> None:
     assert learn(cell, echo_task(10), 800, learning=Learning(learning_rate=0.01)).learnt
 
 
-def test_at_lag_50_cells_whose_gate_starts_open_learn_the_echo_long_before_the_tanh_cell_does() -> None:
+def test_at_lag_50_cells_with_open_gates_learn_the_echo_long_before_the_tanh_cell() -> None:
     """The same rate and sequences for all. One tanh cell in eight is lucky with its first weights: most are not."""
     rate = Learning(learning_rate=0.01)
     gated = [learn(cell, echo_task(50), 400, learning=rate, prepare=remember(chrono(50)), judge_every=50)
@@ -66,7 +66,7 @@ def test_at_lag_50_cells_whose_gate_starts_open_learn_the_echo_long_before_the_t
     assert median(learn("rnn", echo_task(50), steps, learning=rate, seed=seed).error for seed in range(5)) > CHANCE / 2
 
 
-def test_at_lag_200_the_lstm_whose_gate_starts_open_learns_the_echo_and_the_tanh_cell_does_not() -> None:
+def test_at_lag_200_the_lstm_with_open_gate_learns_the_echo_and_the_tanh_cell_does_not() -> None:
     rate = Learning(learning_rate=0.003)
     lstm = learn("lstm", echo_task(200), 900, learning=rate, prepare=remember(chrono(200)), judge_every=50)
     assert lstm.learnt
@@ -83,14 +83,14 @@ def test_at_lag_50_the_lstm_and_the_gru_learn_to_add_and_the_tanh_cell_does_not(
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_truncation_one_row_short_of_the_lag_fails_where_one_row_more_learns(cell: str) -> None:
+def test_truncation_one_row_shorter_than_the_lag_fails_and_one_row_more_learns(cell: str) -> None:
     """Lag 10: the gradient must reach 11 rows, the symbol's and the answer's own included."""
     task, learning = echo_task(10, rows=24), Learning(learning_rate=0.01)
     assert learn(cell, task, 800, learning=learning, backpropagate=11).learnt
     assert learn(cell, task, 800, learning=learning, backpropagate=10).error > 0.4
 
 
-def test_truncation_shorter_than_the_lag_leaves_the_weights_that_read_the_mark_as_they_were() -> None:
+def test_truncation_shorter_than_the_lag_leaves_the_markers_weights_unchanged() -> None:
     def reading(backpropagate: int) -> tuple[torch.Tensor, torch.Tensor]:
         task = echo_task(10, rows=24)
         found = []
@@ -105,7 +105,7 @@ def test_truncation_shorter_than_the_lag_leaves_the_weights_that_read_the_mark_a
     assert not torch.equal(before, after)
 
 
-def test_without_clipping_the_run_diverges_where_with_it_it_learns() -> None:
+def test_a_run_diverges_without_clipping_and_learns_with_it() -> None:
     """The tanh cell adds two values six rows back, by SGD with momentum at a rate of 0.1."""
     ends = {}
     for clip, limit in (("norm", 0.3), ("off", 1.0)):
@@ -119,7 +119,7 @@ def test_without_clipping_the_run_diverges_where_with_it_it_learns() -> None:
     assert ends["off"].run.outcome == "diverged"
 
 
-def test_a_reservoirs_readout_is_better_by_ridge_regression_than_by_as_long_a_descent() -> None:
+def test_ridge_regression_fits_a_reservoirs_readout_better_than_gradient_descent() -> None:
     """Read out in closed form and by 100 steps of Adam, ten rows back."""
     ridge = learn_by_ridge(echo_task(10), 3200, hidden_size=100)
     gradient = learn("esn", echo_task(10), 100, hidden_size=100, learning=Learning(learning_rate=0.01))
@@ -130,7 +130,7 @@ def test_a_reservoirs_readout_is_better_by_ridge_regression_than_by_as_long_a_de
 # --- docs/theory.md ---------------------------------------------------------------------------------------------------
 
 
-def test_the_parameters_counted_in_the_theory_are_those_of_the_forecaster() -> None:
+def test_the_theorys_parameter_counts_are_the_forecasters() -> None:
     text = THEORY.read_text(encoding="utf-8").replace("{,}", ",")
 
     def numbers(**shape: int) -> int:

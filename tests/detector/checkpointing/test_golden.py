@@ -63,7 +63,7 @@ def assert_as_before(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) 
 
 
 @pytest.mark.parametrize("golden", [PRESENT, FORMER], ids=["present", "former"])
-def test_the_golden_state_is_gone_on_from_with_the_scores_that_its_own_version_gave(work: Path, golden: Path) -> None:
+def test_resuming_the_golden_state_gives_its_versions_scores(work: Path, golden: Path) -> None:
     """Fails with a change of what rows hold: then FORMAT_VERSION, or the rows' layout, must tell the two apart."""
     unpack(golden, work)
     open_daemon(work, output__scores_file=str(work / "scores.jsonl")).run()
@@ -75,9 +75,7 @@ def test_the_golden_state_is_gone_on_from_with_the_scores_that_its_own_version_g
 
 
 @pytest.mark.parametrize("damaged", [False, True])
-def test_an_incident_that_was_open_in_the_golden_state_ends_though_its_stream_never_comes_again(
-    work: Path, damaged: bool
-) -> None:
+def test_an_open_incident_of_the_golden_state_ends_without_its_stream(work: Path, damaged: bool) -> None:
     unpack(FORMER, work, "incident.db.zst")
     if damaged:
         with contextlib.closing(sqlite3.connect(work / "state" / DATABASE)) as db, db:
@@ -93,7 +91,7 @@ def test_an_incident_that_was_open_in_the_golden_state_ends_though_its_stream_ne
     assert daemon.metrics.registry.get_sample_value("longwatch_alerts_firing") == 0
 
 
-def test_a_stream_whose_row_is_damaged_learns_anew_and_the_others_go_on(
+def test_a_stream_with_a_damaged_row_is_reset_and_the_others_resume(
     work: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     unpack(PRESENT, work)
@@ -129,7 +127,7 @@ def test_golden_changelog_records_give_the_golden_rows(work: Path, golden: Path)
     store.close()
 
 
-def test_a_store_of_the_former_format_is_refused_and_left_for_the_version_that_wrote_it(work: Path) -> None:
+def test_a_store_of_a_former_format_is_refused_and_unchanged(work: Path) -> None:
     before = unpack(OLD, work)
     with pytest.raises(StateError, match="has format 1 of a former longwatch, this one reads 3: run the longwatch"):
         open_daemon(work)
@@ -145,7 +143,7 @@ def test_rows_of_another_layout_are_refused_before_any_event_is_read(work: Path)
     assert (work / "state" / DATABASE).read_bytes() == before
 
 
-def test_records_of_a_later_layout_are_refused_with_what_to_do() -> None:
+def test_records_of_a_later_layout_are_an_error_with_advice() -> None:
     records = msgspec.msgpack.decode((PRESENT / "changelog.msgpack").read_bytes())
     key, value = records[0]
     with pytest.raises(ChangelogError, match=r"offset 7 has version 2, this longwatch reads 1: run .* or set kafka"):

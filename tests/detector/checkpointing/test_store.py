@@ -24,7 +24,7 @@ from detector.errors import StateError
 from tests.detector.checkpointing.support import generation_of, rows
 
 
-def test_what_was_saved_is_found_again_after_a_restart(directory: Path) -> None:
+def test_saved_rows_are_loaded_after_a_restart(directory: Path) -> None:
     store = SqliteStore(directory)
     assert store.meta() is None
     assert store.count() == 0
@@ -38,7 +38,7 @@ def test_what_was_saved_is_found_again_after_a_restart(directory: Path) -> None:
     store.close()
 
 
-def test_a_save_changes_only_what_it_is_given(directory: Path) -> None:
+def test_a_save_changes_only_the_given_rows(directory: Path) -> None:
     store = SqliteStore(directory)
     store.save([("a", b"1"), ("b", b"1"), ("c", b"1")], [], {"n": 1})
     store.save([("b", b"two")], ["c", "never seen"], {"n": 2})
@@ -50,7 +50,7 @@ def test_a_save_changes_only_what_it_is_given(directory: Path) -> None:
     store.close()
 
 
-def test_names_of_a_kilobyte_and_rows_of_megabytes_are_kept(directory: Path) -> None:
+def test_long_names_and_large_rows_are_stored(directory: Path) -> None:
     store = SqliteStore(directory)
     long, row = "n" * 1024, random.Random(0).randbytes(5_000_000)
     store.save([(long, row), (long + "x", b"other")], [], {})
@@ -58,7 +58,7 @@ def test_names_of_a_kilobyte_and_rows_of_megabytes_are_kept(directory: Path) -> 
     store.close()
 
 
-def test_a_row_over_the_limit_is_refused_by_its_name_and_nothing_is_stored(directory: Path) -> None:
+def test_a_too_large_row_is_refused_by_name_and_nothing_is_stored(directory: Path) -> None:
     store = SqliteStore(directory)
     store.save(rows(1), [], {"generation": 1})
     with pytest.raises(StateError, match=f"stream 'giant' has {MAX_ROW_BYTES + 1} bytes"):
@@ -67,7 +67,7 @@ def test_a_row_over_the_limit_is_refused_by_its_name_and_nothing_is_stored(direc
     store.close()
 
 
-def test_a_save_that_fails_half_way_leaves_the_former_checkpoint(directory: Path) -> None:
+def test_a_failed_save_keeps_the_former_checkpoint(directory: Path) -> None:
     store = SqliteStore(directory)
     store.save(rows(1), [], {"generation": 1})
 
@@ -103,14 +103,14 @@ def test_a_second_daemon_is_refused_with_the_first_ones_pid(directory: Path) -> 
     SqliteStore(directory).close()  # a killed daemon leaves no lock behind
 
 
-def test_a_place_that_cannot_be_a_directory_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_an_unusable_state_directory_is_an_error_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StateError, match=r"cannot use state directory .*/file.*set state.directory"):
             SqliteStore(place)
 
 
-def test_opening_tells_how_many_streams_are_there(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_opening_logs_the_number_of_streams(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         store = SqliteStore(directory)
         store.save(rows(1), [], {})
@@ -121,7 +121,7 @@ def test_opening_tells_how_many_streams_are_there(directory: Path, caplog: pytes
     ]
 
 
-def test_a_save_costs_what_changed_not_what_exists(directory: Path) -> None:
+def test_a_save_writes_only_the_changed_rows(directory: Path) -> None:
     store = SqliteStore(directory)
     store.save(((f"stream-{i}", bytes(8192)) for i in range(10_000)), [], {})
     log = directory / f"{DATABASE}-wal"
@@ -139,7 +139,7 @@ def placed(**rows: bytes | None) -> list[PartitionRow]:
     return [PartitionRow(name, None if row is None else compressed(row)) for name, row in rows.items()]
 
 
-def test_rows_and_what_they_stand_for_are_saved_together(tmp_path: Path) -> None:
+def test_rows_and_their_position_are_saved_together(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     place = PartitionPosition("topic-id", 17, 9, "longwatch-g-a")
     store.save_partitions({HERE: placed(a=b"1", b=b"2")}, {HERE: place}, {"offsets": []})
@@ -152,7 +152,7 @@ def test_rows_and_what_they_stand_for_are_saved_together(tmp_path: Path) -> None
     store.close()
 
 
-def test_rows_of_partitions_that_are_not_ours_are_not_found(tmp_path: Path) -> None:
+def test_rows_of_partitions_not_assigned_are_not_loaded(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     store.save_partitions({HERE: placed(a=b"1")}, {HERE: PartitionPosition("t", 1, 1)})
     store.save_partitions({THERE: placed(b=b"2")}, {THERE: PartitionPosition("t", 1, 1)})
@@ -163,7 +163,7 @@ def test_rows_of_partitions_that_are_not_ours_are_not_found(tmp_path: Path) -> N
     store.close()
 
 
-def test_a_stream_that_went_elsewhere_is_removed_only_from_where_it_was(tmp_path: Path) -> None:
+def test_a_stream_that_moved_is_removed_only_from_its_former_partition(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     store.save_partitions({HERE: placed(a=b"1")}, {HERE: PartitionPosition("t", 1, 1)})
     store.save_partitions({THERE: placed(a=b"2")}, {THERE: PartitionPosition("t", 1, 1)})
@@ -174,7 +174,7 @@ def test_a_stream_that_went_elsewhere_is_removed_only_from_where_it_was(tmp_path
     store.close()
 
 
-def test_what_is_followed_does_not_replace_what_is_served(tmp_path: Path) -> None:
+def test_standby_rows_do_not_replace_assigned_ones(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     store.restrict_to([HERE])
     store.save_partitions({HERE: placed(a=b"mine")}, {HERE: PartitionPosition("t", 1, 1)})
@@ -185,7 +185,7 @@ def test_what_is_followed_does_not_replace_what_is_served(tmp_path: Path) -> Non
     store.close()
 
 
-def test_after_a_time_without_a_changelog_rows_belong_to_no_partition(tmp_path: Path) -> None:
+def test_rows_saved_without_a_changelog_belong_to_no_partition(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
     store.save_partitions({HERE: placed(a=b"1", b=b"2")}, {HERE: PartitionPosition("t", 1, 1)})
     store.clear(None)

@@ -27,7 +27,7 @@ def alter(directory: Path, *statements: str) -> None:
     db.close()
 
 
-def test_a_damaged_row_is_told_by_its_stream_and_the_others_stay_readable(directory: Path) -> None:
+def test_a_damaged_row_is_an_error_naming_its_stream_and_others_stay_readable(directory: Path) -> None:
     store = SqliteStore(directory)
     store.save([("good", b"g" * 100), ("web-1/cpu", b"a" * 100_000)], [], {"n": 1})
     store.close()
@@ -67,7 +67,7 @@ def test_a_row_of_a_later_layout_is_refused(directory: Path) -> None:
     store.close()
 
 
-def test_a_damaged_record_of_offsets_is_refused(directory: Path) -> None:
+def test_damaged_offsets_are_refused(directory: Path) -> None:
     store = SqliteStore(directory)
     store.save([], [], {"offsets": {"t:0": 7}})
     store.close()
@@ -118,7 +118,7 @@ def test_a_damaged_database_is_one_clear_error_and_never_a_crash(directory: Path
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_copy_of_a_changelog_is_put_aside_and_begun_anew(
+def test_a_damaged_cache_of_a_changelog_is_set_aside_and_rebuilt(
     directory: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     hit = damaged(directory, damage)
@@ -141,7 +141,7 @@ def test_a_damaged_copy_of_a_changelog_is_put_aside_and_begun_anew(
     assert all("it lies in state.db.damaged now, and its states are read from the changelog" in line for line in said)
 
 
-def test_one_damaged_copy_is_kept_the_last_one(directory: Path) -> None:
+def test_only_the_last_damaged_cache_is_kept(directory: Path) -> None:
     for damage in ("text", "cut"):
         hit = damaged(directory, damage)
         SqliteStore(directory, is_cache=True).close()
@@ -149,7 +149,7 @@ def test_one_damaged_copy_is_kept_the_last_one(directory: Path) -> None:
     assert sorted(path.name for path in directory.iterdir()) == ["lock", "state.db", "state.db.damaged"]
 
 
-def test_another_programs_database_is_refused_and_left_alone(directory: Path) -> None:
+def test_a_database_of_another_program_is_refused_and_unchanged(directory: Path) -> None:
     directory.mkdir()
     alter(directory, "CREATE TABLE theirs (x)")
     before = (directory / DATABASE).read_bytes()
@@ -159,7 +159,7 @@ def test_another_programs_database_is_refused_and_left_alone(directory: Path) ->
     assert (directory / DATABASE).read_bytes() == before
 
 
-def test_a_newer_longwatchs_store_is_refused_and_left_alone(directory: Path) -> None:
+def test_a_store_of_a_newer_version_is_refused_and_unchanged(directory: Path) -> None:
     SqliteStore(directory).close()
     alter(directory, "PRAGMA user_version = 7")
     with pytest.raises(StateError, match="format 7, this longwatch reads up to 3"):

@@ -113,7 +113,7 @@ store.close()
 """
 
 
-def test_a_write_that_the_system_refuses_is_told_and_the_former_checkpoint_stays(directory: Path) -> None:
+def test_a_refused_write_is_an_error_and_keeps_the_former_checkpoint(directory: Path) -> None:
     if resource.getrlimit(resource.RLIMIT_FSIZE)[1] != resource.RLIM_INFINITY:
         pytest.skip("the limit on file sizes is set from outside and cannot be lifted again")
     limited = FILLER.replace("(1 << 20, 1 << 20)", "(1 << 20, resource.RLIM_INFINITY)")
@@ -127,7 +127,7 @@ def test_a_write_that_the_system_refuses_is_told_and_the_former_checkpoint_stays
     assert later == "3"
 
 
-def test_a_full_disk_is_told_and_the_former_checkpoint_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_keeps_the_former_checkpoint(tmp_path: Path) -> None:
     mount = f'mount -t tmpfs -o size=6m tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}/state full'
     probe = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs -o size=1m tmpfs {tmp_path}"]
     if (

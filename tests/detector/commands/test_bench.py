@@ -31,7 +31,7 @@ def assert_every_row_of_the_engine_is_there(text: str) -> None:
         )
 
 
-def test_the_engine_is_measured_beside_the_bare_network(
+def test_engine_and_bare_network_are_both_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench, "BATCH", 2_000)
@@ -41,9 +41,7 @@ def test_the_engine_is_measured_beside_the_bare_network(
 
 
 @pytest.mark.kafka
-def test_the_way_from_a_broker_is_measured_and_nothing_is_left_on_it(
-    broker: Broker, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_kafka_benchmark_measures_and_cleans_up(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
     measure(Settings(), broker.bootstrap, quick=True)
 
     told = capsys.readouterr().out

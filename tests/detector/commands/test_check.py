@@ -57,7 +57,7 @@ def check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Check]
     root.setLevel(level)
 
 
-def test_all_is_well_on_a_machine_that_has_what_the_settings_ask(check: Check, tmp_path: Path) -> None:
+def test_check_passes_when_everything_the_settings_need_exists(check: Check, tmp_path: Path) -> None:
     (tmp_path / "events.csv").write_text("")
     status, found = check(
         "source.type=file",
@@ -76,7 +76,7 @@ def test_all_is_well_on_a_machine_that_has_what_the_settings_ask(check: Check, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events.csv"], "nothing is made"
 
 
-def test_each_thing_that_is_missing_here_is_told_with_its_setting(check: Check, tmp_path: Path) -> None:
+def test_check_reports_each_missing_thing_with_its_setting(check: Check, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -104,7 +104,7 @@ def test_each_thing_that_is_missing_here_is_told_with_its_setting(check: Check, 
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with the openssl command")
-def test_certificates_are_looked_at_for_what_they_are_and_how_long_they_are_good(check: Check, tmp_path: Path) -> None:
+def test_check_verifies_certificates_and_their_expiry(check: Check, tmp_path: Path) -> None:
     key, good, expired, none = (tmp_path / name for name in ("key.pem", "good.pem", "expired.pem", "none.pem"))
     make_certificate(key, good)
     expired_key = tmp_path / "expired-key.pem"
@@ -123,7 +123,7 @@ def test_certificates_are_looked_at_for_what_they_are_and_how_long_they_are_good
     assert found[f"kafka.ssl_cafile {expired}"].startswith("failed expired on")
 
 
-def test_the_way_of_a_webhook_is_looked_at_and_nothing_is_sent(check: Check) -> None:
+def test_check_resolves_the_webhook_without_sending(check: Check) -> None:
     _, found = check(*FILES, "webhook.url=http://localhost:1/secret", "webhook.allowed_hosts=localhost")
     assert found["webhook.url http://localhost:1"].startswith("ok leads to ")
 
@@ -131,14 +131,14 @@ def test_the_way_of_a_webhook_is_looked_at_and_nothing_is_sent(check: Check) -> 
 # -- Kafka -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_broker_that_is_not_there_is_told(check: Check) -> None:
+def test_check_reports_an_unreachable_broker(check: Check) -> None:
     status, found = check("kafka.bootstrap_servers=127.0.0.1:1", "http.port=0")
     assert status == 2
     assert found["kafka.bootstrap_servers 127.0.0.1:1"].startswith("failed not reachable")
 
 
 @pytest.mark.kafka
-def test_topics_and_rights_are_all_right_and_nothing_is_left_behind(
+def test_check_verifies_topics_and_rights_and_leaves_nothing_behind(
     check: Check, apache: Broker, topic: Callable[..., str]
 ) -> None:
     events, scores = topic(2), topic()
@@ -171,9 +171,7 @@ def test_topics_and_rights_are_all_right_and_nothing_is_left_behind(
 
 
 @pytest.mark.kafka
-def test_every_right_that_is_missing_is_told_and_no_longer_once_it_is_granted(
-    check: Check, guarded_broker: ApacheKafka
-) -> None:
+def test_check_reports_every_missing_right_until_it_is_granted(check: Check, guarded_broker: ApacheKafka) -> None:
     name = uuid.uuid4().hex[:8]
     events, alerts = (guarded_broker.create_topic(f"{kind}-{name}") for kind in ("events", "alerts"))
     group = f"group-{name}"
@@ -225,7 +223,7 @@ def test_every_right_that_is_missing_is_told_and_no_longer_once_it_is_granted(
 
 
 @pytest.mark.kafka
-def test_an_advertised_address_and_a_time_that_brokers_do_not_allow_are_told(
+def test_check_reports_bad_advertised_addresses_and_forbidden_timeouts(
     check: Check, guarded_broker: ApacheKafka
 ) -> None:
     events = guarded_broker.create_topic(f"events-{uuid.uuid4().hex[:8]}")

@@ -48,7 +48,7 @@ def failure(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
     return int(ended.value.code or 0), told[0]
 
 
-def test_a_pipe_is_written_to_and_stays_one(history: str, folder: Path) -> None:
+def test_output_to_a_named_pipe_keeps_the_pipe(history: str, folder: Path) -> None:
     pipe, link = folder / "pipe", folder / "stdout"
     os.mkfifo(pipe)
     link.symlink_to(pipe)
@@ -65,7 +65,7 @@ def test_a_pipe_is_written_to_and_stays_one(history: str, folder: Path) -> None:
     assert names(folder) == ["pipe", "stdout"]
 
 
-def test_a_link_is_written_through(history: str, folder: Path, tmp_path: Path) -> None:
+def test_output_follows_a_symbolic_link(history: str, folder: Path, tmp_path: Path) -> None:
     target, link = tmp_path / "target.csv", folder / "link.csv"
     target.write_text("something longer than the table\n" * 1000)
     link.symlink_to(target)
@@ -80,7 +80,7 @@ def test_a_link_is_written_through(history: str, folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["-", "stdout"])
-def test_standard_output_gets_the_table_alone(
+def test_standard_output_has_only_the_table(
     name: str, history: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
@@ -93,7 +93,7 @@ def test_standard_output_gets_the_table_alone(
     assert Path("stdout").is_symlink()
 
 
-def test_the_output_may_be_left_out(history: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_output_is_optional(history: str, capfd: pytest.CaptureFixture[str]) -> None:
     before = names(Path(history).parent)
     backtest(history)
     assert f"{EVENTS} events scored" in capfd.readouterr().out
@@ -102,7 +102,7 @@ def test_the_output_may_be_left_out(history: str, capfd: pytest.CaptureFixture[s
     assert (code, "--smooth" in line, "--output" in line) == (2, True, True)
 
 
-def test_what_is_given_up_leaves_nothing_behind(history: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_aborted_backtest_leaves_no_file(history: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = folder / "scores.csv"
     output.write_text("the former table\n")
 
@@ -125,7 +125,7 @@ def test_what_is_given_up_leaves_nothing_behind(history: str, folder: Path, monk
     assert names(folder) == ["scores.csv"]
 
 
-def test_a_table_is_made_as_the_umask_says(history: str, folder: Path) -> None:
+def test_the_table_is_created_with_the_umask(history: str, folder: Path) -> None:
     before = os.umask(0o027)
     try:
         backtest(history, "--output", folder / "scores.csv")
@@ -134,7 +134,7 @@ def test_a_table_is_made_as_the_umask_says(history: str, folder: Path) -> None:
     assert stat.S_IMODE((folder / "scores.csv").stat().st_mode) == 0o640
 
 
-def test_a_path_that_cannot_be_written_is_one_line_before_anything_is_scored(
+def test_an_unwritable_path_is_a_one_line_error_before_scoring(
     history: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for path in (folder / "no" / "such" / "scores.csv", folder, Path(history) / "scores.csv"):
@@ -153,7 +153,7 @@ def test_a_path_that_cannot_be_written_is_one_line_before_anything_is_scored(
     ["timestamp,value\n", "timestamp,value\nnoon,1\nnoon,2\n", "timestamp,value\n1700000000,one\n"],
     ids=["empty", "no times", "no numbers"],
 )
-def test_where_nothing_was_scored_the_exit_code_says_so(
+def test_the_exit_code_says_when_nothing_was_scored(
     content: str, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output, history = folder / "scores.csv", tmp_path / "history.csv"
@@ -168,7 +168,7 @@ def test_where_nothing_was_scored_the_exit_code_says_so(
     assert names(folder) == ["scores.csv"]
 
 
-def test_labels_that_name_no_stream_are_an_error_that_names_both(
+def test_labels_without_a_matching_stream_are_an_error_naming_both(
     history: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     labels = tmp_path / "labels.json"
@@ -179,7 +179,7 @@ def test_labels_that_name_no_stream_are_an_error_that_names_both(
 
 
 @pytest.mark.parametrize("command", ["train", "demo"])
-def test_a_folder_that_cannot_be_written_is_one_line_at_once(
+def test_an_unwritable_folder_is_a_one_line_error(
     command: str, history: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for place in (Path(history), Path(history) / "below"):
@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_at_once(
 
 
 @pytest.mark.parametrize("arguments", [["config"], ["config", "--schema"]])
-def test_an_output_that_takes_nothing_is_told_without_a_traceback(arguments: list[str]) -> None:
+def test_a_full_output_device_is_an_error_without_a_traceback(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "detector.cli", *arguments]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)

@@ -64,7 +64,7 @@ def test_any_stream_can_be_drawn(one, tmp_path):
     assert colours > 3
 
 
-def test_alerts_and_labelled_windows_are_seen(tmp_path):
+def test_alerts_and_labelled_windows_are_drawn(tmp_path):
     from detector.commands.plots import ALERT, WINDOW
 
     plain, told = tmp_path / "plain.png", tmp_path / "told.png"
@@ -81,14 +81,14 @@ def test_an_overview_has_a_row_for_each_stream(tmp_path):
     assert three[1] > 2 * one[1] - 300
 
 
-def test_names_cannot_write_into_the_page(tmp_path):
+def test_names_are_escaped_in_the_page(tmp_path):
     save_png(plot_stream(series()), tmp_path / "a.png")
     text = html_page("<script>", ["a & b"], "<td>", [('"><script>', tmp_path / "a.png")])
     assert "<script>" not in text
     assert "a &amp; b" in text
 
 
-def test_without_matplotlib_a_line_says_what_to_install(monkeypatch):
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(PlotError, match=r"pip install 'longwatch\[plots\]'"):
         plot_stream(series())

@@ -59,7 +59,7 @@ def noisy_sine(rows: int = ROWS, noise: float = 0.3) -> tuple[Int64, Float64]:
     return time, 10.0 + np.sin(2 * np.pi * (time - START) / (17 * HOUR)) + noise * rng.standard_normal(rows)
 
 
-def test_an_event_that_neither_past_nor_future_leads_to_is_the_oddest_of_all(prior: Forecaster) -> None:
+def test_an_event_unexplained_by_past_and_future_is_the_most_odd(prior: Forecaster) -> None:
     time, value = noisy_sine()
     value[400] += 6.0
     score = alone(prior, time, value).score
@@ -67,7 +67,7 @@ def test_an_event_that_neither_past_nor_future_leads_to_is_the_oddest_of_all(pri
     assert score[400] == pytest.approx(math.log10(ROWS), abs=0.01)
 
 
-def test_the_first_event_after_a_shift_is_explained_by_its_future(prior: Forecaster) -> None:
+def test_the_first_event_after_a_level_shift_is_explained_by_its_future(prior: Forecaster) -> None:
     time, value = noisy_sine(noise=0.1)
     value[400:] += 6.0
     _, forwards = causal(prior, time, value)
@@ -79,7 +79,7 @@ def test_the_first_event_after_a_shift_is_explained_by_its_future(prior: Forecas
     assert smoothed.lower[400] < value[400] < smoothed.upper[400]
 
 
-def test_on_a_noisy_sine_both_directions_together_are_nearer_than_the_past_alone(prior: Forecaster) -> None:
+def test_on_a_noisy_sine_smoothing_is_closer_than_forecasting(prior: Forecaster) -> None:
     time, value = noisy_sine()
     signal = 10.0 + np.sin(2 * np.pi * (time - START) / (17 * HOUR))
     expected, _ = causal(prior, time, value)
@@ -90,7 +90,7 @@ def test_on_a_noisy_sine_both_directions_together_are_nearer_than_the_past_alone
         assert error < gain * causal_error
 
 
-def test_a_history_read_backwards_gives_the_mirrored_answer(prior: Forecaster) -> None:
+def test_a_reversed_history_gives_the_mirrored_result(prior: Forecaster) -> None:
     rng = np.random.default_rng(2)
     time = START // WEEK * WEEK + DAY * np.arange(300)  # at midnight: sine and cosine of the day are its own mirror
     value = np.cumsum(rng.standard_normal(300))
@@ -100,7 +100,7 @@ def test_a_history_read_backwards_gives_the_mirrored_answer(prior: Forecaster) -
         np.testing.assert_allclose(one, other[::-1], rtol=1e-4, atol=1e-4)
 
 
-def test_a_symmetric_history_is_judged_symmetrically(prior: Forecaster) -> None:
+def test_a_symmetric_history_is_scored_symmetrically(prior: Forecaster) -> None:
     time = START // WEEK * WEEK + DAY * np.arange(301)
     half = np.cumsum(np.random.default_rng(3).standard_normal(151))
     score, *columns = alone(prior, time, np.concatenate([half, half[-2::-1]]))
@@ -110,7 +110,7 @@ def test_a_symmetric_history_is_judged_symmetrically(prior: Forecaster) -> None:
     assert np.abs(place - place[::-1]).max() < 1.01  # an event and its mirror stand side by side
 
 
-def test_backwards_the_time_of_day_is_the_true_one(prior: Forecaster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backward_pass_uses_the_true_time_of_day(prior: Forecaster, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
 
     def forward(inputs: torch.Tensor, state: torch.Tensor) -> object:
@@ -125,7 +125,7 @@ def test_backwards_the_time_of_day_is_the_true_one(prior: Forecaster, monkeypatc
     np.testing.assert_allclose(future.flip(0)[1:-1, 8], np.sin(2 * np.pi * (time[1:-1] % DAY) / DAY), atol=1e-6)
 
 
-def test_backwards_a_slot_of_the_day_holds_the_events_it_holds_forwards() -> None:
+def test_the_backward_pass_fills_the_same_day_slots_as_the_forward_one() -> None:
     time = START // DAY * DAY + 5 * MINUTE * np.arange(4 * 288)  # on the slots' edges, as real clocks are
     mirrored = (int(time.max()) // WEEK + 1) * WEEK - EDGE - time
     for slot_length, slots in ((15 * MINUTE, 96), (HOUR, 168)):
@@ -133,14 +133,14 @@ def test_backwards_a_slot_of_the_day_holds_the_events_it_holds_forwards() -> Non
         assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
 
-def test_the_band_holds_99_of_100_events(prior: Forecaster) -> None:
+def test_the_smoothed_band_covers_99_percent(prior: Forecaster) -> None:
     time, value = noisy_sine(1000)
     smoothed = alone(prior, time, value)
     inside = (smoothed.lower <= value) & (value <= smoothed.upper)
     assert inside.sum() == 990
 
 
-def test_streams_of_several_features_and_other_streams_beside_change_nothing(prior: Forecaster) -> None:
+def test_smoothing_does_not_depend_on_other_features_or_streams(prior: Forecaster) -> None:
     time, value = noisy_sine(300)
     other = np.random.default_rng(4).standard_normal((300, 2))
     lane = np.tile([0, 1, 2], 300)
@@ -152,7 +152,7 @@ def test_streams_of_several_features_and_other_streams_beside_change_nothing(pri
     assert np.isfinite(together.expected).all()
 
 
-def test_of_several_features_one_that_is_odd_is_enough_but_each_is_a_chance(prior: Forecaster) -> None:
+def test_one_odd_feature_is_enough_corrected_for_their_number(prior: Forecaster) -> None:
     time, value = noisy_sine(400)
     both = np.column_stack([value, np.random.default_rng(5).standard_normal(400)])
     both[200, 1] = 30.0
@@ -161,13 +161,13 @@ def test_of_several_features_one_that_is_odd_is_enough_but_each_is_a_chance(prio
     assert smoothed.score[200] == pytest.approx(-math.log10(1 - (1 - 1 / 400) ** 2), abs=1e-6)
 
 
-def test_a_lane_that_never_moves_has_nothing_odd(prior: Forecaster) -> None:
+def test_a_constant_lane_has_nothing_odd(prior: Forecaster) -> None:
     smoothed = alone(prior, clock(200), np.full(200, 5.0))
     np.testing.assert_allclose(smoothed.expected, 5.0, atol=1e-4)
     assert smoothed.score.max() == 0.0
 
 
-def test_the_shortest_histories_have_no_answer(prior: Forecaster) -> None:
+def test_too_short_histories_have_no_smoothed_values(prior: Forecaster) -> None:
     for rows in (0, 1, 2, WARM_UP_EVENTS):
         smoothed = alone(prior, clock(rows), np.arange(float(rows)))
         assert len(smoothed.score) == rows
@@ -175,13 +175,13 @@ def test_the_shortest_histories_have_no_answer(prior: Forecaster) -> None:
         assert np.isnan(smoothed.expected).all()
 
 
-def test_extreme_values_give_no_infinite_answers(prior: Forecaster) -> None:
+def test_extreme_values_give_finite_smoothed_values(prior: Forecaster) -> None:
     time, value = noisy_sine(200)
     value[100], value[101] = 1e308, -1e308
     assert all(np.isfinite(column).all() for column in alone(prior, time, value))
 
 
-def test_a_symbol_has_no_answer_and_changes_none(prior: Forecaster) -> None:
+def test_symbols_have_no_smoothed_values_and_change_none(prior: Forecaster) -> None:
     time, value = noisy_sine(200)
     mixed = np.insert(value, [0, 100, 200], np.nan)
     with_symbols, without = alone(prior, np.insert(time, [0, 100, 200], START), mixed), alone(prior, time, value)
@@ -190,7 +190,7 @@ def test_a_symbol_has_no_answer_and_changes_none(prior: Forecaster) -> None:
         assert np.isnan(one[np.isnan(mixed)]).all()
 
 
-def test_events_that_came_late_are_taken_where_they_belong(prior: Forecaster) -> None:
+def test_late_events_are_smoothed_in_their_time_order(prior: Forecaster) -> None:
     time, value = noisy_sine(200)
     mixed = np.random.default_rng(6).permutation(200)
     in_order, as_came = alone(prior, time, value), alone(prior, time[mixed], value[mixed])
@@ -198,7 +198,7 @@ def test_events_that_came_late_are_taken_where_they_belong(prior: Forecaster) ->
         np.testing.assert_array_equal(one[mixed], other)
 
 
-def test_a_history_that_is_too_long_is_refused_with_what_to_do() -> None:
+def test_a_too_long_history_is_an_error_with_advice() -> None:
     history = ScoredHistory(most=10)
     history.add(_scores(10))
     with pytest.raises(SmoothError, match=r"over 10 values.*--smooth.*a part of them"):
@@ -255,7 +255,7 @@ def _write(path: Path, streams: dict[str, NDArray[np.float64]], names: str) -> s
 
 
 @pytest.mark.parametrize("names", ["value", "a b"])
-def test_the_other_columns_stay_as_they_are_byte_for_byte(tmp_path: Path, names: str) -> None:
+def test_smoothing_leaves_the_other_columns_unchanged(tmp_path: Path, names: str) -> None:
     values = np.random.default_rng(7).standard_normal((300, len(names.split())))
     if names == "a b":
         values[:50, 1] = np.nan  # a feature that comes later
@@ -275,7 +275,7 @@ def test_the_other_columns_stay_as_they_are_byte_for_byte(tmp_path: Path, names:
         assert whole.startswith(part)
 
 
-def test_the_command_names_its_columns_and_says_that_they_look_ahead(
+def test_the_command_names_its_columns_and_warns_of_look_ahead(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = np.random.default_rng(8).standard_normal((200, 2))
@@ -297,7 +297,7 @@ def test_the_command_names_its_columns_and_says_that_they_look_ahead(
     assert float(rows[120]["lookahead_upper_b"]) < 40.0
 
 
-def test_help_says_that_it_looks_ahead(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_warns_of_look_ahead(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["backtest", "--help"])
     assert "never for judging a detector" in " ".join(capsys.readouterr().out.split())

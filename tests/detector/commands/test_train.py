@@ -74,7 +74,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_train_makes_a_model_that_the_next_start_begins_with(tmp_path: Path) -> None:
+def test_a_trained_model_is_used_at_the_next_start(tmp_path: Path) -> None:
     paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(3, ROWS))]
     summary = train_on_files(paths, tmp_path / "models", settings(), progress=False, now=lambda: 5.0)
     assert summary.version is not None, str(summary)
@@ -93,7 +93,7 @@ def test_train_makes_a_model_that_the_next_start_begins_with(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("short")
-def test_train_saves_nothing_that_did_not_prove_itself(tmp_path: Path) -> None:
+def test_train_saves_no_model_that_is_not_better(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "noise.csv", noise(1, ROWS)[0])
     summary = train_on_files([path], tmp_path / "models", settings(), progress=False)
     assert (summary.outcome.outcome, summary.version) == ("rejected", None)
@@ -101,7 +101,7 @@ def test_train_saves_nothing_that_did_not_prove_itself(tmp_path: Path) -> None:
     assert not (tmp_path / "models").exists()
 
 
-def test_train_learns_from_the_very_inputs_that_the_engine_scores(tmp_path: Path) -> None:
+def test_train_and_engine_compute_the_same_inputs(tmp_path: Path) -> None:
     """Two features, one of them missing now and then; late events and duplicates among them."""
     rng = np.random.default_rng(0)
     value = odd_waves(2, 600)
@@ -137,7 +137,7 @@ def test_train_learns_from_the_very_inputs_that_the_engine_scores(tmp_path: Path
     ]
 
 
-def test_symbols_are_left_out_and_told(tmp_path: Path) -> None:
+def test_symbols_are_skipped_with_a_message(tmp_path: Path) -> None:
     path = tmp_path / "mixed.jsonl"
     lines = [{"stream": "a", "timestamp": 1_700_000_000 + n, "value": n} for n in range(3)]
     lines += [{"stream": "b", "timestamp": 1_700_000_000 + n, "code": "ok"} for n in range(5)]
@@ -149,7 +149,7 @@ def test_symbols_are_left_out_and_told(tmp_path: Path) -> None:
     assert (recording.kept, recording.lanes) == (8, 1)
 
 
-def test_train_says_what_is_wrong_with_the_files(tmp_path: Path) -> None:
+def test_train_reports_what_is_wrong_with_the_files(tmp_path: Path) -> None:
     short = write_csv(tmp_path / "short.csv", noise(1, 50)[0])
     with pytest.raises(TrainError, match=r"short.csv: none of 1 features has 200 events"):
         train_on_files([short], tmp_path / "models", settings(), progress=False)
@@ -182,7 +182,7 @@ def small(directory: Path, **shape: object) -> Settings:
     ],
     ids=lambda shape: shape["cell"],
 )
-def test_every_cell_and_shape_is_trained_saved_and_begun_with(shape: dict[str, object], tmp_path: Path) -> None:
+def test_every_cell_and_shape_can_be_trained_saved_and_used(shape: dict[str, object], tmp_path: Path) -> None:
     paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(2, ROWS))]
     chosen = small(tmp_path / "models", **shape)
     summary = train_on_files(paths, tmp_path / "models", chosen, progress=False)
@@ -200,9 +200,7 @@ class Terminal(io.StringIO):
 
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("progress", [True, False])
-def test_a_terminal_is_shown_loss_and_speed_and_nobody_else_anything(
-    progress: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_shown_on_a_terminal_only(progress: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_csv(tmp_path / "wave.csv", odd_waves(1, ROWS)[0])
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
@@ -230,7 +228,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return target.read_text(encoding="utf-8")
 
 
-def test_the_page_holds_every_plot_with_a_sentence_and_needs_nothing_else(page: str) -> None:
+def test_the_report_is_self_contained_and_explains_every_plot(page: str) -> None:
     titles = ["How far back a gradient reaches", "Gradients before and after clipping", "Training and validation loss",
               "Forecasts against the data, by the new model", "Parameters of this gru", "Settings"]  # fmt: skip
     assert re.findall("<h2>(.*?)</h2>", page) == titles
@@ -240,14 +238,14 @@ def test_the_page_holds_every_plot_with_a_sentence_and_needs_nothing_else(page: 
     assert "<b>" not in page
 
 
-def test_the_page_works_the_parameters_out_gate_by_gate(page: str) -> None:
+def test_the_report_counts_parameters_gate_by_gate(page: str) -> None:
     for gate in ("reset gate", "update gate", "candidate"):
         assert re.search(rf'{gate}</th><td>.*?</td><td>\(11 \+ 8\) 8 \+ 8</td><td class="number">160<', page)
     assert "as torch counts" in page
 
 
 @pytest.mark.usefixtures("command_line")
-def test_without_matplotlib_nothing_is_trained(
+def test_without_matplotlib_a_report_is_refused_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -269,7 +267,7 @@ def test_without_matplotlib_nothing_is_trained(
         (["--from-kafka", "--diagnose", "a.csv"], "a name that ends in .html is expected"),
     ],
 )
-def test_a_command_that_cannot_be_meant_is_refused(
+def test_contradicting_options_are_refused(
     given: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -278,7 +276,7 @@ def test_a_command_that_cannot_be_meant_is_refused(
     assert told in capsys.readouterr().err
 
 
-def test_torchrun_trains_on_two_processes_what_one_trains(tmp_path: Path) -> None:
+def test_torchrun_with_two_processes_trains_like_one(tmp_path: Path) -> None:
     """The whole command: one reads, saves, draws and prints; the loss is that of one process."""
     paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(3, ROWS))]
     small(tmp_path / "small")
@@ -310,7 +308,7 @@ def test_torchrun_trains_on_two_processes_what_one_trains(tmp_path: Path) -> Non
     assert two == pytest.approx(one, rel=1e-3)  # 60 steps of Adam magnify what rounding leaves
 
 
-def test_under_torchrun_what_is_wrong_is_told_by_the_first_process_alone(tmp_path: Path) -> None:
+def test_under_torchrun_only_the_first_process_reports_errors(tmp_path: Path) -> None:
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "detector.cli"]
     done = subprocess.run(
         [sys.executable, *start, "train", str(tmp_path / "missing.csv"), "--output", str(tmp_path / "models")],

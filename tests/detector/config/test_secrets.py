@@ -96,14 +96,14 @@ def assert_no_secret(text: str) -> None:
         assert spelling not in text, text[max(0, text.find(spelling) - 300) : text.find(spelling) + 100]
 
 
-def test_there_are_secrets_and_all_are_planted() -> None:
+def test_every_secret_setting_is_covered_by_these_tests() -> None:
     assert {("kafka", "sasl_password"), ("webhook", "secret"), ("webhook", "url"), ("http", "password")} <= set(SECRETS)
     assert all(MARK in planted(name) for name in SECRETS)
 
 
 @pytest.mark.parametrize("command", ["config", "config --schema", "config --check"])
 @pytest.mark.parametrize("source", ["environment", "file", "option", "secret file"])
-def test_the_settings_are_shown_without_them(tmp_path: Path, said: Said, command: str, source: str) -> None:
+def test_config_shows_no_secret(tmp_path: Path, said: Said, command: str, source: str) -> None:
     arguments = command.split()
     env = environ()
     if source != "environment":
@@ -126,7 +126,7 @@ def test_the_settings_are_shown_without_them(tmp_path: Path, said: Said, command
 
 
 @pytest.mark.parametrize("name", SECRETS, ids=".".join)
-def test_settings_that_are_refused_do_not_show_them(tmp_path: Path, said: Said, name: tuple[str, ...]) -> None:
+def test_errors_of_refused_settings_show_no_secret(tmp_path: Path, said: Said, name: tuple[str, ...]) -> None:
     section, setting = name
     config = tmp_path / "longwatch.toml"
     config.write_text(f'[{section}]\n{setting} = ["{MARK}"]\nnothing = "{MARK}"\n')
@@ -150,7 +150,7 @@ def test_settings_that_are_refused_do_not_show_them(tmp_path: Path, said: Said, 
 
 @openssl
 @pytest.mark.parametrize("section", ["http", "kafka"])
-def test_a_key_that_its_password_does_not_open_is_one_line_without_it(tmp_path: Path, section: str) -> None:
+def test_a_wrong_key_password_is_a_one_line_error_without_the_password(tmp_path: Path, section: str) -> None:
     make_certificate(tmp_path / "key.pem", tmp_path / "cert.pem")
     lock = ["openssl", "pkcs8", "-topk8", "-in", str(tmp_path / "key.pem"), "-out", str(tmp_path / "locked.pem")]
     subprocess.run([*lock, "-passout", "pass:another-password"], check=True, capture_output=True, timeout=SECONDS)
@@ -166,7 +166,7 @@ def test_a_key_that_its_password_does_not_open_is_one_line_without_it(tmp_path: 
     assert_no_secret(said)
 
 
-def test_a_broker_that_is_none_is_waited_for_without_them(tmp_path: Path) -> None:
+def test_waiting_for_a_broker_logs_no_secret(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nonsense:
         threading.Thread(target=_answer_nonsense, args=(nonsense,), daemon=True).start()
         more = {
@@ -194,7 +194,9 @@ def _answer_nonsense(server: socket.socket) -> None:
 
 @pytest.mark.kafka
 @openssl
-def test_a_refused_kafka_password_is_one_line_without_it(tmp_path: Path, secured_broker: ApacheKafka) -> None:
+def test_a_refused_kafka_password_is_a_one_line_error_without_the_password(
+    tmp_path: Path, secured_broker: ApacheKafka
+) -> None:
     more = {
         "LONGWATCH_KAFKA__BOOTSTRAP_SERVERS": secured_broker.secure_bootstrap,
         "LONGWATCH_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
@@ -211,7 +213,7 @@ def test_a_refused_kafka_password_is_one_line_without_it(tmp_path: Path, secured
 
 @pytest.mark.kafka
 @openssl
-def test_a_refused_client_secret_is_one_line_without_it_whatever_the_identity_provider_repeats(
+def test_a_refused_client_secret_is_masked_even_if_the_identity_provider_echoes_it(
     tmp_path: Path, secured_broker: ApacheKafka, repeating_receiver: Receiver
 ) -> None:
     provider = repeating_receiver.url.split("@")[1].split("/")[0]
@@ -262,7 +264,7 @@ def repeating_receiver() -> Iterator[Receiver]:
     server.server_close()
 
 
-def test_a_daemon_shows_none_in_its_log_metrics_answers_and_files(tmp_path: Path, repeating_receiver: Receiver) -> None:
+def test_the_daemons_log_metrics_answers_and_files_show_no_secret(tmp_path: Path, repeating_receiver: Receiver) -> None:
     """A whole life: a webhook that refuses, a wrong password at the HTTP port, every page read, an orderly end."""
     events = [
         json.dumps({"stream": "s", "timestamp": 1_700_000_000 + 60 * i, "value": 100.0 if i == 180 else i % 3})
@@ -309,7 +311,7 @@ def _page(port: int, path: str, password: str) -> str:
     return text
 
 
-def test_the_traceback_of_what_nobody_expected_shows_none(tmp_path: Path) -> None:
+def test_tracebacks_of_unexpected_errors_show_no_secret(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "from connectors.decode.decoder import Decoder\n"
         "def decode(self, raw):\n"
@@ -344,20 +346,20 @@ def _record(with_traceback: bool = False) -> logging.LogRecord:
     return logging.LogRecord("detector", logging.WARNING, __file__, 1, "it answered %s", (FORGED,), error)
 
 
-def test_a_message_is_one_line_whatever_is_in_it() -> None:
+def test_any_message_is_one_log_line() -> None:
     text = TextLines().format(_record())
     assert text.isprintable()
     assert text.endswith(r"it answered x\n2026-01-01 00:00:00 INFO all is well\r\x1b[2J\x85\u2028\u202e\x00é")
 
 
-def test_a_traceback_cannot_pass_for_messages() -> None:
+def test_a_traceback_cannot_forge_log_messages() -> None:
     first, *rest = TextLines().format(_record(with_traceback=True)).split("\n")
     assert first.isprintable()
     assert len(rest) > 3
     assert all(line.startswith("  ") and line.isprintable() for line in rest)
 
 
-def test_as_json_every_record_is_one_printable_line_that_gives_the_message_back() -> None:
+def test_json_log_records_are_one_printable_line_and_round_trip() -> None:
     for record in (_record(), _record(with_traceback=True)):
         text = JsonLines().format(record)
         assert text.isprintable()

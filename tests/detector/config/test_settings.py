@@ -32,7 +32,7 @@ def errors_of(config: Path | None = None, environment: dict[str, str] | None = N
 # -- where values come from --------------------------------------------------------------------------------------------
 
 
-def test_without_any_source_the_defaults_hold() -> None:
+def test_without_any_source_the_defaults_apply() -> None:
     settings = load_settings(None, {})
     assert settings == Settings()
     assert (settings.source.type, settings.kafka.topics, settings.http.port) == ("kafka", ["metrics"], 9464)
@@ -41,7 +41,7 @@ def test_without_any_source_the_defaults_hold() -> None:
     assert settings.origin("kafka.topics") is None
 
 
-def test_each_source_wins_over_those_before_it(config: Path) -> None:
+def test_later_sources_win_over_earlier_ones(config: Path) -> None:
     config.write_text('[kafka]\ngroup_id = "file"\nscores_topic = "file"\nalerts_topic = "file"\n')
     environment = {"LONGWATCH_KAFKA__SCORES_TOPIC": "env", "LONGWATCH_KAFKA__ALERTS_TOPIC": "env-alerts", "HOME": "/"}
     settings = load_settings(config, environment, ["kafka.alerts_topic=first", "kafka.alerts_topic=set"])
@@ -62,7 +62,7 @@ def test_lists_may_be_written_with_commas_or_as_toml_in_variables_and_options(te
     assert load_settings(None, {"LONGWATCH_ALERTING__MUTED_STREAMS": ""}).alerting.muted_streams == ()
 
 
-def test_texts_become_the_type_that_the_setting_asks_for() -> None:
+def test_texts_are_converted_to_the_settings_type() -> None:
     settings = load_settings(
         None,
         {"LONGWATCH_TRAINING__ENABLED": "false", "LONGWATCH_KAFKA__GROUP_ID": "007", "longwatch_http__port": "0"},
@@ -198,7 +198,7 @@ def test_a_setting_that_was_renamed_names_the_new_one_in_every_source(config: Pa
         (("state.standby=true",), "there is no changelog to follow"),
     ],
 )
-def test_what_cannot_be_committed_together_is_refused(overrides: tuple[str, ...], expected: str) -> None:
+def test_outputs_that_cannot_be_committed_together_are_refused(overrides: tuple[str, ...], expected: str) -> None:
     assert any(expected in line for line in errors_of(None, {}, *overrides))
 
 
@@ -230,7 +230,7 @@ def test_what_cannot_be_committed_together_is_refused(overrides: tuple[str, ...]
         (("source.type=file", "source.paths=/a/x", "output.alerts_file=/a/../a/x"), "is also read from (source.paths)"),
     ],
 )
-def test_what_can_never_work_is_refused_with_its_setting(overrides: tuple[str, ...], expected: str) -> None:
+def test_settings_that_can_never_work_are_refused_by_name(overrides: tuple[str, ...], expected: str) -> None:
     (line,) = errors_of(None, {}, *overrides)
     assert expected in line
     assert line.isprintable()
@@ -239,11 +239,11 @@ def test_what_can_never_work_is_refused_with_its_setting(overrides: tuple[str, .
 @pytest.mark.parametrize(
     "servers", ["[::1]:9092", "127.1:9092", "broker_1.example.com:1, b:65535", "[fe80::1%eth0]:9092"]
 )
-def test_addresses_of_every_kind_are_taken(servers: str) -> None:
+def test_addresses_of_every_kind_are_accepted(servers: str) -> None:
     assert load_settings(None, {}, [f"kafka.bootstrap_servers={servers}"]).kafka.bootstrap_servers == servers
 
 
-def test_variables_that_kubernetes_makes_for_a_service_named_longwatch_are_no_settings() -> None:
+def test_variables_kubernetes_sets_for_a_service_named_longwatch_are_ignored() -> None:
     load_settings(
         None,
         {
@@ -279,7 +279,7 @@ def test_variables_that_kubernetes_makes_for_a_service_named_longwatch_are_no_se
         ("kafka.topics", "[1, 2]", "kafka.topics is [1, 2] at 0: expected a valid string"),
     ],
 )
-def test_a_wrong_value_is_told_with_setting_origin_finding_and_expectation(
+def test_an_invalid_value_is_an_error_with_setting_origin_and_expectation(
     setting: str, value: str, expected: str
 ) -> None:
     variable = "LONGWATCH_" + setting.upper().replace(".", "__")
@@ -291,7 +291,7 @@ def test_a_wrong_value_is_told_with_setting_origin_finding_and_expectation(
     assert f"--set {setting}" in by_option
 
 
-def test_a_wrong_value_in_the_file_is_told_with_its_line(config: Path) -> None:
+def test_an_invalid_value_in_the_file_is_an_error_with_its_line(config: Path) -> None:
     config.write_text("[http]\nport = 1\n\n[training]  # all of it\n  'interval_seconds' = 5\n")
     assert errors_of(config) == [
         f"{config}:5: training.interval_seconds is 5: expected greater than or equal to 60",
@@ -311,7 +311,7 @@ def test_a_wrong_value_in_the_file_is_told_with_its_line(config: Path) -> None:
         (None, "cannot be read: No such file"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_clear_line(config: Path, content: bytes | None, expected: str) -> None:
+def test_an_unreadable_settings_file_is_a_one_line_error(config: Path, content: bytes | None, expected: str) -> None:
     if content is not None:
         config.write_bytes(content)
     (line,) = errors_of(config)
@@ -375,7 +375,7 @@ def test_the_effective_settings_can_be_read_back_and_say_where_they_came_from(co
     assert load_settings(config, {}).model_dump() == Settings().model_dump()
 
 
-def test_the_schema_knows_every_setting_and_gives_no_secret_away() -> None:
+def test_the_schema_has_every_setting_and_no_secret() -> None:
     schema = config_command.schema()
     assert json.loads(json.dumps(schema)) == schema
     assert set(schema["properties"]) == set(Settings.model_fields)
@@ -383,7 +383,7 @@ def test_the_schema_knows_every_setting_and_gives_no_secret_away() -> None:
     assert schema["$defs"]["KafkaSettings"]["additionalProperties"] is False
 
 
-def test_a_setting_is_documented_and_of_a_kind_that_every_source_can_give() -> None:
+def test_every_setting_is_documented_and_of_a_type_every_source_supports() -> None:
     for section, field in Settings.model_fields.items():
         model = field.annotation
         assert isinstance(model, type)

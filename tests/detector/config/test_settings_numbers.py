@@ -38,7 +38,7 @@ def bound(field: FieldInfo, *names: str) -> float | None:
     return found[0] if found else None
 
 
-def test_all_sections_are_of_one_kind() -> None:
+def test_all_sections_share_one_base_class() -> None:
     from connectors.common.section import Section
 
     for section in Settings.model_fields.values():
@@ -50,7 +50,7 @@ def test_all_sections_are_of_one_kind() -> None:
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
-def test_what_is_no_finite_number_is_refused_in_one_line_by_every_source(name: str, value: str, tmp_path: Path) -> None:
+def test_every_source_refuses_non_finite_numbers_in_one_line(name: str, value: str, tmp_path: Path) -> None:
     config = tmp_path / "longwatch.toml"
     section, _, key = name.partition(".")
     config.write_text(f"[{section}]\n{key} = {value}\n")
@@ -62,7 +62,7 @@ def test_what_is_no_finite_number_is_refused_in_one_line_by_every_source(name: s
         assert name in line
 
 
-def test_every_count_and_duration_has_an_end_that_those_can_hold_who_wait_for_it() -> None:
+def test_every_count_and_duration_has_a_usable_upper_bound() -> None:
     for name, _, field in NUMBERS:
         longest = bound(field, "le", "lt")
         if name.endswith(("_seconds", "_days")):
@@ -90,7 +90,7 @@ def at_their_ends(*names: str, otherwise: float) -> list[str]:
 
 
 @pytest.mark.parametrize("end", ["largest", "smallest"])
-def test_the_daemon_works_with_every_number_at_the_end_of_its_range(end: str, tmp_path: Path) -> None:
+def test_the_daemon_works_with_every_number_at_its_bounds(end: str, tmp_path: Path) -> None:
     from detector.service.daemon import Daemon
 
     events = [{"stream": s, "timestamp": 1_700_000_000 + i, "value": i % 5} for i in range(300) for s in ("a", "b")]
@@ -119,7 +119,7 @@ def test_the_daemon_works_with_every_number_at_the_end_of_its_range(end: str, tm
 
 
 @pytest.mark.parametrize("speed", [5e-324, 1e-300, 1e-9])
-def test_a_file_that_is_replayed_next_to_never_says_nothing(speed: float, tmp_path: Path) -> None:
+def test_a_replay_at_minimal_speed_logs_nothing(speed: float, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"timestamp": 1, "value": 1}\n{"timestamp": 2000000000, "value": 1}\n')
     source = FileSource(FileSettings(paths=(str(path),), speed=speed))
@@ -129,7 +129,7 @@ def test_a_file_that_is_replayed_next_to_never_says_nothing(speed: float, tmp_pa
 
 
 @pytest.mark.parametrize("clip", ["norm", "value"])
-def test_a_gradient_can_be_limited_by_the_largest_limit(clip: str) -> None:
+def test_the_largest_clip_limit_works(clip: str) -> None:
     import torch
 
     from training.learn.tbptt import clip_gradient

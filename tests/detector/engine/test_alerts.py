@@ -48,7 +48,9 @@ def both_ways(features: int = 1) -> list[Event]:
         ({"fixed_threshold": 9.0}, set()),
     ],
 )
-def test_rules_say_what_may_alert(model: Weights, features: int, rules: dict[str, object], rows: set[int]) -> None:
+def test_alert_rules_decide_which_anomalies_alert(
+    model: Weights, features: int, rules: dict[str, object], rows: set[int]
+) -> None:
     outcome = ruled(model, both_ways(features), **rules)
 
     assert set(rows_of(fired(outcome))) & {1500, 1800} == rows
@@ -57,7 +59,7 @@ def test_rules_say_what_may_alert(model: Weights, features: int, rules: dict[str
     assert (outcome.score[[1500, 1800]] > MIN_THRESHOLD_MANY).all()  # scores know nothing of rules
 
 
-def test_an_anomaly_that_lasts_alerts_after_the_min_duration(model: Weights) -> None:
+def test_a_lasting_anomaly_alerts_after_the_min_duration(model: Weights) -> None:
     value = noisy(2000, 6)
     value[1500:1512] += 6.0 * np.sign(np.arange(12) % 2 - 0.5)[:, None]
 
@@ -76,7 +78,7 @@ def test_streams_are_muted_by_pattern(model: Weights) -> None:
     assert outcome.score.reshape(-1, 2)[1500].min() > 3.0
 
 
-def test_an_alert_tells_what_when_where_and_how_unlikely(model: Weights) -> None:
+def test_an_alert_has_stream_times_origin_values_and_score(model: Weights) -> None:
     value = noisy(2000, 4)
     value[1500:1503, 2] += 8.0
     events = [e._replace(partition=Partition("metrics", 3)) for e in wide("web-1", clock(2000), value)]
@@ -104,7 +106,7 @@ def test_an_alert_tells_what_when_where_and_how_unlikely(model: Weights) -> None
     assert [getattr(resolved, name) for name in unchanged] == [getattr(firing, name) for name in unchanged]
 
 
-def test_what_is_far_above_the_threshold_is_critical(model: Weights) -> None:
+def test_a_score_far_above_the_threshold_is_critical(model: Weights) -> None:
     events = both_ways()
 
     lenient = fired(ruled(model, events, critical_above_threshold=100.0))
@@ -125,7 +127,7 @@ def test_an_incident_of_an_hour_is_one_alert(model: Weights, features: int, refr
     assert [alert.status for alert in during] == ["firing", "resolved"]
 
 
-def test_flagged_repeats_are_told_longer_than_learnt_ones(model: Weights) -> None:
+def test_repeated_anomalies_score_higher_when_they_are_flagged(model: Weights) -> None:
     """The same spike every day for a month: news at first, then the stream's habit, unless each is to be told."""
     rows = 40 * 288
     value = noisy(rows)
@@ -142,7 +144,7 @@ def test_flagged_repeats_are_told_longer_than_learnt_ones(model: Weights) -> Non
 
 
 @pytest.mark.parametrize(("step", "rows"), [(1 * MINUTE, 30_240), (5 * MINUTE, 12_096)], ids=["1 min", "5 min"])
-def test_clean_streams_of_one_feature_keep_to_the_budget(model: Weights, step: int, rows: int) -> None:
+def test_clean_streams_of_one_feature_stay_within_the_alert_budget(model: Weights, step: int, rows: int) -> None:
     """Daily waves with noise, nothing wrong: about as many alerts as asked for at most (measured: 1.4 to 6.8)."""
     rng = np.random.default_rng(5)
     time = clock(rows, step)
@@ -158,7 +160,7 @@ def test_clean_streams_of_one_feature_keep_to_the_budget(model: Weights, step: i
     assert rate <= 10.0, f"{rate:.2f} alerts a stream and week, asked for at most 7"
 
 
-def test_streams_that_began_together_do_not_all_alert_when_their_first_day_is_over(model: Weights) -> None:
+def test_streams_started_together_do_not_all_alert_after_their_first_day(model: Weights) -> None:
     """What the hour's usual level is, is known from then on; that a level begins to be judged is no news."""
     rng = np.random.default_rng(6)
     time = clock(2 * 288, start=START + 37 * MINUTE)
@@ -173,7 +175,7 @@ def test_streams_that_began_together_do_not_all_alert_when_their_first_day_is_ov
 
 
 @pytest.mark.parametrize("features", [3, 8])
-def test_clean_streams_of_more_features_keep_to_the_budget(model: Weights, features: int) -> None:
+def test_clean_streams_of_several_features_stay_within_the_alert_budget(model: Weights, features: int) -> None:
     rows, streams, count = 8064, 6, 0
     for seed in range(streams):
         outcome = scored(model, wide("s", clock(rows), noisy(rows, features, seed)))
@@ -183,7 +185,7 @@ def test_clean_streams_of_more_features_keep_to_the_budget(model: Weights, featu
     assert rate <= 10.0, f"{rate:.2f} alerts a stream and week, asked for at most 7"
 
 
-def test_a_score_above_the_threshold_of_a_stream_too_young_to_alert_says_so(model: Weights) -> None:
+def test_a_high_score_of_a_stream_too_young_to_alert_is_marked_young(model: Weights) -> None:
     value = seasonal(np.random.default_rng(4), clock(500, MINUTE))
     value[[150, 450]] += 9.0  # at one event a minute and the default budget a stream alerts from the 360th on
     engine = Engine(model)

@@ -78,7 +78,9 @@ def batches(events: list[Event], size: int) -> Iterator[EventBatch]:
     yield from in_batches(events[SWAP:], size)
 
 
-def test_cuts_restarts_and_a_swap_change_no_bit(models: tuple[Weights, Weights], events: list[Event]) -> None:
+def test_batch_cuts_restarts_and_a_model_swap_change_no_bit(
+    models: tuple[Weights, Weights], events: list[Event]
+) -> None:
     wanted = run(Restarting(*models, chance=0.0), [batch_of(events[:SWAP]), batch_of(events[SWAP:])])
 
     found = run(Restarting(*models, chance=0.2), batches(events, 173))
@@ -89,7 +91,7 @@ def test_cuts_restarts_and_a_swap_change_no_bit(models: tuple[Weights, Weights],
     assert (found.score > 0).sum() > 500
 
 
-def test_torch_steps_the_lanes_as_the_kernels_do(models: tuple[Weights, Weights]) -> None:
+def test_torch_and_kernels_step_lanes_alike(models: tuple[Weights, Weights]) -> None:
     model, _ = models
     rng = np.random.default_rng(0)
     lane = np.sort(rng.zipf(1.6, 400) % 40)  # some lanes have many events, some one

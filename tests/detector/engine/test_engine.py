@@ -28,7 +28,7 @@ from training.network.weights import Weights
 
 
 @pytest.mark.parametrize(("features", "warmup"), [(1, NOVELTY_WARMUP), (3, RETURN_WARMUP), (8, RETURN_WARMUP)])
-def test_a_young_stream_says_that_it_is_and_scores_nothing(model: Weights, features: int, warmup: int) -> None:
+def test_a_young_stream_is_warming_up_and_scores_zero(model: Weights, features: int, warmup: int) -> None:
     engine = Engine(model)
     events = numbered(wide("s", clock(400), noisy(400, features)))
 
@@ -43,7 +43,7 @@ def test_a_young_stream_says_that_it_is_and_scores_nothing(model: Weights, featu
     assert engine.streams.warming() == 0
 
 
-def test_a_forecast_is_there_from_the_second_event(model: Weights) -> None:
+def test_forecasts_begin_with_the_second_event(model: Weights) -> None:
     outcome = scored(model, wide("s", clock(5), noisy(5)))
 
     assert math.isnan(outcome.expected[0])
@@ -54,9 +54,7 @@ def test_a_forecast_is_there_from_the_second_event(model: Weights) -> None:
 
 @pytest.mark.parametrize("features", [1, 3, 6])
 @pytest.mark.parametrize("level", [0.0, 5.0, -1e4])
-def test_a_constant_stream_is_silent_alarms_at_a_change_and_falls_silent_again(
-    model: Weights, features: int, level: float
-) -> None:
+def test_a_constant_stream_alerts_only_at_a_change(model: Weights, features: int, level: float) -> None:
     value = np.full((3000, features), level)
     value[1000:, :] += 3.0
     value[2000:, :] -= 4.0
@@ -72,7 +70,7 @@ def test_a_constant_stream_is_silent_alarms_at_a_change_and_falls_silent_again(
     assert [alert.status for alert in outcome.alerts] == ["firing", "resolved"] * 2
 
 
-def test_a_tiny_change_of_a_constant_stream_is_a_change(model: Weights) -> None:
+def test_a_tiny_change_of_a_constant_stream_alerts(model: Weights) -> None:
     value = np.full((800, 1), 5.0)
     value[600:] = 5.001
 
@@ -95,7 +93,7 @@ def test_late_and_duplicate_events_are_counted_and_dropped_or_scored_by_setting(
     np.testing.assert_array_equal(dropped.expected, clean.expected)
 
 
-def test_timestamps_off_the_grid_are_as_good_as_on_it(model: Weights) -> None:
+def test_irregular_timestamps_detect_as_well_as_regular_ones(model: Weights) -> None:
     rng = np.random.default_rng(1)
     rows = 3000
     jittered = clock(rows) + rng.integers(-100, 100, rows) * 1_000_000_000
@@ -111,7 +109,7 @@ def test_timestamps_off_the_grid_are_as_good_as_on_it(model: Weights) -> None:
 
 
 @pytest.mark.parametrize("features", [1, 6])
-def test_a_gap_of_a_week_is_no_anomaly_and_blinds_nobody(model: Weights, features: int) -> None:
+def test_a_gap_of_a_week_is_no_anomaly_and_detection_continues(model: Weights, features: int) -> None:
     time = clock(3000)
     time[2000:] += WEEK
     rng = np.random.default_rng(2)
@@ -125,7 +123,7 @@ def test_a_gap_of_a_week_is_no_anomaly_and_blinds_nobody(model: Weights, feature
     assert outcome.threshold[2050] == pytest.approx(outcome.threshold[1999], abs=0.05)  # the gap is not its rhythm
 
 
-def test_a_stream_on_two_partitions_is_told_by_name(model: Weights) -> None:
+def test_a_stream_that_moves_between_partitions_is_reported_by_name(model: Weights) -> None:
     engine = Engine(model)
     one, two = Partition("metrics", 0), Partition("metrics", 1)
     steady = [Event("steady", t, {"x": 1.0}, partition=two) for t in range(1, 10)]
@@ -136,7 +134,7 @@ def test_a_stream_on_two_partitions_is_told_by_name(model: Weights) -> None:
     assert engine.step(batch_of([Event("steady", 21, {"x": 1.0}, partition=one)])).repartitioned == ["steady"]
 
 
-def test_the_order_of_features_says_nothing(model: Weights) -> None:
+def test_scores_do_not_depend_on_feature_order(model: Weights) -> None:
     events = wide("s", clock(600), noisy(600, 5))
     turned = [e._replace(values=dict(reversed(e.values.items()))) if k % 2 else e for k, e in enumerate(events)]
 
@@ -162,7 +160,7 @@ def test_missing_values_are_missing_not_zero(model: Weights, features: int) -> N
     assert len(fired(outcome)) <= 8
 
 
-def test_features_past_the_limit_are_dropped_and_counted_and_the_rest_scored(model: Weights) -> None:
+def test_features_above_the_limit_are_dropped_and_counted(model: Weights) -> None:
     engine = Engine(model)
     crowd = {f"f{k}": float(k) for k in range(MAX_LANES + 5)}
 
@@ -177,7 +175,7 @@ def test_features_past_the_limit_are_dropped_and_counted_and_the_rest_scored(mod
     assert len(alone.scores) == 1
 
 
-def test_an_empty_batch_and_an_event_without_values_do_no_harm(model: Weights) -> None:
+def test_an_empty_batch_and_an_event_without_values_are_accepted(model: Weights) -> None:
     engine = Engine(model)
 
     assert len(engine.step(batch_of([])).scores) == 0
@@ -186,7 +184,7 @@ def test_an_empty_batch_and_an_event_without_values_do_no_harm(model: Weights) -
     assert np.diff(step.scores.start).tolist() == [0, 1, 0]
 
 
-def test_no_more_streams_stay_than_are_allowed_and_the_longest_idle_go(model: Weights) -> None:
+def test_above_max_streams_the_longest_idle_streams_are_evicted(model: Weights) -> None:
     engine = Engine(model, EngineSettings(max_streams=3))
     engine.step(batch_of([Event(name, t, {"x": 1.0}) for t, name in enumerate("abc", 1)]))
     engine.step(batch_of([Event("a", 10, {"x": 1.0})]))
@@ -201,7 +199,7 @@ def test_no_more_streams_stay_than_are_allowed_and_the_longest_idle_go(model: We
     assert list(engine.streams.drain()) == []
 
 
-def test_only_what_changed_is_drained(model: Weights) -> None:
+def test_drain_yields_only_changed_streams(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event(name, 1, {"x": 1.0}) for name in "abc"]))
     assert {name for name, _ in engine.streams.drain()} == set("abc")
@@ -211,7 +209,7 @@ def test_only_what_changed_is_drained(model: Weights) -> None:
     assert {name for name, _ in engine.streams.drain()} == {"b"}
 
 
-def test_settings_are_those_that_ship() -> None:
+def test_these_tests_use_the_shipped_defaults() -> None:
     """What these tests prove they prove of the defaults."""
     assert dataclasses.asdict(EngineSettings())["rules"]["alerts_per_stream_per_week"] == 7.0
     assert EngineSettings().rules.flag_repeats is False

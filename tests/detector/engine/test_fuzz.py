@@ -150,7 +150,7 @@ def made(choose: random.Random, number: int) -> tuple[bytes, bytes | None]:
 
 
 @pytest.mark.parametrize("limit", [100_000, 4], ids=["roomy", "evicting"])
-def test_ten_thousand_records_of_every_kind_are_each_scored_counted_or_refused(model: Weights, limit: int) -> None:
+def test_ten_thousand_records_of_every_kind_are_scored_counted_or_rejected(model: Weights, limit: int) -> None:
     choose = random.Random(20_261_120)
     rows: dict[str, bytes] = {}
     engine = Engine(model, EngineSettings(max_streams=limit), fetch=lambda names: [rows.get(name) for name in names])
@@ -176,7 +176,7 @@ def test_ten_thousand_records_of_every_kind_are_each_scored_counted_or_refused(m
     } <= set(account.refused)  # fmt: skip
 
 
-def test_records_of_megabytes_and_of_thousands_of_features(model: Weights) -> None:
+def test_records_of_megabytes_and_thousands_of_features_are_scored_or_rejected(model: Weights) -> None:
     def wide_record(features: int, number: int, name: str = "w") -> bytes:
         values = {f"{name}{number}-{k}": 1.0 for k in range(features)}
         return json.dumps({"stream": "wide", "timestamp": NOW_MS + number, "values": values}).encode()
@@ -225,9 +225,7 @@ EVENTS = st.fixed_dictionaries(
     records=st.lists(st.binary(max_size=40) | JSON.map(json.dumps) | EVENTS.map(json.dumps), min_size=1, max_size=40)
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_hypothesis_thinks_of_is_scored_counted_or_refused(
-    shared: Account, records: list[bytes | str]
-) -> None:
+def test_any_generated_record_is_scored_counted_or_rejected(shared: Account, records: list[bytes | str]) -> None:
     """One engine for all examples: its streams grow old with all that came before."""
     values = [record if isinstance(record, bytes) else record.encode("utf-8", "surrogatepass") for record in records]
     shared.take(raw_batch(values, [None] * len(values)))
@@ -253,7 +251,7 @@ DISTURBANCES: dict[str, Callable[[np.ndarray], None]] = {
 
 
 @pytest.mark.parametrize("disturb", DISTURBANCES)
-def test_a_stream_of_one_feature_scores_normally_again_after_its_memory_forgot(model: Weights, disturb: str) -> None:
+def test_after_wild_values_a_single_feature_stream_scores_normally_again(model: Weights, disturb: str) -> None:
     """Novelty is measured against the range of the last 8,000 events, so that long it is dull."""
     rows = 14_000
     value = seasonal(np.random.default_rng(1), clock(rows))
@@ -276,7 +274,9 @@ SOON = ["one 1e308", "one -1e30", "one 4294967295", "one denormal", "alternating
 
 @pytest.mark.parametrize("features", [2, 6])
 @pytest.mark.parametrize("disturb", SOON)
-def test_a_stream_of_more_features_scores_normally_again_soon(model: Weights, disturb: str, features: int) -> None:
+def test_after_wild_values_a_multi_feature_stream_scores_normally_again(
+    model: Weights, disturb: str, features: int
+) -> None:
     rows = 5000
     rng = np.random.default_rng(2)
     value = np.stack([seasonal(rng, clock(rows)) for _ in range(features)], axis=1)
@@ -294,7 +294,7 @@ def test_a_stream_of_more_features_scores_normally_again_soon(model: Weights, di
 
 
 @pytest.mark.parametrize("features", [1, 3, 8])
-def test_all_magnitudes_at_once_leave_every_state_finite(model: Weights, features: int) -> None:
+def test_values_of_all_magnitudes_leave_every_state_finite(model: Weights, features: int) -> None:
     rng = np.random.default_rng(3)
     rows = 3000
     value = rng.standard_normal((rows, features)) * 10.0 ** rng.integers(-320, 308, (rows, features))

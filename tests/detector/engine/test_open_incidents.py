@@ -89,7 +89,7 @@ OVER = LAST + 600 * SECOND  # ten times its longest pause later
 
 
 @pytest.mark.parametrize("size", [1, 50, 100_000])
-def test_an_incident_ends_by_the_others_time_and_says_why(model: Weights, size: int) -> None:
+def test_an_incident_of_a_silent_stream_ends_when_other_streams_advance(model: Weights, size: int) -> None:
     w = Watched(model)
     w.come(interleaved([alarmed(), normal("other", ROWS)], 1), 50)
     assert w.told() == [FIRES]
@@ -105,7 +105,7 @@ def test_an_incident_ends_by_the_others_time_and_says_why(model: Weights, size: 
     assert len(w.incidents) == open_before - 1
 
 
-def test_all_in_one_batch_it_ends_likewise(model: Weights) -> None:
+def test_a_silent_streams_incident_ends_within_one_batch_too(model: Weights) -> None:
     """What came of the others before the stream fell silent does not count, what came after does."""
     w = Watched(model)
     w.come(sorted([*alarmed(), *normal("other", ROWS + 60)], key=lambda event: event.time), 100_000)
@@ -114,7 +114,7 @@ def test_all_in_one_batch_it_ends_likewise(model: Weights) -> None:
     assert w.of()[-1].ended_at == OVER
 
 
-def test_its_own_next_event_says_the_same_of_the_silence(model: Weights) -> None:
+def test_the_streams_next_event_resolves_the_incident_alike(model: Weights) -> None:
     again = [event._replace(values={"f0": -500.0}) for event in normal("gone", 40, ROWS + 30)]
 
     alone, watched = Watched(model), Watched(model)
@@ -139,7 +139,7 @@ def test_its_own_next_event_says_the_same_of_the_silence(model: Weights) -> None
         ("at night it sleeps", [k // 100 * 86_400.0 + k % 100 * 300.0 for k in range(ROWS)]),
     ],
 )
-def test_no_rhythm_of_its_own_is_silence(model: Weights, name: str, times: list[float]) -> None:
+def test_a_streams_usual_pause_is_not_silence(model: Weights, name: str, times: list[float]) -> None:
     """Each of the streams pauses as it always does right after its incident has begun, and then goes on."""
     value = 10.0 + np.random.default_rng(0).standard_normal(ROWS)
     cut = 400 if name in {"bursts", "at night it sleeps"} else 450
@@ -155,7 +155,7 @@ def test_no_rhythm_of_its_own_is_silence(model: Weights, name: str, times: list[
     assert SILENT not in w.told(name)
 
 
-def test_a_few_events_ahead_of_time_silence_nobody(model: Weights) -> None:
+def test_a_few_events_ahead_of_time_end_no_incident(model: Weights) -> None:
     w = Watched(model)
     w.come([*alarmed(), *normal("other", ROWS + 3)])
     w.come([Event("other", START + 20 * HOUR, {"f0": 1.0}), Event("third", START + 23 * HOUR, {"f0": 1.0})], 1)
@@ -163,7 +163,7 @@ def test_a_few_events_ahead_of_time_silence_nobody(model: Weights) -> None:
     assert w.told() == [FIRES]
 
 
-def test_a_partition_that_is_read_before_another_silences_nobody_there(model: Weights) -> None:
+def test_a_partition_read_ahead_ends_no_incident_of_another_partition(model: Weights) -> None:
     here, there = Partition("metrics", 0), Partition("metrics", 1)
     w = Watched(model)
     w.come(alarmed(partition=here))
@@ -178,7 +178,7 @@ def test_a_partition_that_is_read_before_another_silences_nobody_there(model: We
     assert w.told() == [FIRES, SILENT]
 
 
-def test_where_nothing_comes_at_all_a_clock_tells_and_not_while_events_wait_or_cannot_be_read(
+def test_without_events_the_clock_ends_incidents_unless_events_wait(
     model: Weights,
 ) -> None:
     here = alarmed()[0].partition
@@ -200,7 +200,7 @@ def test_where_nothing_comes_at_all_a_clock_tells_and_not_while_events_wait_or_c
     assert w.of()[-1].ended_at == START + (ROWS + 2 + FLOOR) * SECOND
 
 
-def test_a_stream_of_a_partition_that_is_elsewhere_now_ends_by_the_clock(model: Weights) -> None:
+def test_the_clock_ends_incidents_of_streams_of_revoked_partitions(model: Weights) -> None:
     here, other = alarmed()[0].partition, Partition("metrics", 9)
     w = Watched(model)
     w.come(alarmed())
@@ -213,7 +213,7 @@ def test_a_stream_of_a_partition_that_is_elsewhere_now_ends_by_the_clock(model: 
     assert w.told() == [FIRES, SILENT]
 
 
-def test_late_events_are_no_silence(model: Weights) -> None:
+def test_late_events_do_not_count_as_silence(model: Weights) -> None:
     w = Watched(model)
     w.come([*alarmed(), *normal("other", ROWS + 3)])
     for k in range(60):  # sent again and again, dropped each time
@@ -222,7 +222,7 @@ def test_late_events_are_no_silence(model: Weights) -> None:
     assert w.told() == [FIRES]
 
 
-def test_scores_do_not_depend_on_it(model: Weights) -> None:
+def test_scores_do_not_depend_on_silence_detection(model: Weights) -> None:
     choose = random.Random(2)
     events = sorted([*alarmed(), *normal("gone", 100, ROWS + 50), *normal("other", ROWS + 150)], key=lambda e: e.time)
     plain = run(Engine(model), in_batches(numbered(events), 100))
@@ -287,7 +287,7 @@ def history() -> list[Event]:
     return sorted([*alarmed(), *normal("other", ROWS + 3)], key=lambda event: event.time)
 
 
-def test_the_daemon_tells_the_end_of_an_incident_whose_stream_fell_silent(work: Path) -> None:
+def test_the_daemon_resolves_the_incident_of_a_silent_stream(work: Path) -> None:
     alerts, daemon = served(work, [*history(), *normal("other", 200, ROWS + 3)])
 
     assert [(alert["stream"], alert["status"]) for alert in alerts] == [("gone", "firing"), ("gone", "resolved")]
@@ -298,7 +298,7 @@ def test_the_daemon_tells_the_end_of_an_incident_whose_stream_fell_silent(work: 
     assert firing(daemon) == 0
 
 
-def test_after_a_restart_the_incident_of_a_stream_that_never_comes_again_ends_too_and_once(work: Path) -> None:
+def test_after_a_restart_the_incident_of_a_silent_stream_is_resolved_once(work: Path) -> None:
     alerts, daemon = served(work, history())
     assert [alert["status"] for alert in alerts] == ["firing"]
     assert firing(daemon) == 1

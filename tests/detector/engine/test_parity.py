@@ -38,7 +38,7 @@ def reference(model: Weights, streams: list[list[Event]]) -> Outcome:
     return run(Engine(model), [batch_of(events) for events in streams])
 
 
-def test_the_streams_of_these_tests_make_alerts_of_every_family(reference: Outcome) -> None:
+def test_the_streams_of_these_tests_alert_in_every_family(reference: Outcome) -> None:
     fired = {alert.stream for alert in reference.alerts if alert.status == "firing"}
     resolved = {alert.stream for alert in reference.alerts if alert.status == "resolved"}
 
@@ -51,20 +51,20 @@ def test_the_streams_of_these_tests_make_alerts_of_every_family(reference: Outco
 
 
 @pytest.mark.parametrize("size", [1, 7, 256, 10_000, 1_000_000])
-def test_micro_batches_of_any_size_give_the_scores_of_one_long_sequence(
+def test_scores_do_not_depend_on_batch_sizes(
     model: Weights, events: list[Event], reference: Outcome, size: int
 ) -> None:
     assert_same(run(Engine(model), in_batches(events, size)), reference)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_interleaving_of_streams_changes_nothing(
+def test_scores_do_not_depend_on_how_streams_interleave(
     model: Weights, streams: list[list[Event]], reference: Outcome, seed: int
 ) -> None:
     assert_same(run(Engine(model), in_batches(interleaved(streams, seed), 997)), reference)
 
 
-def test_threads_change_nothing(
+def test_scores_do_not_depend_on_the_number_of_threads(
     model: Weights, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "THREAD_EVENTS", 1)  # else small batches would stay on one thread
@@ -75,14 +75,14 @@ def test_threads_change_nothing(
 
 
 @pytest.mark.parametrize(("seed", "size"), [(1, 400), (2, 399), (3, 401), (4, 53)])
-def test_restored_at_random_points_is_as_if_never_stopped(
+def test_restoring_at_random_points_does_not_change_scores(
     model: Weights, events: list[Event], reference: Outcome, seed: int, size: int
 ) -> None:
     assert_same(run_parts(restarted(model, in_batches(events, size), seed)), reference)
 
 
 @pytest.mark.parametrize("most", [1, 3, 8])
-def test_a_stream_that_was_evicted_and_returns_is_as_if_it_had_stayed(
+def test_eviction_and_return_do_not_change_scores(
     model: Weights, events: list[Event], reference: Outcome, most: int
 ) -> None:
     store = Store()
@@ -98,7 +98,7 @@ def test_a_stream_that_was_evicted_and_returns_is_as_if_it_had_stayed(
     assert len(engine.streams) == most
 
 
-def test_restored_by_another_engine_with_other_slots_and_other_feature_numbers_is_the_same(
+def test_restoring_into_an_engine_with_other_slots_does_not_change_scores(
     model: Weights, events: list[Event], reference: Outcome
 ) -> None:
     """A rebalance hands a stream to an engine that already knows others."""

@@ -55,14 +55,14 @@ def record(message: str, created: float) -> logging.LogRecord:
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_times_are_utc_and_say_so_in_both_forms() -> None:
+def test_log_times_are_marked_utc_in_both_formats() -> None:
     made = record("hello", 1_414_890_000.25)
     assert TextLines().format(made) == "2014-11-02 01:00:00.250Z INFO    hello"
     assert json.loads(JsonLines().format(made))["time"] == "2014-11-02T01:00:00.250Z"
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_an_alerts_own_times_say_their_zone() -> None:
+def test_times_within_an_alert_state_their_zone() -> None:
     assert "web at 2014-11-02 01:00:00Z: cpu 0.9" in describe(ALERT)
     ended = dataclasses.replace(ALERT, status="resolved", ended_at=ALERT.started_at + 60 * 10**9)
     assert describe(ended).endswith("calm again at 2014-11-02 01:01:00Z, alerted since 2014-11-02 01:00:00Z")
@@ -74,7 +74,7 @@ def logged(alert: Alert, caplog: pytest.LogCaptureFixture) -> dict[str, object]:
     return found
 
 
-def test_as_json_an_alerts_line_has_its_fields(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_json_log_line_of_an_alert_has_its_fields(caplog: pytest.LogCaptureFixture) -> None:
     line = logged(ALERT, caplog)
     assert line["message"] == describe(ALERT)
     assert (line["stream"], line["id"], line["status"], line["severity"]) == ("web", "a/1", "firing", "critical")
@@ -84,7 +84,7 @@ def test_as_json_an_alerts_line_has_its_fields(caplog: pytest.LogCaptureFixture)
     assert "features_left_out" not in line
 
 
-def test_as_json_a_wide_alert_is_told_by_its_leading_features(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_json_log_line_of_a_wide_alert_has_its_leading_features(caplog: pytest.LogCaptureFixture) -> None:
     values = {f"f{number}": float(number) for number in range(1_000)}
     wide = dataclasses.replace(
         ALERT, observed=values, expected=values, lower=values, upper=values, contributions=values

@@ -78,7 +78,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
-def test_every_documented_metric_is_there(metrics: Metrics) -> None:
+def test_every_documented_metric_is_exported(metrics: Metrics) -> None:
     assert {sample.name for sample in samples(metrics)} >= DOCUMENTED
 
 
@@ -96,7 +96,7 @@ def test_what_has_no_value_yet_is_absent_rather_than_zero() -> None:
     assert value(metrics, "longwatch_model_trained_timestamp_seconds") is None
 
 
-def test_a_scrape_may_ask_for_any_metric_by_name() -> None:
+def test_any_metric_can_be_selected_by_name() -> None:
     metrics = Metrics(CollectorRegistry(auto_describe=True), "0.1.0", REASONS)
     metrics.set_lag({Partition("metrics", 0): 5})
     for sample in samples(metrics):
@@ -104,7 +104,7 @@ def test_a_scrape_may_ask_for_any_metric_by_name() -> None:
         assert f"\n{sample.name}" in asked, sample.name
 
 
-def test_our_own_metrics_can_be_asked_for_on_any_registry() -> None:
+def test_metrics_of_any_registry_can_be_selected() -> None:
     metrics = Metrics(CollectorRegistry(), "0.1.0", REASONS)
     for sample in samples(metrics):
         if sample.name.startswith("longwatch_"):
@@ -126,7 +126,7 @@ def test_known_labels_start_at_zero(metrics: Metrics) -> None:
         assert value(metrics, "longwatch_webhook_deliveries_total", sink="webhook", outcome=outcome) == 0
 
 
-def test_what_is_counted_is_exported(metrics: Metrics) -> None:
+def test_counted_values_are_exported(metrics: Metrics) -> None:
     metrics.events.inc(7)
     metrics.events_rejected["not_json"].inc()
     metrics.alerts["critical"].inc(2)
@@ -139,7 +139,7 @@ def test_what_is_counted_is_exported(metrics: Metrics) -> None:
     assert value(metrics, "longwatch_webhook_deliveries_total", sink="webhook", outcome="retried") == 1
 
 
-def test_a_column_of_scores_lands_in_its_buckets(metrics: Metrics) -> None:
+def test_a_column_of_scores_is_counted_in_its_buckets(metrics: Metrics) -> None:
     scores = np.array([0.0, 0.5, 0.6, 3.0, 3.2, 99.0])
     metrics.score.observe(scores[:4])
     metrics.score.observe(scores[4:])
@@ -161,7 +161,7 @@ def test_a_histogram_takes_a_single_number_too() -> None:
     assert registry.get_sample_value("x_seconds_bucket", {"le": "1.0"}) == 1
 
 
-def test_lag_of_revoked_partitions_disappears(metrics: Metrics) -> None:
+def test_lag_of_revoked_partitions_is_removed(metrics: Metrics) -> None:
     metrics.set_lag({Partition("metrics", 1): 3, Partition("logs", 0): 9})
     assert value(metrics, "longwatch_consumer_lag", topic="metrics", partition="0") is None
     assert value(metrics, "longwatch_consumer_lag", topic="metrics", partition="1") == 3
@@ -170,7 +170,7 @@ def test_lag_of_revoked_partitions_disappears(metrics: Metrics) -> None:
     assert "longwatch_consumer_lag" not in {sample.name for sample in samples(metrics)}
 
 
-def test_only_the_model_that_scores_is_told(metrics: Metrics) -> None:
+def test_only_the_current_model_is_exported(metrics: Metrics) -> None:
     metrics.set_model("2026-11-20-1", "gru", 1_790_001_000.0)
     told = [sample.labels for sample in samples(metrics) if sample.name == "longwatch_model_info"]
     assert told == [{"version": "2026-11-20-1", "cell": "gru"}]
@@ -189,7 +189,7 @@ def test_names_and_help_follow_the_conventions(metrics: Metrics) -> None:
             assert not sample.name.endswith("_created")
 
 
-def test_two_sets_of_metrics_know_nothing_of_each_other(metrics: Metrics) -> None:
+def test_two_sets_of_metrics_are_independent(metrics: Metrics) -> None:
     other = Metrics(CollectorRegistry(), "0.1.0", REASONS)
     other.events.inc()
     assert value(metrics, "longwatch_events_total") == 0
@@ -200,7 +200,7 @@ def test_the_process_itself_is_measured(metrics: Metrics) -> None:
     assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "python_info"} <= names
 
 
-def test_openmetrics_can_be_read_too(metrics: Metrics) -> None:
+def test_openmetrics_output_can_be_parsed(metrics: Metrics) -> None:
     metrics.score.observe([1.0, 4.2])
     text = generate_openmetrics(metrics.registry).decode()
     families = {family.name: family for family in parse_openmetrics(text)}
@@ -208,7 +208,7 @@ def test_openmetrics_can_be_read_too(metrics: Metrics) -> None:
     assert families["longwatch_events"].type == "counter"
 
 
-def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
+def test_promtool_accepts_the_metrics(metrics: Metrics) -> None:
     tool = promtool()
     if tool is None:
         pytest.skip(NO_PROMTOOL)

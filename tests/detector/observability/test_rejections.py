@@ -27,7 +27,7 @@ class Clock:
         return self.now
 
 
-def test_a_throttled_line_comes_at_once_and_then_now_and_then_with_what_it_stands_for() -> None:
+def test_a_throttled_line_is_logged_at_once_and_then_at_intervals_with_a_count() -> None:
     clock = Clock()
     throttle = LogThrottle(60.0, clock)
     assert throttle.due(0) == 0
@@ -44,7 +44,7 @@ def refused(reason: str, count: int, offset: int = 0) -> list[Rejected]:
     return [Rejected("metrics", 3, offset + at, reason, f"problem {offset + at}", b"") for at in range(count)]
 
 
-def test_refused_records_are_told_by_reason_with_an_example_and_where_they_are_kept(
+def test_rejected_records_are_logged_by_reason_with_an_example_and_where_they_go(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = Clock()
@@ -66,7 +66,7 @@ def test_refused_records_are_told_by_reason_with_an_example_and_where_they_are_k
     assert refusals.nothing_read == ""
 
 
-def test_where_nothing_can_be_read_it_is_louder_until_something_can(caplog: pytest.LogCaptureFixture) -> None:
+def test_when_every_record_is_rejected_the_log_level_rises_until_one_is_read(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     refusals = RejectionLog(load_settings(None, {}, []), Clock())
     for at in range(29):
@@ -84,7 +84,7 @@ def test_where_nothing_can_be_read_it_is_louder_until_something_can(caplog: pyte
     assert caplog.records[-1].getMessage() == "records can be read again, after 600 that were refused"
 
 
-def test_once_an_hour_and_at_the_end_a_line_tells_what_was_done(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_summary_is_logged_hourly_and_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = Clock()
     summary = RunSummary(clock)
@@ -106,7 +106,7 @@ def test_once_an_hour_and_at_the_end_a_line_tells_what_was_done(caplog: pytest.L
     ]
 
 
-def test_readiness_tells_of_refused_records_also_while_retraining_fails(tmp_path: Path) -> None:
+def test_readiness_reports_rejected_records_while_retraining_fails(tmp_path: Path) -> None:
     settings = {
         "source.type": "file",
         "source.paths": '["-"]',

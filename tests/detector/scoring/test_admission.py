@@ -49,7 +49,7 @@ def record_of(engine: Engine, name: str = "s") -> np.void:
 
 
 @pytest.mark.parametrize("after", [1, 5, 12, 30, 700])
-def test_one_event_ahead_of_time_blinds_nobody(model: Weights, after: int) -> None:
+def test_one_event_ahead_of_time_does_not_make_later_events_late(model: Weights, after: int) -> None:
     ahead = [Event("s", START + after * MINUTE + 23 * HOUR, {"f0": 10.0})]
     right = [event._replace(values={"f0": 500.0}) for event in calm(600, start=START + (after + 1) * MINUTE)]
 
@@ -59,7 +59,7 @@ def test_one_event_ahead_of_time_blinds_nobody(model: Weights, after: int) -> No
     assert len(found.score) == after + 1 + len(right) - found.late
 
 
-def test_streams_go_on_after_their_producers_clock_was_set_back_by_an_hour(model: Weights) -> None:
+def test_streams_recover_after_their_clock_was_set_back_by_an_hour(model: Weights) -> None:
     streams = [
         numbered([*calm(300, name, seed=k), *calm(200, name, START + 240 * MINUTE, seed=100 + k)])
         for k, name in enumerate(f"host-{k}" for k in range(20))
@@ -79,7 +79,7 @@ def test_streams_go_on_after_their_producers_clock_was_set_back_by_an_hour(model
 
 
 @pytest.mark.parametrize("step", [10 * SECOND, MINUTE, 5 * MINUTE])
-def test_a_backlog_that_is_sent_once_more_is_dropped(model: Weights, step: int) -> None:
+def test_a_backlog_sent_twice_is_dropped(model: Weights, step: int) -> None:
     rows = HOUR // step + 500
     events = calm(rows, step=step)
     engine = Engine(model)
@@ -90,7 +90,7 @@ def test_a_backlog_that_is_sent_once_more_is_dropped(model: Weights, step: int) 
     assert (found.late, found.duplicates) == (HOUR // step - 1, 1)
 
 
-def test_a_gap_that_is_filled_afterwards_is_scored_each_event_once(model: Weights) -> None:
+def test_events_that_fill_a_gap_later_are_scored_once(model: Weights) -> None:
     """A collector that lost its connection: first what is new, then what it had kept."""
     events = calm(500)
 
@@ -99,7 +99,7 @@ def test_a_gap_that_is_filled_afterwards_is_scored_each_event_once(model: Weight
     assert 500 - FEW < len(set(found.offset.tolist())) == len(found.score) <= 500 - (RULE - 1)
 
 
-def test_late_events_between_others_on_time_never_count_together(model: Weights) -> None:
+def test_late_events_among_punctual_ones_do_not_reset_the_clock(model: Weights) -> None:
     right, behind = calm(400), calm(400, start=START - HOUR + SECOND, seed=1)
 
     found = stepped(Engine(model), [event for pair in zip(right, behind, strict=True) for event in pair])
@@ -109,7 +109,7 @@ def test_late_events_between_others_on_time_never_count_together(model: Weights)
 
 
 @pytest.mark.parametrize("order", ["falling", "any"])
-def test_late_events_that_do_not_agree_are_dropped(model: Weights, order: str) -> None:
+def test_late_events_with_inconsistent_times_are_dropped(model: Weights, order: str) -> None:
     late = calm(60, start=START - 5 * HOUR, step=5 * MINUTE, seed=1)
     late = late[::-1] if order == "falling" else random.Random(5).sample(late, len(late))
 
@@ -119,7 +119,7 @@ def test_late_events_that_do_not_agree_are_dropped(model: Weights, order: str) -
     assert found.late == 60
 
 
-def test_late_events_far_apart_need_more_of_their_kind(model: Weights) -> None:
+def test_widely_spaced_late_events_need_more_of_them_to_reset_the_clock(model: Weights) -> None:
     engine = Engine(model)
     stepped(engine, calm(300))
 
@@ -130,7 +130,7 @@ def test_late_events_far_apart_need_more_of_their_kind(model: Weights) -> None:
     assert 30 < len(more.score) < 50
 
 
-def test_where_late_events_are_scored_anyway_the_stream_takes_their_time_too(model: Weights) -> None:
+def test_with_late_events_scored_the_stream_follows_their_time(model: Weights) -> None:
     engine = Engine(model, EngineSettings(keep_late=True))
     ahead = Event("s", START + 23 * HOUR, {"f0": 10.0})
 
@@ -142,7 +142,7 @@ def test_where_late_events_are_scored_anyway_the_stream_takes_their_time_too(mod
 
 
 @pytest.mark.parametrize("after", [5, 12, 18, 30, 400])
-def test_a_time_that_was_wrong_leaves_no_trace_in_the_rhythm(model: Weights, after: int) -> None:
+def test_a_wrong_time_does_not_change_the_estimated_interval(model: Weights, after: int) -> None:
     """Neither the stream's nor its lanes': they set the threshold, and what the network sees as a gap."""
     engine = Engine(model)
     ahead = Event("s", START + after * MINUTE + 23 * HOUR, {"f0": 10.0})
@@ -155,7 +155,7 @@ def test_a_time_that_was_wrong_leaves_no_trace_in_the_rhythm(model: Weights, aft
     assert record_of(engine)["pause"] <= 5 * 60 * 1.03
 
 
-def test_a_stream_whose_clock_stands_still_is_told_once(model: Weights) -> None:
+def test_a_stream_whose_clock_stands_still_is_logged_once(model: Weights) -> None:
     engine = Engine(model)
     stuck = [Event("s", START + 299 * MINUTE, {"f0": float(k)}) for k in range(100)]
     told = [name for batch in in_batches([*calm(300), *stuck], 7) for name in engine.step(batch).blocked]
@@ -166,7 +166,7 @@ def test_a_stream_whose_clock_stands_still_is_told_once(model: Weights) -> None:
     assert engine.streams.blocked() == 0
 
 
-def test_an_incident_with_a_time_that_was_ahead_begins_before_it_ends(model: Weights) -> None:
+def test_an_incident_with_a_time_ahead_starts_before_it_ends(model: Weights) -> None:
     ahead = [event._replace(values={"f0": 900.0}) for event in calm(3, start=START + 800 * MINUTE + 23 * HOUR)]
     engine = Engine(model)
 
@@ -180,7 +180,7 @@ def test_an_incident_with_a_time_that_was_ahead_begins_before_it_ends(model: Wei
     assert START + 800 * MINUTE < resolved.started_at <= resolved.ended_at < START + 1100 * MINUTE
 
 
-def test_the_stream_that_was_asked_for_last_stays_whatever_its_time(model: Weights) -> None:
+def test_eviction_goes_by_use_not_by_event_time(model: Weights) -> None:
     engine = Engine(model, EngineSettings(max_streams=2))
     for event in (*calm(1, "ahead", START + 23 * HOUR), *calm(1, "b", START), *calm(1, "c", START + MINUTE)):
         engine.step(batch_of([event]))
@@ -210,7 +210,7 @@ def troubled() -> list[list[Event]]:
     return [[event._replace(offset=2000 * k + i) for i, event in enumerate(events)] for k, events in enumerate(made)]
 
 
-def test_however_cut_interleaved_and_restored_the_same_events_are_admitted(model: Weights) -> None:
+def test_admission_does_not_depend_on_batches_interleaving_or_restores(model: Weights) -> None:
     streams = troubled()
     reference = run(Engine(model), [batch_of(events) for events in streams])
     mixed = interleaved(streams, 2)
@@ -225,7 +225,7 @@ def test_however_cut_interleaved_and_restored_the_same_events_are_admitted(model
 
 
 @pytest.mark.parametrize(("duplicates", "late"), [(False, False), (True, False), (False, True)])
-def test_a_history_is_admitted_by_the_same_rule(model: Weights, duplicates: bool, late: bool) -> None:
+def test_a_history_is_admitted_by_the_engines_rule(model: Weights, duplicates: bool, late: bool) -> None:
     from detector.scoring import admission
 
     events = [event for events in troubled()[:2] for event in events]

@@ -51,7 +51,7 @@ def weights(count: int, growth: float) -> np.ndarray:
 
 @pytest.mark.parametrize("growth", [1.0, SLOW_GROWTH, 2 ** (1 / 500)], ids=["none", "slow", "fast"])
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_a_quantile_is_that_of_the_weighted_sample_to_half_a_bin(kind: str, growth: float) -> None:
+def test_a_quantile_equals_the_weighted_samples_to_half_a_bin(kind: str, growth: float) -> None:
     values = SAMPLES[kind](np.random.default_rng(1))
     histogram, weight = learnt(values, growth), weights(len(values), growth)
     order = np.argsort(values)
@@ -67,7 +67,7 @@ def test_a_quantile_is_that_of_the_weighted_sample_to_half_a_bin(kind: str, grow
 
 @pytest.mark.parametrize("growth", [1.0, SLOW_GROWTH, 2 ** (1 / 500)], ids=["none", "slow", "fast"])
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_mass_above_is_the_weight_of_what_lies_above_to_a_bin(kind: str, growth: float) -> None:
+def test_mass_above_equals_the_weight_above_to_one_bin(kind: str, growth: float) -> None:
     values = SAMPLES[kind](np.random.default_rng(2))
     histogram, weight = learnt(values, growth), weights(len(values), growth)
 
@@ -81,7 +81,7 @@ def test_mass_above_is_the_weight_of_what_lies_above_to_a_bin(kind: str, growth:
         assert fewest * 0.999 - 1e-6 <= found <= most * 1.001 + 1e-6
 
 
-def test_mass_above_zero_is_all_and_above_the_largest_none() -> None:
+def test_mass_above_zero_is_everything_and_above_the_maximum_nothing() -> None:
     histogram = learnt(np.array([0.0, 1.0, 2.0, 4.0]), 1.0)
 
     assert mass_above(histogram[0], 0.0) == pytest.approx(4.0)
@@ -90,14 +90,14 @@ def test_mass_above_zero_is_all_and_above_the_largest_none() -> None:
     assert mass_above(np.zeros(1, HISTOGRAM)[0], 1.0) == 0.0
 
 
-def test_a_histogram_of_zeros_has_quantile_zero_and_no_mass_above_anything() -> None:
+def test_a_histogram_of_zeros_has_quantile_zero_and_no_mass_above() -> None:
     histogram = learnt(np.zeros(100), SLOW_GROWTH)
 
     assert quantile(histogram[0], 0.99) == 0.0
     assert mass_above(histogram[0], 1e-300) == 0.0
 
 
-def test_the_last_bit_of_a_value_cannot_make_a_jump() -> None:
+def test_a_values_last_bit_changes_the_quantile_little() -> None:
     """CPU and GPU differ in it."""
     values = np.random.default_rng(3).lognormal(0.0, 1.0, 3000)
     edges = values[0] * np.exp(WIDTH * np.arange(-8, 8))  # values on bins' own places and edges are the worst
@@ -110,7 +110,7 @@ def test_the_last_bit_of_a_value_cannot_make_a_jump() -> None:
         assert mass_above(two[0], x * (1 + 1e-9)) == pytest.approx(mass_above(one[0], x), rel=1e-4, abs=1e-4)
 
 
-def test_decay_goes_on_for_ever_without_overflow() -> None:
+def test_decay_never_overflows() -> None:
     """After 200 half-lives weights would be 1e60; only the last few hundred values may count."""
     rng = np.random.default_rng(4)
     growth = 2.0 ** (1 / 50)
@@ -129,7 +129,7 @@ def units(sizes: np.ndarray, *, least: float = 0.0, fast: bool = True) -> np.nda
     return np.array([in_units(unit[0], k, x, least, fast) for k, x in enumerate(sizes.tolist())])
 
 
-def test_an_error_is_measured_by_the_99_percent_quantile_of_its_kind() -> None:
+def test_errors_are_scaled_by_their_own_99_percent_quantile() -> None:
     sizes = np.abs(np.random.default_rng(5).standard_normal(5000)) * 1e6
 
     found = units(sizes)
@@ -138,20 +138,20 @@ def test_an_error_is_measured_by_the_99_percent_quantile_of_its_kind() -> None:
     assert np.median(found[2000:] / sizes[2000:]) * 2.576e6 == pytest.approx(1.0, rel=0.15)
 
 
-def test_an_error_counts_as_at_most_so_many_units() -> None:
+def test_scaled_errors_are_capped() -> None:
     sizes = np.append(np.abs(np.random.default_rng(6).standard_normal(500)), [50.0, 1e30, 1e300])
 
     assert units(sizes)[-3:].tolist() == [UNIT_LIMIT] * 3
 
 
-def test_the_least_unit_keeps_what_is_small_against_the_range_small() -> None:
+def test_the_minimum_unit_keeps_errors_small_against_the_range_small() -> None:
     sizes = np.append(np.full(500, 1e-9), 1e-3)
 
     assert units(sizes)[-1] == UNIT_LIMIT
     assert units(sizes, least=0.1)[-1] == pytest.approx(0.01)
 
 
-def test_a_lane_that_turns_noisy_gets_its_new_unit_within_hours_and_keeps_the_larger() -> None:
+def test_a_lane_that_turns_noisy_adapts_its_unit_within_hours() -> None:
     rng = np.random.default_rng(7)
     sizes = np.abs(np.concatenate([rng.standard_normal(10_000), 10 * rng.standard_normal(600)]))
 
@@ -204,7 +204,7 @@ class PlainReturnPeriod:
         return result
 
 
-def test_return_periods_are_those_of_a_plain_re_implementation() -> None:
+def test_return_periods_equal_a_numpy_reimplementation() -> None:
     rng = np.random.default_rng(8)
     severity = rng.lognormal(0.0, 0.7, 4000)
     for first in (900, 1500, 1510, 2600, 3300):
@@ -221,7 +221,7 @@ def test_return_periods_are_those_of_a_plain_re_implementation() -> None:
     assert found[3700] == pytest.approx(wanted[3700], abs=0.1)
 
 
-def test_common_severities_have_the_return_period_of_their_rank() -> None:
+def test_return_periods_of_common_severities_follow_their_rank() -> None:
     severity = np.random.default_rng(9).random(4000)
     record = np.zeros(1, RETURN)
 
@@ -232,7 +232,7 @@ def test_common_severities_have_the_return_period_of_their_rank() -> None:
     assert found[middle].max() < -math.log10(1 - PEAK_QUANTILE)
 
 
-def test_a_long_incident_is_one_peak() -> None:
+def test_a_long_incident_counts_as_one_peak() -> None:
     """Or else two hundred events of an incident would make the next such incident look like an everyday thing."""
 
     def second(length: int) -> float:
@@ -247,7 +247,7 @@ def test_a_long_incident_is_one_peak() -> None:
     assert second(1) > 3.0  # one such in 5,000 events
 
 
-def test_what_was_never_seen_scores_higher_the_farther_it_lies_out() -> None:
+def test_unseen_severities_score_higher_the_further_out_they_are() -> None:
     base = np.random.default_rng(11).random(3000).tolist()
 
     def last(severity: float) -> float:

@@ -77,7 +77,7 @@ def test_one_incident_fires_once_follows_its_peak_and_resolves(single: bool, ref
     assert [k for k, alert in enumerate(alerts) if alert] == [1, 2, 3, 4]
 
 
-def test_what_flares_up_before_the_end_is_silent_unless_it_tops_the_peak() -> None:
+def test_a_flare_up_within_an_incident_is_silent_unless_it_is_a_new_peak() -> None:
     changes, alerts = watched([HIGH, QUIET, HIGH + FLARE - 0.1, QUIET, HIGH + FLARE + 0.5, QUIET])
 
     assert at(changes, FIRES) == [0]
@@ -85,13 +85,13 @@ def test_what_flares_up_before_the_end_is_silent_unless_it_tops_the_peak() -> No
     assert at(changes, PEAKS) == [2, 4]
 
 
-def test_a_new_incident_after_the_end_fires_anew() -> None:
+def test_a_new_incident_after_the_end_fires_again() -> None:
     changes, _ = watched([HIGH] + [QUIET] * REFRACTORY_SINGLE + [QUIET, HIGH])
 
     assert at(changes, FIRES) == [0, REFRACTORY_SINGLE + 2]
 
 
-def test_calm_is_counted_from_the_last_event_above() -> None:
+def test_the_calm_period_starts_after_the_last_event_above_the_threshold() -> None:
     flickering = ([HIGH] + [QUIET] * (REFRACTORY_SINGLE - 1)) * 5
     changes, _ = watched([*flickering, QUIET])
 
@@ -133,7 +133,7 @@ def test_direction_lets_only_one_side_alert(direction: int, fires: list[int]) ->
         ({"min_relative": 9.0, "expected": 0.0}, True),
     ],
 )
-def test_what_deviates_by_less_than_asked_does_not_alert(rules: dict[str, Any], fires: bool) -> None:
+def test_deviations_below_min_deviation_do_not_alert(rules: dict[str, Any], fires: bool) -> None:
     for deviation in (5.0, -5.0):
         changes, _ = watched([QUIET, HIGH, QUIET], deviations=deviation, **rules)
         assert bool(at(changes, FIRES)) == fires
@@ -149,14 +149,14 @@ def test_a_min_duration_counts_event_time_of_an_unbroken_run() -> None:
 
 
 @pytest.mark.parametrize("why", ["muted", "warming"])
-def test_muted_and_warming_streams_never_alert(why: str) -> None:
+def test_muted_streams_and_streams_in_warm_up_never_alert(why: str) -> None:
     changes, alerts = watched([HIGH] * 50, **{why: True})
 
     assert set(changes) == {NONE}
     assert not any(alerts)
 
 
-def test_a_stream_alerts_once_it_is_old_enough_for_what_its_threshold_claims() -> None:
+def test_a_stream_alerts_once_its_history_supports_its_threshold() -> None:
     enough = math.ceil(10**THRESHOLD / CLAIM)
 
     assert at(watched([HIGH], events=enough - 1)[0], FIRES) == []
@@ -164,7 +164,7 @@ def test_a_stream_alerts_once_it_is_old_enough_for_what_its_threshold_claims() -
     assert at(watched([HIGH], events=enough - 1, fixed=True)[0], FIRES) == [0]  # the operator's own threshold
 
 
-def test_the_threshold_is_the_budget_at_the_streams_own_rate() -> None:
+def test_the_threshold_follows_from_the_budget_and_the_streams_rate() -> None:
     single, many = np.zeros(1, STREAM), np.zeros(1, STREAM)
     single["lanes"], many["lanes"] = 1, 2
 
@@ -181,6 +181,6 @@ def test_the_threshold_is_the_budget_at_the_streams_own_rate() -> None:
     assert of(single, 300.0, fixed=1.5) == 1.5
 
 
-def test_an_alerts_id_is_that_of_its_stream_and_beginning() -> None:
+def test_an_alert_id_depends_on_stream_and_start_only() -> None:
     assert alert_id("web-1/cpu", 1_790_000_000 * SECOND) == "65b672b5cb48c1ce80bf76ae"  # as ever: receivers know it
     assert len({alert_id("a", 1), alert_id("a", 2), alert_id("b", 1), alert_id("a\x001", 1)}) == 4

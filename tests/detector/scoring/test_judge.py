@@ -56,7 +56,7 @@ def outcome_of(model: Weights, value: np.ndarray, **settings: object) -> Outcome
 
 
 @pytest.mark.parametrize("nu", [1.5, 2.0, 3.7, 10.0, 60.0])
-def test_the_tail_is_that_of_a_student_t(nu: float) -> None:
+def test_the_tail_probability_equals_scipys_student_t(nu: float) -> None:
     log_beta = math.lgamma(0.5 * nu) + 0.5 * math.log(math.pi) - math.lgamma(0.5 * (nu + 1))
 
     for t in [0.0, 1e-9, 1e-3, 0.5, 1.0, 2.0, 10.0, 1e3, 1e6]:
@@ -79,7 +79,7 @@ def measured(values: np.ndarray, location: float, log_scale: float, nu: float, *
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_expected_error_and_surprise_are_those_of_the_forecast(many: bool) -> None:
+def test_expected_value_error_and_surprise_follow_from_the_forecast(many: bool) -> None:
     values = np.array([100.0, 112.0, 60.0, 1e6])
 
     found = measured(values, 0.5, -0.7, 4.0, many=many)
@@ -94,12 +94,12 @@ def test_expected_error_and_surprise_are_those_of_the_forecast(many: bool) -> No
         np.testing.assert_allclose(found["tail"], tail, rtol=1e-3)
 
 
-def test_an_expectation_stays_within_what_the_lane_has_shown() -> None:
+def test_an_expected_value_stays_within_the_lanes_range() -> None:
     assert measured(np.array([100.0]), 6.0, 0.0, 3.0, many=True)["expected"][0] == 200.0
     assert measured(np.array([100.0]), -6.0, 0.0, 3.0, many=True)["expected"][0] == 0.0
 
 
-def test_the_band_is_the_distributions_at_first_and_the_lanes_own_99_percent_later() -> None:
+def test_the_band_is_the_forecasts_at_first_and_the_lanes_own_quantile_later() -> None:
     rng = np.random.default_rng(1)
     values = 100 + 2.0 * rng.standard_normal(3000)
 
@@ -112,7 +112,7 @@ def test_the_band_is_the_distributions_at_first_and_the_lanes_own_99_percent_lat
     assert 0.98 < inside[1000:].mean() < 0.998
 
 
-def test_units_begin_after_a_warm_up_and_are_limited() -> None:
+def test_error_units_begin_after_a_warm_up_and_are_limited() -> None:
     values = 100 + np.random.default_rng(2).standard_normal(1000)
     values[[30, 900]] = 1e9
 
@@ -122,7 +122,7 @@ def test_units_begin_after_a_warm_up_and_are_limited() -> None:
         assert units[900] == UNIT_LIMIT
 
 
-def test_a_slow_drift_from_the_ten_step_forecast_shows_where_single_steps_do_not() -> None:
+def test_a_slow_drift_shows_in_the_ten_step_forecast_only() -> None:
     """The third channel: errors of the forecast made nine arrivals before."""
     rng = np.random.default_rng(3)
     values = 100 + rng.standard_normal(1500)
@@ -134,7 +134,7 @@ def test_a_slow_drift_from_the_ten_step_forecast_shows_where_single_steps_do_not
     assert np.quantile(units[500:1400], 0.95) < 1.1
 
 
-def test_each_far_forecast_is_scored_when_its_time_comes() -> None:
+def test_each_long_horizon_forecast_is_scored_at_its_target_event() -> None:
     """Of horizons 3 and 20 each one's wild forecast, made at event 1000, shows 2 and 19 arrivals later, no sooner."""
     horizons, count = (1, 3, 20), 1100
     values = 100 + np.random.default_rng(5).standard_normal(count)
@@ -154,7 +154,7 @@ def test_each_far_forecast_is_scored_when_its_time_comes() -> None:
 
 
 @pytest.mark.parametrize("wild", [1e3, 1e12, 1e30])
-def test_one_wild_value_does_not_silence_a_lane(wild: float) -> None:
+def test_one_outlier_does_not_desensitise_a_lane(wild: float) -> None:
     """The least unit is a share of the lane's range, which no single value may own."""
     values = 100 + np.random.default_rng(4).standard_normal(4000)
     values[3900] = 120.0
@@ -167,7 +167,7 @@ def test_one_wild_value_does_not_silence_a_lane(wild: float) -> None:
         assert units[3900] == pytest.approx(run_lane(values, many=many)["units"][3900], rel=0.2)
 
 
-def test_a_range_that_many_wild_values_stretched_is_forgotten() -> None:
+def test_a_range_stretched_by_outliers_recovers() -> None:
     values = 100 + np.random.default_rng(4).standard_normal(2 * RANGE_EVENTS + 5000)
     values[1000:1100:10] = 1e9
     values[[30_000, -100]] = 150.0
@@ -199,7 +199,7 @@ def run_lane(values: np.ndarray, *, many: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize("features", [2, 3, 6, 25])
-def test_contributions_name_the_guilty_feature_and_sum_to_one(model: Weights, features: int) -> None:
+def test_contributions_identify_the_anomalous_feature_and_sum_to_one(model: Weights, features: int) -> None:
     rng = np.random.default_rng(features)
     value = seasonal(rng, clock(1000))[:, None] * rng.uniform(1, 100, features) + rng.standard_normal((1000, features))
     guilty = {700: 0, 800: features - 1, 900: features // 2}
@@ -218,7 +218,7 @@ def test_contributions_name_the_guilty_feature_and_sum_to_one(model: Weights, fe
         assert outcome.score[row] > 2.0
 
 
-def test_one_wild_feature_alone_counts_only_so_much_more_than_its_fellows(model: Weights) -> None:
+def test_a_single_wild_features_weight_is_capped(model: Weights) -> None:
     rng = np.random.default_rng(6)
     value = rng.standard_normal((1500, 6))
     value[1200, 0] = 1e5
@@ -298,7 +298,7 @@ def test_injected_anomalies_score_higher_than_normal_events(model: Weights, kind
 
 
 @pytest.mark.parametrize(("features", "counts"), [(3, False), (4, True)])
-def test_what_leaves_the_subspace_counts_from_four_features_on(features: int, counts: bool) -> None:
+def test_subspace_residuals_count_from_four_features_on(features: int, counts: bool) -> None:
     rng = np.random.default_rng(7)
     values = np.sin(np.arange(900) / 20)[:, None] * np.arange(1, features + 1) + 0.01 * rng.standard_normal(
         (900, features)

@@ -54,7 +54,7 @@ SERIES = {
 
 
 @pytest.mark.parametrize("kind", SERIES)
-def test_a_gap_is_that_to_the_nearest_of_the_last_values_within_a_cell(kind: str) -> None:
+def test_novelty_is_the_distance_to_the_nearest_recent_value(kind: str) -> None:
     values = SERIES[kind](np.random.default_rng(1))
     memory = np.zeros(1, MEMORY)
 
@@ -73,7 +73,7 @@ def test_a_gap_is_that_to_the_nearest_of_the_last_values_within_a_cell(kind: str
     assert cell * CELLS < 20 * np.ptp(values)
 
 
-def test_a_value_seen_before_is_not_new_and_one_between_is_by_its_distance() -> None:
+def test_a_seen_value_is_not_novel_and_one_between_scores_by_distance() -> None:
     base = np.tile([0.0, 10.0, 4.0], 100)
 
     assert gaps(np.append(base, 4.0))[-1] == 0.0
@@ -82,11 +82,11 @@ def test_a_value_seen_before_is_not_new_and_one_between_is_by_its_distance() -> 
     assert gaps(np.append(base, -90.0))[-1] == pytest.approx(0.9, abs=1e-4)
 
 
-def test_the_first_value_is_not_new_a_second_one_wholly() -> None:
+def test_the_first_value_is_not_novel_and_the_second_is_fully_novel() -> None:
     assert gaps(np.array([5.0, 5.0, 5.0, 6.0])).tolist() == [0.0, 0.0, 0.0, 1.0]
 
 
-def test_what_lies_beyond_reach_is_new_again() -> None:
+def test_values_beyond_the_memory_are_novel_again() -> None:
     rng = np.random.default_rng(2)
     values = rng.uniform(0, 1, 3000)
     values[100], values[500], values[2900] = 5.0, 5.0, 5.0
@@ -98,7 +98,7 @@ def test_what_lies_beyond_reach_is_new_again() -> None:
     assert found[2900] > 0.7
 
 
-def test_stamps_that_go_round_forget_nothing_and_bring_nothing_back() -> None:
+def test_counter_wraparound_neither_loses_nor_revives_values() -> None:
     memory = np.zeros(1, MEMORY)
     memory["events"] = ROUND * TICK - 1200  # shortly before they go round
     rng = np.random.default_rng(3)
@@ -113,7 +113,7 @@ def test_stamps_that_go_round_forget_nothing_and_bring_nothing_back() -> None:
     assert found[2900] > 0.5
 
 
-def test_one_wild_value_does_not_make_all_later_ones_new_or_old_for_good() -> None:
+def test_one_outlier_does_not_distort_novelty_for_good() -> None:
     """It stretches the grid so far that what is ordinary lies in a few cells, each of which keeps one value."""
     for wild in (1e3, 1e6, 1e12, 1e30):
         rng = np.random.default_rng(4)
@@ -128,7 +128,7 @@ def test_one_wild_value_does_not_make_all_later_ones_new_or_old_for_good() -> No
         assert np.quantile(found[again:5500], 0.99) < 0.05, wild
 
 
-def test_after_a_fresh_start_nothing_counts_as_new_for_a_while() -> None:
+def test_after_a_reset_nothing_is_novel_during_warm_up() -> None:
     values = np.random.default_rng(5).uniform(0, 1, 2400)
     values[1000] = 1e9
 
@@ -139,7 +139,7 @@ def test_after_a_fresh_start_nothing_counts_as_new_for_a_while() -> None:
     assert found[restart:].max() < 0.2
 
 
-def test_in_a_young_stream_nothing_is_new() -> None:
+def test_in_a_young_stream_nothing_is_novel() -> None:
     memory = np.zeros(1, MEMORY)
     values = np.random.default_rng(7).uniform(0, 1, 200)
 
@@ -153,7 +153,7 @@ def test_in_a_young_stream_nothing_is_new() -> None:
     assert gap(memory[0], float(values[7]), REACH, False) < 1e-3
 
 
-def test_damping_weighs_a_gap_against_the_streams_own_recent_ones() -> None:
+def test_damping_scales_novelty_by_the_streams_recent_novelty() -> None:
     memory = np.zeros(1, MEMORY)
     sequence = np.random.default_rng(6).random(2000) ** 8
     highest = 0.0

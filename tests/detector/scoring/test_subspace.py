@@ -107,7 +107,7 @@ def coupled(rng: np.random.Generator, events: int, features: int, hidden: int = 
 
 
 @pytest.mark.parametrize(("features", "capacity", "hidden"), [(4, 4, 1), (9, 12, 3), (30, 48, 3)])
-def test_residuals_are_those_of_a_plain_re_implementation(features: int, capacity: int, hidden: int) -> None:
+def test_residuals_equal_a_numpy_reimplementation(features: int, capacity: int, hidden: int) -> None:
     values = coupled(np.random.default_rng(features), 1700, features, hidden)
     values[900:905, 1] += 20 * values[:, 1].std()
     plain = Plain(features)
@@ -121,7 +121,7 @@ def test_residuals_are_those_of_a_plain_re_implementation(features: int, capacit
     assert (np.abs(found - wanted) < 1e-3).mean() > 0.999  # beyond: a residual beside an edge of a histogram's cell
 
 
-def test_a_feature_that_leaves_its_fellows_has_the_largest_residual_though_its_value_is_common() -> None:
+def test_a_decorrelated_feature_has_the_largest_residual() -> None:
     rng = np.random.default_rng(1)
     common = np.sin(np.arange(3000) / 40)
     values = common[:, None] * np.arange(1, 9) + 0.05 * rng.standard_normal((3000, 8))
@@ -134,7 +134,7 @@ def test_a_feature_that_leaves_its_fellows_has_the_largest_residual_though_its_v
     assert np.quantile(found[1000:2900], 0.99) < 1.5
 
 
-def test_a_missing_feature_says_nothing_and_changes_nothing_of_its_own() -> None:
+def test_a_missing_feature_has_no_residual_and_is_not_updated() -> None:
     values = coupled(np.random.default_rng(2), 1200, 6)
     holes = values.copy()
     holes[np.random.default_rng(3).random(values.shape) < 0.1] = np.nan
@@ -147,7 +147,7 @@ def test_a_missing_feature_says_nothing_and_changes_nothing_of_its_own() -> None
     assert (found[600:][~np.isnan(holes[600:])] > 1e-6).mean() > 0.7
 
 
-def test_nothing_is_said_before_the_first_fit_and_a_warm_up() -> None:
+def test_residuals_are_zero_before_the_first_fit_and_warm_up() -> None:
     found = residuals(coupled(np.random.default_rng(4), 400, 5), 6)
 
     assert not found[: FIRST_FIT + UNIT_WARMUP].any()
@@ -155,7 +155,7 @@ def test_nothing_is_said_before_the_first_fit_and_a_warm_up() -> None:
 
 
 @pytest.mark.parametrize("wild", [1e30, -1e30, 1e-300])
-def test_residuals_stay_finite_whatever_a_feature_shows(wild: float) -> None:
+def test_residuals_stay_finite_for_any_values(wild: float) -> None:
     values = coupled(np.random.default_rng(5), 900, 5)
     values[[0, 300, 301, 302, 600], 2] = wild
 

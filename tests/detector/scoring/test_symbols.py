@@ -73,7 +73,7 @@ def fired(outcome: Outcome, first: int, last: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "skewed", "loop"])
-def test_a_symbol_never_seen_in_a_settled_stream_is_an_alert(model: Weights, kind: str) -> None:
+def test_a_new_symbol_in_a_settled_stream_alerts(model: Weights, kind: str) -> None:
     codes = codes_of(kind, 2, ROWS)
     codes[SETTLED] = "never seen"
     outcome = run(Engine(model), in_batches(events_of("log", codes), 1000))
@@ -82,7 +82,7 @@ def test_a_symbol_never_seen_in_a_settled_stream_is_an_alert(model: Weights, kin
     assert fired(outcome, SETTLED, SETTLED + 1)
 
 
-def test_a_transition_that_never_occurs_is_an_alert(model: Weights) -> None:
+def test_a_transition_never_seen_alerts(model: Weights) -> None:
     codes = codes_of("loop", 3, ROWS)
     pairs = set(pairwise(codes))
     codes[SETTLED] = next(code for code in sorted(set(codes)) if (codes[SETTLED - 1], code) not in pairs)
@@ -91,7 +91,7 @@ def test_a_transition_that_never_occurs_is_an_alert(model: Weights) -> None:
     assert fired(outcome, SETTLED, SETTLED + 3)
 
 
-def test_a_burst_of_rare_symbols_is_an_alert_where_one_of_them_is_none(model: Weights) -> None:
+def test_a_burst_of_rare_symbols_alerts_where_a_single_one_does_not(model: Weights) -> None:
     codes = codes_of("skewed", 4, ROWS)
     rare = ["E16", "E17", "E18", "E19"]
     alone = run(Engine(model), in_batches(events_of("log", [*codes[:SETTLED], "E19"]), 1000))
@@ -102,7 +102,7 @@ def test_a_burst_of_rare_symbols_is_an_alert_where_one_of_them_is_none(model: We
 
 
 @pytest.mark.parametrize("kind", ["uniform", "skewed", "loop"])
-def test_ordinary_randomness_keeps_to_the_budget(model: Weights, kind: str) -> None:
+def test_random_symbols_stay_within_the_alert_budget(model: Weights, kind: str) -> None:
     streams = [events_of(f"log {k}", codes_of(kind, 10 + k, WEEK // MINUTE), k * 100_000) for k in range(4)]
     outcome = run(Engine(model), in_batches([event for events in streams for event in events], 10_000))
     assert sum(alert.status == "firing" for alert in outcome.alerts) <= 4 * 7
@@ -165,19 +165,19 @@ def reference(model: Weights, streams: list[list[Event]]) -> Outcome:
     return run(Engine(model), [batch_of(events) for events in streams])
 
 
-def test_the_streams_of_the_parity_tests_make_alerts(reference: Outcome) -> None:
+def test_the_symbol_streams_of_these_tests_alert(reference: Outcome) -> None:
     assert {"loop", "numbers later"} <= {alert.stream for alert in reference.alerts}
     assert any(isinstance(value, str) for alert in reference.alerts for value in alert.observed.values())
 
 
 @pytest.mark.parametrize("size", [1, 7, 256, 100_000])
-def test_any_cut_and_interleaving_gives_the_same_bits(
+def test_symbol_scores_do_not_depend_on_batches_or_interleaving(
     model: Weights, streams: list[list[Event]], reference: Outcome, size: int
 ) -> None:
     assert_same(run(Engine(model), in_batches(interleaved(streams, size), size)), reference)
 
 
-def test_threads_change_nothing(
+def test_scores_do_not_depend_on_the_number_of_threads(
     model: Weights, streams: list[list[Event]], reference: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "THREAD_EVENTS", 1)
@@ -186,7 +186,7 @@ def test_threads_change_nothing(
     engine.close()
 
 
-def test_restored_at_random_points_is_as_if_never_stopped(
+def test_restoring_at_random_points_does_not_change_scores(
     model: Weights, streams: list[list[Event]], reference: Outcome
 ) -> None:
     events = interleaved(streams, 3)
@@ -194,7 +194,7 @@ def test_restored_at_random_points_is_as_if_never_stopped(
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_evicted_and_back_is_as_if_it_had_stayed(
+def test_eviction_and_return_do_not_change_symbol_scores(
     model: Weights, streams: list[list[Event]], reference: Outcome, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(symbols_module, "NAMES_KEPT", 40)  # so that names are swept all the time
@@ -211,7 +211,7 @@ def test_evicted_and_back_is_as_if_it_had_stayed(
     assert len(engine.streams.states.symbol_names) < 300
 
 
-def test_restored_by_an_engine_that_knows_others_is_the_same(
+def test_restoring_into_an_engine_with_other_symbols_does_not_change_scores(
     model: Weights, streams: list[list[Event]], reference: Outcome
 ) -> None:
     events, store = interleaved(streams, 5), Store()
@@ -229,7 +229,7 @@ def test_restored_by_an_engine_that_knows_others_is_the_same(
     assert_same(run_parts(parts()), reference)  # type: ignore[arg-type]
 
 
-def test_a_kill_between_checkpoints_replays_to_the_same_scores(
+def test_a_replay_from_the_last_checkpoint_gives_the_same_symbol_scores(
     model: Weights, streams: list[list[Event]], reference: Outcome, tmp_path
 ) -> None:
     events = interleaved(streams, 6)
@@ -258,7 +258,7 @@ def test_a_damaged_row_of_symbols_is_refused(model: Weights) -> None:
         Engine(model, fetch=lambda names: [row[:-8]]).step(batch_of(events_of("log", ["a"])))
 
 
-def test_streams_of_numbers_pay_nothing_for_symbols(model: Weights) -> None:
+def test_numeric_streams_take_no_memory_for_symbols(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event("a", 1, {"value": 1.0}), Event("b", 1, {"x": 1.0, "y": 2.0})]))
     assert engine.streams.states.symbols.nbytes == 0
@@ -269,7 +269,7 @@ def test_streams_of_numbers_pay_nothing_for_symbols(model: Weights) -> None:
     assert engine.streams.states.symbols.allocate(1) == 0
 
 
-def test_a_symbol_in_a_stream_of_many_features_leads_its_alert(model: Weights) -> None:
+def test_an_odd_symbol_among_many_features_leads_the_alert(model: Weights) -> None:
     rng = np.random.default_rng(9)
     time = clock(ROWS, MINUTE)
     value = seasonal(rng, time)[:, None] + 0.3 * rng.standard_normal((ROWS, 5))
@@ -289,14 +289,14 @@ def test_a_symbol_in_a_stream_of_many_features_leads_its_alert(model: Weights) -
 
 
 @pytest.mark.parametrize("rules", [AlertRules(direction=-1), AlertRules(min_deviation_absolute=1e9)])
-def test_how_far_a_number_must_be_off_says_nothing_of_a_symbol(model: Weights, rules: AlertRules) -> None:
+def test_min_deviation_does_not_apply_to_symbols(model: Weights, rules: AlertRules) -> None:
     codes = codes_of("uniform", 2, ROWS)
     codes[SETTLED] = "never seen"
     outcome = run(Engine(model, EngineSettings(rules=rules)), in_batches(events_of("log", codes), 1000))
     assert fired(outcome, SETTLED, SETTLED + 1)
 
 
-def test_records_alerts_and_logs_tell_symbols_by_name(model: Weights) -> None:
+def test_scores_alerts_and_logs_name_symbols(model: Weights) -> None:
     codes = [f"step {k % 5}" for k in range(3000)]
     codes[2900] = "Connection <*> refused"
     engine, records, alerts = Engine(model), [], []
@@ -323,14 +323,14 @@ def test_records_alerts_and_logs_tell_symbols_by_name(model: Weights) -> None:
     assert "expected 'step 0' (" in line
 
 
-def test_records_of_numbers_say_nothing_of_symbols(model: Weights) -> None:
+def test_numeric_records_have_no_symbol_fields(model: Weights) -> None:
     scores = Engine(model).step(batch_of([Event("a", 1, {"value": 1.0}), Event("b", 1, {"code": "x"})])).scores
     numbers, symbols = (json.loads(value) for _, value in score_records(scores))
     assert "observed_probability" not in numbers
     assert "observed_probability" in symbols
 
 
-def test_names_that_no_lane_knows_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_symbol_names_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(symbols_module, "NAMES_KEPT", 10)
     names = SymbolNames()
     hashes = [names.hash_of(f"s{k}") for k in range(30)]
@@ -342,7 +342,7 @@ def test_names_that_no_lane_knows_are_swept(monkeypatch: pytest.MonkeyPatch) -> 
     assert names.hash_of("s29") == hashes[29]
 
 
-def test_a_backtest_of_a_log_tells_the_odd_line(tmp_path) -> None:
+def test_a_backtest_of_a_log_finds_the_odd_line(tmp_path) -> None:
     codes = [f"step {k % 5}, done" for k in range(4000)]
     codes[3900] = 'said "no"'
     times = clock(len(codes), MINUTE) // 1_000_000_000
@@ -362,7 +362,7 @@ def test_a_backtest_of_a_log_tells_the_odd_line(tmp_path) -> None:
     assert (rows[3900]["lower"], rows[3900]["upper"], rows[0]["expected"]) == ("", "", "")
 
 
-def test_a_csv_column_of_symbols_is_replayed_as_one(tmp_path) -> None:
+def test_a_csv_column_of_symbols_is_scored_as_symbols(tmp_path) -> None:
     log, table = tmp_path / "app.csv", tmp_path / "scores.csv"
     rows = [f"{t},{'INFO' if k % 7 else 'WARN'},{k % 5}\n" for k, t in enumerate(clock(300, MINUTE) // 1_000_000_000)]
     log.write_text("timestamp,level,ms\n" + "".join(rows))

@@ -104,7 +104,7 @@ def make_folder(path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
 @pytest.mark.parametrize("damage", [Path.unlink, truncate, flip, make_folder, empty, other_kind])
-def test_scoring_goes_on_with_another_retained_model(
+def test_a_damaged_model_falls_back_to_another_retained_one(
     work: Path, suffix: str, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
 ) -> None:
     lost, other = model(2).fingerprint(), model(1).fingerprint()
@@ -124,7 +124,7 @@ def test_scoring_goes_on_with_another_retained_model(
     assert (work / "scores.jsonl").read_text().count(f'"model_version":"{other}"') == EVENTS
 
 
-def test_where_none_is_left_the_first_model_goes_on(work: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_retained_models_the_first_model_is_used(work: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(work / "state" / "models")
     daemon(work).run()
     assert "Scoring goes on with the first model" in caplog.text
@@ -132,14 +132,14 @@ def test_where_none_is_left_the_first_model_goes_on(work: Path, caplog: pytest.L
     assert (work / "scores.jsonl").read_text().count("\n") == 2 * EVENTS
 
 
-def test_all_are_damaged(work: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_with_only_damaged_models_the_first_model_is_used(work: Path, caplog: pytest.LogCaptureFixture) -> None:
     for path in (work / "state" / "models").iterdir():
         path.write_bytes(b"not what it was")
     daemon(work).run()
     assert "Scoring goes on with the first model" in caplog.text
 
 
-def test_a_change_of_settings_is_counted_by_its_own_reason(work: Path) -> None:
+def test_a_model_replaced_by_a_change_of_settings_has_its_own_reason(work: Path) -> None:
     one = daemon(work, **{"model.cell": "gru"})
     one.run()
     value = one.metrics.registry.get_sample_value
@@ -147,9 +147,7 @@ def test_a_change_of_settings_is_counted_by_its_own_reason(work: Path) -> None:
     assert value("longwatch_model_fallbacks_total", {"reason": "unreadable"}) == 0
 
 
-def test_a_model_that_the_operator_named_is_refused_in_one_line_that_can_be_followed(
-    work: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_model_named_by_the_operator_is_a_one_line_error(work: Path, tmp_path: Path) -> None:
     directory = work / "state" / "models"
     named = tmp_path / "named"
     shutil.copytree(directory, named)
@@ -165,7 +163,7 @@ def test_a_model_that_the_operator_named_is_refused_in_one_line_that_can_be_foll
     assert other in (tmp_path / "scores.jsonl").read_text()
 
 
-def test_a_symbols_network_that_is_missing_blames_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_symbols_network_is_not_blamed_on_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from detector.scoring import symbols
 
     symbols.network.cache_clear()

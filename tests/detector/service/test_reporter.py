@@ -42,7 +42,9 @@ def lines(caplog: pytest.LogCaptureFixture, about: str) -> list[str]:
     return [record.getMessage() for record in caplog.records if about in record.getMessage()]
 
 
-def test_a_stream_whose_time_went_back_is_named(reporter: Reporting, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_whose_clock_went_back_is_logged_by_name(
+    reporter: Reporting, caplog: pytest.LogCaptureFixture
+) -> None:
     come(reporter, 1, 0, 10)
     come(reporter, 1, 10 + 23 * 60, 1)
     come(reporter, 1, 10, 30)
@@ -52,7 +54,9 @@ def test_a_stream_whose_time_went_back_is_named(reporter: Reporting, caplog: pyt
     assert reporter._metrics.registry.get_sample_value("longwatch_streams_moved_back_total") == 1
 
 
-def test_thousands_of_them_are_one_line(reporter: Reporting, caplog: pytest.LogCaptureFixture) -> None:
+def test_thousands_of_streams_with_clock_problems_are_one_line(
+    reporter: Reporting, caplog: pytest.LogCaptureFixture
+) -> None:
     come(reporter, 2000, 0, 10)
     come(reporter, 2000, -60, 30)
     (line,) = lines(caplog, "went back in time")
@@ -66,7 +70,7 @@ def test_thousands_of_them_are_one_line(reporter: Reporting, caplog: pytest.LogC
     assert lines(caplog, "went back in time")[1].startswith("10 streams went back in time")
 
 
-def test_a_stream_that_drops_everything_is_named_and_counted(
+def test_a_stream_with_every_event_dropped_is_logged_by_name(
     reporter: Reporting, caplog: pytest.LogCaptureFixture
 ) -> None:
     come(reporter, 3, 0, 10)
@@ -79,7 +83,7 @@ def test_a_stream_that_drops_everything_is_named_and_counted(
     assert reporter._metrics.registry.get_sample_value("longwatch_streams_blocked") == 1
 
 
-def test_a_clock_that_is_ahead_does_not_hide_that_nothing_comes(reporter: Reporting) -> None:
+def test_a_clock_ahead_does_not_hide_a_silent_stream(reporter: Reporting) -> None:
     ahead = 50 * 365 * 24 * 60
     come(reporter, 1, ahead, 1)
 
@@ -98,5 +102,5 @@ def test_a_clock_that_is_ahead_does_not_hide_that_nothing_comes(reporter: Report
         (61, "1 min 1 s"),
     ],
 )
-def test_a_duration_is_told_in_its_two_largest_units(seconds: float, told: str) -> None:
+def test_durations_are_formatted_in_their_two_largest_units(seconds: float, told: str) -> None:
     assert format_duration(seconds) == told

@@ -78,9 +78,7 @@ def fleet_engine(value: np.ndarray) -> tuple[Engine, list[str]]:
 
 
 @pytest.mark.usefixtures("quick")
-def test_an_outcome_comes_once_and_tells_how_long_it_took(
-    retrainer: Retrainer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_outcome_is_returned_once_with_its_duration(retrainer: Retrainer, caplog: pytest.LogCaptureFixture) -> None:
     assert retrainer.result() is None
     began = time.monotonic()
     with caplog.at_level(logging.INFO, "detector.service.retrainer"):
@@ -94,7 +92,7 @@ def test_an_outcome_comes_once_and_tells_how_long_it_took(
 
 
 @pytest.mark.usefixtures("quick")
-def test_full_collections_of_garbage_do_not_go_through_torch_afterwards(retrainer: Retrainer) -> None:
+def test_full_garbage_collections_skip_torchs_objects_after_retraining(retrainer: Retrainer) -> None:
     gc.unfreeze()
     retrainer.start(load_prior(), rings(odd_waves(LANES, 200))[0], STREAM, 0, budget_seconds=0.0)
     outcome_of(retrainer)
@@ -105,7 +103,7 @@ def test_full_collections_of_garbage_do_not_go_through_torch_afterwards(retraine
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_budget_ends_the_learning() -> None:
+def test_the_time_budget_ends_training() -> None:
     ticks = iter(np.arange(0.0, 1e6, 0.5))
     retrainer = Retrainer(clock=lambda: float(next(ticks)))
     retrainer.start(load_prior(), rings(odd_waves(LANES, 200))[0], STREAM, 0, budget_seconds=10.0)
@@ -113,7 +111,9 @@ def test_the_budget_ends_the_learning() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_budget_is_of_the_threads_own_work(retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_budget_counts_only_the_threads_own_cpu_time(
+    retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A machine that has no time for it delays the learning, and does not end it before it has begun."""
     real, wait, work = retraining.fine_tune, 0.0, math.inf
 
@@ -139,7 +139,7 @@ def test_the_budget_is_of_the_threads_own_work(retrainer: Retrainer, monkeypatch
 
 
 @pytest.mark.usefixtures("quick")
-def test_it_learns_as_section_training_says(retrainer: Retrainer) -> None:
+def test_retraining_uses_the_training_settings(retrainer: Retrainer) -> None:
     histories, _ = rings(odd_waves(LANES, 200))
     hardly = TrainingSettings.model_validate({"learning_rate": 1e-12})
     retrainer.start(load_prior(), histories, STREAM, 0, DEADLINE, hardly)
@@ -148,7 +148,7 @@ def test_it_learns_as_section_training_says(retrainer: Retrainer) -> None:
     assert outcome.validation_loss == pytest.approx(outcome.champion_loss, abs=1e-6)
 
 
-def test_only_one_retraining_runs_at_a_time_and_it_ends_when_told(retrainer: Retrainer) -> None:
+def test_only_one_retraining_runs_at_a_time_and_it_can_be_stopped(retrainer: Retrainer) -> None:
     retrainer.start(load_prior(), rings(odd_waves(LANES, 200))[0], STREAM, 0, 3600.0)
     time.sleep(0.3)
     assert retrainer.running
@@ -159,7 +159,7 @@ def test_only_one_retraining_runs_at_a_time_and_it_ends_when_told(retrainer: Ret
     assert retrainer.result() is None
 
 
-def test_it_gives_way_to_scoring(retrainer: Retrainer) -> None:
+def test_retraining_yields_the_cpu_to_scoring(retrainer: Retrainer) -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux has a priority for each thread")
     ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
@@ -174,7 +174,7 @@ def test_it_gives_way_to_scoring(retrainer: Retrainer) -> None:
     assert thread.daemon
 
 
-def test_an_exception_inside_is_an_outcome_and_a_log_line(
+def test_an_exception_in_retraining_is_an_outcome_and_a_log_line(
     retrainer: Retrainer, caplog: pytest.LogCaptureFixture
 ) -> None:
     retrainer.start(load_prior(), rings(noise(LANES, 200))[0], STREAM[:3], 0, 3600.0)  # streams of other lanes
@@ -201,7 +201,7 @@ def tuned() -> Weights:
     return model
 
 
-def test_what_an_engine_has_seen_makes_its_next_forecasts_better(retrainer: Retrainer, quick: None) -> None:
+def test_retraining_on_an_engines_history_improves_its_forecasts(retrainer: Retrainer, quick: None) -> None:
     value = odd_waves(LANES, 400)
     engine, names = fleet_engine(value[:, :300])
     histories, stream = engine.streams.histories(10_000, 0)
@@ -218,7 +218,7 @@ def test_what_an_engine_has_seen_makes_its_next_forecasts_better(retrainer: Retr
     assert after < without - 0.2
 
 
-def test_at_a_swap_no_lane_loses_its_state(tuned: Weights) -> None:
+def test_a_model_swap_keeps_every_lanes_state(tuned: Weights) -> None:
     """Right after it, events surprise as they would an engine that had the new weights all along."""
     value = odd_waves(LANES, 320)
     time_of = START + MINUTE * np.arange(320)

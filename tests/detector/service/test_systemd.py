@@ -30,7 +30,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
     listening.close()
 
 
-def test_a_life_is_told_from_start_to_stop(manager: tuple[socket.socket, str]) -> None:
+def test_systemd_is_notified_from_start_to_stop(manager: tuple[socket.socket, str]) -> None:
     listening, name = manager
     notifier = Notifier({"NOTIFY_SOCKET": name})
     notifier.ready("scoring 50 streams")
@@ -50,7 +50,7 @@ def received(listening: socket.socket) -> list[bytes]:
             return messages
 
 
-def test_the_watchdog_is_fed_at_half_its_time_however_often_the_loop_comes_round(
+def test_the_watchdog_is_fed_at_half_its_interval(
     manager: tuple[socket.socket, str],
 ) -> None:
     listening, name = manager
@@ -69,7 +69,7 @@ def test_the_watchdog_is_fed_at_half_its_time_however_often_the_loop_comes_round
 
 
 @pytest.mark.parametrize("environ", [{}, {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}])
-def test_a_watchdog_that_is_not_ours_is_not_fed(manager: tuple[socket.socket, str], environ: dict[str, str]) -> None:
+def test_a_watchdog_of_another_process_is_not_fed(manager: tuple[socket.socket, str], environ: dict[str, str]) -> None:
     listening, name = manager
     notifier = Notifier({"NOTIFY_SOCKET": name} | environ)
     for _ in range(3):
@@ -86,7 +86,7 @@ def test_without_systemd_nothing_happens() -> None:
     notifier.close()
 
 
-def test_a_manager_that_is_gone_or_deaf_is_told_of_once_and_stops_nothing(
+def test_an_unreachable_service_manager_is_logged_once_and_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

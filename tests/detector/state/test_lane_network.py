@@ -69,9 +69,7 @@ def test_torch_and_the_kernel_step_the_same_lanes_alike(model: Weights, size: in
 
 
 @pytest.mark.parametrize("make", [KernelLanes, lambda model: TorchLanes(model, CPU)], ids=["kernel", "torch"])
-def test_room_for_more_lanes_keeps_those_there_and_begins_with_zeros(
-    model: Weights, make: Callable[[Weights], RecurrentLanes]
-) -> None:
+def test_growing_keeps_lanes_and_zeroes_new_ones(model: Weights, make: Callable[[Weights], RecurrentLanes]) -> None:
     lanes = make(model)
     lanes.resize(3)
     wanted = np.arange(3 * model.shape.state_size, dtype=np.float32).reshape(3, -1)
@@ -108,7 +106,7 @@ def assert_close(found: Outcome, wanted: Outcome) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 10_000])
-def test_scores_by_torch_are_those_of_the_kernel(
+def test_scores_by_torch_equal_the_kernels(
     model: Weights, events: list[Event], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     wanted = run_on("cpu", model, events, 1000)
@@ -122,7 +120,7 @@ def test_scores_by_torch_are_those_of_the_kernel(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: torch finds none")
 @pytest.mark.parametrize("size", [100, 10_000])
-def test_scores_on_a_gpu_are_those_of_the_cpu(model: Weights, events: list[Event], size: int) -> None:
+def test_scores_on_a_gpu_equal_the_cpus(model: Weights, events: list[Event], size: int) -> None:
     assert_close(run_on("cuda", model, events, size), run_on("cpu", model, events, 1000))
 
 
@@ -171,7 +169,7 @@ def run_one(engine: Engine, event: Event) -> np.ndarray:
     return window[0, -1:]
 
 
-def test_a_swap_to_the_same_weights_hardly_shows(model: Weights, events: list[Event]) -> None:
+def test_a_swap_to_the_same_weights_hardly_changes_scores(model: Weights, events: list[Event]) -> None:
     """A window holds most of what a hidden state knows; what lies further back is lost at a swap."""
     never, swapped = Engine(model), Engine(model)
 
@@ -227,7 +225,7 @@ def tables(engine: Engine) -> dict[str, Table]:
 
 
 @pytest.mark.parametrize("size", [1, 997])
-def test_after_a_swap_batches_of_any_size_still_give_the_same_scores(
+def test_after_a_swap_scores_do_not_depend_on_batch_sizes(
     model: Weights, other: Weights, events: list[Event], size: int
 ) -> None:
     events = events[:6000]
@@ -241,7 +239,7 @@ def test_after_a_swap_batches_of_any_size_still_give_the_same_scores(
 
 
 @pytest.mark.parametrize("saved", ["before", "after", "both"])
-def test_restored_around_a_swap_is_as_if_never_stopped(
+def test_restoring_around_a_swap_does_not_change_scores(
     model: Weights, other: Weights, events: list[Event], saved: str
 ) -> None:
     """Rows that were written after the swap by lanes that had not been primed yet are primed when they return."""
@@ -263,9 +261,7 @@ def test_restored_around_a_swap_is_as_if_never_stopped(
     np.testing.assert_array_equal(np.concatenate([begun.score, ended.score])[order], wanted.score)
 
 
-def test_evicted_before_a_swap_and_back_after_it_is_as_if_it_had_stayed(
-    model: Weights, other: Weights, events: list[Event]
-) -> None:
+def test_eviction_across_a_swap_does_not_change_scores(model: Weights, other: Weights, events: list[Event]) -> None:
     events = events[:6000]
     roomy, tight = Engine(model), Engine(model, EngineSettings(max_streams=2))
     wanted = run(roomy, swapping(roomy, events, 4000, other, 50))
@@ -279,7 +275,7 @@ def test_evicted_before_a_swap_and_back_after_it_is_as_if_it_had_stayed(
 
 
 @pytest.mark.parametrize("rows", [0, 1, 60, WINDOW, WINDOW + 1, 1000])
-def test_a_ring_unrolls_to_the_last_rows_in_their_order(rows: int) -> None:
+def test_a_ring_buffer_unrolls_in_order(rows: int) -> None:
     rng = np.random.default_rng(rows)
     inputs = rng.uniform(-6, 6, (rows, INPUT_SIZE)).astype(np.float32)
     masked = rng.random(rows) < 0.2

@@ -66,7 +66,7 @@ def resident(rows: NDArray[Any]) -> int:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def test_rows_that_are_wiped_give_their_memory_back() -> None:
+def test_cleared_rows_return_their_memory() -> None:
     array = GrowableArray(np.dtype((np.void, 3 * PAGE)))
     array.resize(2_000)
     assert resident(array.rows) == 0
@@ -82,7 +82,7 @@ def test_rows_that_are_wiped_give_their_memory_back() -> None:
     assert not array.rows[:100].view(np.uint8).any()
 
 
-def test_a_table_grows_without_holding_its_rows_twice() -> None:
+def test_growing_a_table_does_not_copy_its_rows() -> None:
     table = Table(np.dtype((np.void, 10_000)))
     place, lengths = table.rows.ctypes.data, {len(table.rows)}
     for number in range(2_000):
@@ -95,7 +95,7 @@ def test_a_table_grows_without_holding_its_rows_twice() -> None:
     assert table.rows[1].tobytes() == bytes([2]) * 10_000
 
 
-def test_a_room_that_outgrows_what_it_could_reserve_keeps_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_that_outgrows_its_reservation_keeps_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detector.state.arena.RESERVED", 0)
     array = GrowableArray(np.dtype(np.int64))
     for rows in (10, 1_000, 100_000):
@@ -106,7 +106,7 @@ def test_a_room_that_outgrows_what_it_could_reserve_keeps_its_rows(monkeypatch: 
     assert array.rows[-1] == 100_000
 
 
-def test_room_of_many_small_blocks_is_used_for_large_ones() -> None:
+def test_memory_freed_by_small_blocks_serves_large_ones() -> None:
     table = Table(np.dtype((np.void, 6_000)))
     small = [table.allocate(1) for _ in range(4_000)]
     for first in small:
@@ -138,9 +138,7 @@ def crowd(seed: int, streams: int, rows: int) -> list[Event]:
 
 
 @pytest.mark.parametrize("size", [100, 3_000])
-def test_scores_are_the_same_with_little_memory_and_it_is_never_exceeded(
-    model: Weights, tmp_path: Path, size: int
-) -> None:
+def test_a_small_memory_limit_is_kept_and_does_not_change_scores(model: Weights, tmp_path: Path, size: int) -> None:
     events = crowd(1, streams=1_000, rows=3)
     store = Store()
     engine = limited(model, store, tmp_path)
@@ -159,7 +157,7 @@ def test_scores_are_the_same_with_little_memory_and_it_is_never_exceeded(
     assert 0.5 * LIMIT < highest <= LIMIT
 
 
-def test_one_batch_may_bring_far_more_than_fits(model: Weights, tmp_path: Path) -> None:
+def test_one_batch_may_hold_more_streams_than_fit_in_memory(model: Weights, tmp_path: Path) -> None:
     """5,000 new streams, three times what fits; then all of them again, whose states must come back."""
     store = Store()
     engine = limited(model, store, tmp_path)
@@ -173,7 +171,7 @@ def test_one_batch_may_bring_far_more_than_fits(model: Weights, tmp_path: Path) 
     assert len(dict(engine.streams.drain())) == 5_000
 
 
-def test_streams_of_a_thousand_features_are_let_through_one_by_one(model: Weights, tmp_path: Path) -> None:
+def test_streams_of_a_thousand_features_are_scored_one_by_one(model: Weights, tmp_path: Path) -> None:
     store = Store()
     engine = limited(model, store, tmp_path)
     events = numbered(
@@ -189,18 +187,18 @@ def test_streams_of_a_thousand_features_are_let_through_one_by_one(model: Weight
     assert highest <= LIMIT + WIDEST
 
 
-def test_a_batch_of_very_many_values_goes_through_in_parts(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_large_batch_is_scored_in_parts(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     events = crowd(2, streams=60, rows=3)
     reference = run(Engine(model), in_batches(events, 1_000))
     monkeypatch.setattr(engine_module, "MAX_OBSERVATIONS", 100)
     assert_same(run(Engine(model), in_batches(events, 1_000)), reference)
 
 
-def test_an_empty_batch_is_a_step_too(model: Weights, tmp_path: Path) -> None:
+def test_an_empty_batch_is_a_valid_step(model: Weights, tmp_path: Path) -> None:
     assert len(limited(model, Store(), tmp_path).step(batch_of([])).scores) == 0
 
 
-def test_names_of_features_that_nobody_has_are_forgotten(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_feature_names_are_removed(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     """One stream is full of features and goes on inventing names: they are dropped, and so is what they are called."""
     monkeypatch.setattr("detector.state.stream_states.FEATURES_KEPT", 2_000)
     engine = Engine(model)
@@ -215,7 +213,7 @@ def test_names_of_features_that_nobody_has_are_forgotten(model: Weights, monkeyp
     assert "feature-0-499" in engine.streams.states.features_of(engine.streams.states.slots["s"])
 
 
-def test_memory_returns_when_streams_are_forgotten(model: Weights) -> None:
+def test_memory_is_returned_when_streams_are_removed(model: Weights) -> None:
     engine = Engine(model)
     engine.step(batch_of([Event(f"s{k}", START, {f"f{n}": 1.0 for n in range(8)}) for k in range(1_000)]))
     full = engine.streams.nbytes
@@ -223,7 +221,7 @@ def test_memory_returns_when_streams_are_forgotten(model: Weights) -> None:
     assert engine.streams.nbytes < 0.2 * full
 
 
-def test_what_streams_take_is_told_as_they_take_it(model: Weights) -> None:
+def test_reported_memory_follows_the_streams(model: Weights) -> None:
     for features in (1, 4, 16):
         engine = Engine(model)
         before, count = engine.streams.nbytes, 400
@@ -240,7 +238,7 @@ def test_what_streams_take_is_told_as_they_take_it(model: Weights) -> None:
 # -- what waits for the store ------------------------------------------------------------------------------------------
 
 
-def test_parked_rows_beyond_the_bound_wait_on_disk(tmp_path: Path) -> None:
+def test_spilled_rows_above_the_limit_go_to_disk(tmp_path: Path) -> None:
     spill = SpillBuffer(tmp_path, 1_000)
     rows = {f"s{k}": bytes([k]) * 300 for k in range(20)}
     spill.update(rows.items())
@@ -255,7 +253,7 @@ def test_parked_rows_beyond_the_bound_wait_on_disk(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())  # the file has no name: it is gone with the process, however that ends
 
 
-def test_parked_rows_stay_in_memory_where_the_disk_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_spilled_rows_stay_in_memory_when_the_disk_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spill = SpillBuffer(tmp_path / "gone", 10)
     with caplog.at_level(logging.WARNING):
         spill.update((f"s{k}", b"x" * 100) for k in range(3))
@@ -300,28 +298,26 @@ GIB = 1 << 30
         ),
     ],
 )
-def test_the_limit_follows_the_cgroups(tmp_path: Path, cgroup: str, files: dict[str, str]) -> None:
+def test_the_memory_limit_follows_the_cgroup(tmp_path: Path, cgroup: str, files: dict[str, str]) -> None:
     found = memory_limit(0, changelog=False, root=root_with(tmp_path, cgroup, **files))
     assert found.state_bytes == round(SHARE * (2 * GIB - BASE_BYTES))
     assert "its cgroup has (2.1 GB)" in found.reason
 
 
-def test_without_a_cgroup_the_machine_says_it_and_a_setting_rules(tmp_path: Path) -> None:
+def test_the_memory_limit_is_the_machines_without_cgroup_and_the_setting_wins(tmp_path: Path) -> None:
     nothing = memory_limit(0, changelog=False, root=tmp_path)
     assert nothing.state_bytes == max(round(SHARE * (machine_bytes() - BASE_BYTES)), MIN_STATE_BYTES)
     assert memory_limit(0, changelog=True, root=tmp_path).state_bytes <= nothing.state_bytes
     assert memory_limit(123 << 20, changelog=False, root=tmp_path) == (123 << 20, "state.memory_bytes")
 
 
-def test_a_cgroup_that_is_too_small_is_told(tmp_path: Path) -> None:
+def test_a_too_small_cgroup_is_logged(tmp_path: Path) -> None:
     found = memory_limit(0, changelog=False, root=root_with(tmp_path, "0::/\n", memory_max=str(GIB // 2)))
     assert found.state_bytes == MIN_STATE_BYTES
     assert "0.5 GB" in found.reason
 
 
-def test_how_many_streams_fit_is_told_and_true(
-    model: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_logged_stream_capacity_is_right(model: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = limited(model, Store(), tmp_path)
     with caplog.at_level(logging.INFO):
         log_capacity(memory_limit(LIMIT, changelog=False), engine.streams.states, 1 - 3 * PORTION, 100_000)

@@ -60,7 +60,7 @@ def test_a_table_that_grows_keeps_its_rows() -> None:
     assert table.nbytes == 299 * 3 * 8
 
 
-def test_a_block_that_is_used_again_is_wiped() -> None:
+def test_a_reused_block_is_cleared() -> None:
     table = Table(np.dtype([("a", np.float64), ("b", np.uint8, 4)]))
     first, other = table.allocate(2), table.allocate(2)
     table.rows["a"], table.rows["b"] = 7.0, 9
@@ -79,7 +79,7 @@ def test_blocks_of_lanes_waste_at_most_a_third() -> None:
         assert lanes <= block_size(lanes) <= max(1.5 * lanes, lanes + 1)
 
 
-def test_a_stream_in_the_place_of_another_begins_with_nothing_of_it(model: Weights) -> None:
+def test_a_stream_in_a_reused_slot_starts_empty(model: Weights) -> None:
     engine = Engine(model, EngineSettings(max_streams=1))
     fresh = Engine(model)
     rng = np.random.default_rng(1)
@@ -153,7 +153,7 @@ def test_a_damaged_or_foreign_row_is_refused_and_leaves_nothing_behind(model: We
         assert states.slots == {}
 
 
-def test_a_row_of_another_layout_is_refused_with_what_to_do(model: Weights) -> None:
+def test_a_row_of_another_layout_is_an_error_with_advice(model: Weights) -> None:
     engine = fed(model, of_every_family(rows=3))
     name, row = next(iter(engine.streams.drain()))
 
@@ -161,7 +161,7 @@ def test_a_row_of_another_layout_is_refused_with_what_to_do(model: Weights) -> N
         Engine(model).streams.states.unpack(name, b"\0" * 8 + row[8:], 1, engine.version)
 
 
-def test_a_row_of_another_network_comes_without_its_hidden_states_and_is_primed_before_its_next_event() -> None:
+def test_a_row_of_another_network_is_primed_before_its_next_event() -> None:
     """So model.cell, model.hidden_size and model.layers can be changed without losing what streams have shown."""
     small, events = (
         Forecaster(hidden_size=8).weights,
@@ -193,7 +193,7 @@ def alarmed(rows: int = 400) -> list[Event]:
     return wide("s", clock(rows), value)
 
 
-def test_a_row_with_weights_of_its_streams_own_is_gone_on_from_with_those_that_all_share(model: Weights) -> None:
+def test_a_row_with_per_stream_weights_resumes_with_shared_weights(model: Weights) -> None:
     """As versions with `model.scope = "stream"` wrote them: weights among the notes, and more than a state by lane."""
     events = numbered(wide("s", clock(304), seasonal(NOISE, clock(304))[:, None]))
     (name, row), *_ = fed(model, events[:300]).streams.drain()
@@ -227,7 +227,7 @@ def former(stream: np.void) -> np.void:
     return written
 
 
-def test_an_open_incident_comes_back_with_its_alert_even_where_nothing_was_expected(model: Weights) -> None:
+def test_an_open_incident_round_trips_even_without_expected_values(model: Weights) -> None:
     events = numbered(alarmed())
     engine = Engine(model)
     fired = run(engine, in_batches(events[:-29], 50)).alerts

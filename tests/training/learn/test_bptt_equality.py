@@ -94,7 +94,7 @@ def unrolled(model: Network, batch: Sequences, cut: int, rows: range) -> dict[st
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_with_k1_and_k2_as_long_as_the_sequence_the_gradient_is_that_of_full_bptt(cell: str) -> None:
+def test_with_k1_and_k2_of_the_sequences_length_the_gradient_is_full_bptt(cell: str) -> None:
     model = Forecaster(cell, hidden_size=5)
     batch = sequences(TIME, LANES, INPUT_SIZE)
     batch = batch._replace(targets=batch.targets.expand(-1, -1, 2), mask=batch.mask.expand(-1, -1, 2))
@@ -125,7 +125,7 @@ def test_with_k1_and_k2_as_long_as_the_sequence_the_gradient_is_that_of_full_bpt
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("cell", [VanillaCell, LstmCell])
-def test_a_step_every_k1_rows_is_back_propagated_k2_rows(
+def test_every_k1_rows_gradients_flow_back_k2_rows(
     cell: type[Cell], k1: int, k2: int, steps: list[tuple[int, range]]
 ) -> None:
     model, batch = Network(cell(2, 4)), sequences(TIME, LANES, 2)
@@ -136,14 +136,14 @@ def test_a_step_every_k1_rows_is_back_propagated_k2_rows(
             torch.testing.assert_close(gradient[name], expected, **CLOSE)
 
 
-def test_the_length_of_the_truncation_tells() -> None:
+def test_the_truncation_length_changes_the_gradient() -> None:
     model, batch = Network(VanillaCell(2, 4)), sequences(TIME, LANES, 2)
     last = [gradients(model, batch, 2, k2)[-1]["cell.rnn.weight_hh_l0"] for k2 in (2, 3, 5, TIME)]
     for shorter, longer in pairwise(last):
         assert (shorter - longer).abs().max() > 1e-6
 
 
-def test_the_state_is_carried_on_without_end_whatever_k1_and_k2() -> None:
+def test_the_state_is_carried_on_for_any_k1_and_k2() -> None:
     """The last loss is that of the uncut forward pass: only gradients are cut, the past is not."""
     model, batch = Network(LstmCell(2, 4)), sequences(TIME, LANES, 2)
     with torch.no_grad():
@@ -185,7 +185,7 @@ def test_the_recurrent_gradient_is_the_sum_over_time_of_products_of_jacobians(k1
         np.testing.assert_allclose(found[step]["cell.rnn.weight_hh_l0"].numpy(), dU, atol=1e-13, rtol=1e-10)
 
 
-def test_the_gradients_of_a_chunk_are_those_worked_out_by_hand_for_one_tanh_unit() -> None:
+def test_the_gradients_of_one_tanh_unit_equal_hand_derived_ones() -> None:
     """h_t = tanh(w x_t + u h_(t-1) + b), y_t = v h_t, L = sum (y_t - d_t)^2 / 2, second chunk of three rows.
 
     dL/dh_5 = v e_5; dL/dh_t = v e_t + u (1 - h_(t+1)^2) dL/dh_(t+1); with s_t = (1 - h_t^2) dL/dh_t:
@@ -219,7 +219,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def test_the_gradients_of_a_chunk_are_those_worked_out_by_hand_for_one_lstm_unit() -> None:
+def test_the_gradients_of_one_lstm_unit_equal_hand_derived_ones() -> None:
     """Error flows back through h and through C, which the forget gate alone weakens: dC_t/dC_(t-1) = f_t."""
     model, batch = Network(LstmCell(1, 1)), sequences(6, 1, 1)
     model.cell.rnn.weight_hh_l0.data.uniform_(-1, 1)
@@ -263,7 +263,7 @@ def test_the_gradients_of_a_chunk_are_those_worked_out_by_hand_for_one_lstm_unit
 
 
 @pytest.mark.parametrize("cell", [VanillaCell, LstmCell])
-def test_the_gradients_of_a_chunk_are_the_slopes_of_its_loss(cell: type[Cell]) -> None:
+def test_the_gradients_of_a_chunk_equal_finite_differences(cell: type[Cell]) -> None:
     """Central differences of the second chunk's loss, the state that it begins with held as it is."""
     model, batch = Network(cell(1, 1)), sequences(6, 1, 1)
     found = gradients(model, batch, 3)[1]

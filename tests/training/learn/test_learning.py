@@ -70,7 +70,7 @@ def stepped(learning: Learning, gradient: float, steps: int = 1, weight: float =
     return after, layer.bias.item()
 
 
-def test_the_defaults_are_how_retraining_learnt_before_there_were_settings() -> None:
+def test_the_default_optimiser_and_schedule_are_the_measured_ones() -> None:
     made = []
     for build in (
         lambda model: torch.optim.Adam(model.parameters(), lr=5e-4),
@@ -92,7 +92,7 @@ def test_the_defaults_are_how_retraining_learnt_before_there_were_settings() -> 
 # --- Optimisers, by their formulas ------------------------------------------------------------------------------------
 
 
-def test_sgd_goes_on_with_a_share_of_its_last_step() -> None:
+def test_sgd_momentum_adds_a_share_of_the_last_step() -> None:
     after, _ = stepped(Learning(optimiser="sgd", learning_rate=0.1, momentum=0.9), gradient=1.0, steps=3)
     assert after == pytest.approx([2 - 0.1, 2 - 0.1 - 0.19, 2 - 0.1 - 0.19 - 0.271], rel=1e-6)
     after, _ = stepped(Learning(optimiser="sgd", learning_rate=0.1, momentum=0), gradient=1.0, steps=2)
@@ -105,14 +105,14 @@ def test_rmsprop_divides_by_the_root_of_the_running_mean_square() -> None:
     assert after == pytest.approx([first, first - 0.01 * 3 / math.sqrt(0.99 * 0.09 + 0.01 * 9)], rel=1e-5)
 
 
-def test_adam_steps_by_the_learning_rate_whatever_the_gradient_s_size() -> None:
+def test_adams_first_steps_have_the_size_of_the_learning_rate() -> None:
     for gradient in (1e-3, 1.0, 1e3):
         after, _ = stepped(Learning(optimiser="adam", learning_rate=0.01), gradient, steps=2)
         assert after == pytest.approx([1.99, 1.98], rel=1e-5)
 
 
 @pytest.mark.parametrize(("optimiser", "rate"), [("adam", 1e-2), ("adamw", 1e-2), ("rmsprop", 1e-3), ("sgd", 5e-2)])
-def test_each_optimiser_brings_a_forecaster_s_loss_down(optimiser: Any, rate: float) -> None:
+def test_each_optimiser_lowers_a_forecasters_loss(optimiser: Any, rate: float) -> None:
     model = forecaster()
     learning = Learning(optimiser=optimiser, learning_rate=rate, schedule="constant")
     steps: list[TrainStep] = []
@@ -130,7 +130,7 @@ def test_weight_decay_shrinks_weight_matrices_and_no_biases() -> None:
     assert bias == pytest.approx(1.9, rel=1e-6)
 
 
-def test_adamw_decays_by_the_share_it_is_told_and_adam_through_its_scaling() -> None:
+def test_adamw_decays_weights_directly_and_adam_through_its_scaling() -> None:
     decay = 0.1
     (apart,), bias = stepped(Learning(optimiser="adamw", learning_rate=0.01, weight_decay=decay), gradient=0.0)
     assert apart == pytest.approx(2 * (1 - 0.01 * decay), rel=1e-6)
@@ -141,7 +141,7 @@ def test_adamw_decays_by_the_share_it_is_told_and_adam_through_its_scaling() -> 
 
 
 @pytest.mark.parametrize("weight", [2.0, -2.0])
-def test_l1_draws_weight_matrices_to_zero_at_one_pace_and_no_biases(weight: float) -> None:
+def test_l1_shrinks_weight_matrices_at_a_constant_rate_and_no_biases(weight: float) -> None:
     learning = Learning(optimiser="sgd", learning_rate=0.1, momentum=0, l1=0.3)
     after, bias = stepped(learning, gradient=0.0, steps=3, weight=weight)
     toward = math.copysign(0.03, weight)
@@ -149,7 +149,7 @@ def test_l1_draws_weight_matrices_to_zero_at_one_pace_and_no_biases(weight: floa
     assert bias == weight
 
 
-def test_penalties_act_on_every_matrix_of_a_forecaster_and_on_no_bias() -> None:
+def test_penalties_act_on_every_weight_matrix_and_on_no_bias() -> None:
     model = forecaster()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimiser = build_optimiser(Learning(optimiser="sgd", learning_rate=0.1, momentum=0, weight_decay=0.5), model)
@@ -161,7 +161,7 @@ def test_penalties_act_on_every_matrix_of_a_forecaster_and_on_no_bias() -> None:
     assert not any("bias" in name for name in moved)
 
 
-def test_penalties_bring_smaller_weights() -> None:
+def test_penalties_give_smaller_weights() -> None:
     found = {}
     for name, learning in {
         "none": Learning(learning_rate=1e-2),
@@ -183,13 +183,13 @@ def test_a_constant_rate_is_constant() -> None:
     assert rates(Learning(schedule="constant", learning_rate=0.1), 5) == [0.1] * 6
 
 
-def test_a_cosine_falls_to_nothing() -> None:
+def test_the_cosine_schedule_falls_to_zero() -> None:
     found = rates(Learning(schedule="cosine", learning_rate=0.1), 10)
     assert found == pytest.approx([0.05 * (1 + math.cos(math.pi * step / 10)) for step in range(11)], abs=1e-9)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_the_rate_rises_in_a_line_during_the_warm_up(schedule: Any) -> None:
+def test_the_learning_rate_rises_linearly_during_warm_up(schedule: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = rates(Learning(schedule=schedule, learning_rate=0.1, warm_up=0.4), 10)
@@ -200,7 +200,7 @@ def test_the_rate_rises_in_a_line_during_the_warm_up(schedule: Any) -> None:
         assert found[4:] == pytest.approx([0.05 * (1 + math.cos(math.pi * n / 6)) for n in range(7)], abs=1e-9)
 
 
-def test_one_cycle_is_the_prior_s() -> None:
+def test_one_cycle_equals_the_priors_schedule() -> None:
     learning = Learning(schedule="one_cycle", learning_rate=3e-2)
     prior = torch.optim.Adam(nn.Linear(1, 1).parameters(), lr=3e-2)
     schedule = OneCycleLR(prior, 3e-2, total_steps=20)
@@ -216,14 +216,14 @@ def test_one_cycle_is_the_prior_s() -> None:
 
 @pytest.mark.parametrize("optimiser", ["adam", "adamw", "rmsprop", "sgd"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])
-def test_every_schedule_goes_with_every_optimiser_even_for_few_steps(optimiser: Any, schedule: Any) -> None:
+def test_every_schedule_works_with_every_optimiser_even_for_few_steps(optimiser: Any, schedule: Any) -> None:
     for steps in (3, 4, 10):
         for momentum, warm_up in ((0.9, 0.0), (0.0, 0.1), (0.5, 0.9)):
             learning = Learning(optimiser=optimiser, schedule=schedule, momentum=momentum, warm_up=warm_up)
             assert all(0 <= rate <= learning.learning_rate * 1.0001 for rate in rates(learning, steps))
 
 
-def test_one_cycle_gives_no_momentum_to_what_has_none() -> None:
+def test_one_cycle_adds_no_momentum_to_optimisers_without_it() -> None:
     for learning in (Learning(optimiser="rmsprop"), Learning(optimiser="sgd", momentum=0)):
         optimiser = build_optimiser(learning, nn.Linear(1, 1))
         build_schedule(learning.model_copy(update={"schedule": "one_cycle"}), optimiser, 10)
@@ -253,12 +253,12 @@ def test_one_cycle_gives_no_momentum_to_what_has_none() -> None:
         ("dropout", 0.5),
     ],
 )
-def test_what_is_out_of_range_or_unknown_is_refused_by_name(name: str, value: object) -> None:
+def test_unknown_and_out_of_range_learning_options_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         Learning.model_validate({name: value})
 
 
-def test_what_was_set_does_not_change() -> None:
+def test_learning_options_are_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Learning().l1 = 0.1  # type: ignore[misc]  # that is what is tested
 
@@ -295,7 +295,7 @@ def retrained(monkeypatch: pytest.MonkeyPatch, learning: Learning) -> tuple[Retr
     return outcome, steps
 
 
-def test_a_retraining_learns_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retraining_uses_the_given_learning_options(monkeypatch: pytest.MonkeyPatch) -> None:
     _, usual = retrained(monkeypatch, Learning())
     assert len(usual) == 12
     assert usual[0].learning_rate == 5e-4
@@ -323,9 +323,7 @@ def test_a_retraining_learns_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     ],
     ids=str,
 )
-def test_each_setting_changes_what_a_retraining_learns_after_its_first_step(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
-) -> None:
+def test_each_learning_option_changes_the_result(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
     (_, usual), (_, other) = retrained(monkeypatch, Learning()), retrained(monkeypatch, Learning(**settings))
     assert [step.loss for step in usual] != [step.loss for step in other]
     assert all(math.isfinite(step.loss) for step in other)

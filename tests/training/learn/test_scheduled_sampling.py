@@ -60,19 +60,19 @@ class Oracle(nn.Module):
 # --- Mixing -----------------------------------------------------------------------------------------------------------
 
 
-def test_with_no_row_chosen_the_inputs_are_the_same_numbers() -> None:
+def test_sampling_no_row_leaves_the_inputs_unchanged() -> None:
     inputs = waves(0).inputs
     assert torch.equal(mixed(inputs, torch.randn(ROWS, LANES), torch.zeros(ROWS, LANES, dtype=torch.bool)), inputs)
 
 
-def test_forecasts_that_come_true_change_nothing() -> None:
+def test_sampling_correct_forecasts_changes_nothing() -> None:
     inputs = waves(0).inputs
     right = torch.cat([inputs[1:, :, VALUE], torch.zeros(1, LANES)])
     found = mixed(inputs, right, torch.ones(ROWS, LANES, dtype=torch.bool))
     torch.testing.assert_close(found, inputs, atol=1e-6, rtol=0)
 
 
-def test_mixed_rows_are_what_the_recurrences_make_of_mixed_values() -> None:
+def test_sampled_inputs_equal_featurising_the_sampled_values() -> None:
     inputs = waves(0).inputs
     made = torch.Generator().manual_seed(1)
     forecast, own = torch.randn(ROWS, LANES, generator=made), torch.rand(ROWS, LANES, generator=made) < 0.4
@@ -93,7 +93,7 @@ def test_mixed_rows_are_what_the_recurrences_make_of_mixed_values() -> None:
             assert torch.equal(found[..., column], inputs[..., column]), INPUTS[column]
 
 
-def test_a_row_before_the_first_chosen_one_and_a_lane_without_any_are_exactly_as_observed() -> None:
+def test_rows_before_the_first_sampled_one_are_exactly_as_observed() -> None:
     inputs = waves(0).inputs
     own = torch.zeros(ROWS, LANES, dtype=torch.bool)
     own[40, 3] = True
@@ -105,7 +105,7 @@ def test_a_row_before_the_first_chosen_one_and_a_lane_without_any_are_exactly_as
     assert not same[41, 3]  # the change from it
 
 
-def test_mixed_inputs_stay_within_the_limit_of_all_inputs() -> None:
+def test_sampled_inputs_stay_within_the_input_limits() -> None:
     found = mixed(waves(0).inputs, torch.full((ROWS, LANES), 1e6), torch.rand(ROWS, LANES) < 0.5)
     assert found[..., FROM_VALUES].abs().max() <= LIMIT * (1 + 1e-6)
 
@@ -113,7 +113,7 @@ def test_mixed_inputs_stay_within_the_limit_of_all_inputs() -> None:
 # --- Free running -----------------------------------------------------------------------------------------------------
 
 
-def test_a_free_running_network_that_is_right_is_shown_what_would_have_been_observed() -> None:
+def test_a_correct_free_running_network_sees_the_observed_inputs() -> None:
     """Row by row what `featurise` made of the true values, but for the unit's own slow movement."""
     inputs = waves(0, rows=600).inputs[500:]
     oracle = Oracle(inputs)
@@ -178,7 +178,7 @@ def error_of(model: Forecaster, test: Sequences, steps: int) -> float:
     return float(torch.stack(found).mean())
 
 
-def test_sampling_brings_the_error_of_ten_free_running_steps_down() -> None:
+def test_scheduled_sampling_lowers_the_error_of_ten_free_running_steps() -> None:
     test = waves(9999)
     pairs = [(trained(0.5, seed), trained(0.0, seed)) for seed in range(3)]
     ten, one = (median(error_of(s, test, steps) / error_of(f, test, steps) for s, f in pairs) for steps in (10, 1))
@@ -187,7 +187,7 @@ def test_sampling_brings_the_error_of_ten_free_running_steps_down() -> None:
 
 
 @pytest.mark.parametrize("rise", ["linear", "sigmoid"])
-def test_the_share_rises_from_nothing_to_what_was_asked_for_over_the_steps(rise: str) -> None:
+def test_the_sampled_share_rises_from_zero_to_its_target(rise: str) -> None:
     sampling = ScheduledSampling(0.4, 100, rise)  # type: ignore[arg-type]
     shares = []
     for number in range(131):
@@ -201,7 +201,7 @@ def test_the_share_rises_from_nothing_to_what_was_asked_for_over_the_steps(rise:
     assert shares[25] == pytest.approx(0.1 if rise == "linear" else 0.4 / (1 + math.exp(2.5)))
 
 
-def test_as_many_rows_are_the_network_s_own_as_the_share_says() -> None:
+def test_the_number_of_sampled_rows_matches_the_share() -> None:
     shown: list[Tensor] = []
 
     def watched(model: Forecaster, part: Sequences, state: Tensor) -> tuple[Tensor, Tensor]:

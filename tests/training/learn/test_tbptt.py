@@ -148,7 +148,7 @@ def test_the_gradient_is_clipped_by_value() -> None:
     assert steps[0].clipped_norm == pytest.approx(float(after), rel=1e-5)
 
 
-def test_without_clipping_the_gradient_is_as_it_was() -> None:
+def test_without_clipping_the_gradient_is_unchanged() -> None:
     model = forecaster()
     kept = Keep(model)
     train(model, [sequences()], kept, chunk=TIME, clip_norm=math.inf)
@@ -159,14 +159,14 @@ def test_without_clipping_the_gradient_is_as_it_was() -> None:
         assert torch.equal(kept.seen[0][name], parameter.grad)
 
 
-def test_the_cuts_of_each_step() -> None:
+def test_each_step_has_the_expected_chunk_boundaries() -> None:
     assert list(cuts(7, 3, 3)) == [(0, 0, 3), (3, 3, 6), (6, 6, 7)]
     assert list(cuts(7, 2, 5)) == [(0, 0, 2), (0, 2, 4), (1, 4, 6), (3, 6, 7)]
     assert list(cuts(7, 3, 1)) == [(2, 2, 3), (5, 5, 6), (6, 6, 7)]
     assert list(cuts(7, 100, 100)) == [(0, 0, 7)]
 
 
-def test_rows_that_no_gradient_flows_to_are_run_without_one() -> None:
+def test_rows_outside_the_truncation_run_without_gradients() -> None:
     """Memory and time of a step are bounded by k2: autograd sees that many rows and no more."""
     model, seen = forecaster(), []
 
@@ -247,7 +247,7 @@ def test_a_loss_or_a_gradient_alone_that_is_not_finite_is_enough_to_skip_a_step(
 
 
 @pytest.mark.parametrize("how", [nan_loss_only, infinite_loss_only, infinite_gradient_only])
-def test_three_such_steps_in_a_row_end_the_run_and_two_and_two_do_not(
+def test_three_non_finite_steps_in_a_row_end_the_run_and_twice_two_do_not(
     how: Callable[[Forecaster, Tensor], Tensor],
 ) -> None:
     model = forecaster()
@@ -276,7 +276,7 @@ def test_a_run_that_diverges_keeps_the_best_validated_weights() -> None:
     assert torch.equal(weights(model), seen[1])
 
 
-def test_a_step_that_leaves_weights_without_a_number_ends_the_run_even_if_it_is_the_last() -> None:
+def test_a_step_that_makes_weights_nan_ends_the_run_even_as_the_last() -> None:
     model = forecaster()
     before = weights(model)
     too_far = torch.optim.SGD(model.parameters(), lr=math.inf)  # and a gradient that is finite
@@ -286,7 +286,7 @@ def test_a_step_that_leaves_weights_without_a_number_ends_the_run_even_if_it_is_
     assert torch.equal(weights(model), before)
 
 
-def test_any_module_with_an_initial_state_learns_by_the_same_loop() -> None:
+def test_any_module_with_an_initial_state_can_be_trained() -> None:
     """One weight on the running sum, which is carried over the cuts, must become a half."""
 
     class Summed(torch.nn.Module):
@@ -333,7 +333,7 @@ def test_early_stopping_keeps_the_best_weights() -> None:
     assert torch.equal(weights(model), seen[2])
 
 
-def test_a_training_that_never_gains_leaves_the_model_as_it_was() -> None:
+def test_a_training_that_never_improves_leaves_the_model_unchanged() -> None:
     model = forecaster()
     before = weights(model)
     worse = iter(float(n) for n in range(100))
@@ -351,7 +351,7 @@ def test_the_last_steps_are_validated_too() -> None:
     assert (run.outcome, run.steps, run.validation) == ("finished", 3, 1.0)
 
 
-def test_it_stops_when_asked_even_between_two_chunks() -> None:
+def test_training_stops_on_request_even_between_chunks() -> None:
     model = forecaster()
     steps: list[TrainStep] = []
 

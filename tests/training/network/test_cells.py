@@ -52,7 +52,7 @@ def with_random_biases(name: str, inputs: int = INPUTS, hidden: int = HIDDEN) ->
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_a_sequence_gives_what_the_textbooks_step_gives_row_by_row(name: str) -> None:
+def test_a_sequence_equals_the_textbook_step_row_by_row(name: str) -> None:
     cell = with_random_biases(name)
     inputs, start = torch.randn(TIME, BATCH, INPUTS), torch.randn(BATCH, cell.state_size)
     hidden, last = cell(inputs, start)
@@ -65,7 +65,7 @@ def test_a_sequence_gives_what_the_textbooks_step_gives_row_by_row(name: str) ->
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_a_sequence_cut_anywhere_goes_on_from_its_state(name: str) -> None:
+def test_a_sequence_cut_anywhere_resumes_from_its_state(name: str) -> None:
     cell = with_random_biases(name)
     inputs, start = torch.randn(TIME, BATCH, INPUTS), torch.randn(BATCH, cell.state_size)
     whole, end = cell(inputs, start)
@@ -75,7 +75,7 @@ def test_a_sequence_cut_anywhere_goes_on_from_its_state(name: str) -> None:
     torch.testing.assert_close(cut_end, end, atol=1e-12, rtol=0)
 
 
-def test_one_unit_of_each_cell_by_hand() -> None:
+def test_one_unit_of_each_cell_equals_hand_computed_values() -> None:
     """One input and one unit with every weight 0.5 and every bias 0, from h = 0.2, C = -0.4, at x = 1."""
     pre, h, C = 0.5 * 1 + 0.5 * 0.2, 0.2, -0.4
     s = 1 / (1 + math.exp(-pre))
@@ -96,7 +96,7 @@ def test_one_unit_of_each_cell_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("name", "count"), [("rnn", 2880), ("lstm", 11520), ("gru", 8640), ("esn", 0)])
-def test_the_parameters_are_as_many_as_the_theory_counts(name: str, count: int) -> None:
+def test_cell_parameter_counts_equal_the_theorys(name: str, count: int) -> None:
     """48 units, 11 inputs: (11 + 48) 48 + 48 = 2,880 a gate; torch holds a second bias, 48 a gate."""
     trained = sum(p.numel() for p in CELLS[name](11, 48).parameters())
     assert cell_parameter_count(name, 11, 48) == count
@@ -121,7 +121,7 @@ def test_each_gates_input_matrix_starts_uniform_within_xaviers_bound(name: str) 
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_biases_start_at_nothing_but_the_lstms_forget_gate_at_one(name: str) -> None:
+def test_biases_start_at_zero_and_the_lstms_forget_gate_at_one(name: str) -> None:
     cell = CELLS[name](INPUTS, HIDDEN)
     total = (weights(cell)[2] + weights(cell)[3]).split(HIDDEN)
     for gate, bias in enumerate(total):
@@ -138,13 +138,13 @@ def test_the_gate_that_starts_open_is_the_one_that_keeps_the_cell_state() -> Non
 
 
 @pytest.mark.parametrize("hidden", [4, 48, 120])
-def test_the_reservoir_has_the_spectral_radius_and_as_many_links_as_it_says(hidden: int) -> None:
+def test_the_reservoir_has_the_stated_spectral_radius_and_density(hidden: int) -> None:
     cell = EchoStateCell(INPUTS, hidden)
     assert float(torch.linalg.eigvals(cell.U).abs().max()) == pytest.approx(SPECTRAL_RADIUS)
     assert (cell.U != 0).sum(dim=1).tolist() == [min(LINKS, hidden)] * hidden
 
 
-def test_the_reservoir_forgets_where_it_began() -> None:
+def test_the_reservoir_forgets_its_initial_state() -> None:
     """The echo state property: under the same inputs two states draw together; a tanh cell's of radius 1.5 do not."""
     inputs = 0.1 * torch.randn(400, 1, INPUTS)
     echo, tanh = EchoStateCell(INPUTS, 60), VanillaCell(INPUTS, 60)
@@ -163,7 +163,7 @@ def test_the_reservoir_is_not_trained() -> None:
     assert set(EchoStateCell(INPUTS, HIDDEN).state_dict()) == {"W", "U", "b"}
 
 
-def test_what_a_rectifier_follows_keeps_its_signals_size_through_twenty_layers() -> None:
+def test_he_initialisation_keeps_the_signals_size_through_twenty_relu_layers() -> None:
     """He's variance, 2 / fan-in; Xavier's, half of it here, would leave a millionth of the square."""
     width = 256
     layers = [torch.nn.init.kaiming_normal_(torch.empty(width, width), nonlinearity="relu") for _ in range(20)]
@@ -175,7 +175,7 @@ def test_what_a_rectifier_follows_keeps_its_signals_size_through_twenty_layers()
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_the_gradient_of_a_state_is_the_slope_of_the_loss_and_the_product_of_jacobians(name: str) -> None:
+def test_state_gradients_equal_finite_differences_and_products_of_jacobians(name: str) -> None:
     cell = with_random_biases(name, hidden=5)
     inputs, start = torch.randn(9, 1, INPUTS), 0.5 * torch.randn(1, cell.state_size)
 
@@ -203,7 +203,7 @@ def test_the_gradient_of_a_state_is_the_slope_of_the_loss_and_the_product_of_jac
             torch.testing.assert_close(found[[1, 4, 9].index(k)], product, atol=1e-10, rtol=1e-8)
 
 
-def test_each_lane_has_its_own_gradient_and_the_norms_are_their_mean() -> None:
+def test_gradient_norms_are_means_over_lanes() -> None:
     cell = with_random_biases("lstm")
     inputs, start = torch.randn(TIME, BATCH, INPUTS), torch.randn(BATCH, cell.state_size)
 
@@ -218,21 +218,21 @@ def test_each_lane_has_its_own_gradient_and_the_norms_are_their_mean() -> None:
 
 
 @pytest.mark.parametrize("lag", [0, 31])
-def test_a_lag_that_is_not_there_is_refused_with_those_that_are(lag: int) -> None:
+def test_an_unknown_lag_is_an_error_that_lists_the_known_ones(lag: int) -> None:
     cell = VanillaCell(INPUTS, HIDDEN)
     with pytest.raises(ValueError, match="30 steps hold lags 1 to 30"):
         state_gradients(cell, torch.zeros(TIME, 1, INPUTS), torch.zeros(1, HIDDEN), [lag], lambda h: h.sum())
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_no_product_of_jacobians_is_larger_than_the_product_of_their_norms(name: str) -> None:
+def test_a_product_of_jacobians_is_bounded_by_the_product_of_their_norms(name: str) -> None:
     cell = with_random_biases(name)
     norms, bounds = product_norms(jacobians(cell, torch.randn(TIME, INPUTS), torch.zeros(cell.state_size)))
     assert bool((norms <= bounds * (1 + 1e-9)).all())
     assert float(norms[0]) == pytest.approx(float(bounds[0]))
 
 
-def test_the_tanh_cells_gradient_vanishes_the_lstms_lasts_and_a_larger_radius_explodes() -> None:
+def test_gradients_vanish_in_the_tanh_cell_last_in_the_lstm_and_explode_with_a_large_radius() -> None:
     """Products of 50 Jacobians: orthogonal U under tanh, the same U scaled, and a forget gate that is open."""
     torch.manual_seed(3)
     inputs = torch.randn(50, INPUTS)

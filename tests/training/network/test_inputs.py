@@ -52,7 +52,7 @@ def seen(
 
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(0, 400), max_size=6), seed=st.integers(0, 1000))
-def test_cutting_a_batch_anywhere_changes_nothing(cuts: list[int], seed: int) -> None:
+def test_inputs_do_not_depend_on_batch_cuts(cuts: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     value, lane = rng.standard_t(2, 400) * 10, rng.integers(0, 3, 400)
     time = START + np.cumsum(rng.integers(0, 600, 400)) * SECOND
@@ -61,7 +61,7 @@ def test_cutting_a_batch_anywhere_changes_nothing(cuts: list[int], seed: int) ->
         assert a.tobytes() == b.tobytes()
 
 
-def test_lanes_do_not_see_each_other() -> None:
+def test_lanes_are_independent() -> None:
     lane = np.tile([0, 1], 200)
     value, time = np.where(lane == 0, noise(400), 1e9 * noise(400, 1)), clock(400)
     mixed, frames, _ = seen(value, time, lane)
@@ -80,7 +80,7 @@ def test_a_rows_inputs_and_frame_do_not_depend_on_its_own_value_or_later_ones() 
     assert a[201, 0] != b[201, 0]
 
 
-def test_the_first_event_can_not_be_forecast() -> None:
+def test_the_first_event_cannot_be_forecast() -> None:
     inputs, frames, _ = seen(noise(5))
     assert not inputs[0].any()
     assert np.isnan(frames["mean"][0])
@@ -103,7 +103,7 @@ def test_row_t_forecasts_event_t_plus_horizon_minus_1_in_its_own_unit() -> None:
         assert np.isnan(target[50 - horizon + 1 :]).all()
 
 
-def test_the_next_rows_value_is_this_rows_target_but_for_what_was_learnt_of_it() -> None:
+def test_the_next_rows_value_equals_this_rows_target_up_to_the_normalisers_update() -> None:
     value = noise(1000)
     inputs, frames, _ = seen(value)
     target = np.empty(1000, np.float32)
@@ -111,7 +111,7 @@ def test_the_next_rows_value_is_this_rows_target_but_for_what_was_learnt_of_it()
     assert np.abs(inputs[501:, 0] - target[500:-1]).max() < 0.05
 
 
-def test_the_unit_goes_there_and_back() -> None:
+def test_normalising_and_inverting_round_trips() -> None:
     for x in (-7.0, 0.0, 3.5, 800.0):
         unit = to_unit(x, 2.0, 4.0)
         assert 2.0 + 4.0 * np.sinh(unit) == pytest.approx(x)
@@ -119,7 +119,7 @@ def test_the_unit_goes_there_and_back() -> None:
     assert to_unit(-1e300, 0.0, 1.0) == -LIMIT
 
 
-def test_mean_and_deviation_settle_at_the_series_own() -> None:
+def test_mean_and_deviation_converge_to_the_series() -> None:
     _, frames, _ = seen(noise(6000))
     assert frames["mean"][-1] == pytest.approx(50, abs=0.5)
     assert frames["deviation"][-1] == pytest.approx(4, rel=0.1)
@@ -145,7 +145,7 @@ def distance(value: np.ndarray, frames: np.ndarray) -> np.ndarray:
     return np.abs(value - frames["mean"]) / frames["deviation"]
 
 
-def test_a_lasting_change_of_level_is_followed_and_a_passing_one_hardly() -> None:
+def test_the_normaliser_follows_a_lasting_level_shift_and_hardly_a_brief_one() -> None:
     lasting = np.concatenate([noise(2000), 1000 + noise(6000)])
     _, frames, _ = seen(lasting)
     assert (distance(lasting, frames)[2000 + 200 :] < 5).all()
@@ -158,7 +158,7 @@ def test_a_lasting_change_of_level_is_followed_and_a_passing_one_hardly() -> Non
 
 
 @pytest.mark.parametrize(("level", "constant"), [(0.0, 300), (0.0, 5000), (100.0, 5000), (-1e9, 1000)])
-def test_a_constant_series_that_starts_to_move_is_back_on_the_scale_within_hours(level: float, constant: int) -> None:
+def test_a_constant_series_that_starts_to_vary_is_rescaled_within_hours(level: float, constant: int) -> None:
     """A fixed clip of outliers would leave it off the scale for 3,500 events: 12 days of 5-minute data."""
     size = max(abs(level), 1.0)
     value = np.concatenate([np.full(constant, level), level + size * (1 + 0.05 * noise(500))])
@@ -169,7 +169,7 @@ def test_a_constant_series_that_starts_to_move_is_back_on_the_scale_within_hours
     assert (far[150:] < 6).all()
 
 
-def test_an_outlier_does_not_own_its_time_of_day_for_weeks() -> None:
+def test_an_outlier_does_not_dominate_its_time_of_day_profile() -> None:
     value, time = noise(288 * 8), clock(288 * 8)
     struck = value.copy()
     struck[288] = 1e12
@@ -179,7 +179,7 @@ def test_an_outlier_does_not_own_its_time_of_day_for_weeks() -> None:
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -3e12, 5e-9])
-def test_a_constant_series_is_all_zeros_and_its_first_change_is_far(level: float) -> None:
+def test_a_constant_series_is_normalised_to_zeros_and_its_first_change_is_large(level: float) -> None:
     value = np.full(500, level)
     value[400] = level + max(abs(level), 1.0)
     inputs, frames, _ = seen(value)
@@ -193,7 +193,7 @@ def test_a_constant_series_is_all_zeros_and_its_first_change_is_far(level: float
     assert (frames["deviation"][1:] > 0).all()
 
 
-def test_a_series_that_has_never_moved_has_a_deviation_above_zero() -> None:
+def test_a_constant_series_has_a_positive_deviation() -> None:
     assert deviation_of(0.0, 0.0) > 0
     assert deviation_of(1e9, 0.0) == pytest.approx(1e3)
 
@@ -206,7 +206,7 @@ def test_extreme_numbers_give_finite_inputs(value: float) -> None:
     assert np.abs(inputs).max() <= LIMIT
 
 
-def test_day_and_week_profiles_tell_what_was_seen_at_this_time() -> None:
+def test_day_and_week_profiles_hold_what_was_seen_at_this_time() -> None:
     rows = 288 * 15
     time = clock(rows)
     day = np.sin(2 * np.pi * np.arange(rows) / 288)
@@ -222,20 +222,20 @@ def test_day_and_week_profiles_tell_what_was_seen_at_this_time() -> None:
         assert np.abs(inputs[10 * 288 :, COLUMN[column]] - target[10 * 288 :]).max() < 0.3, column
 
 
-def test_a_profile_that_is_not_known_is_zero() -> None:
+def test_an_unknown_profile_is_zero() -> None:
     inputs, _, _ = seen(noise(288 * 2))
     for profile, known in (("day_profile", "day_known"), ("week_profile", "week_known")):
         assert not inputs[inputs[:, COLUMN[known]] == 0][:, COLUMN[profile]].any()
 
 
-def test_time_of_day_is_that_of_the_event_to_come() -> None:
+def test_time_of_day_is_the_next_events() -> None:
     inputs, _, _ = seen(noise(100), clock(100, 3600 * SECOND))
     hours = 2 * np.pi * np.arange(100) / 24
     np.testing.assert_allclose(inputs[1:, COLUMN["sin_day"]], np.sin(hours)[1:], atol=1e-5)
     np.testing.assert_allclose(inputs[1:, COLUMN["cos_day"]], np.cos(hours)[1:], atol=1e-5)
 
 
-def test_a_regular_series_has_no_gap_and_a_missing_row_a_small_one() -> None:
+def test_a_regular_series_has_no_gap_and_a_missing_row_is_a_small_gap() -> None:
     time = clock(200)
     time[150:] += MINUTES_5
     inputs, _, _ = seen(noise(200), time)
@@ -245,7 +245,7 @@ def test_a_regular_series_has_no_gap_and_a_missing_row_a_small_one() -> None:
     assert np.abs(gap[151:]).max() < 0.05
 
 
-def test_a_gap_of_a_week_is_told_once_and_leaves_the_rest_as_it_was() -> None:
+def test_a_gap_of_a_week_shows_once_and_changes_no_other_input() -> None:
     value, time = noise(600), clock(600)
     late = time.copy()
     late[300:] += 7 * 86_400 * SECOND
@@ -258,7 +258,7 @@ def test_a_gap_of_a_week_is_told_once_and_leaves_the_rest_as_it_was() -> None:
     np.testing.assert_array_equal(gone[:, unaffected], inputs[:, unaffected])
 
 
-def test_timestamps_off_the_grid_fall_into_the_slots_of_their_time() -> None:
+def test_irregular_timestamps_fall_into_their_time_slots() -> None:
     rng = np.random.default_rng(4)
     time = clock(288 * 3)
     value = 100 + 10 * np.sin(2 * np.pi * np.arange(len(time)) / 288)

@@ -91,7 +91,7 @@ def test_module_and_kernel_compute_the_textbook_gates() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("hidden_size", "layers", "window"), [(1, 1, 0), (8, 2, 0), (48, 1, 16), (51, 3, 5)])
-def test_the_parameter_count_is_the_theorys(cell: str, hidden_size: int, layers: int, window: int) -> None:
+def test_the_parameter_count_equals_the_theorys(cell: str, hidden_size: int, layers: int, window: int) -> None:
     """Gates ((d + H) H + H) for the first layer, gates ((H + H) H + H) for the others."""
     model = Forecaster(cell, hidden_size, layers, attention_window=window)
     count = parameter_count(model.shape)
@@ -105,7 +105,7 @@ SHAPES = [(1, 0), (2, 0), (1, 5), (3, 4)]  # layers, attention window
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("layers", "window"), SHAPES)
-def test_every_shape_computes_the_same_by_step_by_sequence_and_by_kernel(cell: str, layers: int, window: int) -> None:
+def test_step_sequence_and_kernel_agree_for_every_shape(cell: str, layers: int, window: int) -> None:
     model = forecaster(20, cell=cell, layers=layers, attention_window=window, horizons=(1, 5, 10))
     inputs, lanes = drawn(40, 7, INPUT_SIZE), np.tile(np.arange(7), 40)
     with torch.inference_mode():
@@ -126,7 +126,7 @@ def test_every_shape_computes_the_same_by_step_by_sequence_and_by_kernel(cell: s
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("layers", "window"), SHAPES)
-def test_no_shapes_kernel_sees_how_events_are_cut_and_mixed(cell: str, layers: int, window: int) -> None:
+def test_kernels_of_every_shape_do_not_depend_on_batch_cuts(cell: str, layers: int, window: int) -> None:
     network = Network(forecaster(20, cell=cell, layers=layers, attention_window=window).weights)
     size = forecaster(20, cell=cell, layers=layers, attention_window=window).state_size
     lane = np.random.default_rng(3).integers(0, 6, 1400)
@@ -146,7 +146,7 @@ def test_no_shapes_kernel_sees_how_events_are_cut_and_mixed(cell: str, layers: i
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_what_is_added_to_a_network_says_nothing_before_it_has_learnt(cell: str) -> None:
+def test_layers_added_to_a_network_start_without_effect(cell: str) -> None:
     model = forecaster(16, cell=cell, horizons=(1, 2, 10))
     larger = Forecaster.of(model.weights.reshape(Shape(cell, 16, 3, 0.2, 6, (1, 10))))
     inputs = torch.from_numpy(drawn(30, 4, INPUT_SIZE))
@@ -212,7 +212,7 @@ def test_the_kernel_equals_torch_for_every_batch_shape(time: int, lanes: int) ->
     np.testing.assert_allclose(carried, state, atol=1e-5)
 
 
-def test_the_kernels_arithmetic_is_the_same_bit_for_bit_however_events_are_cut_and_mixed() -> None:
+def test_the_kernels_bits_do_not_depend_on_batch_cuts() -> None:
     network = Network(forecaster().weights)
     lane = np.random.default_rng(3).integers(0, 6, 400)
     inputs = drawn(400, INPUT_SIZE)
@@ -232,7 +232,7 @@ def test_the_kernels_arithmetic_is_the_same_bit_for_bit_however_events_are_cut_a
         )
 
 
-def test_wild_inputs_give_finite_forecasts_within_their_limits() -> None:
+def test_extreme_inputs_give_finite_forecasts_within_limits() -> None:
     model = forecaster()
     inputs = np.full((50, INPUT_SIZE), 1e6, np.float32)
     state = np.zeros((1, 96), np.float32)
@@ -244,7 +244,7 @@ def test_wild_inputs_give_finite_forecasts_within_their_limits() -> None:
     assert (out[:, FREEDOM:] >= 1.5).all()
 
 
-def test_nll_is_that_of_torchs_student_t() -> None:
+def test_nll_equals_torchs_student_t() -> None:
     torch.manual_seed(0)
     made = Forecast(torch.randn(200, H), torch.randn(200, H), 1.5 + 10 * torch.rand(200, H))
     target = 5 * torch.randn(200, H)
@@ -272,7 +272,7 @@ def test_a_model_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(first[1], second[1])
 
 
-def test_the_same_model_gives_the_same_bytes_and_another_one_another_name() -> None:
+def test_equal_models_have_equal_files_and_other_models_other_names() -> None:
     assert to_bytes(forecaster().weights, {"b": "1", "a": "2"}) == to_bytes(forecaster().weights, {"a": "2", "b": "1"})
     assert forecaster(seed=1).weights.fingerprint() != forecaster(seed=2).weights.fingerprint()
 
@@ -284,12 +284,12 @@ def refusal(path: Path) -> str:
     return str(refused.value)
 
 
-def test_a_missing_model_file_is_told_by_name(tmp_path: Path) -> None:
+def test_a_missing_model_file_is_an_error_with_its_name(tmp_path: Path) -> None:
     assert "no such model file" in refusal(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 200, -1])
-def test_a_cut_off_model_file_is_refused(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_model_file_is_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(to_bytes(forecaster().weights)[:keep])
     assert "damaged" in refusal(path)
@@ -337,7 +337,7 @@ def test_an_unchanged_rewritten_file_is_accepted(tmp_path: Path) -> None:
         ({"horizons": [10, 1]}, "rising"),
     ],
 )
-def test_a_foreign_model_file_is_refused_with_what_is_wrong(
+def test_an_incompatible_model_file_is_refused_with_the_reason(
     tmp_path: Path, changes: dict[str, object], told: str
 ) -> None:
     assert told in refusal(rewritten(tmp_path / "model.safetensors", **changes))

@@ -30,7 +30,7 @@ def card(parent: str = "", trained_at: float = 0.0) -> ModelCard:
     return ModelCard(parent=parent, trained_at=trained_at, seed=3, rows=1000, figures={"validation_loss": -0.5})
 
 
-def test_a_model_and_what_is_known_of_it_are_found_again(tmp_path: Path) -> None:
+def test_a_saved_model_and_its_card_are_loaded(tmp_path: Path) -> None:
     registry, model = Registry(tmp_path / "new" / "models"), forecaster(0)
     assert registry.versions() == []
     version = registry.save(model, card("parent", 12.5))
@@ -42,7 +42,7 @@ def test_a_model_and_what_is_known_of_it_are_found_again(tmp_path: Path) -> None
     assert math.isnan(again.trained_at(""))
 
 
-def test_versions_stand_in_the_order_of_their_training(tmp_path: Path) -> None:
+def test_versions_are_listed_in_training_order(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     saved = [registry.save(forecaster(n), card(trained_at=at)) for n, at in enumerate((5.0, 1.0, 3.0))]
     assert registry.versions() == [saved[1], saved[2], saved[0]]
@@ -56,7 +56,7 @@ def test_saving_the_same_weights_twice_keeps_one_model(tmp_path: Path) -> None:
     assert registry.trained_at(first) == 2.0
 
 
-def test_a_bounded_number_is_kept_the_newest_ones(tmp_path: Path) -> None:
+def test_only_the_newest_models_are_kept(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     saved: list[str] = []
     for n in range(KEPT + 5):
@@ -65,7 +65,7 @@ def test_a_bounded_number_is_kept_the_newest_ones(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2 * KEPT
 
 
-def test_the_model_in_use_and_its_parent_are_never_deleted_however_old(tmp_path: Path) -> None:
+def test_the_model_in_use_and_its_parent_are_never_deleted(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     old = registry.save(forecaster(0), card("prior", 0.0))
     in_use = registry.save(forecaster(1), card(old, 1.0))  # rolled back to, say: all that follow come from it
@@ -76,7 +76,7 @@ def test_the_model_in_use_and_its_parent_are_never_deleted_however_old(tmp_path:
     assert registry.load(in_use).fingerprint() == in_use
 
 
-def test_a_model_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_a_missing_model_is_an_error_that_lists_the_existing_ones(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     with pytest.raises(RegistryError, match=r"model abc is not in "):
         registry.load("abc")
@@ -86,7 +86,7 @@ def test_a_model_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"parent": 1}', b"[]"])
-def test_damaged_notes_are_an_error_and_hide_no_other_model(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_model_card_is_an_error_and_hides_no_other_model(tmp_path: Path, content: bytes) -> None:
     registry = Registry(tmp_path)
     good, bad = (registry.save(forecaster(n), card()) for n in range(2))
     (tmp_path / f"{bad}.json").write_bytes(content)
@@ -96,7 +96,7 @@ def test_damaged_notes_are_an_error_and_hide_no_other_model(tmp_path: Path, cont
     registry.save(forecaster(2), card(bad))
 
 
-def test_damaged_or_exchanged_weights_are_never_handed_out(tmp_path: Path) -> None:
+def test_damaged_or_exchanged_weights_are_never_loaded(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     first, second = (registry.save(forecaster(n), card()) for n in range(2))
     path = tmp_path / f"{first}.safetensors"
@@ -112,13 +112,13 @@ def test_damaged_or_exchanged_weights_are_never_handed_out(tmp_path: Path) -> No
         registry.load(first)
 
 
-def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_model_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RegistryError, match=r"cannot be written to .*file"):
         Registry(tmp_path / "file").save(forecaster(0), card())
 
 
-def test_figures_that_json_cannot_hold_are_refused_at_once() -> None:
+def test_figures_that_json_cannot_represent_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         ModelCard(parent="", trained_at=0.0, seed=0, rows=0, figures={"loss": float("nan")})
 
@@ -161,7 +161,7 @@ def test_after_kill_9_at_any_step_of_a_save_every_model_listed_can_be_loaded(tmp
     assert unfinished >= 6, "hardly a kill came in the middle of a save: this test shows nothing"
 
 
-def test_of_two_processes_that_save_one_waits_for_the_other(tmp_path: Path) -> None:
+def test_two_processes_that_save_wait_for_each_other(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     unfinished = tmp_path / f"other.safetensors{UNFINISHED}"
     unfinished.write_bytes(b"the other one's")
@@ -177,7 +177,7 @@ def test_of_two_processes_that_save_one_waits_for_the_other(tmp_path: Path) -> N
     assert registry.versions() == [forecaster(0).fingerprint()]
 
 
-def test_models_are_made_as_the_opener_makes_files(tmp_path: Path) -> None:
+def test_model_files_are_created_through_the_given_opener(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         Registry(tmp_path / "mine").save(forecaster(0), card())

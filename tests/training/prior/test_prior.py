@@ -40,7 +40,7 @@ def ordinary() -> Sequences:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_each_cells_prior_ships_and_is_the_one_that_its_figures_describe(cell: str) -> None:
+def test_each_cells_prior_ships_with_the_figures_measured_on_it(cell: str) -> None:
     weights, about = load_prior(cell, SHIPPED_HORIZONS), about_of(cell)
     assert weights.shape[:2] == (cell, 48)
     assert weights.fingerprint() == about["fingerprint"]
@@ -49,7 +49,7 @@ def test_each_cells_prior_ships_and_is_the_one_that_its_figures_describe(cell: s
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_each_cells_likelihood_is_as_stated_at_every_horizon(cell: str, ordinary: Sequences) -> None:
+def test_each_cells_likelihood_equals_the_stated_figures(cell: str, ordinary: Sequences) -> None:
     figures = about_of(cell)["figures"]
     nll = train.held_back_nll(shipped(cell), ordinary).mean(axis=0)
     assert nll[0] == pytest.approx(figures["nll_1"], abs=0.005)
@@ -61,18 +61,18 @@ def test_each_cells_likelihood_is_as_stated_at_every_horizon(cell: str, ordinary
     assert by_horizon == sorted(by_horizon)  # the further, the less is known
 
 
-def test_a_horizon_that_no_prior_has_is_refused() -> None:
+def test_a_horizon_without_a_prior_is_refused() -> None:
     with pytest.raises(ModelError, match="no forecast of horizon 7; it has 1, 2, 3"):
         load_prior("lstm", (1, 7))
 
 
-def test_its_likelihood_is_as_stated(about: dict, ordinary: Sequences) -> None:
+def test_the_priors_likelihood_equals_the_stated_figure(about: dict, ordinary: Sequences) -> None:
     nll = train.held_back_nll(shipped(), ordinary).mean(axis=0)
     assert nll[0] == pytest.approx(about["figures"]["nll_1"], abs=0.005)
     assert nll[1] == pytest.approx(about["figures"]["nll_10"], abs=0.005)
 
 
-def test_it_beats_persistence_on_nearly_every_held_back_series(about: dict, ordinary: Sequences) -> None:
+def test_the_prior_beats_persistence_on_nearly_every_held_out_series(about: dict, ordinary: Sequences) -> None:
     ours, naive = train.held_back_nll(shipped(), ordinary), train.persistence_nll(ordinary)
     assert naive[:, 0].mean() == pytest.approx(about["figures"]["persistence_nll_1"], abs=0.005)
     assert ours[:, 0].mean() < naive[:, 0].mean() - 0.1
@@ -80,7 +80,7 @@ def test_it_beats_persistence_on_nearly_every_held_back_series(about: dict, ordi
     assert (ours[:, 0] < naive[:, 0]).mean() > 0.9
 
 
-def test_it_beats_persistence_on_kinds_that_it_never_learnt_and_on_irregular_clocks() -> None:
+def test_the_prior_beats_persistence_on_unseen_kinds_and_irregular_clocks() -> None:
     series = train.held_back_series("all")
     tensors = train.tensors_of(series)
     ours, naive = train.held_back_nll(shipped(), tensors)[:, 0], train.persistence_nll(tensors)[:, 0]
@@ -90,7 +90,7 @@ def test_it_beats_persistence_on_kinds_that_it_never_learnt_and_on_irregular_clo
     assert np.median((naive - ours)[series.irregular]) > 0.1
 
 
-def test_its_forecasts_do_not_fade_over_series_far_longer_than_those_it_learnt() -> None:
+def test_the_priors_forecasts_stay_good_on_far_longer_series() -> None:
     series = make_series(np.random.default_rng(99), 40, 5 * train.ROWS, irregular=0.0)
     tensors = train.tensors_of(series)
     early, late = (
@@ -107,7 +107,7 @@ def in_range(tensors: Sequences, first: int, last: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_seed_was_chosen_by_held_back_likelihood(cell: str) -> None:
+def test_the_shipped_seed_has_the_best_held_out_likelihood(cell: str) -> None:
     about = about_of(cell)
     best = min(about["candidates"], key=lambda seed: about["candidates"][seed]["nll_1"])
     assert best == str(about["seed"])
@@ -143,7 +143,7 @@ def test_a_short_training_writes_the_best_model_and_every_candidates_figures(
     assert again["candidates"] == both["candidates"]  # made again, and found again
 
 
-def test_replay_has_the_shape_asked_for_and_only_learnable_targets_are_finite_by_mask() -> None:
+def test_replay_has_the_requested_shape_and_masks_unlearnable_targets() -> None:
     replay = train.replay_set(np.random.default_rng(0), 7, 100)
     assert replay.inputs.shape == (100, 7, INPUT_SIZE)
     assert replay.targets.shape == replay.mask.shape == (100, 7, len(HORIZONS))
@@ -152,7 +152,7 @@ def test_replay_has_the_shape_asked_for_and_only_learnable_targets_are_finite_by
     assert replay.mask.float().mean() > 0.9
 
 
-def test_replay_is_drawn_anew_each_time_but_the_same_for_the_same_generator() -> None:
+def test_replay_draws_differ_but_are_reproducible() -> None:
     rng = np.random.default_rng(0)
     first, second = (train.replay_set(rng, 3, 50).inputs for _ in range(2))
     assert not torch.equal(first, second)

@@ -24,12 +24,12 @@ def test_the_same_seed_gives_the_same_series() -> None:
     assert not np.array_equal(first.value, other.value)
 
 
-def test_every_value_is_finite_and_every_clock_rises(series: Series) -> None:
+def test_synthetic_values_are_finite_and_times_increase(series: Series) -> None:
     assert np.isfinite(series.value).all()
     assert (np.diff(series.time, axis=1) >= 0).all()
 
 
-def test_kinds_come_in_their_stated_shares() -> None:
+def test_kinds_of_series_have_their_stated_shares() -> None:
     kind = make_series(np.random.default_rng(1), 4000, 2, extra=EXTRA).kind
     for name, share in {**EXTRA, ORDINARY: 1 - sum(EXTRA.values())}.items():
         assert (kind == name).mean() == pytest.approx(share, abs=0.02), name
@@ -44,7 +44,7 @@ def test_regular_series_keep_one_step_exactly_and_irregular_ones_do_not(series: 
     assert series.irregular.mean() == pytest.approx(IRREGULAR, abs=0.06)
 
 
-def test_some_gaps_last_hours_and_none_much_more_than_a_week_each(series: Series) -> None:
+def test_gaps_last_from_hours_to_a_week(series: Series) -> None:
     longest = np.diff(series.time, axis=1).max(axis=1)
     assert (longest > 6 * 3600 * SECOND).any()
     assert longest.max() < 4 * WEEK * SECOND
@@ -64,14 +64,14 @@ def test_nearly_constant_series_mostly_repeat_their_last_value() -> None:
     assert (np.diff(only("nearly_constant"), axis=1) == 0).mean() > 0.9
 
 
-def test_sparse_series_are_mostly_zero_but_not_only() -> None:
+def test_sparse_series_are_mostly_but_not_only_zero() -> None:
     value = only("sparse")
     assert (value == 0).mean() > 0.8
     assert (value != 0).any(axis=1).mean() > 0.8
     assert (value >= 0).all()
 
 
-def test_counters_never_fall_but_at_a_reset_to_near_zero() -> None:
+def test_counters_fall_only_at_a_reset_to_near_zero() -> None:
     value = only("counter")
     falls = np.diff(value, axis=1) < 0
     assert 0 < falls.mean() < 0.02
@@ -79,7 +79,7 @@ def test_counters_never_fall_but_at_a_reset_to_near_zero() -> None:
     assert (after <= np.diff(value, axis=1).max()).all()
 
 
-def test_only_the_ordinary_kinds_are_made_unless_others_are_asked_for() -> None:
+def test_only_the_default_kinds_are_generated_unless_asked() -> None:
     series = make_series(np.random.default_rng(2), 200, 50, irregular=0.0)
     assert set(series.kind) == {ORDINARY}
     assert not series.irregular.any()
@@ -97,5 +97,5 @@ def test_a_day_pattern_repeats_after_a_day() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 50])
-def test_short_series_can_be_made(rows: int) -> None:
+def test_short_series_can_be_generated(rows: int) -> None:
     assert np.isfinite(make_series(np.random.default_rng(0), 100, rows, extra=EXTRA).value).all()

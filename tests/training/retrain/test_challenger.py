@@ -57,7 +57,7 @@ def replay_of(value: np.ndarray) -> Sequences:
 
 
 @pytest.mark.parametrize("rows", [150, 400, 2500])
-def test_targets_out_of_a_ring_are_those_of_the_series_itself(rows: int) -> None:
+def test_targets_from_a_ring_buffer_equal_those_of_the_series(rows: int) -> None:
     series = make_series(np.random.default_rng(rows), 200, rows, extra={})
     histories, frames = rings(series.value, time=series.time)
     recorded = from_rings(histories, np.arange(200), HELD_BACK)
@@ -79,7 +79,7 @@ def test_targets_out_of_a_ring_are_those_of_the_series_itself(rows: int) -> None
         assert np.mean(unrestored) > 3 * error.mean()
 
 
-def test_neither_an_incidents_events_nor_forecasts_made_in_it_are_learnt() -> None:
+def test_events_and_forecasts_within_an_incident_are_not_learnt() -> None:
     masked = np.zeros((1, ROWS), np.bool_)
     masked[0, ROWS - WINDOW + 50 : ROWS - WINDOW + 55] = True
     histories, _ = rings(noise(1, ROWS), masked)
@@ -88,7 +88,7 @@ def test_neither_an_incidents_events_nor_forecasts_made_in_it_are_learnt() -> No
     assert np.flatnonzero(~known[: WINDOW - 10, 1]).tolist() == [*range(41, 46), *range(50, 55)]
 
 
-def test_nothing_of_held_back_time_is_in_a_training_window() -> None:
+def test_training_windows_exclude_held_out_time() -> None:
     value = noise(3, ROWS)
     other = value.copy()
     other[:, ROWS - HELD_BACK :] = 100 * noise(3, HELD_BACK, seed=1)
@@ -106,7 +106,7 @@ def test_nothing_of_held_back_time_is_in_a_training_window() -> None:
         assert a.mask[RING_PLAN.warm_up :, :, 0].all()
 
 
-def test_states_settle_on_rows_of_the_same_lane_before_held_back_time() -> None:
+def test_validation_states_warm_up_on_earlier_rows_of_the_same_lane() -> None:
     recorded = from_rings(rings(noise(3, ROWS))[0], np.arange(3), HELD_BACK)
     recorded = recorded._replace(start=np.array([0, 200, 384]), held=np.array([160, 360]), stream=np.arange(2))
     first = np.array([0, 100, 150, 200, 330])
@@ -114,7 +114,7 @@ def test_states_settle_on_rows_of_the_same_lane_before_held_back_time() -> None:
     assert recorded.stretch(np.array([190]), 160).tolist() == [0]
 
 
-def test_held_back_windows_judge_each_held_back_row_once() -> None:
+def test_validation_windows_score_each_held_out_row_once() -> None:
     start, held = np.array([0, 700, 1000, 1100]), np.array([560, 940, 1040])
     size = len(HORIZONS)
     recorded = Recorded(
@@ -141,7 +141,7 @@ def promoted() -> RetrainResult:
     return retrain(load_prior(), rings(odd_waves(LANES, ROWS))[0], STREAM, 0)
 
 
-def test_a_fleet_unlike_anything_before_is_learnt(promoted: RetrainResult) -> None:
+def test_a_fleet_unlike_the_priors_training_data_is_learnt(promoted: RetrainResult) -> None:
     assert promoted.outcome == "promoted", promoted.reason
     assert promoted.model is not None
     assert promoted.validation_loss < promoted.champion_loss - 0.15
@@ -157,7 +157,7 @@ def test_a_fleet_unlike_anything_before_is_learnt(promoted: RetrainResult) -> No
     )
 
 
-def test_the_gain_lasts_far_beyond_the_windows_it_was_learnt_from(promoted: RetrainResult) -> None:
+def test_the_gain_lasts_beyond_the_training_windows(promoted: RetrainResult) -> None:
     """A lane that has run for long has a state that no short window shows from nothing."""
     assert promoted.model is not None
     value = odd_waves(20, 2200, seed=4)
@@ -167,7 +167,7 @@ def test_the_gain_lasts_far_beyond_the_windows_it_was_learnt_from(promoted: Retr
     assert after < before - 0.15
 
 
-def test_what_the_prior_knew_is_not_given_up_for_it(promoted: RetrainResult) -> None:
+def test_fine_tuning_does_not_forget_the_prior(promoted: RetrainResult) -> None:
     assert promoted.model is not None
     replay = replay_set(np.random.default_rng(99), 300, WINDOW)
     moving = replay.inputs[..., 0].std(dim=0).numpy() > MIN_MOVEMENT
@@ -178,7 +178,7 @@ def test_what_the_prior_knew_is_not_given_up_for_it(promoted: RetrainResult) -> 
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_challenger_that_forgets_is_rejected_however_well_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_challenger_that_forgets_the_prior_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retraining, "REPLAY", 0.0)
     learning = Learning(learning_rate=5e-3)
     monkeypatch.setattr(retraining, "SHARES", (1.0,))
@@ -198,7 +198,7 @@ def test_noise_teaches_nothing_and_is_rejected() -> None:
     assert math.isfinite(outcome.validation_loss)
 
 
-def test_a_fleet_that_is_too_young_too_still_or_one_stream_is_skipped() -> None:
+def test_a_fleet_too_young_too_constant_or_of_one_stream_is_skipped() -> None:
     young = rings(noise(LANES, WINDOW - 1))[0]
     still = rings(np.ones((LANES, ROWS)))[0]
     one = rings(noise(LANES, ROWS))[0]
@@ -238,7 +238,7 @@ def test_incidents_are_not_learnt() -> None:
 
 
 @pytest.mark.usefixtures("quick", "whatever_comes")
-def test_what_an_incident_held_does_not_matter_to_the_last_bit() -> None:
+def test_an_incidents_values_do_not_change_a_bit_of_the_challenger() -> None:
     masked = np.zeros((LANES, ROWS), np.bool_)
     masked[:, ROWS - WINDOW + 20 : ROWS - 60] = masked[:, ROWS - 10 :] = True
     recorded, untold = (from_rings(rings(noise(LANES, ROWS), mask)[0], STREAM, HELD_BACK) for mask in (masked, ~masked))
@@ -265,7 +265,7 @@ def test_the_same_seed_gives_the_same_challenger_bit_for_bit() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_budget_ends_the_learning_and_what_was_learnt_is_judged() -> None:
+def test_the_budget_ends_training_and_the_result_is_validated() -> None:
     asked: list[int] = []
 
     def stop() -> bool:
@@ -278,7 +278,7 @@ def test_a_budget_ends_the_learning_and_what_was_learnt_is_judged() -> None:
     assert math.isfinite(outcome.validation_loss)
 
 
-def test_what_stop_raises_goes_through() -> None:
+def test_an_exception_of_the_stop_callback_propagates() -> None:
     def stop() -> bool:
         raise KeyboardInterrupt
 
@@ -286,7 +286,7 @@ def test_what_stop_raises_goes_through() -> None:
         retrain(load_prior(), rings(odd_waves(LANES, ROWS))[0], STREAM, 0, stop=stop)
 
 
-def test_a_champion_that_cannot_be_trained_is_a_failure_told_as_such() -> None:
+def test_a_champion_that_cannot_be_trained_is_reported_as_a_failure() -> None:
     champion = Forecaster.of(load_prior())
     champion.from_hidden.bias.data[:] = math.nan
     outcome = retrain(champion.weights, rings(odd_waves(LANES, ROWS))[0], STREAM, 0)

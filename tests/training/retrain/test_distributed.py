@@ -37,7 +37,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
 
 
 @pytest.mark.parametrize("name", together.SHAPES)
-def test_two_processes_learn_what_one_learns(both: tuple[Path, list[dict[str, Any]]], name: str) -> None:
+def test_two_processes_train_like_one(both: tuple[Path, list[dict[str, Any]]], name: str) -> None:
     """Whatever the cell, though their lanes hold different numbers of targets."""
     directory, seen = both
     alone, steps = together.learn(name, SingleProcess(), 8, 12 if name == "lstm" else 8)
@@ -50,7 +50,7 @@ def test_two_processes_learn_what_one_learns(both: tuple[Path, list[dict[str, An
             torch.testing.assert_close(found[part], value, rtol=1e-5, atol=1e-6, msg=f"{name}: {part}")
 
 
-def test_a_mean_of_means_would_not_do() -> None:
+def test_losses_are_averaged_over_targets_not_over_processes() -> None:
     """Or the test above shows nothing: the shares' own losses do not average to the loss of all lanes."""
     whole = together.batch(0)
     network = together.model("lstm")
@@ -76,11 +76,11 @@ def test_fine_tuning_gives_the_same_losses_and_only_the_first_judges(both: tuple
     assert second["judged"][2] is False
 
 
-def test_an_answer_of_the_first_is_everybodys(both: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_the_first_processs_answer_is_broadcast(both: tuple[Path, list[dict[str, Any]]]) -> None:
     assert [seen["broadcast"] for seen in both[1]] == [3.5, 3.5]
 
 
-def test_without_torchrun_a_process_is_alone() -> None:
+def test_without_torchrun_the_world_has_one_process() -> None:
     assert not launched()
     with process_group("cpu") as processes:
         assert (processes.rank, processes.size, processes.first) == (0, 1, True)
@@ -90,7 +90,7 @@ def test_without_torchrun_a_process_is_alone() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices: nccl takes one a process")
-def test_two_gpus_learn_what_one_process_learns(tmp_path: Path) -> None:
+def test_two_gpus_train_like_one_process(tmp_path: Path) -> None:
     program = (
         "import sys, json, torch\n"
         "from tests.training.retrain import learn_together as t\n"
@@ -111,7 +111,7 @@ def test_two_gpus_learn_what_one_process_learns(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_one_process_learns_the_same_on_a_gpu() -> None:
+def test_one_process_trains_the_same_on_a_gpu() -> None:
     _, losses = together.fine_tuned(SingleProcess(), together.recorded())
     _, on_gpu = together.fine_tuned(SingleProcess("cuda"), together.recorded())
     assert on_gpu == pytest.approx(losses, rel=1e-2)  # cuDNN multiplies in TF32

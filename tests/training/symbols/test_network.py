@@ -74,7 +74,7 @@ def seen_by(weights, symbols):
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**32), length=st.integers(0, 400), size=st.integers(1, 200))
-def test_the_places_probabilities_sum_to_one_whatever_a_lane_has_seen(weights, seed, length, size):
+def test_symbol_probabilities_sum_to_one_for_any_history(weights, seed, length, size):
     lanes = learnt(np.random.default_rng(seed).zipf(1.3, length) % size + 1)
     p, x = distribution_of(weights, lanes[0])
     assert p.sum() == pytest.approx(1.0, abs=1e-5)
@@ -82,7 +82,7 @@ def test_the_places_probabilities_sum_to_one_whatever_a_lane_has_seen(weights, s
     assert np.exp(x[: EXPERTS - 1]).sum(axis=1) == pytest.approx(np.ones(EXPERTS - 1), abs=1e-4)
 
 
-def test_the_kernel_says_what_torch_says(network, weights):
+def test_the_symbol_kernel_equals_torch(network, weights):
     rng = np.random.default_rng(3)
     symbols = [make_symbols(rng, 500, kind) for kind in KINDS]
     part = count_sequences(symbols, 0)
@@ -92,7 +92,7 @@ def test_the_kernel_says_what_torch_says(network, weights):
         np.testing.assert_allclose(seen_by(weights, sequence)["surprise"], wanted[:, lane], atol=1e-4)
 
 
-def test_a_chunk_carries_the_state_on(network):
+def test_the_state_is_carried_across_chunks(network):
     part = count_sequences([make_symbols(np.random.default_rng(4), 60)], 0)
     with torch.inference_mode():
         whole, last = network(part, torch.zeros(1, 2 * HIDDEN))
@@ -105,13 +105,13 @@ def test_a_chunk_carries_the_state_on(network):
 
 
 @pytest.mark.parametrize("length", [20, 3000])
-def test_the_names_of_symbols_do_not_matter(weights, length):
+def test_symbol_names_do_not_matter(weights, length):
     symbols = make_symbols(np.random.default_rng(5), length)
     renamed = np.random.default_rng(6).integers(-(2**62), 2**62, symbols.max() + 1)[symbols]
     np.testing.assert_array_equal(seen_by(weights, symbols)["surprise"], seen_by(weights, renamed)["surprise"])
 
 
-def test_the_order_in_which_symbols_first_appeared_matters_little(weights):
+def test_the_order_of_first_appearance_matters_little(weights):
     """Places are handed out in that order: after it, one source should be as surprising by any vocabulary."""
     rng = np.random.default_rng(7)
     steady = rng.choice(12, 3000, p=np.arange(1, 13) / 78) + 1
@@ -121,7 +121,7 @@ def test_the_order_in_which_symbols_first_appeared_matters_little(weights):
     assert max(nll) - min(nll) < 0.02
 
 
-def test_a_full_vocabulary_gives_the_place_of_the_symbol_not_seen_for_longest(weights):
+def test_a_full_vocabulary_evicts_the_least_recently_seen_symbol(weights):
     lanes = learnt([*range(1, SLOTS + 1), 1, 2, 3])
     assert slot_of(lanes[0], 4) == 4
     assert count(lanes[0], 1000, 0) == 4
@@ -131,7 +131,7 @@ def test_a_full_vocabulary_gives_the_place_of_the_symbol_not_seen_for_longest(we
     assert p.sum() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_counts_stay_what_they_say_they_are_over_a_long_and_changing_life():
+def test_counts_stay_exact_over_a_long_changing_history():
     rng = np.random.default_rng(8)
     lanes = learnt(np.concatenate([make_symbols(rng, 20_000), rng.integers(1, 300, 3000), np.ones(20_000, np.int64)]))
     lane = lanes[0]
@@ -142,7 +142,7 @@ def test_counts_stay_what_they_say_they_are_over_a_long_and_changing_life():
     assert len(set(lane["symbol"][1 : lane["used"] + 1].tolist())) == lane["used"]
 
 
-def test_a_new_symbol_is_the_more_surprising_the_longer_a_stream_has_been_settled(weights):
+def test_a_new_symbol_is_more_surprising_the_longer_a_stream_has_been_settled(weights):
     surprises = []
     for length in (30, 300, 3000, 30_000):
         symbols = np.random.default_rng(9).integers(1, 9, length)
@@ -151,17 +151,17 @@ def test_a_new_symbol_is_the_more_surprising_the_longer_a_stream_has_been_settle
     assert surprises[-1] > 9.0
 
 
-def test_where_all_symbols_are_new_that_is_what_is_expected(weights):
+def test_where_every_symbol_is_new_a_new_one_is_expected(weights):
     assert seen_by(weights, np.arange(1, 2000))["surprise"][100:].mean() < 0.7
 
 
-def test_a_loop_whose_pairs_say_little_is_learnt(weights):
+def test_a_loop_that_pair_counts_cannot_predict_is_learnt(weights):
     loop = np.array([1, 2, 3, 1, 2, 4, 1, 5, 6, 2, 3, 7, 8, 9, 1, 2, 3, 4, 4, 5, 2, 1, 6])
     assert seen_by(weights, np.tile(loop, 40))["surprise"][-len(loop) :].mean() < 0.25
 
 
 @pytest.mark.parametrize("kind", ["loop", "workflows", "chain"])
-def test_a_primed_lane_foresees_as_one_that_never_left(weights, kind):
+def test_a_primed_lane_predicts_like_one_that_was_never_evicted(weights, kind):
     symbols = make_symbols(np.random.default_rng(10), 600, kind)
     row, found = np.zeros(len(symbols), np.int64), []
     for primed in (False, True):
@@ -221,7 +221,7 @@ def test_training_is_reproducible_and_learns(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_made_sequences_are_symbols_from_one_on(kind):
+def test_synthetic_sequences_are_symbols_numbered_from_one(kind):
     rng = np.random.default_rng(13)
     made = [make_symbols(rng, 300, kind) for _ in range(40)]
     assert all(sequence.shape == (300,) and sequence.min() >= 1 for sequence in made)
