@@ -50,6 +50,12 @@ def test_diagrams_and_formulas_are_drawn(site: Path) -> None:
     assert 'class="mermaid"' not in text
 
 
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "deploy").rglob("*.md"),
+]
 PACKAGES = ("detector", "connectors", "training")
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
@@ -59,8 +65,6 @@ def test_the_architecture_names_every_room() -> None:
     rooms = [path.parent.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).glob("*/__init__.py")]
     assert len(rooms) > 15
     assert [str(room) for room in rooms if f"`{room}/`" not in text] == []
-    named = re.findall(r"`((?:detector|connectors|training)/[\w/.]+)`", text)
-    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_every_arrow_between_rooms_is_an_import() -> None:
@@ -75,3 +79,66 @@ def test_every_arrow_between_rooms_is_an_import() -> None:
     }
     assert len(arrows) > 20
     assert arrows - imports == set()
+
+
+def test_files_that_documents_name_exist() -> None:
+    named = re.compile(r"`((?:detector|connectors|training|tests|deploy|docs)/[\w/.-]+)`")
+    missing = {
+        (path.name, name)
+        for path in DOCUMENTS
+        for name in named.findall(path.read_text())
+        if not (ROOT / name).exists()
+    }
+    assert missing == {("README.md", "deploy/compose/longwatch.env")}  # the operator's
+
+
+def test_settings_that_documents_name_exist() -> None:
+    reference = (ROOT / "docs" / "settings.md").read_text()
+    sections = re.split(r"^## \[(\w+)\]$", reference, flags=re.MULTILINE)[1:]
+    settings = {
+        f"{section}.{name}"
+        for section, text in zip(sections[::2], sections[1::2], strict=True)
+        for name in re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    }
+    assert len(settings) > 60
+    named = re.compile(rf"`((?:{'|'.join(sections[::2])})\.[a-z_]+)(?: = [^`]*)?`")
+    unknown = {
+        (path.name, name)
+        for path in DOCUMENTS
+        for name in named.findall(path.read_text())
+        if name not in settings and name.removesuffix("_file") not in settings
+    }
+    assert unknown == {("outages.md", "state.db")}  # a file
+
+
+def test_what_the_tutorial_promises_comes_true(tmp_path: Path) -> None:
+    """Its readings give its alert, and the daemon, started again with one more, scores that one only."""
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    script, toml, more, alert = (
+        re.search(pattern, text, re.MULTILINE | re.DOTALL)[1]
+        for pattern in (
+            r"```python\n(.*?)```",
+            r"```toml\n(.*?)```",
+            r"^echo '([^']*)' >> room.jsonl",
+            r"^(critical alert: room at [^,]*),",
+        )
+    )
+    (tmp_path / "longwatch.toml").write_text(toml.replace("/tmp/longwatch", str(tmp_path / "state")))
+    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    for lines, told in ((made.stdout, alert), (more + "\n", " 1 scored")):
+        with (tmp_path / "room.jsonl").open("a") as file:
+            file.write(lines)
+        ran = subprocess.run(
+            [sys.executable, "-m", "detector.cli", "run", "--config", "longwatch.toml", "--set", "http.port=0"],
+            capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        assert told in ran.stderr
+
+
+def test_every_decision_is_listed_under_its_title() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = (folder / "README.md").read_text()
+    for path in folder.glob("0*.md"):
+        number, _, title = path.read_text().partition("\n")[0].removeprefix("# ").partition(": ")
+        assert f"| [{number}]({path.name}) | {title} |" in listed
