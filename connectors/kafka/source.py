@@ -18,6 +18,7 @@ from connectors.common.problem import OngoingProblem
 from connectors.kafka.errors import KafkaConnectorError, explain_error
 from connectors.kafka.fetch_thread import ANSWER_MS, UNASSIGNED_ERRORS, FetchThread, Polled, RebalanceEvent
 from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.start_offsets import StartOffsets
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,6 @@ class KafkaSource:
     `on_revoked` before the partitions are let go, while `commit` of their offsets still works (checkpoint there);
     `on_lost` when others may already have them; `on_placed` tells where reading begins or goes on, at the assignment,
     after `seek`, and where the broker does not hold what was to be read next.
-
-    What is made after reading of it has begun is read from its beginning whatever auto_offset_reset says: partitions of
-    topics that this member has read, now or before (`topics_read`), and topics that were not there when it joined.
 
     Nothing is connected before the first `poll`. `poll` returns in time whether a broker is there or not; it raises
     AuthenticationError or TlsError where the broker refuses us, and KafkaConnectorError where going on makes no sense.
@@ -74,9 +72,7 @@ class KafkaSource:
         self._held: deque[Polled] = deque()  # taken from the reader, but paused before they were handed out
         self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to hand out
         self._revoked_offsets: dict[TopicPartition, int] = {}  # likewise, of revoked and lost partitions
-        self._end: dict[TopicPartition, int] = {}  # where each ended when it was assigned; fetching knows better later
-        self._topics_read = set(topics_read)
-        self._added: set[TopicPartition] = set()  # assigned ones that were made after reading of their topic had begun
+        self._start_offsets = StartOffsets(settings, topics_read)
         self._deferred: dict[TopicPartition, object] = {}  # to be placed; the value tells one assignment from the next
         self._commit_failed = False
 
@@ -181,7 +177,7 @@ class KafkaSource:
         def work(consumer: KafkaConsumer) -> None:  # on the reader's thread, for the broker may take its time
             # one that was given away since, and perhaps came back, is placed by whoever saw that
             mine = {p: known[p] for p, token in tokens.items() if self._deferred.get(p) is token}
-            found = self._resolved(consumer, mine, {}) if mine else {}
+            found = self._start_offsets.resolve(consumer, mine, {}) if mine else {}
             reader.inbox.put(RebalanceEvent("placed", list(found), lambda: None, found, tokens))
             if mine.keys() - found.keys():  # the broker did not say which offsets it holds
                 reader.closing.wait(RETRY_SECONDS)
@@ -221,7 +217,7 @@ class KafkaSource:
         consumer = self._reader.consumer if self._reader is not None else None
         lags = {}
         for partition, position in self._next.copy().items():
-            end = self._end.get(partition, 0)
+            end = self._start_offsets.end.get(partition, 0)
             if consumer is not None:
                 with contextlib.suppress(*UNASSIGNED_ERRORS):
                     end = max(end, consumer.highwater(partition) or 0)
@@ -285,7 +281,8 @@ class KafkaSource:
             log.info("Partitions %s: %s", change.kind, ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
         try:
             if change.kind == "assigned":
-                self._note_added(change.partitions)
+                there = None if self._reader is None else self._reader.topics_at_first
+                self._start_offsets.note_assigned(change.partitions, there)
                 self._on_assigned(partitions)
                 starts = {partition: self._start(Partition(*partition)) for partition in change.partitions}
                 if self._reader is not None:
@@ -305,18 +302,11 @@ class KafkaSource:
         finally:
             change.finish()
 
-    def _note_added(self, partitions: Iterable[TopicPartition]) -> None:
-        there = None if self._reader is None else self._reader.topics_at_first
-        for partition in partitions:
-            new = partition.topic in self._topics_read or (there is not None and partition.topic not in there)
-            (self._added.add if new else self._added.discard)(partition)
-        self._topics_read.update(partition.topic for partition in partitions)
-
     def _forget(self, partitions: Iterable[TopicPartition]) -> None:
         for partition in partitions:
             if (reached := self._next.pop(partition, None)) is not None:
                 self._revoked_offsets[partition] = reached
-            self._end.pop(partition, None)
+            self._start_offsets.end.pop(partition, None)
             self._deferred.pop(partition, None)
             if self._reader is not None:
                 self._reader.held.discard(partition)
@@ -359,57 +349,8 @@ class KafkaSource:
         return True
 
     def _place(self, known: Mapping[TopicPartition, int | None], *, refused: bool = False) -> None:
-        """Seek each partition to where `_resolved` says. One that comes back goes on where it was left."""
+        """Seek each partition to where `StartOffsets` says. One that comes back goes on where it was left."""
         consumer = self._reader.consumer if self._reader is not None else None
         if consumer is not None and known:
-            found = self._resolved(consumer, known, self._revoked_offsets, refused=refused)
+            found = self._start_offsets.resolve(consumer, known, self._revoked_offsets, refused=refused)
             self._on_placed({Partition(*p): offset for p, offset in found.items() if self._seek(p, offset)})
-
-    def _resolved(
-        self,
-        consumer: KafkaConsumer,
-        known: Mapping[TopicPartition, int | None],
-        left: Mapping[TopicPartition, int],
-        *,
-        refused: bool = False,
-    ) -> dict[TopicPartition, int]:
-        """Return where to read each partition: at the offset known here, else at the committed one, else by the reset.
-
-        What was `left` counts where nobody has committed more since. An offset outside of what the broker holds is
-        told. One that is too low moves to the lowest; one beyond the end, once a fetch from there was `refused` (for
-        the end may be moving), goes by the reset: a topic that was made anew may hold events already. Where the broker
-        does not answer, known offsets are taken as they are, others are missing.
-        """
-        partitions = list(known)
-        wanted = {partition: (offset, "offset") for partition, offset in known.items() if offset is not None}
-        try:
-            first = consumer.beginning_offsets(partitions, timeout_ms=ANSWER_MS)
-            end = consumer.end_offsets(partitions, timeout_ms=ANSWER_MS)
-            for partition in partitions:
-                if partition not in wanted:
-                    committed = consumer.committed(partition, timeout_ms=ANSWER_MS)
-                    # what was lost was not committed: without others' progress since, it goes on where it was
-                    reached = left.get(partition)
-                    if committed is not None or reached is not None:
-                        wanted[partition] = max(committed or 0, reached or 0), "committed offset"
-        except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
-            # polling will ask again for what is not right
-            log.warning("Kafka does not say which offsets it holds (%s)", explain_error(error, self._settings))
-            return {partition: offset for partition, (offset, _) in wanted.items()}
-        found: dict[TopicPartition, int] = {}
-        for partition in partitions:
-            low, high = first[partition], end[partition]
-            self._end[partition] = high
-            reset = low if self._settings.auto_offset_reset == "earliest" else high
-            begin = low if partition in self._added else reset
-            offset, name = wanted.get(partition, (begin, "auto_offset_reset"))
-            valid = reset if refused and offset > high else max(offset, low)
-            if valid != offset:
-                log.warning(
-                    "%s/%d: %s %d is out of range, the broker holds %d to %d (%s): going on at %d",
-                    *(partition.topic, partition.partition, name, offset, low, high),
-                    "what lies between has been deleted" if offset < low else "was the topic deleted and made anew?",
-                    valid,
-                )
-            found[partition] = valid
-        return found

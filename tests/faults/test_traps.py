@@ -136,7 +136,7 @@ def test_a_recreated_topic_is_logged_and_read(topics: Topics, admin: KafkaAdminC
     admin.create_topics([NewTopic(topics.events, PARTITIONS, 1)])
     admin.wait_for_topics([topics.events])
     with topics.worker("a") as worker:
-        worker.line(r"is out of range, the broker holds 0 to \d+ \(was the topic deleted and made anew\?\)")
+        worker.line(r"is out of range, the broker holds 0 to \d+ \(was the topic deleted and created again\?\)")
         before = len(topics.scored())
         producer = open_producer(topics.broker)
         for row in range(20):

@@ -47,7 +47,7 @@ def test_an_offset_out_of_range_is_logged_and_skips_no_event_unless_configured(
     warnings = [record.getMessage() for record in caplog.records if "out of range" in record.getMessage()]
     assert len(warnings) == 1
     assert f"{name}/0: offset {stored} is out of range, the broker holds 10 to 20" in warnings[0]
-    assert f"going on at {first}" in warnings[0]
+    assert f"reading from {first}" in warnings[0]
 
 
 def test_records_deleted_while_paused_are_logged_and_skipped(
@@ -165,7 +165,7 @@ def test_a_broker_outage_is_logged_once_and_loses_nothing(
     assert caplog.text.count("Kafka gives no answer") == 1
     placed.clear()
     with monkeypatch.context() as impatient:
-        impatient.setattr("connectors.kafka.source.ANSWER_MS", 500)
+        impatient.setattr("connectors.kafka.start_offsets.ANSWER_MS", 500)
         source.rewind({Partition("events", 0): 40})
         until(lambda: source.poll(0.1) is not None and placed, "reading is to go on ten records before")
     for _ in range(4):
