@@ -22,7 +22,6 @@ from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFam
 from prometheus_client.registry import Collector
 
 from connectors.batches import Partition
-from detector.scoring.admission import BLOCKED
 
 SEVERITIES = ("warning", "critical")
 DROP_REASONS = ("duplicate", "late")
@@ -153,15 +152,15 @@ class Metrics:
         )
         self.streams_moved_back = counter(
             "streams_moved_back_total",
-            "Times a stream took the earlier time of its late events: its clock had been ahead and was mended.",
+            "Times a stream went back to the earlier time of its late events: its clock had been ahead.",
         )
         self.streams_blocked = gauge(
             "streams_blocked",
-            f"Streams held in memory that drop everything: at least {BLOCKED} events in a row, late or duplicates.",
+            "Streams held in memory that drop everything: their latest events were all late or duplicates.",
         )
         self.last_event_timestamp = OptionalGauge(
             "longwatch_last_event_timestamp_seconds",
-            "Time of the newest event read, by the events' own clock, but not ahead of this machine's; absent before.",
+            "Time of the newest event read, by the events' own clock, at most this machine's; absent before the first.",
             registry,
         )
         self._lag = Gauge(
@@ -189,7 +188,7 @@ class Metrics:
         )
         self.streams_begun_anew = counters(
             "streams_begun_anew_total",
-            "Streams whose state was given up, so that they learn anew, by reason.",
+            "Streams whose state was reset, so that they learn from the start, by reason.",
             "reason",
             RESET_REASONS,
         )
@@ -209,13 +208,14 @@ class Metrics:
         )
         self.step_seconds = {stage: step.labels(stage) for stage in STAGES}
         self.end_to_end_latency = histogram(
-            "end_to_end_latency_seconds", "From the record's time on the broker to its score.", LATENCY_BUCKETS
+            "end_to_end_latency_seconds", "Time from the record's arrival at the broker to its score.", LATENCY_BUCKETS
         )
         self.device_memory = gauge("device_memory_bytes", "Memory allocated on the compute device; 0 on the CPU.")
 
         # The loop and its checkpoints
         self.last_loop_timestamp = gauge(
-            "last_loop_timestamp_seconds", "When the processing loop last came round, with events or without; 0 before."
+            "last_loop_timestamp_seconds",
+            "When the processing loop last ran, with events or without; 0 before.",
         )
         self.checkpoint_seconds = histogram(
             "checkpoint_seconds",
@@ -223,19 +223,19 @@ class Metrics:
             CHECKPOINT_BUCKETS,
         )
         self.last_checkpoint_timestamp = gauge(
-            "last_checkpoint_timestamp_seconds", "When the last checkpoint was complete; 0 before the first."
+            "last_checkpoint_timestamp_seconds", "When the last checkpoint was completed; 0 before the first."
         )
         self.events_unsaved = gauge(
             "events_unsaved", "Events read since the last checkpoint, those that were read again included."
         )
         self.checkpoint_failures = counter(
             "checkpoint_failures_total",
-            "Checkpoints that could not be made (a full disk, say) and are tried again; nothing is lost meanwhile.",
+            "Checkpoints that failed (a full disk, say) and are tried again; nothing is lost meanwhile.",
         )
 
         failing = Gauge(
             "longwatch_part_failing",
-            "1 while a part that works beside the loop fails and tries again; the log says how.",
+            "1 while a part that works in the background fails and tries again; the log says why.",
             ["part"],
             registry=registry,
         )
@@ -246,7 +246,7 @@ class Metrics:
             "partitions_restoring", "Assigned partitions whose states are still being read from the changelog."
         )
         self.restore_seconds = histogram(
-            "restore_seconds", "From a partition's assignment until its states were there.", RETRAIN_BUCKETS
+            "restore_seconds", "Time from a partition's assignment until its states were restored.", RETRAIN_BUCKETS
         )
         self.restored_streams = counter("restored_streams_total", "States that were read back from the changelog.")
         self.transactions = counters(
@@ -286,7 +286,7 @@ class Metrics:
         # Out
         self.records_too_large = counters(
             "records_too_large_total",
-            "Results and refused records larger than their topic takes: cut to what fits, or left out, by outcome.",
+            "Results and rejected records larger than their topic takes: cut to what fits, or left out, by outcome.",
             "outcome",
             SIZE_OUTCOMES,
         )

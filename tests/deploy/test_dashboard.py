@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from connectors.batches import Partition
-from detector.observability.metrics import Metrics
+from detector.observability.metrics_reference import every_metric
 from tests.deploy.dashboard import RULES, dashboard, panels
 from tests.deploy.paths import DEPLOY, load_yaml
 from tests.tools import NO_PROMTOOL, promtool
@@ -27,14 +26,8 @@ TARGET_LABELS = {"job", "instance"}  # Prometheus adds them to whatever it scrap
 @cache
 def exported() -> dict[str, set[str]]:
     """Return the labels of every sample that a running daemon exports, by the sample's name."""
-    metrics = Metrics(CollectorRegistry(), version="0.1.0", rejected_reasons=["reason"])
-    metrics.set_model("1", "lstm", 1.0)
-    metrics.set_lag({Partition("metrics", 0): 0})
-    metrics.set_losses({"training": 0.0, "validation": 0.0})
-    metrics.gradient_norm.set(0.0)
-    metrics.last_event_timestamp.set(1.0)
     samples: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
+    for family in text_string_to_metric_families(generate_latest(every_metric().registry).decode()):
         for sample in family.samples:
             samples.setdefault(sample.name, set()).update(sample.labels)
     return samples
@@ -88,8 +81,7 @@ def test_an_unknown_metric_name_is_detected() -> None:
 
 
 def test_every_label_value_in_a_query_exists() -> None:
-    registry = CollectorRegistry()
-    Metrics(registry, version="0.1.0", rejected_reasons=["reason"])
+    registry = every_metric().registry
     values = {
         value
         for family in text_string_to_metric_families(generate_latest(registry).decode())

@@ -16,6 +16,8 @@ from prometheus_client.samples import Sample
 
 from connectors.batches import Partition
 from detector.observability.metrics import ArrayHistogram, Metrics
+from detector.observability.metrics_reference import reference
+from tests.brokers import CHECKOUT
 from tests.tools import NO_PROMTOOL, promtool
 
 REASONS = ("not_json", "no_stream")
@@ -220,3 +222,9 @@ def test_promtool_accepts_the_metrics(metrics: Metrics) -> None:
         check=False,
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def test_the_reference_names_every_metric_as_the_code_declares_it() -> None:
+    assert (CHECKOUT / "docs" / "metrics.md").read_text(encoding="utf-8") == reference()
+    names = {name.removesuffix("_bucket") for name in DOCUMENTED}
+    assert names <= set(re.findall(r"^\| `(\w+)` \|", reference(), re.MULTILINE))
