@@ -1,7 +1,11 @@
-"""What is raised about states, by those that hold them and those that keep them."""
+"""Errors that are meant for a person, and are raised in more than one room."""
 
 from connectors.errors import UserError
 
 
 class StateError(UserError):
     """State that cannot be kept or used; the text names the directory or stream, and says what to do."""
+
+
+class UsageError(UserError):
+    """Options that cannot be meant together; the text names the command and what to give instead."""

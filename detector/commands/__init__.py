@@ -1,1 +1,3 @@
-"""One file for each command of `longwatch` besides `run`, and what only these need. Stands on `service`."""
+"""One file for each command but `run`: the command line calls its `run(settings, options)`. Stands on `service`."""
+
+LOOKAHEAD_NOTE = "They look ahead: for labelling and post-mortems, never for judging a detector."

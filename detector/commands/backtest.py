@@ -5,6 +5,7 @@ Deterministic: same files and settings, same rows. The network is not retrained 
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 import time
@@ -17,14 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from connectors.batches import Alert, Rejected, Scores
+from connectors.batches import Alert, Scores
 from connectors.decode.decoder import Decoder
-from connectors.files.labels import LabelsError, Window, windows_of
+from connectors.files.labels import LabelsError, Window, load_labels, windows_of
+from connectors.files.lines import FileError
 from connectors.files.settings import FileSettings
 from connectors.files.source import FileSource
-from detector.commands.score_table import PER_FEATURE, ExtraColumns, cells, feature_columns
+from detector.commands import LOOKAHEAD_NOTE
+from detector.commands.outputs import OutputFile
+from detector.commands.score_table import PER_FEATURE, ExtraColumns, ScoreTable, cells, feature_columns
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
+from detector.errors import UsageError
+from detector.observability.alert_text import describe
 from detector.service.factory import device_of, engine_settings, first_model
 from training.evaluate import average_precision, incident_table, incidents, roc_auc, rows_in_windows
 
@@ -33,10 +39,56 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 LOOKAHEAD_PREFIX = "lookahead_"  # begins the name of every column that knows the future
-MAX_NAMES = 5  # streams, where they are told
-ROWS_AT_ONCE = 10_000  # of the added columns, as text
+MAX_NAMES = 5  # streams named in a line
+MAX_LOGGED_REJECTIONS = 10
+ROWS_AT_ONCE = 10_000  # of the extra columns, as text
+
+
+def run(settings: Settings, options: argparse.Namespace) -> None:
+    """Score the files and write the table, the alerts and, with labels, an evaluation.
+
+    Raises FileError where nothing could be scored or written, LabelsError, UsageError, and SmoothError with --smooth.
+    """
+    if options.smooth and options.output is None:
+        raise UsageError("backtest: --smooth adds columns to a table: name it with --output")
+    labels = load_labels(options.labels) if options.labels else None
+    output = OutputFile(options.output) if options.output else None
+    table = ScoreTable(output) if output else None
+    history: ScoredHistory | None = None
+    if options.smooth:
+        from detector.commands.smooth import ScoredHistory  # noqa: PLC0415 - with torch
+
+        history = ScoredHistory()
+
+    def write(scores: Scores) -> None:
+        if table is not None:
+            table.write(scores)
+        if history is not None:
+            history.add(scores)
+
+    result = replay(options.files, settings, write)
+    if not result.scored:
+        raise FileError(
+            f"no event was scored: {result.rejected} records were rejected, {result.dropped} events late or duplicate;"
+            " see section [decode]" + (f", and {output.path} stays as it was" if output else "")
+        )
+    if table is not None:
+        table.close(lookahead_columns(history, settings) if history is not None else None)
+    if history is not None:
+        print(f"longwatch: {options.output} has columns named lookahead_... . {LOOKAHEAD_NOTE}", file=sys.stderr)
+    report = sys.stderr if output and output.is_standard_output else sys.stdout
+    firing = [alert for alert in result.alerts if alert.status == "firing"]
+    for alert in firing:
+        print(describe(alert), file=report)
+    print(
+        f"{result.scored:,} events scored in {result.seconds:.1f} s "
+        f"({result.scored / max(result.seconds, 1e-9):,.0f}/s), {len(firing)} alerts, "
+        f"{result.dropped} late or duplicate, {result.rejected} rejected" + (f"; {output.path}" if output else ""),
+        file=report,
+    )
+    if labels is not None:
+        print(f"\n{evaluation(result.streams, labels)}", file=report)
 
 
 @dataclass(slots=True)
@@ -79,7 +131,7 @@ class ScoredStreams:
 
 @dataclass(slots=True)
 class BacktestResult:
-    """What a backtest brought."""
+    """What came of a backtest."""
 
     events: int = 0
     scored: int = 0
@@ -94,8 +146,6 @@ def replay(
     paths: Sequence[str],
     settings: Settings,
     write: Callable[[Scores], None],
-    reject: Callable[[Sequence[Rejected]], None] = lambda _: None,
-    progress: bool = False,
 ) -> BacktestResult:
     """Score all events of `paths`, each file at full speed; hand every batch of scores to `write`.
 
@@ -112,13 +162,13 @@ def replay(
     )
     result = BacktestResult()
     began = time.perf_counter()
-    bar = tqdm(unit=" events", unit_scale=True, disable=not progress or None, file=sys.stderr)
+    bar = tqdm(unit=" events", unit_scale=True, disable=None)
     while not source.finished():
         raw = source.poll(0.5)
         batch, rejected = decoder.decode(raw)
-        if rejected:
-            result.rejected += len(rejected)
-            reject(rejected)
+        for one in rejected[: max(MAX_LOGGED_REJECTIONS - result.rejected, 0)]:
+            logger.warning("rejected: %s", one.detail)
+        result.rejected += len(rejected)
         step = engine.step(batch)
         if engine.streams.pending_count:
             stored.update(engine.streams.drain())
@@ -136,14 +186,12 @@ def replay(
     return result
 
 
-def lookahead_columns(history: ScoredHistory, settings: Settings, progress: bool = False) -> ExtraColumns:
+def lookahead_columns(history: ScoredHistory, settings: Settings) -> ExtraColumns:
     """Return the columns that a pass over all of `history`, backwards too, adds to a ScoreTable of the same events."""
     from training.network.model import Forecaster  # noqa: PLC0415 - with torch, which the engine does not need on a CPU
 
     model = Forecaster.of(first_model(settings)).to(device_of(settings))
-    with tqdm(
-        desc="looking ahead", total=len(history), unit=" values", unit_scale=True, disable=not progress or None
-    ) as bar:
+    with tqdm(desc="looking ahead", total=len(history), unit=" values", unit_scale=True, disable=None) as bar:
         smoothed = history.smoothed(model, bar.update)
     names = feature_columns([LOOKAHEAD_PREFIX + kind for kind in PER_FEATURE], history.features)
     return ExtraColumns([LOOKAHEAD_PREFIX + "score", *names], _rows(history, smoothed))

@@ -6,6 +6,7 @@ the machine then hits both sides alike. CPU time, of all threads, stands beside 
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import time
@@ -66,6 +67,11 @@ class Contender:
     name: str
     unit: str
     turn: Callable[[], Timing]
+
+
+def run(settings: Settings, options: argparse.Namespace) -> None:
+    """Measure, and print all figures."""
+    run_bench(settings, quick=options.quick)
 
 
 def run_bench(settings: Settings, *, quick: bool) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from detector.config.names import is_secret
 from detector.config.settings import Settings
+from detector.observability.log_format import printable
 
 _HEAD = """# Settings
 
@@ -33,6 +35,23 @@ The secrets directory is `/run/secrets`, where Docker puts secrets, or what `--s
 can also be in any other file: its name with `_file` appended takes the path, as in
 `LONGWATCH_WEBHOOK__SECRET_FILE=/etc/longwatch/webhook`.
 """
+
+
+def run(settings: Settings, options: argparse.Namespace) -> None:
+    """Print the settings, their JSON Schema or, with --check, what was found; exits 2 where something is amiss."""
+    if options.schema:
+        print(json.dumps(schema(), indent=2))
+    elif options.check:
+        from detector.commands.check import check  # noqa: PLC0415 - with Kafka's client
+
+        failed = 0
+        for finding in check(settings):
+            print(printable(str(finding)), flush=True)  # each as it is found: an unreachable broker takes seconds
+            failed += bool(finding.problem)
+        if failed:
+            sys.exit(2)
+    else:
+        print(effective(settings), end="")
 
 
 def effective(settings: Settings) -> str:

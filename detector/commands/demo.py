@@ -6,6 +6,7 @@ retraining is off, since a replay of seconds has no place in a schedule of hours
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import logging
 import os
@@ -57,6 +58,11 @@ RULES = (
     "Found: an alert fired in the labelled window. False alarm: one fired outside all of them. Delay: from the "
     "window's start, which in this benchmark lies well before the incident itself."
 )
+
+
+def run(settings: Settings, options: argparse.Namespace) -> None:
+    """Run the demo in the folder that was asked for."""
+    run_demo(settings, options.output)
 
 
 def run_demo(settings: Settings, output: Path) -> None:

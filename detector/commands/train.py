@@ -9,6 +9,8 @@ Of several processes (torchrun), the first reads, judges, writes and prints (`tr
 
 from __future__ import annotations
 
+import argparse
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,21 +26,44 @@ from connectors.files.source import FileSource
 from connectors.kafka.history import KafkaHistory
 from connectors.protocols import Source
 from detector.commands.diagnosis import Diagnosis
+from detector.commands.outputs import check_folder
 from detector.commands.plots import require_matplotlib
 from detector.commands.training_data import HELD_BACK, MIN_EVENTS, TrainError, build_training_data, read_events
 from detector.config.settings import Settings
-from detector.service.factory import first_model
+from detector.errors import UsageError
+from detector.service.factory import device_of, first_model
 from training.learn.tbptt import TrainStep
 from training.network.registry import Registry
 from training.retrain.challenger import WindowPlan, fine_tune
-from training.retrain.distributed import SINGLE_PROCESS, SingleProcess
+from training.retrain.distributed import SINGLE_PROCESS, SingleProcess, process_group
 from training.retrain.result import RetrainResult
 
 SERIES_PLAN = WindowPlan(window=512, chunk=128, warm_up=64, settle=160, passes=4, judge=32, least_groups=16, steps=1000)
-__all__ = ["TrainError", "TrainReport", "TrainingSource", "train", "train_as_worker", "train_on_files"]
-
-MAX_NAMES = 10  # files, where they are told
+MAX_NAMES = 10  # files named in a line
 PROGRESS_EVERY = 10  # steps; a look at the clock and a new line cost little beside them
+
+
+def run(settings: Settings, options: argparse.Namespace) -> None:
+    """Train, and print what came of it; of several processes (torchrun) the first prints."""
+    diagnosis: Path | None = options.diagnose
+    if diagnosis == Path():
+        diagnosis = options.output.with_name(options.output.name + ".html")
+    if bool(options.files) == options.from_kafka:
+        raise UsageError("train: name the files to train on, or give --from-kafka; one of the two")
+    if diagnosis is not None and diagnosis.suffix != ".html":
+        raise UsageError(
+            f"train: --diagnose {diagnosis}: a name that ends in .html is expected; name FILEs before --diagnose"
+        )
+    check_folder("--output", options.output)  # not after minutes of training
+    if diagnosis is not None:
+        check_folder("--diagnose", diagnosis.parent)
+    history = TrainingSource.of_kafka(settings) if options.from_kafka else TrainingSource.of_files(options.files)
+    with process_group(device_of(settings)) as processes:
+        if processes.first:
+            print(train(history, options.output, settings, processes=processes, diagnosis=diagnosis))
+        else:
+            logging.disable(logging.WARNING)  # the first process logs
+            train_as_worker(settings, processes)
 
 
 class TrainingSource(NamedTuple):

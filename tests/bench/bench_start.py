@@ -33,7 +33,7 @@ class Cost(NamedTuple):
 def cost(arguments: list[str], checkout: Path) -> Cost:
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "detector.cli", *arguments],
+        [sys.executable, "-m", "detector", *arguments],
         cwd=checkout,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -28,7 +28,7 @@ STREAMS = 5_000
 
 def demo(cell: str, folder: Path) -> tuple[int, int, int]:
     """Run the demo; return incidents found, incidents labelled and false alarms."""
-    command = [sys.executable, "-m", "detector.cli", "demo", "--set", f"model.cell={cell}", "--output", str(folder)]
+    command = [sys.executable, "-m", "detector", "demo", "--set", f"model.cell={cell}", "--output", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=1800)
     series = read_series(folder / "scores.jsonl", folder / "alerts.jsonl", load_labels(DATA / "labels.json"))
     judged = [match_incidents(one) for one in series]

@@ -26,7 +26,7 @@ from tests.brokers import CHECKOUT
 
 PATIENCE = 240.0  # s, of any wait: a start takes 3 s on an idle machine, and minutes on one with much else to do
 STALLED = 120.0  # s without a score while there are events to score: alive, but not processing
-RUN = ("-m", "detector.cli", "run")
+RUN = ("-m", "detector", "run")
 # The settings' shortest interval between two retrainings is a minute, which is long for a test.
 RUN_RETRAINING = (
     "-c",

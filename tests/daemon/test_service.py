@@ -63,7 +63,7 @@ def test_systemd_is_notified_from_ready_to_stopping_and_its_watchdog_fed_while_i
     ],
 )
 def test_invalid_settings_are_a_one_line_error_and_exit_2(option: str, told: str) -> None:
-    command = [sys.executable, "-m", "detector.cli", "run", "--set", option]
+    command = [sys.executable, "-m", "detector", "run", "--set", option]
     found = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert found.returncode == 2
     (line,) = found.stderr.splitlines()

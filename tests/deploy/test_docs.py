@@ -129,7 +129,7 @@ def test_what_the_tutorial_promises_comes_true(tmp_path: Path) -> None:
         with (tmp_path / "room.jsonl").open("a") as file:
             file.write(lines)
         ran = subprocess.run(
-            [sys.executable, "-m", "detector.cli", "run", "--config", "longwatch.toml", "--set", "http.port=0"],
+            [sys.executable, "-m", "detector", "run", "--config", "longwatch.toml", "--set", "http.port=0"],
             capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr

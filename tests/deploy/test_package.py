@@ -94,7 +94,7 @@ def test_make_image_and_documents_install_with_the_constraints() -> None:
 def test_the_version_is_stated_once(tmp_path: Path) -> None:
     assert project()["dynamic"] == ["version"]
     shown = subprocess.run(
-        [sys.executable, "-m", "detector.cli", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, "-m", "detector", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert shown.stdout == f"longwatch {detector.__version__}\n"
     tags = [

@@ -20,7 +20,7 @@ HEAVY = {"numba", "torch", "scipy", "kafka"}
 
 def longwatch(*arguments: str, importtime: bool = False) -> subprocess.CompletedProcess[str]:
     more = ["-X", "importtime"] if importtime else []
-    command = [sys.executable, *more, "-m", "detector.cli", *arguments]
+    command = [sys.executable, *more, "-m", "detector", *arguments]
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=600, check=False)
 
 

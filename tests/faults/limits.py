@@ -14,7 +14,7 @@ IN_CGROUP = """
 import os, sys
 with open(os.path.join(sys.argv[1], "cgroup.procs"), "w") as procs:
     procs.write(str(os.getpid()))
-os.execv(sys.executable, [sys.executable, "-m", "detector.cli", "run", *sys.argv[2:]])
+os.execv(sys.executable, [sys.executable, "-m", "detector", "run", *sys.argv[2:]])
 """
 
 

@@ -72,7 +72,7 @@ def run(checkout: Path, work: Path, lines: bytes, **more: str) -> None:
     """Let the longwatch of a checkout read events to their end."""
     (work / "events.jsonl").write_bytes(lines)
     words = [word for setting in settings(work, **more) for word in ("--set", setting)]
-    program = [sys.executable, "-m", "detector.cli", "run", *words]
+    program = [sys.executable, "-m", "detector", "run", *words]
     subprocess.run(program, cwd=work, env={**os.environ, "PYTHONPATH": str(checkout.resolve())}, check=True)
 
 

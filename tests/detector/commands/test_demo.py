@@ -129,7 +129,7 @@ def test_plots_are_embedded_in_a_self_contained_page(demo):
 
 @pytest.mark.usefixtures("nothing_is_ignored")
 def test_ctrl_c_ends_the_demo(tmp_path):
-    command = [sys.executable, "-m", "detector.cli", "demo", "--output", str(tmp_path), "--set", "source.speed=1000000"]
+    command = [sys.executable, "-m", "detector", "demo", "--output", str(tmp_path), "--set", "source.speed=1000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stdout:

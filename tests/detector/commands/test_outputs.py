@@ -197,7 +197,7 @@ def test_an_unwritable_folder_is_a_one_line_error(
 
 @pytest.mark.parametrize("arguments", [["config"], ["config", "--schema"]])
 def test_a_full_output_device_is_an_error_without_a_traceback(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "detector.cli", *arguments]
+    command = [sys.executable, "-m", "detector", *arguments]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1

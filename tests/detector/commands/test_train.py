@@ -309,7 +309,7 @@ def test_torchrun_with_two_processes_trains_like_one(tmp_path: Path) -> None:
 
 
 def test_under_torchrun_only_the_first_process_reports_errors(tmp_path: Path) -> None:
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "detector.cli"]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "detector"]
     done = subprocess.run(
         [sys.executable, *start, "train", str(tmp_path / "missing.csv"), "--output", str(tmp_path / "models")],
         cwd=CHECKOUT, capture_output=True, text=True, timeout=DEADLINE, check=False,

@@ -58,7 +58,7 @@ def environ(**more: str) -> dict[str, str]:
 
 def longwatch(*arguments: str, env: Mapping[str, str]) -> tuple[int, str]:
     """Run a command; return its exit status and all that it said."""
-    command = [sys.executable, "-m", "detector.cli", *arguments]
+    command = [sys.executable, "-m", "detector", *arguments]
     done = subprocess.run(
         command, env=env, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SECONDS, check=False
     )
