@@ -1,1 +1,1 @@
-"""What every connector stands on: settings' base, threads, log throttling, private files. Touches no other room."""
+"""What all connectors use: base of settings, threads, log throttling, private files. Imports no other room."""

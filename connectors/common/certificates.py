@@ -1,7 +1,7 @@
-"""How long certificates are good: their dates, from a PEM file.
+"""Certificates in PEM files: loading a pair of certificate and key, and the dates of validity.
 
-Python's ssl tells them only of authorities and of the other side of a connection, and a library that reads certificates
-is more to install than these few bytes are worth. Whether a certificate is in order otherwise is OpenSSL's to say.
+Python's ssl gives the dates only of authorities and of a connection's peer, and these few bytes are not worth a
+dependency that reads certificates. OpenSSL checks everything else.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _VERSION, _UTC_TIME = 0xA0, 0x17  # tags of DER
 
 
 def expiry_problem(path: str | Path, now: datetime) -> str:
-    """Return which certificates of a file are not good at `now`; empty where all are. Raises OSError, ValueError."""
+    """Return why the certificates of a file are not valid at `now`; empty if they are. Raises OSError, ValueError."""
     found = [_dates(ssl.PEM_cert_to_DER_cert(pem)) for pem in _PEM.findall(Path(path).read_text(encoding="latin-1"))]
     if not found:
         raise ValueError("it holds no certificate")
     over = [last for _, last in found if last < now]
-    if over and len(over) == len(found):  # a file of authorities may keep old ones beside the new
+    if over and len(over) == len(found):  # a file of authorities may keep old certificates
         return f"expired on {max(over):%Y-%m-%d %H:%M} UTC: put a new one there"
     early = [first for first, _ in found if first > now]
     if early and len(early) == len(found):
-        return f"not good before {min(early):%Y-%m-%d %H:%M} UTC: is this machine's clock right?"
+        return f"not valid before {min(early):%Y-%m-%d %H:%M} UTC: is this machine's clock right?"
     return ""
 
 
@@ -57,7 +57,7 @@ def load_key_pair(context: ssl.SSLContext, section: str, certfile: str, keyfile:
 
 
 def _dates(der: bytes) -> tuple[datetime, datetime]:
-    """Return from when until when a certificate is good."""
+    """Return the first and the last moment at which a certificate is valid."""
     _, at, _ = _element(der, 0)  # the certificate,
     _, at, _ = _element(der, at)  # what of it is signed:
     if der[at] == _VERSION:

@@ -1,4 +1,4 @@
-"""What a check of something finds."""
+"""What `longwatch config --check` finds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at: what, and what is wrong with it and how to mend that, or else a word on it."""
+    """One check: what was checked, and the problem with its remedy, or a note."""
 
     what: str
-    problem: str = ""  # empty: nothing
+    problem: str = ""  # empty: none
     note: str = ""
 
     def __str__(self) -> str:
-        """Return the line for a person."""
+        """Return the line to print."""
         said = self.problem or self.note
         return f"{'failed' if self.problem else 'ok':6}  {self.what}{f': {said}' if said else ''}"

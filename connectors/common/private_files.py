@@ -1,4 +1,4 @@
-"""Files that we make and go on with: nobody else reads them, nobody else writes them, and they are known again."""
+"""Files that the daemon creates and continues: private, written by one process, recognised after a restart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_FINGERPRINT_BYTES = 1 << 16  # a read of a file: a thousand lines
 
 
 def open_private(path: str | Path, flags: int) -> int:
-    """Open a file, made for its owner alone where there is none; return its descriptor.
+    """Open a file, created for its owner alone if missing; return its descriptor.
 
     Raises OSError, also for a symbolic link, which may lead to what we must not write.
     """
@@ -28,7 +28,7 @@ def open_private(path: str | Path, flags: int) -> int:
 
 
 def make_private(path: Path) -> None:
-    """See that a file is there, that nobody but its owner may read it, and that it is no symbolic link.
+    """Ensure that a file exists, that only its owner may read it, and that it is no symbolic link.
 
     Raises OSError.
     """
@@ -42,15 +42,15 @@ def make_private(path: Path) -> None:
 
 
 def make_database_private(path: Path) -> None:
-    """Do so for an SQLite database and what SQLite puts beside it, which takes after it. Raises OSError."""
+    """Do so for an SQLite database and its companion files, whose mode SQLite copies from it. Raises OSError."""
     make_private(path)
-    for beside in (path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")):
-        if os.path.lexists(beside):
-            make_private(beside)
+    for companion in (path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")):
+        if os.path.lexists(companion):
+            make_private(companion)
 
 
 def locked(descriptor: int) -> bool:
-    """Take the file for this process until it is closed; return whether no other has it. Raises OSError."""
+    """Lock the file until it is closed; return False if another process holds the lock. Raises OSError."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -59,14 +59,14 @@ def locked(descriptor: int) -> bool:
 
 
 class Fingerprint(NamedTuple):
-    """What a file begins with: by it the file is known again under its name, also after it has grown."""
+    """A hash of a file's beginning: recognises the file under its name, also after it has grown."""
 
     size: int  # bytes
     digest: str
 
 
 class FingerprintBuilder:
-    """Takes a file's bytes as they come, and keeps what is needed to know its beginning again."""
+    """Hashes the beginning of a file as its bytes come."""
 
     def __init__(self) -> None:
         self._size, self._digest = 0, hashlib.blake2b(digest_size=16)
@@ -79,12 +79,12 @@ class FingerprintBuilder:
             self._size += len(data)
 
     def known(self) -> Fingerprint:
-        """Return what the file begins with, as far as it has come."""
+        """Return the fingerprint of what has been added."""
         return Fingerprint(self._size, self._digest.hexdigest())
 
 
 def fingerprint_of(descriptor: int, size: int = MAX_FINGERPRINT_BYTES) -> Fingerprint:
-    """Return what an open file begins with: its first `size` bytes, or all of fewer. Raises OSError."""
+    """Return the fingerprint of an open file: of its first `size` bytes, or of all if it has fewer. Raises OSError."""
     found = FingerprintBuilder()
     found.add(os.pread(descriptor, size, 0))
     return found.known()

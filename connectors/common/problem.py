@@ -1,4 +1,4 @@
-"""What a part that works in a thread of its own cannot do at present, so that others see it who cannot hear it."""
+"""What a background thread fails to do at present, for health checks and metrics."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import math
 import time
 from collections.abc import Callable
 
-CALM_SECONDS = 30.0  # without a failure for so long, a problem is over
-LASTING_SECONDS = 60.0  # a problem that goes on for so long is worth more than a line of the log
+CALM_SECONDS = 30.0  # without a failure for so long, a problem counts as solved
+LASTING_SECONDS = 60.0  # a problem that lasts longer is reported by the health check
 
 
 class OngoingProblem:
-    """`met` and `over` are for the part's own thread, the rest for any. Times are monotonic, s."""
+    """The failure that a thread keeps meeting. `report` and `clear` are for that thread, the rest for any."""
 
     def __init__(self, calm_seconds: float = CALM_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take a problem for over where it is not met again for `calm_seconds`."""
+        """Count a problem as solved if it is not reported again for `calm_seconds`."""
         self._calm, self._clock = calm_seconds, clock
-        self._state = (-math.inf, -math.inf, "")  # first met, last met, why; one object, for other threads read it
+        self._state = (-math.inf, -math.inf, "")  # first and last reported (s), why; one object: threads read it
 
     def report(self, why: str) -> bool:
-        """Note a failure; return whether it is another one than before, and so worth a line."""
+        """Record a failure; return whether it is new or has changed, and so is worth a log line."""
         now = self._clock()
         before = self.current
         self._state = (self._state[0] if before else now, now, why)
         return why != before
 
     def clear(self) -> None:
-        """Note that all is well."""
+        """Record that all is well."""
         self._state = (-math.inf, -math.inf, "")
 
     @property

@@ -1,4 +1,4 @@
-"""Work in a thread of its own, for what cannot be given a deadline."""
+"""Work in a separate thread, for calls that take no deadline."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _Result = TypeVar("_Result")
 
 
 def run_in_thread(work: Callable[[], _Result]) -> Future[_Result]:
-    """Do something in a thread of its own, which does not keep the process from ending."""
+    """Run `work` in a daemon thread, which does not keep the process from ending."""
     future: Future[_Result] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the future raises it
+        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
             future.set_exception(error)
 
     threading.Thread(target=run, name="apart", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Log lines that would come again and again, now and then."""
+"""Log lines that would repeat, at most once a minute."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOG_SECONDS = 60.0
 
 
 class LogThrottle:
-    """Lets a line be logged at once, and then at most once in `seconds`. May be asked from several threads."""
+    """Lets a line be logged at once, and then at most once in `seconds`. Thread-safe."""
 
     def __init__(self, seconds: float = LOG_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock = seconds, clock
@@ -20,7 +20,7 @@ class LogThrottle:
         self._logged_at = -math.inf  # by the clock, s
 
     def due(self, count: int = 1) -> int:
-        """Count what happened. Returns how much has since the last line where one may be logged now, else 0."""
+        """Count events. Returns the number since the last line if one may be logged now, else 0."""
         with self._lock:
             self._count += count
             now = self._clock()

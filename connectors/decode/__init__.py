@@ -1,1 +1,4 @@
-"""Bytes into columns of events, with a reason for every record that is refused. Touches `batches` and `common` only."""
+"""Bytes into columns of events (`decoder.Decoder`), with a reason for every record that is refused.
+
+May import `batches` and `common` only.
+"""

@@ -1,4 +1,4 @@
-"""The columns of a batch of events, grown event by event, or all at once where every record is as in the manual."""
+"""The columns of a batch of events, built event by event, or all at once if every record has the default form."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Columns:
         self._symbol: list[int] = []  # ... and which
 
     def add(self, row: int, event: Event, key: bytes | None, received_ms: int) -> None:
-        """Append an event; where it is refused, `undo` must follow."""
+        """Append an event; if it is refused, `undo` must follow."""
         values = event.values
         if values is None:
             if event.value is not None:
@@ -57,7 +57,7 @@ class Columns:
             codes, add_code, add_value = self._feature_codes, self._feature.append, self._value.append
             for feature, value in values.items():
                 code = codes.get(feature, -1)
-                # The common case is told here, for speed: a known feature, a finite float
+                # The common case is handled here, for speed: a known feature, a finite float
                 if code >= 0 and type(value) is float and -math.inf < value < math.inf:
                     add_code(code)
                     add_value(value)
@@ -102,7 +102,7 @@ class Columns:
             del self._symbol_at[-1], self._symbol[-1]
 
     def batch(self, raw: RawBatch, *, compact: bool) -> EventBatch:
-        """Return the batch; `compact` where refused events may have left names behind that no event bears."""
+        """Return the batch; `compact` drops names that only refused events had."""
         row = np.array(self._row, np.intp)
         time = np.array(self._time, np.int64)
         received_ms = np.array(raw.received, np.int64)[row]
@@ -150,7 +150,7 @@ class Columns:
         self._feature.append(feature)
 
     def add_symbol(self, code: Any) -> int:
-        """Return the number of a code's symbol; refuses what is none."""
+        """Return the number of a code's symbol; refuses what is no symbol."""
         name = symbol_of(code)
         if len(name.encode()) > self._settings.max_code_bytes:
             limit = self._settings.max_code_bytes
@@ -214,9 +214,9 @@ class Columns:
 def plain_batch(
     raw: RawBatch, parser: msgspec.json.Decoder[Event], settings: DecodeSettings, *, codes: bool
 ) -> EventBatch | None:
-    """Return the events of records that are all as in the manual, column by column; None where one of them is not.
+    """Return the events of records that all have the default form, column by column; None if one of them has not.
 
-    What it returns is what `Columns` would say, in half the time; whatever needs a second look is left to that.
+    The result is that of `Columns`, in half the time; unusual records are left to that.
     Without `codes` the parser refuses records that have one, so that numbers do not pay for them.
     """
     sizes = list(map(len, raw.value))
@@ -292,12 +292,12 @@ def plain_batch(
 
 
 def _coded(column: list[_Name]) -> tuple[Int32, list[_Name]]:
-    """Return codes [n], and the distinct names in the order in which they first stand."""
+    """Return codes [n], and the distinct names in the order of their first occurrence."""
     codes = {name: code for code, name in enumerate(dict.fromkeys(column))}
     return np.fromiter(map(codes.__getitem__, column), np.int32, len(column)), list(codes)
 
 
 def _used(codes: Int32, names: list[_Name]) -> tuple[Int32, list[_Name]]:
-    """Return codes [n] and names without the names that no code stands for."""
+    """Return codes [n] and names without the unused names."""
     kept, recoded = np.unique(codes, return_inverse=True)
     return recoded.astype(np.int32), [names[code] for code in kept.tolist()]

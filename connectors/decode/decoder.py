@@ -1,13 +1,12 @@
 """Records to events: JSON and CSV rows in, columns out, and a reason for every refusal.
 
-The contract, which the settings only bend: a record is a JSON object in UTF-8 (a byte-order mark is passed over) with
-`stream`, `timestamp` and `values` (an object of numbers) or `value` (one number, the feature `value`). Where both are
-there `values` counts; of a key that stands twice the last counts, as in every JSON parser. Null means missing, and an
-event all of whose features are missing is refused: there would be nothing to score. A number may be written as text;
-NaN, infinity and booleans are refused. Where `decode.stream` names other fields than
-`stream`, all of them must be there.
+The default contract: a record is a JSON object in UTF-8 (a byte-order mark is skipped) with
+`stream`, `timestamp` and `values` (an object of numbers) or `value` (one number, the feature `value`). If both are
+present, `values` counts; of duplicate keys the last counts, as in every JSON parser. Null means missing, and an event
+without any feature is refused: there would be nothing to score. A number may be written as text; NaN, infinity and
+booleans are refused. If `decode.stream` names other fields than `stream`, all of them must be present.
 
-A categorical event has `code`, alone or beside numbers: a string or an integer, a symbol that is the event's feature
+A categorical event has `code`, alone or with numbers: a string or an integer, a symbol that is the event's feature
 `code`. 404 and "404" are the same symbol.
 """
 
@@ -38,7 +37,7 @@ __all__ = ["REASONS", "DecodeSettings", "Decoder"]
 class Decoder:
     """Decodes batches of records; holds settings only, so that what it makes of a record depends on that record alone.
 
-    Default schema, one value: about 0.9 us a record on one core, where a record of the batch is odd in any way 2 us
+    Default schema, one value: about 0.9 us a record on one core; 2 us if any record of the batch is unusual
     (tests/bench/bench_decode.py).
     """
 
@@ -87,11 +86,11 @@ class Decoder:
         return columns.batch(raw, compact=bool(rejected)), rejected
 
     def csv_layout(self, header: bytes) -> CsvLayout:
-        """Return how the rows under a CSV header are read; raises ValueError where it is none that can be used."""
+        """Return how the rows under a CSV header are read; raises ValueError if it is unusable."""
         return csv_layout(header, self._settings.code, self._template)
 
     def time_of(self, value: bytes, layout: CsvLayout | None = None) -> int | None:
-        """Return a record's time in ns (of a batch: its first event's), or None where it says none that can be read."""
+        """Return a record's time in ns (of a batch: its first event's), or None if it has none that can be read."""
         if self._batch is not None and layout is None:
             value = self._pieces(value)[0]
         try:
@@ -123,7 +122,7 @@ class Decoder:
             try:
                 event = self._quick.decode(value)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                pass  # unusual or broken: the thorough way tells which
+                pass  # unusual or broken: `_thorough` finds out which
             else:
                 something = event.values is not None or event.value is not None or event.code is not None
                 if something and (event.stream or self._template.optional):

@@ -72,7 +72,7 @@ def field_path(path: str) -> FieldPath:
 class NameTemplate:
     """A stream's name made of a record's fields.
 
-    Each field that a template names has to be there: without one of them, streams that it tells apart would be one.
+    Each field that a template names must be present: without it, different streams would share a name.
     """
 
     def __init__(self, template: str) -> None:
@@ -91,7 +91,7 @@ class NameTemplate:
         return tuple(map(names.index, fields)) if all(field in names for field in fields) else None
 
     def name_of_cells(self, cells: Sequence[str]) -> str | None:
-        """Return the name made of the cells that `columns` told; see `name`."""
+        """Return the name made of the cells at the positions from `columns`; see `name`."""
         return self._filled([(field, cell) for (field, _), cell in zip(self._fields, cells, strict=True)])
 
     def _filled(self, parts: Sequence[tuple[str, Any]]) -> str | None:
@@ -138,7 +138,7 @@ _LENIENT = json.JSONDecoder(parse_int=_integer)
 
 
 def csv_layout(header: bytes, code: str, template: NameTemplate) -> CsvLayout:
-    """Return how the rows under a CSV header are read; raises ValueError where it is none that can be used.
+    """Return how the rows under a CSV header are read; raises ValueError if it is unusable.
 
     The column named `code` holds symbols. The template's fields are columns, or else there is a column `stream`; with
     the default one there need not be.
@@ -153,7 +153,7 @@ def csv_layout(header: bytes, code: str, template: NameTemplate) -> CsvLayout:
     times = Counter(names)
     for name in names:
         if not name or not name.isprintable() or times[name] > 1:
-            raise ValueError(f"every column needs a printable name of its own; found {shown(name)} in {found}")
+            raise ValueError(f"every column needs a unique, printable name; found {shown(name)} in {found}")
     name_cells = () if template.optional else template.columns(names)
     if name_cells is None:
         if "stream" not in names:
@@ -169,7 +169,7 @@ def csv_layout(header: bytes, code: str, template: NameTemplate) -> CsvLayout:
     )
     symbols = names.index(code) if code in names and code not in ("timestamp", "stream") else None
     if not values and symbols is None:
-        raise ValueError(f"expected a column of values beside `timestamp`; found {found}")
+        raise ValueError(f"expected a column of values in addition to `timestamp`; found {found}")
     stream = names.index("stream") if "stream" in names and not name_cells else None
     return CsvLayout(len(names), names.index("timestamp"), stream, values, symbols, name_cells)
 

@@ -15,7 +15,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  a time without offset means UTC, so it is measured from here
 _INT64_MAX = 2**63 - 1  # in the year 2262
 
-# A Unix time's unit is told by its size: from 1973-03-03 to the year 5138 the ranges of s, ms, us and ns do not meet.
+# A Unix time's unit follows from its size: from 1973-03-03 to the year 5138 the ranges of s, ms, us and ns do not meet.
 _UNITS = ((10**11, NS_PER_SECOND), (10**14, NS_PER_MILLISECOND), (10**17, 1_000))
 
 # What datetime.fromisoformat does not read, or would cut short: more than six digits, leap seconds, "z", " UTC".

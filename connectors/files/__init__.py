@@ -1,1 +1,4 @@
-"""Files as source and sink: CSV and JSON lines in, JSON lines out; labelled incidents. Stands on `decode`."""
+"""Files as source (`source.FileSource`) and sinks (`sinks`): CSV and JSON lines in, JSON lines out; labelled incidents.
+
+May import `decode`, `common` and the files at the top of `connectors`.
+"""

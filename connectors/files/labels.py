@@ -27,8 +27,8 @@ def load_labels(path: Path) -> dict[str, list[Window]]:
 
     Either NAB's JSON, {"stream or file": [["2014-04-10 07:15:00", "2014-04-11 16:45:00"], ...]}, or CSV with the
     columns stream, start, end. Times are RFC 3339 (UTC where they name no zone) or Unix times in s, ms, us or ns,
-    told apart by size. Raises LabelsError that names the place where the file is neither, OSError where it cannot be
-    read. `windows_of` finds a stream's windows in the answer.
+    recognised by size. Raises LabelsError that names the place if the file is neither, OSError if it cannot be read.
+    `windows_of` finds a stream's windows in the answer.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

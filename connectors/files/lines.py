@@ -1,4 +1,4 @@
-"""Lines of a file, a pipe or standard input, gzipped or not, without ever waiting longer than asked."""
+"""Lines of a file, a pipe or standard input, gzipped or not, never waiting longer than asked."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ class LineReader:
         self._gzip: zlib._Decompress | None = None
         self._begun = False
         self._line = 0  # read so far
-        self._rest = b""  # the beginning of a line whose end has not been read
-        self._cutting = False  # the rest of a line that is too long is being passed over
+        self._rest = b""  # the beginning of an unfinished line
+        self._cutting = False  # the rest of an overlong line is being skipped
 
     def matches(self, before: Fingerprint) -> bool:
-        """Whether the file begins so. Raises FileError."""
+        """Return whether the file begins as `before` says. Raises FileError."""
         try:
             return fingerprint_of(self._descriptor, before.size) == before
         except OSError as error:
             raise FileError(f"{self._path}: cannot be read: {error.strerror}") from error
 
     def fingerprint(self) -> Fingerprint:
-        """Return what has been read of the file's beginning."""
+        """Return the fingerprint of what has been read."""
         return self._fingerprint.known()
 
     def read(self, timeout_seconds: float) -> list[tuple[int, bytes]] | None:
-        """Return the next lines, none of them where nothing came for so long; None at the end.
+        """Return the next lines, empty after the time-out, None at the end.
 
         Raises FileError where the file breaks off or is damaged; all lines before that have been returned, and the
-        piece of a line that stands last is dropped, since nobody knows what was to follow.
+        incomplete last line is dropped.
         """
         if self.waits and not self._poll.poll(timeout_seconds * 1_000):
             return []

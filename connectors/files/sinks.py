@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _SINK_BUFFER_BYTES = 1 << 20
 _FULL_BYTES = 16 << 20  # lines that wait for a full disk: 40,000 scores, a second's worth at full speed
-# What may pass by itself; whatever else is wrong with a file is for a person
+# Errors that may pass by themselves
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -30,7 +30,7 @@ class FileFullError(FileError, NotWrittenError):
 
 
 class Written(NamedTuple):
-    """How far a file has been written, and what it begins with: another file of its name is not cut off."""
+    """How far a file has been written, and its fingerprint: another file of its name is not truncated."""
 
     size: int  # bytes
     begins_size: int = 0  # of Fingerprint; 0: not known
@@ -38,10 +38,10 @@ class Written(NamedTuple):
 
 
 class _JsonLines:
-    """A file that grows by lines, and is no other process' meanwhile.
+    """A file that grows by lines, locked against other processes.
 
-    Raises FileError where it cannot be opened or written. Where the disk is full lines are kept, and every further
-    write tries again; `flush` raises FileFullError.
+    Raises FileError where it cannot be opened or written. If the disk is full, lines are kept in memory and
+    every further write tries again; `flush` raises FileFullError.
     """
 
     setting = ""  # that names the file
@@ -50,7 +50,7 @@ class _JsonLines:
         self._path = Path(path)
         try:
             new = not self._path.exists()
-            # the waiting of a pipe for its reader is not wanted, nor is a pipe
+            # a pipe would wait for its reader; pipes are refused below
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
             self._file = FileIO(open_private(self._path, flags), "ab")
             os.set_blocking(self._file.fileno(), True)
@@ -59,11 +59,11 @@ class _JsonLines:
             self._regular = self._taken()
         except OSError as error:
             raise self._error(error) from error
-        self._kept = bytearray()  # lines, and perhaps the end of one, that are not in the file yet
+        self._kept = bytearray()  # lines, and perhaps the end of one, not yet in the file
         self._begins = Fingerprint(0, "")
 
     def _taken(self) -> bool:
-        """Lock the file; return whether it is one that can be cut back: a device cannot. Raises FileError, OSError."""
+        """Lock the file; return whether it can be truncated: a device cannot. Raises FileError, OSError."""
         mode = os.fstat(self._file.fileno()).st_mode
         if stat.S_ISCHR(mode):
             return False
@@ -71,7 +71,7 @@ class _JsonLines:
         if not stat.S_ISREG(mode):
             what = "is no regular file, and what follows the last checkpoint could not be taken back from it"
         elif not locked(self._file.fileno()):
-            what = "is written by another longwatch: give each worker a file of its own"
+            what = "is written by another longwatch: give each worker a separate file"
         if what:
             self._file.close()
             raise FileError(f"{self.setting} {self._path}: {what}")
@@ -79,14 +79,14 @@ class _JsonLines:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits for a full disk that no more should come."""
+        """Whether so much waits for a full disk that no more should be written."""
         return len(self._kept) > _FULL_BYTES
 
     def flush(self) -> None:
         """Return when all lines are on the disk; FileFullError where there is no room for them."""
         try:
             self._write_out()
-            # what a failed fsync leaves behind nobody knows, so that one is not tried again: a restart cuts it off
+            # the state after a failed fsync is unknown, so it is not retried: the restart truncates the file
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._error(error) from error
@@ -101,9 +101,9 @@ class _JsonLines:
         return {str(self._path): Written(size + len(self._kept), *self._begins)}
 
     def restore(self, position: Mapping[str, Any]) -> None:
-        """Cut off what was written after `position`; a file that `position` does not name stays as it is.
+        """Truncate what was written after `position`; a file that `position` does not name stays as it is.
 
-        So does one that begins otherwise than then: it is another one, of somebody who moved ours away.
+        So does one with another fingerprint: somebody has replaced ours.
         """
         if (place := position.get(str(self._path))) is None or not self._regular:
             return
@@ -112,9 +112,9 @@ class _JsonLines:
         self._kept.clear()
         found, before = self._size(), Fingerprint(*begins)
         if before.size and before != fingerprint_of(self._file.fileno(), before.size):
-            logger.warning("%s: is another file than before; writing goes on at its end", self._path)
+            logger.warning("%s: has been replaced by another file; appending to it", self._path)
         elif found < size:
-            logger.warning("%s: holds %d bytes, %d were written before; writing goes on there", self._path, found, size)
+            logger.warning("%s: holds %d bytes, but %d were written before; appending to it", self._path, found, size)
         elif found > size:
             logger.info("%s: taking back %d bytes written after the last checkpoint", self._path, found - size)
             self._file.truncate(size)
@@ -156,7 +156,8 @@ class _JsonLines:
     def _error(self, error: OSError) -> FileError:
         kind = FileFullError if error.errno in _PASSING else FileError
         return kind(
-            f"{self.setting} {self._path}: cannot be written: {error.strerror}; see to its directory, rights and space"
+            f"{self.setting} {self._path}: cannot be written: {error.strerror};"
+            " check its directory, permissions and free space"
         )
 
 

@@ -20,8 +20,8 @@ from typing import Any
 from connectors.common.threads import run_in_thread
 from connectors.http_client.url_policy import Address, TargetRefusedError
 
-NEXT_ADDRESS_SECONDS = 0.25  # after which an address that has not answered yet gets company
-LOOK_SECONDS = 0.1  # how soon `ended` is seen
+NEXT_ADDRESS_SECONDS = 0.25  # after which the next address is tried as well
+LOOK_SECONDS = 0.1  # between two checks of `ended`
 
 _Found = tuple[int, int, int, str, tuple[Any, ...]]  # what getaddrinfo says of an address
 
@@ -36,10 +36,10 @@ class Connector:
     def __init__(self, host: str, port: int, refuses: Callable[[Address], str | None] = lambda address: None) -> None:
         """`refuses` returns why an address may not be connected to, None if it may."""
         self._host, self._port, self._refuses = host, port, refuses
-        self._lookup: Future[Sequence[_Found]] | None = None  # begun and not heard of yet
+        self._lookup: Future[Sequence[_Found]] | None = None  # started and not finished
 
     def connect(self, deadline: float, ended: threading.Event) -> socket.socket:
-        """Return a connection; `deadline` is monotonic, s, and `ended` gives it up.
+        """Return a connection; `deadline` is monotonic, s, and setting `ended` gives up.
 
         Raises TargetRefusedError where there is no address that may be connected to, DeadlineError, and OSError where
         none answers or `ended` is set.
@@ -58,7 +58,7 @@ class Connector:
         return connection
 
     def _look_up(self, deadline: float, ended: threading.Event) -> Sequence[_Found]:
-        """Ask the resolver, which has no deadline: an answer that comes too late is for the next attempt."""
+        """Ask the resolver, which takes no deadline: a late answer serves the next attempt."""
         lookup = self._lookup = self._lookup or run_in_thread(
             lambda: socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         )

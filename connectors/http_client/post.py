@@ -16,21 +16,21 @@ MAX_INTERIM = 20  # answers 1xx before the one that counts
 
 
 class HttpPoster:
-    """Posts by the connections of one connector, one request at a time and each over a connection of its own."""
+    """Posts to one host, one request at a time, each over a new connection."""
 
     def __init__(self, connector: Connector, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """`tls` is None for plain http; else it says which certificates of `host` are trusted."""
         self._connector, self._host, self._port, self._tls = connector, host, port, tls
-        self._socket: socket.socket | None = None  # of the request that is under way
+        self._socket: socket.socket | None = None  # of the request in progress
         self._ended = threading.Event()
 
     @contextlib.contextmanager
     def post(
         self, target: str, body: bytes, headers: Mapping[str, str], timeout_seconds: float
     ) -> Iterator[http.client.HTTPResponse]:
-        """Send a request; with the response, whose body may be read as far as is wanted while the context lasts.
+        """Send a request; yields the response, whose body may be read within the context.
 
-        Raises DeadlineError after so many seconds in all, however slowly the other side drips; TargetRefusedError,
+        Raises DeadlineError after so many seconds in all, however slowly bytes trickle in; TargetRefusedError,
         OSError or HTTPException where there is no answer.
         """
         deadline = time.monotonic() + timeout_seconds
@@ -39,7 +39,7 @@ class HttpPoster:
         cutting.start()
         try:
             with self._respond(target, body, headers, deadline) as response:
-                if time.monotonic() >= deadline:  # a head that was cut off passes for a whole one
+                if time.monotonic() >= deadline:  # a truncated head parses as a complete one
                     raise DeadlineError("no answer in time")
                 yield response
         except (OSError, http.client.HTTPException) as error:
@@ -53,7 +53,7 @@ class HttpPoster:
                 under_way.close()
 
     def end(self) -> None:
-        """Give up the request that is under way, and every later one; for any thread."""
+        """Cancel the request in progress and every later one; thread-safe."""
         self._ended.set()
         self._cut()
 
@@ -78,7 +78,7 @@ class HttpPoster:
         return wrapped
 
     def _hold(self, connection: socket.socket, deadline: float) -> socket.socket:
-        """Have `_cut` end this connection, also where it was called already."""
+        """Let `_cut` end this connection, even if it was called already."""
         self._socket = connection
         connection.settimeout(max(deadline - time.monotonic(), 0.001))
         if self._ended.is_set() or time.monotonic() >= deadline:
@@ -86,7 +86,7 @@ class HttpPoster:
         return connection
 
     def _cut(self) -> None:
-        """Wake the request that is under way by ending its connection."""
+        """Wake the request in progress by shutting its connection down."""
         under_way = self._socket
         if under_way is not None:
             with contextlib.suppress(OSError):
@@ -104,4 +104,4 @@ class _FinalResponse(http.client.HTTPResponse):
             if self.status >= http.client.OK:
                 return
             self.headers = self.msg = None  # type: ignore[assignment]  # as before the first
-        raise http.client.HTTPException(f"{MAX_INTERIM} interim answers (1xx), and none that is final")
+        raise http.client.HTTPException(f"{MAX_INTERIM} interim answers (1xx) and no final one")

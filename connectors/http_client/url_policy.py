@@ -1,9 +1,8 @@
-"""Where a webhook goes, and where it may: which hosts, at which addresses, decided when the connection is made.
+"""Which hosts and addresses a webhook may connect to, decided when the connection is made (SSRF protection).
 
-Whoever can set or change a URL, or answer for its name in DNS, must not reach what only this machine reaches: its
-loopback, the private network, the cloud's metadata service. So the name is resolved here, each address is looked at,
-and the connection goes to an address that was looked at: a name that answers differently a moment later changes
-nothing.
+Someone who can change the URL, or its name in DNS, must not reach what only this machine reaches: its loopback, the
+private network, the cloud's metadata service. So the name is resolved here, each address is checked, and the
+connection goes to a checked address: a different DNS answer a moment later changes nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ EMBEDDING = tuple(map(IPv6Network, ("::ffff:0:0/96", "::ffff:0:0:0/96", "::/96",
 PUBLIC_IF_EMBEDDED = tuple(map(IPv6Network, ("::ffff:0:0/96", "64:ff9b::/96")))  # of them, those still in use
 
 # What is no public address, by IANA's special-purpose registries (2025-10) and not by `ipaddress`, whose lists differ
-# between Python's versions. The first that holds an address counts. Beside them services that clouds offer each machine
-# at addresses which look private or public.
+# between Python's versions. The first match counts. The clouds' services for each machine are listed too, since their
+# addresses look private or public.
 _SPECIAL = {
     "a cloud's metadata service": (
         "100.100.100.200/32",  # Alibaba
@@ -57,7 +56,7 @@ _SPECIAL = {
     ),
 }
 SPECIAL = tuple((ip_network(text), kind) for kind, texts in _SPECIAL.items() for text in texts)
-GLOBAL_UNICAST = IPv6Network("2000::/3")  # what IANA gives out of IPv6; what is neither in it nor special is reserved
+GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA allocates of IPv6; the rest is special or reserved
 
 MIN_HIDDEN = 4  # characters: what is shorter is no secret, and would be found in every other word
 BY_NAME = frozenset({"public", "private", "loopback"})  # what a listed name opens
@@ -67,7 +66,7 @@ _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A webhook's URL, taken apart."""
+    """The parts of a webhook's URL."""
 
     tls: bool
     host: str
@@ -91,7 +90,7 @@ class Endpoint:
 
 
 def parse_url(url: str) -> Endpoint:
-    """Take a URL apart. Raises ValueError, without the URL in its text, since it may hold secrets."""
+    """Parse a URL. Raises ValueError without the URL in its text, since it may hold secrets."""
     if any(character.isspace() or not character.isprintable() for character in url):
         raise ValueError("webhook.url holds a space or a control character")
     try:
@@ -104,7 +103,7 @@ def parse_url(url: str) -> Endpoint:
     try:
         host = (parts.hostname or "").encode("idna").decode()
     except UnicodeError:
-        raise ValueError("webhook.url has a host name that is none") from None
+        raise ValueError("webhook.url has an invalid host name") from None
     if not host or port == 0:
         raise ValueError("webhook.url has no host, or port 0: expected http(s)://host[:port]/path")
     tls = parts.scheme == "https"
@@ -129,14 +128,14 @@ class TargetRefusedError(OSError):
 
 
 class Targets:
-    """The allow-list. Empty: every host, at public addresses. Else only what is listed, and nothing beside it.
+    """The allow-list. Empty: every host, at public addresses. Otherwise only what is listed.
 
     What is listed is a host's name, good for public, private and loopback addresses, or an address or network.
     Link-local addresses (the metadata services of clouds), multicast and the like must be listed as addresses.
     """
 
     def __init__(self, allowed: Sequence[str]) -> None:
-        """Take entries apart. Raises ValueError for one that is neither a name nor an address nor a network."""
+        """Parse the entries. Raises ValueError for one that is neither a name nor an address nor a network."""
         self._names: set[str] = set()
         self._networks: list[IPv4Network | IPv6Network] = []
         for entry in allowed:
@@ -152,7 +151,7 @@ class Targets:
                 self._names.add(name)
 
     def refuses_host(self, host: str) -> str | None:
-        """Return why no address of this host would do, or None: what can be told without asking DNS."""
+        """Return why this host is refused at any address, or None, as far as is known without DNS."""
         address = _address(host)
         if address is not None:
             return self.refuses(host, address)
@@ -205,7 +204,7 @@ def _address(host: str) -> Address | None:
 
 
 def _embedded(address: Address) -> IPv4Address | None:
-    """Return the IPv4 address that an IPv6 address stands for, None if it stands for none."""
+    """Return the IPv4 address embedded in an IPv6 address, None if there is none."""
     if isinstance(address, IPv4Address) or int(address) <= 1:
         return None
     if any(address in network for network in EMBEDDING):

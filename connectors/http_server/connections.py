@@ -61,7 +61,7 @@ def text_reply(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> Repl
 
 
 class Connections:
-    """Accepts connections of one address and answers them with `respond`, in a thread of its own."""
+    """Accepts connections on one address and answers them with `respond`, in a separate thread."""
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, respond: Respond) -> None:
         """Listen from now on. Raises OSError."""
@@ -170,8 +170,8 @@ class Connections:
             return None
         try:
             return await self._respond(request)
-        except Exception:  # a reply that cannot be made is told to the client and the log, and ends nothing
-            logger.exception("the reply to GET %r could not be made", request.path)
+        except Exception:  # an error in one reply goes to the client and the log, and must not end the server
+            logger.exception("the reply to GET %r failed", request.path)
             return text_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "this page failed; the daemon's log says why")
 
 

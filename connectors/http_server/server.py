@@ -1,8 +1,8 @@
-"""What the daemon shows over HTTP: /metrics for Prometheus, /livez and /readyz for whoever restarts and routes.
+"""What the daemon shows over HTTP: /metrics for Prometheus, /livez and /readyz for orchestrators.
 
-With a user name and password set, everything but /livez and /readyz asks for them: probes have none, and hear no more
-than a word on how it stands. With a certificate set, there is only https. (The server that comes with prometheus-client
-has neither passwords nor probes, and one thread for each connection, however long it is silent.)
+With a user name and password set, everything but /livez and /readyz asks for them: probes have none, and get no more
+than a short status. With a certificate set, there is only https. (prometheus-client's own
+server has neither passwords nor probes, and one thread for each connection, however long it is silent.)
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ Check = Callable[[], tuple[bool, str]]
 
 
 class HttpServer:
-    """Serves GET and HEAD from threads of its own, and asks nothing of the loop but two answers.
+    """Serves GET and HEAD from separate threads; it needs only two answers from the processing loop.
 
-    `live` and `ready` return whether, and why not (or a word on how it stands). They are called from any thread, must
+    `live` and `ready` return a flag and a text: why not, or a short status. They are called from any thread, must
     answer at once, and `live` must not depend on Kafka: a broker that is down is no reason to be restarted.
     """
 
@@ -53,7 +53,7 @@ class HttpServer:
         self._exposition = make_wsgi_app(registry)
         self._checks = {"/livez": live, "/readyz": ready}
         self._connections: Connections | None = None
-        self._writer = ThreadPoolExecutor(1, "http-metrics")  # so that a page of metrics holds up no probe
+        self._writer = ThreadPoolExecutor(1, "http-metrics")  # so that /metrics cannot delay a probe
         self._credentials = _digest(settings.username, settings.password.get_secret_value())
         self._refusals = LogThrottle()
 

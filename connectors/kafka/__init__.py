@@ -1,4 +1,5 @@
-"""Kafka: consumer group, fetching and parsing, transactions, changelog, results, diagnosis.
+"""Kafka: consumer group (`source.KafkaSource`), results (`sinks`, `transactions`), changelog, history, diagnosis.
 
-All that knows kafka-python stands here; its private parts are named in `client_internals` alone.
+Only this room knows kafka-python, and only `client_internals` and `record_parser` its private parts. Errors are
+explained in `errors`. May import `decode`, `http_client`, `common` and the files at the top of `connectors`.
 """

@@ -88,7 +88,7 @@ def test_bad_rows_are_rejected_with_file_and_line(tmp_path):
         ("time.csv", b"time,value\n5,1\n", "column `timestamp`; found 'time, value'"),
         ("none.csv", b"2014-07-01 00:00:00,5\n", "column `timestamp`"),
         ("only.csv", b"timestamp,stream\n", "column of values"),
-        ("index.csv", b",timestamp,value\n0,5,1\n", "printable name of its own; found ''"),
+        ("index.csv", b",timestamp,value\n0,5,1\n", "unique, printable name; found ''"),
         ("twice.csv", b"timestamp,a,a\n", "found 'a'"),
         ("wide.csv", "timestamp,value\n5,1\n".encode("utf-16"), "UTF-8"),
         ("array.json", b'[{"timestamp": 5, "value": 1}]\n', "expected JSON, or a CSV header"),

@@ -77,7 +77,7 @@ def test_a_receiver_that_sends_only_interim_answers_is_retried_later(
     receiver.answer = lambda headers, body: INTERIM[0] * 1_000
     make_sink(receiver.port).write([alert()])
     until(lambda: counts.outcomes["retried"])
-    assert "interim answers (1xx), and none that is final" in caplog.text
+    assert "interim answers (1xx) and no final one" in caplog.text
 
 
 @pytest.fixture

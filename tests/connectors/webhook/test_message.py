@@ -170,7 +170,7 @@ def test_the_signature_equals_the_reference_librarys() -> None:
         ("http://exa mple.org/hunter2", "a space or a control character"),
         ("http://example.org/\r\nhunter2", "a space or a control character"),
         ("http://[::1/hunter2", "is no URL"),
-        (f"http://{'a' * 70}.org/hunter2", "a host name that is none"),
+        (f"http://{'a' * 70}.org/hunter2", "an invalid host name"),
     ],
 )
 def test_an_invalid_url_is_refused_without_echoing_it(url: str, why: str) -> None:
