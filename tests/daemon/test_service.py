@@ -254,20 +254,26 @@ LEARNERS, LEARNER_ROWS = 40, 10_000  # at 40 rows a second: far more than is eve
 LEARNING_SECONDS = 600  # a retraining comes last: on a machine with much else to do its 5 s have taken more than 70
 
 
-def test_scoring_continues_while_retraining_and_a_new_model_survives_kill_9(tmp_path: Path) -> None:
-    events = tmp_path / "events.csv"
-    values = odd_waves(LEARNERS, LEARNER_ROWS)
+def odd_waves_from_file(folder: Path, lanes: int, rows: int) -> dict[str, Any]:
+    """Write streams of odd waves to a file; return the settings of a daemon that scores it."""
+    events = folder / "events.csv"
+    values = odd_waves(lanes, rows)
     with events.open("w") as file:
         file.write("timestamp,stream,value\n")
-        for row in range(LEARNER_ROWS):
-            file.writelines(f"{START + row * STEP},lane-{n},{values[n, row]:.6g}\n" for n in range(LEARNERS))
-    settings = {
+        for row in range(rows):
+            file.writelines(f"{START + row * STEP},lane-{n},{values[n, row]:.6g}\n" for n in range(lanes))
+    return {
         "source.type": "file",
         "source.paths": [str(events)],
+        "state.directory": str(folder / "state"),
+        "output.scores_file": str(folder / "scores.jsonl"),
+    }
+
+
+def test_scoring_continues_while_retraining_and_a_new_model_survives_kill_9(tmp_path: Path) -> None:
+    settings = odd_waves_from_file(tmp_path, LEARNERS, LEARNER_ROWS) | {
         "source.speed": 40 * STEP,
-        "state.directory": str(tmp_path / "state"),
         "state.checkpoint_interval_seconds": 0.5,
-        "output.scores_file": str(tmp_path / "scores.jsonl"),
         "training.budget_seconds": 4,
         "compute.threads": 1,
     }
@@ -308,19 +314,9 @@ def test_scoring_continues_while_retraining_and_a_new_model_survives_kill_9(tmp_
 
 def test_after_a_change_of_cell_streams_keep_their_history(tmp_path: Path) -> None:
     """Only hidden states are the network's own: they are primed, and nothing begins to warm up again."""
-    events = tmp_path / "events.csv"
-    values = odd_waves(5, 1000)
-    with events.open("w") as file:
-        file.write("timestamp,stream,value\n")
-        for row in range(1000):
-            file.writelines(f"{START + row * STEP},lane-{n},{values[n, row]:.6g}\n" for n in range(5))
-    settings = {
-        "source.type": "file",
-        "source.paths": [str(events)],
+    settings = odd_waves_from_file(tmp_path, 5, 1000) | {
         "source.speed": 50 * STEP,
-        "state.directory": str(tmp_path / "state"),
         "state.checkpoint_interval_seconds": 0.2,
-        "output.scores_file": str(tmp_path / "scores.jsonl"),
         "training.enabled": False,
     }
     with Longwatch(tmp_path, settings) as daemon:

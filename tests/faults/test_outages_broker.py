@@ -15,7 +15,7 @@ from kafka.errors import KafkaError
 from connectors.batches import Partition
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
-from tests.brokers import Broker, _OwnProcess, kafka_home
+from tests.brokers import Broker, _OwnProcess, need_kafka_home
 from tests.daemon.fleet import make_fleet
 from tests.daemon.receiver import Receiver
 from tests.daemon.records import by_place, difference, open_producer
@@ -162,10 +162,7 @@ def test_a_broker_that_is_gone_for_a_minute_is_waited_for(own_broker: Broker, tm
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    home = kafka_home()
-    if home is None:
-        pytest.skip("needs Apache Kafka (set KAFKA_HOME)")
-    found = Cluster(home)
+    found = Cluster(need_kafka_home("no clusters"))
     try:
         found.start()
         yield found

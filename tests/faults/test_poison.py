@@ -38,7 +38,7 @@ from tests.daemon.support import Longwatch, until
 from tests.detector.engine.restarts import assert_same
 from tests.faults.support import PARTITIONS, Topics, committed, scored_events
 from tests.streams import Event, Outcome, fleet, in_batches, interleaved, run
-from training.network.weights import Weights, load_prior
+from training.network.weights import Weights
 
 BEFORE, AFTER = 12_345.5, 12_346.5  # values that make the kernel raise before and after its work
 
@@ -112,11 +112,6 @@ class Steps:
                 return next(said)
 
         return run(Said(), self.batches)  # type: ignore[arg-type]  # it needs no more of an engine
-
-
-@pytest.fixture(scope="module")
-def model() -> Weights:
-    return load_prior()
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,13 @@ class Group:
         finally:
             consumer.close(autocommit=False)
 
+    def feed_first(self) -> Taken:
+        """Start the feed and wait until it has sent a first alert."""
+        taken = self.feed()
+        self.write("first")
+        until(lambda: taken.ids == ["first"], "the first alert comes")
+        return taken
+
     def close(self) -> None:
         self.stop()
         self._writer.close()
@@ -130,9 +137,7 @@ def test_the_alert_feed_resumes_after_retention_emptied_its_topic(
 ) -> None:
     alerts = topic()
     mine = group(alerts)
-    taken = mine.feed()
-    mine.write("first")
-    until(lambda: taken.ids == ["first"], "the first alert comes")
+    taken = mine.feed_first()
     until(lambda: mine.committed() == 2, "the end of the transaction is passed over", every=0.2)
     mine.stop()
     mine.write("lost to retention")
@@ -148,9 +153,7 @@ def test_the_alert_feed_continues_when_its_topic_is_emptied_while_it_reads(
 ) -> None:
     alerts = topic()
     mine = group(alerts)
-    taken = mine.feed()
-    mine.write("first")
-    until(lambda: taken.ids == ["first"], "the first alert comes")
+    taken = mine.feed_first()
     delete_all(apache, alerts)
     time.sleep(1.0)  # a fetch or two
     mine.write("second")

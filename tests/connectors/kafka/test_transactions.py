@@ -96,6 +96,15 @@ def reader(apache: Broker) -> Iterator[Callable[..., Reader]]:
         one.source.close()
 
 
+def three_read(broker: Broker, topic: Topic, reader: Callable[..., Reader]) -> Reader:
+    """Return a reader of a topic that has read its three events."""
+    events = topic()
+    produce(broker, events, range(3))
+    source = reader(events)
+    source.read(3)
+    return source
+
+
 def test_results_and_offsets_are_committed_together(
     apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter], reader: Callable[..., Reader]
 ) -> None:
@@ -117,10 +126,7 @@ def test_results_and_offsets_are_committed_together(
 def test_aborted_results_are_never_seen_and_the_writer_stays_usable(
     apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter], reader: Callable[..., Reader]
 ) -> None:
-    events, results = topic(), topic()
-    produce(apache, events, range(3))
-    source = reader(events)
-    source.read(3)
+    source, results = three_read(apache, topic, reader), topic()
     mine = writer()
     mine.send(results, None, b"wrong")
     mine.flush()
@@ -133,10 +139,7 @@ def test_aborted_results_are_never_seen_and_the_writer_stays_usable(
 def test_a_former_writer_is_fenced(
     apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter], reader: Callable[..., Reader]
 ) -> None:
-    events, results = topic(), topic()
-    produce(apache, events, range(3))
-    source = reader(events)
-    source.read(3)
+    source, results = three_read(apache, topic, reader), topic()
     zombie, name = writer("one-name"), "one-name"
     zombie.send(results, None, b"zombie")
     zombie.flush()
@@ -169,10 +172,7 @@ def test_every_call_of_a_fenced_writer_reports_it(error: KafkaError) -> None:
 def test_offsets_of_a_former_group_member_are_refused(
     apache: Broker, topic: Topic, writer: Callable[..., TransactionalWriter], reader: Callable[..., Reader]
 ) -> None:
-    events, results = topic(), topic()
-    produce(apache, events, range(3))
-    source = reader(events)
-    source.read(3)
+    source, results = three_read(apache, topic, reader), topic()
     member = source.source.member()
     source.source.close()
     mine = writer()

@@ -16,16 +16,11 @@ from connectors.batches import Partition, RawBatch
 from connectors.decode.decoder import REASONS, Decoder
 from detector.engine.engine import Engine, EngineSettings, Step
 from tests.streams import clock, in_batches, numbered, run, seasonal, wide
-from training.network.weights import Weights, load_prior
+from training.network.weights import Weights
 
 RECORDS = 10_000
 NOW_MS = 1_790_000_000_000
 PARTITIONS = [Partition("metrics", 0), Partition("metrics", 1)]
-
-
-@pytest.fixture(scope="module")
-def model() -> Weights:
-    return load_prior()
 
 
 def raw_batch(values: list[bytes], keys: list[bytes | None], first_offset: int = 0) -> RawBatch:

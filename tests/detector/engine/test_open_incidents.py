@@ -16,16 +16,11 @@ from detector.engine.engine import Engine, EngineSettings
 from detector.scoring.incidents import AlertRules
 from detector.service.daemon import Daemon
 from tests.streams import HOUR, MINUTE, START, Event, batch_of, clock, in_batches, interleaved, numbered, run, wide
-from training.network.weights import Weights, load_prior
+from training.network.weights import Weights
 
 SECOND = MINUTE // 60
 ROWS = 500  # of a stream before its incident
 FLOOR = 300  # seconds: no silence is shorter
-
-
-@pytest.fixture(scope="module")
-def model() -> Weights:
-    return load_prior()
 
 
 def alarmed(step: int = MINUTE, partition: Partition | None = None) -> list[Event]:

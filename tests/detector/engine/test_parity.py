@@ -14,12 +14,7 @@ from detector.engine.engine import Engine, EngineSettings
 from detector.errors import StateError
 from tests.detector.engine.restarts import Store, assert_same, restarted, run_parts
 from tests.streams import DAY, Event, Outcome, batch_of, fleet, in_batches, interleaved, run
-from training.network.weights import Weights, load_prior
-
-
-@pytest.fixture(scope="module")
-def model() -> Weights:
-    return load_prior()
+from training.network.weights import Weights
 
 
 @pytest.fixture(scope="module")

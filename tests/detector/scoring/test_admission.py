@@ -23,16 +23,11 @@ from tests.streams import (
     run,
     wide,
 )
-from training.network.weights import Weights, load_prior
+from training.network.weights import Weights
 
 SECOND = MINUTE // 60
 RULE = 5  # late events that agree, the last of which is taken
 FEW = 3 * RULE  # by chance an event or two may look like one of those before
-
-
-@pytest.fixture(scope="module")
-def model() -> Weights:
-    return load_prior()
 
 
 def calm(rows: int, name: str = "s", start: int = START, step: int = MINUTE, seed: int = 0) -> list[Event]:

@@ -35,13 +35,7 @@ from tests.streams import (
 from training.network.horizons import HORIZONS
 from training.network.inputs import FRAME
 from training.network.shape import PARAMETERS_OF_T
-from training.network.weights import Weights, load_prior
-
-
-@pytest.fixture(scope="module")
-def model() -> Weights:
-    return load_prior()
-
+from training.network.weights import Weights
 
 WAIT = HORIZONS[1] - 1  # arrivals between the ten-step forecast and its event
 

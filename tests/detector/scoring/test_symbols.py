@@ -35,14 +35,9 @@ from tests.streams import (
     run,
     seasonal,
 )
-from training.network.weights import Weights, load_prior
+from training.network.weights import Weights
 
 SETTLED, ROWS = 8000, 8200
-
-
-@pytest.fixture(scope="module")
-def model() -> Weights:
-    return load_prior()
 
 
 def events_of(name: str, codes: list[str], start: int = 0) -> list[Event]:

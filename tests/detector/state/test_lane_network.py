@@ -22,11 +22,6 @@ CPU = "cpu"
 
 
 @pytest.fixture(scope="module")
-def model() -> Weights:
-    return load_prior()
-
-
-@pytest.fixture(scope="module")
 def other() -> Weights:
     """Other weights, of the kind that a retraining brings."""
     torch.manual_seed(1)

@@ -23,16 +23,11 @@ from detector.state.stream_cache import PORTION
 from detector.state.tables import Table
 from tests.detector.engine.restarts import assert_same
 from tests.streams import MINUTE, START, Event, batch_of, in_batches, numbered, run
-from training.network.weights import Weights, load_prior
+from training.network.weights import Weights
 
 LIMIT = MIN_STATE_BYTES
 HUGE_PAGE = 4 << 20  # bytes that the system may lay beneath a single one
 WIDEST = 32 << 20  # one stream of 1,024 features: the only thing that may stand above the limit
-
-
-@pytest.fixture(scope="module")
-def model() -> Weights:
-    return load_prior()
 
 
 class Store:

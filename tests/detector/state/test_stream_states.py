@@ -26,11 +26,6 @@ LANE = lane_row(HORIZONS)
 NOISE = np.random.default_rng(7)
 
 
-@pytest.fixture(scope="module")
-def model() -> Weights:
-    return load_prior()
-
-
 def fed(model: Weights, events: list[Event]) -> Engine:
     engine = Engine(model)
     run(engine, in_batches(numbered(events), 1000))

@@ -6,7 +6,7 @@ All in float64, so that equal means equal but for the order of sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -20,16 +20,10 @@ from training.network.cells import Cell, LstmCell, VanillaCell
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 TIME, LANES = 11, 3
 CLOSE = {"atol": 1e-13, "rtol": 1e-10}
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class Network(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -23,16 +22,10 @@ from training.network.cells import (
 )
 from training.network.shape import cell_parameter_count
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 TIME, BATCH, INPUTS, HIDDEN = 30, 4, 3, 16
 FUSED = {"rnn": 1, "lstm": 4, "gru": 3}  # cells with trained weights, and their gates
-
-
-@pytest.fixture(autouse=True)
-def _float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def weights(cell: Cell) -> tuple[Tensor, Tensor, Tensor, Tensor]:
