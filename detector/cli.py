@@ -37,6 +37,7 @@ _EXAMPLES = {
   longwatch train history/*.csv --output models
   longwatch train --from-kafka --output models --set 'kafka.topics=["metrics"]'
   longwatch train history/*.csv --output models --diagnose
+  longwatch train history/*.csv --output models --learning optimiser=adamw --learning weight_decay=0.01
   torchrun --nproc-per-node 2 -m detector train history/*.csv --output models""",
     "backtest": """examples:
   longwatch backtest cpu.csv --output scores.csv
@@ -53,6 +54,11 @@ _EXAMPLES = {
     "schema": """examples:
   longwatch schema alerts > alert.schema.json""",
 }
+
+_LEARNING = (  # what Learning has; it is not imported to show help
+    "optimiser, learning_rate, momentum, schedule, warm_up, weight_decay, l1, clip, clip_limit, update_every,"
+    " backpropagate, sampling, sampling_rise"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,6 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (UserError, TrainingUserError, OSError) as error:
         _discard_output()
         _fail(error, FAILED)
+
+
+def _seed(text: str) -> int:
+    if not 0 <= (seed := int(text)) < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 0 to 4294967295")
+    return seed
 
 
 def _run_daemon(settings: Settings) -> None:
@@ -143,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
         "--diagnose", nargs="?", type=Path, const=Path(), metavar="FILE.html",
         help="write a page with plots of the training (default: DIR.html, next to the folder)",
     )  # fmt: skip
+    train.add_argument(
+        "--learning", action="append", default=[], metavar="NAME=VALUE",
+        help=f"how to learn, where not as the daemon's retraining does; may be repeated. Names: {_LEARNING}"
+        " (docs/settings.md)",
+    )  # fmt: skip
+    train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of all that is drawn at random (default: 0)")
     backtest = add("backtest", "Score history with the daemon's engine, and write a row for each event.")
     backtest.add_argument("files", nargs="+", metavar="FILE", help="CSV or JSON lines, plain or gzipped (.gz)")
     backtest.add_argument("--output", type=Path, metavar="CSV", help="table to write; - for standard output")

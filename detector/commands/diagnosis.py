@@ -27,8 +27,8 @@ from detector.commands.diagnosis_plots import (
 )
 from detector.commands.plots import html_document
 from detector.commands.training_data import Excerpt, TrainingData
-from detector.config.settings import Settings
 from training.learn.gradients import state_gradient_norms
+from training.learn.settings import Learning
 from training.learn.tbptt import TrainStep
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecast, Forecaster, student_t_nll
@@ -59,7 +59,8 @@ class Diagnosis:
     name: str  # what was trained on
     champion: Weights  # that the run began with
     plan: WindowPlan
-    settings: Settings
+    learning: Learning
+    seed: int
     recording: TrainingData
     steps: Sequence[TrainStep]
     validations: Sequence[tuple[int, float]]  # step and loss
@@ -83,9 +84,9 @@ class Diagnosis:
 
     def _plots(self, model: Forecaster) -> list[Plot]:
         lags = list(range(1, REACH + 1))
-        plots = [plot_reach(gradient_reach(model, self.recording.recorded, lags, self.settings.compute.seed), lags)]
+        plots = [plot_reach(gradient_reach(model, self.recording.recorded, lags, self.seed), lags)]
         if self.steps:  # too little to judge by: nothing was learnt
-            plots.append(plot_gradients(self.steps, self.settings.training.clip_norm))
+            plots.append(plot_gradients(self.steps, self.learning.clip_norm))
             plots.append(plot_losses(self.steps, self.validations))
         ahead = [forecasts(model, self.recording.recorded, excerpt) for excerpt in self.recording.excerpts]
         whose = "the new model" if self.outcome.model else "the model that stays"
@@ -95,9 +96,8 @@ class Diagnosis:
     def _effective_settings(self) -> dict[str, Mapping[str, Any]]:
         return {
             "model": self.champion.shape._asdict(),
-            "training": self.settings.training.model_dump(),
+            "training": {**self.learning.model_dump(), "seed": self.seed},
             "windows": asdict(self.plan),
-            "compute": self.settings.compute.model_dump(),
         }
 
 

@@ -32,6 +32,7 @@ from detector.commands.training_data import HELD_BACK, MIN_EVENTS, TrainError, b
 from detector.config.settings import Settings
 from detector.errors import UsageError
 from detector.service.factory import device_of, first_model
+from training.learn.settings import Learning
 from training.learn.tbptt import TrainStep
 from training.network.registry import Registry
 from training.retrain.challenger import WindowPlan, fine_tune
@@ -54,16 +55,26 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         raise UsageError(
             f"train: --diagnose {diagnosis}: a name that ends in .html is expected; name FILEs before --diagnose"
         )
+    learning = settings.training.learning(options.learning)
     check_folder("--output", options.output)  # not after minutes of training
     if diagnosis is not None:
         check_folder("--diagnose", diagnosis.parent)
     history = TrainingSource.of_kafka(settings) if options.from_kafka else TrainingSource.of_files(options.files)
     with process_group(device_of(settings)) as processes:
         if processes.first:
-            print(train(history, options.output, settings, processes=processes, diagnosis=diagnosis))
+            report = train(
+                history,
+                options.output,
+                settings,
+                processes=processes,
+                learning=learning,
+                seed=options.seed,
+                diagnosis=diagnosis,
+            )
+            print(report)
         else:
             logging.disable(logging.WARNING)  # the first process logs
-            train_as_worker(settings, processes)
+            train_as_worker(settings, processes, learning, options.seed)
 
 
 class TrainingSource(NamedTuple):
@@ -143,14 +154,16 @@ def train(
     settings: Settings,
     *,
     processes: SingleProcess = SINGLE_PROCESS,
+    learning: Learning | None = None,
+    seed: int = 0,
     progress: bool = True,
     diagnosis: Path | None = None,
     now: Callable[[], float] = time.time,
 ) -> TrainReport:
     """Refine model.directory's latest model, or the prior, on history, and save the result into Registry(output).
 
-    processes: who learns; by default this one, on the CPU. progress: show bars where standard error is a
-    terminal. diagnosis: HTML page to write. now: Unix time, s.
+    processes: who learns; by default this one, on the CPU. learning: None: as the daemon's retraining does.
+    progress: show bars where standard error is a terminal. diagnosis: HTML page to write. now: Unix time, s.
     Raises TrainError, ModelError, RegistryError, PlotError and what opening the history raises.
     """
     if diagnosis:
@@ -167,7 +180,8 @@ def train(
             f"{history.name}: none of {recording.lanes} features has {MIN_EVENTS} events in order and moves; "
             "train on longer series"
         )
-    plan = SERIES_PLAN.with_step_every(settings.training.update_every)
+    learning = learning or settings.training.learning()
+    plan = SERIES_PLAN.with_step_every(learning.update_every)
     steps: list[TrainStep] = []
     validations: list[tuple[int, float]] = []
     began = time.perf_counter()
@@ -184,8 +198,8 @@ def train(
             champion,
             processes.broadcast_data(recorded),
             plan,
-            settings.compute.seed,
-            learning=settings.training,
+            seed,
+            learning=learning,
             processes=processes,
             on_step=on_step,
             on_validation=lambda step, loss: validations.append((step, loss)),
@@ -207,20 +221,28 @@ def train(
         diagnosis=diagnosis,
     )
     if diagnosis:
-        Diagnosis(history.name, champion, plan, settings, recording, steps, validations, outcome).write(
-            diagnosis, str(report)
-        )
+        Diagnosis(
+            name=history.name,
+            champion=champion,
+            plan=plan,
+            learning=learning,
+            seed=seed,
+            recording=recording,
+            steps=steps,
+            validations=validations,
+            outcome=outcome,
+        ).write(diagnosis, str(report))
     return report
 
 
-def train_as_worker(settings: Settings, processes: SingleProcess) -> None:
+def train_as_worker(settings: Settings, processes: SingleProcess, learning: Learning, seed: int) -> None:
     """Learn along with the first process, on a share of what it has read; it does the rest."""
     torch.set_num_threads(1)
     fine_tune(
         first_model(settings),
         processes.broadcast_data(None),
         SERIES_PLAN,
-        settings.compute.seed,
-        learning=settings.training,
+        seed,
+        learning=learning,
         processes=processes,
     )

@@ -13,6 +13,8 @@ PREFIX = "LONGWATCH_"
 REFERENCE = "docs/settings.md lists them all"
 
 Name = tuple[str, ...]  # ("kafka", "topics")
+_STEPS = "optimiser momentum schedule warm_up weight_decay l1 clip clip_limit"
+_OF_TRAIN = f"{_STEPS} update_every backpropagate sampling sampling_rise".split()
 # What files written for an earlier version may still hold: the new name, or what to do
 REMOVED: dict[Name, Name | str] = {
     ("model", "scope"): "it was removed, all streams share one model: leave it out",
@@ -21,6 +23,14 @@ REMOVED: dict[Name, Name | str] = {
     ("alerting", "least_duration_seconds"): ("alerting", "min_duration_seconds"),
     ("alerting", "mute"): ("alerting", "muted_streams"),
     ("alerting", "repeats"): ("alerting", "repeated_anomalies"),
+    ("compute", "seed"): "it is an option of longwatch train now, --seed",
+    **{
+        (
+            "training",
+            name,
+        ): f"it is an option of longwatch train now, --learning {name}=...; retraining does without"
+        for name in _OF_TRAIN
+    },
 }
 
 

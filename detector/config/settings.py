@@ -25,6 +25,7 @@ from connectors.webhook.settings import WebhookSettings
 from detector.config.sources import (
     Environment,
     Found,
+    Layer,
     Overrides,
     SecretsDirectory,
     SettingsError,
@@ -94,14 +95,33 @@ class ModelSettings(Section):
         return self
 
 
-class TrainingSettings(Learning, Section):
-    """Section [training]: how the network learns on while it scores, and how `longwatch train` refines it."""
+class TrainingSettings(Section):
+    """Section [training]: when and how fast the daemon learns."""
 
     enabled: bool = Field(True, description="Whether the daemon retrains the network on what it sees.")
+    learning_rate: float = Field(
+        5e-4, gt=0, le=10, description="How far each step of a retraining changes the network; higher is less stable."
+    )
     interval_seconds: float = Field(3600.0, ge=60, le=MAX_SECONDS, description="Time from one retraining to the next.")
     budget_seconds: float = Field(
         120.0, ge=1, le=MAX_SECONDS, description="CPU time after which a retraining learns no more."
     )
+
+    def learning(self, options: Sequence[str] = ()) -> Learning:
+        """Return how a network learns: at this rate, but for `longwatch train --learning` options, "name=value".
+
+        Raises SettingsError.
+        """
+        layer = Layer(Learning)
+        layer.add_options("--learning", options, "clip=value")
+        chosen = {name: found.value for (name,), found in layer.found.items()}
+        try:
+            learning = Learning.model_validate({"learning_rate": self.learning_rate} | chosen)
+        except ValidationError as invalid:
+            layer.errors += explain(Learning, invalid, layer.found)
+        if layer.errors:
+            raise SettingsError(layer.errors) from None
+        return learning
 
 
 class StateSettings(Section):
@@ -223,7 +243,6 @@ class ComputeSettings(Section):
 
     device: str = Field("auto", description="auto (cuda where there is one), cpu, cuda or cuda:N.")
     threads: int = Field(0, ge=0, le=1024, description="Threads for computing; 0: as many as the process may use.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of whatever is drawn at random in training.")
 
     @field_validator("device")
     @classmethod

@@ -44,8 +44,8 @@ class Found(NamedTuple):
 class Layer:
     """What one source holds: settings by name, and a line for each thing that is wrong with it."""
 
-    def __init__(self, settings: type[BaseSettings]) -> None:
-        self.names = Names(settings)
+    def __init__(self, settings: type[BaseModel]) -> None:
+        self.settings, self.names = settings, Names(settings)
         self.found: dict[Name, Found] = {}
         self.errors: list[str] = []
 
@@ -73,6 +73,21 @@ class Layer:
     def add_text(self, path: Name, text: str, origin: str) -> bool:
         """Take a text, read as the setting's type asks; False: the name is unknown."""
         return self.add(path, parsed(self.names.types.get(path, str), text), origin)
+
+    def add_options(self, flag: str, options: Sequence[str], example: str) -> None:
+        """Take a command line's options, "name=value"; of two for one name the last holds."""
+        for option in options:
+            name, equals, text = option.partition("=")
+            name, text = name.strip(), text.strip()
+            if not re.fullmatch(r"[\w.-]*", name):
+                name, equals = "(hidden: it may hold a secret)", ""
+            single, origin = Layer(self.settings), f"{flag} {name}"
+            if not equals:
+                single.errors.append(f"{origin}: expected {example}")
+            elif not single.add_text(tuple(name.split(".")), text, origin):
+                single.add_unknown(origin, name, dotted)
+            self.found |= single.found
+            self.errors += single.errors
 
     def add_unknown(self, origin: str, name: str, write: Callable[[Name], str]) -> None:
         """Note a name that is unknown; `write`: how this source writes names."""
@@ -194,22 +209,11 @@ class SecretsDirectory(Texts):
 
 
 class Overrides(Texts):
-    """The command line's --set options; of two for one name the last holds."""
+    """The command line's --set options."""
 
     def __init__(self, settings: type[BaseSettings], options: Sequence[str]) -> None:
         super().__init__(settings)
-        for option in options:
-            name, equals, text = option.partition("=")
-            name, text = name.strip(), text.strip()
-            if not re.fullmatch(r"[\w.-]*", name):
-                name, equals = "(hidden: it may hold a secret)", ""
-            single = Layer(settings)
-            if not equals:
-                single.errors.append(f"--set {name}: expected section.name=value, such as kafka.topics=metrics")
-            elif not single.add_text(tuple(name.split(".")), text, f"--set {name}"):
-                single.add_unknown(f"--set {name}", name, dotted)
-            self.layer.found |= single.found
-            self.layer.errors += single.errors
+        self.layer.add_options("--set", options, "section.name=value, such as kafka.topics=metrics")
 
 
 def _path(name: str) -> Name:

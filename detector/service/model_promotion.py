@@ -58,10 +58,9 @@ class ModelPromotion:
         due = time.monotonic() - self._retrained_at >= training.interval_seconds
         if training.enabled and due and not self._retrainer.running:
             self._retrained_at = time.monotonic()
-            seed = self._settings.compute.seed + self._retrainings
-            self._retrainings += 1
+            seed, self._retrainings = self._retrainings, self._retrainings + 1
             histories, stream = self._parts.engine.streams.histories(MAX_LANES, seed)
-            self._retrainer.start(self._model, histories, stream, seed, training.budget_seconds, training)
+            self._retrainer.start(self._model, histories, stream, seed, training.budget_seconds, training.learning())
 
     def stop(self) -> None:
         """Give up a retraining that is under way."""

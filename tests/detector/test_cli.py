@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from connectors.errors import UserError
+from detector.cli import main
 from detector.service.factory import _driver_is_there
 from tests.brokers import CHECKOUT
 from training.errors import UserError as TrainingUserError
+from training.learn.settings import Learning
 
-HEAVY = {"numba", "torch", "scipy", "kafka"}
+HEAVY = {"numba", "torch", "scipy", "kafka", "numpy"}
 
 
 def longwatch(*arguments: str, importtime: bool = False) -> subprocess.CompletedProcess[str]:
@@ -30,7 +32,22 @@ def test_short_commands_do_not_import_heavy_modules(arguments: list[str]) -> Non
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "argparse" in loaded
-    assert not loaded & HEAVY
+    assert not loaded & (HEAVY if arguments == ["config"] else HEAVY | {"pydantic", "pydantic_settings"})
+
+
+def test_trains_help_names_all_that_it_takes_for_learning(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Names: {', '.join(Learning.model_fields)} (docs/settings.md)" in text
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "x"])
+def test_a_seed_that_cannot_be_one_is_refused(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "x.csv", "--output", "models", f"--seed={seed}"])
+    assert ended.value.code == 2
+    assert "--seed" in capsys.readouterr().err
 
 
 def test_bash_completes_commands_options_and_files() -> None:

@@ -1,7 +1,7 @@
-"""How a network learns, as settings: optimiser, learning rate, penalties, clipping, truncation, sampling.
+"""How a network learns: optimiser, learning rate, penalties, clipping, truncation, sampling.
 
-The defaults are what retraining was measured with. Section [training] extends this model, so names, ranges and
-descriptions stand here only; `optimisers.py` makes of them what learns. Without torch, so that settings load at once.
+The defaults are what retraining was measured with, and learns by; `longwatch train --learning` takes others.
+`optimisers.py` makes of them what learns. Without torch, so that settings load at once.
 """
 
 from __future__ import annotations
@@ -19,51 +19,52 @@ class Learning(BaseModel):
 
     optimiser: Literal["adam", "adamw", "rmsprop", "sgd"] = Field(
         default="adam",
-        description="How a gradient becomes a step; adamw: weight decay apart from the gradient's scaling.",
+        description="How a gradient becomes a step. adamw applies weight decay apart from the gradient's scaling.",
     )
     learning_rate: float = Field(
-        default=5e-4, gt=0, le=10, description="Highest learning rate; sgd wants some 100 times more."
+        default=5e-4, gt=0, le=10, description="Highest learning rate; sgd needs about 100 times more."
     )
     momentum: float = Field(
-        default=0.9, ge=0, lt=1, description="Of sgd: share of the last step that goes on; 0: none."
+        default=0.9, ge=0, lt=1, description="For sgd: share of the last step that is added to the next one; 0: none."
     )
     schedule: Literal["constant", "cosine", "one_cycle"] = Field(
         default="cosine",
-        description="How the learning rate goes on after the warm-up; cosine and one_cycle fall to nothing.",
+        description="The learning rate after the warm-up: constant, or falling to zero (cosine, one_cycle).",
     )
     warm_up: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of the steps in which the learning rate rises; one_cycle takes 0 for 0.3.",
+        description="Share of the steps in which the learning rate rises from zero; for one_cycle, 0 means 0.3.",
     )
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="L2 penalty on weight matrices, not on biases.")
     l1: float = Field(default=0.0, ge=0, le=1, description="L1 penalty on weight matrices, not on biases.")
     clip: Literal["norm", "value", "off"] = Field(
         default="norm",
-        description="Against exploding gradients: their global L2 norm is limited, each element, or nothing.",
+        description="What is limited against exploding gradients: their global L2 norm, each element, or nothing.",
     )
-    clip_limit: float = Field(default=1.0, gt=0, le=1_000_000_000, description="The limit that `clip` sets.")
+    clip_limit: float = Field(default=1.0, gt=0, le=1_000_000_000, description="The limit for `clip`.")
     update_every: int = Field(
         default=0,
         ge=0,
         le=100_000,
-        description="Rows between two steps (k1 of truncated BPTT); 0: 40, in `longwatch train` 128.",
+        description="Rows between two optimiser steps (k1 of truncated BPTT); 0: 128, in retraining 40.",
     )
     backpropagate: int = Field(
         default=0,
         ge=0,
         le=100_000,
-        description="Rows that a gradient flows back (k2); 0: as many as between two steps.",
+        description="Rows that a gradient flows back (k2 of truncated BPTT); 0: as many as between two steps.",
     )
     sampling: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="Share of rows that, at the end, show the network its own forecast in place of what was observed.",
+        description="Scheduled sampling: share of rows, at the end of training, that show the network its own forecast"
+        " instead of what was observed.",
     )
     sampling_rise: Literal["linear", "sigmoid"] = Field(
-        default="linear", description="How that share rises from nothing over the training."
+        default="linear", description="How that share rises from zero over the training."
     )
 
     @property

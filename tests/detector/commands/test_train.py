@@ -281,6 +281,7 @@ def test_torchrun_with_two_processes_trains_like_one(tmp_path: Path) -> None:
     paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(3, ROWS))]
     small(tmp_path / "small")
     begin = ["--set", f"model.directory={tmp_path / 'small'}", "--set", "model.hidden_size=8"]
+    begin += ["--learning", "clip_limit=2", "--seed", "3"]
     said, abouts = [], []
     for number, start in enumerate(([], ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"])):
         output = tmp_path / f"models-{number}"
@@ -299,7 +300,9 @@ def test_torchrun_with_two_processes_trains_like_one(tmp_path: Path) -> None:
             cwd=CHECKOUT, capture_output=True, text=True, timeout=DEADLINE, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-        assert (tmp_path / f"models-{number}.html").exists()
+        page = (tmp_path / f"models-{number}.html").read_text(encoding="utf-8")
+        assert "training.clip_limit</th><td>2.0<" in page
+        assert "training.seed</th><td>3<" in page
         said.append(done.stdout)
         abouts.append([json.loads(path.read_text()) for path in output.glob("*.json")])
     assert [len(about) for about in abouts] == [1, 1]

@@ -10,8 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from detector.commands import config as config_command
-from detector.config.names import is_secret, leaves
+from detector.config.names import REMOVED, is_secret, leaves
 from detector.config.settings import Settings, SettingsError, load_settings
+from training.learn.settings import Learning
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -170,6 +171,35 @@ def test_a_setting_that_was_removed_says_so_in_every_source(config: Path, value:
         f"{config}:2: unknown setting model.scope; {why}",
         f"environment LONGWATCH_MODEL__SCOPE: unknown setting; {why}",
         f"--set model.scope: unknown setting; {why}",
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in Learning.model_fields if name != "learning_rate"])
+def test_a_setting_that_became_an_option_of_train_says_so(config: Path, name: str) -> None:
+    config.write_text(f"[training]\n{name} = 1\n")
+    (line,) = errors_of(config)
+    assert line.startswith(f"{config}:2: unknown setting training.{name}; it is an option of longwatch train now, ")
+    assert f"--learning {name}=" in line
+
+
+def test_every_name_that_was_removed_or_renamed_leads_to_what_is_there() -> None:
+    known = {path for path, _ in leaves(Settings)}
+    assert not known & set(REMOVED)
+    assert {now for now in REMOVED.values() if not isinstance(now, str)} <= known
+
+
+def test_learning_options_are_read_as_settings_are_and_refused_as_they_are() -> None:
+    training = load_settings(None, {}, ["training.learning_rate=0.01"]).training
+    assert training.learning() == Learning(learning_rate=0.01)
+    chosen = training.learning(["optimiser=sgd", "momentum=0.5", "momentum = 0.8", "update_every=64"])
+    assert chosen == Learning(learning_rate=0.01, optimiser="sgd", momentum=0.8, update_every=64)
+    with pytest.raises(SettingsError) as refused:
+        training.learning(["momentm=1", "momentum=1", "clip", "l1=much"])
+    assert refused.value.errors == [
+        "--learning momentm: unknown setting; did you mean momentum?",
+        "--learning clip: expected clip=value",
+        '--learning momentum: momentum is "1": expected less than 1',
+        '--learning l1: l1 is "much": expected a valid number, unable to parse string as a number',
     ]
 
 

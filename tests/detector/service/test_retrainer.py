@@ -142,7 +142,7 @@ def test_the_time_budget_counts_only_the_threads_own_cpu_time(
 def test_retraining_uses_the_training_settings(retrainer: Retrainer) -> None:
     histories, _ = rings(odd_waves(LANES, 200))
     hardly = TrainingSettings.model_validate({"learning_rate": 1e-12})
-    retrainer.start(load_prior(), histories, STREAM, 0, DEADLINE, hardly)
+    retrainer.start(load_prior(), histories, STREAM, 0, DEADLINE, hardly.learning())
     outcome = outcome_of(retrainer)
     assert (outcome.outcome, outcome.steps > 0) == ("rejected", True)
     assert outcome.validation_loss == pytest.approx(outcome.champion_loss, abs=1e-6)
