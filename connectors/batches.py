@@ -8,11 +8,13 @@ stream, a symbol.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -65,6 +67,74 @@ class EventBatch:
     value: Float64  # [observations] finite; NaN for a symbol
     symbols: list[str] = field(default_factory=list)  # symbols that occur in this batch, each once
     symbol: Int32 = field(default_factory=_none)  # [observations] index into symbols, -1: a number; [0] if all are
+
+    @classmethod
+    def of(cls, events: Iterable[tuple[str, Any, Mapping[str, float | str]]]) -> EventBatch:
+        """Make a batch of events in their order: stream, time, values by feature, of which text is a symbol.
+
+        A time is in ns since 1970-01-01 UTC, or what numpy takes for a datetime64 in UTC. Raises ValueError for a
+        number that is not finite or a time that cannot be read.
+        """
+        streams, features, symbols = dict[str, int](), dict[str, int](), dict[str, int]()
+        stream, time, start, feature = list[int](), list[Any](), [0], list[int]()
+        value, symbol = list[float](), list[int]()
+        for name, at, values in events:
+            stream.append(streams.setdefault(name, len(streams)))
+            time.append(at)
+            for key, found in values.items():
+                feature.append(features.setdefault(key, len(features)))
+                value.append(math.nan if isinstance(found, str) else float(found))
+                symbol.append(symbols.setdefault(found, len(symbols)) if isinstance(found, str) else -1)
+            start.append(len(value))
+        batch = cls._of_one_source(
+            list(streams), list(features), np.array(stream, np.int32), time,
+            np.array(start, np.int64), np.array(feature, np.int32), np.array(value, np.float64),
+        )  # fmt: skip
+        codes = np.array(symbol, np.int32)
+        if not np.isfinite(batch.value[codes < 0]).all():
+            raise ValueError("numbers must be finite; leave out a feature that is missing")
+        return replace(batch, symbols=list(symbols), symbol=codes) if symbols else batch
+
+    @classmethod
+    def of_columns(cls, stream: str, time: ArrayLike, features: Mapping[str, ArrayLike]) -> EventBatch:
+        """Make a batch of one stream's events: times [events], and a column [events] of numbers for each feature.
+
+        NaN stands for a feature that is missing from an event; a row of nothing else is left out, and `offset` is the
+        row. Times are as in `of`. Raises ValueError for an infinite number, a time that cannot be read, and columns of
+        unequal length.
+        """
+        table = np.column_stack([np.asarray(column, np.float64) for column in features.values()])  # [events, features]
+        if np.isinf(table).any():
+            raise ValueError("numbers must be finite; NaN stands for a feature that is missing")
+        known = ~np.isnan(table)
+        kept = np.flatnonzero(known.any(axis=1))
+        batch = cls._of_one_source(
+            [stream], list(features), np.zeros(len(kept), np.int32), np.asarray(time)[kept],
+            np.concatenate(([0], np.cumsum(known[kept].sum(axis=1)))),
+            np.nonzero(known)[1].astype(np.int32), table[known],
+        )  # fmt: skip
+        return replace(batch, offset=kept)
+
+    @classmethod
+    def _of_one_source(
+        cls,
+        streams: list[str],
+        features: list[str],
+        stream: Int32,
+        time: ArrayLike,
+        start: Int64,
+        feature: Int32,
+        value: Float64,
+    ) -> EventBatch:
+        """Make a batch of events that come from no topic or file; an event's offset is its number."""
+        ns = np.asarray(time, "datetime64[ns]").astype(np.int64)
+        if np.isnat(ns.view("datetime64[ns]")).any():
+            raise ValueError("every event needs a time")
+        events = len(ns)
+        return cls(
+            streams, features, [Partition("", 0)], stream, ns, ns,
+            np.zeros(events, np.int32), np.arange(events), start, feature, value,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """Return the number of events."""

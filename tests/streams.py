@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,30 +35,13 @@ class Event(NamedTuple):
 
 def batch_of(events: Sequence[Event]) -> EventBatch:
     """Make a batch of events, in their order."""
-    streams: dict[str, int] = {}
-    features: dict[str, int] = {}
     partitions: dict[Partition, int] = {}
-    stream = [streams.setdefault(e.stream, len(streams)) for e in events]
-    feature = [features.setdefault(name, len(features)) for e in events for name in e.values]
     partition = [partitions.setdefault(e.partition, len(partitions)) for e in events]
-    time = np.array([e.time for e in events], np.int64)
-    values = [x for e in events for x in e.values.values()]
-    symbols: dict[str, int] = {}
-    symbol = [symbols.setdefault(x, len(symbols)) if isinstance(x, str) else -1 for x in values]
-    return EventBatch(
-        streams=list(streams),
-        features=list(features),
+    return replace(
+        EventBatch.of((e.stream, e.time, e.values) for e in events),
         partitions=list(partitions),
-        stream=np.array(stream, np.int32),
-        time=time,
-        received=time,
         partition=np.array(partition, np.int32),
         offset=np.array([e.offset for e in events], np.int64),
-        start=np.cumsum([0] + [len(e.values) for e in events]).astype(np.int64),
-        feature=np.array(feature, np.int32),
-        value=np.array([np.nan if isinstance(x, str) else x for x in values], np.float64),
-        symbols=list(symbols),
-        symbol=np.array(symbol if symbols else [], np.int32),
     )
 
 

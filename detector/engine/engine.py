@@ -29,7 +29,7 @@ from detector.state.stream_cache import PACK_BATCH, PORTION, StreamCache
 from detector.state.stream_states import StreamStates
 from training.network.input_history import WINDOW, record, unroll
 from training.network.inputs import FRAME, INPUT_SIZE, featurise
-from training.network.weights import Weights
+from training.network.weights import Weights, load_prior
 from training.symbols.kernels import PREDICTION, predict
 
 Int64 = NDArray[np.int64]
@@ -72,19 +72,20 @@ class Step:
 class Engine:
     """Scores events of any streams, one network for all, a state for every feature of every stream.
 
-    `fetch` and `spill`: see StreamCache, which holds the states (`streams`). `on_stage` is called with the name of each
-    stage as it ends.
+    `model`: by default the LSTM that ships. `fetch` and `spill`: see StreamCache, which holds the states (`streams`).
+    `on_stage` is called with the name of each stage as it ends.
     """
 
     def __init__(
         self,
-        model: Weights,
+        model: Weights | None = None,
         settings: EngineSettings | None = None,
         device: str = "cpu",
         fetch: Callable[[Sequence[str]], Iterable[bytes | None]] | None = None,
         on_stage: Callable[[str], None] | None = None,
         spill: SpillBuffer | None = None,
     ) -> None:
+        model = model or load_prior()
         self.settings = settings or EngineSettings()
         self._lanes = lanes_on(model, device)
         self._horizons = np.array(model.shape.horizons, np.int64)
