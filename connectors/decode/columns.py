@@ -16,6 +16,8 @@ from connectors.decode.timestamps import NS_PER_MILLISECOND, parse_time
 
 MAX_PLAIN_BYTES = 8 << 20  # all parsed at once they take some 25 times as much; what is more goes record by record
 CODE = "code"  # the name of the feature that a categorical event's symbol is
+MAX_NAME_BYTES = 255  # of a stream or feature, in UTF-8: each state, score and alert holds the name
+MAX_CODE_BYTES = 1_024  # of a symbol, in UTF-8: likewise
 MS_PER_DAY = 86_400_000
 MAX_MS = 2**63 // NS_PER_MILLISECOND - 1  # what ns in 64 bits can hold
 
@@ -152,9 +154,8 @@ class Columns:
     def add_symbol(self, code: Any) -> int:
         """Return the number of a code's symbol; refuses what is no symbol."""
         name = symbol_of(code)
-        if len(name.encode()) > self._settings.max_code_bytes:
-            limit = self._settings.max_code_bytes
-            raise RefusalError("code_too_long", f"the code {shown(name)}: decode.max_code_bytes is {limit}")
+        if (size := len(name.encode())) > MAX_CODE_BYTES:
+            raise RefusalError("code_too_long", f"the code {shown(name)} has {size} bytes, at most {MAX_CODE_BYTES}")
         symbol = self._codes[code] = self._symbols.setdefault(name, len(self._symbols))
         return symbol
 
@@ -206,9 +207,9 @@ class Columns:
         # Control characters, line separators, direction marks and lone surrogates: none is printable.
         if not name or not name.isprintable():
             raise RefusalError("bad_name", f"the {kind}'s name {shown(name)} must be printable and not empty")
-        if len(name.encode()) > self._settings.max_name_bytes:
-            limit = self._settings.max_name_bytes
-            raise RefusalError("name_too_long", f"the {kind}'s name {shown(name)}: decode.max_name_bytes is {limit}")
+        if (size := len(name.encode())) > MAX_NAME_BYTES:
+            name = f"the {kind}'s name {shown(name)}"
+            raise RefusalError("name_too_long", f"{name} has {size} bytes, at most {MAX_NAME_BYTES} are expected")
 
 
 def plain_batch(

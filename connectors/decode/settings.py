@@ -70,10 +70,6 @@ class DecodeSettings(Section):
         le=1_000_000,
         description="A record with more events is refused as one, where decode.batch is set.",
     )
-    max_name_bytes: int = Field(
-        default=255, ge=1, le=4_096, description="Longest name of a stream or feature, in UTF-8."
-    )
-    max_code_bytes: int = Field(default=1_024, ge=1, le=4_096, description="Longest symbol, in UTF-8.")
     max_age_days: float = Field(
         default=10_950,
         gt=0,

@@ -53,4 +53,5 @@ def test_the_code_field_is_configurable_and_can_be_excluded():
     assert one(record, config=DecodeSettings(code="log.template"))[2] == {"code": "E5"}
     assert one({**record, "value": 1}, config=DecodeSettings(code="nowhere"))[2] == {"value": 1.0}
     assert one({**record, "value": 1}, config=DecodeSettings(exclude_features=("code",)))[2] == {"value": 1.0}
-    assert reason({"stream": "a", "code": "E55"}, config=DecodeSettings(max_code_bytes=2)) == "code_too_long"
+    assert one({"stream": "a", "code": "E" * 1024})[2] == {"code": "E" * 1024}
+    assert reason({"stream": "a", "code": "é" * 513}) == "code_too_long"

@@ -121,7 +121,7 @@ def test_the_daemon_works_with_every_number_at_its_bounds(end: str, tmp_path: Pa
     }
     if end == "smallest":
         own |= {"source.speed": 0, "decode.max_age_days": 20_000, "decode.max_record_bytes": 1000}
-        own |= {"decode.max_name_bytes": 10, "decode.max_ahead_seconds": 86_400}
+        own |= {"decode.max_ahead_seconds": 86_400}
     settings = load_settings(None, {}, [*ends, *(f"{name}={value}" for name, value in own.items())])
     Daemon(settings).run()
     assert (tmp_path / "scores.jsonl").read_bytes().count(b"\n") == len(events)
