@@ -93,7 +93,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
 
 @dataclass(slots=True)
 class ScoredStream:
-    """One stream's scored events in their order, for figures and pictures; every array is [events]."""
+    """One stream's scored events in their order, for an evaluation; every array is [events]."""
 
     time: NDArray[np.int64]  # ns
     score: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""The demo: the daemon itself over bundled real data, its alerts as a person reads them, a table and pictures.
+"""The demo: the daemon itself over bundled real data, its alerts as a person reads them, a table and plots.
 
 Nothing here scores. Events go from files through decode, engine, checkpoints and sinks as they do in production; only
 retraining is off, since a replay of seconds has no place in a schedule of hours.
@@ -19,44 +19,35 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
 from tqdm import tqdm
 
-from connectors.batches import Alert, Int64, Scores
+from connectors.batches import Alert, Scores
 from connectors.common.private_files import locked
 from connectors.decode.decoder import DecodeSettings
-from connectors.files.labels import Window, load_labels, windows_of
+from connectors.files.labels import load_labels
 from connectors.files.lines import FileError
 from connectors.http_server.settings import HttpSettings
+from detector.commands.demo_report import COLUMNS, RULES, match_incidents, read_series, summary, write_plots
 from detector.commands.outputs import check_folder
-from detector.commands.plots import PlotError, Series, html_page, plot_overview, plot_stream, save_png
+from detector.commands.plot_style import PlotError
 from detector.config.settings import Settings
 from detector.observability.alert_text import format_number, format_time, format_value
-from detector.scoring.judge import NOVELTY_WARMUP
 from detector.service.daemon import Daemon
 from detector.service.factory import Sinks
-from training.evaluate import StreamIncidents, incident_table, incidents, nab_probation
+from training.evaluate import incident_table
 
 DATA = Path(__file__).parents[1] / "demo_data"
 BATCH_EVENTS = 500  # small, so that alerts come as they fire; scores are the same however events are cut
-WEEK_NS = 604_800 * 10**9
 SCRAPE_SECONDS = 5.0
-COLUMNS = 100  # of a terminal
 BOLD, PLAIN = "\033[1m", "\033[0m"
 
 INTRODUCTION = (
-    "{streams} real series, {events:,} events, replayed in order of time as streams of one source through the daemon. "
-    'They are all of the Numenta Anomaly Benchmark\'s "realKnownCause", taken whole before any result was seen. The '
-    "network has been trained on synthetic series only."
-)
-RULES = (
-    "Found: an alert fired in the labelled window. False alarm: one fired outside all of them. Delay: from the "
-    "window's start, which in this benchmark lies well before the incident itself."
+    "{streams} real series with {events:,} events are replayed through the daemon in order of time, as streams of one "
+    'source. They are the whole set "realKnownCause" of the Numenta Anomaly Benchmark, chosen before any result was '
+    "seen. The network was trained on synthetic series only."
 )
 
 
@@ -66,7 +57,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def run_demo(settings: Settings, output: Path) -> None:
-    """Replay the bundled series, print alerts and a table, write pictures, scores, alerts and metrics to `output`.
+    """Replay the bundled series, print alerts and a table, write plots, scores, alerts and metrics to `output`.
 
     Raises the daemon's own errors, FileError where another demo writes there, OSError where `output` cannot be
     written, KeyboardInterrupt after CTRL+C.
@@ -101,10 +92,10 @@ def _run_alone(settings: Settings, output: Path) -> None:
     series = read_series(scores, alerts, load_labels(DATA / "labels.json"))
     judged = [match_incidents(one) for one in series]
     table = incident_table(judged)
-    left_out = seen["events"] - seen["events_scored"]
+    dropped = seen["events"] - seen["events_scored"]
     paragraphs = [
-        f"{seen['events_scored']:,} events scored in {seconds:.1f} s; {left_out} with a time that their stream had had "
-        "before were left out.",
+        f"{seen['events_scored']:,} events scored in {seconds:.1f} s; {dropped} were dropped, since their stream "
+        "already had an event of the same time.",
         *summary(series, judged, settings.alerting.alerts_per_stream_per_week),
         RULES,
     ]
@@ -113,56 +104,10 @@ def _run_alone(settings: Settings, output: Path) -> None:
         print(textwrap.fill(paragraph, COLUMNS))
     print(f"\nalerts    {alerts}\nscores    {scores}\nmetrics   {metrics}")
     try:
-        pictures = _draw(series, judged, paragraphs, table, output)
+        plots = write_plots(series, judged, paragraphs, table, output)
     except PlotError as error:
-        pictures = f"none: {error}"
-    print(f"pictures  {pictures}")
-
-
-def read_series(scores: Path, alerts: Path, labels: Mapping[str, list[Window]]) -> list[Series]:
-    """Return the streams of a file of scores and a file of alerts, by name; of each its first feature."""
-    records: dict[str, list[_ScoreLine]] = {}
-    decoder = msgspec.json.Decoder(_ScoreLine)
-    with scores.open("rb") as lines:
-        for line in lines:
-            record = decoder.decode(line)
-            records.setdefault(record.stream, []).append(record)
-    fired: dict[str, list[str]] = {}
-    with alerts.open("rb") as lines:
-        for line in lines:
-            alert = msgspec.json.decode(line, type=_AlertLine)
-            if alert.status == "firing":
-                fired.setdefault(alert.stream, []).append(alert.started_at)
-    return [
-        _series(stream, rows, fired.get(stream, []), windows_of(labels, stream) or [])
-        for stream, rows in sorted(records.items())
-    ]
-
-
-def match_incidents(series: Series) -> StreamIncidents:
-    """Match the alerts that fired with the labelled windows."""
-    return incidents(series.stream, series.time, np.isin(series.time, series.alerts), series.windows)
-
-
-def summary(series: Sequence[Series], judged: Sequence[StreamIncidents], budget: float) -> list[str]:
-    """Return in words what the table says, against the budget of alerts (a stream and week)."""
-    found, labelled = sum(one.found for one in judged), sum(len(one.incidents) for one in judged)
-    false = sum(len(one.false_alarms) for one in judged)
-    weeks = sum(int(one.time[-1] - one.time[0]) for one in series) / WEEK_NS
-    early = sum(
-        sum(alarm < one.time[nab_probation(len(one.time))] for alarm in verdict.false_alarms)
-        for one, verdict in zip(series, judged, strict=True)
-    )
-    return [
-        f"{found} of {labelled} labelled incidents found. {false} false alarms in {weeks:.0f} weeks of streams: "
-        f"{false / weeks:.2f} a stream and week; the budget, alerting.alerts_per_stream_per_week, is {budget:g}.",
-        f"{early} of the false alarms fell into the beginning of a series (15 %, at most 750 events) that the "
-        "benchmark leaves to learning and does not count. Here they count: a stream is warming for "
-        f"{NOVELTY_WARMUP} events only.",
-    ]
-
-
-# -- the replay --------------------------------------------------------------------------------------------------------
+        plots = f"none: {error}"
+    print(f"plots     {plots}")
 
 
 def _demo_settings(settings: Settings, paths: Sequence[Path], state: Path, scores: Path, alerts: Path) -> Settings:
@@ -212,7 +157,7 @@ def _replay(
 
 
 class _StatelessSink:
-    """What every sink here has in common: nothing to keep."""
+    """A sink that keeps nothing, and so has nothing to restore."""
 
     def flush(self) -> None:
         """Do nothing."""
@@ -313,67 +258,3 @@ def _family(host: str) -> socket.AddressFamily:
 def _url(settings: Settings) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.http.host, settings.http.host)  # noqa: S104 - not bound
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.http.port}"
-
-
-# -- scores and alerts, as the sinks wrote them ------------------------------------------------------------------------
-
-
-class _ScoreLine(msgspec.Struct, gc=False):
-    stream: str
-    timestamp: str
-    score: float
-    threshold: float
-    observed: dict[str, float]
-    expected: dict[str, float | None]
-    lower: dict[str, float | None]
-    upper: dict[str, float | None]
-
-
-class _AlertLine(msgspec.Struct):
-    stream: str
-    status: str
-    started_at: str
-
-
-def _series(stream: str, rows: Sequence[_ScoreLine], fired: Sequence[str], windows: Sequence[Window]) -> Series:
-    feature = next(iter(rows[0].observed))
-    return Series(
-        stream=stream,
-        feature=feature,
-        time=_times([row.timestamp for row in rows]),
-        value=np.array([row.observed.get(feature) for row in rows], np.float64),
-        expected=np.array([row.expected.get(feature) for row in rows], np.float64),
-        lower=np.array([row.lower.get(feature) for row in rows], np.float64),
-        upper=np.array([row.upper.get(feature) for row in rows], np.float64),
-        score=np.array([row.score for row in rows]),
-        threshold=np.array([row.threshold for row in rows]),
-        alerts=_times(fired),
-        windows=windows,
-    )
-
-
-def _times(texts: Sequence[str]) -> Int64:
-    return np.array([text.removesuffix("Z") for text in texts], "datetime64[ns]").astype(np.int64)
-
-
-def _draw(
-    series: Sequence[Series], judged: Sequence[StreamIncidents], paragraphs: Sequence[str], table: str, output: Path
-) -> str:
-    """Write a PNG for each stream, one for all, and a page with them; return where."""
-    captioned = [
-        replace(one, note=f"{verdict.found} of {len(verdict.incidents)} incidents found, "
-                f"{len(verdict.false_alarms)} false alarms in {len(one.time):,} events")
-        for one, verdict in zip(series, judged, strict=True)
-    ]  # fmt: skip
-    images = []
-    for one in tqdm(
-        captioned, desc="drawing", unit=" pictures", ncols=COLUMNS, leave=False, disable=None, file=sys.stderr
-    ):
-        path = output / f"{one.stream}.png"
-        save_png(plot_stream(one), path)
-        images.append((f"{one.stream}: {one.note}", path))
-    found, labelled = sum(one.found for one in judged), sum(len(one.incidents) for one in judged)
-    title = f"longwatch demo: {found} of {labelled} labelled incidents found in {len(series)} real series"
-    save_png(plot_overview(captioned, title), output / "demo.png")
-    (output / "index.html").write_text(html_page(title, paragraphs, table, images), encoding="utf-8")
-    return f"{output / 'index.html'}, {output / 'demo.png'}"

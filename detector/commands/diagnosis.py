@@ -25,7 +25,7 @@ from detector.commands.diagnosis_plots import (
     plot_losses,
     plot_reach,
 )
-from detector.commands.plots import html_document
+from detector.commands.plot_style import html_document
 from detector.commands.training_data import Excerpt, TrainingData
 from training.learn.gradients import state_gradient_norms
 from training.learn.settings import Learning

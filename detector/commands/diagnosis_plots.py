@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.commands.plots import ALERT, BAND, DASHES, INK, SCORE, VALUE, new_figure
+from detector.commands.plot_style import ALERT, BAND, DASHES, INK, SCORE, VALUE, new_figure
 from training.learn.tbptt import TrainStep
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ MAX_POINTS = 1500  # of a line: a page is 1,300 pixels wide
 
 
 class Plot(NamedTuple):
-    """A picture and how to read it."""
+    """A plot and how to read it."""
 
     title: str
     reading: str
     figure: Figure
 
     def html(self) -> str:
-        """Return a heading, the sentence and the picture as an SVG within the page."""
+        """Return a heading, the sentence and the plot as an SVG within the page."""
         import matplotlib  # noqa: PLC0415 - an extra
 
         image = io.BytesIO()

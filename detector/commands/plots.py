@@ -1,26 +1,16 @@
-"""Pictures of scored streams: the values with the band that was expected, the score with its threshold, the alerts.
-
-Colours are Okabe and Ito's, which people who see red and green alike can tell apart; what matters differs in shape too.
-Needs matplotlib, the `plots` extra. Nothing here opens a window.
-"""
+"""Plots of scored streams: values with the band that was expected, the score with its threshold, and the alerts."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.errors import UserError
 from connectors.files.labels import Window
+from detector.commands.plot_style import ALERT, BAND, DASHES, INK, PLAIN, SCORE, SOFT, VALUE, WINDOW, new_figure
 from detector.observability.alert_text import format_number, format_return_period, format_time
 from training.evaluate import rows_in_windows
 
@@ -32,40 +22,11 @@ if TYPE_CHECKING:
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
-INK, SOFT, GRID = "#1f2a36", "#66717d", "#e3e7eb"
-VALUE, BAND, WINDOW, ALERT, SCORE = "#1f2a36", "#a6d4f2", "#fae6b4", "#d55e00", "#0072b2"
-STYLE: Any = {  # matplotlib's own type lists every key it knows
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": "#b5bdc5",
-    "axes.labelcolor": SOFT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "figure.facecolor": "white",
-}
-DASHES = (0, (4, 3))
-PLAIN: dict[str, Any] = {"parse_math": False}  # of texts with names, whose dollars matplotlib takes for a formula
-DPI = 110
 TICKS, CLOSE_UP_TICKS = 9, 6  # of time, at most
 OVERVIEW_WIDTH, OVERVIEW_HEAD, OVERVIEW_ROW, OVERVIEW_FOOT = 9.5, 0.75, 1.55, 0.65  # inches
 OVERVIEW_DPI = 140  # sharp where a page shows it at half its pixels
 CLOSE_UP_EVENTS = 60  # on each side of the strongest alert: few enough for the band to be seen
 GAP = 12  # a line is broken where so many usual intervals pass without an event
-COLOURS = 128  # of a PNG's palette: a third of the bytes, and no difference to the eye
-
-
-class PlotError(UserError):
-    """No picture can be drawn; the text says what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +55,8 @@ class _Strongest(NamedTuple):
     words: str
 
 
-def require_matplotlib() -> None:
-    """Raise PlotError without matplotlib."""
-    try:
-        import_module("matplotlib")  # an extra: only who draws must have it
-    except ImportError as error:
-        raise PlotError(f"pictures need matplotlib ({error}): pip install 'longwatch[plots]'") from error
-
-
 def plot_stream(series: Series) -> Figure:
-    """Return a stream's picture: all of it on the left, the surroundings of its strongest alert on the right."""
+    """Return a stream's plot: all of it on the left, the surroundings of its strongest alert on the right."""
     with new_figure(13, 4.8) as figure:
         strongest = _strongest(series)
         grid = figure.add_gridspec(
@@ -122,7 +75,7 @@ def plot_stream(series: Series) -> Figure:
 
 
 def plot_overview(streams: Sequence[Series], title: str) -> Figure:
-    """Return one picture of several streams, one below the other, each with its own axis of time."""
+    """Return one plot of several streams, one below the other, each with its own axis of time."""
     height = OVERVIEW_HEAD + OVERVIEW_FOOT + OVERVIEW_ROW * len(streams)
     with new_figure(OVERVIEW_WIDTH, height, OVERVIEW_DPI) as figure:
         figure.text(0.1, 1 - 0.3 / height, title, fontsize=12, fontweight="bold", va="center", **PLAIN)
@@ -138,69 +91,6 @@ def plot_overview(streams: Sequence[Series], title: str) -> Figure:
             _rarity_axis(score, series)
         _legend(figure, labelled=any(series.windows for series in streams))
         return figure
-
-
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG with few colours. Raises OSError."""
-    from PIL import Image  # noqa: PLC0415 - comes with matplotlib: only who draws must have the extra
-
-    whole = io.BytesIO()
-    figure.savefig(whole, format="png")
-    image = Image.open(whole).convert("RGB")
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
-
-
-def html_page(title: str, paragraphs: Sequence[str], table: str, pictures: Sequence[tuple[str, Path]]) -> str:
-    """Return an HTML page that holds everything in itself; `pictures` are descriptions and PNG files."""
-    images = "\n".join(
-        f'<img alt="{html.escape(words)}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
-        for words, path in pictures
-    )
-    text = "\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
-    return html_document(title, f"{text}\n<pre>{html.escape(table)}</pre>\n{images}")
-
-
-def html_document(title: str, body: str) -> str:
-    """Return an HTML page in our style; `body` is HTML, the title text."""
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>
-  body {{ font: 16px/1.5 system-ui, sans-serif; color: {INK}; background: #f5f7f9; max-width: 1440px;
-         margin: 2rem auto; padding: 0 1rem }}
-  p {{ max-width: 75ch }}
-  pre, table {{ background: #fff; padding: 1rem; overflow-x: auto; border: 1px solid {GRID}; border-radius: 6px }}
-  th {{ text-align: left; font-weight: 600; padding-right: 2rem }}
-  td {{ padding-right: 2rem }}
-  .number {{ text-align: right; padding-right: 0 }}
-  .text {{ white-space: pre-wrap }}
-  img {{ width: 100%; background: #fff; margin: 0 0 1rem; border: 1px solid {GRID}; border-radius: 6px }}
-</style>
-<h1>{html.escape(title)}</h1>
-{body}
-</html>
-"""
-
-
-# -- the parts of a picture --------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def new_figure(width: float, height: float, dpi: int = DPI) -> Iterator[Figure]:
-    """Give an empty figure, inches wide and high, in our style whatever the user's matplotlibrc says.
-
-    Raises PlotError without matplotlib.
-    """
-    require_matplotlib()
-    import matplotlib  # noqa: PLC0415 - an extra
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield Figure(figsize=(width, height), dpi=dpi)
 
 
 def _strongest(series: Series) -> _Strongest | None:

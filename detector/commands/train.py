@@ -27,7 +27,7 @@ from connectors.kafka.history import KafkaHistory
 from connectors.protocols import Source
 from detector.commands.diagnosis import Diagnosis
 from detector.commands.outputs import check_folder
-from detector.commands.plots import require_matplotlib
+from detector.commands.plot_style import require_matplotlib
 from detector.commands.training_data import HELD_BACK, MIN_EVENTS, TrainError, build_training_data, read_events
 from detector.config.settings import Settings
 from detector.errors import UsageError
@@ -116,9 +116,9 @@ class TrainReport:
     def __str__(self) -> str:
         """Return what a person wants to know, some lines."""
         symbols = f", {self.symbols} symbols left out" if self.symbols else ""
-        refused = "".join(f", {count} refused ({reason})" for reason, count in self.rejected.items())
+        rejected = "".join(f", {count} rejected ({reason})" for reason, count in self.rejected.items())
         lines = [
-            f"{self.events} events{refused}{symbols}, {self.dropped} late or twice; "
+            f"{self.events} events{rejected}{symbols}, {self.dropped} late or duplicate; "
             f"{self.lanes} features, of which {self.lanes_used} have {MIN_EVENTS} events and move"
         ]
         if self.outcome.steps:

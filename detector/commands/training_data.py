@@ -115,7 +115,7 @@ def read_events(source: Source, decoder: Decoder, name: str, *, progress: bool) 
             source.close()
     if not events.observations:
         raise TrainError(
-            f"{name}: no event with a number could be read; refused: {dict(events.rejected) or 'none'}, "
+            f"{name}: no event with a number could be read; rejected: {dict(events.rejected) or 'none'}, "
             f"symbols: {events.symbols}"
         )
     return events

@@ -1,4 +1,4 @@
-"""Refused records in the log: why, an example, and where they are kept."""
+"""Rejected records in the log: why, an example, and where they are kept."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from detector.config.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MIN_IN_A_ROW = 30  # refused one after the other, and none between them that could be read: then it is not the records
-MAX_DETAIL = 300  # characters of a record's own trouble
+MIN_IN_A_ROW = 30  # rejected without one between them that could be read: then it is not single records
+MAX_DETAIL = 300  # characters of what was wrong with a record
 
 
 class RejectionLog:
-    """Tells of refused records, of each reason once a minute at most; louder while no record can be read at all."""
+    """Logs rejected records, each reason at most once a minute, and as an error while no record can be read at all."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -29,33 +29,33 @@ class RejectionLog:
         self._reason = ""  # of the last one
 
     def log(self, rejected: Sequence[Rejected], read: int) -> None:
-        """Tell of what a batch brought; `read` is how many of its records could be read."""
+        """Log what a batch brought; `read` is how many of its records could be read."""
         if read:
             if self.nothing_read:
-                logger.info("records can be read again, after %d that were refused", self._in_a_row)
+                logger.info("records can be read again, after %d rejected ones", self._in_a_row)
             self._in_a_row = 0
         else:
             self._in_a_row += len(rejected)
         by_reason: dict[str, list[Rejected]] = {}
-        for refusal in rejected:
-            self._reason = refusal.reason
-            by_reason.setdefault(refusal.reason, []).append(refusal)
-        for reason, refused in by_reason.items():
+        for one in rejected:
+            self._reason = one.reason
+            by_reason.setdefault(one.reason, []).append(one)
+        for reason, same in by_reason.items():
             throttle = self._throttles.setdefault(reason, LogThrottle(clock=self._clock))
-            if count := throttle.due(len(refused)):
-                last = refused[-1]
+            if count := throttle.due(len(same)):
+                last = same[-1]
                 # a file's name and line are in the detail
                 place = "" if self._of_files else f"{last.topic}/{last.partition}, offset {last.offset}: "
                 logger.warning(
-                    "%d records were refused (%s), the last: %s%s; they are kept in %s",
+                    "%d records were rejected (%s), the last: %s%s; they are kept in %s",
                     *(count, reason, place, last.detail[:MAX_DETAIL], self._kept_in),
                 )
         if rejected and self.nothing_read and self._loud.due():
-            logger.error("%s: see to [decode], or to what writes them", self.nothing_read)
+            logger.error("%s: check the settings in [decode], and what writes the records", self.nothing_read)
 
     @property
     def nothing_read(self) -> str:
-        """Words where one record after the other is refused, without any name or value of theirs; else empty."""
+        """What to say while one record after the other is rejected, without their names or values; else empty."""
         if self._in_a_row < MIN_IN_A_ROW:
             return ""
         return f"none of the last {self._in_a_row} records could be read (the last: {self._reason})"

@@ -1,4 +1,4 @@
-"""What the daemon has done, in one line an hour and one at the end: a quiet log says that it lives."""
+"""What the daemon has done, in one line an hour and one at the end, so that a quiet log shows that it is alive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 3600.0
-COUNTED = ("scored", "refused", "late", "duplicate", "alerts")
+COUNTED = ("scored", "rejected", "late", "duplicate", "alerts")
 
 
 class RunSummary:
@@ -18,7 +18,7 @@ class RunSummary:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._began = self._told_at = clock()  # s
+        self._began = self._logged_at = clock()  # s
         self._all, self._recent = Counter[str](), Counter[str]()
 
     def count(self, **found: int) -> None:
@@ -26,15 +26,15 @@ class RunSummary:
         self._recent.update(found)
 
     def log_hourly(self, streams: int, lag: int) -> None:
-        """Once an hour say what came of it, how many streams are in memory and how many records wait to be read."""
-        if self._clock() - self._told_at < EVERY_SECONDS:
+        """Log once an hour what was counted, how many streams are in memory and how many records wait to be read."""
+        if self._clock() - self._logged_at < EVERY_SECONDS:
             return
         logger.info("in the last hour: %s; %d streams in memory, %d records behind", _words(self._recent), streams, lag)
-        self._told_at = self._clock()
+        self._logged_at = self._clock()
         self._settle()
 
     def log_total(self) -> None:
-        """Say what came of the whole run."""
+        """Log what was counted in the whole run."""
         self._settle()
         logger.info("in %.0f s: %s", self._clock() - self._began, _words(self._all))
 

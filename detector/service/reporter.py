@@ -114,15 +114,15 @@ class Reporter:
             )
 
     def rejected(self, rejected: list[Rejected], read: int) -> None:
-        """Count and tell what was refused; `read` is how many records of the same batch could be read."""
+        """Count and log what was rejected; `read` is how many records of the same batch could be read."""
         for refusal in rejected:
             self._metrics.events_rejected[refusal.reason].inc()
-        self._summary.count(refused=len(rejected))
+        self._summary.count(rejected=len(rejected))
         self._refusals.log(rejected, read)
 
     @property
     def nothing_read(self) -> str:
-        """Words where one record after the other is refused; else empty."""
+        """What to say while one record after the other is rejected; else empty."""
         return self._refusals.nothing_read
 
     def watch(self, lag: int) -> None:

@@ -18,7 +18,8 @@ from statistics import median
 
 from connectors.files.labels import load_labels
 from detector.commands.bench import BATCH, QUICK_ROUNDS, ROUNDS, Contender, Fleet, measure_in_turns
-from detector.commands.demo import DATA, match_incidents, read_series
+from detector.commands.demo import DATA
+from detector.commands.demo_report import match_incidents, read_series
 from detector.config.settings import load_settings
 from detector.service.factory import engine_settings, first_model
 from training.network.cells import CELLS

@@ -1,4 +1,4 @@
-"""What the daemon's log tells: refused records, a sign of life, alerts as fields, and times that say their zone."""
+"""What the daemon's log tells: rejected records, a sign of life, alerts as fields, and times that say their zone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_log_shows_rejected_records_alerts_and_times(tmp_path: Path) -> None
         "logging.format": "json",
         "alerting.threshold": 1.5,  # many alerts
         "output.alerts_file": str(tmp_path / "alerts.jsonl"),
-        "output.dead_letter_file": str(tmp_path / "refused.jsonl"),
+        "output.dead_letter_file": str(tmp_path / "rejected.jsonl"),
     }
     fleet = make_fleet(streams=4, rows=500, seed=3)
     wrong = json.dumps({"name": "web", "when": 1, "fields": {}}).encode() + b"\n"
@@ -29,7 +29,7 @@ def test_the_log_shows_rejected_records_alerts_and_times(tmp_path: Path) -> None
         assert daemon.process.stdin is not None
         daemon.process.stdin.write(wrong * 600)
         daemon.process.stdin.flush()
-        daemon.work_until(lambda found: found.sum("events_rejected_total") == 600, "all are refused")
+        daemon.work_until(lambda found: found.sum("events_rejected_total") == 600, "all are rejected")
         told_so = 200, "none of the last 600 records could be read (the last: no_value)\n"
         until(lambda: daemon.get("/readyz") == told_so, "what is ready says so")
         assert daemon.get("/livez")[0] == 200
@@ -42,17 +42,17 @@ def test_the_log_shows_rejected_records_alerts_and_times(tmp_path: Path) -> None
         return [line for line in lines if re.search(pattern, str(line["message"]))]
 
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
-    (warning, *_) = told(r"^\d+ records were refused \(no_value\), the last: ")
+    (warning, *_) = told(r"^\d+ records were rejected \(no_value\), the last: ")
     assert warning["level"] == "warning"
     assert "-, line " in str(warning["message"])
-    assert str(warning["message"]).endswith(f"; they are kept in {tmp_path / 'refused.jsonl'}")
+    assert str(warning["message"]).endswith(f"; they are kept in {tmp_path / 'rejected.jsonl'}")
     (loud,) = told("^none of the last ")
     assert loud["level"] == "error"
-    assert told("records can be read again, after 600 that were refused")
+    assert told("records can be read again, after 600 rejected ones")
     alerts = read_lines(tmp_path / "alerts.jsonl")
     of_alerts = told("^(warning|critical) alert: |^resolved ")
     assert [{name: line[name] for name in alert} for line, alert in zip(of_alerts, alerts, strict=True)] == alerts
     assert len(alerts) > 5
     events = len(fleet.names) * fleet.rows
     firing = sum(alert["status"] == "firing" for alert in alerts)
-    assert told(rf"^in \d+ s: {events} scored, 600 refused, 0 late, 0 duplicate, {firing} alerts$")
+    assert told(rf"^in \d+ s: {events} scored, 600 rejected, 0 late, 0 duplicate, {firing} alerts$")

@@ -84,7 +84,7 @@ def test_an_unknown_shell_is_an_error_that_lists_the_known_ones() -> None:
         "connectors.files.lines.FileError",
         "connectors.webhook.outbox.OutboxError",
         "detector.errors.StateError",
-        "detector.commands.plots.PlotError",
+        "detector.commands.plot_style.PlotError",
         "detector.commands.smooth.SmoothError",
         "detector.commands.training_data.TrainError",
         "training.retrain.distributed.ProcessesError",

@@ -10,7 +10,8 @@ import pytest
 
 from detector.commands.demo import _demo_settings
 from detector.commands.diagnosis_plots import ForecastSeries, _draw_forecast
-from detector.commands.plots import Series, html_page, new_figure, plot_overview, plot_stream, save_png
+from detector.commands.plot_style import html_page, new_figure, save_png
+from detector.commands.plots import Series, plot_overview, plot_stream
 from detector.config.settings import load_settings
 from detector.observability.alert_text import describe
 from detector.observability.log_format import TextLines

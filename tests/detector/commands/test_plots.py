@@ -1,4 +1,4 @@
-"""Pictures of streams: whatever a stream looks like, one is drawn; without matplotlib, a line says what is missing."""
+"""Plots of streams: whatever a stream looks like, it is drawn; without matplotlib, a line says what is missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detector.commands.plots import PlotError, Series, html_page, plot_overview, plot_stream, save_png
+from detector.commands.plot_style import PlotError, html_page, save_png
+from detector.commands.plots import Series, plot_overview, plot_stream
 
 MINUTE_NS = 60 * 10**9
 BEGIN_NS = 1_400_000_000 * 10**9
@@ -65,7 +66,7 @@ def test_any_stream_can_be_drawn(one, tmp_path):
 
 
 def test_alerts_and_labelled_windows_are_drawn(tmp_path):
-    from detector.commands.plots import ALERT, WINDOW
+    from detector.commands.plot_style import ALERT, WINDOW
 
     plain, told = tmp_path / "plain.png", tmp_path / "told.png"
     save_png(plot_stream(series(alerts=(), windows=())), plain)

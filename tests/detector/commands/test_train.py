@@ -157,7 +157,7 @@ def test_train_reports_what_is_wrong_with_the_files(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="moves"):
         train_on_files([flat], tmp_path / "models", settings(), progress=False)
     (tmp_path / "none.csv").write_text("timestamp,value\nx,1\n", encoding="utf-8")
-    with pytest.raises(TrainError, match=r"no event with a number could be read; refused: .*bad_timestamp"):
+    with pytest.raises(TrainError, match=r"no event with a number could be read; rejected: .*bad_timestamp"):
         train_on_files([str(tmp_path / "none.csv")], tmp_path / "models", settings(), progress=False)
     with pytest.raises(FileError, match=r"missing.csv"):
         train_on_files([str(tmp_path / "missing.csv")], tmp_path / "models", settings(), progress=False)

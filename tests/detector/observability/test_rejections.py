@@ -1,4 +1,4 @@
-"""What is told now and then: refused records, and what was done."""
+"""What is logged now and then: rejected records, and what was done."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_throttled_line_is_logged_at_once_and_then_at_intervals_with_a_count()
     assert throttle.due() == 0
 
 
-def refused(reason: str, count: int, offset: int = 0) -> list[Rejected]:
+def rejected(reason: str, count: int, offset: int = 0) -> list[Rejected]:
     return [Rejected("metrics", 3, offset + at, reason, f"problem {offset + at}", b"") for at in range(count)]
 
 
@@ -48,40 +48,40 @@ def test_rejected_records_are_logged_by_reason_with_an_example_and_where_they_go
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = Clock()
-    settings = load_settings(None, {}, ["output.dead_letter_file=/tmp/refused.jsonl"])
-    refusals = RejectionLog(settings, clock)
-    refusals.log(refused("not_json", 2) + refused("no_stream", 1, offset=7), read=90)
+    settings = load_settings(None, {}, ["output.dead_letter_file=/tmp/rejected.jsonl"])
+    log = RejectionLog(settings, clock)
+    log.log(rejected("not_json", 2) + rejected("no_stream", 1, offset=7), read=90)
     for _ in range(10):
-        refusals.log(refused("not_json", 100, offset=1_000), read=90)
+        log.log(rejected("not_json", 100, offset=1_000), read=90)
     assert [entry.getMessage() for entry in caplog.records] == [
-        "2 records were refused (not_json), the last: metrics/3, offset 1: problem 1; "
-        "they are kept in the topic longwatch-rejected and /tmp/refused.jsonl",
-        "1 records were refused (no_stream), the last: metrics/3, offset 7: problem 7; "
-        "they are kept in the topic longwatch-rejected and /tmp/refused.jsonl",
+        "2 records were rejected (not_json), the last: metrics/3, offset 1: problem 1; "
+        "they are kept in the topic longwatch-rejected and /tmp/rejected.jsonl",
+        "1 records were rejected (no_stream), the last: metrics/3, offset 7: problem 7; "
+        "they are kept in the topic longwatch-rejected and /tmp/rejected.jsonl",
     ]
     clock.now += 60.0
-    refusals.log(refused("not_json", 1), read=90)
-    assert caplog.records[-1].getMessage().startswith("1001 records were refused (not_json), the last: ")
+    log.log(rejected("not_json", 1), read=90)
+    assert caplog.records[-1].getMessage().startswith("1001 records were rejected (not_json), the last: ")
     assert {entry.levelno for entry in caplog.records} == {logging.WARNING}
-    assert refusals.nothing_read == ""
+    assert log.nothing_read == ""
 
 
 def test_when_every_record_is_rejected_the_log_level_rises_until_one_is_read(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    refusals = RejectionLog(load_settings(None, {}, []), Clock())
+    log = RejectionLog(load_settings(None, {}, []), Clock())
     for at in range(29):
-        refusals.log(refused("no_timestamp", 1, offset=at), read=0)
-    assert refusals.nothing_read == ""
+        log.log(rejected("no_timestamp", 1, offset=at), read=0)
+    assert log.nothing_read == ""
     for at in range(29, 600):
-        refusals.log(refused("no_timestamp", 1, offset=at), read=0)
-    assert refusals.nothing_read == "none of the last 600 records could be read (the last: no_timestamp)"
+        log.log(rejected("no_timestamp", 1, offset=at), read=0)
+    assert log.nothing_read == "none of the last 600 records could be read (the last: no_timestamp)"
     (loud,) = [entry for entry in caplog.records if entry.levelno == logging.ERROR]
-    assert loud.getMessage().endswith("see to [decode], or to what writes them")
-    refusals.log([], read=0)
-    assert refusals.nothing_read
-    refusals.log(refused("no_timestamp", 5), read=1)
-    assert refusals.nothing_read == ""
-    assert caplog.records[-1].getMessage() == "records can be read again, after 600 that were refused"
+    assert loud.getMessage().endswith("check the settings in [decode], and what writes the records")
+    log.log([], read=0)
+    assert log.nothing_read
+    log.log(rejected("no_timestamp", 5), read=1)
+    assert log.nothing_read == ""
+    assert caplog.records[-1].getMessage() == "records can be read again, after 600 rejected ones"
 
 
 def test_a_summary_is_logged_hourly_and_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
@@ -89,7 +89,7 @@ def test_a_summary_is_logged_hourly_and_at_the_end(caplog: pytest.LogCaptureFixt
     clock = Clock()
     summary = RunSummary(clock)
     summary.count(scored=100, late=1)
-    summary.count(refused=3)
+    summary.count(rejected=3)
     summary.log_hourly(streams=7, lag=2)
     assert not caplog.records
     clock.now += 3_600.0
@@ -100,9 +100,10 @@ def test_a_summary_is_logged_hourly_and_at_the_end(caplog: pytest.LogCaptureFixt
     summary.count(scored=10, duplicate=2, alerts=1)
     summary.log_total()
     assert [entry.getMessage() for entry in caplog.records] == [
-        "in the last hour: 100 scored, 3 refused, 1 late, 0 duplicate, 0 alerts; 7 streams in memory, 2 records behind",
-        "in the last hour: 0 scored, 0 refused, 0 late, 0 duplicate, 0 alerts; 8 streams in memory, 0 records behind",
-        "in 7200 s: 110 scored, 3 refused, 1 late, 2 duplicate, 1 alerts",
+        "in the last hour: 100 scored, 3 rejected, 1 late, 0 duplicate, 0 alerts; 7 streams in memory, "
+        "2 records behind",
+        "in the last hour: 0 scored, 0 rejected, 0 late, 0 duplicate, 0 alerts; 8 streams in memory, 0 records behind",
+        "in 7200 s: 110 scored, 3 rejected, 1 late, 2 duplicate, 1 alerts",
     ]
 
 
@@ -123,7 +124,7 @@ def test_readiness_reports_rejected_records_while_retraining_fails(tmp_path: Pat
         problem.report("retraining fails: no torch")
         clock.now += 100.0
         assert daemon._ready() == (True, "scoring; retraining fails: no torch (for 100 s)")
-        daemon._reporter.rejected(refused("no_value", 600), read=0)
+        daemon._reporter.rejected(rejected("no_value", 600), read=0)
         told = "none of the last 600 records could be read (the last: no_value); retraining fails: no torch (for 100 s)"
         assert daemon._ready() == (True, told)
     finally:
