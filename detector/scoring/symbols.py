@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from detector.scoring.calibration import RETURN, Record, return_period
 from detector.scoring.judge import RETURN_WARMUP
 from training.network.compiled import compiled
-from training.symbols.kernels import LANE_SYMBOLS, Weights
+from training.symbols.counts import LANE_SYMBOLS
+from training.symbols.kernels import Weights
 from training.symbols.weights import kernel_weights, shipped_arrays
 
 MIN_SURPRISE = 0.7  # nats: a coin's toss is never an event

@@ -30,7 +30,8 @@ from detector.scoring.symbols import network
 from tests.bench.data import data_folder
 from tests.streams import auc
 from training.network.weights import load_prior
-from training.symbols.kernels import LANE_SYMBOLS, PREDICTION, predict
+from training.symbols.counts import LANE_SYMBOLS
+from training.symbols.kernels import PREDICTION, predict
 
 FOLDS, QUANTILE = 5, 0.998
 NORMAL, ANOMALOUS = 553_366, 16_838  # sessions of the test part, for the correction

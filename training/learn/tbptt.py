@@ -18,14 +18,14 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from training.network.model import student_t_nll
+from training.network.model import Forecast, student_t_nll
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,18 @@ WORST_NLL = 20.0  # nats; beyond, a single row would steer the whole batch
 MAX_SKIPPED = 3  # steps in a row without a finite loss and gradient: the run is lost
 
 
+class Batch(Protocol):
+    """Rows of several lanes, side by side: a tuple of tensors [time, lanes, ...] that the loss can read."""
+
+    def __getitem__(self, field: SupportsIndex, /) -> Tensor:
+        """Return one of the tensors."""
+
+    def part(self, first: int, last: int) -> Self:
+        """Return rows first..last of all lanes."""
+
+
 class Sequences(NamedTuple):
-    """Rows of several lanes, side by side. A target whose `mask` is False is not learnt, but must be finite."""
+    """What a forecaster learns from. A target whose `mask` is False is not learnt, but must be finite."""
 
     inputs: Tensor  # float32 [time, lanes, INPUT_SIZE]
     targets: Tensor  # float32 [time, lanes, horizons]
@@ -68,8 +78,8 @@ class Learner(Protocol):
         """See `parameters`."""
 
 
-Loss = Callable[[Any, Sequences, Tensor], tuple[Tensor, Tensor]]
-"""(model, rows, state before them) -> (loss to bring down, state after them); the model is the one that is trained."""
+Loss = Callable[[Any, Any, Tensor], tuple[Tensor, Tensor]]
+"""(model that is trained, part of a Batch, state before it) -> (loss to bring down, state after it)."""
 
 
 class TrainStep(NamedTuple):
@@ -94,26 +104,30 @@ class TrainResult:
 
 
 def loss_of(model: Any, part: Sequences, state: Tensor, learnt: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the loss of one chunk, each horizon's mean clamped NLL over its learnt targets, and the state after it.
+    """Return the loss of one chunk, over its lanes and rows, and the state after it.
 
     learnt: how many targets there are of each horizon, where `part` is a share of the chunk [horizons].
     """
     forecast, state = model(part.inputs, state)
+    total, count = summed_nll(forecast, part, dim=(0, 1))
+    return weighted_mean(total, count if learnt is None else learnt), state
+
+
+def summed_nll(forecast: Forecast, part: Sequences, dim: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the clamped NLL of the targets that are learnt, summed over `dim`, and how many they are."""
     nll = student_t_nll(forecast, part.targets).clamp(max=WORST_NLL)  # [time, lanes, horizons]
-    if learnt is None:
-        learnt = part.mask.sum(dim=(0, 1))  # [horizons]
-    by_horizon = torch.where(part.mask, nll, 0.0).sum(dim=(0, 1)) / learnt.clamp(min=1)
-    return weighted(by_horizon), state
+    return torch.where(part.mask, nll, 0.0).sum(dim), part.mask.sum(dim)
 
 
-def weighted(by_horizon: Tensor) -> Tensor:
-    """Return one loss of those of each horizon, [..., horizons], the first of which is the next observation's."""
+def weighted_mean(total: Tensor, count: Tensor) -> Tensor:
+    """Return one loss from sums and counts of each horizon [..., horizons], the first being the next observation's."""
+    by_horizon = total / count.clamp(min=1)
     return by_horizon[..., 0] + FAR_WEIGHT * by_horizon[..., 1:].sum(dim=-1)
 
 
 def train(
     model: Learner,
-    batches: Iterable[Sequences],
+    batches: Iterable[Batch],
     optimiser: Optimizer,
     *,
     chunk: int,
@@ -146,7 +160,7 @@ def train(
     skipped_in_row = without_gain = seen = 0
     model.train()
     for batch in batches:
-        rows, lanes = batch.inputs.shape[:2]
+        rows, lanes = batch[0].shape[:2]
         state, at = model.initial_state(lanes), 0  # [lanes, ...] the state before row `at`
         for cut, first, last in cuts(rows, k1, k2):
             if stop():

@@ -1,4 +1,4 @@
-"""The forecaster's equations (`cells.py`, `attention.py`, `model.py`) compiled for a CPU, no framework between.
+"""The forecaster's equations (`cell_kernels.py`, `attention.py`, `model.py`) compiled for a CPU, no framework between.
 
 Why beside torch: a batched matrix product rounds differently for every batch size, and rounding feeds the scores'
 histograms. Here a lane's arithmetic is the same sequence of operations whatever else is in the batch, so scores are
@@ -8,33 +8,74 @@ equal bit for bit however events are cut into batches; and a long sequence of on
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.network.cell_kernels import FAST, gru, leaky, lstm
 from training.network.compiled import compiled
 from training.network.inputs import INPUT_SIZE
-from training.network.shape import LEAK_RATE, MIN_DEGREES_OF_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT
+from training.network.shape import (
+    FREEDOM_SLOPE,
+    LEAK_RATE,
+    MAX_LOG_SCALE,
+    MIN_DEGREES_OF_FREEDOM,
+    MIN_LOG_SCALE,
+    PARAMETERS_OF_T,
+    SCALE_INPUT_LIMIT,
+)
 from training.network.weights import Weights
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
 BLOCK = 512  # observations that go through all layers together: their hidden states stay in the cache
-_FAST = {"contract", "nsz"}  # fused multiply-add, and no care for -0: the order of operations stays ours
-_FASTER = {*_FAST, "reassoc"}  # sums in the compiler's order, which no batch changes either
-_ONE, _HALF = np.float32(1), np.float32(0.5)
+_FASTER = {*FAST, "reassoc"}  # sums in the compiler's order, which no batch changes either
+_LSTM, _GRU, _LEAKY = range(3)
+_KINDS = {"lstm": _LSTM, "gru": _GRU, "rnn": _LEAKY, "esn": _LEAKY}
+
+
+class _Layer(NamedTuple):
+    """A recurrent layer's weights, and where its numbers are. A matrix's rows: the bias, then what goes in."""
+
+    kind: int
+    size: int  # hidden
+    gates: Float32  # [1 + inputs + hidden, gates * hidden] torch's two biases summed; of a GRU only reset and update
+    candidate: Float32  # [1 + inputs, hidden] of a GRU, whose candidate's products stay apart
+    recurrent: Float32  # [1 + hidden, hidden]
+    leak: float  # 1 is the vanilla cell
+    below_at: int  # columns: of what goes in
+    state_at: int
+    hidden_at: int  # of what comes out
+
+
+class _Attention(NamedTuple):
+    query: Float32  # [hidden, hidden]
+    out: Float32  # [hidden, hidden]
+    window: int
+    state_at: int
+    hidden_at: int
+
+
+class _Heads(NamedTuple):
+    weights: Float32  # [outputs, hidden + 2 inputs, filled up]
+    bias: Float32  # [outputs]
 
 
 class Network:
     """A forecaster's weights, laid out for the kernels. `step` may run in several threads at once."""
 
     def __init__(self, weights: Weights) -> None:
-        self.shape = weights.shape
-        self._weights = _laid_out(weights)
-        self._sizes = [0, *np.cumsum(self.shape.state_sizes).tolist()]
-        self._hidden = self.shape.layers * self.shape.hidden_size
+        self.shape = shape = weights.shape
+        self._layers = [_layer(weights, k) for k in range(shape.layers)]
+        self._attention = None
+        if shape.attention_window:
+            names = ("attention.query.weight", "attention.out.weight")
+            query, out = (np.ascontiguousarray(weights.arrays[name].T) for name in names)
+            at = shape.state_size - shape.state_sizes[-1]
+            self._attention = _Attention(query, out, shape.attention_window, at, self._layers[-1].hidden_at)
+        self._heads = _heads(weights)
 
     def step(
         self,
@@ -46,91 +87,57 @@ class Network:
         out: Float32,  # [observations, output_size]: locations, log scales, degrees of freedom, each [horizons]
     ) -> None:
         """Step the lanes of observations first..last in their order, and write each one's forecast."""
-        hidden = np.empty((min(BLOCK, last - first), self._hidden), np.float32)
+        hidden = np.empty((min(BLOCK, last - first), self.shape.layers * self.shape.hidden_size), np.float32)
         for a in range(first, last, BLOCK):
             b = min(a + BLOCK, last)
-            self._step(lane[a:b], inputs[a:b], state, hidden, out[a:b])
-
-    def _step(self, lane: Int64, inputs: Float32, state: Float32, hidden: Float32, out: Float32) -> None:
-        weights, size = iter(self._weights), self.shape.hidden_size
-        for k in range(self.shape.layers):
-            below, at = (inputs, 0) if k == 0 else (hidden, (k - 1) * size)
-            place = (lane, below, at, state, self._sizes[k], hidden, k * size)
-            if self.shape.cell == "lstm":
-                _run_lstm(next(weights), next(weights), *place)
-            elif self.shape.cell == "gru":
-                _run_gru(*(next(weights) for _ in range(6)), *place)
-            else:
-                leak = np.float32(LEAK_RATE if self.shape.cell == "esn" else 1.0)
-                _run_leaky(next(weights), next(weights), leak, *place)
-        if window := self.shape.attention_window:
-            at = (self.shape.layers - 1) * size
-            _attend(next(weights), next(weights), window, lane, state, self._sizes[-2], hidden, at)
-        _read_out(next(weights), next(weights), hidden, inputs, out)
+            below = inputs[a:b]
+            for layer in self._layers:
+                _run_layer(layer, lane[a:b], below, state, hidden)
+                below = hidden
+            if self._attention is not None:
+                _attend(self._attention, lane[a:b], state, hidden)
+            _read_out(self._heads, hidden, inputs[a:b], out[a:b])
 
 
-def _laid_out(weights: Weights) -> list[Float32]:
-    """Return weights in the order and layout in which `Network._step` takes them.
-
-    Products are of [depth, columns] matrices with what goes in on the rows; torch's two biases become their sum.
-    """
+def _layer(weights: Weights, k: int) -> _Layer:
     shape, value = weights.shape, weights.arrays
-    laid: list[Float32] = []
-    for k in range(shape.layers):
-        if shape.cell == "esn":
-            W, U, b = (value[f"layers.{k}.{name}"] for name in "WUb")
-            laid += [np.concatenate([W.T, U.T]), b]
-            continue
-        W, U = value[f"layers.{k}.rnn.weight_ih_l0"], value[f"layers.{k}.rnn.weight_hh_l0"]
-        b, c = value[f"layers.{k}.rnn.bias_ih_l0"], value[f"layers.{k}.rnn.bias_hh_l0"]
-        if shape.cell == "gru":
-            size = 2 * shape.hidden_size  # reset and update; the candidate's products stay apart
-            laid += [np.concatenate([W[:size].T, U[:size].T]), b[:size] + c[:size]]
-            laid += [W[size:].T, b[size:], U[size:].T, c[size:]]
-        else:
-            laid += [np.concatenate([W.T, U.T]), b + c]
-    if shape.attention_window:
-        laid += [value["attention.query.weight"].T, value["attention.out.weight"].T]
-    # one row a number of the forecast: hidden states, the inputs for locations, the clipped inputs for scales
-    count = len(shape.horizons)
-    skip = np.zeros(
-        (PARAMETERS_OF_T * count, 2 * INPUT_SIZE + _filling(value["from_hidden.weight"].shape[1])), np.float32
+    size, esn = shape.hidden_size, shape.cell == "esn"
+    names = ("W", "U", "b") if esn else ("rnn.weight_ih_l0", "rnn.weight_hh_l0", "rnn.bias_ih_l0", "rnn.bias_hh_l0")
+    W, U, b, *second = (value[f"layers.{k}.{name}"] for name in names)
+    c = second[0] if second else np.zeros_like(b)
+    candidate = recurrent = np.zeros((0, 0), np.float32)
+    if shape.cell == "gru":
+        candidate, recurrent = _matrix(b[2 * size :], W[2 * size :]), _matrix(c[2 * size :], U[2 * size :])
+        W, U, b, c = (array[: 2 * size] for array in (W, U, b, c))
+    return _Layer(
+        kind=_KINDS[shape.cell],
+        size=size,
+        gates=_matrix(b + c, W, U),
+        candidate=candidate,
+        recurrent=recurrent,
+        leak=LEAK_RATE if esn else 1.0,
+        below_at=max(k - 1, 0) * size,
+        state_at=k * shape.state_sizes[0],
+        hidden_at=k * size,
     )
-    skip[:count, :INPUT_SIZE] = value["from_input.weight"][:count]
-    skip[count : 2 * count, INPUT_SIZE : 2 * INPUT_SIZE] = value["from_input.weight"][count:]
-    laid += [np.concatenate([value["from_hidden.weight"], skip], axis=1), value["from_hidden.bias"]]
-    return [np.ascontiguousarray(array) for array in laid]
 
 
-def _filling(hidden: int) -> int:
-    """Return the zeros that make what the heads read a multiple of 8 numbers: of a vector register's."""
-    return -(hidden + 2 * INPUT_SIZE) % 8
+def _matrix(bias: Float32, *weights: Float32) -> Float32:
+    return np.ascontiguousarray(np.concatenate([bias[None], *(matrix.T for matrix in weights)]))
 
 
-@compiled(inline="always", fastmath=_FAST)
-def _tanh(x: Any) -> Any:
-    """Return tanh as a rational minimax fit on |x| <= 9: relative error 2e-8 before rounding; it vectorises."""
-    x = min(max(x, np.float32(-9)), np.float32(9))
-    z = x * x
-    p = np.float32(1.335467411e-08)
-    p = p * z + np.float32(2.0609095608632e-05)
-    p = p * z + np.float32(3.4955891250293e-03)
-    p = p * z + np.float32(1.3381026542903e-01)
-    p = p * z + np.float32(0.99999997945498)
-    q = np.float32(7.776564686646e-07)
-    q = q * z + np.float32(3.2856363150623e-04)
-    q = q * z + np.float32(2.5876986193106e-02)
-    q = q * z + np.float32(4.6714342137711e-01)
-    q = q * z + _ONE
-    return x * p / q
+def _heads(weights: Weights) -> _Heads:
+    """Return one row a number of the forecast: hidden states, inputs for locations, clipped inputs for scales."""
+    count, value = len(weights.shape.horizons), weights.arrays
+    from_hidden, from_input = value["from_hidden.weight"], value["from_input.weight"]
+    filling = -(from_hidden.shape[1] + 2 * INPUT_SIZE) % 8  # a multiple of a vector register's numbers
+    skip = np.zeros((PARAMETERS_OF_T * count, 2 * INPUT_SIZE + filling), np.float32)
+    skip[:count, :INPUT_SIZE] = from_input[:count]
+    skip[count : 2 * count, INPUT_SIZE : 2 * INPUT_SIZE] = from_input[count:]
+    return _Heads(np.concatenate([from_hidden, skip], axis=1), value["from_hidden.bias"])
 
 
-@compiled(inline="always", fastmath=_FAST)
-def _sigmoid(x: Any) -> Any:
-    return _HALF * _tanh(_HALF * x) + _HALF
-
-
-@compiled(fastmath=_FAST, error_model="numpy")
+@compiled(inline="always", fastmath=FAST, error_model="numpy")
 def _product(matrix: Float32, bias: Float32, v: Float32, z: Float32) -> None:
     """Write z = bias + v matrix, for matrix [depth, columns]."""
     depth = len(v)
@@ -146,7 +153,7 @@ def _product(matrix: Float32, bias: Float32, v: Float32, z: Float32) -> None:
             z[j] = z[j] + a * matrix[k, j]
 
 
-@compiled(fastmath=_FAST, error_model="numpy")
+@compiled(inline="always", fastmath=FAST, error_model="numpy")
 def _product_of_two(matrix: Float32, bias: Float32, v: Float32, z: Float32, w: Float32, y: Float32) -> None:
     """As `_product` for v -> z and w -> y, the same bits: weights are loaded once for both."""
     depth = len(v)
@@ -168,141 +175,58 @@ def _product_of_two(matrix: Float32, bias: Float32, v: Float32, z: Float32, w: F
 
 
 @compiled(inline="always")
-def _products(matrix: Float32, bias: Float32, v: Float32, z: Float32, count: int) -> None:
-    """Multiply one or two vectors: v [2, depth] -> z [2, columns]."""
+def _products(weights: Float32, v: Float32, at: int, z: Float32, count: int) -> None:
+    """Multiply one or two vectors: v [2, depth] from column `at` on -> z [2, columns]; weights: a layer's."""
+    bias, matrix = weights[0], weights[1:]
+    end = at + len(matrix)
     if count == 1:
-        _product(matrix, bias, v[0], z[0])
+        _product(matrix, bias, v[0, at:end], z[0])
     else:
-        _product_of_two(matrix, bias, v[0], z[0], v[1], z[1])
+        _product_of_two(matrix, bias, v[0, at:end], z[0], v[1, at:end], z[1])
 
 
-@compiled(inline="always")
-def _together(lane: Int64, j: int) -> int:
-    """Return how many observations, from j on, one load of weights can serve: 2, or 1."""
-    # the second of one lane would need what the first leaves behind
-    return 2 if j + 1 < len(lane) and lane[j + 1] != lane[j] else 1
-
-
-@compiled(fastmath=_FAST, error_model="numpy")
-def _run_lstm(
-    gates: Float32,  # [inputs + hidden, 4 hidden]
-    bias: Float32,  # [4 hidden]
-    lane: Int64,
-    below: Float32,  # [observations, ...]: what goes in is from column `below_at` on
-    below_at: int,
-    state: Float32,  # [lanes, ...]: the layer's own is from column `at` on
-    at: int,
-    hidden: Float32,  # out [observations, ...] from column `hidden_at` on
-    hidden_at: int,
+@compiled(fastmath=FAST, error_model="numpy")
+def _run_layer(
+    layer: _Layer,
+    lane: Int64,  # [observations]
+    below: Float32,  # [observations, ...] what goes in
+    state: Float32,  # [lanes, ...]
+    hidden: Float32,  # out [observations, ...]
 ) -> None:
-    size = len(bias) // 4
-    width = len(gates) - size
-    v, z = np.empty((2, width + size), np.float32), np.empty((2, 4 * size), np.float32)
+    size, width = layer.size, len(layer.gates) - 1 - layer.size
+    v, z = np.empty((2, width + size), np.float32), np.empty((2, layer.gates.shape[1]), np.float32)
+    c, d = np.empty((2, size), np.float32), np.empty((2, size), np.float32)
     j = 0
     while j < len(lane):
-        count = _together(lane, j)
+        # one load of weights serves two observations; the second of one lane would need what the first leaves behind
+        count = 2 if j + 1 < len(lane) and lane[j + 1] != lane[j] else 1
         for p in range(count):
-            v[p, :width] = below[j + p, below_at : below_at + width]
-            v[p, width:] = state[lane[j + p], at : at + size]
-        _products(gates, bias, v, z, count)
+            v[p, :width] = below[j + p, layer.below_at : layer.below_at + width]
+            v[p, width:] = state[lane[j + p], layer.state_at : layer.state_at + size]
+        _products(layer.gates, v, 0, z, count)
+        if layer.kind == _GRU:
+            _products(layer.candidate, v, 0, c, count)
+            _products(layer.recurrent, v, width, d, count)
         for p in range(count):
-            h = state[lane[j + p], at : at + size]
-            C = state[lane[j + p], at + size : at + 2 * size]
-            i, f, c, o = z[p, :size], z[p, size : 2 * size], z[p, 2 * size : 3 * size], z[p, 3 * size :]
-            for k in range(size):
-                i[k] = _sigmoid(i[k]) * _tanh(c[k])
-            for k in range(size):
-                C[k] = _sigmoid(f[k]) * C[k] + i[k]
-                h[k] = _sigmoid(o[k]) * _tanh(C[k])
-            hidden[j + p, hidden_at : hidden_at + size] = h
+            h = state[lane[j + p], layer.state_at : layer.state_at + size]
+            if layer.kind == _LSTM:
+                lstm(z[p], h, state[lane[j + p], layer.state_at + size : layer.state_at + 2 * size])
+            elif layer.kind == _GRU:
+                gru(z[p], c[p], d[p], h)
+            else:
+                leaky(z[p], np.float32(layer.leak), h)
+            hidden[j + p, layer.hidden_at : layer.hidden_at + size] = h
         j += count
 
 
-@compiled(fastmath=_FAST, error_model="numpy")
-def _run_gru(
-    gates: Float32,  # [inputs + hidden, 2 hidden]: reset, update
-    bias: Float32,
-    candidate: Float32,  # [inputs, hidden]
-    candidate_bias: Float32,
-    recurrent: Float32,  # [hidden, hidden]: the candidate's
-    recurrent_bias: Float32,
-    lane: Int64,
-    below: Float32,
-    below_at: int,
-    state: Float32,
-    at: int,
-    hidden: Float32,
-    hidden_at: int,
-) -> None:
-    size = len(bias) // 2
-    width = len(gates) - size
-    v, z = np.empty((2, width + size), np.float32), np.empty((2, 2 * size), np.float32)
-    x, h = np.empty((2, width), np.float32), np.empty((2, size), np.float32)
-    n, m = np.empty((2, size), np.float32), np.empty((2, size), np.float32)
-    j = 0
-    while j < len(lane):
-        count = _together(lane, j)
-        for p in range(count):
-            x[p] = below[j + p, below_at : below_at + width]
-            h[p] = state[lane[j + p], at : at + size]
-            v[p, :width], v[p, width:] = x[p], h[p]
-        _products(gates, bias, v, z, count)
-        _products(candidate, candidate_bias, x, n, count)
-        _products(recurrent, recurrent_bias, h, m, count)
-        for p in range(count):
-            r, u, c, d, g = z[p, :size], z[p, size:], n[p], m[p], h[p]
-            for k in range(size):
-                c[k] = _tanh(c[k] + _sigmoid(r[k]) * d[k])
-            for k in range(size):
-                u[k] = _sigmoid(u[k])
-                g[k] = (_ONE - u[k]) * c[k] + u[k] * g[k]
-            state[lane[j + p], at : at + size] = g
-            hidden[j + p, hidden_at : hidden_at + size] = g
-        j += count
-
-
-@compiled(fastmath=_FAST, error_model="numpy")
-def _run_leaky(
-    matrix: Float32,  # [inputs + hidden, hidden]
-    bias: Float32,
-    leak: Any,  # 1 is the vanilla cell
-    lane: Int64,
-    below: Float32,
-    below_at: int,
-    state: Float32,
-    at: int,
-    hidden: Float32,
-    hidden_at: int,
-) -> None:
-    size = len(bias)
-    width = len(matrix) - size
-    v, z = np.empty((2, width + size), np.float32), np.empty((2, size), np.float32)
-    j = 0
-    while j < len(lane):
-        count = _together(lane, j)
-        for p in range(count):
-            v[p, :width] = below[j + p, below_at : below_at + width]
-            v[p, width:] = state[lane[j + p], at : at + size]
-        _products(matrix, bias, v, z, count)
-        for p in range(count):
-            h, y = state[lane[j + p], at : at + size], z[p]
-            for k in range(size):
-                h[k] = (_ONE - leak) * h[k] + leak * _tanh(y[k])
-            hidden[j + p, hidden_at : hidden_at + size] = h
-        j += count
-
-
-@compiled(fastmath=_FAST, error_model="numpy")
+@compiled(fastmath=FAST, error_model="numpy")
 def _attend(
-    query: Float32,  # [hidden, hidden]
-    out: Float32,  # [hidden, hidden]
-    window: int,
+    attention: _Attention,
     lane: Int64,
     state: Float32,
-    at: int,
-    hidden: Float32,  # changed in place, from column `hidden_at` on
-    hidden_at: int,
+    hidden: Float32,  # changed in place
 ) -> None:
+    query, out, window, at, hidden_at = attention
     size = len(query)
     none = np.zeros(size, np.float32)
     h, q, context = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
@@ -352,28 +276,28 @@ def _three_dots(v: Float32, a: Float32, b: Float32, c: Float32) -> Any:
     return of_a, of_b, of_c
 
 
-@compiled(fastmath=_FAST, error_model="numpy")
+@compiled(fastmath=FAST, error_model="numpy")
 def _read_out(
-    heads: Float32,  # [outputs, hidden + 2 inputs, filled up]
-    bias: Float32,  # [outputs]
+    heads: _Heads,
     hidden: Float32,  # [observations, hidden]
     inputs: Float32,  # [observations, INPUT_SIZE]
     out: Float32,  # [observations, outputs]
 ) -> None:
-    size, outputs = hidden.shape[1], len(heads)
+    weights, bias = heads
+    size, outputs = hidden.shape[1], len(weights)
     horizons = outputs // PARAMETERS_OF_T
     limit = np.float32(SCALE_INPUT_LIMIT)
-    v = np.zeros(heads.shape[1], np.float32)
+    v = np.zeros(weights.shape[1], np.float32)
     for j in range(len(inputs)):
         v[:size] = hidden[j]
         for k in range(INPUT_SIZE):
             v[size + k] = inputs[j, k]
             v[size + INPUT_SIZE + k] = min(max(inputs[j, k], -limit), limit)
         for i in range(0, outputs, 3):
-            p, q, r = _three_dots(v, heads[i], heads[i + 1], heads[i + 2])
+            p, q, r = _three_dots(v, weights[i], weights[i + 1], weights[i + 2])
             out[j, i], out[j, i + 1], out[j, i + 2] = bias[i] + p, bias[i + 1] + q, bias[i + 2] + r
         for i in range(horizons, 2 * horizons):
-            out[j, i] = min(max(out[j, i], np.float32(-8)), np.float32(4))
+            out[j, i] = min(max(out[j, i], np.float32(MIN_LOG_SCALE)), np.float32(MAX_LOG_SCALE))
         for i in range(2 * horizons, outputs):
             softplus = max(out[j, i], np.float32(0)) + np.log1p(np.exp(-abs(out[j, i])))
-            out[j, i] = np.float32(MIN_DEGREES_OF_FREEDOM) + np.float32(4) * softplus
+            out[j, i] = np.float32(MIN_DEGREES_OF_FREEDOM) + np.float32(FREEDOM_SLOPE) * softplus

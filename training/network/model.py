@@ -25,7 +25,15 @@ from training.network.attention import CausalAttention
 from training.network.cells import CELLS
 from training.network.horizons import HORIZONS
 from training.network.inputs import INPUT_SIZE
-from training.network.shape import MIN_DEGREES_OF_FREEDOM, PARAMETERS_OF_T, SCALE_INPUT_LIMIT, Shape
+from training.network.shape import (
+    FREEDOM_SLOPE,
+    MAX_LOG_SCALE,
+    MIN_DEGREES_OF_FREEDOM,
+    MIN_LOG_SCALE,
+    PARAMETERS_OF_T,
+    SCALE_INPUT_LIMIT,
+    Shape,
+)
 from training.network.weights import Weights
 
 
@@ -118,8 +126,8 @@ class Forecaster(nn.Module):
         _, skip_scale = self.from_input(inputs.clamp(-SCALE_INPUT_LIMIT, SCALE_INPUT_LIMIT)).chunk(2, dim=-1)
         return Forecast(
             location + skip_location,
-            (log_scale + skip_scale).clamp(-8.0, 4.0),
-            MIN_DEGREES_OF_FREEDOM + 4.0 * functional.softplus(freedom),
+            (log_scale + skip_scale).clamp(MIN_LOG_SCALE, MAX_LOG_SCALE),
+            MIN_DEGREES_OF_FREEDOM + FREEDOM_SLOPE * functional.softplus(freedom),
         )
 
     def initial_state(self, batch: int) -> Tensor:

@@ -13,7 +13,9 @@ GATES = {"rnn": 1, "lstm": 4, "gru": 3, "esn": 0}  # that are trained, by cell
 LEAK_RATE = 0.3  # of the echo state network's reservoir: what it takes on at each step
 PARAMETERS_OF_T = 3  # location, log scale, degrees of freedom
 SCALE_INPUT_LIMIT = 3.0  # a wild input may move the location freely, the scale only so far
+MIN_LOG_SCALE, MAX_LOG_SCALE = -8.0, 4.0  # of the forecast; targets are clipped to +-6
 MIN_DEGREES_OF_FREEDOM = 1.5  # below, a Student-t's tails hold so much that nothing is a surprise
+FREEDOM_SLOPE = 4.0  # nu = the least + this * softplus of what the heads say
 
 
 class ModelError(UserError):

@@ -27,11 +27,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.optim.lr_scheduler import OneCycleLR
-from tqdm import tqdm
 
+from training.learn.one_cycle import train_one_cycle
 from training.learn.readout import fit_locations, only_heads, with_heads_of
-from training.learn.tbptt import Sequences, TrainStep, train
+from training.learn.tbptt import Sequences
 from training.network.cells import CELLS
 from training.network.horizons import HORIZONS, SHIPPED_HORIZONS
 from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, featurise, targets
@@ -52,7 +51,6 @@ BATCHES = 2500  # 7,500 steps
 # Peak of the one-cycle schedule by cell, and held-back NLL: lstm at 6e-3 0.078, 1e-2 0.045, 2e-2 0.022, 3e-2 0.010;
 # gru at 1e-2 0.023, 3e-2 0.180; rnn at 4e-3 0.173, 1e-2 0.146, 3e-2 0.229
 PEAK_RATES = {"rnn": 1e-2, "lstm": 3e-2, "gru": 1e-2, "esn": 3e-2}
-CLIP_NORM = 1.0
 WARM_UP = 5  # rows: a normaliser that has seen fewer says nothing of the series
 HELD_BACK_SEED, HELD_BACK_SERIES = 20_150_101, 600
 SCORED_FROM = 50  # rows: held-back figures are of settled lanes
@@ -160,16 +158,10 @@ def train_prior(cell: str, seed: int, batches: int, series: int) -> Forecaster:
     rng = np.random.default_rng(seed)
     sequences = tensors_of(make_series(rng, series, ROWS))
     model = Forecaster(cell)
-
-    def drawn(count: int) -> Iterator[Sequences]:
-        for _ in range(count):
-            lanes = torch.from_numpy(rng.choice(series, LANES, replace=False))
-            yield Sequences(*(tensor[:, lanes] for tensor in sequences))
-
     if cell == "esn":
-        fit_locations(model, drawn(min(batches, READOUT_BATCHES)))
-    steps = batches * (ROWS // CHUNK)
-    _learn(model, drawn(batches), f"{cell}, seed {seed}", steps, CHUNK, PEAK_RATES[cell])
+        fit_locations(model, _draw(sequences, rng, min(batches, READOUT_BATCHES)))
+    steps, drawn = batches * (ROWS // CHUNK), _draw(sequences, rng, batches)
+    train_one_cycle(model, drawn, f"prior: {cell}, seed {seed}", steps=steps, chunk=CHUNK, peak_rate=PEAK_RATES[cell])
     return model
 
 
@@ -180,32 +172,16 @@ def with_further_horizons(model: Forecaster, seed: int, batches: int, series: in
     horizons = (1, *FURTHER_HORIZONS)
     sequences = tensors_of(make_series(rng, series, ROWS), horizons)
     further = only_heads(model, horizons)
-
-    def drawn() -> Iterator[Sequences]:
-        for _ in range(batches):
-            lanes = torch.from_numpy(rng.choice(series, LANES, replace=False))
-            yield Sequences(*(tensor[:, lanes] for tensor in sequences))
-
-    _learn(further, drawn(), f"{model.cell}, further horizons", batches, ROWS, FURTHER_RATE)
+    name = f"prior: {model.cell}, further horizons"
+    drawn = _draw(sequences, rng, batches)
+    train_one_cycle(further, drawn, name, steps=batches, chunk=ROWS, peak_rate=FURTHER_RATE)
     return with_heads_of(model, further)
 
 
-def _learn(
-    model: Forecaster, batches: Iterator[Sequences], name: str, steps: int, chunk: int, peak_rate: float
-) -> None:
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.Adam(learnt, lr=peak_rate)
-    schedule = OneCycleLR(optimiser, peak_rate, total_steps=steps)
-    with tqdm(total=steps, desc=f"prior: {name}", unit="step", disable=None) as progress:
-
-        def on_step(step: TrainStep) -> None:
-            progress.update()
-            if step.number % 100 == 0:
-                progress.set_postfix(loss=f"{step.loss:.3f}")
-
-        run = train(model, batches, optimiser, schedule=schedule, chunk=chunk, clip_norm=CLIP_NORM, on_step=on_step)
-    if run.outcome == "diverged":
-        raise SystemExit(f"training of {name} diverged after {run.steps} steps: try another seed")
+def _draw(sequences: Sequences, rng: np.random.Generator, batches: int) -> Iterator[Sequences]:
+    for _ in range(batches):
+        lanes = torch.from_numpy(rng.choice(sequences.inputs.shape[1], LANES, replace=False))
+        yield Sequences(*(tensor[:, lanes] for tensor in sequences))
 
 
 def _known(path: Path, recipe: dict[str, float]) -> dict[str, dict[str, float]]:

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.learn.tbptt import WORST_NLL, Sequences, weighted
+from training.learn.tbptt import Sequences, summed_nll, weighted_mean
 from training.network.horizons import HORIZONS
 from training.network.input_history import WINDOW, unroll
 from training.network.inputs import INPUT_SIZE, INPUTS, LASTING_OUTLIERS, LIMIT, MAX_INCREMENT, MEMORY, WARM_UP_EVENTS
-from training.network.model import Forecaster, student_t_nll
+from training.network.model import Forecaster
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -190,11 +190,8 @@ def window_losses(model: Forecaster, windows: Sequences, settle: int, passes: in
     device = model.from_hidden.weight.device
     with torch.no_grad():
         for first in range(0, windows.inputs.shape[1], FORWARD_AT_ONCE):
-            inputs, targets, mask = (tensor[:, first : first + FORWARD_AT_ONCE].to(device) for tensor in windows)
-            forecast, _ = model(inputs, warmed_state(model, inputs[:settle], passes))
-            nll = torch.where(mask, student_t_nll(forecast, targets).clamp(max=WORST_NLL), 0.0)
-            count = mask.sum(dim=0)  # [windows, horizons]
-            mean = nll.sum(dim=0).double() / count.clamp(min=1)
-            loss = weighted(mean)
-            found.append(torch.where(count[:, 0] > 0, loss, torch.nan))
+            part = Sequences(*(tensor[:, first : first + FORWARD_AT_ONCE].to(device) for tensor in windows))
+            forecast, _ = model(part.inputs, warmed_state(model, part.inputs[:settle], passes))
+            total, count = summed_nll(forecast, part, dim=0)  # [windows, horizons]
+            found.append(torch.where(count[:, 0] > 0, weighted_mean(total.double(), count), torch.nan))
     return torch.cat(found).cpu().numpy() if found else np.empty(0)

@@ -24,7 +24,6 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,12 +33,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import OneCycleLR
-from tqdm import tqdm
 
-from training.symbols.kernels import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, replay_counts
+from training.learn.one_cycle import train_one_cycle
+from training.symbols.counts import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, Counts, replay_counts
 from training.symbols.synthetic import KINDS, make_symbols
-from training.symbols.weights import EMBEDDING, FILE, shipped_arrays
+from training.symbols.weights import EMBEDDING, FILE
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +46,6 @@ LANES, ROWS, CHUNK = 48, 600, 200  # of a batch: lanes side by side, events of e
 BATCHES = 2400  # 7,200 steps: five minutes on a quiet core; 700 reach a held-back NLL of 1.361
 MAX_PAST = 30_000  # events that were counted before the first that is learnt
 PEAK_RATE = 1e-2
-CLIP_NORM = 1.0
 HELD_BACK_SEED, HELD_BACK_BATCHES = 20_150_101, 20
 EXPERT_NAMES = ("single symbols", "single symbols, quickly forgotten", "pairs", "triples")
 
@@ -61,6 +58,10 @@ class SymbolSequences(NamedTuple):
     used: Tensor  # int64 [rows, lanes]
     found: Tensor  # int64 [rows, lanes]
     slot: Tensor  # int64 [rows, lanes]
+
+    def part(self, first: int, last: int) -> SymbolSequences:
+        """Return rows first..last of all lanes."""
+        return SymbolSequences(*(tensor[first:last] for tensor in self))
 
 
 class SymbolNetwork(nn.Module):
@@ -85,6 +86,10 @@ class SymbolNetwork(nn.Module):
         with torch.no_grad():  # to start from: pairs and triples share, the others hardly count
             self.mix.bias.copy_(torch.tensor([-3.0, -3.0, -1.0, -1.0, -4.0, 0.0]))
 
+    def initial_state(self, batch: int) -> Tensor:
+        """Return the state of lanes that have seen nothing: zeros [batch, 2 * HIDDEN]."""
+        return torch.zeros(batch, 2 * HIDDEN)
+
     def forward(self, part: SymbolSequences, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p [rows, lanes, SIZE] of each event by what was known before it, and the state after the last."""
         hidden, cell = state[:, :HIDDEN], state[:, HIDDEN:]
@@ -103,20 +108,18 @@ def surprise(log_p: Tensor, found: Tensor) -> Tensor:
     return -log_p.gather(-1, found[..., None])[..., 0]
 
 
-def load_symbols() -> SymbolNetwork:
-    """Return the shipped network; raises what `shipped_arrays` does."""
-    network = SymbolNetwork()
-    network.load_state_dict({name: torch.tensor(value) for name, value in shipped_arrays().items()})
-    return network.eval()
-
-
 def count_sequences(symbols: list[NDArray[np.int64]], from_row: int) -> SymbolSequences:
     """Count sequences of one length; return what the network sees of the events from a row on."""
     rows, lanes = len(symbols[0]) - from_row, len(symbols)
-    x, statistics = np.zeros((rows, lanes, EXPERTS, SIZE), np.float32), np.zeros((rows, lanes, STATISTICS), np.float32)
-    used, found, slot = (np.zeros((rows, lanes), np.int64) for _ in range(3))
-    replay_counts(np.zeros(lanes, LANE_SYMBOLS), np.stack(symbols), from_row, x, statistics, used, found, slot)
-    return SymbolSequences(*(torch.from_numpy(array) for array in (x, statistics, used, found, slot)))
+    found = Counts(
+        x=np.zeros((rows, lanes, EXPERTS, SIZE), np.float32),
+        statistics=np.zeros((rows, lanes, STATISTICS), np.float32),
+        used=np.zeros((rows, lanes), np.int64),
+        found=np.zeros((rows, lanes), np.int64),
+        slot=np.zeros((rows, lanes), np.int64),
+    )
+    replay_counts(np.zeros(lanes, LANE_SYMBOLS), np.stack(symbols), from_row, found)
+    return SymbolSequences(*map(torch.from_numpy, found))
 
 
 def draw_sequences(rng: np.random.Generator, lanes: int, kind: str | None = None) -> SymbolSequences:
@@ -133,7 +136,7 @@ def metrics(network: SymbolNetwork) -> dict[str, float]:
         kind = KINDS[number % len(KINDS)]
         part = draw_sequences(rng, LANES, kind)
         with torch.inference_mode():
-            log_p, _ = network(part, torch.zeros(LANES, 2 * HIDDEN))
+            log_p, _ = network(part, network.initial_state(LANES))
         nll = float(surprise(log_p, part.found).mean())
         for name in ("nll", f"nll, {kind}"):
             found.setdefault(name, []).append(nll)
@@ -144,35 +147,22 @@ def metrics(network: SymbolNetwork) -> dict[str, float]:
     return {name: round(sum(values) / len(values), 4) for name, values in sorted(found.items())}
 
 
+def loss_of(network: SymbolNetwork, part: SymbolSequences, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean surprise of a chunk, and the state after it."""
+    log_p, state = network(part, state)
+    return surprise(log_p, part.found).mean(), state
+
+
 def train_symbols(seed: int, batches: int) -> SymbolNetwork:
-    """Train a fresh network on the synthetic sequences of `seed`: truncated BPTT, one optimiser step a chunk."""
+    """Train a fresh network on the synthetic sequences of `seed`."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network = SymbolNetwork()
+    drawn = (draw_sequences(rng, LANES) for _ in range(batches))
     steps = batches * (ROWS // CHUNK)
-    optimiser = torch.optim.Adam(network.parameters(), lr=PEAK_RATE)
-    schedule = OneCycleLR(optimiser, PEAK_RATE, total_steps=steps)
-    with tqdm(total=steps, desc=f"symbols, seed {seed}", unit="step", disable=None) as progress:
-        for _ in range(batches):
-            batch = draw_sequences(rng, LANES)
-            state = torch.zeros(LANES, 2 * HIDDEN)
-            for part in _chunks(batch):
-                optimiser.zero_grad(set_to_none=True)
-                log_p, state = network(part, state)
-                state = state.detach()  # the cut: carried on, but no gradient flows back through it
-                loss = surprise(log_p, part.found).mean()
-                torch.autograd.backward(loss)
-                nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
-                optimiser.step()
-                schedule.step()
-                progress.update()
-                progress.set_postfix(loss=f"{loss.item():.3f}")
-    return network.eval()
-
-
-def _chunks(batch: SymbolSequences) -> Iterator[SymbolSequences]:
-    for first in range(0, len(batch.found), CHUNK):
-        yield SymbolSequences(*(tensor[first : first + CHUNK] for tensor in batch))
+    name = f"symbols, seed {seed}"
+    train_one_cycle(network, drawn, name, steps=steps, chunk=CHUNK, peak_rate=PEAK_RATE, loss=loss_of)
+    return network
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from training.network.shape import ModelError
-from training.symbols.kernels import EXPERTS, HIDDEN, SIZE, STATISTICS, Weights
+from training.symbols.counts import EXPERTS, HIDDEN, SIZE, STATISTICS
+from training.symbols.kernels import Weights
 
 Float32 = NDArray[np.float32]
 

@@ -9,28 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.symbols.kernels import (
-    EXPERTS,
-    HIDDEN,
-    LANE_SYMBOLS,
-    PREDICTION,
-    RECENT,
-    SIZE,
-    SLOTS,
-    STATISTICS,
-    count,
-    distribution,
-    predict,
-    prime,
-    slot_of,
-)
+from training.symbols.counts import EXPERTS, HIDDEN, LANE_SYMBOLS, RECENT, SIZE, SLOTS, STATISTICS, count, slot_of
+from training.symbols.kernels import PREDICTION, distribution, predict, prime
 from training.symbols.network import (
     FILE,
     HELD_BACK_BATCHES,
     SymbolNetwork,
     count_sequences,
     draw_sequences,
-    load_symbols,
     metrics,
     surprise,
     train_symbols,
@@ -41,7 +27,9 @@ from training.symbols.weights import kernel_weights, shipped_arrays
 
 @pytest.fixture(scope="module")
 def network():
-    return load_symbols()
+    network = SymbolNetwork()
+    network.load_state_dict({name: torch.tensor(value) for name, value in shipped_arrays().items()})
+    return network.eval()
 
 
 @pytest.fixture(scope="module")
