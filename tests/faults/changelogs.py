@@ -18,6 +18,7 @@ from connectors.kafka.transactions import TransactionalWriter
 from detector.checkpointing.recovery import ChangelogRecovery, Restored
 from detector.checkpointing.store import SqliteStore
 from tests.brokers import Broker
+from tests.connectors.kafka.support import end_transaction
 from tests.daemon.support import until
 
 LAYOUT, FORMER_LAYOUT = "00ff", "00fe"
@@ -73,10 +74,7 @@ class World:
             writer.send(self.changelog, *mark_record(source, offset, said), None, partition)
         writer.flush()
         if commit:
-            producer = writer._producer
-            assert producer is not None
-            producer.commit_transaction()
-            writer._in_transaction = False
+            end_transaction(writer)
 
     def make_changelog(self, **configs: str) -> None:
         """Make the changelog topic before longwatch does."""

@@ -15,6 +15,7 @@ from kafka.protocol.consumer import OffsetSpec
 from connectors.batches import Partition, RawBatch
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
+from connectors.kafka.transactions import TransactionalWriter
 from tests.brokers import Broker
 
 DEADLINE = 240.0  # s, of any wait here; a rebalance after a kill takes the session's 6 s and a round
@@ -134,10 +135,14 @@ def delete_before(broker: Broker, topic: str, offset: int) -> None:
         admin.close()
 
 
-def committed(broker: Broker, source: KafkaSource, topic: str, partition: int) -> int | None:
-    consumer = KafkaConsumer(
-        bootstrap_servers=broker.bootstrap, group_id=source._settings.group_id, enable_auto_commit=False
-    )
+def end_transaction(writer: TransactionalWriter, end: str = "commit_transaction") -> None:
+    """End a writer's transaction, without offsets of a group, by the method of its client with this name."""
+    getattr(writer._producer, end)()
+    writer._in_transaction = False
+
+
+def committed(broker: Broker, group: str, topic: str, partition: int) -> int | None:
+    consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap, group_id=group, enable_auto_commit=False)
     try:
         return consumer.committed(TopicPartition(topic, partition), timeout_ms=10_000)
     except KafkaError as error:

@@ -146,12 +146,13 @@ def test_commit_sets_the_groups_offset_and_ignores_foreign_partitions(
 ) -> None:
     name = topic(partitions=2)
     produce(broker, name, range(100), partitions=2)
-    source = open_source(settings(broker, name))
+    config = settings(broker, name)
+    source = open_source(config)
     source.commit({Partition(name, 0): 7})  # before anything is connected: nothing to do
     read(source, 100)
     source.commit({Partition(name, 0): 17, Partition("another", 3): 5})
-    assert committed(broker, source, name, 0) == 17
-    assert committed(broker, source, name, 1) is None
+    assert committed(broker, config.group_id, name, 0) == 17
+    assert committed(broker, config.group_id, name, 1) is None
 
 
 def test_a_commit_that_fails_is_logged_and_not_raised(

@@ -25,7 +25,7 @@ from connectors.kafka.transactions import TransactionalWriter
 from connectors.kafka.writer import KafkaWriter, UndeliveredError
 from tests.brokers import Broker
 from tests.connectors.kafka.daemons import running, write
-from tests.connectors.kafka.support import until
+from tests.connectors.kafka.support import end_transaction, until
 from tests.daemon.records import read_topic
 
 pytestmark = pytest.mark.kafka
@@ -128,9 +128,7 @@ def written(writer: KafkaWriter, topic: str, count: int) -> list[ConsumerRecord]
     """Commit what a writer wrote, and return it."""
     writer.flush()
     if isinstance(writer, TransactionalWriter) and writer._in_transaction:
-        assert writer._producer is not None
-        writer._within(writer._producer.commit_transaction)
-        writer._in_transaction = False
+        end_transaction(writer)
     records = read_topic_of(writer.settings.bootstrap_servers, topic)
     assert len(records) == count
     return records
@@ -284,10 +282,11 @@ def test_the_daemon_keeps_scoring_with_records_of_any_size(
         until(lambda: len(read_topic(apache, scores, 1, "read_committed")) == 2, "both are scored")
         until(lambda: len(read_topic(apache, letters, 1, "read_committed")) == 1, "the refused one is there")
         until(lambda: not daemon._checkpoints.dirty, "it is saved")
-        outcomes = daemon.metrics.records_too_large
-        assert {outcome: count._value.get() for outcome, count in outcomes.items()} == {"cut": 3, "left_out": 0}
+        value = daemon.metrics.registry.get_sample_value
+        outcomes = {name: value("longwatch_records_too_large_total", {"outcome": name}) for name in ("cut", "left_out")}
+        assert outcomes == {"cut": 3, "left_out": 0}
     write(apache, events, 0, [event(2)])
     with running(apache, tmp_path / "second", **more) as daemon:
         until(lambda: len(read_topic(apache, scores, 1, "read_committed")) == 3, "it goes on")
-        restored = daemon.metrics.restored_streams._value.get()
+        restored = daemon.metrics.registry.get_sample_value("longwatch_restored_streams_total")
         assert restored == (guarantee == "exactly_once"), "from the changelog, where there is one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -94,12 +95,12 @@ def test_close_interrupts_the_wait_for_a_broker(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connectors.kafka.connect.FIRST_DELAY_SECONDS", 10_000.0)
+    before = set(threading.enumerate())
     source = KafkaSource(KafkaSettings(bootstrap_servers="127.0.0.1:1"))
     until(lambda: len(source.poll(0.2)) == 0 and "No Kafka broker yet" in caplog.text, "it waits for its next attempt")
-    reader = source._reader
-    assert reader is not None
+    assert set(threading.enumerate()) - before
     source.close()
-    until(lambda: not reader.is_alive(), "the reader has ended")
+    until(lambda: set(threading.enumerate()) <= before, "the reader has ended")
     with pytest.raises(KafkaConnectorError, match="closed"):
         source.poll(0.1)
 
@@ -149,7 +150,8 @@ def test_a_broker_outage_is_logged_once_and_loses_nothing(
     own_broker.create_topic("events", 2)
     produce(own_broker, "events", range(100), partitions=2)
     placed: list[dict[Partition, int]] = []
-    source = open_source(settings(own_broker, "events"), on_placed=placed.append)
+    config = settings(own_broker, "events")
+    source = open_source(config, on_placed=placed.append)
     assert sorted(read(source, 100)) == list(range(100))
     own_broker.stop()
     cpu, began = time.process_time(), time.monotonic()
@@ -180,7 +182,7 @@ def test_a_broker_outage_is_logged_once_and_loses_nothing(
     def commits() -> bool:  # while the member joins its group again the broker may refuse, as every checkpoint may find
         source.poll(0.1)
         source.commit({Partition("events", 0): 100, Partition("events", 1): 100})
-        return committed(own_broker, source, "events", 0) == 100
+        return committed(own_broker, config.group_id, "events", 0) == 100
 
     until(commits, "it is committed")
 

@@ -17,7 +17,7 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import DEFERRED, KafkaSource
 from connectors.kafka.transactions import TransactionalWriter, TransactionError, end_transaction_of
 from tests.brokers import Broker
-from tests.connectors.kafka.support import DEADLINE, next_offsets, produce, settings, until
+from tests.connectors.kafka.support import DEADLINE, end_transaction, next_offsets, produce, settings, until
 
 pytestmark = pytest.mark.kafka
 
@@ -247,8 +247,7 @@ def test_a_read_committed_source_sees_no_aborted_event(
             mine.flush()
         aborted, committed = producers if turn % 2 else producers[::-1]
         for mine, end in ((committed, "commit_transaction"), (aborted, "abort_transaction")):
-            getattr(mine._producer, end)()
-            mine._in_transaction = False
+            end_transaction(mine, end)
     assert reader(events, read_committed=True).read(6) == [0, 11, 20, 31, 40, 51]
 
 
@@ -299,8 +298,7 @@ def transaction(mine: TransactionalWriter, topic: str, values: range, end: str |
         mine.send(topic, None, b"%d" % value, None, 0)
     mine.flush()
     if end:
-        getattr(mine._producer, end)()
-        mine._in_transaction = False
+        end_transaction(mine, end)
 
 
 def comes_to_no_lag(one: Reader, topic: str) -> bool:

@@ -168,7 +168,7 @@ def test_close_does_not_wait_for_a_delivery_and_the_alert_stays_queued(
         until(lambda: receiver.requests if stage in {"hang", "drip"} else asked)
         sink.close()
         answers.set()
-    until(lambda: not sink._thread.is_alive(), 45)  # its time-out is 60 s
+    until(lambda: not any(thread.name == "webhook" for thread in threading.enumerate()), 45)  # its time-out is 60 s
     receiver.requests.clear()
     receiver.answer = lambda headers, body: (200, {})
     make_sink(receiver.port)

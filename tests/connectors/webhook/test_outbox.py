@@ -99,6 +99,8 @@ def test_finished_messages_keep_only_their_id_and_are_pruned(tmp_path: Path, mon
         outbox.add([NewMessage(f"m{number}", "s", b"body")], 0.0)
         (message,) = outbox.next(0.0, 100)
         outbox.finish([(message.sequence, "delivered")])
-    rows = outbox._db.execute("SELECT id, body FROM message ORDER BY sequence").fetchall()
-    assert rows == [(f"m{number}", None) for number in range(15, 20)]
     outbox.close()
+    with sqlite3.connect(tmp_path / "o.sqlite3") as database:
+        rows = database.execute("SELECT id, body FROM message ORDER BY sequence").fetchall()
+    database.close()
+    assert rows == [(f"m{number}", None) for number in range(15, 20)]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.webhook.sink import WebhookSink
+from connectors.webhook.sink import OUTBOX_FILE, WebhookSink
 from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, until, verify
 
 ROOT = Path(__file__).parents[3]
@@ -142,7 +142,7 @@ class Transactions:
 
 
 def test_writing_a_burst_of_alerts_does_not_wait_for_the_disk(
-    receiver: Receiver, make_sink: MakeSink, counts: Counts
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, tmp_path: Path
 ) -> None:
     receiver.answer = lambda headers, body: "hang"
     sink = make_sink(receiver.port)
@@ -154,7 +154,7 @@ def test_writing_a_burst_of_alerts_does_not_wait_for_the_disk(
     sink.flush()
     assert begun.threads.count(own) <= 1
     sink.close()
-    with sqlite3.connect(sink._outbox.path) as database:
+    with sqlite3.connect(tmp_path / OUTBOX_FILE) as database:
         assert database.execute("SELECT count(*) FROM message WHERE outcome IS NULL").fetchone() == (600,)
     database.close()
 
@@ -205,7 +205,7 @@ _CHILD = """
 import sys, time
 from pathlib import Path
 from connectors.webhook.settings import WebhookSettings
-from connectors.webhook.sink import WebhookSink
+from connectors.webhook.sink import OUTBOX_FILE, WebhookSink
 from tests.connectors.webhook.support import SECRET, alert
 sink = WebhookSink(WebhookSettings(url=sys.argv[1], secret=SECRET, allowed_hosts=['127.0.0.1']), Path(sys.argv[2]))
 sink.write([alert(1), alert(1, "resolved")])

@@ -19,7 +19,8 @@ class Reporting(Reporter):
 
     def __init__(self) -> None:
         self.engine = Engine(load_prior())
-        super().__init__(Metrics(CollectorRegistry(), "0.1.0", ["reason"]), Settings(), self.engine.streams)
+        self.registry = CollectorRegistry()
+        super().__init__(Metrics(self.registry, "0.1.0", ["reason"]), Settings(), self.engine.streams)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_a_stream_whose_clock_went_back_is_logged_by_name(
 
     (line,) = lines(caplog, "went back in time")
     assert line.startswith("stream 'host-0' went back in time by 22 h 56 min to 2026-09-21 ")
-    assert reporter._metrics.registry.get_sample_value("longwatch_streams_moved_back_total") == 1
+    assert reporter.registry.get_sample_value("longwatch_streams_moved_back_total") == 1
 
 
 def test_thousands_of_streams_with_clock_problems_are_one_line(
@@ -80,14 +81,14 @@ def test_a_stream_with_every_event_dropped_is_logged_by_name(
 
     (line,) = lines(caplog, "drops everything")
     assert "stream 'host-0' drops everything: its last 20 events" in line
-    assert reporter._metrics.registry.get_sample_value("longwatch_streams_blocked") == 1
+    assert reporter.registry.get_sample_value("longwatch_streams_blocked") == 1
 
 
 def test_a_clock_ahead_does_not_hide_a_silent_stream(reporter: Reporting) -> None:
     ahead = 50 * 365 * 24 * 60
     come(reporter, 1, ahead, 1)
 
-    told = reporter._metrics.registry.get_sample_value("longwatch_last_event_timestamp_seconds")
+    told = reporter.registry.get_sample_value("longwatch_last_event_timestamp_seconds")
     assert told is not None
     assert told < (START + ahead * MINUTE - 24 * HOUR) * 1e-9
 
