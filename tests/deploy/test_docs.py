@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -142,3 +143,36 @@ def test_every_decision_is_listed_under_its_title() -> None:
     for path in folder.glob("0*.md"):
         number, _, title = path.read_text().partition("\n")[0].removeprefix("# ").partition(": ")
         assert f"| [{number}]({path.name}) | {title} |" in listed
+
+
+def test_log_lines_that_documents_quote_are_in_the_code() -> None:
+    """Of docs/outages.md's last column and of its text: each part of a quoted line, around `...`, is in one string."""
+    text = (ROOT / "docs" / "outages.md").read_text()
+    table = text[text.index("| what fails |") : text.index("\n\n", text.index("| what fails |"))]
+    quoted = [line for row in table.splitlines()[2:] for line in re.findall(r"`([^`]+)`", row.split(" | ")[-1])]
+    quoted += re.findall(r"\(`([a-z][a-z ]+)`\)", text)
+    strings = [
+        node.value
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert len(quoted) > 15
+    parts = [part for line in quoted for part in line.split(" ... ")]
+    strings += [string.replace("%s", "lost", 1) for string in strings if string.startswith("Partitions")]
+    assert [part for part in parts if not any(part in string for string in strings)] == []
+
+
+def test_lines_of_documents_have_up_to_120_characters() -> None:
+    """But for tables, code, what is made from code, and a line that is one link or formula."""
+    made = {"settings.md", "metrics.md", "formats.md", "theory.md"}
+    link = r"\[[^\]]*\]\([^)]*\)"
+    long = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in (*DOCUMENTS, *ROOT.glob("detector/**/*.md"))
+        if path.name not in made
+        for line in re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL).splitlines()
+        if len(line) > 120 and not line.startswith(("|", "$$")) and " " in re.sub(link, "", line).strip()
+    ]
+    assert long == []
