@@ -1,7 +1,7 @@
-"""Alerts from the alert topic to a sink: what a transaction that was given up has written is never seen here.
+"""Alerts from the alert topic to a sink: what an aborted transaction has written is never seen here.
 
 With exactly-once a worker's alert counts once its transaction is committed. So the webhook is not fed by the engine but
-from the topic, by a consumer group of its own whose members are the workers: each alert goes to one of them.
+from the topic, by a separate consumer group whose members are the workers: each alert goes to one of them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 
 POLL_MS = 300
 # A new group begins with the alerts since the worker's start, and a little before: clocks differ, and another worker
-# may have written some. What was delivered before by this outbox is known there by its id.
+# may have written some. The outbox recognises by their ids those that it has delivered.
 BEFORE_START_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 STOP_SECONDS = 2.0
 
 
 def alert_of(value: bytes) -> Alert:
-    """Return the alert in a record of the alert topic; ValueError where there is none."""
+    """Return the alert in a record of the alert topic; ValueError if there is none."""
     try:
         record = msgspec.structs.asdict(msgspec.json.decode(value, type=AlertRecord))
         record["started_at"] = parse_time(record["started_at"])
@@ -53,12 +53,12 @@ def alert_of(value: bytes) -> Alert:
 
 
 class AlertFeed(threading.Thread):
-    """Hands committed alerts to `sink`, and then commits how far it has come: after a crash some may come again.
+    """Hands committed alerts to `sink`, and then commits the offsets: after a crash some may be repeated.
 
     The topic may hold other groups' alerts as well: those whose record names another group are left to it. A record
-    that names none was written by a version that did not say, and is taken: better twice than never.
+    that names none was written by an older version, and is taken: better twice than never.
 
-    `failure` is what ended the thread, None while it goes on; `problem` what it tries again.
+    `failure` is what ended the thread, None while it runs; `problem` what it retries.
     """
 
     def __init__(self, settings: KafkaSettings, sink: AlertSink) -> None:
@@ -72,7 +72,7 @@ class AlertFeed(threading.Thread):
         self.problem = OngoingProblem()
 
     def run(self) -> None:
-        """Feed until stopped; waits for brokers that are away."""
+        """Feed until stopped; waits for brokers that are down."""
         while not self._stopping.is_set():
             try:
                 consumer = connect(self._settings, self._make_consumer, self._stopping)
@@ -135,9 +135,9 @@ class AlertFeed(threading.Thread):
         self._commit(consumer, consumer.assignment())
 
     def _commit(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
-        """Commit where reading stands: it also passes over what gives no record, such as the ends of transactions.
+        """Commit the positions, which are also behind what gives no record, such as transaction markers.
 
-        Retention may delete all that is there: what was committed would be out of range if it fell short of the end.
+        Retention may delete all records: a committed offset before the end would be out of range then.
         """
         found = {partition: position_of(consumer, partition, ANSWER_MS) for partition in partitions}
         reached = {p: at for p, at in found.items() if at is not None and at != self._committed.get(p)}
@@ -154,7 +154,7 @@ class AlertFeed(threading.Thread):
             self._committed.update(reached)
 
     def _durable(self) -> bool:
-        """Wait until the sink has what it was given; False where the thread ends before."""
+        """Wait until the sink has stored what it was given; False if the thread ends before."""
         while not self._stopping.is_set():
             try:
                 self._sink.flush()
@@ -167,19 +167,21 @@ class AlertFeed(threading.Thread):
         return False
 
     def _begin(self, consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> None:
-        """Place partitions for which the group has committed nothing, and commit that for all its members."""
-        # the ends first: what comes between the two questions is behind them
+        """Seek partitions for which the group has committed nothing, and commit that for all its members."""
+        # the ends first: what is written between the two requests is behind them
         ends = consumer.end_offsets(list(partitions), timeout_ms=ANSWER_MS)
         found = consumer.offsets_for_times(dict.fromkeys(partitions, self._since_ms))
         begin = {p: ends[p] if found.get(p) is None else min(found[p].offset, ends[p]) for p in partitions}
         self._place(consumer, begin)
 
     def _begin_at_the_first(self, consumer: KafkaConsumer, partitions: Collection[TopicPartition]) -> None:
-        """Go on with the oldest alerts that are there: the outbox knows by their ids those that it has had."""
+        """Resume with the oldest alerts that exist: the outbox recognises by their ids those that it has had."""
         first = consumer.beginning_offsets(list(partitions), timeout_ms=ANSWER_MS)
         log.warning(
-            "alerts for the webhook: %s; going on with the oldest that are there",
-            ", ".join(f"{p.topic}/{p.partition} no longer holds what follows, but begins at {first[p]}" for p in first),
+            "alerts for the webhook: %s; resuming with the oldest that exist",
+            ", ".join(
+                f"{p.topic}/{p.partition} lost the next records to retention and begins at {first[p]}" for p in first
+            ),
         )
         self._place(consumer, first)
 

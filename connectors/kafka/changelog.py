@@ -1,4 +1,4 @@
-"""The changelog topics: made with the right settings, checked, and read by partition."""
+"""The changelog topics: created with the right settings, checked, and read by partition."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 TOPIC_SETTINGS = {
     "cleanup.policy": "compact",
-    # The newest segment is not compacted: at the broker's 1 GB, states would be read back a hundred times over
+    # The newest segment is not compacted: with the broker's 1 GB, states would be read back a hundred times over
     "segment.bytes": str(64 << 20),
     "min.cleanable.dirty.ratio": "0.3",  # at most so much of what is read back has been superseded
 }
 RIGHTS = "Create, Describe, DescribeConfigs, Read and Write"
 FETCH_BYTES = 8 << 20  # of one partition: records are 10 KB, and the client waits for an answer to ask again
-WAIT_MS = 100  # a broker's patience where nothing has come: what is followed may change meanwhile
+WAIT_MS = 100  # a fetch's longest wait: the partitions to read may change meanwhile
 MAX_RECORDS = 2_000  # of one poll: some 20 MB
 
 
@@ -44,7 +44,7 @@ class Changelogs:
     """Reads changelogs for one thread. Partitions are those of the source; each has one of the same number there."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        """Connect; raises KafkaError where no broker answers, AuthenticationError and TlsError do not mend."""
+        """Connect; raises KafkaError if no broker answers, AuthenticationError, TlsError."""
         self._settings = settings
         options = client_options(settings)
         self._admin = KafkaAdminClient(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
@@ -68,10 +68,9 @@ class Changelogs:
         self._identities: dict[str, str] = {}  # of topics that have been checked, by the source topic's name
 
     def prepare(self, topic: str) -> int:
-        """See that the changelog of a topic that is read is there and right; return the source's partitions.
+        """Ensure that the changelog of a source topic exists and is configured right; return the source's partitions.
 
-        Makes it where there is none, and gives it more partitions where the source has got more. Raises ChangelogError
-        with what is wrong.
+        Creates it if missing, and adds partitions if the source has more. Raises ChangelogError with what is wrong.
         """
         name = self._settings.changelog_of(topic)
         wanted = len(self._describe(topic, "Describe"))
@@ -83,8 +82,8 @@ class Changelogs:
         if present < wanted:
             self._grow(name, wanted)
             log.warning(
-                "topic %s has %d partitions now, %d before: %s has got as many. Streams whose keys go to another"
-                " partition than before learn anew there",
+                "topic %s has %d partitions now, %d before: added as many to %s. Streams whose keys move to another"
+                " partition start from scratch there",
                 *(topic, wanted, present, name),
             )
         self._check(name)
@@ -92,13 +91,13 @@ class Changelogs:
         return wanted
 
     def identity(self, topic: str) -> str:
-        """Return what tells a prepared changelog from another one that may get its name later."""
+        """Return what distinguishes a prepared changelog from a later one of the same name."""
         return self._identities[topic]
 
     def ends(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
         """Return the first offset and the one after the last, open transactions included, of each changelog."""
         changelogs = {self._changelog(p): p for p in partitions}
-        # the admin client reads uncommitted, so that what is still open counts
+        # the admin client reads uncommitted, so that open transactions count
         found = self._admin.list_partition_offsets(dict.fromkeys(changelogs, OffsetSpec.LATEST), timeout_ms=ANSWER_MS)
         first = self._consumer.beginning_offsets(list(changelogs), timeout_ms=ANSWER_MS)
         return {p: (first[log_], found[log_].offset) for log_, p in changelogs.items()}
@@ -119,7 +118,7 @@ class Changelogs:
         return {self._source(changelog): records for changelog, records in polled.items()}
 
     def position(self, partition: Partition) -> int:
-        """Return the offset of the next record to read: it also passes over what gives no record."""
+        """Return the offset of the next record to read: it also skips transaction markers."""
         return position_of(self._consumer, self._changelog(partition), ANSWER_MS) or 0
 
     def close(self) -> None:
@@ -140,13 +139,13 @@ class Changelogs:
         found = self._admin.describe_topics([topic])
         if not found or not found[0]["partitions"]:
             error = for_code(found[0]["error_code"]) if found else UnknownTopicOrPartitionError
-            with self._in_words(topic, right):
+            with self._explained(topic, right):
                 raise (UnknownTopicOrPartitionError if error is NoError else error)(topic)
         return list(found[0]["partitions"])
 
     @contextlib.contextmanager
-    def _in_words(self, topic: str, right: str, otherwise: str = "") -> Iterator[None]:
-        """Turn what does not mend itself into a ChangelogError; `right` is what we do with the topic."""
+    def _explained(self, topic: str, right: str, otherwise: str = "") -> Iterator[None]:
+        """Turn permanent errors into a ChangelogError; `right` is the operation on the topic."""
         try:
             yield
         except KafkaError as error:
@@ -162,15 +161,18 @@ class Changelogs:
     def _make(self, name: str, partitions: int) -> None:
         replicas = self._settings.changelog_replication_factor
         configs = topic_settings(replicas)
-        otherwise = f"; or have the topic made, with {partitions} partitions and cleanup.policy=compact"
-        with self._in_words(name, RIGHTS, otherwise), contextlib.suppress(TopicAlreadyExistsError):  # by another worker
+        otherwise = f"; or create the topic with {partitions} partitions and cleanup.policy=compact"
+        with (
+            self._explained(name, RIGHTS, otherwise),
+            contextlib.suppress(TopicAlreadyExistsError),
+        ):  # by another worker
             self._admin.create_topics([NewTopic(name, partitions, replicas, topic_configs=configs)])
-            log.info("made the changelog topic %s with %d partitions", name, partitions)
-        with self._in_words(name, RIGHTS):
+            log.info("created the changelog topic %s with %d partitions", name, partitions)
+        with self._explained(name, RIGHTS):
             self._admin.wait_for_topics([name])
 
     def _grow(self, name: str, partitions: int) -> None:
-        with self._in_words(name, "Alter"), contextlib.suppress(InvalidPartitionsError):  # another worker was quicker
+        with self._explained(name, "Alter"), contextlib.suppress(InvalidPartitionsError):  # another worker was faster
             self._admin.create_partitions({name: partitions})
         self._admin.wait_for_topics([name])
 
@@ -180,8 +182,8 @@ class Changelogs:
         settings = {key: value["value"] for key, value in described["topic"][name].items()}
         if not settings:
             log.warning(
-                "the settings of the changelog topic %s cannot be seen: grant %s DescribeConfigs on it, and see that"
-                " its cleanup.policy is compact",
+                "the settings of the changelog topic %s cannot be seen: grant %s DescribeConfigs on it, and check"
+                " that its cleanup.policy is compact",
                 *(name, principal(self._settings)),
             )
         if problem := settings_problem(name, settings):
@@ -189,12 +191,12 @@ class Changelogs:
 
 
 def topic_settings(replicas: int) -> dict[str, str]:
-    """Return the settings to make a changelog with, of so many copies."""
+    """Return the settings of a new changelog with so many replicas."""
     return TOPIC_SETTINGS | ({"min.insync.replicas": "2"} if replicas > 2 else {})
 
 
 def settings_problem(name: str, settings: Mapping[str, str]) -> str:
-    """Return why a changelog with these settings would lose states, and how to mend it; empty where it would not."""
+    """Return why a changelog with these settings would lose states, and how to mend it; empty if it would not."""
     if "compact" not in settings.get("cleanup.policy", "compact") or "delete" in settings.get("cleanup.policy", ""):
         return (
             f"the changelog topic {name} has cleanup.policy={settings['cleanup.policy']}, which deletes states that did"
@@ -205,7 +207,7 @@ def settings_problem(name: str, settings: Mapping[str, str]) -> str:
 
 
 def too_small(changelog: str, most_bytes: int) -> ChangelogError:
-    """Return the error for a changelog that does not take even small parts of a state."""
+    """Return the error for a changelog that takes not even small parts of a state."""
     return ChangelogError(
         f"the changelog topic {changelog} has max.message.bytes={most_bytes}, longwatch needs {MIN_MESSAGE_BYTES} or"
         f" more: kafka-configs.sh --alter --topic {changelog} --add-config max.message.bytes=1048588"

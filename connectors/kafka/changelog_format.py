@@ -1,6 +1,6 @@
-"""The changelog's records: a stream's state, or a mark that says which source offset the partition's states stand for.
+"""The changelog's records: a stream's state, or a mark with the source offset that a partition's states belong to.
 
-Layout of a value, little endian, without padding; docs/exactly-once.md has it for whoever reads it without longwatch:
+Layout of a value, little endian, without padding; docs/exactly-once.md documents it for other readers:
 
 | bytes | what                                                                                     |
 |-------|------------------------------------------------------------------------------------------|
@@ -8,7 +8,7 @@ Layout of a value, little endian, without padding; docs/exactly-once.md has it f
 | 1     | version of this layout, 1                                                                |
 | 1     | kind: 0 a state, 1 a mark                                                                |
 | 1     | how the body is compressed: 0 not at all, 1 one zstd frame                               |
-| 1     | of a state: 1 its stream has no open incident, 2 it has one; 0 not told                  |
+| 1     | of a state: 1 its stream has no open incident, 2 it has one; 0 unknown                   |
 | 4     | CRC-32C of the key and of all that follows here                                          |
 | 4     | source partition                                                                         |
 | 8     | source offset: of the next event; those before it have gone into the state               |
@@ -18,7 +18,7 @@ Layout of a value, little endian, without padding; docs/exactly-once.md has it f
 |       | the body: a state's row, or a mark's JSON                                                |
 
 Keys, for compaction is by key: `m` for the mark, `s` and the stream's name for a state's first part, `p`, the part's
-number (2 bytes) and the name for each further part. No value: the stream is not on this partition any more.
+number (2 bytes) and the name for each further part. No value: the stream has left this partition.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from connectors.errors import UserError
 MAGIC = b"lwcl"
 VERSION = 1
 STATE, MARK = 0, 1
-UNTOLD, CALM, OPEN = 0, 1, 2
+UNKNOWN, CALM, OPEN = 0, 1, 2
 PLAIN, ZSTD = 0, 1
 
 MAX_PART_BYTES = 900_000  # brokers take 1 MiB by default; a topic that takes less gets smaller parts
 MIN_MESSAGE_BYTES = 10_000  # a changelog that takes less than this is refused
-ROOM_BYTES = 5_000  # beside a part: the key with a stream's name, the header, Kafka's own
-MAX_STATE_BYTES = 1 << 28  # a row of 1,024 features has 32 MB; what claims to be more is damaged
+ROOM_BYTES = 5_000  # in addition to a part: the key with a stream's name, the header, Kafka's own
+MAX_STATE_BYTES = 1 << 28  # a row of 1,024 features has 32 MB; a larger size is damage
 # A row of one feature, 31.5 KB: level 1 leaves 30 % of it at 660 MB/s, 3 as much at 490, 6 29 % at 150; lz4 36 %
 # at 1,160. Twenty rows in one frame came to 27 %, which is not worth writing twenty where one has changed.
 ZSTD_LEVEL = 1
 
 _HEADER = struct.Struct("<4sBBBBI")
 _ORIGIN = struct.Struct("<iqHHH")
-_TOLD = {CALM: False, OPEN: True}
+_INCIDENT = {CALM: False, OPEN: True}
 
 
 class ChangelogError(UserError):
@@ -58,15 +58,15 @@ class ChangelogError(UserError):
 
 
 def part_bytes(message_bytes: int) -> int:
-    """Return how large a part of a state may be where messages may have so many bytes."""
+    """Return how large a part of a state may be if messages may have so many bytes."""
     return min(MAX_PART_BYTES, message_bytes - ROOM_BYTES)
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What stands for a whole partition at one offset, written last in each of its transactions."""
+    """Describes a whole partition at one offset; written last in each of its transactions."""
 
     group: str
-    member: str  # the transactional id of who wrote it: whoever waits for its transaction can end it
+    member: str  # the transactional id of the writer, so that another worker can end its transaction
     layout: str  # digest of the rows' layout
     longwatch: str  # version that wrote it
     streams: int  # states that the partition holds at least
@@ -77,21 +77,21 @@ class Entry:
     """A record of the changelog, checked: one of a state's bytes, a mark, or nothing (the stream is gone)."""
 
     stream: str  # "" for a mark
-    offset: int  # of the source; -1 where the stream is gone
+    offset: int  # of the source; -1 if the stream is gone
     compressed: bool = False
     row: bytes = b""
     mark: Mark | None = None
     gone: bool = False
-    incident: bool | None = None  # the stream has an open one; None: not told
+    incident: bool | None = None  # the stream has an open one; None: unknown
 
 
 def compressed(row: bytes) -> bytes:
-    """Return a row as one zstd frame, which says how long the row is."""
+    """Return a row as one zstd frame, which contains its size."""
     return _compressor.compress(row)
 
 
 def restored(frame: bytes) -> bytes:
-    """Return the row in a zstd frame; ValueError where it is none."""
+    """Return the row in a zstd frame; ValueError if it is damaged."""
     try:
         if not 0 <= zstandard.frame_content_size(frame) <= MAX_STATE_BYTES:
             raise ValueError("a zstd frame of unknown or impossible size")
@@ -132,15 +132,15 @@ def state_key(stream: str, part: int = 0) -> bytes:
 
 def mark_record(source: Partition, offset: int, mark: Mark) -> tuple[bytes, bytes]:
     """Return key and value of a mark."""
-    return b"m", _value(b"m", MARK, PLAIN, UNTOLD, source, offset, 0, 1, msgspec.json.encode(mark))
+    return b"m", _value(b"m", MARK, PLAIN, UNKNOWN, source, offset, 0, 1, msgspec.json.encode(mark))
 
 
 def _value(
-    key: bytes, kind: int, codec: int, told: int, source: Partition, offset: int, part: int, parts: int, body: bytes
+    key: bytes, kind: int, codec: int, incident: int, source: Partition, offset: int, part: int, parts: int, body: bytes
 ) -> bytes:
     topic = source.topic.encode()
     rest = b"".join((_ORIGIN.pack(source.partition, offset, part, parts, len(topic)), topic, body))
-    return _HEADER.pack(MAGIC, VERSION, kind, codec, told, crc32c.crc32c(rest, crc32c.crc32c(key))) + rest
+    return _HEADER.pack(MAGIC, VERSION, kind, codec, incident, crc32c.crc32c(rest, crc32c.crc32c(key))) + rest
 
 
 class Assembler:
@@ -150,16 +150,16 @@ class Assembler:
         self._place = f"changelog {changelog}/{source.partition}"
         self._source = source
         self._begun: tuple[str, int, int, int, list[bytes]] | None = None  # stream, where, source offset, parts, so far
-        self.damaged = 0  # records whose bytes are not those that were written; their streams learn anew
+        self.damaged = 0  # damaged records; their streams start from scratch
 
     def resume(self, position: int) -> int:
-        """Return where to go on reading later, if all before a position has been taken: where a state has begun."""
+        """Return where to resume reading after a position: the first part of an incomplete state, if any."""
         return position if self._begun is None else self._begun[1]
 
     def take(self, at: int, key: bytes | None, value: bytes | None) -> Entry | None:
-        """Return what the record at a changelog offset says; None while parts are missing, or where it is damaged.
+        """Return what the record at a changelog offset says; None while parts are missing, or if it is damaged.
 
-        Raises ChangelogError for a record that no longwatch of this version has written here.
+        Raises ChangelogError for a record that longwatch of this version did not write.
         """
         if key is None or key[:1] not in (b"s", b"p", b"m"):
             raise self._foreign(at, f"its key is {key!r:.60}")
@@ -172,12 +172,12 @@ class Assembler:
             return Entry(stream, -1, gone=True) if key[:1] == b"s" else None
         if len(value) < _HEADER.size + _ORIGIN.size or value[:4] != MAGIC:
             raise self._foreign(at, f"{len(value)} bytes that begin with {value[:4]!r}")
-        _, version, kind, codec, told, checksum = _HEADER.unpack_from(value)
+        _, version, kind, codec, incident, checksum = _HEADER.unpack_from(value)
         if version != VERSION:
             raise ChangelogError(
                 f"{self._place}: the record at offset {at} has version {version}, this longwatch reads {VERSION}: run"
                 " the longwatch that wrote it on every worker, or set kafka.changelog_topic to a new name, and every"
-                " stream learns anew"
+                " stream starts from scratch"
             )
         if crc32c.crc32c(memoryview(value)[_HEADER.size :], crc32c.crc32c(key)) != checksum:
             self.damaged += 1
@@ -186,7 +186,7 @@ class Assembler:
         begin = _HEADER.size + _ORIGIN.size
         topic = value[begin : begin + length].decode("utf-8", "replace")
         if (topic, partition) != self._source:
-            raise self._foreign(at, f"it stands for {topic}/{partition}")
+            raise self._foreign(at, f"it belongs to {topic}/{partition}")
         body = value[begin + length :]
         if kind == MARK:
             try:
@@ -194,20 +194,20 @@ class Assembler:
             except msgspec.MsgspecError as error:
                 raise self._foreign(at, f"a mark that cannot be read: {error}") from None
         if parts == 1:
-            return Entry(stream, offset, codec == ZSTD, body, incident=_TOLD.get(told))
+            return Entry(stream, offset, codec == ZSTD, body, incident=_INCIDENT.get(incident))
         if part == 0:
             begun = (stream, at, offset, parts, [])
         if begun is None or (begun[0], *begun[2:4], len(begun[4])) != (stream, offset, parts, part):
             return None  # its first parts were compacted away: a later state follows
         begun[4].append(body)
         if part == parts - 1:
-            return Entry(stream, offset, codec == ZSTD, b"".join(begun[4]), incident=_TOLD.get(told))
+            return Entry(stream, offset, codec == ZSTD, b"".join(begun[4]), incident=_INCIDENT.get(incident))
         self._begun = begun
         return None
 
     def _foreign(self, at: int, found: str) -> ChangelogError:
         return ChangelogError(
-            f"{self._place}: the record at offset {at} is none of longwatch's for {self._source.topic}/"
-            f"{self._source.partition} ({found}): another program writes to this topic, or it is another group's; set"
-            " kafka.changelog_topic to a name of this group's own"
+            f"{self._place}: the record at offset {at} was not written by longwatch for {self._source.topic}/"
+            f"{self._source.partition} ({found}): another program or another group writes to this topic; set"
+            " kafka.changelog_topic to a name that only this group uses"
         )

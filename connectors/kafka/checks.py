@@ -1,8 +1,8 @@
-"""Whether brokers, topics and rights are as the settings ask, found out without a trace.
+"""Checks that brokers, topics and rights are as the settings need, without changing anything.
 
-What may be done with a topic the broker says itself. Of groups and transactional ids it says nothing, so it is asked
-for what nobody can have: a heartbeat of no member, the end of nobody's transaction. It looks at the right first, and
-its answer tells which of the two was wrong.
+The broker lists our rights on a topic. For groups and transactional ids it does not, so they are tried with requests
+that cannot succeed: a heartbeat of no member, the end of nobody's transaction. The broker checks the right first, and
+its answer says which of the two was wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ANSWER_MS = 5_000
 _CREATE = 19  # the request's number
 _BROKER, _TOPIC = 4, 2  # resources that have settings
 _NOT_CONTROLLER, _EXISTS = 41, 36  # error codes
-_REFUSALS = {  # error codes that say that a right is missing; others come after the right was looked at
+_REFUSALS = {  # error codes that say that a right is missing; others come after the check of the right
     29: "TopicAuthorizationFailedError",
     30: "GroupAuthorizationFailedError",
     31: "ClusterAuthorizationFailedError",
@@ -36,14 +36,14 @@ _REFUSALS = {  # error codes that say that a right is missing; others come after
 
 
 class Uses(NamedTuple):
-    """What of Kafka the other settings have a use for."""
+    """Which parts of Kafka the other settings use."""
 
     changelog: bool
     feed: bool  # alerts are read from their topic
 
 
 def findings(settings: KafkaSettings, uses: Uses) -> Iterator[Finding]:
-    """Look at brokers, topics and rights; each finding comes as soon as it is known. Raises nothing of Kafka's."""
+    """Check brokers, topics and rights; yield each finding as soon as it is known. Raises no error of Kafka's."""
     try:
         options = client_options(settings)
     except KafkaConnectorError as error:
@@ -59,9 +59,7 @@ def findings(settings: KafkaSettings, uses: Uses) -> Iterator[Finding]:
     try:
         with conversation(settings, options, answering) as talk:
             if talk is None:
-                yield Finding(
-                    "kafka", note="topics and rights cannot be asked for with the kafka-python installed here"
-                )
+                yield Finding("kafka", note="topics and rights cannot be checked with the kafka-python installed here")
                 return
             yield from _ask(settings, options, uses, talk)
     except (NoAnswerError, KafkaConnectorError) as error:
@@ -86,7 +84,7 @@ def _ask(settings: KafkaSettings, options: dict[str, Any], uses: Uses, talk: Con
         sources = sorted(filter(pattern.match, describe(talk, None).topics))
         yield Finding(
             f"kafka.topic_pattern {settings.topic_pattern}",
-            "" if sources else "no topic that may be seen matches: make one, or grant Describe on it",
+            "" if sources else "no visible topic matches: create one, or grant Describe on it",
             ", ".join(sources),
         )
     changelogs = {settings.changelog_of(topic): topic for topic in sources} if uses.changelog else {}
@@ -99,14 +97,16 @@ def _ask(settings: KafkaSettings, options: dict[str, Any], uses: Uses, talk: Con
         yield _reach(settings, options, f"broker {server}", server, mend)
     limits = _settings_of(talk, _BROKER, cluster.nodes)
     for topic in sources:
-        yield _topic(settings, "kafka.topics", topic, cluster, ("Read",), "make it, or name one that exists")
+        yield _topic(settings, "kafka.topics", topic, cluster, ("Read",), "create it, or name one that exists")
     makes = limits.get("auto.create.topics.enable") == "true"
     for name, topic in outputs.items():
         rights = ("Write", "Read") if uses.feed and name == "alerts_topic" else ("Write",)
         if makes and cluster.topics[topic].missing:
-            yield Finding(f"kafka.{name} {topic}", note="is not there, the brokers make it (auto.create.topics.enable)")
+            yield Finding(
+                f"kafka.{name} {topic}", note="does not exist, the brokers create it (auto.create.topics.enable)"
+            )
         else:
-            mend = "make it, or set the name of one that exists, or an empty one"
+            mend = "create it, or set the name of one that exists, or an empty one"
             yield _topic(settings, f"kafka.{name}", topic, cluster, rights, mend)
     for changelog, topic in changelogs.items():
         yield _changelog(settings, talk, changelog, cluster, cluster.topics[topic].partitions)
@@ -117,7 +117,7 @@ def _ask(settings: KafkaSettings, options: dict[str, Any], uses: Uses, talk: Con
 def _topic(
     settings: KafkaSettings, setting: str, name: str, cluster: Cluster, rights: Iterable[str], mend: str
 ) -> Finding:
-    """Look at a topic that must be there."""
+    """Check a topic that must exist."""
     topic, what, right = cluster.topics[name], f"{setting} {name}", " and ".join(rights)
     if topic.missing:
         return Finding(what, f"does not exist: {mend}")
@@ -132,7 +132,7 @@ def _lacks(settings: KafkaSettings, topic: Topic, name: str, rights: Iterable[st
 
 
 def _changelog(settings: KafkaSettings, talk: Conversation, name: str, cluster: Cluster, partitions: int) -> Finding:
-    """Look at a changelog, or at whether it may be made."""
+    """Check a changelog, or whether it may be created."""
     topic, what = cluster.topics[name], f"kafka.changelog_topic {name}"
     if topic.there:
         lacking = _lacks(settings, topic, name, ("Describe", "DescribeConfigs", "Read", "Write"))
@@ -142,7 +142,7 @@ def _changelog(settings: KafkaSettings, talk: Conversation, name: str, cluster: 
         return Finding(what, explain_error(for_code(topic.error)(), settings, topic=name, right=RIGHTS))
     from kafka.protocol.admin import CreateTopicsRequest  # noqa: PLC0415 - a release may have none
 
-    version = min(4, talk.newest[_CREATE])  # before 4 a broker has no number of copies of its own
+    version = min(4, talk.newest[_CREATE])  # before 4 a broker has no default of replicas
     configs = [
         CreateTopicsRequest.CreatableTopic.CreatableTopicConfig(version=version, name=key, value=value)
         for key, value in topic_settings(settings.changelog_replication_factor).items()
@@ -159,15 +159,15 @@ def _changelog(settings: KafkaSettings, talk: Conversation, name: str, cluster: 
         CreateTopicsRequest(version=version, topics=[wanted], timeout_ms=ANSWER_MS, validate_only=True)
     ).topics[0]
     if answer.error_code in {0, _EXISTS, _NOT_CONTROLLER}:
-        return Finding(what, note="is not there, longwatch makes it")
+        return Finding(what, note="does not exist, longwatch creates it")
     error: BrokerResponseError = for_code(answer.error_code)(answer.error_message or "")
     return Finding(
-        what, f"does not exist, and cannot be made: {explain_error(error, settings, topic=name, right=RIGHTS)}"
+        what, f"does not exist, and cannot be created: {explain_error(error, settings, topic=name, right=RIGHTS)}"
     )
 
 
 def _names(settings: KafkaSettings, uses: Uses, talk: Conversation, writes: bool) -> Iterator[Finding]:
-    """Look at the rights on groups, the cluster and the transactional id."""
+    """Check the rights on groups, the cluster and the transactional id."""
     from kafka.protocol.consumer.group import HeartbeatRequest  # noqa: PLC0415 - a release may have none
     from kafka.protocol.producer.transaction import EndTxnRequest, InitProducerIdRequest  # noqa: PLC0415
 
@@ -190,7 +190,7 @@ def _refusal(settings: KafkaSettings, code: int, group: str = "") -> str:
 
 
 def _limits(settings: KafkaSettings, uses: Uses, limits: Mapping[str, str]) -> Iterator[Finding]:
-    """Compare times with what a broker allows, where it lets us see that."""
+    """Compare times with what a broker allows, if it may be seen."""
     least, most = limits.get("group.min.session.timeout.ms"), limits.get("group.max.session.timeout.ms")
     if least and most:
         fits = int(least) <= settings.session_timeout_seconds * 1000 <= int(most)
@@ -209,7 +209,7 @@ def _limits(settings: KafkaSettings, uses: Uses, limits: Mapping[str, str]) -> I
 
 
 def _settings_of(talk: Conversation, kind: int, names: Iterable[str]) -> dict[str, str]:
-    """Return the settings of the first resource that the broker tells of: itself, among brokers; empty: of none."""
+    """Return the settings of the first resource that the broker describes (of brokers: itself); empty if none."""
     from kafka.protocol.admin import DescribeConfigsRequest  # noqa: PLC0415 - a release may have none
 
     for name in names:

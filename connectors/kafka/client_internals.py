@@ -1,6 +1,6 @@
-"""The private parts of kafka-python that longwatch reaches into, and what is done where a release has them no more.
+"""The private parts of kafka-python that longwatch uses, and the fallback if a release no longer has them.
 
-Each part has a public way beside it, slower or less exact: a release that moved its insides costs speed, never events.
+Each part has a public alternative, slower or less exact: a release with other internals costs speed, never events.
 The check reads classes and one batch of records made here, so it needs no broker.
 """
 
@@ -22,22 +22,22 @@ RawRecord = tuple[int, int, bytes | None, bytes | None]  # offset, timestamp in 
 
 log = logging.getLogger(__name__)
 
-_LOOKING = threading.Lock()  # so that threads which begin together warn once
-_GZIP = 1  # needs no package of its own
+_LOOKING = threading.Lock()  # so that threads that start together warn once
+_GZIP = 1  # needs no extra package
 
 # What is lost without each part, for the one warning
 _LOST = {
-    "records": "records are taken apart one by one, at a tenth of the speed, compressed ones whatever they come to",
-    "paused_fetch": "what it set aside of a paused partition is left to it",
-    "position": "positions are asked of the client",
-    "sender": "a writer that is given up may go on trying until the process ends",
-    "probe": "a refused login is told in the client's words",
-    "client": "a topic that does not exist yet is not told of, and a rebalance may wait for the next heartbeat",
+    "records": "records are parsed one by one, at a tenth of the speed, and decompressed without a limit",
+    "paused_fetch": "fetched records of a paused partition may delay its resuming",
+    "position": "positions are looked up by the client",
+    "sender": "an abandoned writer may keep retrying until the process ends",
+    "probe": "a refused login is reported in the client's words",
+    "client": "missing topics are not reported, and a rebalance may wait for the next heartbeat",
 }
 
 
 def use_compiled_parser(consumer: KafkaConsumer) -> None:
-    """Have a consumer, just made, take fetched records apart by compiled code where its release lets us."""
+    """Let a new consumer parse fetched records by compiled code, if its release allows it."""
     if has("records"):
         from connectors.kafka import record_parser  # noqa: PLC0415 - it builds on the parts in question
 
@@ -56,11 +56,11 @@ def polled_records(consumer: KafkaConsumer, timeout_ms: int) -> dict[TopicPartit
 
 
 def drop_paused_fetch(consumer: KafkaConsumer, partition: TopicPartition) -> None:
-    """Let a partition that is resumed be fetched again, from its position. For the thread that polls.
+    """Make a resumed partition be fetched again, from its position. For the thread that polls.
 
-    The client (3.0.12) sets aside what it has fetched of a paused partition, and fetches no more of it before that has
-    been handed out. But it takes it up again only once it has let go of what it read last, which it does not do at its
-    end: a resumed partition could wait for ever.
+    The client (3.0.12) keeps what it has fetched of a paused partition, and fetches no more of it before that has been
+    handed out. But it returns to it only after dropping the partition that it read last, which it does not do at that
+    one's end: a resumed partition could wait for ever.
     """
     if not has("paused_fetch"):
         return
@@ -72,13 +72,13 @@ def drop_paused_fetch(consumer: KafkaConsumer, partition: TopicPartition) -> Non
 
 
 def position_of(consumer: KafkaConsumer, partition: TopicPartition, timeout_ms: int) -> int | None:
-    """Return the offset of the next record of a partition; None where the client knows of none."""
+    """Return the offset of the next record of a partition; None if the client knows none."""
     if has("position"):
         state = consumer._subscription.assignment.get(partition)  # `position` would ask the broker
         return None if state is None or state.position is None else int(state.position.offset)
     found = None
     if partition in consumer.assignment():
-        with contextlib.suppress(NoOffsetForPartitionError):  # nothing was sought yet
+        with contextlib.suppress(NoOffsetForPartitionError):  # no position yet
             found = consumer.position(partition, timeout_ms=timeout_ms)
     return None if found is None else int(found)
 
@@ -86,8 +86,8 @@ def position_of(consumer: KafkaConsumer, partition: TopicPartition, timeout_ms: 
 def end_sender(producer: KafkaProducer, seconds: float) -> None:
     """End the thread of a producer that does not close, after `seconds` at most.
 
-    kafka-python (3.0.12) waits for what is to be sent before it closes anything: where that is in vain its thread would
-    go on trying for ever, unseen.
+    kafka-python (3.0.12) waits for what is to be sent before it closes anything: if that never succeeds, its thread
+    would retry for ever, unseen.
     """
     if has("sender"):
         producer._sender.force_close()
@@ -95,7 +95,7 @@ def end_sender(producer: KafkaProducer, seconds: float) -> None:
 
 
 def client_class() -> Any | None:
-    """Return the class of a consumer's network client, which knows the topics and can be woken up; None: not there."""
+    """Return the class of a consumer's network client, which knows the topics and can be woken up; None if missing."""
     return _found("kafka.net.compat", "KafkaNetClient") if has("client") else None
 
 
@@ -107,7 +107,7 @@ def has(part: str) -> bool:
 
 @cache
 def _missing() -> frozenset[str]:
-    """Look for every part, and warn once of those that are gone."""
+    """Check every part, and warn once of those that are missing."""
     checks: dict[str, Callable[[], bool]] = {
         "records": _records_are_alike,
         "paused_fetch": lambda: (
@@ -131,8 +131,8 @@ def _missing() -> frozenset[str]:
     gone = frozenset(part for part, there in checks.items() if not there())
     if gone:
         log.warning(
-            "kafka-python %s has other insides than those longwatch is written for (3.0): %s. No event is lost by it;"
-            " to have it as it was, install kafka-python<3.1",
+            "kafka-python %s has other internals than those longwatch is written for (3.0): %s. No event is lost; to"
+            " avoid this, install kafka-python<3.1",
             kafka.__version__,
             "; ".join(_LOST[part] for part in _LOST if part in gone),
         )
@@ -146,12 +146,12 @@ def _found(module: str, name: str) -> Any | None:
 
 
 def _keeps(kind: Any, attribute: str) -> bool:
-    """Tell whether a class's constructor sets an attribute of its own."""
+    """Return whether a class's constructor sets an attribute."""
     return attribute in getattr(getattr(getattr(kind, "__init__", None), "__code__", None), "co_names", ())
 
 
 def _speaks() -> bool:
-    """Tell whether a request can be put into bytes without a client."""
+    """Return whether a request can be encoded without a client."""
     try:
         from kafka.net.sasl import get_sasl_mechanism  # noqa: PLC0415
         from kafka.protocol.metadata import ApiVersionsRequest  # noqa: PLC0415
@@ -162,12 +162,12 @@ def _speaks() -> bool:
         protocol.send_request(ApiVersionsRequest(version=0))
         parts = (get_sasl_mechanism, SaslAuthenticateRequest, SaslHandshakeRequest)
         return bool(protocol.send_bytes()) and not list(protocol.receive_bytes(b"")) and all(map(callable, parts))
-    except Exception:  # noqa: BLE001 - whatever it is, the probe does without
+    except Exception:  # noqa: BLE001 - the probe does without
         return False
 
 
 def _records_are_alike() -> bool:
-    """Tell whether both ways find the same in a batch of records, and the client's fetcher lets itself be told."""
+    """Return whether both parsers agree on a batch of records, and the client's fetcher can be patched."""
     try:
         from kafka.consumer.fetcher import Fetcher  # noqa: PLC0415
         from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder  # noqa: PLC0415
@@ -192,5 +192,5 @@ def _records_are_alike() -> bool:
             and quick.take(2) == [(r.offset, r.timestamp, r.key, r.value) for r in plain.take(2)]
             and quick.next_fetch_offset == plain.next_fetch_offset
         )
-    except Exception:  # noqa: BLE001 - whatever it is, the public way does without
+    except Exception:  # noqa: BLE001 - the public way is used
         return False

@@ -1,7 +1,7 @@
-"""The wait for a broker, and why there is none.
+"""Connecting: waiting for a broker, and finding out why there is none.
 
 kafka-python says only "unable to bootstrap" for a broker that is down, a refused password and a certificate that is
-not trusted alike. So `probe` goes the way itself, step by step (TCP, TLS, Kafka with SASL), and says where it ended.
+not trusted alike. So `probe` connects itself, step by step (TCP, TLS, Kafka with SASL), and says which step failed.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ LOG_EVERY_SECONDS = 60.0  # once the delay has reached its longest
 
 
 def connect(settings: KafkaSettings, make: Callable[[], Client], stop: threading.Event) -> Client | None:
-    """Return `make()` as soon as a broker is there; None once `stop` is set.
+    """Return `make()` as soon as a broker is reachable; None once `stop` is set.
 
-    Waits with exponential back-off and jitter for brokers that are not there yet, and says so, ever more rarely.
-    Raises AuthenticationError and TlsError at once, for they do not mend themselves.
+    Retries with exponential back-off and jitter, and logs that, ever more rarely. Raises AuthenticationError and
+    TlsError at once, since retrying does not help there.
     """
     quieten_client()
     delay = FIRST_DELAY_SECONDS
@@ -67,9 +67,9 @@ def connect(settings: KafkaSettings, make: Callable[[], Client], stop: threading
 
 
 def probe(settings: KafkaSettings) -> str | None:
-    """Return None where one of the brokers answers and lets us in, else why none does, for a person.
+    """Return None if one of the brokers answers and accepts the login, else why none does, for a person.
 
-    Raises AuthenticationError or TlsError where a broker answers but refuses us and no other lets us in.
+    Raises AuthenticationError or TlsError if a broker answers but refuses us and no other accepts.
     """
     options = client_options(settings)
     reasons: list[str] = []
@@ -89,7 +89,7 @@ def probe(settings: KafkaSettings) -> str | None:
 
 
 def _probe_server(settings: KafkaSettings, options: dict[str, Any], server: str) -> str | None:
-    """Go the way to one broker as the client would; return None, or where it ends."""
+    """Connect to one broker as the client would; return None, or why that fails."""
     try:
         with conversation(settings, options, server):
             return None
@@ -98,15 +98,15 @@ def _probe_server(settings: KafkaSettings, options: dict[str, Any], server: str)
 
 
 class NoAnswerError(Exception):
-    """A broker gives no answer; the text says how far the way to it goes."""
+    """A broker gives no answer; the text says which step fails."""
 
 
 @contextlib.contextmanager
 def conversation(settings: KafkaSettings, options: dict[str, Any], server: str) -> Iterator[Conversation | None]:
-    """Go the way to one broker as the client would, and talk with it, logged in; `options` are the client's.
+    """Connect to one broker as the client would, logged in; `options` are the client's.
 
-    None where the installed client has no parts to talk with.
-    Raises NoAnswerError, also where it stops to answer; AuthenticationError or TlsError where it refuses us.
+    Yields None if the installed client lacks the parts for that.
+    Raises NoAnswerError, also if it stops answering; AuthenticationError or TlsError where it refuses us.
     """
     try:
         host, port = split_server(server)
@@ -226,9 +226,9 @@ def split_server(server: str) -> tuple[str, int]:
 
 
 def quieten_client() -> None:
-    """Leave it to this package to tell the story: kafka-python logs every failed attempt as an error.
+    """Silence kafka-python, which logs every failed attempt as an error: this package does the logging.
 
-    Whoever has set a level for the logger "kafka" keeps it.
+    A level that was set for the logger "kafka" stays.
     """
     logger = logging.getLogger("kafka")
     if logger.level == logging.NOTSET:

@@ -1,7 +1,6 @@
-"""Decompression with a bound: a megabyte on the topic may say that it is gigabytes.
+"""Decompression with a limit: a megabyte on the topic may decompress to gigabytes.
 
-Brokers bound a batch as it is compressed, and every producer chooses what is in it; kafka-python unpacks whatever
-that comes to.
+Brokers limit the compressed size of a batch only, and kafka-python decompresses without a limit.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import snappy  # type: ignore[import-untyped]
 import zstandard
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
-MIN_PIECE_BYTES = 64  # what a frame's reading begins with: the smallest frame has eleven
+MIN_PIECE_BYTES = 64  # first piece of a frame: the smallest frame has eleven
 MAX_PART_BYTES = 1 << 20  # lz4 makes room for all that it may return before it knows how little that is
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _XERIAL = b"\x82SNAPPY\x00"  # how Java's producers frame snappy's blocks: 16 bytes, then size and block
@@ -25,7 +24,7 @@ _XERIAL_HEADER = 16
 
 
 class TooLargeError(Exception):
-    """The bytes come to more than the bound."""
+    """The bytes decompress to more than the limit."""
 
 
 class Feed(Protocol):
@@ -36,7 +35,7 @@ class Feed(Protocol):
 
 
 def decompressed(codec: int, data: bytes, most_bytes: int) -> bytes:
-    """Return what a batch's bytes are when unpacked. Raises TooLargeError, and ValueError where they are damaged."""
+    """Return what a batch's bytes are when unpacked. Raises TooLargeError, and ValueError if they are damaged."""
     try:
         if codec == GZIP:
             return _frames(data, most_bytes, _Members().feed, "a gzip stream")

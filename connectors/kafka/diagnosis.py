@@ -1,7 +1,7 @@
-"""What a broker says of its cluster, of topics and of our rights on them: for whoever must be told why nothing comes.
+"""What a broker says about its cluster, topics and our rights on them, to explain why nothing is read.
 
-kafka-python keeps quiet where it cannot reach the addresses that brokers hand out, or may not see a topic: both look
-like a topic that is not there.
+kafka-python is silent if it cannot reach the advertised addresses or may not see a topic: both look like a missing
+topic.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from connectors.kafka.connect import Conversation, NoAnswerError, conversation
 from connectors.kafka.errors import KafkaConnectorError, explain_error
 from connectors.kafka.settings import KafkaSettings
 
-# Kafka's numbers for what may be done with a topic
+# Kafka's numbers of the operations on a topic
 RIGHTS = {3: "Read", 4: "Write", 5: "Create", 7: "Alter", 8: "Describe", 10: "DescribeConfigs"}
 _METADATA = 3  # the request's number
 _WITH_RIGHTS = 8  # from this version on it can ask for rights
@@ -24,7 +24,7 @@ _NO_SUCH_TOPIC = 3, 100  # error codes
 
 
 class Topic(NamedTuple):
-    """A topic as a broker describes it to us."""
+    """A topic as a broker describes it."""
 
     error: int  # Kafka's number; 0: none
     partitions: int
@@ -32,7 +32,7 @@ class Topic(NamedTuple):
 
     @property
     def there(self) -> bool:
-        """Whether it exists, as far as we may know."""
+        """Whether it exists and may be seen."""
         return not self.error
 
     @property
@@ -50,7 +50,7 @@ class Cluster(NamedTuple):
 
 
 def describe(talk: Conversation, topics: Collection[str] | None) -> Cluster:
-    """Ask a broker for the brokers' addresses and these topics, None: all that may be seen; makes none.
+    """Ask a broker for the brokers' addresses and these topics, None: all that may be seen; creates none.
 
     Raises what `Conversation.ask` raises.
     """
@@ -77,9 +77,9 @@ def describe(talk: Conversation, topics: Collection[str] | None) -> Cluster:
 
 
 def unreachable_brokers(settings: KafkaSettings) -> str:
-    """Return why the addresses that the brokers hand out cannot be reached; empty where one can, or none is known.
+    """Return why the advertised addresses of the brokers cannot be reached; empty if one can, or none is known.
 
-    Raises nothing: whoever asks has a failure to tell already.
+    Raises nothing: it explains another failure.
     """
     try:
         cluster = _ask(settings, ())
@@ -89,9 +89,9 @@ def unreachable_brokers(settings: KafkaSettings) -> str:
 
 
 def explain_unseen_topics(settings: KafkaSettings, topics: Collection[str], right: str = "Read") -> dict[str, str]:
-    """Return for each of the topics that the client does not see why that is so, as far as it can be told.
+    """Return why the client does not see each of the topics, as far as that can be found out.
 
-    Missing are those that do not exist, and all where no broker answers. Raises nothing, see `unreachable_brokers`.
+    Topics that do not exist are left out, and all are if no broker answers. Raises nothing, see `unreachable_brokers`.
     """
     try:
         cluster = _ask(settings, topics)
@@ -133,7 +133,7 @@ def _unreachable(settings: KafkaSettings, brokers: Collection[str]) -> str:
     if not reasons:
         return ""
     return (
-        f"kafka.bootstrap_servers answers, but sends clients on to addresses that cannot be used from here"
+        f"kafka.bootstrap_servers answers, but the addresses that it advertises cannot be used from here"
         f" ({'; '.join(reasons)}): set the brokers' advertised.listeners to addresses that this machine reaches, or use"
         " the listener that is meant for it"
     )

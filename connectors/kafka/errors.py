@@ -1,6 +1,6 @@
-"""Kafka's errors in words: for each that can reach a person, its cause and how to mend it.
+"""Kafka's errors explained: for each that can reach a person, its cause and the remedy.
 
-An error is known by its name, which the client repeats in the text of those that it makes of others.
+An error is recognised by its name, which the client repeats in the text of errors that it derives from others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from connectors.kafka.settings import KafkaSettings
 
 
 class KafkaConnectorError(UserError):
-    """Kafka cannot be used as the settings ask; the text says what a person can do."""
+    """Kafka cannot be used as the settings ask; the text says how to mend it."""
 
 
 class AuthenticationError(KafkaConnectorError):
@@ -26,13 +26,13 @@ class TlsError(KafkaConnectorError):
 
 
 class _Cause(NamedTuple):
-    """What an error means. In the text, {right} is what is done with the {topic}; the rest is of the settings."""
+    """What an error means. In the text, {right} is what is done with the {topic}; other names are settings."""
 
     text: str
-    permanent: bool = True  # it does not mend itself: trying again does not help
+    permanent: bool = True  # retrying does not help
 
 
-_OLD = _Cause("the brokers do not know a request that longwatch needs ({error}): they are too old, update them")
+_OLD = _Cause("the brokers do not know a request that longwatch needs ({error}): they are too old, upgrade them")
 
 _CAUSES: Mapping[str, _Cause] = {
     "TopicAuthorizationFailedError": _Cause("{user} may not use {topic}: grant {right} on it"),
@@ -55,30 +55,32 @@ _CAUSES: Mapping[str, _Cause] = {
     ),
     "InconsistentGroupProtocolError": _Cause(
         "the group {group} has members that share partitions out in another way: either another program uses the name,"
-        " then set kafka.group_id to one of longwatch's own; or workers of another version, then stop them"
+        " then set kafka.group_id to a name used by longwatch alone; or workers of another version, then stop them"
     ),
     "FencedInstanceIdError": _Cause(
-        "another member of group {group} runs with kafka.group_instance_id={group_instance_id}: give each daemon a name"
-        " of its own"
+        "another member of group {group} runs with kafka.group_instance_id={group_instance_id}: give each daemon a"
+        " different name"
     ),
-    "InvalidGroupIdError": _Cause("the brokers take no group of the name kafka.group_id = {group_id!r}: set another"),
+    "InvalidGroupIdError": _Cause("kafka.group_id = {group_id!r} is not a valid name for the brokers: set another"),
     "GroupMaxSizeReachedError": _Cause(
         "the group {group} has as many members as its group.max.size allows: start fewer workers, or raise that"
     ),
     "InvalidReplicationFactorError": _Cause(
-        "the cluster has not brokers enough for kafka.changelog_replication_factor = {changelog_replication_factor}"
+        "the cluster has too few brokers for kafka.changelog_replication_factor = {changelog_replication_factor}"
         " (-1: the brokers' default.replication.factor): set it to their number or less"
     ),
     "PolicyViolationError": _Cause(
-        "the brokers' policy refuses it ({error}): have {topic} made as the policy asks, by whoever may"
+        "the brokers' policy refuses it ({error}): have an administrator create {topic} as the policy asks"
     ),
     "InvalidTopicError": _Cause(
-        "the brokers take no topic of the name {topic}, or let nobody write to it: set another"
+        "{topic} is not a valid name, or an internal topic that cannot be written: set another"
     ),
-    "UnknownTopicOrPartitionError": _Cause("{topic} does not exist: make it, or set the name of one that does", False),
+    "UnknownTopicOrPartitionError": _Cause(
+        "{topic} does not exist: create it, or set the name of one that does", False
+    ),
     "UnsupportedForMessageFormatError": _Cause(
-        "{topic} is kept in a format from before Kafka 0.11: set its message.format.version to 0.11.0 or later, or make"
-        " it anew"
+        "{topic} is kept in a format from before Kafka 0.11: set its message.format.version to 0.11.0 or later, or"
+        " create it again"
     ),
     "UnsupportedVersionError": _OLD,
     "IncompatibleBrokerVersion": _OLD,
@@ -91,25 +93,25 @@ _CAUSES: Mapping[str, _Cause] = {
         " zstandard and python-snappy"
     ),
     "NotEnoughReplicasError": _Cause(
-        "too few copies of {topic} are in step (min.insync.replicas): see to the brokers", False
+        "too few replicas of {topic} are in sync (min.insync.replicas): check the brokers", False
     ),
     "NotEnoughReplicasAfterAppendError": _Cause(
-        "too few copies of {topic} are in step (min.insync.replicas): see to the brokers", False
+        "too few replicas of {topic} are in sync (min.insync.replicas): check the brokers", False
     ),
-    "KafkaStorageError": _Cause("a broker cannot use the disk that holds {topic}: see to its log", False),
+    "KafkaStorageError": _Cause("a broker cannot use the disk that holds {topic}: check its log", False),
 }
 _NAME = re.compile(r"\b[A-Z]\w+(?:Error|Version)\b")
 
 
 def _cause(error: BaseException) -> _Cause | None:
-    """Return what is known of an error: by itself, else by what it says that it was made of."""
-    told = (f"{type(error).__name__} {error}", repr(error.__cause__))
-    names = (name for text in told for name in _NAME.findall(text))
+    """Return the cause of an error: by its own name, else by a name in its text."""
+    texts = (f"{type(error).__name__} {error}", repr(error.__cause__))
+    names = (name for text in texts for name in _NAME.findall(text))
     return next((_CAUSES[name] for name in names if name in _CAUSES), None)
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Tell whether trying again does not help, but only a person."""
+    """Return whether retrying is useless and a person must act."""
     cause = _cause(error)
     return cause is not None and cause.permanent
 
@@ -117,10 +119,10 @@ def is_permanent(error: BaseException) -> bool:
 def explain_error(
     error: BaseException, settings: KafkaSettings, *, topic: str = "", right: str = "Read", group: str = ""
 ) -> str:
-    """Return an error's cause and how to mend it, in one line; its own words where it is none that is known.
+    """Return an error's cause and remedy in one line; its own text if it is not a known one.
 
-    `topic` is the one in question, if one is and the error does not name it, and `right` what we do with it; `group`
-    the consumer group, if it is not kafka.group_id.
+    `topic` is the topic concerned, if any and not named by the error, and `right` the operation on it; `group` the
+    consumer group, if it is not kafka.group_id.
     """
     cause = _cause(error)
     own = " ".join(f"{type(error).__name__}: {error}".split())
@@ -139,7 +141,7 @@ def explain_error(
 
 
 def principal(settings: KafkaSettings) -> str:
-    """Return whom the brokers take us for, for a person."""
+    """Return as which user the brokers know this client."""
     if not settings.security_protocol.startswith("SASL"):
         return "this client (User:ANONYMOUS, or whom kafka.ssl_certfile names)"
     if settings.sasl_mechanism == "OAUTHBEARER":

@@ -1,9 +1,8 @@
 """The thread that owns kafka-python's consumer: it connects, polls, keeps the membership alive and watches for outages.
 
-It holds one poll's records ready while the caller works on those before, so that the client's work in Python overlaps
-with the engine's, which releases the interpreter's lock. What the caller must do goes through the inbox in order:
-records, changes of the assignment (the reader waits until `finish` is called, heartbeats go on), and the error that
-ended the reader.
+It prefetches one poll's records while the caller processes those before, so that the client's work in Python overlaps
+with the engine's, which releases the interpreter's lock. The inbox brings to the caller, in order: records, rebalance
+events (the thread waits until `finish` is called, heartbeats continue), and the error that ended the thread.
 """
 
 from __future__ import annotations
@@ -46,11 +45,11 @@ from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
-POLL_MS = 500  # one wait of the reader; close() and pause() take effect within it
-# With a pattern the client (3.0.12) asks for all topics before it joins, in each poll anew, and forgets a join that was
-# answered meanwhile: where a poll has no time for both it would begin to join for ever
+POLL_MS = 500  # one wait; close() and pause() take effect within it
+# With a pattern the client (3.0.12) asks for all topics before it joins, in every poll, and forgets a join that was
+# answered meanwhile: if a poll has no time for both, it never joins
 PATTERN_POLL_MS = 2_000
-HELD_POLL_MS = 20  # while a partition waits to be placed: then it is read from so soon
+HELD_POLL_MS = 20  # while a partition is held: reading begins so soon after `seek`
 ANSWER_MS = 5_000  # limit of one question to the broker: offsets, commit, leaving the group
 QUIET_SECONDS = 5.0  # without records for so long, ask the broker whether it is there
 TOPIC_CHECK_SECONDS = 2.0  # how often to look for a topic that does not exist yet
@@ -58,41 +57,41 @@ DIAGNOSIS_SECONDS = 30.0  # how often to ask why it is not seen
 METADATA_MAX_AGE_MS = 60_000  # new partitions, and topics that fit the pattern, are found in a minute, not in five
 BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
 
-# What the client raises about a partition that is not assigned. It lets partitions go on a thread of its own, and then
-# waits until the caller has heard of it: before that they may be gone in the midst of anything, and that is all right
+# What the client raises about a partition that is not assigned. It revokes partitions in its own thread before the
+# caller handles the event, so this may happen at any call, and is harmless
 UNASSIGNED_ERRORS = (KeyError, ValueError, IllegalStateError)
 
 Work = Callable[[KafkaConsumer], None]
 
 
 class Polled(NamedTuple):
-    """What one poll brought, for the caller to hand out in this order."""
+    """What one poll returned, for the caller to hand out in this order."""
 
     records: dict[TopicPartition, list[RawRecord]]
-    positions: dict[TopicPartition, int]  # offsets to read on at: past marks of transactions and aborted records, too
+    positions: dict[TopicPartition, int]  # next offsets: behind transaction markers and aborted records, too
 
     def drop(self, partition: TopicPartition) -> None:
-        """Leave a partition out."""
+        """Remove a partition."""
         self.records.pop(partition, None)
         self.positions.pop(partition, None)
 
 
 @dataclass(frozen=True, slots=True)
 class RebalanceEvent:
-    """Something about the assignment that the caller must see to; the reader waits for `finish()`.
+    """A change of the assignment that the caller must handle; the thread waits for `finish()`.
 
-    `kind` is "assigned", "revoked", "lost", "misplaced" (the broker cannot go on at a partition's position), "placed".
+    `kind` is "assigned", "revoked", "lost", "misplaced" (the broker has no record at a partition's position), "placed".
     """
 
     kind: str
     partitions: list[TopicPartition]
     finish: Callable[[], None]
-    offsets: dict[TopicPartition, int] = field(default_factory=dict)  # misplaced: end of what both sides agree on
-    tokens: dict[TopicPartition, object] = field(default_factory=dict)  # placed: of the assignment that was meant
+    offsets: dict[TopicPartition, int] = field(default_factory=dict)  # misplaced: end of the common log
+    tokens: dict[TopicPartition, object] = field(default_factory=dict)  # placed: of the assignment concerned
 
 
 def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -> dict[str, Any]:
-    """Return kafka-python's options for the consumer that the settings ask for; offsets are ours to keep."""
+    """Return kafka-python's options for the consumer that the settings ask for; offsets are kept by the caller."""
     return client_options(settings) | {
         "group_id": settings.group_id,
         "group_instance_id": settings.group_instance_id or None,
@@ -103,7 +102,7 @@ def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -
         "max_poll_records": settings.max_poll_records,
         "enable_auto_commit": False,
         "isolation_level": "read_committed" if read_committed else "read_uncommitted",
-        "auto_offset_reset": "none",  # a missing or impossible offset comes to us, who can tell it
+        "auto_offset_reset": "none",  # missing and impossible offsets are resolved and logged here
         "allow_auto_create_topics": False,
         "metadata_max_age_ms": METADATA_MAX_AGE_MS,
         "metrics_enabled": False,
@@ -116,25 +115,25 @@ class FetchThread(threading.Thread):
     def __init__(self, settings: KafkaSettings, problem: OngoingProblem, *, read_committed: bool = False) -> None:
         super().__init__(name="kafka-reader", daemon=True)
         self.inbox: queue.SimpleQueue[Polled | RebalanceEvent | BaseException] = queue.SimpleQueue()
-        self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()  # to be done with the consumer between two polls
-        self.held: set[TopicPartition] = set()  # assigned, but not to be read before they are placed
+        self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()  # runs with the consumer between two polls
+        self.held: set[TopicPartition] = set()  # assigned, but not read before `seek`
         self._read_committed = read_committed
         self.demand = threading.Semaphore(0)  # released by the caller for each batch of records that it takes
         self.closing = threading.Event()
         self.paused = False
         self.consumer: KafkaConsumer | None = None
         self.outage = False
-        self.progress = time.monotonic()  # when the client last returned to us
+        self.progress = time.monotonic()  # when the client last returned
         self._settings, self._problem = settings, problem
         self._client: Any | None = None  # kafka-python's network client
         self._heard = self.progress  # when the broker last answered
         self._poll_ms = PATTERN_POLL_MS if settings.topic_pattern else POLL_MS
         self._positions: dict[TopicPartition, int] = {}  # as the caller knows them
-        self.topics_at_first: set[str] | None = None  # that were there when the group first said what is ours
+        self.topics_at_first: set[str] | None = None  # that existed at the first assignment
         self._next_topic_check = 0.0
         self._next_diagnosis = 0.0
         self._missing: set[str] = set()
-        self._reasons: dict[str, str] = {}  # why topics cannot be seen, as it was told; empty: they do not exist
+        self._reasons: dict[str, str] = {}  # why topics cannot be seen, as logged; empty: they do not exist
 
     def run(self) -> None:
         """Connect and read until `closing`; end with the error in the inbox where there is one."""
@@ -148,7 +147,7 @@ class FetchThread(threading.Thread):
             finally:
                 self.consumer = None
                 consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller's thread raises it from poll
+        except BaseException as error:  # noqa: BLE001 - the caller's thread raises it from poll
             self.inbox.put(error)
 
     def _make_consumer(self) -> KafkaConsumer:
@@ -158,7 +157,7 @@ class FetchThread(threading.Thread):
         if (kind := client_class()) is not None:
 
             def make_client(**options: Any) -> Any:
-                if self._client is not None:  # of an attempt that failed: its thread would go on
+                if self._client is not None:  # of a failed attempt: its thread would keep running
                     self._client.close()
                 self._client = kind(**options)
                 return self._client
@@ -190,7 +189,7 @@ class FetchThread(threading.Thread):
             records = self._poll(consumer)
             moved = self._moved(consumer)
             if records:
-                self._answered()  # what only moved may have been moved by us
+                self._answered()  # a position alone may have been set by `seek`
             if records or moved:
                 self.inbox.put(Polled(records, moved))
                 self.demand.acquire()
@@ -210,19 +209,19 @@ class FetchThread(threading.Thread):
                     drop_paused_fetch(consumer, partition)
 
     def _moved(self, consumer: KafkaConsumer) -> dict[TopicPartition, int]:
-        """Return where the client reads on, of the partitions where that has changed."""
-        # one that is held has no position of its own before the caller lets it run
+        """Return the next offsets of the partitions where they have changed."""
+        # a held partition has no meaningful position
         read = consumer.assignment() - self.held
         try:
             found = {p: at for p in read if (at := position_of(consumer, p, ANSWER_MS)) is not None}
-        except (KafkaError, *UNASSIGNED_ERRORS):  # only where the client has to be asked
+        except (KafkaError, *UNASSIGNED_ERRORS):  # only if the client has to be asked
             return {}
         moved = {p: at for p, at in found.items() if self._positions.get(p) != at}
         self._positions = found
         return moved
 
     def _poll(self, consumer: KafkaConsumer) -> dict[TopicPartition, list[RawRecord]]:
-        """Poll once; what the client raises becomes a change to see to, an error for a person, or another try."""
+        """Poll once; what the client raises becomes a rebalance event, an error for a person, or a retry."""
         try:
             return polled_records(consumer, HELD_POLL_MS if self.held else self._poll_ms)
         except NoOffsetForPartitionError as error:
@@ -242,13 +241,13 @@ class FetchThread(threading.Thread):
     def deliver(
         self, kind: str, partitions: Collection[TopicPartition], truncated: dict[TopicPartition, int] | None = None
     ) -> None:
-        """Give a change to the caller and wait, on the reader's own thread, until it is seen to."""
+        """Deliver an event to the caller and wait, in this thread, until it is handled."""
         seen = threading.Event()
         self.inbox.put(RebalanceEvent(kind, sorted(partitions), seen.set, truncated or {}))
         seen.wait()
 
     async def deliver_from_client(self, kind: str, partitions: Collection[TopicPartition]) -> None:
-        """Give a change to the caller and wait, on the client's event loop, which goes on with heartbeats."""
+        """Deliver an event to the caller and wait on the client's event loop, which continues heartbeats."""
         if self.closing.is_set() or not partitions:
             return
         seen = Future()
@@ -262,12 +261,12 @@ class FetchThread(threading.Thread):
         await seen
 
     def note_topics(self) -> None:
-        """Note, the first time, which topics there are: later ones were made since."""
+        """Note, the first time, which topics exist: others are new."""
         if self.topics_at_first is None and self._client is not None:
             self.topics_at_first = set(self._client.cluster.topics())
 
     def _watch_topics(self) -> None:
-        """Say once which topics do not exist, and look for them again and again."""
+        """Log once which topics do not exist, and keep looking for them."""
         now = time.monotonic()
         if now < self._next_topic_check or self.outage or self._client is None:
             return
@@ -288,7 +287,7 @@ class FetchThread(threading.Thread):
             self._client.cluster.request_update()
 
     def _report_missing(self, missing: Collection[str], setting: str) -> None:
-        """Say of each topic that cannot be seen why, unless that has been said."""
+        """Log why each topic cannot be seen, unless that was logged."""
         settings = self._settings
         pattern = setting == "topic_pattern"
         known = {} if pattern else explain_unseen_topics(settings, missing)
@@ -299,13 +298,13 @@ class FetchThread(threading.Thread):
                 log.warning("Topic %s (kafka.%s) cannot be read: %s; trying again", topic, setting, why)
             elif not why and self._reasons.get(topic) != why:
                 log.warning(
-                    "No such topic on %s yet: %s (kafka.%s); waiting for it to be made",
+                    "No such topic on %s yet: %s (kafka.%s); waiting for it to be created",
                     *(settings.bootstrap_servers, topic, setting),
                 )
             self._reasons[topic] = why
 
     def _watch_broker(self, consumer: KafkaConsumer) -> None:
-        """After some quiet, ask the broker for its newest offsets; tell once that it is gone, once that it is back."""
+        """After some quiet, ask the broker for its newest offsets; log once that it is down, once that it is back."""
         if time.monotonic() - self._heard < QUIET_SECONDS:
             return
         reason: str | None
@@ -325,7 +324,7 @@ class FetchThread(threading.Thread):
         self._problem.report(f"Kafka gives no answer: {reason}")
         if not self.outage:
             self.outage = True
-            log.warning("Kafka gives no answer (%s); waiting, reading goes on by itself", reason)
+            log.warning("Kafka gives no answer (%s); waiting, reading resumes by itself", reason)
 
     def _answered(self) -> None:
         now = time.monotonic()
@@ -337,7 +336,7 @@ class FetchThread(threading.Thread):
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """Hands the client's rebalance callbacks over to the caller's thread."""
+    """Delivers the client's rebalance callbacks to the caller's thread."""
 
     def __init__(self, reader: FetchThread) -> None:
         self._reader = reader

@@ -1,6 +1,6 @@
 """A topic's retained history: each record from the oldest that the broker holds to the newest at the start, once.
 
-For training. No group is joined and nothing is committed, so the daemon's own reading is left alone. One partition is
+For training. No group is joined and nothing is committed, so the daemon's own reading is unaffected. One partition is
 read after another: the same history comes in the same order, whatever brokers answer first.
 """
 
@@ -25,14 +25,14 @@ from connectors.kafka.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 ANSWER_MS = 30_000  # limit of one question about offsets; a topic of a thousand partitions asks every broker
-STALLED_SECONDS = 60.0  # without a record: a broker that is started anew is back by then
+STALLED_SECONDS = 60.0  # without a record: a restarted broker is back by then
 NAMED = 10  # topics, where an error lists those that are there
 
 
 class KafkaHistory:
-    """All that the topics of the settings hold, as a source that ends. Connects when it is made.
+    """All that the topics of the settings hold, as a source that ends. Connects when created.
 
-    Raises KafkaConnectorError for brokers that cannot be reached or stay away, for topics that do not exist or hold
+    Raises KafkaConnectorError for brokers that cannot be reached or stay down, for topics that do not exist or hold
     nothing, and AuthenticationError or TlsError where a broker refuses us.
     """
 
@@ -51,7 +51,7 @@ class KafkaHistory:
         options = consumer_options(settings) | {
             "group_id": None,
             "group_instance_id": None,
-            "auto_offset_reset": "earliest",  # what is deleted while we read is passed over
+            "auto_offset_reset": "earliest",  # what is deleted meanwhile is skipped
         }
         try:
             self._consumer = KafkaConsumer(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
@@ -105,11 +105,11 @@ class KafkaHistory:
         return RawBatch()
 
     def finished(self) -> bool:
-        """Whether all that was there at the start has been handed over."""
+        """Whether all that existed at the start has been returned."""
         return not self._left
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Do nothing: whoever reads history leaves no mark."""
+        """Do nothing: reading history leaves no trace."""
 
     def lag(self) -> dict[Partition, int]:
         """Return how many offsets of each partition are still to be read."""
@@ -132,8 +132,8 @@ class KafkaHistory:
             if pattern is not None:
                 name, found = "topic_pattern", settings.topic_pattern
             if pattern is None and (reasons := explain_unseen_topics(settings, missing)):
-                told = "; ".join(f"{topic}: {why}" for topic, why in reasons.items())
-                raise KafkaConnectorError(f"{settings.bootstrap_servers} does not show (kafka.topics) {told}")
+                found = "; ".join(f"{topic}: {why}" for topic, why in reasons.items())
+                raise KafkaConnectorError(f"{settings.bootstrap_servers} does not show (kafka.topics) {found}")
             raise KafkaConnectorError(
                 f"{settings.bootstrap_servers} shows no topic {found} (kafka.{name}); it shows: {there or 'none'}"
             )
@@ -143,7 +143,7 @@ class KafkaHistory:
         return self._consumer.partitions_for_topic(topic)  # type: ignore[no-any-return]  # kafka-python has no types
 
     def _find_ends(self, partitions: list[TopicPartition]) -> None:
-        """Take down where each partition begins and, for now, ends. Raises KafkaConnectorError where all are empty."""
+        """Look up where each partition begins and, for now, ends. Raises KafkaConnectorError if all are empty."""
         try:
             self._next = self._consumer.beginning_offsets(partitions, timeout_ms=ANSWER_MS)
             self._end = self._consumer.end_offsets(partitions, timeout_ms=ANSWER_MS)
@@ -165,7 +165,7 @@ class KafkaHistory:
             self._moved = time.monotonic()
 
     def _watch(self, partition: TopicPartition, position: int | None) -> None:
-        """Note how far the partition has been read. Raises KafkaConnectorError where nothing comes any more."""
+        """Note how far the partition has been read. Raises KafkaConnectorError if nothing comes any more."""
         if position is not None and position > self._next[partition]:
             self._next[partition] = position
             self._moved = time.monotonic()

@@ -1,6 +1,6 @@
-"""Names in Kafka: which of them it takes, and those that are made of a group's, a topic's and a member's name.
+"""Names and addresses for Kafka: which are valid, and those derived from a group's, a topic's and a member's name.
 
-A made name must tell what it was made of, or two groups would write into each other's transactions, groups and topics.
+Derived names must be distinct, or two groups would write into each other's transactions, groups and topics.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from urllib.parse import urlsplit
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\s:/\[\]]+):(\d{1,5})")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-FEED_ENDING = "-webhook"  # of the group that brings a group's alerts to its webhook; no other group's name ends so
+FEED_ENDING = "-webhook"  # of the group that reads a group's alerts for its webhook; reserved
 
 
 def topic_problem(name: str) -> str:
-    """Return why Kafka takes no topic of this name; empty where it does."""
+    """Return why this is no valid name of a topic; empty if it is."""
     if name in {".", ".."} or not _TOPIC.fullmatch(name):
         return "no name for a topic: Kafka takes 1 to 249 of the characters A-Z, a-z, 0-9, '.', '_' and '-'"
     return ""
 
 
 def server_problem(server: str) -> str:
-    """Return why a broker's address is none; empty where it is one."""
+    """Return why this is no valid address of a broker; empty if it is."""
     if "://" in server:
         return "no scheme is expected: host:port, and kafka.security_protocol says how to talk to it"
     found = _SERVER.fullmatch(server)
@@ -32,7 +32,7 @@ def server_problem(server: str) -> str:
 
 
 def check_endpoint(url: str) -> None:
-    """Raise ValueError for a URL that secrets may not go to."""
+    """Raise ValueError for a token endpoint's URL that is invalid or not encrypted."""
     wrong = "kafka.sasl_oauth_token_endpoint_url: expected https://host[:port]/path"
     try:
         parts = urlsplit(url)
@@ -44,7 +44,9 @@ def check_endpoint(url: str) -> None:
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError(wrong)
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise ValueError("kafka.sasl_oauth_token_endpoint_url: https is needed, for the client's secret goes there")
+        raise ValueError(
+            "kafka.sasl_oauth_token_endpoint_url: https is needed, since the client's secret is sent there"
+        )
 
 
 def transactional_id(group: str, member: str) -> str:
@@ -53,7 +55,7 @@ def transactional_id(group: str, member: str) -> str:
 
 
 def feed_group(group: str) -> str:
-    """Return the name of the group that brings a group's alerts to its webhook."""
+    """Return the name of the group that reads a group's alerts for its webhook."""
     return f"{group}{FEED_ENDING}"
 
 
@@ -68,5 +70,5 @@ def changelog_pattern(template: str, group: str) -> str:
 
 
 def _in_a_topic(group: str) -> str:
-    """Return a group's name, which may be anything, as part of a topic's, which may not."""
+    """Return a group's name with the characters that a topic's name may not have replaced."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", group)

@@ -1,8 +1,8 @@
-"""Tokens for Kafka's SASL OAUTHBEARER: from a file that something else keeps fresh, or from an identity provider.
+"""Tokens for Kafka's SASL OAUTHBEARER: from a file that is kept fresh by something else, or from an identity provider.
 
 A file is read again for each login: Kubernetes' projected service-account tokens and cloud agents replace theirs
 before they expire. From a token endpoint (RFC 6749, client credentials) a token is asked for when the last one has
-lived four fifths of its life; where the endpoint is away meanwhile, the last one is used as long as it is good.
+lived four fifths of its life; while the endpoint is down, the last one is used as long as it is valid.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TokenSource = Callable[[], tuple[str, float]]  # a token, and when it expires (m
 
 
 class TokenError(UserError):
-    """No token is to be had; the text names the setting and says why. `lasting`: waiting does not help."""
+    """No token could be obtained; the text names the setting and says why. `permanent`: retrying does not help."""
 
     def __init__(self, text: str, *, permanent: bool) -> None:
         super().__init__(text)
@@ -53,7 +53,7 @@ class Tokens:
         self._throttle = LogThrottle(clock=clock)
 
     def token(self) -> str:
-        """Return a token that is good. Raises TokenError."""
+        """Return a valid token. Raises TokenError."""
         with self._lock:
             now = self._clock()
             if now < self._refresh_at:
@@ -61,7 +61,7 @@ class Tokens:
             try:
                 token, self._expires_at = self._fetch()
             except TokenError as error:
-                # kafka-python tries again and says nothing
+                # kafka-python retries silently
                 if self._throttle.due():
                     log.warning("%s", error)
                 if now < self._expires_at and not error.permanent:
@@ -77,7 +77,7 @@ class Tokens:
 
 
 def from_file(path: str) -> TokenSource:
-    """Return what reads a token from a file, anew for each login."""
+    """Return a source that reads a token from a file, for each login."""
 
     def fetch() -> tuple[str, float]:
         where = f"kafka.sasl_oauth_token_file {path}"
@@ -94,7 +94,7 @@ def from_file(path: str) -> TokenSource:
 def from_endpoint(
     url: str, client_id: str, client_secret: str, scope: str, cafile: str, clock: Callable[[], float]
 ) -> TokenSource:
-    """Return what asks an identity provider, at a URL that has been checked, for a token. Raises TokenError."""
+    """Return a source that asks an identity provider, at a checked URL, for a token. Raises TokenError."""
     parts = urlsplit(url)
     try:
         context = ssl.create_default_context(cafile=cafile or None) if parts.scheme == "https" else None

@@ -1,7 +1,7 @@
-"""Fetched bytes to records, without an object and a dozen calls for each: a compiled scan finds where things lie.
+"""Fetched bytes to records, without an object and a dozen calls for each: a compiled scan finds all positions.
 
 kafka-python spends 5.6 us a record on this, two thirds of what a poll costs; here it is a tenth (`make bench`).
-Everything else stays the client's: fetching, positions, checksums, decompression, errors.
+Fetching, positions, checksums and errors stay the client's.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def use_compiled_parser(consumer: KafkaConsumer) -> None:
 
     And let its `highwater` be the end of what can be read: where only committed records are, the last stable offset.
     """
-    # the seams in the client: its fetcher asks itself for this class, once for each partition fetched, ...
+    # patched in the client: its fetcher uses this class, once for each partition fetched, ...
     fetcher = consumer._fetcher
     fetcher.PartitionRecords = CompiledPartitionRecords
     append, parse, unpacked = fetcher._append, fetcher._parse_fetched_data, 0
@@ -65,9 +65,9 @@ def use_compiled_parser(consumer: KafkaConsumer) -> None:
             state.highwater = end.last_stable_offset
         return part
 
-    fetcher._append = bounded  # ... asks this how many records a partition has given of those that a poll may bring ...
+    fetcher._append = bounded  # ... this to add a partition's records to those of a poll ...
     if fetcher._isolation_level == IsolationLevel.READ_COMMITTED:
-        fetcher._parse_fetched_data = stable  # ... and this for what a broker's answer says of a partition
+        fetcher._parse_fetched_data = stable  # ... and this to read a broker's answer about a partition
 
 
 class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
@@ -76,7 +76,7 @@ class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] 
     unpacked = 0  # bytes since `take` was last called
 
     def take(self, n: int | None = None) -> list[RawRecord]:
-        """Return the next records, at most n: fewer where they come to much."""
+        """Return the next records, at most n: fewer if they are large."""
         self._maybe_raise_next_inline_exception()
         self.unpacked = 0
         records: list[RawRecord] = []
@@ -92,7 +92,7 @@ class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] 
         return records
 
     def _maybe_skip_record(self, record: RawRecord) -> bool:
-        """Tell whether a record lies before the offset that was asked for: a batch comes whole."""
+        """Return whether a record lies before the requested offset: a batch comes whole."""
         return record[0] < self.fetch_offset  # type: ignore[no-any-return]
 
     def _unpack_records(self, tp: TopicPartition, records: Any, *deserializers: None) -> Iterator[RawRecord]:
@@ -100,7 +100,7 @@ class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] 
             yield from self._unpack(tp, records)
         except KafkaError:
             raise
-        except MALFORMED as error:  # what the client's own parsers make of bytes that are none
+        except MALFORMED as error:  # raised by the client's parsers for malformed bytes
             raise CorruptRecordError(
                 f"{tp.topic}/{tp.partition}: what was fetched from offset {self.next_fetch_offset} on is no batch of"
                 f" records ({type(error).__name__})"
@@ -136,7 +136,7 @@ class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] 
                 return
             self.unpacked += len(data)
             _check_lengths(tp, message.base_offset, data)
-            # where the client keeps what it has unpacked itself, without a bound
+            # where the client keeps what it decompresses itself, without a limit
             message._buffer, message._decompressed = memoryview(data), True
         for record in message:
             if self.check_crcs and not record.validate_crc():
@@ -145,7 +145,7 @@ class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] 
             yield _record_of(record)
 
     def _wanted(self, batch: Any) -> bool:
-        """Tell whether a batch holds records for us: no transaction's own mark, nor what an aborted one wrote."""
+        """Return whether a batch holds records to read: no transaction marker, nothing that was aborted."""
         if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
             self._consume_aborted_transactions_up_to(batch.last_offset)
             if self._contains_abort_marker(batch):  # what follows is of the producer's next transaction
@@ -170,7 +170,7 @@ def _bounded(tp: TopicPartition, codec: int, packed: bytes, first: int, last: in
         return decompressed(codec, packed, most)
     except TooLargeError:
         log.warning(
-            "%s/%d, offsets %d to %d: %d bytes that come to more than %d are not unpacked but refused as one",
+            "%s/%d, offsets %d to %d: %d bytes that decompress to more than %d are not unpacked but refused as one",
             *(*tp, first, last, len(packed), most),
         )
         return None
@@ -179,7 +179,7 @@ def _bounded(tp: TopicPartition, codec: int, packed: bytes, first: int, last: in
 
 
 def _check_lengths(tp: TopicPartition, offset: int, messages: bytes) -> None:
-    """Refuse messages whose lengths do not lead to their end: the client would follow them in a circle."""
+    """Refuse messages whose lengths do not add up: the client would loop over them for ever."""
     at = 0
     while at < len(messages):
         (length,) = _OLD_LENGTH.unpack_from(messages, at)
@@ -191,10 +191,10 @@ def _check_lengths(tp: TopicPartition, offset: int, messages: bytes) -> None:
 
 
 def _unpacked(tp: TopicPartition, batch: Any) -> tuple[int, Iterator[RawRecord]]:
-    """Return how many bytes a batch in format 2 comes to, and its records; CorruptRecordError where it is none.
+    """Return how many bytes a batch in format 2 comes to, and its records; CorruptRecordError if it is damaged.
 
-    Of a batch that would come to too much there is one record, which holds the compressed bytes: they are refused like
-    any other record that nobody can read.
+    A batch that would decompress to too much becomes one record with the compressed bytes, which decoding refuses like
+    any other unreadable record.
     """
     data = bytes(memoryview(batch._buffer)[batch._pos :])
     if codec := batch.compression_type:
@@ -222,10 +222,13 @@ def _unpacked(tp: TopicPartition, batch: Any) -> tuple[int, Iterator[RawRecord]]
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function, and keep the code on disk where there is a folder for it."""
+    """Compile a function and cache the code on disk, if possible.
+
+    `training.network.compiled` has one of its own, since connectors and training may not import each other.
+    """
     try:
         return numba.njit(function, nogil=True, cache=True)
-    except RuntimeError:  # numba found none that it may write to
+    except RuntimeError:  # numba found no cache folder that it may write to
         return numba.njit(function, nogil=True)
 
 
@@ -255,10 +258,10 @@ def _bytes(data: NDArray[np.uint8], at: int) -> tuple[int, int, int]:
 
 @_compiled
 def _scan(data: NDArray[np.uint8], at: int, places: NDArray[np.int64]) -> int:
-    """Write where each record's parts lie; return the position after the last one, -1 where the bytes are no records.
+    """Write where each record's parts lie; return the position after the last one, -1 if the bytes are no records.
 
     A record: length, attributes (a byte), time delta, offset delta, key, value, headers; all but the attributes varints
-    or varint lengths. Headers are passed over.
+    or varint lengths. Headers are skipped.
     """
     for i in range(len(places)):
         length, at = _varint(data, at)

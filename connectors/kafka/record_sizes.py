@@ -1,7 +1,7 @@
 """How large a record may be: what the client sends in one request, and what its topic takes.
 
-A broker measures a batch of records as it comes, compressed if it is. Alone in its batch and not compressed a record
-needs the most: what fits like that fits however it is sent.
+A broker measures a batch of records as sent, compressed or not. A record needs the most alone in its batch and not
+compressed: what fits like that always fits.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ ANSWER_MS = 5_000  # to ask a broker for what a topic takes
 
 
 class RecordSizes:
-    """What records of each topic may have. The broker is asked once; what it refuses nevertheless says more.
+    """The limits of each topic. The broker is asked once; a refused record lowers them.
 
-    `refused` may be called by any thread.
+    `refused` is thread-safe.
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -39,35 +39,35 @@ class RecordSizes:
         self._refused: dict[str, int] = {}  # sizes of records that were refused since the broker was asked
 
     def room(self, topic: str, key: bytes | None, headers: Sequence[Header] = ()) -> int:
-        """Return how many bytes the value of a record may have, less than 0 where not even an empty one fits."""
+        """Return how many bytes the value of a record may have, less than 0 if not even an empty one fits."""
         return self.most_bytes(topic) - record_bytes(key, None, headers)
 
     def most_bytes(self, topic: str) -> int:
         """Return how many bytes a topic takes in a batch of one record."""
         most = self._most.get(topic)
         if most is None or topic in self._refused:
-            told = max_message_bytes(self._settings, [topic])
-            self._most[topic] = most = self._concluded(topic, told.get(topic, MAX_REQUEST_BYTES))
+            limits = max_message_bytes(self._settings, [topic])
+            self._most[topic] = most = self._lowered(topic, limits.get(topic, MAX_REQUEST_BYTES))
         return most
 
     def smallest(self, topics: Iterable[str]) -> int:
-        """Return what all of these topics take, as far as brokers tell."""
+        """Return what all of these topics take, as far as known."""
         new = [topic for topic in topics if topic not in self._most]
-        told = max_message_bytes(self._settings, new) if new else {}
-        self._most |= {topic: self._concluded(topic, most) for topic, most in told.items()}
+        limits = max_message_bytes(self._settings, new) if new else {}
+        self._most |= {topic: self._lowered(topic, most) for topic, most in limits.items()}
         return min(self._most.values(), default=MAX_REQUEST_BYTES)
 
     def refused(self, topic: str, size: int) -> None:
-        """Note that a record of so many bytes was too large, whatever was told before."""
+        """Note that a record of so many bytes was too large, whatever the broker said."""
         self._refused[topic] = min(size, self._refused.get(topic, size))
 
-    def _concluded(self, topic: str, told: int) -> int:
-        most = min(told, MAX_REQUEST_BYTES)
+    def _lowered(self, topic: str, limit: int) -> int:
+        most = min(limit, MAX_REQUEST_BYTES)
         if (size := self._refused.pop(topic, None)) is not None:
-            if most >= size:  # nobody tells: grant DescribeConfigs on the topic for more than a guess
+            if most >= size:  # a guess, for want of DescribeConfigs on the topic
                 most = min(size // 2, self._most.get(topic, size))
             log.warning(
-                "topic %s does not take a record of %d bytes: from now on they have %d at most (max.message.bytes)",
+                "topic %s does not take a record of %d bytes: from now on the limit is %d (max.message.bytes)",
                 *(topic, size, most),
             )
         return most
@@ -80,7 +80,7 @@ def record_bytes(key: bytes | None, value: bytes | None, headers: Sequence[Heade
 
 
 def max_message_bytes(settings: KafkaSettings, topics: Iterable[str]) -> dict[str, int]:
-    """Return max.message.bytes of those of the topics of which a broker tells it: that needs DescribeConfigs."""
+    """Return max.message.bytes of the topics whose settings may be seen (DescribeConfigs)."""
     found: dict[str, int] = {}
     try:
         admin = KafkaAdminClient(**client_options(settings), bootstrap_timeout_ms=ANSWER_MS)
@@ -90,9 +90,9 @@ def max_message_bytes(settings: KafkaSettings, topics: Iterable[str]) -> dict[st
     try:
         for topic in topics:
             try:
-                told = admin.describe_configs([ConfigResource("TOPIC", topic)], config_filter="all")
-                found[topic] = int(told["topic"][topic]["max.message.bytes"]["value"])
-            except (KafkaError, KeyError, TypeError, ValueError) as error:  # not allowed, or a broker that has no such
+                described = admin.describe_configs([ConfigResource("TOPIC", topic)], config_filter="all")
+                found[topic] = int(described["topic"][topic]["max.message.bytes"]["value"])
+            except (KafkaError, KeyError, TypeError, ValueError) as error:  # not allowed, or not supported
                 log.debug("the broker does not say what topic %s takes: %s", topic, error)
     finally:
         with contextlib.suppress(KafkaError):

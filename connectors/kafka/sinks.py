@@ -17,10 +17,10 @@ GROUP_HEADER = "group"  # of an alert's record
 
 
 class _KafkaSink:
-    """What the three sinks share. `on_too_large` is told "cut" or "left_out" of each record that its topic cannot take.
+    """What the three sinks share. `on_too_large` receives "cut" or "left_out" for each record over its limit.
 
-    A size is never a failure: the largest contributions are kept, as many as fit, and where not even a record without
-    any fits it is left out. Both are counted and told.
+    A size is never a failure: as many of the largest contributions are kept as fit, and if not even a record without
+    any fits, it is left out. Both are counted and logged.
     """
 
     def __init__(self, writer: KafkaWriter, on_too_large: Callable[[str], None] = lambda _: None) -> None:
@@ -33,12 +33,12 @@ class _KafkaSink:
         self._writer.flush()
 
     def position(self) -> dict[str, int]:
-        """Nothing can be taken back from Kafka: a replayed span is written again, with the same offsets in it."""
+        """Nothing can be taken back from Kafka: replayed events are written again, with the same offsets."""
         return {}
 
     def restore(self, position: Mapping[str, int]) -> None:
-        """Forget what could not be written: it is part of what will be replayed."""
-        self._writer.begin_again()
+        """Forget what could not be written: it will be replayed."""
+        self._writer.reset()
 
     def close(self) -> None:
         """Flush and close the writer, which the sinks share."""
@@ -64,7 +64,7 @@ class _KafkaSink:
         self._on_too_large(outcome)
         if self._throttles[outcome].due():
             log.warning(
-                "topic %s takes records of %d bytes, so one was %s, %s (told once a minute; max.message.bytes is the"
+                "topic %s takes records of %d bytes, so one was %s, %s (logged once a minute; max.message.bytes is the"
                 " topic's; counted by longwatch_records_too_large_total)",
                 *(topic, self._writer.sizes.most_bytes(topic), outcome.replace("_", " "), what),
             )

@@ -1,8 +1,8 @@
 """Results, states and offsets in one Kafka transaction: a reader with `read_committed` sees all of it or nothing.
 
-A transaction begins with the first record after the former one's end and ends with `commit` or `abort`. Whatever goes
-wrong in between (the broker is away too long, another member has this one's partitions, another process has its name)
-is a TransactionError, and after `begin_again` the same work can be done again in a new transaction.
+A transaction begins with the first record after the last one's end and ends with `commit` or `reset`. Whatever goes
+wrong in between (the broker is down too long, another member has this one's partitions, another process has its name)
+is a TransactionError, and after `reset` the same work can be done again in a new transaction.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ log = logging.getLogger(__name__)
 
 
 class TransactionError(UndeliveredError):
-    """The transaction cannot be committed. Begin again from what was last committed."""
+    """The transaction cannot be committed. Roll back to what was last committed."""
 
 
 class TransactionalWriter(KafkaWriter):
     """A KafkaWriter all of whose records since the last `commit` become visible together, or never.
 
-    `transactional_id` is this worker's own: whoever connects with it ends the transaction of whoever had it before.
+    `transactional_id` belongs to this worker: a second process that connects with it ends the first one's transaction.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class TransactionalWriter(KafkaWriter):
     def commit(self, offsets: Mapping[Partition, int], member: ConsumerGroupMetadata | None) -> None:
         """Commit what was sent and these offsets of the next events to read, both or neither.
 
-        `member` is what the consumer knows of its membership: the broker refuses offsets of a member that is none any
-        more. Does nothing where nothing was sent. Raises TransactionError; whether the broker has committed is known
-        only after `begin_again`, by reading.
+        `member` is the consumer's membership: the broker refuses offsets of a member that has left. Does nothing if
+        nothing was sent. Raises TransactionError; whether the broker has committed is known
+        only after `reset`, by reading.
         """
         if not self._in_transaction:
             return
-        # Without a generation the broker would take the offsets from anybody
+        # without a generation the broker would accept the offsets from anybody
         if member is None or member.generation_id < 0:
             self._failed("", KafkaError("this worker is not a member of the group now"))
-        # Before the offsets: whoever gets a partition next waits for the transactions that it finds in the changelog
+        # before the offsets: the next owner of a partition waits for the transactions that it finds in the changelog
         self.flush()
         producer = self._producer
         if producer is None:  # closed meanwhile
@@ -66,13 +66,13 @@ class TransactionalWriter(KafkaWriter):
         self._within(producer.commit_transaction)
         self._in_transaction = False
 
-    def begin_again(self) -> None:
-        """Give the transaction up. The next use connects anew, which first ends whatever has been left open."""
+    def reset(self) -> None:
+        """Abandon the transaction. The next use connects again, which first ends what is still open."""
         self._in_transaction = False
-        super().begin_again()
+        super().reset()
 
     def close(self) -> None:
-        """Let go; what has not been committed is given up."""
+        """Close; what has not been committed is aborted."""
         if self._closed:
             return
         self._closed = True
@@ -81,7 +81,7 @@ class TransactionalWriter(KafkaWriter):
         if producer is None:
             return
         if unfinished and self._failure is None:
-            with contextlib.suppress(KafkaConnectorError):  # else it ends by its time-out
+            with contextlib.suppress(KafkaConnectorError):  # otherwise it ends by its time-out
                 self._within(producer.abort_transaction, seconds=1.0)
         self._release(producer)
 
@@ -91,7 +91,7 @@ class TransactionalWriter(KafkaWriter):
             try:
                 self._within(producer.init_transactions)
             except BaseException:
-                self._producer = self._failure = None  # nothing was sent, so nothing has to be forgotten
+                self._producer = self._failure = None  # nothing was sent, so there is nothing to roll back
                 self._release(producer)
                 raise
         return self._producer
@@ -117,9 +117,9 @@ class TransactionalWriter(KafkaWriter):
         }
 
     def _within(self, work: Callable[[], None], seconds: float | None = None) -> None:
-        """Do what waits for the broker without an end of its own; TransactionError where it fails or takes too long."""
-        # After the transaction's own time-out the broker has given it up: no answer can be a good one then. The client
-        # (3.0.12) now and then never hears of a request whose broker was killed
+        """Run a call of the client that has no time-out; TransactionError if it fails or takes too long."""
+        # after the transaction's own time-out the broker has aborted it, so success is impossible; and the client
+        # (3.0.12) sometimes never finishes a request whose broker was killed
         limit = min(self.settings.delivery_timeout_seconds, self.settings.transaction_timeout_seconds)
         limit = limit if seconds is None else seconds
         done = run_in_thread(work)
@@ -140,7 +140,9 @@ class TransactionalWriter(KafkaWriter):
         where = f" (topic {topic})" if topic else ""
         if too_large or is_permanent(error):
             super()._failed(topic, error)
-        elif ProducerFencedError.__name__ in f"{type(error)} {error}":  # itself, or what the client makes of it later
+        elif (
+            ProducerFencedError.__name__ in f"{type(error)} {error}"
+        ):  # itself, or an error that the client derives from it
             self._failure = TransactionError(
                 f"the transaction was ended by the broker{where}: it was longer than kafka.transaction_timeout_seconds,"
                 f" or another process has the transactional id {self.transactional_id}"
@@ -151,9 +153,9 @@ class TransactionalWriter(KafkaWriter):
 
 
 def end_transaction_of(settings: KafkaSettings, transactional_id: str) -> None:
-    """End the open transaction of a worker that is gone; one that still lives begins again from its last commit.
+    """End the open transaction of a dead worker; one that is still alive rolls back to its last commit.
 
-    Raises KafkaConnectorError where the broker does not let us.
+    Raises KafkaConnectorError if the broker does not allow it.
     """
     writer = TransactionalWriter(settings, transactional_id)
     try:

@@ -1,4 +1,4 @@
-"""One idempotent producer, through which all sinks write: delivery that is bounded in time, size and memory."""
+"""The idempotent producer that all sinks share: delivery bounded in time, size and memory."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ log = logging.getLogger(__name__)
 
 LINGER_MS = 20  # scores come in micro-batches: a full request is worth more than 20 ms
 BATCH_BYTES = 64 * 1024  # at 16 KiB, the client's default, it makes four times as many requests
-MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024  # the client itself has no bound: above it a write waits for the broker
-RECORD_BYTES = 500  # what a record costs in memory beside its value: key, headers and the client's own objects
-METADATA_SECONDS = 15.0  # how long a topic may take to appear: brokers make it on the first question, or never
+MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024  # the client itself has no limit: above it a write waits for the broker
+RECORD_BYTES = 500  # what a record costs in memory in addition to its value: key, headers and the client's own objects
+METADATA_SECONDS = 15.0  # how long a topic may take to appear: brokers create it on the first request, or never
 CLOCK_SECONDS = 60.0  # a wall clock that has moved by more against the monotonic one has been set
-NO_TIME = -1  # a record without a time of its own, which brokers take at any time
+NO_TIME = -1  # a record without a time, which brokers always accept
 CLOSE_SECONDS = 2.0  # a daemon that stops has 3 s for this
-LOOK_SECONDS = 0.5  # between two looks at whether a wait is still wanted
+LOOK_SECONDS = 0.5  # between two calls of `waiting`
 TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 Headers = list[Header]
 
 
 class UndeliveredError(KafkaConnectorError):
-    """The brokers did not take what was written, for now. After `reopen` it can be written again."""
+    """The brokers did not take what was written, for now. After `reopen` it can be retried."""
 
 
 class RefusedTimeError(UndeliveredError):
-    """The broker refused records for their time. Next time they are written without one."""
+    """The broker refused records for their time. The retry is without one."""
 
 
 class RefusedSizeError(UndeliveredError):
-    """The broker refused a record for its size. Next time there is less room for it."""
+    """The broker refused a record for its size. The retry must be smaller."""
 
 
 class KafkaWriter:
     """One idempotent producer (acks=all), shared by the sinks below. Not connected before `open` or the first record.
 
-    The first failure stays: `flush` raises it again and again until `begin_again`, so that no checkpoint covers what
-    was not delivered. It is an UndeliveredError where another try may help. `waiting` is called twice a second while
+    The first failure stays: `flush` raises it until `reset`, so that no checkpoint covers what was not delivered. It is
+    an UndeliveredError if a retry may help. `waiting` is called twice a second while
     `send` waits for room; what it raises ends the wait.
     """
 
@@ -75,10 +75,10 @@ class KafkaWriter:
         self._wrong_clock: float | None = None  # what it was ahead of the monotonic one when a broker refused its time
 
     def open(self) -> None:
-        """Connect, waiting for the broker up to delivery_timeout_seconds, and see that every topic is there.
+        """Connect, waiting for the broker up to delivery_timeout_seconds, and check that every topic exists.
 
-        Raises KafkaConnectorError naming the setting of a topic that does not exist and is not made by the broker;
-        UndeliveredError where no broker can be asked.
+        Raises KafkaConnectorError naming the setting of a topic that does not exist and is not created by the broker;
+        UndeliveredError if no broker answers.
         """
         producer = self._connected()
         for name in ("scores_topic", "alerts_topic", "dead_letter_topic"):
@@ -92,7 +92,7 @@ class KafkaWriter:
                     raise UndeliveredError(self._no_broker(reason)) from None
                 if isinstance(error, KafkaTimeoutError) and (lost := unreachable_brokers(self.settings)):
                     raise UndeliveredError(lost) from None
-                why = "no such topic: make it, or set the name of one that exists, or an empty one"
+                why = "no such topic: create it, or set the name of one that exists, or an empty one"
                 if not isinstance(error, KafkaTimeoutError):
                     why = explain_error(error, self.settings, topic=topic, right="Write")
                 raise KafkaConnectorError(f"kafka.{name}: topic {topic!r} cannot be written: {why}") from None
@@ -105,10 +105,10 @@ class KafkaWriter:
         headers: Headers | None = None,
         partition: int | None = None,
     ) -> Future | None:
-        """Hand a record to the producer; waits where too much is on its way. Raises as `flush` does.
+        """Hand a record to the producer; waits if too much is in flight. Raises as `flush` does.
 
-        Without a `partition` the key's hash chooses it. No value: a tombstone, for topics that are compacted. Returns
-        kafka-python's future of the record; None where it failed at once.
+        Without a `partition` the key's hash chooses it. No value: a tombstone, for compacted topics. Returns
+        kafka-python's future of the record; None if it failed at once.
         """
         if self._failure is not None:
             raise self._failure
@@ -127,23 +127,23 @@ class KafkaWriter:
         return sent
 
     def flush(self) -> None:
-        """Return when the brokers have all that was sent; KafkaConnectorError where they have not, or not in time."""
+        """Return when the brokers have all that was sent; KafkaConnectorError if they have not, or not in time."""
         self._flush(self._most_seconds)
 
     def reopen(self) -> None:
-        """Forget what has failed, to write it again, and connect anew as `open` does; its topics are known."""
-        self.begin_again()
+        """Forget what has failed, and connect again; the topics were checked by `open`."""
+        self.reset()
         self._connected()
 
-    def begin_again(self) -> None:
-        """Forget what was not flushed. The next use connects anew."""
+    def reset(self) -> None:
+        """Forget what was not flushed. The next use connects again."""
         producer, self._producer = self._producer, None
         self._failure, self._unflushed_bytes = None, 0
         if producer is not None:
             self._release(producer)
 
     def _release(self, producer: KafkaProducer) -> None:
-        """Let a client go at once, whatever it still has to send."""
+        """Close a client at once, in the background, whatever it still has to send."""
         threading.Thread(target=_close, args=(producer, 0.0), name="kafka-release", daemon=True).start()
 
     def _timestamp(self) -> int | None:
@@ -152,33 +152,32 @@ class KafkaWriter:
             return None
         if abs(time.time() - time.monotonic() - self._wrong_clock) < CLOCK_SECONDS:
             return NO_TIME
-        log.info("The clock has been set: records are written with their time again")
+        log.info("The clock was corrected: records are written with a time again")
         self._wrong_clock = None
         return None
 
     def _see_time(self, error: BaseException) -> bool:
-        """Whether a broker refused a record for its time; then the next ones are written without."""
+        """Return whether a broker refused a record for its time; then the next ones are written without."""
         refused = isinstance(error, InvalidTimestampError) or (
             isinstance(error, InvalidRecordError) and "Timestamp" in str(error)
         )
         if refused and self._wrong_clock is None:
             self._wrong_clock = time.time() - time.monotonic()
             log.error(
-                "Kafka refuses this machine's time (%s): set its clock right; until then records are written without"
-                " a time",
+                "Kafka refuses this machine's time (%s): correct the clock; until then records have no time",
                 error,
             )
         return refused
 
     def _see_size(self, topic: str, error: BaseException, size: int) -> bool:
-        """Whether a record was refused for its size; then the next ones of its topic are smaller."""
+        """Return whether a record was refused for its size; then the next ones of its topic are smaller."""
         refused = isinstance(error, TOO_LARGE)
         if refused and size:
             self.sizes.refused(topic, size)
         return refused
 
     def close(self) -> None:
-        """Let go, after CLOSE_SECONDS at most: what must not be lost is flushed before. A second time does nothing."""
+        """Close within CLOSE_SECONDS; flush before what must not be lost. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -190,7 +189,7 @@ class KafkaWriter:
 
     @property
     def _most_seconds(self) -> float:
-        return self.settings.delivery_timeout_seconds + CLOSE_SECONDS  # the producer gives records up before
+        return self.settings.delivery_timeout_seconds + CLOSE_SECONDS  # the producer gives up earlier
 
     def _flush(self, seconds: float, waiting: Callable[[], None] = lambda: None) -> None:
         producer, deadline = self._producer, time.monotonic() + seconds
@@ -199,7 +198,7 @@ class KafkaWriter:
             try:
                 producer.flush(timeout=max(0.0, min(left, LOOK_SECONDS)))
                 break
-            except KafkaError as error:  # not yet, or a batch has been cut in two; of what is lost its own record tells
+            except KafkaError as error:  # not yet, or a batch was split; lost records report themselves
                 if left <= LOOK_SECONDS:
                     self._failed("", error)
             waiting()
@@ -208,12 +207,12 @@ class KafkaWriter:
             raise self._failure
 
     def _failed_by(self, producer: KafkaProducer, topic: str, size: int, error: BaseException) -> None:
-        """Keep a failure unless the producer has been given up: what it still had is written again by the next one."""
+        """Keep a failure, but not of an abandoned producer, whose records the next one writes again."""
         if producer is self._producer:
             self._failed(topic, error, size)
 
     def _failed(self, topic: str, error: BaseException, size: int = 0) -> None:
-        """Keep the first failure, of a record of `size` bytes if of one; called on the producer's thread, too."""
+        """Keep the first failure, of a record of `size` bytes (0: of none); called on the producer's thread, too."""
         kind = KafkaConnectorError if is_permanent(error) else UndeliveredError
         if self._see_time(error):
             kind = RefusedTimeError
@@ -248,7 +247,7 @@ class KafkaWriter:
         return f"No Kafka broker at kafka.bootstrap_servers={self.settings.bootstrap_servers} to write to: {reason}"
 
     def _topics(self) -> list[str]:
-        """Return the topics that are written; "" for none."""
+        """Return the topics that are written; "" if disabled."""
         settings = self.settings
         return [settings.scores_topic, settings.alerts_topic, settings.dead_letter_topic]
 
@@ -278,12 +277,12 @@ class KafkaWriter:
                 metrics_enabled=False,
                 **self._producer_options(),
             )
-        except RuntimeError as error:  # the codec's package is not there
+        except RuntimeError as error:  # the codec's package is missing
             raise KafkaConnectorError(f"kafka.compression = {settings.compression!r}: {error}") from None
 
 
 def _close(producer: KafkaProducer, seconds: float) -> None:
-    """Close a client; what it has not sent by then it does not send any more."""
+    """Close a client; what it has not sent by then is dropped."""
     try:
         producer.close(timeout=seconds)
     except KafkaError:

@@ -1,4 +1,4 @@
-"""One attempt to deliver a message to the webhook, and what came of it."""
+"""One attempt to deliver a message to the webhook, and its result."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from connectors.http_client.url_policy import Endpoint, TargetRefusedError, Targ
 from connectors.webhook.outbox import Message
 from connectors.webhook.standard_webhooks import sign
 
-MAX_RETRY_AFTER_SECONDS = 86_400.0  # a receiver's slip must not silence the alerts for years
+MAX_RETRY_AFTER_SECONDS = 86_400.0  # a receiver's mistake must not silence the alerts for years
 MAX_REASON_BYTES = 4096  # of a refusal's body that are read; a success is not read at all
 MAX_REASON_CHARACTERS = 300  # of them that are logged
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """What came of one attempt."""
+    """The result of one attempt."""
 
     status: int | None  # None: no HTTP answer
     reason: str  # for the log
@@ -46,7 +46,7 @@ def retry_after_seconds(header: str | None, now: float) -> float:
 
 
 def _time_of(response: http.client.HTTPResponse, now: float) -> float:
-    """Return the receiver's own time, by which its dates are meant; `now` where it does not tell."""
+    """Return the receiver's own time, to which its dates refer; `now` if it sends none."""
     try:
         return email.utils.parsedate_to_datetime(response.headers.get("Date", "")).timestamp()
     except (ValueError, OverflowError):
@@ -78,14 +78,14 @@ class WebhookClient:
             return DeliveryResult(None, self._endpoint.redact(f"{type(error).__name__}: {error}"))
 
     def end(self) -> None:
-        """Give up the attempt that is under way, and every later one; for any thread."""
+        """Cancel the attempt in progress and every later one; thread-safe."""
         self._poster.end()
 
     def _answer(self, response: http.client.HTTPResponse) -> DeliveryResult:
         if 200 <= response.status < 300:
             return DeliveryResult(response.status, "")
         reason = f"it answered {response.status}"
-        with contextlib.suppress(OSError, http.client.HTTPException):  # the status is known, its text is extra
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the text is optional
             said = response.read(MAX_REASON_BYTES).decode("utf-8", "replace")
             reason += f" {self._endpoint.redact(said)[:MAX_REASON_CHARACTERS]!r}"
         retry_after = retry_after_seconds(response.headers.get("Retry-After"), _time_of(response, time.time()))

@@ -1,7 +1,7 @@
-"""A durable queue of messages in SQLite: what was added survives a crash, and nothing that was once added enters again.
+"""A durable queue of messages in SQLite: it survives crashes, and takes each message only once.
 
-Streams keep their order: a message waits until the earlier ones of its stream are done, unless the earlier one has
-been put aside because it alone cannot be delivered.
+Streams keep their order: a message waits until the earlier ones of its stream are done, except for those marked as
+out of order because they alone cannot be delivered.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from connectors.common.private_files import make_database_private
 from connectors.errors import UserError
 from connectors.protocols import NotWrittenError
 
-APPLICATION_ID = 0x6C776F62  # "lwob" in the file's header: tells an outbox from any other SQLite file
+APPLICATION_ID = 0x6C776F62  # "lwob" in the file's header: distinguishes an outbox from other SQLite files
 VERSION = 1
 
-# Done messages stay as bare ids, so that an alert replayed after a crash is known again. A replay reaches back to the
+# Done messages stay as bare ids, so that an alert replayed after a crash is recognised. A replay reaches back to the
 # last checkpoint, seconds ago; this many alerts are years at the fleet's budget and hours of the worst storm: 15 MB.
 DONE_KEPT = 100_000
 
@@ -81,7 +81,7 @@ class Outbox:
         self._pending = 0
         self._lock = threading.Lock()
         try:
-            make_database_private(path)  # alerts may tell more than everybody should read
+            make_database_private(path)  # alerts may hold confidential data
         except OSError as error:
             raise OutboxError(f"the outbox {path} cannot be made: {error.strerror}; see state.directory") from error
         with self._errors():
@@ -145,7 +145,7 @@ class Outbox:
     def next(self, now: float, limit: int) -> list[Message]:
         """Return messages to try at `now` (monotonic, s): the least tried first, then the oldest.
 
-        They are to be tried in this order, up to the first that fails: a stream's stand in the order of the stream.
+        They must be tried in this order, up to the first that fails: each stream's are in the stream's order.
         """
         with self._lock, self._errors():
             rows = self._db.execute(
@@ -171,7 +171,7 @@ class Outbox:
         return None if due is None else float(due)
 
     def finish(self, outcomes: Sequence[tuple[int, str]]) -> None:
-        """Set messages down for good, each by its sequence as `delivered` or `dropped`."""
+        """Record final outcomes, `delivered` or `dropped`, by the messages' sequence numbers."""
         with self._lock, self._errors():
             with self._transaction():
                 finished = self._record_outcomes(outcomes)
@@ -183,7 +183,7 @@ class Outbox:
             self._pending -= finished
 
     def retry(self, sequence: int, due: float, *, out_of_order: bool) -> None:
-        """Count a failed attempt and set the time of the next (monotonic, s); `out_of_order`: let its stream go on."""
+        """Count a failed attempt, set the next time (monotonic, s); `out_of_order`: no longer hold its stream back."""
         with self._lock, self._errors():
             self._db.execute(
                 "UPDATE message SET attempts = attempts + 1, due = ?, aside = max(aside, ?) WHERE sequence = ?",
@@ -196,7 +196,7 @@ class Outbox:
             self._db.execute("UPDATE message SET due = 0 WHERE outcome IS NULL AND attempts <= ?", (attempts,))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock, self._errors():
             self._db.close()
 

@@ -1,19 +1,20 @@
-"""Alert webhooks, signed as Standard Webhooks are, from an outbox that outlives crashes and receivers that are down.
+"""Alert webhooks, signed as Standard Webhooks, from an outbox that survives crashes and receivers that are down.
 
 What an attempt's answer means:
 
 | answer                       | counted as  | what follows                                                     |
 |------------------------------|-------------|------------------------------------------------------------------|
-| 2xx                          | `delivered` | all that waited for the receiver is due at once                  |
-| none, 408, 425, 429, 502-504 | `retried`   | the receiver is away: everything pauses and backs off            |
+| 2xx                          | `delivered` | everything that waited for the receiver is due now               |
+| none, 408, 425, 429, 502-504 | `retried`   | the receiver is unavailable: all deliveries pause and back off   |
 | other 5xx                    | `retried`   | likewise, but alone once others get through                       |
 | 3xx, other 4xx               | `failed`    | this message backs off alone and no longer holds back its stream |
 | 410                          | `failed`    | nothing more is sent until the daemon is started again           |
 
-A message is tried until it is older than `max_age_seconds`, then it is `dropped`: a wrong path or secret (404, 401)
-is mended by a person, and the alerts should still be there then. Redirects are never followed, so that a receiver
+A message is tried until it is older than `max_age_seconds`, then it is `dropped`: a person corrects a wrong path or
+secret (404, 401), and the alerts should still be there then. Redirects are never followed, so that a receiver
 cannot send us elsewhere; `http_client/url_policy.py` says which addresses may be connected to. A crash between a
-receiver's 2xx and our note of it sends the message once more, with the same `webhook-id`: receivers know it by that.
+receiver's 2xx and our record of it sends the message once more, with the same `webhook-id`, by which receivers
+recognise it.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ OUTBOX_FILE = "outbox.sqlite3"
 BACKOFF_FACTOR = 4.0  # 5 s, 20 s, 80 s, 5 min, 21 min, then the cap: a short outage costs a short wait
 STOP_SECONDS = 1.5  # close() returns within 2 s, whatever the receiver does
 MAX_IN_MEMORY = 1_000  # alerts that wait in memory for the disk, some MB; then no more should come
-MAX_TOGETHER = 100  # outcomes that are noted in one transaction
-TOGETHER_SECONDS = 0.25  # after which they are: what is not noted when the process is killed is sent again
+MAX_TOGETHER = 100  # outcomes recorded in one transaction
+TOGETHER_SECONDS = 0.25  # the longest delay of that: what is not recorded when the process is killed is sent again
 IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a lost wake-up would cost
 
 # A message that makes the receiver fail (500) holds back its stream no longer than this many attempts, about two hours
 # by default, where no other stream's message shows that the receiver works.
 MAX_HOLDING_ATTEMPTS = 12
 
-RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})  # the receiver, or what stands before it, says: later
+RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})  # the receiver, or a proxy in front of it, is unavailable
 
 
 class WebhookSink:
-    """Takes alerts into the outbox, and delivers them from there in a thread of its own, each stream's in order."""
+    """Takes alerts into the outbox, and delivers them from there in a separate thread, each stream's in order."""
 
     def __init__(
         self,
@@ -75,11 +76,11 @@ class WebhookSink:
         self._on_delivery = on_delivery
         self._on_pending = on_pending
         self._outbox = Outbox(directory / OUTBOX_FILE, settings.max_pending)
-        self._kept: list[NewMessage] = []  # that are not in the outbox yet
+        self._kept: list[NewMessage] = []  # not in the outbox yet
         self._keeping = threading.Lock()  # for a moment
-        self._storing = threading.Lock()  # for as long as the disk takes
-        self._unrecorded: list[tuple[int, str]] = []  # messages with outcomes that the outbox does not know yet
-        # Ages are told by a clock that does not jump: one set forward by days would make old alerts of all that wait
+        self._storing = threading.Lock()  # while the disk is written
+        self._unrecorded: list[tuple[int, str]] = []  # outcomes not in the outbox yet, by message
+        # Ages are measured by a clock that does not jump: setting it forward by days would drop everything that waits
         self._ahead = time.time() - time.monotonic()
         self._failures = 0  # since the receiver last took something: how long the pause is
         self._paused_until = 0.0  # monotonic, s
@@ -91,7 +92,7 @@ class WebhookSink:
         waiting = self._outbox.pending()
         on_pending(waiting)
         signed = "signed" if keys else "unsigned, since webhook.secret is empty"
-        logger.info("alerts go to the webhook at %s, %s; %d wait from before", self._endpoint, signed, waiting)
+        logger.info("alerts go to the webhook at %s, %s; %d pending from the last run", self._endpoint, signed, waiting)
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
         self._thread.start()
 
@@ -125,7 +126,7 @@ class WebhookSink:
             with self._keeping:
                 del self._kept[: len(messages)]
         for message_id in dropped:
-            logger.error("alert %s was dropped: more than webhook.max_pending wait for the webhook", message_id)
+            logger.error("alert %s was dropped: more than webhook.max_pending are pending", message_id)
             self._on_delivery("dropped")
         self._on_pending(self._outbox.pending())
         self._wake.set()
@@ -153,13 +154,13 @@ class WebhookSink:
             self.flush()
         if self._kept:
             logger.error(
-                "%d alerts could not be written to %s: they are made again from their events",
+                "%d alerts could not be written to %s: they will be raised again from their events",
                 len(self._kept),
                 self._outbox.path,
             )
         waiting = self._outbox.pending()
         if waiting:
-            logger.info("%d alerts wait in %s for the next start", waiting, self._outbox.path)
+            logger.info("%d alerts stay in %s for the next start", waiting, self._outbox.path)
         self._outbox.close()
 
     def _run(self) -> None:
@@ -168,12 +169,12 @@ class WebhookSink:
                 wait = self._step()
             except OutboxError as error:
                 if self._stop.is_set():
-                    return  # close() did not wait any longer for this attempt
+                    return  # close() gave up waiting for this attempt
                 self._log_once("outbox", str(error))
                 self.problem.report(str(error))
                 wait = self._settings.retry_base_seconds
-            except Exception as error:  # whatever it is, alerts must go on
-                logger.exception("the delivery of an alert to %s failed unexpectedly", self._endpoint)
+            except Exception as error:  # deliveries must continue whatever fails
+                logger.exception("delivery of an alert to %s failed unexpectedly", self._endpoint)
                 self.problem.report(f"the delivery fails unexpectedly: {type(error).__name__}")
                 wait = self._settings.retry_base_seconds
             self._wake.wait(wait)
@@ -182,9 +183,9 @@ class WebhookSink:
     def _step(self) -> float:
         """Take what was written into the outbox, and deliver what is due. Returns how long nothing is to be done, in s.
 
-        Outcomes are noted together, so that a burst of alerts does not cost the disk a transaction each.
+        Outcomes are recorded together, so that a burst of alerts does not cost the disk a transaction each.
         """
-        self._record_outcomes()  # what a full disk has prevented: were it sent on, it would be sent again
+        self._record_outcomes()  # left over from a full disk: those messages must not be sent twice
         with contextlib.suppress(OutboxFullError):
             self.flush()
         now = time.monotonic()
@@ -200,7 +201,7 @@ class WebhookSink:
         for message in messages:
             answer = self._client.deliver(message)
             if answer.status is None and self._stop.is_set():
-                break  # cut off by close(): says nothing of the receiver
+                break  # interrupted by close(): says nothing about the receiver
             if answer.status is None or not 200 <= answer.status < 300:
                 self._record_outcomes()
                 self._failed(message, answer)
@@ -213,7 +214,7 @@ class WebhookSink:
         return 0.0
 
     def _record_outcomes(self) -> None:
-        """Note in the outbox what has become of messages."""
+        """Write outcomes to the outbox."""
         if self._unrecorded:
             self._outbox.finish(self._unrecorded)
             self._unrecorded = []
@@ -226,11 +227,11 @@ class WebhookSink:
         self._unrecorded.append((message.sequence, "delivered"))
         logger.debug("alert %s was delivered to %s", message.id, self._endpoint)
         if self._failures:
-            # What failed no more often than the outage lasted was its victim. What failed more often failed while
-            # others got through, and keeps its own backoff.
+            # A message that failed no more often than the outage lasted failed because of it. One that failed more
+            # often failed while others got through, and keeps its own backoff.
             self._outbox.retry_now(self._failures)
         if self._logged:
-            logger.info("the webhook at %s takes alerts again; %d wait", self._endpoint, self._outbox.pending())
+            logger.info("the webhook at %s takes alerts again; %d pending", self._endpoint, self._outbox.pending())
         self._failures = 0
         self._logged = ""
 
@@ -242,8 +243,8 @@ class WebhookSink:
             self._endpoint_gone = True
             self._on_delivery("failed")
             logger.error(
-                "the webhook at %s answered 410 Gone: nothing more is sent there. %d alerts wait in the outbox; set "
-                "webhook.url to where they should go, or empty, and start again",
+                "the webhook at %s answered 410 Gone: nothing more is sent there. %d alerts are pending in the outbox; "
+                "set webhook.url to where they should go, or empty, and restart",
                 self._endpoint,
                 self._outbox.pending(),
             )
@@ -277,7 +278,7 @@ class WebhookSink:
         return random.uniform(0.0, min(longest, self._settings.retry_cap_seconds))
 
     def _log_once(self, kind: str, problem: str) -> None:
-        """Log a problem when it begins or becomes another, not at every attempt."""
+        """Log a problem when it begins or changes, not at every attempt."""
         if kind != self._logged:
-            logger.warning("%s; alerts wait in the outbox and are tried again", problem)
+            logger.warning("%s; alerts stay in the outbox and are retried", problem)
             self._logged = kind

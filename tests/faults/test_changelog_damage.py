@@ -150,7 +150,7 @@ def of_small_records(world: World) -> None:
     ("changelog", "said"),
     [
         (of_another_group, "is of group 'theirs', not 'group': set kafka.changelog_topic"),
-        (of_another_program, "offset 0 is none of longwatch's"),
+        (of_another_program, "offset 0 was not written by longwatch"),
         (of_another_version, "written by longwatch 0.0.9 in layout beef, this one reads 00ff: run the same longwatch"),
         (that_deletes, "has cleanup.policy=delete, which deletes states"),
         (of_small_records, "has max.message.bytes=9999, longwatch needs 10000 or more: kafka-configs.sh"),

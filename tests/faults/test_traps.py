@@ -273,7 +273,7 @@ def test_a_daemon_that_cannot_process_fails_its_liveness_probe(topics: Topics) -
             assert worker.get("/livez")[0] == 200
             until(lambda: worker.get("/livez")[0] == 503, "the liveness fails", every=0.2)
             assert "events wait, and none was processed" in worker.get("/livez")[1]
-            hanging.begin_again()
+            hanging.reset()
             end_transaction_of(settings, "nobody-knows")
             all_committed(topics)
             until(lambda: worker.get("/livez")[0] == 200, "it lives again", every=0.2)

@@ -169,7 +169,7 @@ def test_a_group_of_another_program_is_an_error(
     finally:
         other.close(autocommit=False)
     assert f"the group {config.group_id} has members that share partitions out in another way" in line
-    assert "set kafka.group_id to one of longwatch's own" in line
+    assert "set kafka.group_id to a name used by longwatch alone" in line
 
 
 def test_an_unauthorised_output_topic_is_an_error(guarded_broker: ApacheKafka, topic: str, settings: Make) -> None:
@@ -268,9 +268,9 @@ def test_an_unauthorised_alert_feed_stops_the_daemon_with_the_rights_to_grant(
     [
         (ClusterAuthorizationFailedError(), "IdempotentWrite on the cluster"),
         (InvalidReplicationFactorError("3"), "kafka.changelog_replication_factor = -1"),
-        (PolicyViolationError("at least 2 copies"), "policy refuses it .*at least 2 copies.*have topic t made"),
+        (PolicyViolationError("at least 2 copies"), "policy refuses it .*at least 2 copies.*create topic t"),
         (UnsupportedForMessageFormatError(), "topic t is kept in a format from before Kafka 0.11"),
-        (UnsupportedVersionError("no"), "too old, update them"),
+        (UnsupportedVersionError("no"), "too old, upgrade them"),
         (KafkaError("Cannot send: [Error 31] ClusterAuthorizationFailedError"), "IdempotentWrite on the cluster"),
         (KafkaError("of no known kind"), "KafkaError: .*of no known kind"),
     ],

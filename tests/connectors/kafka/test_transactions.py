@@ -130,7 +130,7 @@ def test_aborted_results_are_never_seen_and_the_writer_stays_usable(
     mine = writer()
     mine.send(results, None, b"wrong")
     mine.flush()
-    mine.begin_again()
+    mine.reset()
     mine.send(results, None, b"right")
     mine.commit(source.offsets, source.source.member())
     assert seen(apache, results) == [b"right"]
@@ -179,7 +179,7 @@ def test_offsets_of_a_former_group_member_are_refused(
     mine.send(results, None, b"x")
     with pytest.raises(TransactionError, match="CommitFailed"):
         mine.commit(source.offsets, member)
-    mine.begin_again()
+    mine.reset()
     mine.send(results, None, b"x")
     with pytest.raises(TransactionError, match="not a member of the group"):
         mine.commit(source.offsets, None)

@@ -157,11 +157,11 @@ def test_check_verifies_topics_and_rights_and_leaves_nothing_behind(
     assert status == 0, found
     assert found[f"kafka.topics {events}"] == "ok 2 partitions, Read"
     assert found[f"kafka.scores_topic {scores}"] == "ok 1 partitions, Write"
-    assert found[f"kafka.changelog_topic {config.changelog_of(events)}"] == "ok is not there, longwatch makes it"
+    assert found[f"kafka.changelog_topic {config.changelog_of(events)}"] == "ok does not exist, longwatch creates it"
     missing = f"missing-{events}"
     status, found = check(*kafka, f"kafka.alerts_topic={missing}")
     assert status == 2
-    assert found[f"kafka.alerts_topic {missing}"].startswith("failed does not exist: make it")
+    assert found[f"kafka.alerts_topic {missing}"].startswith("failed does not exist: create it")
     admin = KafkaAdminClient(bootstrap_servers=apache.bootstrap)
     try:
         assert not {missing, config.changelog_of(events)} & set(admin.list_topics())
