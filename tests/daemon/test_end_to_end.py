@@ -323,7 +323,7 @@ def test_sigterm_drains_and_exits(done: Done) -> None:
     assert sum(done.committed.values()) == EVENTS + len(GARBAGE), "all that was read is committed"
 
 
-def test_a_start_after_an_orderly_stop_scores_only_what_is_new(done: Done) -> None:
+def test_a_restart_after_an_orderly_stop_scores_only_new_events(done: Done) -> None:
     assert done.again("events_scored_total") == len(done.more_scores) == MORE_ROWS * STREAMS
     before = by_place(done.scores).keys()
     assert not before & by_place(done.more_scores).keys()

@@ -112,7 +112,7 @@ def test_settings_that_documents_name_exist() -> None:
     assert unknown == {("outages.md", "state.db")}  # a file
 
 
-def test_what_the_tutorial_promises_comes_true(tmp_path: Path) -> None:
+def test_the_tutorials_commands_do_what_it_says(tmp_path: Path) -> None:
     """Its readings give its alert, and the daemon, started again with one more, scores that one only."""
     text = (ROOT / "docs" / "tutorial.md").read_text()
     script, toml, more, alert = (

@@ -73,7 +73,7 @@ def test_the_health_check_asks_livez_without_a_shell() -> None:
     assert "http://127.0.0.1:9464/livez" in check[-1]
 
 
-def test_only_what_is_copied_is_sent_to_the_builder() -> None:
+def test_only_copied_files_are_sent_to_the_image_builder() -> None:
     rules = (DEPLOY / "Dockerfile.dockerignore").read_text().split("\n")
     allowed = {rule[1:] for rule in rules if rule.startswith("!")}
     copied = {

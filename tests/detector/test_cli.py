@@ -35,7 +35,7 @@ def test_short_commands_do_not_import_heavy_modules(arguments: list[str]) -> Non
     assert not loaded & (HEAVY if arguments == ["config"] else HEAVY | {"pydantic", "pydantic_settings"})
 
 
-def test_trains_help_names_all_that_it_takes_for_learning(capsys: pytest.CaptureFixture[str]) -> None:
+def test_trains_help_lists_every_learning_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
@@ -43,7 +43,7 @@ def test_trains_help_names_all_that_it_takes_for_learning(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("seed", ["-1", "4294967296", "x"])
-def test_a_seed_that_cannot_be_one_is_refused(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_seed_is_refused(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["train", "x.csv", "--output", "models", f"--seed={seed}"])
     assert ended.value.code == 2
@@ -92,7 +92,7 @@ def test_an_unknown_shell_is_an_error_that_lists_the_known_ones() -> None:
         "training.network.registry.RegistryError",
     ],
 )
-def test_an_error_that_a_user_can_mend_is_one_that_the_command_line_prints(name: str) -> None:
+def test_user_errors_are_printed_by_the_command_line(name: str) -> None:
     module, _, error = name.rpartition(".")
     assert issubclass(getattr(importlib.import_module(module), error), (UserError, TrainingUserError))
 

@@ -23,13 +23,13 @@ def test_the_bare_import_loads_nothing_heavy() -> None:
     assert done.stdout.startswith("set() ")
 
 
-def test_every_name_that_is_handed_on_exists() -> None:
+def test_every_exported_name_exists() -> None:
     assert {getattr(detector, name).__name__ for name in detector.__all__} == set(detector.__all__)
     with pytest.raises(AttributeError, match="no attribute 'engin'"):
         _ = detector.engin
 
 
-def test_python_m_detector_is_longwatch() -> None:
+def test_python_m_detector_runs_longwatch() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "detector", "--version"], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
@@ -49,7 +49,7 @@ def test_the_examples_of_the_documents_run(capsys: pytest.CaptureFixture[str]) -
     assert printed.startswith("critical alert: web-1 at 2026-11-07 06:00:00Z: load 14.06, expected 11.3")
 
 
-def test_a_batch_of_events_has_them_in_their_order() -> None:
+def test_a_batch_keeps_the_order_of_its_events() -> None:
     batch = EventBatch.of(
         [
             ("a", 5, {"x": 1, "y": "up"}),
@@ -65,7 +65,7 @@ def test_a_batch_of_events_has_them_in_their_order() -> None:
     assert batch.start.tolist() == [0, 2, 3, 4]
 
 
-def test_columns_make_the_batch_that_their_events_make() -> None:
+def test_columns_and_events_make_the_same_batch() -> None:
     nan = float("nan")
     columns = EventBatch.of_columns("a", np.arange(4), {"x": [1.0, nan, nan, 4.0], "y": [5.0, 6.0, nan, nan]})
     assert columns.offset.tolist() == [0, 1, 3]  # the third row has no value: it is no event
@@ -84,7 +84,7 @@ def test_numbers_that_are_not_finite_are_an_error(value: float) -> None:
 
 
 @pytest.mark.parametrize("time", ["noon", 1.5, np.datetime64("NaT")])
-def test_a_time_that_cannot_be_read_is_an_error(time: object) -> None:
+def test_an_invalid_time_is_an_error(time: object) -> None:
     with pytest.raises(ValueError, match=r"time|date"):
         EventBatch.of([("a", time, {"x": 1.0})])
 

@@ -46,7 +46,7 @@ LONG = Size(streams=40, rows=5_000, kills=100, burst=20, rejoins=12, sleeps=8, p
 
 
 @pytest.mark.kafka
-def test_no_event_is_lost_or_scored_twice_whatever_is_killed(
+def test_kills_neither_lose_nor_duplicate_an_event(
     tmp_path: Path, apache: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chaos(SHORT, tmp_path, apache, capsys)
@@ -55,7 +55,7 @@ def test_no_event_is_lost_or_scored_twice_whatever_is_killed(
 @pytest.mark.kafka
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-def test_no_event_of_200_000_is_lost_or_scored_twice_in_100_kills(
+def test_100_kills_neither_lose_nor_duplicate_one_of_200_000_events(
     tmp_path: Path, apache: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chaos(LONG, tmp_path, apache, capsys)

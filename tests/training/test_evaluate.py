@@ -230,7 +230,7 @@ def test_a_segment_counts_fully_if_found_within_the_delay() -> None:
     assert delayed_point_counts(late, label) == Counts(0, 0, 12)
 
 
-def test_points_outside_segments_are_judged_one_by_one_and_a_delay_ends_with_its_segment() -> None:
+def test_points_outside_segments_count_singly_and_a_delay_ends_with_its_segment() -> None:
     label = mask(".xx....x")
     alert = mask("...xxx..")  # within 7 points of the first segment's start, but behind its end
     assert delayed_point_counts(alert, label) == Counts(0, 3, 3)

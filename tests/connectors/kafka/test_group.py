@@ -113,7 +113,7 @@ def test_a_session_timeout_the_broker_forbids_is_an_error_with_its_settings(
         read(source, 1)
 
 
-def test_a_partition_that_was_given_away_unheard_is_held_and_placed_without_harm(
+def test_holding_and_seeking_partitions_revoked_meanwhile_is_harmless(
     apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource], open_member: Callable[..., Member]
 ) -> None:
     """The client lets go of a partition before the source's thread hears of it, which may be busy with a roll-back."""

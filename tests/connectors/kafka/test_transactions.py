@@ -210,7 +210,7 @@ def test_a_too_large_record_does_not_fail_its_transaction(
     assert not isinstance(told.value, TransactionError), "trying again would not help"
 
 
-def test_a_partition_waits_until_it_is_placed(apache: Broker, topic: Topic, reader: Callable[..., Reader]) -> None:
+def test_a_partition_is_not_read_before_its_seek(apache: Broker, topic: Topic, reader: Callable[..., Reader]) -> None:
     events = topic(partitions=2)
     produce(apache, events, range(20), partitions=2)
     placed: dict[Partition, int] = {}
@@ -222,7 +222,7 @@ def test_a_partition_waits_until_it_is_placed(apache: Broker, topic: Topic, read
     assert placed == {Partition(events, 0): 0, Partition(events, 1): 4}
 
 
-def test_a_held_partition_is_read_again_from_where_it_is_placed(
+def test_a_held_partition_is_read_again_from_its_seek(
     apache: Broker, topic: Topic, reader: Callable[..., Reader]
 ) -> None:
     events = topic()

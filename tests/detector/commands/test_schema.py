@@ -89,7 +89,7 @@ def test_rejected_records_are_valid(written: tuple[Scores, list[Alert], list[Rej
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_record_with_a_wrong_field_is_not_valid(name: str) -> None:
+def test_a_record_with_a_wrong_field_is_invalid(name: str) -> None:
     record = json.loads(msgspec.json.encode(FORMATS[name].example))
     validator = Draft202012Validator(schema(name))
     validator.validate(record)

@@ -104,9 +104,7 @@ def test_any_secret_can_be_read_from_a_file_by_any_source(tmp_path: Path, config
     assert "webhook.secret is set twice" in errors_of(None, both)[0]
 
 
-def test_files_of_a_secrets_directory_are_settings_above_the_file_and_below_the_environment(
-    tmp_path: Path, config: Path
-) -> None:
+def test_secrets_directory_files_rank_between_the_file_and_the_environment(tmp_path: Path, config: Path) -> None:
     config.write_text('[kafka]\nsasl_username = "file"\ngroup_id = "file"\nalerts_topic = "file"\n')
     mounted = tmp_path / "..data"  # as Kubernetes does: links to a folder that is replaced as a whole
     mounted.mkdir()
@@ -127,7 +125,7 @@ def test_files_of_a_secrets_directory_are_settings_above_the_file_and_below_the_
     assert settings.origin("webhook.secret") == f"{tmp_path}/longwatch_webhook__secret"
 
 
-def test_what_is_wrong_in_a_secrets_directory_names_the_file_and_no_secret(tmp_path: Path) -> None:
+def test_an_error_in_a_secrets_directory_names_the_file_and_no_secret(tmp_path: Path) -> None:
     (tmp_path / "longwatch_webhook__secert").write_text("hunter22")
     (tmp_path / "longwatch_kafka__sasl_password").write_bytes(b"hunter22\xff")
     (tmp_path / "longwatch_webhook__secret").write_text("hunter22")
@@ -164,7 +162,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_known_name_in_every_source
 
 
 @pytest.mark.parametrize("value", ["shared", "stream"])
-def test_a_setting_that_was_removed_says_so_in_every_source(config: Path, value: str) -> None:
+def test_a_removed_setting_is_an_error_that_says_so(config: Path, value: str) -> None:
     config.write_text(f'[model]\nscope = "{value}"\n')
     why = "it was removed, all streams share one model: leave it out"
     assert errors_of(config, {"LONGWATCH_MODEL__SCOPE": value}, f"model.scope={value}") == [
@@ -175,20 +173,20 @@ def test_a_setting_that_was_removed_says_so_in_every_source(config: Path, value:
 
 
 @pytest.mark.parametrize("name", [name for name in Learning.model_fields if name != "learning_rate"])
-def test_a_setting_that_became_an_option_of_train_says_so(config: Path, name: str) -> None:
+def test_a_setting_that_became_a_train_option_is_an_error_that_says_so(config: Path, name: str) -> None:
     config.write_text(f"[training]\n{name} = 1\n")
     (line,) = errors_of(config)
     assert line.startswith(f"{config}:2: unknown setting training.{name}; it is an option of longwatch train now, ")
     assert f"--learning {name}=" in line
 
 
-def test_every_name_that_was_removed_or_renamed_leads_to_what_is_there() -> None:
+def test_every_removed_or_renamed_setting_refers_to_an_existing_one() -> None:
     known = {path for path, _ in leaves(Settings)}
     assert not known & set(REMOVED)
     assert {now for now in REMOVED.values() if not isinstance(now, str)} <= known
 
 
-def test_learning_options_are_read_as_settings_are_and_refused_as_they_are() -> None:
+def test_learning_options_are_parsed_and_refused_like_settings() -> None:
     training = load_settings(None, {}, ["training.learning_rate=0.01"]).training
     assert training.learning() == Learning(learning_rate=0.01)
     chosen = training.learning(["optimiser=sgd", "momentum=0.5", "momentum = 0.8", "update_every=64"])
@@ -203,7 +201,7 @@ def test_learning_options_are_read_as_settings_are_and_refused_as_they_are() -> 
     ]
 
 
-def test_a_setting_that_was_renamed_names_the_new_one_in_every_source(config: Path) -> None:
+def test_a_renamed_setting_is_an_error_that_gives_its_new_name(config: Path) -> None:
     config.write_text('[alerting]\nmute = ["a"]\n')
     assert errors_of(config, {"LONGWATCH_ALERTING__REPEATS": "flag"}, "alerting.least_duration_seconds=3") == [
         f"{config}:2: unknown setting alerting.mute; it is called alerting.muted_streams now",
@@ -349,7 +347,7 @@ def test_an_unreadable_settings_file_is_a_one_line_error(config: Path, content: 
     assert re.search(expected, line)
 
 
-def test_an_error_between_settings_names_them_and_where_they_were_set(config: Path) -> None:
+def test_an_error_between_settings_names_them_and_their_origins(config: Path) -> None:
     config.write_text('[kafka]\nsecurity_protocol = "SASL_SSL"\n')
     (line,) = errors_of(config)
     assert "needs kafka.sasl_username and kafka.sasl_password" in line
@@ -385,7 +383,7 @@ def test_no_secret_is_ever_shown(
 # -- longwatch config --------------------------------------------------------------------------------------------------
 
 
-def test_the_effective_settings_can_be_read_back_and_say_where_they_came_from(config: Path) -> None:
+def test_the_effective_settings_round_trip_and_state_their_origins(config: Path) -> None:
     overrides = [
         'alerting.muted_streams=["a \\"b\\"", "ü\\u007f"]',
         "alerting.threshold=3",

@@ -64,7 +64,7 @@ def test_every_source_refuses_non_finite_numbers_in_one_line(name: str, value: s
 
 @pytest.mark.parametrize("name", [n for n, field in Learning.model_fields.items() if field.annotation is float])
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
-def test_what_is_no_finite_number_is_refused_as_an_option_of_train(name: str, value: str) -> None:
+def test_train_refuses_non_finite_learning_options(name: str, value: str) -> None:
     with pytest.raises(SettingsError) as told:
         TrainingSettings().learning([f"{name}={value}"])
     (line,) = told.value.errors

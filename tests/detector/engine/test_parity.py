@@ -116,7 +116,7 @@ def test_restoring_into_an_engine_with_other_slots_does_not_change_scores(
     assert_same(run_parts(parts()), reference)
 
 
-def test_states_that_a_framework_keeps_between_batches_give_the_same_scores_on_any_worker(
+def test_states_kept_by_a_framework_give_the_same_scores_on_any_worker(
     model: Weights, events: list[Event], reference: Outcome
 ) -> None:
     choose, kept = random.Random(7), dict[str, bytes]()

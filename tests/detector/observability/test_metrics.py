@@ -84,7 +84,7 @@ def test_every_documented_metric_is_exported(metrics: Metrics) -> None:
     assert {sample.name for sample in samples(metrics)} >= DOCUMENTED
 
 
-def test_what_has_no_value_yet_is_absent_rather_than_zero() -> None:
+def test_metrics_without_a_value_are_absent_rather_than_zero() -> None:
     metrics = Metrics(CollectorRegistry(auto_describe=True), "0.1.0", REASONS)
     metrics.set_model("8b82654a9d45", "lstm", math.nan)  # the shipped one
     late = {

@@ -113,7 +113,7 @@ def test_scores_at_the_threshold_do_not_alert() -> None:
 
 
 @pytest.mark.parametrize(("direction", "fires"), [(0, [1, 100]), (1, [1]), (-1, [100])])
-def test_direction_lets_only_one_side_alert(direction: int, fires: list[int]) -> None:
+def test_direction_limits_alerts_to_one_side(direction: int, fires: list[int]) -> None:
     scores = [QUIET] * 200
     scores[1] = scores[100] = HIGH
     deviations = [0.0] * 200
@@ -139,7 +139,7 @@ def test_deviations_below_min_deviation_do_not_alert(rules: dict[str, Any], fire
         assert bool(at(changes, FIRES)) == fires
 
 
-def test_a_min_duration_counts_event_time_of_an_unbroken_run() -> None:
+def test_min_duration_counts_event_time_of_an_unbroken_run() -> None:
     def fires(scores: Sequence[float], step: int = SECOND) -> list[int]:
         return at(watched(scores, min_duration=3.0, step=step)[0], FIRES)
 

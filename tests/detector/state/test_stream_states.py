@@ -90,7 +90,7 @@ def test_a_stream_in_a_reused_slot_starts_empty(model: Weights) -> None:
             np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), name)
 
 
-def test_a_row_of_every_family_comes_back_bit_for_bit(model: Weights) -> None:
+def test_rows_of_every_family_round_trip_bit_for_bit(model: Weights) -> None:
     engine = fed(model, of_every_family())
     rows = dict(engine.streams.drain())
     other = StreamStates(KernelLanes(model), model.shape.state_size)

@@ -99,7 +99,7 @@ def test_a_batch_without_any_target_is_no_error() -> None:
     assert torch.isfinite(weights(model)).all()
 
 
-def test_one_wild_target_moves_the_loss_by_no_more_than_its_clamp() -> None:
+def test_one_extreme_target_moves_the_loss_by_at_most_its_clamp() -> None:
     model, batch = forecaster(), sequences()
     wild = batch.targets.clone()
     wild[0, 0] = 1e6
@@ -191,7 +191,7 @@ def nan_batch() -> Sequences:
     return batch
 
 
-def test_a_step_with_nan_is_skipped_and_counted_and_training_goes_on() -> None:
+def test_a_step_with_nan_is_skipped_and_counted_and_training_continues() -> None:
     model = forecaster()
     run = train(model, [sequences(1), nan_batch(), sequences(2)], adam(model), chunk=TIME)
     assert (run.outcome, run.steps, run.skipped) == ("finished", 2, 1)

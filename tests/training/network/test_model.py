@@ -258,7 +258,7 @@ def test_nll_of_a_missing_target_is_missing() -> None:
     assert torch.equal(torch.isnan(nll), torch.tensor([[False, True]]))
 
 
-def test_a_model_comes_back_from_its_file_bit_for_bit(tmp_path: Path) -> None:
+def test_a_model_file_round_trips_bit_for_bit(tmp_path: Path) -> None:
     model = forecaster(12)
     path = tmp_path / "model.safetensors"
     path.write_bytes(to_bytes(model.weights, {"seed": "3"}))

@@ -65,7 +65,9 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_by_both(both: tuple
         assert seen["spoilt"] == [2, 1]
 
 
-def test_fine_tuning_gives_the_same_losses_and_only_the_first_judges(both: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_fine_tuning_gives_the_same_losses_and_only_the_first_process_validates(
+    both: tuple[Path, list[dict[str, Any]]],
+) -> None:
     outcome, losses = together.fine_tuned(SingleProcess(), together.recorded())
     assert len(losses) == 20
     first, second = both[1]

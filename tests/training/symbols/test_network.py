@@ -179,7 +179,7 @@ def test_other_weights_prime_a_lane_before_its_next_event(weights):
     np.testing.assert_array_equal(lanes["hidden"], primed["hidden"])
 
 
-def test_the_shipped_prior_beats_every_count_on_held_back_sequences(network):
+def test_the_shipped_symbols_prior_beats_counting_on_held_out_sequences(network):
     shipped = json.loads((resources.files("training") / FILE.replace("safetensors", "json")).read_text())["figures"]
     for kind in KINDS:
         alone = min(value for name, value in shipped.items() if name.endswith(f"alone, {kind}"))
