@@ -1,0 +1,17 @@
+"""Settings that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detector.config.settings import SettingsError, load_settings
+
+
+def errors_of(config: Path | None = None, environment: dict[str, str] | None = None, *overrides: str) -> list[str]:
+    with pytest.raises(SettingsError) as told:
+        load_settings(config, environment or {}, overrides)
+    assert all("\n" not in line for line in told.value.errors)
+    assert str(told.value) == "\n".join(told.value.errors)
+    return told.value.errors

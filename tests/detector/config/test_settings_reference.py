@@ -1,0 +1,61 @@
+"""Every setting is documented: schema, reference, defaults."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from detector.commands import config as config_command
+from detector.config.names import is_secret, leaves
+from detector.config.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_schema_has_every_setting_and_no_secret() -> None:
+    schema = config_command.schema()
+    assert json.loads(json.dumps(schema)) == schema
+    assert set(schema["properties"]) == set(Settings.model_fields)
+    assert schema["$defs"]["HttpSettings"]["properties"]["port"]["maximum"] == 65535
+    assert schema["$defs"]["KafkaSettings"]["additionalProperties"] is False
+
+
+def test_every_setting_is_documented_and_of_a_type_every_source_supports() -> None:
+    for section, field in Settings.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        assert model.model_config["extra"] == "forbid", section
+        for name, setting in model.model_fields.items():
+            assert setting.description, f"{section}.{name}"
+    assert {path for path, annotation in leaves(Settings) if is_secret(annotation)} == {
+        ("kafka", "sasl_password"),
+        ("kafka", "ssl_key_password"),
+        ("kafka", "sasl_oauth_client_secret"),
+        ("webhook", "url"),
+        ("webhook", "secret"),
+        ("http", "password"),
+        ("http", "ssl_key_password"),
+    }
+
+
+def test_the_reference_in_docs_is_up_to_date() -> None:
+    written = (ROOT / "docs" / "settings.md").read_text()
+    assert written == config_command.reference(), "run: .venv/bin/python -m detector.commands.config > docs/settings.md"
+
+
+def test_the_reference_states_every_default_as_toml_would_give_it() -> None:
+    section, defaults = "", {}
+    for line in config_command.reference().splitlines():
+        if line.startswith("## ["):
+            section = line[4:-1]
+        elif row := re.match(r"\| `(\w+)` \| .*? \| `(.*?)` \| ", line):
+            defaults[f"{section}.{row[1]}"] = tomllib.loads(f"x = {row[2]}")["x"]
+    assert defaults["kafka.topics"] == ["metrics"]
+    assert defaults["state.directory"] == "/var/lib/longwatch"
+    unset = {("alerting", "threshold"), ("state", "changelog")}  # what they are follows from other settings
+    assert len(defaults) == len({path for path, _ in leaves(Settings)} - unset)
