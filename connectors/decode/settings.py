@@ -41,15 +41,15 @@ class DecodeSettings(Section):
 
     stream: str = Field(
         default=DEFAULT_TEMPLATE,
-        description='Stream name, made of fields: "{tags.host}/{name}". A record without one of them is refused, but'
-        " for the default: there the record's key, or its file's name, stands in.",
+        description='Stream name, made of fields, such as "{tags.host}/{name}". A record without one of them is'
+        " refused; with the default, its key or the name of its file is used instead.",
     )
     timestamp: str = Field(
         default="timestamp", min_length=1, description="Path of the event's time; dots lead into objects."
     )
     values: str = Field(default="values", min_length=1, description="Path of the object of numbers.")
     value: str = Field(
-        default="value", min_length=1, description="Path of the one number, where there is no object of them."
+        default="value", min_length=1, description="Path of the one number, if there is no object of numbers."
     )
     code: str = Field(
         default="code",
@@ -57,9 +57,11 @@ class DecodeSettings(Section):
         description="Path of a categorical event's symbol; in a CSV file, the column that holds symbols.",
     )
     batch: str = Field(
-        default="", description="Key of a list of events, where one record holds many; empty: one record is one."
+        default="", description="Key of the list of events, if one record holds many; empty: a record is one event."
     )
-    exclude_features: tuple[str, ...] = Field(default=(), description='Features to pass over, as patterns: "uptime_*".')
+    exclude_features: tuple[str, ...] = Field(
+        default=(), description='Patterns of features to leave out, such as "uptime_*".'
+    )
     max_record_bytes: int = Field(
         default=1_048_576, ge=64, le=1 << 30, description="Larger records are refused (Kafka's own limit: 1 MiB)."
     )
@@ -68,16 +70,16 @@ class DecodeSettings(Section):
         default=10_000,
         ge=1,
         le=1_000_000,
-        description="A record with more events is refused as one, where decode.batch is set.",
+        description="If decode.batch is set: a record with more events is refused as a whole.",
     )
     max_age_days: float = Field(
         default=10_950,
         gt=0,
         le=MAX_DAYS,
-        description="Older events are refused, seen from the record's own time.",
+        description="Events older than this, compared with the record's own time, are refused.",
     )
     max_ahead_seconds: float = Field(
-        default=86_400, ge=0, le=MAX_SECONDS, description="Events further ahead of the record's time are refused."
+        default=86_400, ge=0, le=MAX_SECONDS, description="Events further ahead of the record's own time are refused."
     )
 
     @field_validator("stream")

@@ -10,11 +10,18 @@ from connectors.common.section import Section
 class FileSettings(Section):
     """Which files are read, and how fast."""
 
-    paths: tuple[str, ...] = Field(default=(), description='CSV or JSON lines, either as .gz; "-": standard input.')
-    speed: float = Field(
-        default=0.0, ge=0, le=1_000_000, description="Times real time, by the events' clock; 0: as fast as it goes."
+    paths: tuple[str, ...] = Field(
+        default=(), description='Files to read: CSV or JSON lines, plain or gzipped (.gz); "-": standard input.'
     )
-    max_poll_records: int = Field(default=10_000, ge=1, le=1_000_000, description="Most records handed over at once.")
+    speed: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_000_000,
+        description="Replay at this multiple of real time, by the events' timestamps; 0: as fast as possible.",
+    )
+    max_poll_records: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Most records in one micro-batch from files."
+    )
 
     @field_validator("paths")
     @classmethod

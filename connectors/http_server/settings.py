@@ -20,15 +20,15 @@ class HttpSettings(Section):
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 or :: for all.")
     port: int = Field(default=9464, ge=0, le=65535, description="Port to listen on; 0: any that is free.")
     username: str = Field(
-        default="", description="User name to ask for (basic authentication), but for /livez and /readyz; empty: none."
+        default="", description="User name required (basic authentication) for all but /livez and /readyz; empty: none."
     )
     password: SecretStr = Field(
         default=SecretStr(""), description="Password that goes with username, 12 characters or more."
     )
     ssl_certfile: str = Field(
-        default="", description="PEM file of this server's certificate, with its chain: https only. Empty: plain http."
+        default="", description="PEM file of this server's certificate with its chain, for https; empty: plain http."
     )
-    ssl_keyfile: str = Field(default="", description="PEM file of the key to ssl_certfile.")
+    ssl_keyfile: str = Field(default="", description="PEM file of the private key of ssl_certfile.")
     ssl_key_password: SecretStr = Field(default=SecretStr(""), description="Password of ssl_keyfile, if it has one.")
 
     @model_validator(mode="after")

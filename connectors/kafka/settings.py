@@ -25,23 +25,25 @@ class KafkaSettings(Section):
     """Section [kafka]: where events come from and where scores, alerts and refused records go."""
 
     bootstrap_servers: str = Field(
-        "127.0.0.1:9092", min_length=1, description="Brokers to ask first: host:port, several with commas."
+        "127.0.0.1:9092",
+        min_length=1,
+        description="Brokers to connect to first: host:port, several separated by commas.",
     )
     topics: list[str] = Field(["metrics"], description="Topics to read events from.")
     topic_pattern: str = Field(
-        "", description="Instead of topics: a regular expression that a topic's whole name must match."
+        "", description="Instead of topics: a regular expression that the whole name of a topic must match."
     )
-    group_id: str = Field("longwatch", min_length=1, description="Consumer group: its members share the partitions.")
+    group_id: str = Field("longwatch", min_length=1, description="Consumer group; its members share the partitions.")
     group_instance_id: str = Field(
         "",
         pattern=r"^[A-Za-z0-9._-]{0,249}$",
-        description="Static membership: a name of this member's own, so that a restart within"
-        " session_timeout_seconds moves no partition.",
+        description="Static membership: a name unique to this member; a restart within session_timeout_seconds then"
+        " moves no partition.",
     )
     auto_offset_reset: Literal["earliest", "latest"] = Field(
         "earliest",
-        description="Where to begin in a partition for which no offset is known, or one beyond its end (made anew);"
-        " what is made after reading has begun, partitions and topics, is read from its beginning.",
+        description="Where to start in a partition without a known offset, or with one beyond its end (a topic that was"
+        " deleted and created again). Partitions and topics created later are read from their beginning.",
     )
     scores_topic: str = Field("", description="Topic for scores; empty: scores are not written to Kafka.")
     alerts_topic: str = Field("longwatch-alerts", description="Topic for alerts; empty: none.")
@@ -49,65 +51,70 @@ class KafkaSettings(Section):
     changelog_topic: str = Field(
         "{group}-{topic}-changelog",
         pattern=r"^[A-Za-z0-9._{}-]{1,249}$",
-        description="Compacted topic for the states of each topic that is read, where state.changelog is on;"
-        " {group} and {topic} stand for their names.",
+        description="Compacted topic that the states of each input topic are written to, if state.changelog is on;"
+        " {group} and {topic} are replaced by their names.",
     )
     changelog_replication_factor: int = Field(
-        -1, ge=-1, le=100, description="Copies of a changelog that is made by longwatch; -1: as the broker has it."
+        -1, ge=-1, le=100, description="Replicas of a changelog topic that longwatch creates; -1: the broker's default."
     )
     transaction_timeout_seconds: float = Field(
         60.0,
         ge=1,
         le=900,
-        description="A transaction open for longer is ended by the broker, and its span scored again; longer than"
-        " state.checkpoint_interval_seconds.",
+        description="The broker aborts a transaction that is open for longer, and its events are scored again; must be"
+        " longer than state.checkpoint_interval_seconds.",
     )
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        "none", description="Compression of what is written."
+        "none", description="Compression of the records written."
     )
     delivery_timeout_seconds: float = Field(
-        120.0, ge=1, le=3600, description="How long a written record may wait for the broker before the daemon stops."
+        120.0,
+        ge=1,
+        le=3600,
+        description="The daemon stops if the broker has not taken a written record within this time.",
     )
     session_timeout_seconds: float = Field(
-        10.0, ge=1, le=1800, description="A member not heard of for so long loses its partitions to the others."
+        10.0, ge=1, le=1800, description="A member not heard of for this long loses its partitions to the others."
     )
     max_poll_interval_seconds: float = Field(
         300.0,
         ge=10,
         le=86_400,
-        description="A member that takes no records for so long (a stuck daemon) leaves the group.",
+        description="A member that takes no records for this long (a stuck daemon) leaves the group.",
     )
-    max_poll_records: int = Field(5_000, ge=1, le=1_000_000, description="Most records in one micro-batch.")
+    max_poll_records: int = Field(5_000, ge=1, le=1_000_000, description="Most records in one micro-batch from Kafka.")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="How to talk to the brokers."
+        "PLAINTEXT", description="Protocol to the brokers: with or without TLS and login."
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
-        "SCRAM-SHA-512", description="How to log in, where security_protocol begins with SASL."
+        "SCRAM-SHA-512", description="How to log in, if security_protocol begins with SASL."
     )
     sasl_username: str = Field("", description="User name for SASL.")
     sasl_password: SecretStr = Field(SecretStr(""), description="Password for SASL.")
     sasl_oauth_token_file: str = Field(
         "",
-        description="For OAUTHBEARER: file that holds a token, read again at each login; whatever puts it there keeps"
-        " it fresh.",
+        description="For OAUTHBEARER: file that holds a token, read again at each login; another program"
+        " keeps it fresh.",
     )
     sasl_oauth_token_endpoint_url: str = Field(
-        "", description="For OAUTHBEARER: where a token is asked for by client id and secret; https."
+        "", description="For OAUTHBEARER: https URL to request a token from, with client id and secret."
     )
     sasl_oauth_client_id: str = Field("", description="Client id for the token endpoint.")
     sasl_oauth_client_secret: SecretStr = Field(SecretStr(""), description="Client secret for the token endpoint.")
-    sasl_oauth_scope: str = Field("", description="Scope to ask the token endpoint for; empty: its default.")
+    sasl_oauth_scope: str = Field("", description="Scope to request from the token endpoint; empty: its default.")
     sasl_oauth_ssl_cafile: str = Field(
         "", description="PEM file of the authority that signed the token endpoint's certificate; empty: the system's."
     )
     sasl_oauth_extensions: tuple[str, ...] = Field(
-        (), description='SASL extensions, "name=value": Confluent Cloud asks for logicalCluster and identityPoolId.'
+        (), description='SASL extensions, "name=value"; Confluent Cloud needs logicalCluster and identityPoolId.'
     )
-    ssl_cafile: str = Field("", description="PEM file of the authority to trust; empty: those of the system.")
-    ssl_certfile: str = Field("", description="PEM file of this client's certificate, where brokers ask for one.")
-    ssl_keyfile: str = Field("", description="PEM file of the key to ssl_certfile.")
+    ssl_cafile: str = Field(
+        "", description="PEM file of the authority that signed the brokers' certificates; empty: the system's."
+    )
+    ssl_certfile: str = Field("", description="PEM file of this client's certificate, if brokers ask for one.")
+    ssl_keyfile: str = Field("", description="PEM file of the private key of ssl_certfile.")
     ssl_key_password: SecretStr = Field(SecretStr(""), description="Password of ssl_keyfile, if it has one.")
-    ssl_check_hostname: bool = Field(True, description="Whether the broker's certificate must name its host.")
+    ssl_check_hostname: bool = Field(True, description="Require that the broker's certificate names its host.")
 
     @field_validator("bootstrap_servers")
     @classmethod

@@ -17,19 +17,19 @@ class WebhookSettings(Section):
     """The [webhook] section."""
 
     url: SecretStr = Field(
-        default=SecretStr(""), description="Where alerts are POSTed, http:// or https://; empty: nowhere."
+        default=SecretStr(""), description="URL that alerts are POSTed to, http:// or https://; empty: none."
     )
     secret: SecretStr = Field(
         default=SecretStr(""),
-        description="Signs as Standard Webhooks do: whsec_<base64> or plain text of 24 bytes or more; two, separated "
-        "by a space, while one replaces the other; empty: unsigned.",
+        description="Signing key of Standard Webhooks: whsec_<base64>, or plain text of 24 bytes or more; two, "
+        "separated by a space, while one replaces the other; empty: unsigned.",
     )
     allowed_hosts: tuple[str, ...] = Field(
         default=(),
-        description="Hosts, addresses and networks that url may lead to, and nowhere else; empty: any public address. "
+        description="The only hosts, addresses and networks that url may lead to; empty: any public address. "
         "Private and loopback addresses need their host or network listed, link-local ones the address itself.",
     )
-    timeout_seconds: float = Field(default=15.0, gt=0, le=60, description="How long one delivery may take in all.")
+    timeout_seconds: float = Field(default=15.0, gt=0, le=60, description="Time limit of one delivery.")
     retry_base_seconds: float = Field(
         default=5.0,
         gt=0,
@@ -41,13 +41,13 @@ class WebhookSettings(Section):
         default=259_200.0,
         gt=0,
         le=MAX_SECONDS,
-        description="An alert that could not be delivered for so long is dropped.",
+        description="An alert that could not be delivered for this long is dropped.",
     )
     max_pending: int = Field(
         default=100_000,
         ge=1,
         le=10_000_000,
-        description="Most alerts that wait to be delivered; beyond that the oldest are dropped.",
+        description="Most alerts waiting for delivery; above that the oldest are dropped.",
     )
 
     @field_validator("url")

@@ -1,6 +1,6 @@
 """What `longwatch config` shows: the effective settings, their JSON schema, and their reference.
 
-`python -m detector.commands.config > docs/settings.md` makes the reference anew.
+`python -m detector.commands.config > docs/settings.md` makes the reference.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -19,6 +19,7 @@ from pydantic_core import PydanticUndefined
 from detector.config.names import is_secret
 from detector.config.settings import Settings
 from detector.observability.log_format import printable
+from training.learn.settings import Learning
 
 _HEAD = """# Settings
 
@@ -34,6 +35,38 @@ The secrets directory is `/run/secrets`, where Docker puts secrets, or what `--s
 `longwatch_webhook__secret` holds `webhook.secret`. Files that do not begin with `longwatch_` are left alone. A secret
 can also be in any other file: its name with `_file` appended takes the path, as in
 `LONGWATCH_WEBHOOK__SECRET_FILE=/etc/longwatch/webhook`.
+"""
+
+# Who needs a setting, by section; those named in neither are for operators
+EVERYBODY = {
+    "source": "type paths",
+    "kafka": "bootstrap_servers topics group_id scores_topic alerts_topic security_protocol sasl_mechanism"
+    " sasl_username sasl_password ssl_cafile",
+    "decode": "stream timestamp values value",
+    "state": "directory",
+    "alerting": "alerts_per_stream_per_week fleet_alerts_per_day",
+    "webhook": "url secret",
+    "http": "host port",
+}
+RARE = {
+    "source": "speed max_poll_records",
+    "kafka": "transaction_timeout_seconds delivery_timeout_seconds session_timeout_seconds max_poll_interval_seconds"
+    " max_poll_records changelog_topic sasl_oauth_scope sasl_oauth_ssl_cafile sasl_oauth_extensions ssl_check_hostname",
+    "decode": "max_record_bytes max_features max_batch_events max_age_days max_ahead_seconds",
+    "model": "cell hidden_size layers dropout attention_window horizons",
+    "training": "learning_rate interval_seconds budget_seconds",
+    "processing": "stalled_after_seconds",
+    "webhook": "timeout_seconds retry_base_seconds retry_cap_seconds max_age_seconds max_pending",
+}
+_GROUPS = {
+    "What everybody sets": "Where events come from, how they look, and where alerts go.",
+    "What operators adjust": "Which alerts are wanted, what else is written, logins, certificates, guarantees, memory.",
+    "What is rarely changed": "Limits, time-outs and the network itself: the defaults fit nearly everywhere.",
+}
+_TRAIN = """## Options of `longwatch train`
+
+How a network learns: `--learning NAME=VALUE`, may be repeated. `learning_rate` is `training.learning_rate` unless given
+here; the daemon's retraining uses the other defaults.
 """
 
 
@@ -82,16 +115,33 @@ def schema() -> dict[str, Any]:
 def reference() -> str:
     """Return docs/settings.md."""
     parts = [_HEAD]
-    for section, model in _sections():
-        parts.append(f"\n## [{section}]\n\n| name | values | default | meaning |\n|---|---|---|---|\n")
-        for name, field in model.model_fields.items():
-            default = field.get_default(call_default_factory=True)
-            if isinstance(default, SecretStr):
-                default = default.get_secret_value()
-            shown = "not set" if default is None else f"`{_toml(default)}`"
-            cells = (f"`{name}`", _values(field), shown, (field.description or "").replace("<", "&lt;"))
-            parts.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n")
+    for heading, text in _GROUPS.items():
+        parts.append(f"\n## {heading}\n\n{text}\n")
+        for section, model in _sections():
+            fields = {n: field for n, field in model.model_fields.items() if _group(section, n) == heading}
+            if fields:
+                parts.append(f"\n### [{section}]\n\n{_table(fields)}")
+    parts.append(f"\n{_TRAIN}\n{_table(Learning.model_fields)}")
     return "".join(parts)
+
+
+def _group(section: str, name: str) -> str:
+    everybody, operators, rare = _GROUPS
+    if name in EVERYBODY.get(section, "").split():
+        return everybody
+    return rare if name in RARE.get(section, "").split() else operators
+
+
+def _table(fields: Mapping[str, FieldInfo]) -> str:
+    lines = ["| name | values | default | meaning |", "|---|---|---|---|"]
+    for name, field in fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
+        shown = "not set" if default is None else f"`{_toml(default)}`"
+        cells = (f"`{name}`", _values(field), shown, (field.description or "").replace("<", "&lt;"))
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _values(field: FieldInfo) -> str:

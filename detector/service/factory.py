@@ -23,7 +23,8 @@ from connectors.kafka.source import DEFERRED, KafkaSource
 from connectors.kafka.writer import KafkaWriter
 from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreSink, Sink
 from connectors.webhook.sink import WebhookSink
-from detector.config.settings import ModelSettings, Settings, SettingsError
+from detector.config.sections import ModelSettings
+from detector.config.settings import Settings, SettingsError
 from detector.engine.engine import EngineSettings
 from detector.observability.metrics import Metrics
 from detector.scoring.incidents import AlertRules

@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from detector.config.settings import MIN_STATE_BYTES
+from detector.config.sections import MIN_STATE_BYTES
 from detector.state.arena import machine_bytes
 from detector.state.stream_states import StreamStates
 

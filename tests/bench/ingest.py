@@ -31,7 +31,8 @@ from connectors.kafka.connect import probe, quieten_client
 from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.fetch_thread import consumer_options
 from connectors.webhook.settings import WebhookSettings
-from detector.config.settings import OutputSettings, Settings
+from detector.config.sections import OutputSettings
+from detector.config.settings import Settings
 
 PARTITIONS = 4
 STREAMS = 1_000

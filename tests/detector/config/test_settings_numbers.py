@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 
 from connectors.files.settings import FileSettings
 from connectors.files.source import FileSource
-from detector.config.settings import Settings, SettingsError, TrainingSettings, load_settings
+from detector.config.sections import TrainingSettings
+from detector.config.settings import Settings, SettingsError, load_settings
 from training.learn.settings import Learning
 
 INT32_MAX = 2**31 - 1

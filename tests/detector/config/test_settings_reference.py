@@ -48,12 +48,29 @@ def test_the_reference_in_docs_is_up_to_date() -> None:
     assert written == config_command.reference(), "run: .venv/bin/python -m detector.commands.config > docs/settings.md"
 
 
+def test_the_reference_groups_settings_by_who_needs_them() -> None:
+    named = [
+        (section, name)
+        for group in (config_command.EVERYBODY, config_command.RARE)
+        for section, names in group.items()
+        for name in names.split()
+    ]
+    assert len(named) == len(set(named))
+    assert set(named) < {path for path, _ in leaves(Settings)}
+    text = config_command.reference()
+    places = [text.index(part) for part in ("`bootstrap_servers`", "`dead_letter_topic`", "`dropout`", "`momentum`")]
+    assert places == sorted(places)
+
+
 def test_the_reference_states_every_default_as_toml_would_give_it() -> None:
     section, defaults = "", {}
     for line in config_command.reference().splitlines():
-        if line.startswith("## ["):
-            section = line[4:-1]
-        elif row := re.match(r"\| `(\w+)` \| .*? \| `(.*?)` \| ", line):
+        if line.startswith("## "):
+            section = ""
+        elif line.startswith("### ["):
+            section = line[5:-1]
+        elif section and (row := re.match(r"\| `(\w+)` \| .*? \| `(.*?)` \| ", line)):
+            assert f"{section}.{row[1]}" not in defaults, "it is in two groups"
             defaults[f"{section}.{row[1]}"] = tomllib.loads(f"x = {row[2]}")["x"]
     assert defaults["kafka.topics"] == ["metrics"]
     assert defaults["state.directory"] == "/var/lib/longwatch"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.config.settings import TrainingSettings
+from detector.config.sections import TrainingSettings
 from detector.engine.engine import Engine
 from detector.service.retrainer import NICENESS, Retrainer
 from tests.fleets import noise, odd_waves, rings

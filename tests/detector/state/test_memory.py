@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from connectors.batches import EventBatch
-from detector.config.settings import MIN_STATE_BYTES
+from detector.config.sections import MIN_STATE_BYTES
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
 from detector.service.memory_budget import BASE_BYTES, SHARE, log_capacity, memory_limit

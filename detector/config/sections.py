@@ -1,0 +1,275 @@
+"""The sections of the settings that are not a connector's: each class is one section, checked by itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from connectors.common.section import MAX_SECONDS, Section
+from connectors.files.settings import FileSettings
+from detector.config.sources import Layer, SettingsError, explain
+from training.learn.settings import Learning
+from training.network.horizons import HORIZONS, check_horizons
+
+MIN_STATE_BYTES = 64 << 20  # for states: two streams of the widest, and room to turn around
+
+
+class SourceSettings(FileSettings):
+    """Section [source]: where events come from; all but `type` is about files."""
+
+    type: Literal["kafka", "file"] = Field(
+        "kafka", description="Read events from a Kafka cluster (section [kafka]) or from files."
+    )
+
+    @model_validator(mode="after")
+    def _files_are_named(self) -> SourceSettings:
+        if self.type == "file" and not self.paths:
+            raise ValueError('source.type is "file" and source.paths is empty: name the files to read ("-": stdin)')
+        return self
+
+
+class ModelSettings(Section):
+    """Section [model]: the network that forecasts."""
+
+    cell: Literal["rnn", "lstm", "gru", "esn"] = Field(
+        "lstm", description="Recurrent cell: rnn (vanilla), lstm, gru, or esn (an echo state network's reservoir)."
+    )
+    hidden_size: int = Field(48, ge=1, le=1024, description="Width of the hidden state; the models that ship have 48.")
+    layers: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Recurrent layers; those above the first have no effect until a training has used them.",
+    )
+    dropout: float = Field(
+        0.0, ge=0, le=0.9, description="Share of hidden units left out in training, the same ones for a whole sequence."
+    )
+    attention_window: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Past hidden states that each feature of a stream attends to, 4 bytes times hidden_size each;"
+        " 0: no attention.",
+    )
+    horizons: tuple[int, ...] = Field(
+        HORIZONS,
+        description="How many events ahead to forecast, rising from 1; each forecast is scored when its event arrives.",
+    )
+    directory: str = Field(
+        "", description="Folder that `longwatch train --output` wrote; empty: start with the model that ships."
+    )
+
+    @field_validator("horizons")
+    @classmethod
+    def _horizons_rise(cls, horizons: tuple[int, ...]) -> tuple[int, ...]:
+        check_horizons(horizons)
+        return horizons
+
+    @model_validator(mode="after")
+    def _the_prior_fits(self) -> ModelSettings:
+        shipped = ModelSettings.model_fields["hidden_size"].default
+        if self.hidden_size != shipped and not self.directory:
+            raise ValueError(
+                f"model.hidden_size is {self.hidden_size}, the prior that ships has {shipped}: leave it at "
+                f"{shipped}, or name a directory in model.directory that holds a model of that size"
+            )
+        return self
+
+
+class TrainingSettings(Section):
+    """Section [training]: when and how fast the daemon learns."""
+
+    enabled: bool = Field(True, description="Retrain the network on recent events while scoring.")
+    learning_rate: float = Field(
+        5e-4,
+        gt=0,
+        le=10,
+        description="How far each step of a retraining changes the network; higher learns faster and is less stable.",
+    )
+    interval_seconds: float = Field(
+        3600.0, ge=60, le=MAX_SECONDS, description="Time between the starts of two retrainings."
+    )
+    budget_seconds: float = Field(
+        120.0, ge=1, le=MAX_SECONDS, description="CPU time after which a retraining stops learning and is evaluated."
+    )
+
+    def learning(self, options: Sequence[str] = ()) -> Learning:
+        """Return how a network learns: at this rate, but for `longwatch train --learning` options, "name=value".
+
+        Raises SettingsError.
+        """
+        layer = Layer(Learning)
+        layer.add_options("--learning", options, "clip=value")
+        chosen = {name: found.value for (name,), found in layer.found.items()}
+        try:
+            learning = Learning.model_validate({"learning_rate": self.learning_rate} | chosen)
+        except ValidationError as invalid:
+            layer.errors += explain(Learning, invalid, layer.found)
+        if layer.errors:
+            raise SettingsError(layer.errors) from None
+        return learning
+
+
+class StateSettings(Section):
+    """Section [state]: what survives a restart."""
+
+    directory: Path = Field(
+        Path("/var/lib/longwatch"),
+        description="Folder for checkpoints, models and undelivered alerts; an absolute path.",
+    )
+    checkpoint_interval_seconds: float = Field(
+        5.0, ge=0.1, le=3600, description="Time between checkpoints; after a crash, at most this much is scored again."
+    )
+    max_streams: int = Field(
+        100_000,
+        ge=1,
+        le=10_000_000,
+        description="Streams kept in memory; the longest idle ones above that are kept in the directory only.",
+    )
+    memory_bytes: int = Field(
+        0,
+        ge=0,
+        le=1 << 50,
+        description="Memory for the states of streams, 64 MiB or more; the longest idle ones above that are kept in the"
+        " directory only."
+        " 0: 60 % of what the machine or its cgroup leaves beside the program's own 900 MB.",
+    )
+    changelog: bool | None = Field(
+        None,
+        description="Also write states to a compacted Kafka topic, so that they follow their partition to other"
+        " workers; not set: with exactly_once.",
+    )
+    standby: bool = Field(
+        False, description="Follow the changelog of all partitions, to take over any of them within seconds."
+    )
+
+    @field_validator("memory_bytes")
+    @classmethod
+    def _enough(cls, memory_bytes: int) -> int:
+        if 0 < memory_bytes < MIN_STATE_BYTES:
+            raise ValueError(f"expected 0, or {MIN_STATE_BYTES} (64 MiB) or more: one stream may have 32 MB")
+        return memory_bytes
+
+    @field_validator("directory")
+    @classmethod
+    def _absolute(cls, directory: Path) -> Path:
+        if not directory.is_absolute():
+            raise ValueError("a path from the root is expected, such as /var/lib/longwatch")
+        return directory
+
+
+class ProcessingSettings(Section):
+    """Section [processing]: what is promised about each event."""
+
+    guarantee: Literal["at_least_once", "exactly_once"] = Field(
+        "at_least_once",
+        description="at_least_once: after a crash, events since the last checkpoint are scored again, with equal"
+        " results. exactly_once: Kafka consumers with read_committed see each score and alert once.",
+    )
+    stalled_after_seconds: float = Field(
+        300.0,
+        ge=5,
+        le=86_400,
+        description="/livez fails if events are there and the broker answers, but none has been scored for this long.",
+    )
+    late: Literal["drop", "score"] = Field(
+        "drop",
+        description="What to do with an event older than the last one of its stream: leave it out, or score it too."
+        " Five late events in a row that agree set the stream's time back.",
+    )
+    duplicates: Literal["drop", "score"] = Field(
+        "drop", description="What to do with a second event at the last timestamp of its stream: likewise."
+    )
+
+
+class AlertingSettings(Section):
+    """Section [alerting]: when a score becomes an alert."""
+
+    alerts_per_stream_per_week: float = Field(
+        7.0,
+        gt=0,
+        le=100_000,
+        description="Alert budget of one stream: its threshold is the score that about this many events a week exceed.",
+    )
+    fleet_alerts_per_day: float = Field(
+        50.0,
+        gt=0,
+        le=1_000_000,
+        description="Alert budget of all streams together. Not in effect yet: only the budget per stream is.",
+    )
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        le=300,
+        description="A fixed score to alert at, instead of the budgets; 6 is once in a million events.",
+    )
+    repeated_anomalies: Literal["learn", "flag"] = Field(
+        "learn", description="learn: an anomaly that repeats becomes normal. flag: each repetition alerts."
+    )
+    direction: Literal["both", "above", "below"] = Field(
+        "both",
+        description="Alert on values above what was expected, below it, or both; by the feature that contributes most.",
+    )
+    min_deviation_absolute: float = Field(
+        0.0, ge=0, description="Alert only if observed and expected differ by at least this, in the unit of the data."
+    )
+    min_deviation_relative: float = Field(
+        0.0,
+        ge=0,
+        description="Alert only if observed and expected differ by at least this share of the expected value.",
+    )
+    min_duration_seconds: float = Field(
+        0.0, ge=0, le=MAX_SECONDS, description="Alert only once an anomaly has lasted this long, in event time."
+    )
+    muted_streams: tuple[str, ...] = Field(
+        (), description='Patterns of names of streams that never alert, such as "test-*/*".'
+    )
+    critical_above_threshold: float = Field(
+        1.0,
+        ge=0,
+        le=300,
+        description="An alert is critical if its score is this far above the threshold; 1 is ten times as rare.",
+    )
+
+
+class OutputSettings(Section):
+    """Section [output]: files to write, beside Kafka's topics or instead of them; JSON lines."""
+
+    scores_file: str = Field("", description="File for every score, about 400 bytes an event; empty: none.")
+    alerts_file: str = Field("", description="File for alerts, when they fire and when they resolve; empty: none.")
+    dead_letter_file: str = Field("", description="File for refused records, with the reason; empty: none.")
+
+    @model_validator(mode="after")
+    def _each_its_own(self) -> OutputSettings:
+        named = [path for path in (self.scores_file, self.alerts_file, self.dead_letter_file) if path]
+        if len({os.path.realpath(path) for path in named}) < len(named):
+            raise ValueError("output.scores_file, output.alerts_file and output.dead_letter_file must differ")
+        return self
+
+
+class ComputeSettings(Section):
+    """Section [compute]: what the network runs on."""
+
+    device: str = Field("auto", description="Compute on cpu, cuda or cuda:N; auto: cuda if there is one.")
+    threads: int = Field(0, ge=0, le=1024, description="Threads for computing; 0: as many as the process may use.")
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise ValueError('expected "auto", "cpu", "cuda" or "cuda:N"')
+        return device
+
+
+class LoggingSettings(Section):
+    """Section [logging]: what is told on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Log messages of this level and above."
+    )
+    format: Literal["text", "json"] = Field("text", description="text: lines for people. json: one JSON object a line.")
