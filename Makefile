@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup demo test test-old-cpu test-busy test-faults lint check kernels tools format fix coverage docs bench bench-quality bench-cells bench-theory prior sbom lock rules dist test-import clean
+.PHONY: help install setup demo test test-old-cpu test-busy test-faults lint check kernels tools format fix coverage references docs bench bench-quality bench-cells bench-theory prior sbom lock rules dist test-import clean
 
 help: ## show this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -38,6 +38,12 @@ test-faults: $(STAMP) tools ## the long forms: 100 kill -9 under load, outages, 
 coverage: $(STAMP) kernels tools ## all tests with their coverage, branches counted: by room, and by line in build/coverage.html
 	@rm -rf build/coverage* && $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	@$(BIN)/python -m tests.coverage_by_room
+
+references: $(STAMP) ## the references that are made from the code: docs/settings.md, metrics.md, formats.md
+	@mkdir -p build
+	@$(BIN)/python -m detector.commands.config > build/settings.md && mv build/settings.md docs/settings.md
+	@$(BIN)/python -m detector.observability.metrics_reference > build/metrics.md && mv build/metrics.md docs/metrics.md
+	@$(BIN)/python -m detector.commands.schema > build/formats.md && mv build/formats.md docs/formats.md
 
 docs: $(STAMP) ## the documents as a site, build/site/index.html; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
