@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.network.input_history import INPUT_HISTORY, record
-from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, featurise
+from training.network.inputs import Observations, inputs_of
 
 MINUTE = 60_000_000_000  # ns
 ODD_WAVE = np.array([0, 0, 5, -3, 0, 0, 1, 2, 3, 0, -1, 0, 0], np.float64)  # the prior has seen nothing like it
@@ -36,8 +36,7 @@ def rings(
     lanes, rows = value.shape
     time = minutes(lanes, rows) if time is None else time
     lane = np.repeat(np.arange(lanes), rows)
-    inputs, frames = np.empty((lanes * rows, INPUT_SIZE), np.float32), np.empty(lanes * rows, FRAME)
-    featurise(np.zeros(lanes, NORMALISER), lane, time.ravel(), value.ravel(), 0, len(lane), inputs, frames)
+    inputs, frames = inputs_of(Observations(lane, time.ravel(), value.ravel()))
     histories = np.zeros(lanes, INPUT_HISTORY)
     masked = np.zeros(value.shape, np.bool_) if masked is None else masked
     record(histories, lane, inputs, masked.ravel(), 0, len(lane))

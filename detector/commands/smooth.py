@@ -28,7 +28,13 @@ from scipy.special import stdtr
 
 from connectors.batches import Scores
 from connectors.errors import UserError
-from training.network.inputs import FRAME, INPUT_SIZE, LIMIT, MAX_VALUE, NORMALISER, WARM_UP_EVENTS, featurise
+from training.network.inputs import (
+    LIMIT,
+    MAX_VALUE,
+    WARM_UP_EVENTS,
+    Observations,
+    inputs_of,
+)
 from training.network.model import Forecaster
 
 Float64 = NDArray[np.float64]
@@ -208,9 +214,7 @@ def _one_way(model: Forecaster, lane: Int64, time: Int64, value: Float64, *, bac
     Times rise within a lane. Where there is no forecast yet, and while the lane's unit is young, precision is 0.
     """
     number = np.unique(lane, return_inverse=True)[1].astype(np.int64)
-    inputs, frames = np.empty((len(lane), INPUT_SIZE), np.float32), np.empty(len(lane), FRAME)
-    lanes = int(number.max()) + 1
-    featurise(np.zeros(lanes, NORMALISER), number, time, value, 0, len(lane), inputs, frames)
+    inputs, frames = inputs_of(Observations(number, time, value))
     if backwards:
         inputs[:, _SIN_DAY] *= -1.0  # mirrored time runs backwards round the clock: with this it is the true time again
     out = _in_data_units(value, frames, _forecasts(model, number, inputs))

@@ -21,7 +21,12 @@ from connectors.errors import UserError
 from connectors.protocols import Source
 from detector.config.settings import Settings
 from detector.scoring.admission import admitted_of
-from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, WARM_UP_EVENTS, featurise, targets
+from training.network.inputs import (
+    WARM_UP_EVENTS,
+    Observations,
+    inputs_of,
+    targets,
+)
 from training.retrain.result import MIN_MOVEMENT
 from training.retrain.windows import VALUE, Recorded
 
@@ -137,8 +142,7 @@ def build_training_data(events: EventColumns, settings: Settings, horizons: tupl
     numbers, lane = np.unique(stream * len(events.features) + feature, return_inverse=True)
     order = np.argsort(lane, kind="stable")
     lane, clock, value = lane[order], clock[order], value[order]
-    inputs, frames = np.empty((len(lane), INPUT_SIZE), np.float32), np.empty(len(lane), FRAME)
-    featurise(np.zeros(len(numbers), NORMALISER), lane, clock, value, 0, len(lane), inputs, frames)
+    inputs, frames = inputs_of(Observations(lane, clock, value))
 
     edges = np.searchsorted(lane, np.arange(len(numbers) + 1)).tolist()
     spans = [slice(*edge) for edge in pairwise(edges)]

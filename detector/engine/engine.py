@@ -28,7 +28,7 @@ from detector.state.lane_network import lanes_on
 from detector.state.stream_cache import PACK_BATCH, PORTION, StreamCache
 from detector.state.stream_states import StreamStates
 from training.network.input_history import WINDOW, record, unroll
-from training.network.inputs import FRAME, INPUT_SIZE, featurise
+from training.network.inputs import FRAME, INPUT_SIZE, Observations, featurise
 from training.network.weights import Weights, load_prior
 from training.symbols.kernels import PREDICTION, predict
 
@@ -205,11 +205,9 @@ class Engine:
     def _inputs(self, work: SortedBatch) -> tuple[NDArray[np.float32], NDArray[np.void]]:
         count = len(work.lane)
         inputs, frames = np.empty((count, INPUT_SIZE), np.float32), np.empty(count, FRAME)
-        time = np.repeat(work.time, np.diff(work.start))
+        observations = Observations(work.lane, np.repeat(work.time, np.diff(work.start)), work.value)
         normalisers = self._states.lanes.rows["input"]
-        self._parallel(
-            work, lambda _a, _b, a, b: featurise(normalisers, work.lane, time, work.value, a, b, inputs, frames)
-        )
+        self._parallel(work, lambda _a, _b, a, b: featurise(normalisers, observations, a, b, inputs, frames))
         return inputs, frames
 
     def _forecast(self, work: SortedBatch, inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ pace of its memory (`MEMORY` events).
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,14 @@ FRAME = np.dtype([("mean", np.float64), ("deviation", np.float64), ("low", np.fl
 """The unit in which a forecast is made: the lane's normaliser and range just before the event."""
 
 
+class Observations(NamedTuple):
+    """Values of lanes; a lane's own in the order of their events."""
+
+    lane: NDArray[np.int64]  # [observations] row of the lanes' table
+    time: NDArray[np.int64]  # [observations] ns
+    value: NDArray[np.float64]  # [observations]
+
+
 @compiled(inline="always")
 def _clip(x: float, limit: float) -> float:
     return min(max(x, -limit), limit)
@@ -125,9 +134,7 @@ def carried_interval(interval: float, events: int, step: float) -> float:
 @compiled
 def featurise(
     lanes: NDArray[np.void],  # NORMALISER [lanes]
-    lane: NDArray[np.int64],  # [observations] row of `lanes`; a lane's observations in the order of their events
-    time: NDArray[np.int64],  # [observations] ns
-    value: NDArray[np.float64],  # [observations]
+    observations: Observations,
     first: int,
     last: int,
     inputs: NDArray[np.float32],  # out [observations, INPUT_SIZE]
@@ -137,6 +144,7 @@ def featurise(
 
     A lane's first observation gets zeros and a frame of NaN: nothing can be forecast yet.
     """
+    lane, time, value = observations
     for j in range(first, last):
         r = lanes[lane[j]]
         x = _clip(value[j], MAX_VALUE)
@@ -196,6 +204,15 @@ def featurise(
             x = r.mean + _clip(x - r.mean, MAX_DEVIATIONS * deviation)
         _learn_slot(r.day, r.day_count, day_slot, x - r.origin)
         _learn_slot(r.week, r.week_count, week_slot, x - r.origin)
+
+
+def inputs_of(observations: Observations) -> tuple[NDArray[np.float32], NDArray[np.void]]:
+    """Return inputs [observations, INPUT_SIZE] and FRAME [observations] of lanes 0, 1, ... from their beginning."""
+    count = len(observations.lane)
+    inputs, frames = np.empty((count, INPUT_SIZE), np.float32), np.empty(count, FRAME)
+    lanes = np.zeros(int(observations.lane.max(initial=-1)) + 1, NORMALISER)
+    featurise(lanes, observations, 0, count, inputs, frames)
+    return inputs, frames
 
 
 @compiled

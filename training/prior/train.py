@@ -33,7 +33,7 @@ from training.learn.readout import fit_locations, only_heads, with_heads_of
 from training.learn.tbptt import Sequences
 from training.network.cells import CELLS
 from training.network.horizons import HORIZONS, SHIPPED_HORIZONS
-from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, featurise, targets
+from training.network.inputs import INPUT_SIZE, Observations, inputs_of, targets
 from training.network.model import Forecast, Forecaster, student_t_nll
 from training.network.weights import PRIORS, Weights, to_bytes
 from training.prior.synthetic import EXTRA, ORDINARY, Series, make_series
@@ -60,11 +60,8 @@ TOLERANCE = 0.03  # nats of held-back NLL, between machines: allowed, not yet me
 def tensors_of(series: Series, horizons: Sequence[int] = HORIZONS) -> Sequences:
     """Make inputs and targets of each series as one lane: Sequences [rows, series, ...]."""
     count, rows = series.value.shape
-    lanes = np.zeros(count, NORMALISER)
-    inputs = np.empty((count * rows, INPUT_SIZE), np.float32)
-    frames = np.empty(count * rows, FRAME)
     lane = np.repeat(np.arange(count), rows)
-    featurise(lanes, lane, series.time.ravel(), series.value.ravel(), 0, count * rows, inputs, frames)
+    inputs, frames = inputs_of(Observations(lane, series.time.ravel(), series.value.ravel()))
     frames = frames.reshape(count, rows)
     target = np.empty((len(horizons), count, rows), np.float32)
     for h, horizon in enumerate(horizons):

@@ -19,7 +19,7 @@ from connectors.batches import Scores
 from detector.cli import main
 from detector.commands.smooth import EDGE, ScoredHistory, Smoothed, SmoothError, smooth, tail_share
 from tests.streams import DAY, HOUR, MINUTE, START, WEEK, Event, batch_of, clock
-from training.network.inputs import FRAME, INPUT_SIZE, NORMALISER, WARM_UP_EVENTS, featurise
+from training.network.inputs import WARM_UP_EVENTS, Observations, inputs_of
 from training.network.model import Forecaster
 from training.network.weights import load_prior
 
@@ -42,8 +42,7 @@ def alone(prior: Forecaster, time: Int64, value: Float64) -> Smoothed:
 @torch.inference_mode()
 def causal(prior: Forecaster, time: Int64, value: Float64) -> tuple[Float64, Float64]:
     """Return expectation and score of each event by the forward pass alone, worked out by other means."""
-    inputs, frames = np.empty((len(time), INPUT_SIZE), np.float32), np.empty(len(time), FRAME)
-    featurise(np.zeros(1, NORMALISER), np.zeros(len(time), np.int64), time, value, 0, len(time), inputs, frames)
+    inputs, frames = inputs_of(Observations(np.zeros(len(time), np.int64), time, value))
     forecast, _ = prior(torch.from_numpy(inputs)[:, None], prior.initial_state(1))
     location, scale, freedom = (column[:, 0, 0].double().numpy() for column in forecast)
     mean, deviation = frames["mean"], frames["deviation"]

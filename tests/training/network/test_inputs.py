@@ -12,6 +12,7 @@ from training.network.inputs import (
     INPUTS,
     LIMIT,
     NORMALISER,
+    Observations,
     deviation_of,
     featurise,
     targets,
@@ -46,7 +47,7 @@ def seen(
     lanes = np.zeros(int(lane.max()) + 1, NORMALISER)
     inputs, frames = np.full((rows, INPUT_SIZE), np.nan, np.float32), np.zeros(rows, FRAME)
     for first, last in zip((0, *cuts), (*cuts, rows), strict=True):
-        featurise(lanes, lane, time, value, first, last, inputs, frames)
+        featurise(lanes, Observations(lane, time, value), first, last, inputs, frames)
     return inputs, frames, lanes
 
 
