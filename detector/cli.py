@@ -62,7 +62,7 @@ _LEARNING = (  # what Learning has; it is not imported to show help
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; exit 0, 1 (it failed) or 2 (usage or settings), with one line for what a user can mend."""
+    """Run the command; exit 0, 1 (it failed) or 2 (usage or settings), with one line for what a user can put right."""
     options = _parser().parse_args(arguments)
     if options.command == "run":
         Signals(leave).take()  # before all that takes time
@@ -120,11 +120,16 @@ def _discard_output() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", type=Path, metavar="FILE", help="settings to read: longwatch.toml")
-    common.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="one setting; may be repeated"
+    settings = common.add_argument_group("settings")
+    settings.add_argument("--config", type=Path, metavar="FILE", help="file to read, such as longwatch.toml")
+    settings.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.NAME=VALUE",
+        help="one setting, which wins over all others; may be repeated",
     )
-    common.add_argument(
+    settings.add_argument(
         "--secrets", type=Path, metavar="DIR", help="folder of files such as longwatch_webhook__secret (/run/secrets)"
     )
     parser = argparse.ArgumentParser(
@@ -143,8 +148,12 @@ def _parser() -> argparse.ArgumentParser:
 
     add("run", "Run the daemon: events in from Kafka or files, scores and alerts out.")
     demo = add("demo", "Replay bundled real data through the whole pipeline; needs no Kafka.")
-    demo.add_argument("--output", type=Path, default=Path("out/demo"), help="folder for plots and scores (out/demo)")
-    train = add("train", "Train a model on history, for model.directory.")
+    demo.add_argument(
+        "--output", type=Path, default=Path("out/demo"), metavar="DIR", help="folder for results (out/demo)"
+    )
+    train = add(
+        "train", "Train a model on history, for model.directory; it is saved if it is better than the present one."
+    )
     train.add_argument("files", nargs="*", metavar="FILE", help="CSV or JSON lines, plain or gzipped (.gz)")
     train.add_argument(
         "--from-kafka", action="store_true",
@@ -157,10 +166,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument(
         "--learning", action="append", default=[], metavar="NAME=VALUE",
-        help=f"how to learn, where not as the daemon's retraining does; may be repeated. Names: {_LEARNING}"
+        help=f"how to learn, instead of as the daemon's retraining does; may be repeated. Names: {_LEARNING}"
         " (docs/settings.md)",
     )  # fmt: skip
-    train.add_argument("--seed", type=_seed, default=0, metavar="N", help="of all that is drawn at random (default: 0)")
+    train.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of everything random (default: 0)")
     backtest = add("backtest", "Score history with the daemon's engine, and write a row for each event.")
     backtest.add_argument("files", nargs="+", metavar="FILE", help="CSV or JSON lines, plain or gzipped (.gz)")
     backtest.add_argument("--output", type=Path, metavar="CSV", help="table to write; - for standard output")

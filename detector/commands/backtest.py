@@ -131,7 +131,7 @@ class ScoredStreams:
 
 @dataclass(slots=True)
 class BacktestResult:
-    """What came of a backtest."""
+    """The outcome of a backtest."""
 
     events: int = 0
     scored: int = 0

@@ -1,7 +1,7 @@
-"""`longwatch bench`: engine and network beside the bare LSTM that bounds them, measured turn by turn in one run.
+"""`longwatch bench`: engine and network against the bare LSTM that bounds them, measured in turns in one run.
 
 What is compared is measured in turns (A B A B ...), and a ratio is the median of the rounds' own ratios: other work on
-the machine then hits both sides alike. CPU time, of all threads, stands beside the clock's for the same reason.
+the machine then slows both sides alike. CPU time, of all threads, is given too for the same reason.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Fleet:
             return [rows[int(name.split()[1]) % TEMPLATES] for name in names]
 
         self._engine = Engine(model, settings, device, fetch)
-        for _ in range(2):  # the first brings the streams in
+        for _ in range(2):  # the first loads the streams
             self._engine.step(self._next_batch())
 
     def turn(self, batches: int) -> Timing:
@@ -242,7 +242,7 @@ def print_rates(contenders: Sequence[Contender], results: Sequence[Sequence[Timi
 
 
 def print_ratio(name: str, over: Sequence[Timing], under: Sequence[Timing], goal: float) -> None:
-    """Print how fast one is beside another: the median of the rounds' own ratios."""
+    """Print how fast one is compared with another: the median of the ratios of each round."""
     ratios = [a.rate / b.rate for a, b in zip(over, under, strict=True)]
     cpu = median(a.cpu_rate / b.cpu_rate for a, b in zip(over, under, strict=True))
     spread = f"({min(ratios):.2f}, {max(ratios):.2f})"

@@ -73,7 +73,7 @@ def _readable(name: str, path: str) -> Finding:
         with Path(path).open("rb"):
             return Finding(f"{name} {path}", note="readable")
     except OSError as error:
-        return Finding(f"{name} {path}", f"cannot be read: {error.strerror}; mend that, or set another")
+        return Finding(f"{name} {path}", f"cannot be read: {error.strerror}; put that right, or set another")
 
 
 def _model(settings: Settings) -> Finding:

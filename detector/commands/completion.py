@@ -1,4 +1,4 @@
-"""`longwatch completion`: what a shell needs to complete commands, options and files (docs/decisions/007)."""
+"""`longwatch completion`: a script by which a shell completes commands, options and files (docs/decisions/007)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
-_TEXT = "Print what a shell needs to complete commands, options and files."
+_TEXT = "Print a script by which your shell completes commands, options and files."
 _EXAMPLES = """examples:
   longwatch completion bash > ~/.local/share/bash-completion/completions/longwatch
   longwatch completion zsh > ~/.zfunc/_longwatch     # a folder of $fpath

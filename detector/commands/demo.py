@@ -1,4 +1,4 @@
-"""The demo: the daemon itself over bundled real data, its alerts as a person reads them, a table and plots.
+"""`longwatch demo`: the daemon over bundled real data, with its alerts in a readable form, a table and plots.
 
 Nothing here scores. Events go from files through decode, engine, checkpoints and sinks as they do in production; only
 retraining is off, since a replay of seconds has no place in a schedule of hours.
@@ -111,7 +111,7 @@ def _run_alone(settings: Settings, output: Path) -> None:
 
 
 def _demo_settings(settings: Settings, paths: Sequence[Path], state: Path, scores: Path, alerts: Path) -> Settings:
-    """Return the user's settings with the demo's source, outputs and a state of its own."""
+    """Return the user's settings with the demo's source, outputs and state."""
     port = settings.http.port
     if port == 0 or settings.origin("http.port") is None:
         port = _free_port(settings.http.host)

@@ -1,4 +1,4 @@
-"""The page of `longwatch train --diagnose`: what a training did, for whoever wants to learn or to choose.
+"""The page of `longwatch train --diagnose`: what a training did, for people who want to learn from it or to choose.
 
 Everything is in the one HTML file, plots too. All figures are of the run itself and of the data it was given.
 """
@@ -41,7 +41,7 @@ from training.retrain.windows import Recorded
 REACH_CELLS = ("rnn", "lstm", "gru")
 REACH = 150  # events back: half a day at five minutes
 REACH_WINDOWS = 64  # places in the data that the norms are the mean of
-BAND = 0.98  # what falls outside is seen, and seldom
+BAND = 0.98  # what falls outside is rare, and visible
 SHOWN = 160  # events of a forecast plot, the last ones
 MAX_HORIZONS = 3  # side by side
 GATE_NAMES = {
@@ -85,7 +85,7 @@ class Diagnosis:
     def _plots(self, model: Forecaster) -> list[Plot]:
         lags = list(range(1, REACH + 1))
         plots = [plot_reach(gradient_reach(model, self.recording.recorded, lags, self.seed), lags)]
-        if self.steps:  # too little to judge by: nothing was learnt
+        if self.steps:  # there are none where there was too little to judge by
             plots.append(plot_gradients(self.steps, self.learning.clip_norm))
             plots.append(plot_losses(self.steps, self.validations))
         ahead = [forecasts(model, self.recording.recorded, excerpt) for excerpt in self.recording.excerpts]

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 Float64 = NDArray[np.float64]
 
-CELL_STYLES = {  # colour and dashes: of people, some tell the one, some the other
+CELL_STYLES = {  # colour and dashes: some readers cannot tell the colours apart
     "rnn": (ALERT, (0, (1.2, 1.2))),
     "lstm": (SCORE, "solid"),
     "gru": ("#009e73", DASHES),
     "esn": ("#cc79a7", (0, (6, 2, 1, 2))),
 }
-THIS = (INK, (0, (3, 1, 1, 1)))  # the model that this run has brought
+THIS = (INK, (0, (3, 1, 1, 1)))  # the model of this run
 MIN_NORM = 1e-12  # below, a gradient is lost in the rounding of its neighbours
 MAX_POINTS = 1500  # of a line: a page is 1,300 pixels wide
 

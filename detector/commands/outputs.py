@@ -1,4 +1,4 @@
-"""Where commands write what a person asked for with --output: checked before the work, whole after it."""
+"""What --output names: checked before the work begins, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STANDARD_OUTPUT = "-"
 
 
 class OutputFile:
-    """A text file that appears whole or not at all; what is no regular file (a pipe, a device, a link) is written to.
+    """A text file that appears whole or not at all; a pipe, a device or a link is written to in place.
 
     "-", or another name of it, is standard output. Raises FileError at once where it cannot be written.
     """
@@ -25,7 +25,7 @@ class OutputFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.is_standard_output = str(path) == STANDARD_OUTPUT or _is_standard_output(path)
-        self._open: TextIO | None = None  # what is written to as it is
+        self._open: TextIO | None = None  # what is written to in place
         try:
             if self.is_standard_output:
                 self._open = sys.stdout
@@ -41,12 +41,12 @@ class OutputFile:
             raise self._error(error) from error
 
     def draft(self) -> IO[str]:
-        """Return a file without a name, for what is not yet whole: nothing stays of it, whatever ends the process."""
+        """Return a file without a name, for what is not yet complete: nothing of it remains when the process ends."""
         return tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=self._draft_folder)
 
     @contextlib.contextmanager
     def atomic_write(self) -> Iterator[TextIO]:
-        """Give what is to be written to; it is in its place when this is over, unless something is raised.
+        """Give a file to write to; it takes its place at the end, unless something is raised.
 
         Raises FileError, but BrokenPipeError where nobody reads any more.
         """
@@ -81,7 +81,7 @@ def _is_standard_output(path: Path) -> bool:
 
 
 def _must_not_be_replaced(path: Path) -> bool:
-    """Whether there is something in this place that a file must not take the place of."""
+    """Whether there is something here that a file must not replace."""
     try:
         return not stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
@@ -89,7 +89,7 @@ def _must_not_be_replaced(path: Path) -> bool:
 
 
 def nearest_existing(path: Path) -> Path:
-    """Return a path itself where it is there, else the nearest of those above it that is."""
+    """Return the path where it exists, else its nearest ancestor that does."""
     place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -97,7 +97,7 @@ def nearest_existing(path: Path) -> Path:
 
 
 def check_folder(option: str, folder: Path) -> None:
-    """Raise FileError where nothing can be written into a folder, or it cannot be made; changes nothing."""
+    """Raise FileError where a folder cannot be written to or made; changes nothing."""
     place = nearest_existing(folder)
     why = ""
     if not place.is_dir():

@@ -18,7 +18,7 @@ PER_FEATURE = ("expected", "lower", "upper")
 
 
 class ExtraColumns(NamedTuple):
-    """Columns that are only known once everything is read: they stand at the end of every row."""
+    """Columns that are only known once everything is read; they come last."""
 
     names: Sequence[str]
     rows: Iterable[str]  # each row's cells, in the order of the rows, each cell with its comma before it
@@ -27,9 +27,9 @@ class ExtraColumns(NamedTuple):
 class ScoreTable:
     """Writes `timestamp,stream,score,threshold,alert,expected,lower,upper`, the last three for each feature.
 
-    With one feature they have these names, with several `expected_<feature>` and so on; of a symbol the likeliest is
-    what was expected, and there is no band. Features that first appear
-    later get columns at the end, and rows before then empty cells. It is written on `close`.
+    With one feature they have these names, with several `expected_<feature>` and so on. Of a symbol the likeliest was
+    expected, and there is no band. Features that first appear later get columns at the end, and the rows before them
+    empty cells. It is written on `close`.
     """
 
     def __init__(self, output: OutputFile) -> None:
@@ -67,7 +67,7 @@ class ScoreTable:
         )
 
     def close(self, extra: ExtraColumns | None = None) -> None:
-        """Put the header in front, what is extra behind, and all in its place. Raises FileError."""
+        """Write the header, all rows and their extra columns. Raises FileError."""
         header = [*FIXED, *feature_columns(PER_FEATURE, self._columns), *(extra.names if extra else ())]
         behind = iter(extra.rows) if extra else None
         with self._draft as rows, self._output.atomic_write() as out:

@@ -80,7 +80,7 @@ class ScoredHistory:
         self._feature = [np.zeros(0, np.int64)]
 
     def add(self, scores: Scores) -> None:
-        """Take a batch in. Raises SmoothError when it all becomes too much."""
+        """Add a batch. Raises SmoothError when there are too many values in all."""
         batch, rows = scores.batch, scores.observation
         self._observations += len(rows)
         if self._observations > self._most:
@@ -109,7 +109,7 @@ class ScoredHistory:
         return self._observations
 
     def smoothed(self, model: Forecaster, on_done: Callable[[int], object] = lambda _: None) -> Smoothed:
-        """Return what both directions make of it all; `on_done` hears of observations as they are done."""
+        """Return what both directions say of all events; `on_done` is called with the number of observations done."""
         columns = np.concatenate(self._lane), np.concatenate(self._time), np.concatenate(self._value)
         return smooth(model, *columns, self.start(), on_done)
 

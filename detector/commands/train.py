@@ -41,11 +41,11 @@ from training.retrain.result import RetrainResult
 
 SERIES_PLAN = WindowPlan(window=512, chunk=128, warm_up=64, settle=160, passes=4, judge=32, least_groups=16, steps=1000)
 MAX_NAMES = 10  # files named in a line
-PROGRESS_EVERY = 10  # steps; a look at the clock and a new line cost little beside them
+PROGRESS_EVERY = 10  # steps; what that costs is lost among them
 
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
-    """Train, and print what came of it; of several processes (torchrun) the first prints."""
+    """Train and print the report; of several processes (torchrun) the first one does."""
     diagnosis: Path | None = options.diagnose
     if diagnosis == Path():
         diagnosis = options.output.with_name(options.output.name + ".html")
@@ -80,7 +80,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
 class TrainingSource(NamedTuple):
     """What to train on."""
 
-    name: str  # what a person calls it
+    name: str  # for people
     open: Callable[[Decoder], Source]
 
     @classmethod
@@ -99,7 +99,7 @@ class TrainingSource(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What came of `train`."""
+    """What `train` did."""
 
     outcome: RetrainResult
     parent: str  # version of the model that was refined
@@ -114,7 +114,7 @@ class TrainReport:
     diagnosis: Path | None = None  # the page, where one was asked for
 
     def __str__(self) -> str:
-        """Return what a person wants to know, some lines."""
+        """Return the report in a few lines."""
         symbols = f", {self.symbols} symbols left out" if self.symbols else ""
         rejected = "".join(f", {count} rejected ({reason})" for reason, count in self.rejected.items())
         lines = [
@@ -144,7 +144,7 @@ def train_on_files(
     progress: bool = True,
     now: Callable[[], float] = time.time,
 ) -> TrainReport:
-    """Train on files; see `train`. Raises FileError besides."""
+    """Train on files; see `train`. Raises FileError, too."""
     return train(TrainingSource.of_files(paths), output, settings, progress=progress, now=now)
 
 

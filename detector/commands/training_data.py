@@ -1,7 +1,7 @@
 """A whole history in memory: every number of a source's events, and of them the lanes that can be learnt from.
 
 All rows are taken in order, through the same decoding, admission and inputs as the daemon's. Incidents are not left
-out: nobody has told them yet.
+out, since nobody has labelled them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Excerpt(NamedTuple):
 
 
 class TrainingData(NamedTuple):
-    """What of the events can be learnt from."""
+    """The part of the events that can be learnt from."""
 
     recorded: Recorded  # the lanes that are long enough and move
     kept: int  # events that were neither late nor duplicates
@@ -98,7 +98,7 @@ class TrainingData(NamedTuple):
 
 
 def read_events(source: Source, decoder: Decoder, name: str, *, progress: bool) -> EventColumns:
-    """Read a source to its end; it is closed whatever happens. `name` is what a person calls it.
+    """Read a source to its end; it is closed whatever happens. `name` is what errors call it.
 
     Raises TrainError where there is nothing to learn from, or too much to hold; and the source's own errors.
     """

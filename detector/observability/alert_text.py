@@ -26,8 +26,8 @@ def describe(alert: Alert) -> str:
 def _described(alert: Alert) -> str:
     if alert.status == "resolved":
         ended = format_time(alert.ended_at or alert.started_at)
-        how = "silent for too long by" if alert.resolved_by == SILENCE else "calm again at"
-        return f"resolved {alert.stream}: {how} {ended}, alerted since {format_time(alert.started_at)}"
+        how = "silent for too long at" if alert.resolved_by == SILENCE else "calm again at"
+        return f"resolved {alert.stream}: {how} {ended}, alerting since {format_time(alert.started_at)}"
     leading = sorted(alert.contributions, key=lambda name: -alert.contributions[name])[:LEADING]
     shares = len(alert.contributions) > 1
     parts = []

@@ -1,4 +1,4 @@
-"""Every Prometheus metric of the daemon, declared once; the parts that count are handed what they count with."""
+"""Every Prometheus metric of the daemon, declared once."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class OptionalGauge(Collector):
 
 
 class Metrics:
-    """The daemon's metrics on a registry of their own. Attributes that are dicts hold a child for each known label.
+    """The daemon's metrics on one registry. Attributes that are dicts hold a child for each known label.
 
     Hot paths call `inc` and `observe` on an attribute once for each batch, not for each event.
     """
@@ -121,7 +121,7 @@ class Metrics:
         def histogram(name: str, documentation: str, buckets: Sequence[float]) -> ArrayHistogram:
             return ArrayHistogram(f"longwatch_{name}", documentation, registry, buckets)
 
-        # Else each counter brings a gauge with its birth time, which nobody asks for: half as many series again.
+        # Else each counter has a gauge with its creation time, which nobody asks for: half as many series again.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves this one without types
         self.registry = registry
         ProcessCollector(registry=registry)
@@ -148,7 +148,7 @@ class Metrics:
         )
         self.streams_on_two_partitions = counter(
             "streams_on_two_partitions_total",
-            "Times a stream was found on a second partition, which splits what is learnt of it: key records by stream.",
+            "Times a stream was found on a second partition, which splits its state: key records by stream.",
         )
         self.streams_moved_back = counter(
             "streams_moved_back_total",
@@ -195,7 +195,7 @@ class Metrics:
         self.state_bytes = gauge("state_bytes", "Memory that the states of streams take.")
         self.state_limit_bytes = gauge(
             "state_limit_bytes",
-            "Memory that the states of streams may take: state.memory_bytes, or what it stands for.",
+            "Memory that the states of streams may take: state.memory_bytes, or what is derived for it.",
         )
         self.lanes = gauge("lanes", "Features of streams held in memory; each has a hidden and a cell state.")
         self.batch_events = histogram("batch_events", "Events in a micro-batch.", BATCH_BUCKETS)

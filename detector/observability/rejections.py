@@ -29,7 +29,7 @@ class RejectionLog:
         self._reason = ""  # of the last one
 
     def log(self, rejected: Sequence[Rejected], read: int) -> None:
-        """Log what a batch brought; `read` is how many of its records could be read."""
+        """Log the rejected records of a batch; `read` is how many others it had."""
         if read:
             if self.nothing_read:
                 logger.info("records can be read again, after %d rejected ones", self._in_a_row)

@@ -9,22 +9,22 @@ from connectors.common.throttle import LogThrottle
 logger = logging.getLogger(__name__)
 
 MAX_NAMED = 3  # streams, in a line about many
-MAX_LINES = 5  # about as many streams, each with one of its own
+MAX_LINES = 5  # one for each stream while there are no more than this
 INTERVAL_SECONDS = 10.0
 
 
 class StreamWarnings:
-    """Lines about streams, of which thousands may have the same to tell at once: then one line counts them."""
+    """Log lines about streams; where many have the same warning at once, one line counts them."""
 
     def __init__(self, what: str) -> None:
-        """Tell of several streams that they did `what`."""
+        """Say in `what` what several streams did, for the line that counts them."""
         self._what = what
         self._throttle = LogThrottle(INTERVAL_SECONDS)
         self._waiting: dict[str, str] = {}
         self._new = 0
 
     def add(self, stream: str, line: str) -> None:
-        """Take in what one stream has to tell."""
+        """Add the line of one stream."""
         self._new += 1
         if len(self._waiting) <= MAX_LINES:
             self._waiting[stream] = line

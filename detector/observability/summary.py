@@ -22,7 +22,7 @@ class RunSummary:
         self._all, self._recent = Counter[str](), Counter[str]()
 
     def count(self, **found: int) -> None:
-        """Add what a batch brought."""
+        """Add the counts of a batch."""
         self._recent.update(found)
 
     def log_hourly(self, streams: int, lag: int) -> None:

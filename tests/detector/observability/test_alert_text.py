@@ -65,7 +65,7 @@ def test_log_times_are_marked_utc_in_both_formats() -> None:
 def test_times_within_an_alert_state_their_zone() -> None:
     assert "web at 2014-11-02 01:00:00Z: cpu 0.9" in describe(ALERT)
     ended = dataclasses.replace(ALERT, status="resolved", ended_at=ALERT.started_at + 60 * 10**9)
-    assert describe(ended).endswith("calm again at 2014-11-02 01:01:00Z, alerted since 2014-11-02 01:00:00Z")
+    assert describe(ended).endswith("calm again at 2014-11-02 01:01:00Z, alerting since 2014-11-02 01:00:00Z")
 
 
 def logged(alert: Alert, caplog: pytest.LogCaptureFixture) -> dict[str, object]:
