@@ -132,9 +132,18 @@ class EventBatch:
             raise ValueError("every event needs a time")
         events = len(ns)
         return cls(
-            streams, features, [Partition("", 0)], stream, ns, ns,
-            np.zeros(events, np.int32), np.arange(events), start, feature, value,
-        )  # fmt: skip
+            streams=streams,
+            features=features,
+            partitions=[Partition("", 0)],
+            stream=stream,
+            time=ns,
+            received=ns,
+            partition=np.zeros(events, np.int32),
+            offset=np.arange(events),
+            start=start,
+            feature=feature,
+            value=value,
+        )
 
     def __len__(self) -> int:
         """Return the number of events."""

@@ -63,7 +63,7 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
     )
     for stream, timestamp, score, threshold, alert, surprise, partition, offset, warming, young, first, last in rows:
         topic, number = batch.partitions[partition]
-        record = ScoreRecord(
+        record = ScoreRecord(  # in their order: by name each record would take 1.2 µs more
             batch.streams[stream],
             timestamp,
             score,

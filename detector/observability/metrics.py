@@ -67,7 +67,7 @@ class ArrayHistogram(Collector):
             self._sum += float(column.sum())
 
     def describe(self) -> Iterator[Metric]:
-        """Tell the registry the names, so that a scrape can ask for them by `name[]`."""
+        """Give the registry the names, so that a scrape can ask for them by `name[]`."""
         yield HistogramMetricFamily(self._name, self._documentation)
 
     def collect(self) -> Iterator[Metric]:
@@ -91,7 +91,7 @@ class OptionalGauge(Collector):
         self._value = value if math.isfinite(value) else None
 
     def describe(self) -> Iterator[Metric]:
-        """Tell the registry the name."""
+        """Give the registry the name."""
         yield GaugeMetricFamily(self._name, self._documentation)
 
     def collect(self) -> Iterator[Metric]:
@@ -115,8 +115,8 @@ class Metrics:
             parent = Counter(f"longwatch_{name}", documentation, [label], registry=registry)
             return {value: parent.labels(value) for value in values}
 
-        def gauge(name: str, documentation: str) -> Gauge:
-            return Gauge(f"longwatch_{name}", documentation, registry=registry)
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return Gauge(f"longwatch_{name}", documentation, labels, registry=registry)
 
         def histogram(name: str, documentation: str, buckets: Sequence[float]) -> ArrayHistogram:
             return ArrayHistogram(f"longwatch_{name}", documentation, registry, buckets)
@@ -163,11 +163,8 @@ class Metrics:
             "Time of the newest event read, by the events' own clock, at most this machine's; absent before the first.",
             registry,
         )
-        self._lag = Gauge(
-            "longwatch_consumer_lag",
-            "Records in an assigned partition that have not been read yet.",
-            ["topic", "partition"],
-            registry=registry,
+        self._lag = gauge(
+            "consumer_lag", "Records in an assigned partition that have not been read yet.", "topic", "partition"
         )
         self._lag_partitions: set[Partition] = set()
 
@@ -233,11 +230,10 @@ class Metrics:
             "Checkpoints that failed (a full disk, say) and are tried again; nothing is lost meanwhile.",
         )
 
-        failing = Gauge(
-            "longwatch_part_failing",
+        failing = gauge(
+            "part_failing",
             "1 while a part that works in the background fails and tries again; the log says why.",
-            ["part"],
-            registry=registry,
+            "part",
         )
         self.part_failing = {part: failing.labels(part) for part in PARTS}
 
@@ -265,11 +261,10 @@ class Metrics:
             FALLBACK_REASONS,
         )
         self.retrain_seconds = histogram("retrain_seconds", "Time a retraining took.", RETRAIN_BUCKETS)
-        self._training_loss = Gauge(
-            "longwatch_training_loss",
+        self._training_loss = gauge(
+            "training_loss",
             "Mean negative log-likelihood of the last retraining, in nats, by split; absent before.",
-            ["split"],
-            registry=registry,
+            "split",
         )
         self.gradient_norm = OptionalGauge(
             "longwatch_gradient_norm",
@@ -303,17 +298,17 @@ class Metrics:
         self.outbox_pending = gauge("outbox_pending", "Alerts that wait in the outbox to be delivered.")
 
     def set_model(self, version: str, cell: str, trained_at: float) -> None:
-        """Tell which model scores from now on; `trained_at` is a Unix time in s, NaN for the model that is shipped."""
+        """Set which model scores from now on; `trained_at` is a Unix time in s, NaN for the model that is shipped."""
         self._model.info({"version": version, "cell": cell})
         self.model_trained_timestamp.set(trained_at)
 
     def set_losses(self, losses: Mapping[str, float]) -> None:
-        """Tell the losses of a retraining, in nats, by split."""
+        """Set the losses of a retraining, in nats, by split."""
         for split, loss in losses.items():
             self._training_loss.labels(split).set(loss)
 
     def set_lag(self, lag: Mapping[Partition, int]) -> None:
-        """Tell the lag of the partitions that are assigned now; those that no longer are disappear."""
+        """Set the lag of the partitions that are assigned now; those that no longer are disappear."""
         for partition in self._lag_partitions - lag.keys():
             self._lag.remove(partition.topic, str(partition.partition))
         for partition, records in lag.items():
