@@ -19,9 +19,6 @@ class FileSettings(Section):
         le=1_000_000,
         description="Replay at this multiple of real time, by the events' timestamps; 0: as fast as possible.",
     )
-    max_poll_records: int = Field(
-        default=10_000, ge=1, le=1_000_000, description="Most records in one micro-batch from files."
-    )
 
     @field_validator("paths")
     @classmethod

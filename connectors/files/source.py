@@ -45,10 +45,12 @@ class FileSource:
         decoder: Decoder | None = None,
         start: Mapping[Partition, int] | None = None,
         fingerprints: Mapping[str, Fingerprint] | None = None,
+        *,
+        max_poll_records: int = 10_000,
     ) -> None:
         decoder = decoder or Decoder()
         self._speed = settings.speed
-        self._max_poll_records = settings.max_poll_records
+        self._max_poll_records = max_poll_records
         self._ready: _Block | None = None
         self._clock: tuple[float, int] | None = None  # seconds by the monotonic clock, and the event time due then
         self._decoder, self._timed = decoder, len(settings.paths) > 1 or settings.speed > 0

@@ -54,6 +54,7 @@ ANSWER_MS = 5_000  # limit of one question to the broker: offsets, commit, leavi
 QUIET_SECONDS = 5.0  # without records for so long, ask the broker whether it is there
 TOPIC_CHECK_SECONDS = 2.0  # how often to look for a topic that does not exist yet
 DIAGNOSIS_SECONDS = 30.0  # how often to ask why it is not seen
+MAX_POLL_RECORDS = 5_000  # as source.max_poll_records is by default
 METADATA_MAX_AGE_MS = 60_000  # new partitions, and topics that fit the pattern, are found in a minute, not in five
 BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
 
@@ -90,7 +91,9 @@ class RebalanceEvent:
     tokens: dict[TopicPartition, object] = field(default_factory=dict)  # placed: of the assignment concerned
 
 
-def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -> dict[str, Any]:
+def consumer_options(
+    settings: KafkaSettings, *, read_committed: bool = False, max_poll_records: int = MAX_POLL_RECORDS
+) -> dict[str, Any]:
     """Return kafka-python's options for the consumer that the settings ask for; offsets are kept by the caller."""
     return client_options(settings) | {
         "group_id": settings.group_id,
@@ -99,7 +102,7 @@ def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -
         "session_timeout_ms": round(settings.session_timeout_seconds * 1000),
         "heartbeat_interval_ms": round(settings.session_timeout_seconds * 1000 / 4),
         "max_poll_interval_ms": round(settings.max_poll_interval_seconds * 1000),
-        "max_poll_records": settings.max_poll_records,
+        "max_poll_records": max_poll_records,
         "enable_auto_commit": False,
         "isolation_level": "read_committed" if read_committed else "read_uncommitted",
         "auto_offset_reset": "none",  # missing and impossible offsets are resolved and logged here
@@ -112,12 +115,14 @@ def consumer_options(settings: KafkaSettings, *, read_committed: bool = False) -
 class FetchThread(threading.Thread):
     """Reads for one source. `consumer` is None until connected; `outage` is true while the broker gives no answer."""
 
-    def __init__(self, settings: KafkaSettings, problem: OngoingProblem, *, read_committed: bool = False) -> None:
+    def __init__(
+        self, settings: KafkaSettings, problem: OngoingProblem, *, read_committed: bool, max_poll_records: int
+    ) -> None:
         super().__init__(name="kafka-reader", daemon=True)
         self.inbox: queue.SimpleQueue[Polled | RebalanceEvent | BaseException] = queue.SimpleQueue()
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()  # runs with the consumer between two polls
         self.held: set[TopicPartition] = set()  # assigned, but not read before `seek`
-        self._read_committed = read_committed
+        self._read_committed, self._max_poll_records = read_committed, max_poll_records
         self.demand = threading.Semaphore(0)  # released by the caller for each batch of records that it takes
         self.closing = threading.Event()
         self.paused = False
@@ -153,7 +158,9 @@ class FetchThread(threading.Thread):
     def _make_consumer(self) -> KafkaConsumer:
         settings = self._settings
 
-        options = consumer_options(settings, read_committed=self._read_committed)
+        options = consumer_options(
+            settings, read_committed=self._read_committed, max_poll_records=self._max_poll_records
+        )
         if (kind := client_class()) is not None:
 
             def make_client(**options: Any) -> Any:

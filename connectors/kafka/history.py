@@ -19,7 +19,7 @@ from connectors.kafka.client_internals import polled_records, use_compiled_parse
 from connectors.kafka.connect import probe, quieten_client
 from connectors.kafka.diagnosis import explain_unseen_topics, unreachable_brokers
 from connectors.kafka.errors import KafkaConnectorError, explain_error
-from connectors.kafka.fetch_thread import BOOTSTRAP_MS, consumer_options
+from connectors.kafka.fetch_thread import BOOTSTRAP_MS, MAX_POLL_RECORDS, consumer_options
 from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class KafkaHistory:
     nothing, and AuthenticationError or TlsError where a broker refuses us.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, *, max_poll_records: int = MAX_POLL_RECORDS) -> None:
         self._settings = settings
         self._left: deque[TopicPartition] = deque()  # still to be read, the first of them is being read
         self._end: dict[TopicPartition, int] = {}
@@ -48,7 +48,7 @@ class KafkaHistory:
                 f"No Kafka broker at kafka.bootstrap_servers={settings.bootstrap_servers} ({reason}): is it running, "
                 "and is this its address?"
             )
-        options = consumer_options(settings) | {
+        options = consumer_options(settings, max_poll_records=max_poll_records) | {
             "group_id": None,
             "group_instance_id": None,
             "auto_offset_reset": "earliest",  # what is deleted meanwhile is skipped

@@ -82,7 +82,6 @@ class KafkaSettings(Section):
         le=86_400,
         description="A member that takes no records for this long (a stuck daemon) leaves the group.",
     )
-    max_poll_records: int = Field(5_000, ge=1, le=1_000_000, description="Most records in one micro-batch from Kafka.")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="Protocol to the brokers: with or without TLS and login."
     )

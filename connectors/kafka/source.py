@@ -16,7 +16,14 @@ from kafka.structs import ConsumerGroupMetadata
 from connectors.batches import Partition, RawBatch
 from connectors.common.problem import OngoingProblem
 from connectors.kafka.errors import KafkaConnectorError, explain_error
-from connectors.kafka.fetch_thread import ANSWER_MS, UNASSIGNED_ERRORS, FetchThread, Polled, RebalanceEvent
+from connectors.kafka.fetch_thread import (
+    ANSWER_MS,
+    MAX_POLL_RECORDS,
+    UNASSIGNED_ERRORS,
+    FetchThread,
+    Polled,
+    RebalanceEvent,
+)
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.start_offsets import StartOffsets
 
@@ -58,13 +65,14 @@ class KafkaSource:
         on_lost: PartitionsCallback = lambda _: None,
         on_placed: PositionsCallback = lambda _: None,
         read_committed: bool = False,
+        max_poll_records: int = MAX_POLL_RECORDS,
         topics_read: Iterable[str] = (),
     ) -> None:
         self._settings = settings
         self._start = start
         self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
         self._on_placed = on_placed
-        self._read_committed = read_committed
+        self._read_committed, self._max_poll_records = read_committed, max_poll_records
         self._reader: FetchThread | None = None
         self.problem = OngoingProblem()
         self._failure: BaseException | None = None
@@ -85,7 +93,12 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         if self._reader is None:
-            self._reader = FetchThread(self._settings, self.problem, read_committed=self._read_committed)
+            self._reader = FetchThread(
+                self._settings,
+                self.problem,
+                read_committed=self._read_committed,
+                max_poll_records=self._max_poll_records,
+            )
             self._reader.start()
         while self._held and not self._paused:
             batch = self._columns(self._held.popleft())

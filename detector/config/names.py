@@ -23,6 +23,7 @@ REMOVED: dict[Name, Name | str] = {
     ("alerting", "least_duration_seconds"): ("alerting", "min_duration_seconds"),
     ("alerting", "mute"): ("alerting", "muted_streams"),
     ("alerting", "repeats"): ("alerting", "repeated_anomalies"),
+    ("kafka", "max_poll_records"): ("source", "max_poll_records"),
     ("decode", "max_name_bytes"): "it was removed, names have 255 bytes at most: leave it out",
     ("decode", "max_code_bytes"): "it was removed, symbols have 1,024 bytes at most: leave it out",
     ("compute", "seed"): "it is an option of longwatch train now, --seed",

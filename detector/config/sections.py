@@ -20,11 +20,13 @@ MIN_STATE_BYTES = 64 << 20  # for states: two streams of the widest, and room to
 
 
 class SourceSettings(FileSettings):
-    """Section [source]: where events come from; all but `type` is about files."""
+    """Section [source]: where events come from; `paths` and `speed` are about files."""
 
     type: Literal["kafka", "file"] = Field(
         "kafka", description="Read events from a Kafka cluster (section [kafka]) or from files."
     )
+
+    max_poll_records: int = Field(5_000, ge=1, le=1_000_000, description="Most records in one micro-batch.")
 
     @model_validator(mode="after")
     def _files_are_named(self) -> SourceSettings:

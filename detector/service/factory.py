@@ -173,7 +173,8 @@ def make_source(
     """
     if settings.source.type == "file":
         known = {path: Fingerprint(*begins) for path, begins in fingerprints.items()}
-        return FileSource(settings.source, decoder, offsets, known)
+        most = settings.source.max_poll_records
+        return FileSource(settings.source, decoder, offsets, known, max_poll_records=most)
     return KafkaSource(
         settings.kafka,
         start=(lambda _: DEFERRED) if settings.changelog else offsets.get,
@@ -182,6 +183,7 @@ def make_source(
         on_lost=changes.lost,
         on_placed=changes.placed,
         read_committed=settings.exactly_once,
+        max_poll_records=settings.source.max_poll_records,
         topics_read={partition.topic for partition in offsets},
     )
 

@@ -17,6 +17,7 @@ from statistics import median
 
 from kafka import KafkaConsumer, KafkaProducer
 
+from connectors.kafka.fetch_thread import MAX_POLL_RECORDS
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from tests.brokers import find_broker
@@ -43,7 +44,7 @@ def bare(settings: KafkaSettings) -> Iterator[int]:
         group_id=settings.group_id,
         auto_offset_reset="earliest",
         enable_auto_commit=False,
-        max_poll_records=settings.max_poll_records,
+        max_poll_records=MAX_POLL_RECORDS,
     )
     try:
         while True:

@@ -143,7 +143,7 @@ def kafka_settings(broker: Broker, folder: Path) -> dict[str, Any]:
         "kafka.bootstrap_servers": broker.bootstrap,
         "kafka.topics": ["events"],
         "kafka.group_id": folder.name,
-        "kafka.max_poll_records": 10,
+        "source.max_poll_records": 10,
         "kafka.scores_topic": "scores",
         "kafka.alerts_topic": "alerts",
         "kafka.dead_letter_topic": "",
@@ -201,7 +201,7 @@ def test_a_daemon_suspended_beyond_its_session_resumes_where_it_was(
         "kafka.scores_topic": "",
         "kafka.alerts_topic": "",
         "kafka.session_timeout_seconds": 2,
-        "kafka.max_poll_records": 1_000,
+        "source.max_poll_records": 1_000,
         "state.checkpoint_interval_seconds": 600,  # so nothing is committed when it wakes up without its partitions
         "output.scores_file": str(tmp_path / "scores.jsonl"),
     }

@@ -52,7 +52,7 @@ def test_partitions_that_are_rewound_repeatedly_are_always_read_on(apache: Broke
     for number in range(400):
         producer.send(topic, b"x" * 100, partition=number % 4)
     producer.close()
-    source = KafkaSource(KafkaSettings(bootstrap_servers=apache.bootstrap, topics=[topic], max_poll_records=50))
+    source = KafkaSource(KafkaSettings(bootstrap_servers=apache.bootstrap, topics=[topic]), max_poll_records=50)
     reached: dict[Partition, int] = {}
     try:
         for turn in range(8):
@@ -110,7 +110,7 @@ def test_events_whose_commit_timed_out_are_scored_again_by_the_same_process(
     own_broker.start()
     topics = Topics(own_broker, tmp_path, uuid.uuid4().hex[:8])
     fleet = make_fleet(streams=8, rows=700, seed=4)
-    more = {**way, "kafka__delivery_timeout_seconds": 3, "kafka__max_poll_records": 10}
+    more = {**way, "kafka__delivery_timeout_seconds": 3, "source__max_poll_records": 10}
     with Stream(topics, fleet) as stream, topics.worker("a", **more) as worker:
         stream.finish()
         until(lambda: worker.metrics().sum("events_total") > 500, "the work has begun")
@@ -139,7 +139,7 @@ def test_a_broker_that_is_gone_for_a_minute_is_waited_for(own_broker: Broker, tm
     topics = Topics(own_broker, tmp_path, uuid.uuid4().hex[:8])
     with Receiver() as receiver, Stream(topics, FLEET) as stream:
         topics.receiver = receiver
-        with topics.worker("a", kafka__max_poll_records=50) as worker:
+        with topics.worker("a", source__max_poll_records=50) as worker:
             stream.until(EVENTS * 0.5)
             committed_to(topics, 0.2)
             own_broker.stop()

@@ -339,7 +339,7 @@ def test_a_topic_reader_rolls_back_to_its_commit_and_scores_the_others_correctly
 ) -> None:
     topics = Topics(apache, tmp_path, uuid.uuid4().hex[:8])
     refused = apache.create_topic(f"refused-{topics.name}")
-    more = {"kafka__dead_letter_topic": refused, "kafka__max_poll_records": 100, "processing__guarantee": guarantee}
+    more = {"kafka__dead_letter_topic": refused, "source__max_poll_records": 100, "processing__guarantee": guarantee}
     settings = topics.settings("a", **more)
     producer = open_producer(apache)
     for stream, record in records():

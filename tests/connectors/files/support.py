@@ -18,9 +18,11 @@ HERE = str(Path(connectors.__file__).parents[1])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])}
 
 
-def read(*paths, start=None, decoder=None, **more):
+def read(*paths, start=None, decoder=None, max_poll_records=10_000, **more):
     """Read files to their end; return [(stream, seconds, {feature: value}, path, offset)] and the refusals."""
-    source = FileSource(FileSettings(paths=tuple(map(str, paths)), **more), decoder, start)
+    source = FileSource(
+        FileSettings(paths=tuple(map(str, paths)), **more), decoder, start, max_poll_records=max_poll_records
+    )
     return drain(source, decoder or Decoder())
 
 

@@ -201,7 +201,7 @@ def test_the_merge_order_does_not_depend_on_poll_sizes(tmp_path):
 
 
 def test_a_poll_returns_at_most_max_poll_records(tmp_path):
-    source = FileSource(FileSettings(paths=(write(tmp_path / "a.csv", *many_rows(250)),), max_poll_records=100))
+    source = FileSource(FileSettings(paths=(write(tmp_path / "a.csv", *many_rows(250)),)), max_poll_records=100)
     assert [len(source.poll(0)) for _ in range(4)] == [100, 100, 50, 0]
     assert source.finished()
     assert source.lag() == {}

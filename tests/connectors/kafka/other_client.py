@@ -28,15 +28,15 @@ def main(bootstrap: str, topic: str, count: int, *, changelog: bool) -> None:
     handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("connectors").addHandler(handler)
     settings = KafkaSettings(
-        bootstrap_servers=bootstrap, topics=[topic], group_id=f"{topic}-group", max_poll_records=100,
+        bootstrap_servers=bootstrap, topics=[topic], group_id=f"{topic}-group",
         session_timeout_seconds=6, delivery_timeout_seconds=5,
     )  # fmt: skip
     end = time.monotonic() + SECONDS
-    source, read = KafkaSource(settings), []
+    source, read = KafkaSource(settings, max_poll_records=100), []
     while len(read) < count and time.monotonic() < end:
         read += source.poll(0.5).offset
     source.close()
-    history, kept = KafkaHistory(settings), []
+    history, kept = KafkaHistory(settings, max_poll_records=100), []
     while not history.finished() and time.monotonic() < end:
         kept += history.poll(0.5).offset
     history.close()

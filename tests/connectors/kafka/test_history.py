@@ -76,7 +76,7 @@ def test_every_partition_is_read_up_to_its_end_at_the_start(broker: Broker, topi
     name = topic(partitions=3)
     wanted = {partition: [b"%d" % n for n in range(1000 * partition)] for partition in (0, 1, 2)}
     write(broker, name, wanted)
-    source = KafkaHistory(settings(broker, name, max_poll_records=300))
+    source = KafkaHistory(settings(broker, name), max_poll_records=300)
     assert source.lag() == {Partition(name, 0): 0, Partition(name, 1): 1000, Partition(name, 2): 2000}
     write(broker, name, {1: [b"late"], 2: [b"late"]})
     found = read(source)
@@ -87,7 +87,7 @@ def test_every_partition_is_read_up_to_its_end_at_the_start(broker: Broker, topi
 def test_records_deleted_by_retention_during_the_read_are_skipped(apache: Broker, topic: Topic) -> None:
     name = topic()
     write(apache, name, {0: [b"%d" % n for n in range(10)]})
-    source = KafkaHistory(settings(apache, name, max_poll_records=2))
+    source = KafkaHistory(settings(apache, name), max_poll_records=2)
     admin = KafkaAdminClient(bootstrap_servers=apache.bootstrap)
     admin.delete_records({TopicPartition(name, 0): -1})
     admin.close()

@@ -23,7 +23,7 @@ def test_every_record_arrives_once_in_partition_order_with_its_columns(
 ) -> None:
     name = topic(partitions=3)
     produce(broker, name, range(300), partitions=3)
-    source = open_source(settings(broker, name, max_poll_records=40))
+    source = open_source(settings(broker, name), max_poll_records=40)
     rows: list[tuple[Partition, int, int, bytes | None, int]] = []
     end = time.monotonic() + DEADLINE
     while len(rows) < 300:
@@ -59,7 +59,7 @@ def test_lag_counts_records_not_yet_returned(
 ) -> None:
     name = topic()
     produce(broker, name, range(100))
-    source = open_source(settings(broker, name, max_poll_records=10))
+    source = open_source(settings(broker, name), max_poll_records=10)
     assert read(source, 10) == list(range(10))
     assert source.lag() == {(name, 0): 90}
     read(source, 90)
@@ -98,7 +98,7 @@ def test_a_paused_source_stays_in_the_group_and_loses_nothing(
     name = topic(partitions=2)
     produce(broker, name, range(1_000), partitions=2)
     lost: list[list[Partition]] = []
-    source = open_source(settings(broker, name, max_poll_records=100, session_timeout_seconds=4), on_lost=lost.append)
+    source = open_source(settings(broker, name, session_timeout_seconds=4), on_lost=lost.append, max_poll_records=100)
     before = read(source, 100)
     source.pause()
     end = time.monotonic() + 7

@@ -86,7 +86,7 @@ def reader(apache: Broker) -> Iterator[Callable[..., Reader]]:
     made: list[Reader] = []
 
     def make(*topics: str, **more: Any) -> Reader:
-        keys = ("start", "on_placed", "on_assigned", "on_lost", "read_committed")
+        keys = ("start", "on_placed", "on_assigned", "on_lost", "read_committed", "max_poll_records")
         callbacks = {key: more.pop(key) for key in keys if key in more}
         made.append(Reader(settings(apache, *topics, **more), **callbacks))
         return made[-1]
