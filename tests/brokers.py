@@ -42,7 +42,7 @@ class BrokerError(RuntimeError):
 
 
 class Broker:
-    """A broker in a process of its own on free loopback ports, with a folder of its own.
+    """A broker process on free loopback ports, with its own folder.
 
     `stop` and `start` keep ports and folder: between them is an outage. `close` removes all of it.
     """

@@ -24,7 +24,7 @@ Int64 = NDArray[np.int64]
 
 
 class Event(NamedTuple):
-    """One event; `offset` tells it from all others."""
+    """One event; `offset` identifies it."""
 
     stream: str
     time: int  # ns
@@ -80,7 +80,7 @@ def wide(name: str, time: Int64, value: Float64, features: Sequence[str] | None 
 
 
 def numbered(events: Iterable[Event]) -> list[Event]:
-    """Give each event its offset, in the order in which they stand."""
+    """Number the events' offsets in their order."""
     return [event._replace(offset=number) for number, event in enumerate(events)]
 
 
@@ -114,7 +114,7 @@ def _many(rng: np.random.Generator, name: str, features: int) -> list[Event]:
 
 
 def _changing(rng: np.random.Generator, name: str) -> list[Event]:
-    """Features that come and go, stand in any order, and are missing now and then; a new one every hundred events."""
+    """Features that come and go, in any order, missing now and then; a new one every hundred events."""
     time = clock(FLEET_ROWS)
     events = _many(rng, name, 12)
     shuffled = []
@@ -127,7 +127,7 @@ def _changing(rng: np.random.Generator, name: str) -> list[Event]:
 
 
 def _growing(rng: np.random.Generator, name: str) -> list[Event]:
-    """One feature, a second one midway, six more towards the end, each seen first in an event of its own."""
+    """One feature, a second one midway, six more towards the end, each first seen in a separate event."""
     time = clock(FLEET_ROWS)
     value = seasonal(rng, time)[:, None] + 0.3 * rng.standard_normal((FLEET_ROWS, 8))
     for feature, first in enumerate((0, 403, 601, 602, 603, 604, 604, 700)):

@@ -68,9 +68,9 @@ def run(broker: Broker, topic: str, events: int, guarantee: str) -> Run:
             done = wait(daemon, events)
             took, cpu = time.perf_counter() - began, done("process_cpu_seconds_total") - before
             scored = done("events_scored_total") - first("events_scored_total")
-            told = done("checkpoint_seconds_sum") / max(1.0, done("checkpoint_seconds_count"))
+            reported = done("checkpoint_seconds_sum") / max(1.0, done("checkpoint_seconds_count"))
             daemon.terminate()
-    return Run(scored / took, cpu / scored * 100_000, told)
+    return Run(scored / took, cpu / scored * 100_000, reported)
 
 
 def wait(daemon: Longwatch, events: int) -> _Scrape:

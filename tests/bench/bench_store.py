@@ -1,4 +1,4 @@
-"""Checkpoints and point reads of the state store, beside LMDB where it is installed: python -m tests.bench.bench_store.
+"""Checkpoints and point reads of the state store, and LMDB if installed: python -m tests.bench.bench_store.
 
 Rows are what Engine.drain gives for streams of one feature: 31 KB, some half of it zeros.
 """
@@ -73,7 +73,7 @@ class Lmdb:
 
 
 def megabytes_written(directory):
-    """Return what the block device below the directory was asked to write since boot; 0 where nobody tells."""
+    """Return what the block device below the directory was asked to write since boot; 0 where it is unknown."""
     device = Path(directory).stat().st_dev
     number = f"{device >> 8} {device & 0xFF}"
     for line in Path("/proc/diskstats").read_text().splitlines():

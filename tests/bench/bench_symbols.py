@@ -1,4 +1,4 @@
-"""Categorical lanes on HDFS logs: sessions told normal or not by their surprise; and what a symbol costs.
+"""Categorical lanes on HDFS logs: sessions classified by their surprise; and what a symbol costs.
 
 Run as: python -m tests.bench.bench_symbols            (the sets: see data.py; folder `hdfs`)
 
@@ -13,7 +13,7 @@ normal sessions, in five folds, and precision is worked out for the true shares:
    the 99.8 % quantile of the fourth fold's sessions; the fifth's are judged, and all anomalous ones.
 2. The product as it stands: one stream, an event each 10 s, in which 2.9 % of sessions are anomalous; the engine's
    alerts at several budgets. An alert counts for the session in which it fires; an incident's later sessions have no
-   alert of their own. Nothing is told of boundaries but the symbol.
+   alert of their own. Boundaries are known by the symbol only.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def seen(lanes: NDArray[np.void], symbols: NDArray[np.int64]) -> NDArray[np.void
 
 
 def scored(settled: NDArray[np.void], sessions: Sessions) -> dict[str, NDArray[np.float64]]:
-    """Score sessions, each from the settled lane's state, its end told: by name of score, [sessions]."""
+    """Score sessions, each from the settled lane's state, with its end marked: by name of score, [sessions]."""
     found: dict[str, list[float]] = {}
     lanes = settled.copy()
     for session in sessions:

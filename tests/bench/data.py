@@ -89,7 +89,7 @@ def labelled_files(name: str) -> list[Path]:
 
 
 def labelled_series(path: Path) -> LabelledSeries:
-    """Read one of `labelled_files`; its folder's name tells the set."""
+    """Read one of `labelled_files`; its folder's name is the set's."""
     with np.load(path, allow_pickle=False) as stored:
         train, test, label = stored["train"], stored["test"], stored["test_label"]
         start, step = (

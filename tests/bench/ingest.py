@@ -1,6 +1,6 @@
 """Events a second from a broker: the daemon as it runs, and kafka-python's bare poll loop over the same topic.
 
-Each turn is a process of its own, so that neither carries the other's memory and threads. It gets its task as JSON on
+Each turn is a separate process, so that neither carries the other's memory and threads. It gets its task as JSON on
 standard input (settings with their secrets never stand in a command line) and prints its timing as JSON.
 """
 
@@ -47,7 +47,7 @@ STEP_SECONDS = 60
 
 
 def measure(settings: Settings, bootstrap: str, *, quick: bool) -> None:
-    """Print how the daemon does beside the bare loop, on topics that are made on the broker and removed."""
+    """Print daemon and bare loop compared, on topics that are made on the broker and removed."""
     from detector.commands.bench import Contender, Timing, measure_in_turns, print_rates, print_ratio
 
     with Ingest(settings, bootstrap, quick=quick) as ingest:
@@ -146,7 +146,7 @@ class Ingest:
 
 
 def _events(count: int) -> Iterator[tuple[int, bytes]]:
-    """Yield stream and JSON of so many events: a wave with some ripple; one in five thousand stands out."""
+    """Yield stream and JSON of so many events: a wave with some ripple; one in five thousand is an outlier."""
     for number in range(count):
         step, stream = divmod(number, STREAMS)
         value = 50 + 10 * math.sin(step / 20 + stream) + math.sin(number * number)

@@ -1,6 +1,6 @@
 """Scores and labels in, benchmark figures out.
 
-Three ways to judge a detector, each with the rule that its field publishes, beside those of `training/evaluate.py`:
+Three ways to judge a detector, each with the rule that its field publishes, besides those of `training/evaluate.py`:
 
 - `nab_sweep`: the Numenta Anomaly Benchmark's scoring (Lavin and Ahmad 2015, arXiv:1510.03336, and its scorer 1.1).
 - `event_counts`: strict events: a labelled segment counts once, every run of alerted rows outside is a false alarm.
@@ -119,7 +119,7 @@ class NabFigure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NabSweep:
-    """A corpus scored at every threshold that tells any two rows apart, in falling order; the first is infinity."""
+    """A corpus scored at every threshold that separates two rows, in falling order; the first is infinity."""
 
     threshold: Float64  # [thresholds]
     reward: Float64  # [thresholds] sum over the found windows of how early they were found, each in 0..1

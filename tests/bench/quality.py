@@ -1,4 +1,4 @@
-"""Benchmark of detection quality: `longwatch backtest` with its defaults over open, labelled sets, beside the goals.
+"""Benchmark of detection quality: `longwatch backtest` with its defaults over open, labelled sets and their goals.
 
     python -m tests.bench.quality [nab|smd|asd|aiops|all ...] [--cell CELL] [--limit N] [--keep DIR] [--judge DIR]
 

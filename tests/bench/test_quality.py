@@ -93,7 +93,7 @@ def test_a_missing_data_set_is_reported_and_skipped(
 ) -> None:
     monkeypatch.setenv("LONGWATCH_BENCH_DATA", str(tmp_path))
     assert main(["nab", "aiops"]) == 0
-    told = capsys.readouterr().out
-    assert f"NAB: left out: the benchmark set nab is not here: no folder {tmp_path / 'nab'}" in told
-    assert "AIOPS: left out" in told
-    assert "https://github.com/numenta/NAB" in told
+    reported = capsys.readouterr().out
+    assert f"NAB: left out: the benchmark set nab is not here: no folder {tmp_path / 'nab'}" in reported
+    assert "AIOPS: left out" in reported
+    assert "https://github.com/numenta/NAB" in reported

@@ -32,7 +32,7 @@ class Fleet(NamedTuple):
         return len(self.values)
 
     def record(self, row: int, stream: int) -> bytes:
-        """Return an event as it stands on the topic or in the file."""
+        """Return an event as it is in the topic or file."""
         value = {f"f{k}": x for k, x in enumerate(self.values[row, stream].tolist()) if not math.isnan(x)}
         return msgspec.json.encode({"stream": self.names[stream], "timestamp": START + row * STEP, "values": value})
 

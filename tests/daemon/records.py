@@ -82,9 +82,9 @@ def difference(one: Any, other: Any, where: str = "") -> str:
 
 
 def alerts_by_id(records: Sequence[Record]) -> dict[str, Record]:
-    """Return alerts by id and status; fails where one id tells two stories."""
+    """Return alerts by id and status; fails where one id has two contents."""
     found: dict[str, Record] = {}
     for record in records:
         name = f"{record['id']}-{record['status']}"
-        assert not difference(record, found.setdefault(name, record)), f"{name} was told in two ways"
+        assert not difference(record, found.setdefault(name, record)), f"{name} was reported in two ways"
     return found

@@ -1,4 +1,4 @@
-"""The daemon as a process of its own, and the world around it. Every wait has a deadline.
+"""The daemon as a process, and the world around it. Every wait has a deadline.
 
 `Longwatch.work_until` is the one that matters most: it fails not only late, but as soon as the daemon is alive and
 scores nothing although there is something to score.
@@ -83,7 +83,7 @@ class EndedError(Exception):
 
 
 class Longwatch:
-    """`longwatch run` in a process of its own; settings by name, {"kafka.topics": ["metrics"]}.
+    """`longwatch run` as a process; settings by name, {"kafka.topics": ["metrics"]}.
 
     Use as a context: what still runs at the end is killed.
     """

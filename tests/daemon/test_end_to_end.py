@@ -125,10 +125,10 @@ def done(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
                     time.monotonic() - began
                 )
                 lag, firing = found.sum("consumer_lag"), found.sum("alerts_total")
-                told = 2 * firing - found("alerts_firing")  # each once as it fires, and those resolved once more
+                reported = 2 * firing - found("alerts_firing")  # each once as it fires, and those resolved once more
                 delivered = found("webhook_deliveries_total", sink="webhook", outcome="delivered")
                 # An alert is counted as delivered a moment before the outbox is rid of it
-                return bool(seconds_to_score) and lag == 0 and delivered == told and found("outbox_pending") == 0
+                return bool(seconds_to_score) and lag == 0 and delivered == reported and found("outbox_pending") == 0
 
             samples = daemon.work_until(all_done, "all events scored, all alerts delivered")
             health = {path: daemon.get(path) for path in ("/livez", "/readyz")}
@@ -136,7 +136,7 @@ def done(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
             log = daemon.log
         committed = committed_offsets(broker, f"group-{name}", topic)
         first = read_topic(broker, scores, PARTITIONS)
-        told, dead = read_topic(broker, alerts), read_topic(broker, rejected)
+        reported, dead = read_topic(broker, alerts), read_topic(broker, rejected)
         delivered, refused = list(receiver.taken), list(receiver.refused)
 
         with Longwatch(folder, settings) as daemon:
@@ -167,7 +167,7 @@ def done(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
             committed=committed,
             scores=[json.loads(record.value) for record in first],
             score_keys=[record.key for record in first],
-            alerts=told,
+            alerts=reported,
             rejected=dead,
             delivered=delivered,
             refused=refused,
@@ -226,8 +226,8 @@ def test_injected_anomalies_score_higher_than_normal_events(done: Done, capsys: 
         rows_here = normal | injected
         figures[name] = roc_auc(score[rows_here], injected[rows_here])
     with capsys.disabled():
-        told = ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items())
-        print(f"\n  AUC of {int((spike | onset).sum())} injected among {int(normal.sum()):,} normal events: {told}")
+        reported = ", ".join(f"{name} {figure:.4f}" for name, figure in figures.items())
+        print(f"\n  AUC of {int((spike | onset).sum())} injected among {int(normal.sum()):,} normal events: {reported}")
     assert figures["spikes"] > 0.97
     assert figures["both"] > 0.95
     value = np.nan_to_num(np.abs(fleet.values[:ROWS, :, 0] - np.median(fleet.values[:ROWS, :, 0], axis=0)))

@@ -1,4 +1,4 @@
-"""Killed with -9 wherever it is, the daemon goes on as if it had never stopped: a file and a topic, seven kills each.
+"""Killed with -9 at any moment, the daemon resumes as if it had never stopped: a file and a topic, seven kills each.
 
 The undisturbed run that all is compared with reads as fast as it can, so its batches are cut elsewhere, too.
 """
@@ -41,10 +41,12 @@ MOMENTS = (
 SHARE = 0.02, 0.12  # of all events, in one life: so seven lives never come to the end
 
 
-def kill(daemon: Longwatch, moment: str, written: Path, least: float, told: Callable[[], Any] = lambda: True) -> None:
+def kill(
+    daemon: Longwatch, moment: str, written: Path, least: float, reported: Callable[[], Any] = lambda: True
+) -> None:
     """Wait for the moment and send SIGKILL. `written` changes within a checkpoint; `least` events come before.
 
-    Where there has been no checkpoint, `told` says whether scores are out that no checkpoint covers.
+    Where there has been no checkpoint, `reported` says whether scores are out that no checkpoint covers.
     """
     if moment == "as it starts":
         daemon.line("state directory .*: ")
@@ -58,7 +60,7 @@ def kill(daemon: Longwatch, moment: str, written: Path, least: float, told: Call
         daemon.work_until(lambda found: found(CHECKPOINTS) > 1, "a checkpoint after the empty one at the start")
     else:
         daemon.work_until(lambda found: found(SCORED) >= least, f"{least:.0f} events scored")
-        until(told, "scores are out", every=0.2)
+        until(reported, "scores are out", every=0.2)
     daemon.kill()
 
 
@@ -113,24 +115,24 @@ def at_end(found: Samples) -> bool:
 
 
 def assert_same_scores(found: Sequence[Record], expected: Sequence[Record]) -> int:
-    """Check that each event's scores are the undisturbed run's; return how many were told again."""
+    """Check that each event's scores are the undisturbed run's; return how many were written again."""
     places, wanted = by_place(found), by_place(expected)
     missing = sorted(wanted.keys() - places.keys())
     assert not missing, f"{len(missing)} events were never scored, the first {missing[0]}"
     assert places.keys() == wanted.keys()
     for place, records in places.items():
         for record in records:
-            assert not (told := difference(record, wanted[place][0])), f"{place}: {told}"
+            assert not (reported := difference(record, wanted[place][0])), f"{place}: {reported}"
     return len(found) - len(places)
 
 
 def assert_same_alerts(found: Sequence[Record], expected: Sequence[Record]) -> None:
-    """Check that the same alerts were told, by id and in content."""
+    """Check that the alerts are the same, by id and in content."""
     mine, wanted = alerts_by_id(found), alerts_by_id(expected)
     assert len(wanted) > 10, "there must be alerts to lose"
     assert mine.keys() == wanted.keys()
     for name, record in mine.items():
-        assert not (told := difference(record, wanted[name])), f"{name}: {told}"
+        assert not (reported := difference(record, wanted[name])), f"{name}: {reported}"
 
 
 def test_kills_do_not_change_a_files_scores_and_each_event_is_scored_once(
@@ -173,9 +175,11 @@ def test_kills_do_not_change_a_files_scores_and_each_event_is_scored_once(
     assert [record["offset"] for record in scores] == list(range(EVENTS)), "in the file's order, each once"
     alerts = read_lines(tmp_path / "killed-alerts.jsonl")
     assert_same_alerts(alerts, read_lines(tmp_path / "undisturbed-alerts.jsonl"))
-    assert len(alerts) == len(alerts_by_id(alerts)), "each told once"
+    assert len(alerts) == len(alerts_by_id(alerts)), "each reported once"
     with capsys.disabled():
-        print(f"\n  {len(MOMENTS)} kills: {len(scores)} events scored once each, {len(alerts)} alerts told once each")
+        print(
+            f"\n  {len(MOMENTS)} kills: {len(scores)} events scored once each, {len(alerts)} alerts reported once each"
+        )
 
 
 @pytest.mark.kafka
@@ -183,7 +187,7 @@ def test_kills_do_not_change_a_topics_scores_and_each_alert_has_one_id(
     tmp_path: Path, broker: Broker, topic: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     events, scores, alerts = topic(partitions=PARTITIONS), topic(prefix="scores"), topic(prefix="alerts")
-    # a member that keeps its name goes on at once; without one the group waits for the dead one's session to end
+    # a static member resumes at once; without one the group waits for the dead one's session to end
     member = {} if broker.kind == "tansu" else {"kafka.group_instance_id": "worker-0"}
 
     def settings(name: str, receiver: Receiver) -> dict[str, Any]:
@@ -235,11 +239,11 @@ def test_kills_do_not_change_a_topics_scores_and_each_alert_has_one_id(
 
     found = [json.loads(record.value) for record in read_topic(broker, scores)]
     repeated = assert_same_scores(found, read_lines(tmp_path / "scores.jsonl"))
-    assert repeated, "kills in the middle of work leave scores that are told again"
+    assert repeated, "kills in the middle of work leave scores that are written again"
 
-    told = [json.loads(record.value) for record in read_topic(broker, alerts)]
-    assert_same_alerts(told, read_lines(tmp_path / "alerts.jsonl"))
-    assert_same_alerts([delivery.alert for delivery in delivered], told)
+    reported = [json.loads(record.value) for record in read_topic(broker, alerts)]
+    assert_same_alerts(reported, read_lines(tmp_path / "alerts.jsonl"))
+    assert_same_alerts([delivery.alert for delivery in delivered], reported)
     assert set(quiet.ids) == {delivery.id for delivery in delivered}
     assert len(quiet.ids) == len(set(quiet.ids)), "an undisturbed daemon delivers each alert once"
     bodies = {delivery.id: delivery.body for delivery in delivered}

@@ -1,4 +1,4 @@
-"""What the daemon's log tells: rejected records, a sign of life, alerts as fields, and times that say their zone."""
+"""What the daemon logs: rejected records, a sign of life, alerts as fields, and times with their zone."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def test_the_log_shows_rejected_records_alerts_and_times(tmp_path: Path) -> None
         assert daemon.wait() == 0
         lines = [json.loads(line) for line in daemon.log.splitlines()]
 
-    def told(pattern: str) -> list[dict[str, object]]:
+    def reported(pattern: str) -> list[dict[str, object]]:
         return [line for line in lines if re.search(pattern, str(line["message"]))]
 
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
-    (warning, *_) = told(r"^\d+ records were rejected \(no_value\), the last: ")
+    (warning, *_) = reported(r"^\d+ records were rejected \(no_value\), the last: ")
     assert warning["level"] == "warning"
     assert "-, line " in str(warning["message"])
     assert str(warning["message"]).endswith(f"; they are kept in {tmp_path / 'rejected.jsonl'}")
-    (loud,) = told("^none of the last ")
+    (loud,) = reported("^none of the last ")
     assert loud["level"] == "error"
-    assert told("records can be read again, after 600 rejected ones")
+    assert reported("records can be read again, after 600 rejected ones")
     alerts = read_lines(tmp_path / "alerts.jsonl")
-    of_alerts = told("^(warning|critical) alert: |^resolved ")
+    of_alerts = reported("^(warning|critical) alert: |^resolved ")
     assert [{name: line[name] for name in alert} for line, alert in zip(of_alerts, alerts, strict=True)] == alerts
     assert len(alerts) > 5
     events = len(fleet.names) * fleet.rows
     firing = sum(alert["status"] == "firing" for alert in alerts)
-    assert told(rf"^in \d+ s: {events} scored, 600 rejected, 0 late, 0 duplicate, {firing} alerts$")
+    assert reported(rf"^in \d+ s: {events} scored, 600 rejected, 0 late, 0 duplicate, {firing} alerts$")

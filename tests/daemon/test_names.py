@@ -1,4 +1,4 @@
-"""Names that a daemon makes of its settings tell workers and groups apart."""
+"""Names that a daemon derives from its settings are unique to worker and group."""
 
 from __future__ import annotations
 

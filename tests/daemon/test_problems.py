@@ -1,4 +1,4 @@
-"""What fails in a thread of its own, and tries again, is seen from outside."""
+"""Parts that fail in their own threads and retry are visible in metrics and readiness."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def test_a_failing_part_shows_in_its_metric_at_once_and_in_readyz_if_it_lasts(
     assert failing(daemon, part) == 1
     assert daemon._ready() == (True, "scoring")
     monkeypatch.setattr("connectors.common.problem.LASTING_SECONDS", 0.0)
-    ready, told = daemon._ready()
+    ready, reported = daemon._ready()
     assert ready == (part == "retraining"), "scoring goes on with the model as it is"
-    assert "no way in (for 0 s)" in told
+    assert "no way in (for 0 s)" in reported
     daemon._problems[part].clear()
     daemon._watch({})
     assert failing(daemon, part) == 0
@@ -67,7 +67,7 @@ def test_a_lasting_problem_is_reported_and_one_that_does_not_recur_ends() -> Non
     while not (lasting := problem.persistent()):
         assert problem.current == "no way in"
         now[0] += CALM_SECONDS / 2
-        assert not problem.report("no way in"), "it has been told"
+        assert not problem.report("no way in"), "it has been reported"
     assert lasting == f"no way in (for {LASTING_SECONDS:.0f} s)"
     now[0] += CALM_SECONDS
     assert (problem.current, problem.persistent()) == ("", "")

@@ -1,4 +1,4 @@
-"""The daemon as a service: what it tells systemd and people, whom it waits for, what it refuses, how it ends."""
+"""The daemon as a service: notifications, waiting, refusals, and how it stops."""
 
 from __future__ import annotations
 
@@ -55,28 +55,28 @@ def test_systemd_is_notified_from_ready_to_stopping_and_its_watchdog_fed_while_i
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "reported"),
     [
         ("kafka.bootstrap_server=a:9092", "did you mean kafka.bootstrap_servers"),
         ("state.checkpoint_interval_seconds=-1", "state.checkpoint_interval_seconds"),
         ("http.port=many", "http.port"),
     ],
 )
-def test_invalid_settings_are_a_one_line_error_and_exit_2(option: str, told: str) -> None:
+def test_invalid_settings_are_a_one_line_error_and_exit_2(option: str, reported: str) -> None:
     command = [sys.executable, "-m", "detector", "run", "--set", option]
     found = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert found.returncode == 2
     (line,) = found.stderr.splitlines()
     assert line.startswith("longwatch: ")
-    assert told in line
+    assert reported in line
 
 
-def assert_refused(daemon: Longwatch, *told: str) -> None:
+def assert_refused(daemon: Longwatch, *reported: str) -> None:
     """Check that it ended with 1 and that its last word, one line, says why."""
     assert daemon.wait() == 1
     last = daemon.log.splitlines()[-1]
     assert last.startswith("longwatch: ")
-    assert all(part in last for part in told), last
+    assert all(part in last for part in reported), last
     assert "Traceback" not in daemon.log
 
 
@@ -229,23 +229,23 @@ def test_without_a_broker_the_daemon_stops_in_time_and_a_second_signal_stops_it_
     producer = open_producer(own_broker)
     produce(producer, "events", range(ROWS))
     producer.close(timeout=PATIENCE)
-    folders = tmp_path / "patient", tmp_path / "hurried"
+    folders = tmp_path / "stopped_once", tmp_path / "stopped_twice"
     for folder in folders:
         folder.mkdir()
-    patient, hurried = (Longwatch(folder, kafka_settings(own_broker, folder)) for folder in folders)
-    with patient, hurried:
-        for daemon in (patient, hurried):
+    stopped_once, stopped_twice = (Longwatch(folder, kafka_settings(own_broker, folder)) for folder in folders)
+    with stopped_once, stopped_twice:
+        for daemon in (stopped_once, stopped_twice):
             daemon.work_until(lambda found: found("events_scored_total") > 0, "it is at work")
-        with patient.halted(), hurried.halted():
+        with stopped_once.halted(), stopped_twice.halted():
             own_broker.stop()
-        patient.process.send_signal(signal.SIGTERM)
-        hurried.process.send_signal(signal.SIGTERM)
-        hurried.line(" stopping$")
-        assert hurried.process.poll() is None
-        assert hurried.terminate()[0] == -signal.SIGTERM, "the second signal ended it, not what it was about"
-        assert patient.wait() == 0
-        assert patient.log.count("will be scored again") <= 1  # none where the broker had taken all before it went
-        assert "Traceback" not in patient.log
+        stopped_once.process.send_signal(signal.SIGTERM)
+        stopped_twice.process.send_signal(signal.SIGTERM)
+        stopped_twice.line(" stopping$")
+        assert stopped_twice.process.poll() is None
+        assert stopped_twice.terminate()[0] == -signal.SIGTERM, "the second signal ended it, not what it was about"
+        assert stopped_once.wait() == 0
+        assert stopped_once.log.count("will be scored again") <= 1  # none where the broker had taken all before it went
+        assert "Traceback" not in stopped_once.log
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------

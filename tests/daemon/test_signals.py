@@ -97,8 +97,8 @@ def test_signals_reach_a_daemon_that_is_pid_1(tmp_path: Path, first_process: lis
 
 
 def test_other_commands_end_on_a_signal_as_pid_1(tmp_path: Path, first_process: list[str]) -> None:
-    told = [MOMENTS[1], str(int(signal.SIGTERM)), "backtest", "-", "--output", str(tmp_path / "scores.csv")]
-    done = ends([*first_process, sys.executable, "-c", AT_A_MOMENT, *told])
+    reported = [MOMENTS[1], str(int(signal.SIGTERM)), "backtest", "-", "--output", str(tmp_path / "scores.csv")]
+    done = ends([*first_process, sys.executable, "-c", AT_A_MOMENT, *reported])
     assert done.returncode == 128 + signal.SIGTERM
     assert not list(tmp_path.iterdir())
 

@@ -53,7 +53,7 @@ def queries() -> list[tuple[str, str, str]]:
 
 
 def names(expression: str) -> set[str]:
-    """Return the metrics that an expression selects: what stands before a brace or bracket, or has our prefix."""
+    """Return the metrics that an expression selects: what precedes a brace or bracket, or has our prefix."""
     return set(re.findall(r"\b[a-z]\w*(?=\{)", expression)) | set(re.findall(r"\blongwatch_\w+", expression))
 
 

@@ -126,7 +126,7 @@ def test_the_tutorials_commands_do_what_it_says(tmp_path: Path) -> None:
     )
     (tmp_path / "longwatch.toml").write_text(toml.replace("/tmp/longwatch", str(tmp_path / "state")))
     made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for lines, told in ((made.stdout, alert), (more + "\n", " 1 scored")):
+    for lines, reported in ((made.stdout, alert), (more + "\n", " 1 scored")):
         with (tmp_path / "room.jsonl").open("a") as file:
             file.write(lines)
         ran = subprocess.run(
@@ -134,7 +134,7 @@ def test_the_tutorials_commands_do_what_it_says(tmp_path: Path) -> None:
             capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
-        assert told in ran.stderr
+        assert reported in ran.stderr
 
 
 def test_every_decision_is_listed_under_its_title() -> None:

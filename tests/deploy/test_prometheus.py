@@ -128,7 +128,7 @@ def seen(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Seen:
         with Server(program, folder, target) as server:
             answers = {}
             until(lambda: server.values("rate(longwatch_events_scored_total[5s])") == [0.0], "scraped", every=0.2)
-            until(lambda: server.values("sum(longwatch_consumer_lag)") == [0.0], "the lag is told", every=0.2)
+            until(lambda: server.values("sum(longwatch_consumer_lag)") == [0.0], "the lag is reported", every=0.2)
             answers["idle"] = server.answers()
             producer = KafkaProducer(bootstrap_servers=broker.bootstrap, linger_ms=5)
             for n in range(100_000):

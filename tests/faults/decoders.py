@@ -109,7 +109,7 @@ def record_batches() -> list[bytes]:
 
 
 def read_batches(data: bytes) -> None:
-    """Read with checksums that are right for what came, too: they are no secret."""
+    """Read with corrected checksums, too: anybody can compute them."""
     mended = bytearray(data)
     at = 0
     while at + 61 <= len(mended):
@@ -237,7 +237,7 @@ def targets(folder: Path) -> dict[str, Target]:
     version = registry.save(model, ModelCard(parent="", trained_at=0.0, seed=0, rows=1, figures={"nll": 0.5}))
     weights = next((folder / "models").rglob("*.safetensors"))
     about = next((folder / "models").rglob("*.json"))
-    whole, told = weights.read_bytes(), about.read_bytes()
+    whole, reported = weights.read_bytes(), about.read_bytes()
 
     def load_weights(data: bytes) -> None:
         weights.write_bytes(data)
@@ -251,7 +251,7 @@ def targets(folder: Path) -> dict[str, Target]:
         try:
             registry.card(version)
         finally:
-            about.write_bytes(told)
+            about.write_bytes(reported)
 
     return {
         "JSON": Target(JSON, decoding(DecodeSettings())),
@@ -288,7 +288,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "settings": Target(SETTINGS, refusing(read_settings, SettingsError)),
         "tokens": Target([b"eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0."], refusing(read_token, TokenError)),
         "models' weights": Target([whole], refusing(load_weights, RegistryError, ModelError)),
-        "models' descriptions": Target([told], refusing(load_about, RegistryError, ModelError)),
+        "models' descriptions": Target([reported], refusing(load_about, RegistryError, ModelError)),
     }
 
 

@@ -2,7 +2,7 @@
 
 Two workers with exactly-once, changelog and webhooks, each retraining every minute, are killed, stopped, halted and
 started again while a producer writes in transactions, some of which it aborts. At the end each committed event has one
-score, what was aborted has none, each alert was told once, the webhook has had the same, and scores are an undisturbed
+score, what was aborted has none, each alert came once, the webhook got the same, and scores are an undisturbed
 engine's wherever only the network that ships has seen the stream.
 """
 
@@ -161,7 +161,7 @@ def compared(found: list[Score], undisturbed: Undisturbed, topics: Topics) -> tu
 
 
 def soak(minutes: float, folder: Path, broker: Broker, seed: int = 23) -> str:
-    """Run it, and return the figures; raises AssertionError for whatever is not as it should be."""
+    """Run it, and return the figures; raises AssertionError for anything that is not as it should be."""
     rng = random.Random(seed)
     fleet = make_fleet(STREAMS, max(600, math.ceil(minutes * 60 * EVENTS_PER_SECOND / STREAMS)), seed)
     began = time.monotonic()
@@ -185,7 +185,7 @@ def soak(minutes: float, folder: Path, broker: Broker, seed: int = 23) -> str:
     places = Counter((score.partition, score.offset) for score in found)
     twice = [place for place, times in places.items() if times > 1]
     missing, foreign = producing.sent - places.keys(), places.keys() - producing.sent
-    told = Counter(f"{alert['id']}-{alert['status']}" for alert in alerts)
+    reported = Counter(f"{alert['id']}-{alert['status']}" for alert in alerts)
     count, most = compared(found, Undisturbed(folder, cut(fleet, producing.rows)), topics)
     networks = len({score.model_version for score in found})
     figures = "; ".join(
@@ -196,7 +196,7 @@ def soak(minutes: float, folder: Path, broker: Broker, seed: int = 23) -> str:
             f"{len(producing.sent):,} events, {len(found):,} scores",
             f"{len(missing)} missing, {len(twice)} twice, {len(foreign)} of no committed event",
             f"{networks} networks; {count:,} scores of the shipped one, {most:.1e} at most from an undisturbed run's",
-            f"{len(told)} alerts, {sum(told.values()) - len(told)} told again",
+            f"{len(reported)} alerts, {sum(reported.values()) - len(reported)} written again",
             f"{len(set(delivered))} webhooks, {len(delivered) - len(set(delivered))} again under the same id",
         ]
     )
@@ -204,9 +204,9 @@ def soak(minutes: float, folder: Path, broker: Broker, seed: int = 23) -> str:
     assert not twice, figures
     assert not foreign, figures
     assert len(found) == len(producing.sent), figures
-    assert told or minutes < LONG_MINUTES, "there must be alerts to lose"
-    assert set(told.values()) <= {1}, figures
-    assert set(delivered) == told.keys(), figures
+    assert reported or minutes < LONG_MINUTES, "there must be alerts to lose"
+    assert set(reported.values()) <= {1}, figures
+    assert set(delivered) == reported.keys(), figures
     assert not refused, figures
     assert count, "there must be scores to compare"
     assert networks > 1 or minutes < LONG_MINUTES, "there must be a retrained network in use"

@@ -1,4 +1,4 @@
-"""What the tests of faults share: workers of one group, a producer that goes on meanwhile, and what came of it."""
+"""What the tests of faults share: workers of one group, a producer that keeps writing, and the results."""
 
 from __future__ import annotations
 
@@ -152,22 +152,22 @@ def assert_once(found: Sequence[Record], expected: Sequence[Record]) -> float:
     assert not missing, f"{len(missing)} events were never scored, the first {missing[0]}"
     assert places.keys() == wanted.keys()
     for place, (record,) in places.items():
-        assert not (told := difference(record, wanted[place][0])), f"{place}: {told}"
+        assert not (reported := difference(record, wanted[place][0])), f"{place}: {reported}"
     pairs = [(record["score"], wanted[place][0]["score"]) for place, (record,) in places.items()]
     return float(max(abs(score - other) for score, other in pairs))
 
 
 def assert_same_alerts(found: Sequence[Record], expected: Sequence[Record]) -> None:
-    """Check that the same alerts were told, each once."""
+    """Check that the alerts are the same, each once."""
     mine, wanted = alerts_by_id(found), alerts_by_id(expected)
-    assert len(mine) == len(found), "each alert is told once"
+    assert len(mine) == len(found), "each alert is reported once"
     assert mine.keys() == wanted.keys()
     for name, record in mine.items():
-        assert not (told := difference(record, wanted[name])), f"{name}: {told}"
+        assert not (reported := difference(record, wanted[name])), f"{name}: {reported}"
 
 
 class Undisturbed:
-    """What nobody disturbs: scores and alerts of a fleet, made in this process from a file of the same events."""
+    """An undisturbed run: scores and alerts of a fleet, made in this process from a file of the same events."""
 
     def __init__(self, folder: Path, fleet: Fleet) -> None:
         events, scores, alerts = (folder / f"undisturbed-{name}.jsonl" for name in ("events", "scores", "alerts"))

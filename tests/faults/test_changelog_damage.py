@@ -158,9 +158,9 @@ def of_small_records(world: World) -> None:
 )
 def test_an_unusable_changelog_is_a_one_line_error(world: World, changelog: Callable[[World], None], said: str) -> None:
     changelog(world)
-    told = refusal(world)
-    assert said in told
-    assert "\n" not in told
+    reported = refusal(world)
+    assert said in reported
+    assert "\n" not in reported
 
 
 @pytest.mark.parametrize("standby", [False, True], ids=["assigned", "standby"])

@@ -37,7 +37,7 @@ class Size:
     kills: int
     burst: int  # of these in quick succession, once in the middle
     rejoins: int  # times that a worker stops in order and comes back later
-    sleeps: int  # times that a worker is halted until the group has given it up, and then goes on
+    sleeps: int  # times that a worker is suspended beyond its session, then resumed
     patience: float  # s, for the last events
 
 
@@ -91,18 +91,18 @@ def chaos(size: Size, folder: Path, broker: Broker, capsys: pytest.CaptureFixtur
                 time.sleep(rng.uniform(0.1, 1.0) if deed == "burst" else rng.choice(pauses))
             stream.finish()
             done(topics, stream.total, size.patience, workers)
-            told = topics.alerted()
-            wanted = webhook_ids(told)
+            reported = topics.alerted()
+            wanted = webhook_ids(reported)
             until(lambda: wanted <= set(receiver.ids), "every alert is delivered")
             workers.stop()
         delivered = list(receiver.taken)
         assert not receiver.refused
     took = time.monotonic() - began
-    found, told = topics.scored(), topics.alerted()  # once more: nobody writes now
+    found, reported = topics.scored(), topics.alerted()  # once more: nobody writes now
     undisturbed = Undisturbed(folder, fleet)
     most = assert_once(found, undisturbed.scores(topics))
-    assert told, "there must be alerts to lose"
-    assert_same_alerts(told, undisturbed.alerts(topics))
+    assert reported, "there must be alerts to lose"
+    assert_same_alerts(reported, undisturbed.alerts(topics))
     assert {d.id for d in delivered} == webhook_ids(undisturbed.alerts(topics)), "webhooks, by id"
     again = len(delivered) - len({d.id for d in delivered})
     with capsys.disabled():
@@ -110,7 +110,7 @@ def chaos(size: Size, folder: Path, broker: Broker, capsys: pytest.CaptureFixtur
             f"\n  {size.kills} kills -9 ({size.burst} of them in a burst), {size.rejoins} leaves and joins,"
             f" {size.sleeps} sleeps of {SESSION + 3:.0f} s,"
             f" {took / 60:.1f} minutes: {len(found):,} events, 0 lost, 0 twice, largest score difference {most:.1e};"
-            f" {len(told)} alerts told once each; {len(delivered)} webhooks, {again} of them again under the same id"
+            f" {len(reported)} alerts, once each; {len(delivered)} webhooks, {again} of them again under the same id"
         )
 
 

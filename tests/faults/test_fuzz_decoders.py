@@ -1,4 +1,4 @@
-"""Bytes that nobody meant, at every decoder: each answers or refuses in its own words, at once and within its memory.
+"""Mutated bytes at every decoder: each answers or refuses with its own error, at once and within bounded memory.
 
 What is fed is made of valid input: cut, repeated, spliced, with bits turned over and with numbers and marks put in that
 have broken decoders before; and now and then of nothing but chance. The short form feeds each 100 KB, the long one 10

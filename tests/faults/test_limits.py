@@ -1,4 +1,4 @@
-"""A flood of new names: states go to the store, memory stays where it may be, and nobody is killed."""
+"""A flood of new names: states are evicted to the store, memory stays below its limit, no process is killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = 6_000  # of the short form: more than three times what fits into 64 MiB
 
 
 def write_flood(path: Path, names: int, settled: int = 100) -> int:
-    """Write `names` streams of one event each, among `settled` ones that go on; return how many events that is."""
+    """Write `names` streams of one event each, among `settled` ones that continue; return how many events that is."""
     events = 0
     with path.open("w") as lines:
         for number in range(names):
@@ -40,7 +40,7 @@ def write_flood(path: Path, names: int, settled: int = 100) -> int:
 
 
 class Watch:
-    """Samples a number until told to stop; `highest` is the largest."""
+    """Samples a number until stopped; `highest` is the largest."""
 
     def __init__(self, sample: Callable[[], int], every: float = 0.05) -> None:
         self.samples: list[tuple[float, int]] = []
@@ -81,10 +81,10 @@ def settings(folder: Path, events: Path, **more: object) -> dict[str, object]:
 def test_a_flood_of_stream_names_evicts_and_memory_stays_below_the_limit(tmp_path: Path) -> None:
     write_flood(tmp_path / "events.jsonl", NAMES)
     with Longwatch(tmp_path, settings(tmp_path, tmp_path / "events.jsonl", state__memory_bytes=64 * MIB)) as daemon:
-        told = daemon.line(
+        reported = daemon.line(
             r"states may take 0\.07 GB of memory \(state\.memory_bytes\): some (\d+) streams of one feature"
         )
-        assert 1_500 < int(told[1]) < 2_200
+        assert 1_500 < int(reported[1]) < 2_200
         watch = Watch(lambda: resident(daemon.process.pid))
         assert daemon.wait() == 0, daemon.log
         watch.stop()

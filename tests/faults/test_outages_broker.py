@@ -46,7 +46,7 @@ def send(broker: Broker, number: int) -> None:
 
 
 def test_partitions_that_are_rewound_repeatedly_are_always_read_on(apache: Broker) -> None:
-    """As after every transaction that was given up: what the client has set aside must not keep it from fetching."""
+    """As after every aborted transaction: records the client has buffered must not keep it from fetching."""
     topic = apache.create_topic(f"back-{uuid.uuid4().hex[:8]}", 4)
     producer = open_producer(apache)
     for number in range(400):
@@ -106,7 +106,7 @@ def test_a_broker_that_is_slow_and_then_silent_is_waited_for(own_broker: Broker,
 def test_events_whose_commit_timed_out_are_scored_again_by_the_same_process(
     way: dict[str, Any], own_broker: Broker, tmp_path: Path
 ) -> None:
-    """Away for several times `kafka.delivery_timeout_seconds`: nothing is started anew, nothing is lost."""
+    """Away for several times `kafka.delivery_timeout_seconds`: nothing is restarted, nothing is lost."""
     own_broker.start()
     topics = Topics(own_broker, tmp_path, uuid.uuid4().hex[:8])
     fleet = make_fleet(streams=8, rows=700, seed=4)

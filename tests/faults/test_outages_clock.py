@@ -1,7 +1,7 @@
-"""The wall clock jumps by hours, while the daemon is at work: a library of our own tells the process another time.
+"""The wall clock jumps by hours while the daemon works: a preloaded library gives the process another time.
 
 Every wait, deadline and age in longwatch is taken from the monotonic clock; the wall clock is only shown, signed and
-written down. Events have times of their own.
+written down. Events carry their own times.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def test_clock_jumps_of_hours_change_no_score(
     assert worker.log.count("Kafka refuses this machine's time") == 1
     assert worker.log.count("The clock was corrected: records are written with a time again") == 1
     found = topics.scored()
-    if guarantee == "at_least_once":  # what came since the last checkpoint may be told again, and equally
-        told = by_place(found)
-        assert not any(difference(record, records[0]) for records in told.values() for record in records)
-        found = [records[0] for records in told.values()]
+    if guarantee == "at_least_once":  # what came since the last checkpoint may be written again, equally
+        reported = by_place(found)
+        assert not any(difference(record, records[0]) for records in reported.values() for record in records)
+        found = [records[0] for records in reported.values()]
     assert_once(found, Undisturbed(tmp_path, FLEET).scores(topics))
 
 

@@ -1,4 +1,4 @@
-"""A disk that is full, under the store, the outbox, files of results and the log: a small file system of its own."""
+"""A full disk under the store, the outbox, result files and the log: a small mounted file system."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_file_of_results_on_a_full_disk_keeps_its_lines_whole(disk: Disk) -> N
 
 
 class Expected(NamedTuple):
-    """What nobody disturbs."""
+    """What an undisturbed run gives."""
 
     run: Undisturbed
     scores: list[Record]  # of the file, in its order
@@ -197,7 +197,7 @@ def test_a_daemon_on_a_full_disk_keeps_scoring_and_a_kill_loses_nothing(
     found = read_lines(scores)
     assert [record["offset"] for record in found] == list(range(EVENTS)), "each once, in their order"
     for record, other in zip(found, expected.scores, strict=True):
-        assert not (told := difference(record, other | {"topic": record["topic"]})), told
+        assert not (reported := difference(record, other | {"topic": record["topic"]})), reported
     assert {delivery.id for delivery in receiver.taken} == expected.ids
     assert len(expected.ids) > 3
 

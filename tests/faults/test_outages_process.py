@@ -125,4 +125,4 @@ def test_a_daemon_killed_for_memory_loses_nothing(tmp_path: Path, cgroup: Path) 
     found = read_lines(scores)
     assert [record["offset"] for record in found] == list(range(len(expected))), "each once, in their order"
     for record, other in zip(found, expected, strict=True):
-        assert not (told := difference(record, other | {"topic": record["topic"]})), told
+        assert not (reported := difference(record, other | {"topic": record["topic"]})), reported

@@ -1,6 +1,6 @@
-"""The webhook's receiver down, hanging, slow, answering 500 and 429: scoring goes on, every alert arrives, in order.
+"""The webhook's receiver down, hanging, slow, answering 500 and 429: scoring continues, every alert arrives, in order.
 
-The long form takes ten minutes. What each answer means is tested beside the sink,
+The long form takes ten minutes. What each answer means is tested in
 tests/connectors/webhook.
 """
 
@@ -104,7 +104,7 @@ def test_a_failing_receiver_delays_no_scoring_and_misses_no_alert(tmp_path: Path
         for mood in MOODS:
             receiver.turn(mood)
             ends, moves, scored, moved = time.monotonic() + seconds, 0, 0.0, time.monotonic()
-            # its turn lasts until it has been met ("down" is met by nobody), and scoring has gone on meanwhile
+            # its turn lasts until it has been met ("down" is met by nobody), and scoring has continued meanwhile
             while (now := time.monotonic()) < ends or moves < 5 or not (mood == "down" or receiver.met[mood]):
                 assert now < ends + PATIENCE, f"{mood}: scored {scored:.0f}, met {receiver.met[mood]} times"
                 samples = daemon.metrics()
@@ -122,17 +122,19 @@ def test_a_failing_receiver_delays_no_scoring_and_misses_no_alert(tmp_path: Path
         daemon.work_until(lambda found: found("outbox_pending") == 0, "all is delivered")
         assert daemon.terminate()[0] == 0
     receiver.close()
-    told = [f"{alert['id']}-{alert['status']}" for alert in read_lines(tmp_path / "alerts.jsonl")]
+    reported = [f"{alert['id']}-{alert['status']}" for alert in read_lines(tmp_path / "alerts.jsonl")]
     assert set(receiver.taken) == webhook_ids(read_lines(tmp_path / "alerts.jsonl"))
-    assert len(told) > 15
+    assert len(reported) > 15
     first = list(dict.fromkeys(receiver.taken))
     for stream in fleet.names:
-        assert [i for i in first if i.startswith(stream)] == [i for i in told if i.startswith(stream)], "in their order"
+        assert [i for i in first if i.startswith(stream)] == [i for i in reported if i.startswith(stream)], (
+            "in their order"
+        )
     assert all(receiver.met[mood] for mood in MOODS if mood != "down")
     size = sum(path.stat().st_size for path in (tmp_path / "state").glob("outbox*"))
     print(
-        f"\n  {seconds:.0f} s of each trouble: {len(told)} alerts, at most {pending:.0f} waiting, "
-        f"{len(receiver.taken) - len(told)} sent twice, longest pause of scoring {longest:.2f} s, "
+        f"\n  {seconds:.0f} s of each trouble: {len(reported)} alerts, at most {pending:.0f} waiting, "
+        f"{len(receiver.taken) - len(reported)} sent twice, longest pause of scoring {longest:.2f} s, "
         f"memory {grown / 1e6:+.0f} MB, outbox {size / 1e6:.1f} MB"
     )
     assert grown < 200 * MIB

@@ -300,7 +300,7 @@ def assert_same_scores(found: Sequence[Record], expected: dict[Event_, Record]) 
     mine = by_event(found)
     assert mine.keys() == expected.keys()
     for event, record in mine.items():
-        assert not (told := difference(record, expected[event])), f"{event}: {told}"
+        assert not (reported := difference(record, expected[event])), f"{event}: {reported}"
 
 
 @pytest.mark.parametrize("source", ["file", pytest.param("pipe", marks=pytest.mark.faults)])
@@ -352,7 +352,7 @@ def test_a_topic_reader_rolls_back_to_its_commit_and_scores_the_others_correctly
     assert samples("events_rejected_total", reason=ENGINE_ERROR) == len(PLACES)
     assert worker.log.count("going back to the last checkpoint: ZeroDivisionError") == 1
     found = topics.scored()
-    if guarantee == "at_least_once":  # what came since the checkpoint is told again, and equally
+    if guarantee == "at_least_once":  # what came since the checkpoint is written again, equally
         found = [
             records[0] for records in by_place(found).values() if not any(difference(r, records[0]) for r in records)
         ]

@@ -142,8 +142,8 @@ def test_a_changelog_of_the_former_layout_is_read(world: World) -> None:
     assert store.load(["a", "b"]) == [b"1", b"2"]
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["as this version tells it", "as the former version left it"])
-def test_open_incidents_are_restored_without_loading_their_streams(world: World, told: bool) -> None:
+@pytest.mark.parametrize("reported", [True, False], ids=["as this version tells it", "as the former version left it"])
+def test_open_incidents_are_restored_without_loading_their_streams(world: World, reported: bool) -> None:
     rows: dict[str, bytes | None] = {}
     for file in ("state", "incident"):
         (world.folder / file).mkdir()
@@ -155,7 +155,7 @@ def test_open_incidents_are_restored_without_loading_their_streams(world: World,
     for name, row in rows.items():
         assert row is not None
         for key, value in state_records(name, source, 9, compressed(row), incident=incident_of(row) is not None):
-            writer.send(world.changelog, key, value if told else value[:7] + b"\0" + value[8:], None, 0)
+            writer.send(world.changelog, key, value if reported else value[:7] + b"\0" + value[8:], None, 0)
     world.write({}, 9, writer=writer)
     store = world.store()
 

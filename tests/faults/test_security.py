@@ -1,4 +1,4 @@
-"""Names and settings that mean harm, or only get in the way: what shows them shows them as they are, and goes on."""
+"""Hostile or awkward names and settings are shown as they are and break nothing."""
 
 from __future__ import annotations
 

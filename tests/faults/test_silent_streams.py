@@ -1,4 +1,4 @@
-"""The end of an incident whose stream is gone is told once, whatever is killed, by whoever has its partition."""
+"""The end of a silent stream's incident is reported once, despite kills, by the worker that owns its partition."""
 
 from __future__ import annotations
 

@@ -255,7 +255,7 @@ def test_a_version_with_another_row_layout_gets_advice_that_works(topics: Topics
 
 
 def test_a_daemon_that_cannot_process_fails_its_liveness_probe(topics: Topics) -> None:
-    """A transaction that never ends, of a worker nobody knows: its states cannot be restored before."""
+    """A transaction of an unknown worker that never ends: states cannot be restored before it is aborted."""
     with Stream(topics, FLEET) as stream:
         stream.until(EVENTS / 2)
         with topics.worker("a") as worker:

@@ -14,7 +14,7 @@ from tests.faults.support import (
 
 
 class Workers:
-    """Workers of one group; "c" is no static member, so it leaves at once when it stops. `more`: their settings."""
+    """Workers of one group; "c" is not a static member, so it leaves at once when it stops. `more`: their settings."""
 
     def __init__(self, topics: Topics, **more: Any) -> None:
         self._topics, self._more = topics, more

@@ -1,4 +1,4 @@
-"""Make a golden store: the state directory that a longwatch left behind, and what it scored when it went on from it.
+"""Make a golden store: the state directory that a longwatch left behind, and what it scored when it resumed from it.
 
     python -m tests.golden.make_golden CHECKOUT FOLDER
 

@@ -136,13 +136,13 @@ def test_the_theorys_parameter_counts_are_the_forecasters() -> None:
     def numbers(**shape: int) -> int:
         return sum(p.numel() for p in Forecaster("lstm", 48, **shape).parameters())
 
-    for told, counted in {
+    for reported, counted in {
         "= 12,050$ numbers": numbers(),
         "= 18,816$ and": numbers(layers=2) - numbers() - 288,
         "= 4,608$": numbers(attention_window=16) - numbers(),
     }.items():
-        assert told in text
-        assert int(re.sub(r"\D", "", told)) == counted
+        assert reported in text
+        assert int(re.sub(r"\D", "", reported)) == counted
     for cell, gates in {"rnn": 1, "gru": 3, "lstm": 4}.items():
         assert f"| {cell} | {gates} | {cell_parameter_count(cell, 11, 48):,} | {48 * gates} |" in text
 

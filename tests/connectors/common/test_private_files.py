@@ -61,10 +61,10 @@ class Work:
         copy = Work(self.folder / f"copy-{time.monotonic_ns()}")
         shutil.copytree(self.state, copy.state)
         copy.source = self.source
-        with pytest.raises(FileError) as told:
+        with pytest.raises(FileError) as reported:
             copy.run()
-        assert "\n" not in str(told.value)
-        return str(told.value)
+        assert "\n" not in str(reported.value)
+        return str(reported.value)
 
 
 @pytest.fixture
@@ -201,9 +201,9 @@ def test_a_result_file_has_one_writer(sink: type, setting: str, tmp_path: Path) 
     other = tmp_path / "other-name.jsonl"
     os.link(path, other)
     for name in (path, other):
-        with pytest.raises(FileError, match=rf"^{setting} {name}: is written by another longwatch") as told:
+        with pytest.raises(FileError, match=rf"^{setting} {name}: is written by another longwatch") as reported:
             sink(name)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(reported.value)
     first.close()
     sink(path).close()
 
@@ -227,9 +227,9 @@ def test_a_second_worker_on_the_same_result_file_is_refused_and_changes_nothing(
 def test_a_result_file_that_cannot_be_truncated_is_a_one_line_error(make, tmp_path: Path) -> None:
     path = tmp_path / "odd"
     make(path)
-    with pytest.raises(FileError, match=rf"^output\.scores_file {path}: ") as told:
+    with pytest.raises(FileError, match=rf"^output\.scores_file {path}: ") as reported:
         FileScoreSink(path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 # -- for nobody else ---------------------------------------------------------------------------------------------------
@@ -268,9 +268,9 @@ def test_a_symbolic_link_in_the_state_directory_is_not_followed(name: str, tmp_p
     state.mkdir()
     victim.write_text("precious")
     (state / name).symlink_to(victim)
-    with pytest.raises(StateError, match=f"{name}: it is a symbolic link") as told:
+    with pytest.raises(StateError, match=f"{name}: it is a symbolic link") as reported:
         SqliteStore(state)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
     assert victim.read_text() == "precious"
     (state / name).unlink()
     SqliteStore(state).close()

@@ -1,4 +1,4 @@
-"""Codes of log lines: symbols beside numbers."""
+"""Codes of log lines: symbols next to numbers."""
 
 from __future__ import annotations
 

@@ -112,8 +112,8 @@ def test_failed_logins_are_logged_at_intervals_without_the_password(
     ask(server, "/metrics")  # no attempt
     for number in range(20):
         ask(server, "/metrics", basic("prometheus", f"guess-{number}"))
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert told == ["1 requests with a wrong user name or password, the last from 127.0.0.1"]
+    reported = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert reported == ["1 requests with a wrong user name or password, the last from 127.0.0.1"]
     assert "guess" not in caplog.text
     assert PASSWORD not in caplog.text
 
@@ -148,12 +148,12 @@ def test_an_unfinished_tls_handshake_blocks_nobody_and_is_disconnected(
         monkeypatch.setattr("connectors.http_server.connections.REQUEST_SECONDS", handshake_seconds)
         return [socket.create_connection(("127.0.0.1", server.port), timeout=240) for _ in range(4)]
 
-    patient = silent(600.0)
+    stopped_once = silent(600.0)
     assert ask(server, "/livez", trust=certificate / "cert.pem")[0] == 200, "none of them has gone yet"
     for connection in silent(0.5):
         assert connection.recv(1) == b""  # hung up on
         connection.close()
-    for connection in patient:
+    for connection in stopped_once:
         connection.close()
     deadline = time.monotonic() + 240
     while threading.active_count() > before + 1:

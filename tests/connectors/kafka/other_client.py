@@ -1,4 +1,4 @@
-"""Read, read back and write with whichever kafka-python is imported; print what came, and what was told, as JSON.
+"""Read, read back and write with whichever kafka-python is imported; print what was read and logged, as JSON.
 
 `python other_client.py BOOTSTRAP TOPIC COUNT [changelog]`: COUNT records of the topic, all on its one partition.
 """
@@ -23,9 +23,9 @@ SECONDS = 60.0  # for all of it; it takes a few
 
 
 def main(bootstrap: str, topic: str, count: int, *, changelog: bool) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: reported.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("connectors").addHandler(handler)
     settings = KafkaSettings(
         bootstrap_servers=bootstrap, topics=[topic], group_id=f"{topic}-group",
@@ -44,7 +44,7 @@ def main(bootstrap: str, topic: str, count: int, *, changelog: bool) -> None:
     writer.send(f"{topic}-out", None, b"written")
     writer.flush()
     writer.close()
-    found = {"client": kafka.__file__, "read": read, "history": kept, "told": told}
+    found = {"client": kafka.__file__, "read": read, "history": kept, "reported": reported}
     if changelog:
         followed: list[int] = []
         changelogs = Changelogs(settings)

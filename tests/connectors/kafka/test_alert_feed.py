@@ -55,7 +55,7 @@ class Taken:
 
 
 class Group:
-    """A worker's writer of alerts, and the feeds that bring them to a sink of its own."""
+    """A worker's writer of alerts, and the feeds that bring them to a sink."""
 
     def __init__(self, broker: Broker, topic: str) -> None:
         self.settings = KafkaSettings(

@@ -69,7 +69,7 @@ def test_events_written_during_downtime_are_scored_even_in_previously_empty_part
 def test_topics_and_partitions_created_later_are_read_from_their_beginning(
     apache: Broker, topic: Topic, monkeypatch: pytest.MonkeyPatch, made: str, placed: str
 ) -> None:
-    """Else what is written before it is found would be passed over, though all of it came since."""
+    """Otherwise records written before the topic is discovered would be skipped."""
     monkeypatch.setattr("connectors.kafka.fetch_thread.METADATA_MAX_AGE_MS", 3_000)
     prefix = f"p{uuid.uuid4().hex[:8]}"
     events = topic(prefix=prefix)

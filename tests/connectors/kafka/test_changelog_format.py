@@ -1,4 +1,4 @@
-"""The changelog's records: what is written is read back, and what is damaged or foreign is told from it."""
+"""The changelog's records round trip; damaged and foreign ones are detected."""
 
 from __future__ import annotations
 

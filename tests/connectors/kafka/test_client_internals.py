@@ -90,7 +90,7 @@ def test_a_client_with_other_internals_is_read_through_its_public_interface(
 ) -> None:
     found = run(renamed_client(tmp_path, names), apache, filled(apache, topic))
     assert found["read"] == found["history"] == list(range(COUNT))
-    (warning,) = found["told"]
+    (warning,) = found["reported"]
     assert "records are parsed one by one" in warning
     assert "kafka-python<3.1" in warning
 
@@ -101,4 +101,4 @@ def test_a_changelog_can_be_read_through_the_public_interface(
     found = run(renamed_client(tmp_path, PRIVATE), apache, filled(apache, topic), "changelog")
     assert found["followed"] == list(range(10))
     assert found["position"] == 10
-    assert len([line for line in found["told"] if "internals" in line]) == 1
+    assert len([line for line in found["reported"] if "internals" in line]) == 1

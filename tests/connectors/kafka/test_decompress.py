@@ -56,7 +56,7 @@ def test_truncated_data_and_trailing_garbage_are_refused(codec: int) -> None:
 
 @pytest.mark.parametrize("codec", [GZIP, LZ4], ids=["gzip", "lz4"])
 def test_many_small_frames_take_no_more_memory_than_their_bytes(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts the bytes that are handed to the codecs, which copy what follows a frame for whoever asks."""
+    """Counts the bytes handed to the codecs, which copy what follows a frame on request."""
     handed = 0
 
     def counted(method):

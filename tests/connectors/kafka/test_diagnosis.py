@@ -1,4 +1,4 @@
-"""What a person is told where brokers do not let us, against a broker with access control: the cause, and the mend."""
+"""Errors where a broker with access control denies something: the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def topic(guarded_broker: ApacheKafka) -> str:
 
 @pytest.fixture
 def elsewhere(guarded_broker: ApacheKafka, settings: Make) -> Make:
-    """Settings for the listener that sends clients on to an address that nobody listens at."""
+    """Settings for the listener that advertises an address without a listener."""
     return lambda **more: settings(
         bootstrap_servers=guarded_broker.elsewhere_bootstrap, security_protocol="PLAINTEXT", **more
     )
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[KafkaSettings], str]]:
+def reported(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[KafkaSettings], str]]:
     """Return the first thing that reading with these settings says: a warning, or the error that ends it."""
     sources: list[KafkaSource] = []
 
@@ -100,9 +100,9 @@ def told(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[KafkaSettings],
 
 
 def test_an_unreachable_advertised_address_is_not_reported_as_a_missing_topic(
-    guarded_broker: ApacheKafka, topic: str, elsewhere: Make, told: Callable[[KafkaSettings], str]
+    guarded_broker: ApacheKafka, topic: str, elsewhere: Make, reported: Callable[[KafkaSettings], str]
 ) -> None:
-    line = told(elsewhere(topics=[topic]))
+    line = reported(elsewhere(topics=[topic]))
     assert "No such topic" not in line
     assert f"{guarded_broker.elsewhere}: not reachable" in line
     assert "advertised.listeners" in line
@@ -121,11 +121,11 @@ def test_writers_and_training_report_an_unreachable_advertised_address(
 
 
 def test_an_unauthorised_topic_is_not_reported_as_missing(
-    guarded_broker: ApacheKafka, topic: str, settings: Make, told: Callable[[KafkaSettings], str]
+    guarded_broker: ApacheKafka, topic: str, settings: Make, reported: Callable[[KafkaSettings], str]
 ) -> None:
     config = settings(topics=[topic])
     guarded_broker.grant("GROUP", config.group_id, "READ")
-    line = told(config)
+    line = reported(config)
     assert "No such topic" not in line
     assert f"user '{USERNAME}' may not use topic {topic}: grant Read on it" in line
     with pytest.raises(KafkaConnectorError, match=f"may not use topic {topic}: grant Read on it"):
@@ -136,7 +136,7 @@ def test_an_unreadable_topic_and_a_missing_topic_are_both_reported(
     guarded_broker: ApacheKafka,
     topic: str,
     settings: Make,
-    told: Callable[[KafkaSettings], str],
+    reported: Callable[[KafkaSettings], str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     missing = f"missing-{topic}"
@@ -144,28 +144,28 @@ def test_an_unreadable_topic_and_a_missing_topic_are_both_reported(
     for name in (topic, missing):
         guarded_broker.grant("TOPIC", name, "DESCRIBE")
     guarded_broker.grant("GROUP", config.group_id, "READ")
-    assert f"may not use topic {topic}: grant Read on it" in told(config)
+    assert f"may not use topic {topic}: grant Read on it" in reported(config)
     caplog.clear()
     guarded_broker.grant("TOPIC", topic, "READ")
-    assert f"No such topic on {config.bootstrap_servers} yet: {missing}" in told(settings(topics=[topic, missing]))
+    assert f"No such topic on {config.bootstrap_servers} yet: {missing}" in reported(settings(topics=[topic, missing]))
 
 
 def test_an_unauthorised_group_is_an_error(
-    guarded_broker: ApacheKafka, topic: str, settings: Make, told: Callable[[KafkaSettings], str]
+    guarded_broker: ApacheKafka, topic: str, settings: Make, reported: Callable[[KafkaSettings], str]
 ) -> None:
     guarded_broker.grant("TOPIC", topic, "READ")
     config = settings(topics=[topic])
-    assert f"user '{USERNAME}' may not use the group {config.group_id}: grant Read on it" in told(config)
+    assert f"user '{USERNAME}' may not use the group {config.group_id}: grant Read on it" in reported(config)
 
 
 def test_a_group_of_another_program_is_an_error(
-    guarded_broker: ApacheKafka, topic: str, settings: Make, told: Callable[[KafkaSettings], str]
+    guarded_broker: ApacheKafka, topic: str, settings: Make, reported: Callable[[KafkaSettings], str]
 ) -> None:
     config = settings(bootstrap_servers=guarded_broker.bootstrap, security_protocol="PLAINTEXT", topics=[topic])
     other = KafkaConsumer(topic, bootstrap_servers=guarded_broker.bootstrap, group_id=config.group_id)
     try:
         until(lambda: other.poll(200) or other.assignment(), "the other program has its partitions")
-        line = told(config)
+        line = reported(config)
     finally:
         other.close(autocommit=False)
     assert f"the group {config.group_id} has members that share partitions out in another way" in line

@@ -99,7 +99,7 @@ def test_a_second_member_with_the_same_instance_id_is_an_error_for_the_first(
     second = open_member(config)
     until(lambda: second.owned, "the second member has taken over")
     produce(apache, name, range(10))
-    until(lambda: first.error, "the first member is told as it checkpoints")
+    until(lambda: first.error, "the first member's checkpoint fails")
     error, first.error = first.error, None
     assert isinstance(error, KafkaConnectorError)
     assert "group_instance_id=twin" in str(error)
@@ -116,7 +116,7 @@ def test_a_session_timeout_the_broker_forbids_is_an_error_with_its_settings(
 def test_holding_and_seeking_partitions_revoked_meanwhile_is_harmless(
     apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource], open_member: Callable[..., Member]
 ) -> None:
-    """The client lets go of a partition before the source's thread hears of it, which may be busy with a roll-back."""
+    """The client revokes a partition before the source's thread, perhaps busy with a roll-back, learns of it."""
     name = topic(partitions=2)
     config = settings(apache, name)
     placed: list[dict[Partition, int]] = []
@@ -171,5 +171,5 @@ def test_a_commit_that_fails_is_logged_and_not_raised(
     source.commit({Partition(name, 0): 10})
     assert "not committed" in caplog.text
     assert read(source, 10)[-10:] == list(range(10, 20)), "the member joins again by itself"
-    until(lambda: source.poll(0.1) is not None and lost, "the loss is told")
+    until(lambda: source.poll(0.1) is not None and lost, "the loss is reported")
     assert lost == [[Partition(name, 0)]]

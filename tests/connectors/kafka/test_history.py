@@ -96,7 +96,7 @@ def test_records_deleted_by_retention_during_the_read_are_skipped(apache: Broker
 
 
 def test_topics_of_a_pattern_are_read_in_name_order(broker: Broker, topic: Topic) -> None:
-    prefix = f"pattern-{uuid.uuid4().hex[:8]}"  # a broker that goes on running has those of former runs
+    prefix = f"pattern-{uuid.uuid4().hex[:8]}"  # a long-running broker has those of former runs
     names = sorted(topic(prefix=prefix) for _ in range(2))
     for name in names:
         write(broker, name, {0: [name.encode()]})

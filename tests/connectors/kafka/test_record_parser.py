@@ -1,4 +1,4 @@
-"""Records out of fetched bytes: the same as kafka-python's own way finds, whatever a producer wrote."""
+"""Records out of fetched bytes equal kafka-python's, for anything a producer may write."""
 
 from __future__ import annotations
 

@@ -163,8 +163,8 @@ def test_scores_and_alerts_keep_the_largest_contributions_that_fit(
     alerts.write([alert])
     records = written(writer, scores_topic, 53)
     assert [record.value for record in records[3:]] == [value for _, value in score_records(small)], "as they were"
-    (told,) = written(writer, alerts_topic, 1)
-    for record, before in [*zip(records[:3], score_records(whole), strict=False), (told, alert_record(alert))]:
+    (reported,) = written(writer, alerts_topic, 1)
+    for record, before in [*zip(records[:3], score_records(whole), strict=False), (reported, alert_record(alert))]:
         assert (0.9 if most < 1 << 20 else 0.99) * min(most, 1 << 20) < len(record.value) < min(most, 1 << 20)
         cut, full = json.loads(record.value), json.loads(before[1])
         assert_the_largest_are_kept(cut, 1_000)
@@ -208,13 +208,13 @@ def test_a_record_too_large_even_without_features_is_dropped(
     assert outcomes == ["left_out", "left_out"]
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["the broker tells", "the broker tells nothing"])
+@pytest.mark.parametrize("reported", [True, False], ids=["the broker tells", "the broker tells nothing"])
 def test_a_too_large_record_error_states_the_topics_limit(
     apache: Broker,
     narrow: Narrow,
     open_writer: Callable[..., KafkaWriter],
     monkeypatch: pytest.MonkeyPatch,
-    told: bool,
+    reported: bool,
 ) -> None:
     """Where a topic takes less than before, or DescribeConfigs is not allowed."""
     topic = narrow(1_048_588)
@@ -225,7 +225,7 @@ def test_a_too_large_record_error_states_the_topics_limit(
     admin = KafkaAdminClient(bootstrap_servers=apache.bootstrap)
     admin.alter_configs([ConfigResource("TOPIC", topic, {"max.message.bytes": "60000"})])
     admin.close()
-    if not told:
+    if not reported:
         monkeypatch.setattr("connectors.kafka.record_sizes.max_message_bytes", lambda *_: {})
 
     def refused() -> bool:
@@ -238,7 +238,7 @@ def test_a_too_large_record_error_states_the_topics_limit(
         return False
 
     tries = list(iter(refused, False))
-    assert len(tries) == 1 if told else 1 < len(tries) < 10, "the daemon gives up after ten in a row"
+    assert len(tries) == 1 if reported else 1 < len(tries) < 10, "the daemon gives up after ten in a row"
     assert_the_largest_are_kept(json.loads(written(writer, topic, 2)[-1].value), 500)
 
 

@@ -211,7 +211,7 @@ def test_without_a_broker_flush_times_out(own_broker: Broker) -> None:
 
 
 def test_a_send_blocked_by_a_full_buffer_can_be_cancelled(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is on the daemon's own thread: unasked it would seem dead, and not stop when told to."""
+    """It runs on the daemon's own thread: without the callback it would seem dead and not stop on request."""
     looks: list[int] = []
     before = senders()
 
@@ -232,7 +232,7 @@ def test_a_send_blocked_by_a_full_buffer_can_be_cancelled(own_broker: Broker, mo
     with pytest.raises(UndeliveredError, match="enough"):
         writer.send("alerts", b"k", bytes(20_000))
     own_broker.start()
-    writer.reopen()  # what was not written is forgotten, and written again by whoever keeps it
+    writer.reopen()  # what was not written is dropped; its owner writes it again
     until(lambda: len(senders() - before) == 1, "the former client has ended")
     writer.send("alerts", b"k", b"1")
     writer.close()

@@ -152,7 +152,7 @@ def test_compressed_topics_are_read(
 
 
 def test_contradicting_settings_are_refused() -> None:
-    for values, told in [
+    for values, reported in [
         ({"topics": ["a"], "topic_pattern": "b"}, "keep one of them"),
         ({"topics": []}, "kafka.topics is empty"),
         ({"topic_pattern": "("}, "no regular expression"),
@@ -160,7 +160,7 @@ def test_contradicting_settings_are_refused() -> None:
         ({"security_protocol": "SASL_SSL"}, "needs kafka.sasl_username"),
         ({"ssl_certfile": "x.pem"}, "belong together"),
     ]:
-        with pytest.raises(ValidationError, match=told):
+        with pytest.raises(ValidationError, match=reported):
             KafkaSettings(**values)  # type: ignore[arg-type]  # each is one of several types
 
 

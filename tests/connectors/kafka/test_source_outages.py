@@ -75,12 +75,12 @@ def test_a_source_opened_before_the_broker_waits_logs_it_and_then_reads(
     source = open_source(settings(own_broker, "events"))
     began = time.monotonic()
 
-    def told() -> list[str]:
+    def reported() -> list[str]:
         assert len(source.poll(0.3)) == 0
         return [record.getMessage() for record in caplog.records if "No Kafka broker yet" in record.getMessage()]
 
-    until(lambda: len(told()) >= 3, "each attempt is told, and poll keeps its time-out meanwhile")
-    lines = told()
+    until(lambda: len(reported()) >= 3, "each attempt is logged, and poll keeps its timeout meanwhile")
+    lines = reported()
     waits = 0.75 * FIRST_DELAY_SECONDS * (2 ** (len(lines) - 1) - 1)
     assert time.monotonic() - began >= waits, "ever more rarely"
     assert own_broker.bootstrap in lines[0]
@@ -111,8 +111,8 @@ def test_a_port_that_does_not_speak_kafka_is_logged(
     monkeypatch.setattr("connectors.kafka.connect.CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         source = open_source(KafkaSettings(bootstrap_servers=f"127.0.0.1:{server.getsockname()[1]}"))
-        told = "does not answer as a Kafka broker with kafka.security_protocol=PLAINTEXT"
-        until(lambda: len(source.poll(0.2)) == 0 and told in caplog.text, "it is told")
+        reported = "does not answer as a Kafka broker with kafka.security_protocol=PLAINTEXT"
+        until(lambda: len(source.poll(0.2)) == 0 and reported in caplog.text, "it is logged")
 
 
 def test_a_missing_topic_is_logged_once_and_read_when_created(
@@ -127,7 +127,7 @@ def test_a_missing_topic_is_logged_once_and_read_when_created(
     monkeypatch.setattr("connectors.kafka.fetch_thread.TOPIC_CHECK_SECONDS", 0.2)
     name = f"late-{time.monotonic_ns()}"
     source = open_source(settings(broker, name))
-    until(lambda: len(source.poll(0.2)) == 0 and "No such topic" in caplog.text, "the missing topic is told")
+    until(lambda: len(source.poll(0.2)) == 0 and "No such topic" in caplog.text, "the missing topic is logged")
     end = time.monotonic() + 1.5
     while time.monotonic() < end:
         source.poll(0.2)
@@ -160,7 +160,7 @@ def test_a_broker_outage_is_logged_once_and_loses_nothing(
         assert len(source.poll(0.5)) == 0
         source.commit({Partition("events", 0): 50})
 
-    until(lambda: poll_and_commit() or "Kafka gives no answer" in caplog.text, "the outage is told")
+    until(lambda: poll_and_commit() or "Kafka gives no answer" in caplog.text, "the outage is logged")
     for _ in range(4):
         poll_and_commit()
     assert time.process_time() - cpu < 0.5 * (time.monotonic() - began), "the wait is not a busy one"
@@ -169,7 +169,7 @@ def test_a_broker_outage_is_logged_once_and_loses_nothing(
     with monkeypatch.context() as impatient:
         impatient.setattr("connectors.kafka.start_offsets.ANSWER_MS", 500)
         source.rewind({Partition("events", 0): 40})
-        until(lambda: source.poll(0.1) is not None and placed, "reading is to go on ten records before")
+        until(lambda: source.poll(0.1) is not None and placed, "the rewind is accepted")
     for _ in range(4):
         source.poll(0.5)
     assert source.outage
@@ -177,7 +177,7 @@ def test_a_broker_outage_is_logged_once_and_loses_nothing(
     own_broker.start()
     produce(own_broker, "events", range(100, 200), partitions=2)
     assert sorted(read(source, 110))[10:] == list(range(100, 200))
-    until(lambda: source.poll(0.1) is not None and "Kafka answers again" in caplog.text, "the return is told")
+    until(lambda: source.poll(0.1) is not None and "Kafka answers again" in caplog.text, "the recovery is logged")
 
     def commits() -> bool:  # while the member joins its group again the broker may refuse, as every checkpoint may find
         source.poll(0.1)

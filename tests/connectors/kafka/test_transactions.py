@@ -205,9 +205,9 @@ def test_a_too_large_record_does_not_fail_its_transaction(
 ) -> None:
     mine, results = writer(), topic()
     mine.send(results, None, bytes(2 << 20))
-    with pytest.raises(KafkaConnectorError, match="MessageSizeTooLarge") as told:
+    with pytest.raises(KafkaConnectorError, match="MessageSizeTooLarge") as reported:
         mine.flush()
-    assert not isinstance(told.value, TransactionError), "trying again would not help"
+    assert not isinstance(reported.value, TransactionError), "trying again would not help"
 
 
 def test_a_partition_is_not_read_before_its_seek(apache: Broker, topic: Topic, reader: Callable[..., Reader]) -> None:
@@ -261,7 +261,7 @@ def test_lag_is_zero_once_every_readable_record_is_read(
     ends: str,
     read_committed: bool,
 ) -> None:
-    """A transaction's mark is an offset without a record; what was aborted or is open, nobody is to see."""
+    """A transaction marker is an offset without a record; aborted and open records are invisible."""
     events, mine = topic(), writer()
     if ends == "aborted at first":
         transaction(mine, events, range(5), "abort_transaction")

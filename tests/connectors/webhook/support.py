@@ -51,7 +51,7 @@ def until(condition: Callable[[], Any], seconds: float = 240.0) -> None:
 
 
 class Receiver:
-    """An HTTP server that answers what it is told to.
+    """An HTTP server that answers as `answer` says.
 
     `hang` keeps the connection open without a word, `drip` answers a byte now and then, other texts come before a 204.
     """
@@ -112,7 +112,7 @@ class Receiver:
 
 
 class Counts:
-    """What the sink tells its metrics."""
+    """What the sink reports to its metrics."""
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()

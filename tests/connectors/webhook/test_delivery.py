@@ -82,7 +82,7 @@ def test_a_receiver_that_sends_only_interim_answers_is_retried_later(
 
 @pytest.fixture
 def swallowing() -> Iterator[tuple[str, int]]:
-    """An address that answers no attempt to connect, as behind a firewall: its queue is full, and nobody accepts."""
+    """An address that never accepts a connection, as behind a firewall: its backlog is full."""
     with socket.create_server(("127.0.0.2", 0), backlog=0) as server:
         filling = [socket.socket() for _ in range(4)]
         for client in filling:
@@ -99,7 +99,7 @@ Place = tuple[str, int]
 def resolve_to(
     monkeypatch: pytest.MonkeyPatch, *places: Place, after: Callable[[], object] = lambda: None
 ) -> list[str]:
-    """Have every name stand for these places; the names that were asked for, as they are."""
+    """Resolve every name to these addresses; return the list of names that are looked up."""
     asked: list[str] = []
 
     def getaddrinfo(host: str, *_args: Any, **_more: Any) -> list[Any]:
@@ -190,7 +190,7 @@ def test_a_redirect_is_not_followed(receiver: Receiver, make_sink: MakeSink, cou
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that nobody has signed, in one file."""
+    """A key and a self-signed certificate for 127.0.0.1 in one file."""
     path = tmp_path / "tls.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
     made = subprocess.run(

@@ -37,7 +37,7 @@ def test_after_an_outage_the_receiver_gets_every_alert_in_stream_order(
     until(lambda: counts.outcomes["retried"] >= 8)
     assert counts.pending == 40
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == 1, "an outage is told once, not at every attempt"
+    assert len(warnings) == 1, "an outage is logged once, not at every attempt"
     assert "refused" in warnings[0].getMessage()
     receiver = Receiver(port)
     try:

@@ -1,4 +1,4 @@
-"""State that another version has written: gone on from as if nothing had happened, or refused in one line and kept.
+"""State that another version has written: resumed without a difference, or refused in one line and kept.
 
 tests/golden/ holds what longwatch has left behind, by the store's format; `make_golden` there says how it is made.
 """
@@ -85,8 +85,8 @@ def test_an_open_incident_of_the_golden_state_ends_without_its_stream(work: Path
     (work / "events.jsonl").write_bytes(alarmed() + more)
     daemon = open_daemon(work, output__alerts_file=str(work / "alerts.jsonl"), alerting__threshold="4")
     daemon.run()
-    told = [msgspec.json.decode(line) for line in (work / "alerts.jsonl").read_bytes().splitlines()]
-    of_gone = [(alert["status"], alert["resolved_by"]) for alert in told if alert["stream"] == GONE]
+    reported = [msgspec.json.decode(line) for line in (work / "alerts.jsonl").read_bytes().splitlines()]
+    of_gone = [(alert["status"], alert["resolved_by"]) for alert in reported if alert["stream"] == GONE]
     assert of_gone == ([] if damaged else [("resolved", "silence")])
     assert daemon.metrics.registry.get_sample_value("longwatch_alerts_firing") == 0
 
@@ -137,8 +137,10 @@ def test_a_store_of_a_former_format_is_refused_and_unchanged(work: Path) -> None
 def test_rows_of_another_layout_are_refused_before_any_event_is_read(work: Path) -> None:
     """What a version with other rows sees of ours, and we of its: model.horizons changes the rows, too."""
     before = unpack(PRESENT, work)
-    told = r"written by longwatch 0\.1\.0 in layout [0-9a-f]{16}, this one \(.*\) reads [0-9a-f]{16}: go back to that"
-    with pytest.raises(StateError, match=told):
+    reported = (
+        r"written by longwatch 0\.1\.0 in layout [0-9a-f]{16}, this one \(.*\) reads [0-9a-f]{16}: go back to that"
+    )
+    with pytest.raises(StateError, match=reported):
         open_daemon(work, model__horizons="[1]")
     assert (work / "state" / DATABASE).read_bytes() == before
 

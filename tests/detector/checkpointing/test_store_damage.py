@@ -36,9 +36,9 @@ def test_a_damaged_row_is_an_error_naming_its_stream_and_others_stay_readable(di
     content[content.rindex(b"a" * 1000) + 500] ^= 0x10
     path.write_bytes(content)
     store = SqliteStore(directory)
-    with pytest.raises(DamagedRowError, match=r"stream 'web-1/cpu' is damaged .*100000 bytes") as told:
+    with pytest.raises(DamagedRowError, match=r"stream 'web-1/cpu' is damaged .*100000 bytes") as reported:
         store.load(["good", "web-1/cpu"])
-    assert told.value.stream == "web-1/cpu"
+    assert reported.value.stream == "web-1/cpu"
     assert store.load(["good"]) == [b"g" * 100]
     store.save([("web-1/cpu", b"b")], [], {"n": 2})
     assert store.load(["good", "web-1/cpu"]) == [b"g" * 100, b"b"]
@@ -72,7 +72,7 @@ def test_damaged_offsets_are_refused(directory: Path) -> None:
     store.save([], [], {"offsets": {"t:0": 7}})
     store.close()
     alter(directory, "UPDATE meta SET document = replace(document, '7', '8')")
-    for _ in range(2):  # and lets go of the directory
+    for _ in range(2):  # and releases the directory
         with pytest.raises(DamagedStoreError, match=r"record of offsets is damaged .*: restore it from a backup"):
             SqliteStore(directory)
     with closing(SqliteStore(directory, is_cache=True)) as store:
@@ -105,15 +105,15 @@ def damaged(directory: Path, damage: str) -> bytes:
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_database_is_one_clear_error_and_never_a_crash(directory: Path, damage: str) -> None:
     hit = damaged(directory, damage)
-    with pytest.raises(StateError) as told:  # noqa: PT012 - at open, or when the page is first read
+    with pytest.raises(StateError) as reported:  # noqa: PT012 - at open, or when the page is first read
         store = SqliteStore(directory)
         try:
             store.load(NAMES)
         finally:
             store.close()
-    assert str(directory) in str(told.value)
-    assert "\n" not in str(told.value)
-    assert "restore" in str(told.value)
+    assert str(directory) in str(reported.value)
+    assert "\n" not in str(reported.value)
+    assert "restore" in str(reported.value)
     assert (directory / DATABASE).read_bytes() == hit, "left as it is, for whoever restores it"
 
 
@@ -122,12 +122,12 @@ def test_a_damaged_cache_of_a_changelog_is_set_aside_and_rebuilt(
     directory: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     hit = damaged(directory, damage)
-    late = damage == "the rows"  # found when one of them is first read: then the next start begins anew
+    late = damage == "the rows"  # found when one of them is first read: then the next start rebuilds it
     if late:
         with closing(SqliteStore(directory, is_cache=True)) as store:
             with pytest.raises(DamagedStoreError, match=r"state\.db\.damaged now, .* once longwatch is started again"):
                 store.load(NAMES)
-            with pytest.raises(StateError):  # whoever asks again before the end makes it no worse
+            with pytest.raises(StateError):  # a second load before the end makes it no worse
                 store.load(NAMES)
     with closing(SqliteStore(directory, is_cache=True)) as store:
         assert store.meta() is None

@@ -48,10 +48,10 @@ def test_kill_9_at_any_moment_leaves_exactly_one_checkpoint(directory: Path) -> 
         time.sleep(chance.uniform(0, 2 * (time.perf_counter() - began)))
         child.send_signal(signal.SIGKILL)
         with child.stdout as said:
-            told = [line.split() for line in [first, *said] if line.endswith("\n")]
+            reported = [line.split() for line in [first, *said] if line.endswith("\n")]
         child.wait()
-        saved = max(int(n) for verb, n in told if verb == "saved")
-        within_a_save += told[-1][0] == "saving"
+        saved = max(int(n) for verb, n in reported if verb == "saved")
+        within_a_save += reported[-1][0] == "saving"
 
         store = SqliteStore(directory)
         generation, found = generation_of(store)

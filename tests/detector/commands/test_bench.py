@@ -1,4 +1,4 @@
-"""`longwatch bench`, and ingest beside it. Their figures are not judged here: a busy machine would fail."""
+"""`longwatch bench` and the ingest benchmark. Their figures are not judged here: a busy machine would fail."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def test_engine_and_bare_network_are_both_measured(
 def test_the_kafka_benchmark_measures_and_cleans_up(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
     measure(Settings(), broker.bootstrap, quick=True)
 
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     for row in ("bare kafka-python poll loop", "daemon, broker to alert", "daemon / bare poll loop"):
-        assert re.search(rf"^  {row}{NUMBER}", told, re.MULTILINE), f"{row!r} is missing from\n{told}"
+        assert re.search(rf"^  {row}{NUMBER}", reported, re.MULTILINE), f"{row!r} is missing from\n{reported}"
     admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
     assert not [topic for topic in admin.list_topics() if topic.startswith("longwatch-bench-")]
     admin.close()

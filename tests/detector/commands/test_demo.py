@@ -103,8 +103,8 @@ def test_the_table_agrees_with_the_printed_alerts(demo):
 
 
 def test_the_text_fits_a_terminal(demo):
-    told = [line for line in demo.text.splitlines() if str(demo.output) not in line]
-    assert max(map(len, told)) <= COLUMNS
+    reported = [line for line in demo.text.splitlines() if str(demo.output) not in line]
+    assert max(map(len, reported)) <= COLUMNS
 
 
 def test_metrics_are_served_until_the_end(demo):

@@ -40,12 +40,12 @@ def backtest(*arguments: object) -> None:
 
 
 def failure(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """Return the exit code and the last line that is told."""
+    """Return the exit code and the last line of standard error."""
     with pytest.raises(SystemExit) as ended:
         backtest(*arguments)
-    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("longwatch:")]
-    assert len(told) == 1, told
-    return int(ended.value.code or 0), told[0]
+    reported = [line for line in capfd.readouterr().err.splitlines() if line.startswith("longwatch:")]
+    assert len(reported) == 1, reported
+    return int(ended.value.code or 0), reported[0]
 
 
 def test_output_to_a_named_pipe_keeps_the_pipe(history: str, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Plots of streams: whatever a stream looks like, it is drawn; without matplotlib, a line says what is missing."""
+"""Plots: any stream can be drawn; without matplotlib, a line says what is missing."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def test_any_stream_can_be_drawn(one, tmp_path):
 def test_alerts_and_labelled_windows_are_drawn(tmp_path):
     from detector.commands.plot_style import ALERT, WINDOW
 
-    plain, told = tmp_path / "plain.png", tmp_path / "told.png"
+    plain, reported = tmp_path / "plain.png", tmp_path / "reported.png"
     save_png(plot_stream(series(alerts=(), windows=())), plain)
-    save_png(plot_stream(series()), told)
-    assert count(told, ALERT) > count(plain, ALERT) + 50
-    assert count(told, WINDOW) > count(plain, WINDOW) + 1000
+    save_png(plot_stream(series()), reported)
+    assert count(reported, ALERT) > count(plain, ALERT) + 50
+    assert count(reported, WINDOW) > count(plain, WINDOW) + 1000
 
 
 def test_an_overview_has_a_row_for_each_stream(tmp_path):

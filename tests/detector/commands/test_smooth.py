@@ -229,7 +229,7 @@ def _scores(events: int) -> Scores:
 
 @pytest.fixture(autouse=True)
 def log() -> Iterator[None]:
-    """Give the log back as it was: the command sets up one of its own."""
+    """Restore logging: the command sets up its own."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -282,9 +282,9 @@ def test_the_command_names_its_columns_and_warns_of_look_ahead(
     history = _write(tmp_path / "history.jsonl", {"one": values}, "a b")
     output = tmp_path / "scores.csv"
     main(["backtest", history, "--output", str(output), "--smooth"])
-    told = capsys.readouterr().err
-    assert "lookahead_" in told
-    assert "look ahead: for labelling and post-mortems, never for judging a detector" in told
+    reported = capsys.readouterr().err
+    assert "lookahead_" in reported
+    assert "look ahead: for labelling and post-mortems, never for judging a detector" in reported
     with output.open(newline="") as file:
         rows = list(csv.DictReader(file))
     added = [name for name in rows[0] if name.startswith("lookahead_")]

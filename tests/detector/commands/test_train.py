@@ -260,7 +260,7 @@ def test_without_matplotlib_a_report_is_refused_before_training(
 
 @pytest.mark.usefixtures("command_line")
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reported"),
     [
         ([], "name the files to train on, or give --from-kafka"),
         (["a.csv", "--from-kafka"], "one of the two"),
@@ -268,12 +268,12 @@ def test_without_matplotlib_a_report_is_refused_before_training(
     ],
 )
 def test_contradicting_options_are_refused(
-    given: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    given: list[str], reported: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["train", *given, "--output", str(tmp_path)])
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
 
 
 def test_torchrun_with_two_processes_trains_like_one(tmp_path: Path) -> None:

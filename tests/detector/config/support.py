@@ -10,8 +10,8 @@ from detector.config.settings import SettingsError, load_settings
 
 
 def errors_of(config: Path | None = None, environment: dict[str, str] | None = None, *overrides: str) -> list[str]:
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as reported:
         load_settings(config, environment or {}, overrides)
-    assert all("\n" not in line for line in told.value.errors)
-    assert str(told.value) == "\n".join(told.value.errors)
-    return told.value.errors
+    assert all("\n" not in line for line in reported.value.errors)
+    assert str(reported.value) == "\n".join(reported.value.errors)
+    return reported.value.errors

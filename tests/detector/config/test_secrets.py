@@ -85,7 +85,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
         return status, "".join(capfd.readouterr())
 
     yield run
-    root.handlers, root.level = handlers, level  # the command sets up a log of its own
+    root.handlers, root.level = handlers, level  # the command sets up its own logging
     for name, former in levels.items():
         logging.getLogger(name).setLevel(former)
 

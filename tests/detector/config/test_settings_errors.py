@@ -194,10 +194,10 @@ def test_an_invalid_value_in_the_file_is_an_error_with_its_line(config: Path) ->
         f"{config}:5: training.interval_seconds is 5: expected greater than or equal to 60",
     ]
     config.write_text('http.port = "x"\nkafka = 5\nstate = { directory = 3 }\n')
-    told = errors_of(config)
-    assert f'{config}:1: http.port is "x": expected a valid integer' in "\n".join(told)
-    assert f"{config}:2: kafka is a section: write [kafka]" in told[0]
-    assert f"{config}:3: state.directory is 3" in "\n".join(told)
+    reported = errors_of(config)
+    assert f'{config}:1: http.port is "x": expected a valid integer' in "\n".join(reported)
+    assert f"{config}:2: kafka is a section: write [kafka]" in reported[0]
+    assert f"{config}:3: state.directory is 3" in "\n".join(reported)
 
 
 @pytest.mark.parametrize(
@@ -233,13 +233,13 @@ def test_no_secret_is_ever_shown(
     )
     monkeypatch.setenv("PYDANTIC_SETTINGS_DEBUG", "1")
     with caplog.at_level(logging.DEBUG):
-        told = errors_of(config)
-    assert len(told) == 3
+        reported = errors_of(config)
+    assert len(reported) == 3
     config.write_text('[webhook]\nsecret = "hunter22hunter22hunter22hunter22"\nurl = "https://u:hunter22@x/hook"\n')
     with caplog.at_level(logging.DEBUG):
         settings = load_settings(config, {"LONGWATCH_KAFKA__SASL_PASSWORD": "12345678"})
     shown = [
-        *told,
+        *reported,
         caplog.text,
         repr(settings),
         str(settings),

@@ -57,18 +57,18 @@ def test_every_source_refuses_non_finite_numbers_in_one_line(name: str, value: s
     config.write_text(f"[{section}]\n{key} = {value}\n")
     variable = {f"LONGWATCH_{section}__{key}".upper(): value}
     for arguments in ((config, {}, ()), (None, variable, ()), (None, {}, (f"{name}={value}",))):
-        with pytest.raises(SettingsError) as told:
+        with pytest.raises(SettingsError) as reported:
             load_settings(*arguments)
-        (line,) = told.value.errors
+        (line,) = reported.value.errors
         assert name in line
 
 
 @pytest.mark.parametrize("name", [n for n, field in Learning.model_fields.items() if field.annotation is float])
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
 def test_train_refuses_non_finite_learning_options(name: str, value: str) -> None:
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as reported:
         TrainingSettings().learning([f"{name}={value}"])
-    (line,) = told.value.errors
+    (line,) = reported.value.errors
     assert name in line
 
 

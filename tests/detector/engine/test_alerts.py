@@ -128,7 +128,7 @@ def test_an_incident_of_an_hour_is_one_alert(model: Weights, features: int, refr
 
 
 def test_repeated_anomalies_score_higher_when_they_are_flagged(model: Weights) -> None:
-    """The same spike every day for a month: news at first, then the stream's habit, unless each is to be told."""
+    """The same spike every day for a month: news at first, then the stream's habit, unless repeats are flagged."""
     rows = 40 * 288
     value = noisy(rows)
     spikes = np.arange(10 * 288 + 100, rows, 288)
@@ -137,9 +137,9 @@ def test_repeated_anomalies_score_higher_when_they_are_flagged(model: Weights) -
 
     learnt, flagged = ruled(model, events), ruled(model, events, flag_repeats=True)
 
-    told = (learnt.score[spikes] > 3.0).sum(), (flagged.score[spikes] > 3.0).sum()
-    assert told[0] >= 1
-    assert told[1] >= told[0]
+    reported = (learnt.score[spikes] > 3.0).sum(), (flagged.score[spikes] > 3.0).sum()
+    assert reported[0] >= 1
+    assert reported[1] >= reported[0]
     assert flagged.score[spikes].mean() > learnt.score[spikes].mean() + 0.1
 
 
@@ -161,7 +161,7 @@ def test_clean_streams_of_one_feature_stay_within_the_alert_budget(model: Weight
 
 
 def test_streams_started_together_do_not_all_alert_after_their_first_day(model: Weights) -> None:
-    """What the hour's usual level is, is known from then on; that a level begins to be judged is no news."""
+    """From then on the hour's usual level is known; the start of that comparison must not alert."""
     rng = np.random.default_rng(6)
     time = clock(2 * 288, start=START + 37 * MINUTE)
     names = [f"s{k}" for k in range(24)]

@@ -67,14 +67,14 @@ class Watched:
 
     def turn(self) -> None:
         silent = self.incidents.silent()
-        alerts, patient = self.engine.resolve_silent(silent)
-        self.incidents.resolved(silent, patient)
+        alerts, stopped_once = self.engine.resolve_silent(silent)
+        self.incidents.resolved(silent, stopped_once)
         self.alerts += alerts
 
     def of(self, stream: str = "gone") -> list[Alert]:
         return [alert for alert in self.alerts if alert.stream == stream]
 
-    def told(self, stream: str = "gone") -> list[tuple[str, str]]:
+    def reported(self, stream: str = "gone") -> list[tuple[str, str]]:
         return [(alert.status, alert.resolved_by) for alert in self.of(stream)]
 
 
@@ -87,14 +87,14 @@ OVER = LAST + 600 * SECOND  # ten times its longest pause later
 def test_an_incident_of_a_silent_stream_ends_when_other_streams_advance(model: Weights, size: int) -> None:
     w = Watched(model)
     w.come(interleaved([alarmed(), normal("other", ROWS)], 1), 50)
-    assert w.told() == [FIRES]
+    assert w.reported() == [FIRES]
     open_before = len(w.incidents)
 
     w.come(normal("other", 5, ROWS + 3), size)
-    assert w.told() == [FIRES]
+    assert w.reported() == [FIRES]
     w.come(normal("other", 60, ROWS + 8), size)
 
-    assert w.told() == [FIRES, SILENT]
+    assert w.reported() == [FIRES, SILENT]
     assert w.of()[-1].id == w.of()[0].id
     assert w.of()[-1].ended_at == OVER
     assert len(w.incidents) == open_before - 1
@@ -105,7 +105,7 @@ def test_a_silent_streams_incident_ends_within_one_batch_too(model: Weights) -> 
     w = Watched(model)
     w.come(sorted([*alarmed(), *normal("other", ROWS + 60)], key=lambda event: event.time), 100_000)
 
-    assert w.told() == [FIRES, SILENT]
+    assert w.reported() == [FIRES, SILENT]
     assert w.of()[-1].ended_at == OVER
 
 
@@ -117,11 +117,11 @@ def test_the_streams_next_event_resolves_the_incident_alike(model: Weights) -> N
     watched.come([*alarmed(), *normal("other", ROWS + 30)])
     watched.come(again)
 
-    assert alone.told()[:3] == watched.told()[:3] == [FIRES, SILENT, FIRES]
-    told, other = (w.of()[:3] for w in (alone, watched))
-    assert replace(told[1], offset=0) == replace(other[1], offset=0)
-    assert [alert.id for alert in told] == [alert.id for alert in other]
-    assert told[0].id == told[1].id != told[2].id
+    assert alone.reported()[:3] == watched.reported()[:3] == [FIRES, SILENT, FIRES]
+    reported, other = (w.of()[:3] for w in (alone, watched))
+    assert replace(reported[1], offset=0) == replace(other[1], offset=0)
+    assert [alert.id for alert in reported] == [alert.id for alert in other]
+    assert reported[0].id == reported[1].id != reported[2].id
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_the_streams_next_event_resolves_the_incident_alike(model: Weights) -> N
     ],
 )
 def test_a_streams_usual_pause_is_not_silence(model: Weights, name: str, times: list[float]) -> None:
-    """Each of the streams pauses as it always does right after its incident has begun, and then goes on."""
+    """Each of the streams pauses as it always does right after its incident has begun, and then resumes."""
     value = 10.0 + np.random.default_rng(0).standard_normal(ROWS)
     cut = 400 if name in {"bursts", "at night it sleeps"} else 450
     value[cut - 3 : cut] += 90.0
@@ -146,8 +146,8 @@ def test_a_streams_usual_pause_is_not_silence(model: Weights, name: str, times: 
     w = Watched(model)
     w.come(sorted([*events, *others], key=lambda event: event.time), 500)
 
-    assert w.told(name)[0] == FIRES
-    assert SILENT not in w.told(name)
+    assert w.reported(name)[0] == FIRES
+    assert SILENT not in w.reported(name)
 
 
 def test_a_few_events_ahead_of_time_end_no_incident(model: Weights) -> None:
@@ -155,7 +155,7 @@ def test_a_few_events_ahead_of_time_end_no_incident(model: Weights) -> None:
     w.come([*alarmed(), *normal("other", ROWS + 3)])
     w.come([Event("other", START + 20 * HOUR, {"f0": 1.0}), Event("third", START + 23 * HOUR, {"f0": 1.0})], 1)
 
-    assert w.told() == [FIRES]
+    assert w.reported() == [FIRES]
 
 
 def test_a_partition_read_ahead_ends_no_incident_of_another_partition(model: Weights) -> None:
@@ -167,10 +167,10 @@ def test_a_partition_read_ahead_ends_no_incident_of_another_partition(model: Wei
     w.clock.now += 3600
     w.incidents.look({here: 5000, there: 0}, reading=True)
     w.turn()
-    assert w.told() == [FIRES]
+    assert w.reported() == [FIRES]
 
     w.come(normal("neighbour", ROWS + 60, partition=here))
-    assert w.told() == [FIRES, SILENT]
+    assert w.reported() == [FIRES, SILENT]
 
 
 def test_without_events_the_clock_ends_incidents_unless_events_wait(
@@ -184,14 +184,14 @@ def test_without_events_the_clock_ends_incidents_unless_events_wait(
         w.clock.now += 10 * FLOOR
         w.incidents.look({here: lag}, reading=reading)
         w.turn()
-        assert w.told() == [FIRES]
+        assert w.reported() == [FIRES]
 
     w.clock.now += FLOOR - 1
     w.turn()
-    assert w.told() == [FIRES]
+    assert w.reported() == [FIRES]
     w.clock.now += 2
     w.turn()
-    assert w.told() == [FIRES, SILENT]
+    assert w.reported() == [FIRES, SILENT]
     assert w.of()[-1].ended_at == START + (ROWS + 2 + FLOOR) * SECOND
 
 
@@ -202,10 +202,10 @@ def test_the_clock_ends_incidents_of_streams_of_revoked_partitions(model: Weight
     w.incidents.look({here: 0}, reading=True)
     w.incidents.look({other: 0}, reading=True)
     w.turn()
-    assert w.told() == [FIRES]
+    assert w.reported() == [FIRES]
     w.clock.now += 601
     w.turn()
-    assert w.told() == [FIRES, SILENT]
+    assert w.reported() == [FIRES, SILENT]
 
 
 def test_late_events_do_not_count_as_silence(model: Weights) -> None:
@@ -214,7 +214,7 @@ def test_late_events_do_not_count_as_silence(model: Weights) -> None:
     for k in range(60):  # sent again and again, dropped each time
         w.come([*normal("gone", 3, ROWS - 10), *normal("other", 1, ROWS + 3 + k)])
 
-    assert w.told() == [FIRES]
+    assert w.reported() == [FIRES]
 
 
 def test_scores_do_not_depend_on_silence_detection(model: Weights) -> None:
@@ -236,7 +236,7 @@ def test_scores_do_not_depend_on_silence_detection(model: Weights) -> None:
         scores |= dict(zip(batch.offset[step.scores.event].tolist(), step.scores.score.tolist(), strict=True))
         at += size
 
-    assert w.told() == [SILENT]
+    assert w.reported() == [SILENT]
     assert list(scores.values()) == plain.score.tolist()
 
 
@@ -251,7 +251,7 @@ def lines(events: Sequence[Event]) -> bytes:
 
 
 def served(work: Path, events: Sequence[Event], **more: str) -> tuple[list[dict[str, Any]], Daemon]:
-    """Let a daemon read a file to its end, going on from where it was; return all alerts so far."""
+    """Let a daemon read a file to its end, resuming where it was; return all alerts so far."""
     (work / "events.jsonl").write_bytes(lines(events))
     settings = {
         "source.type": "file",

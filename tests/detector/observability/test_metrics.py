@@ -174,8 +174,8 @@ def test_lag_of_revoked_partitions_is_removed(metrics: Metrics) -> None:
 
 def test_only_the_current_model_is_exported(metrics: Metrics) -> None:
     metrics.set_model("2026-11-20-1", "gru", 1_790_001_000.0)
-    told = [sample.labels for sample in samples(metrics) if sample.name == "longwatch_model_info"]
-    assert told == [{"version": "2026-11-20-1", "cell": "gru"}]
+    reported = [sample.labels for sample in samples(metrics) if sample.name == "longwatch_model_info"]
+    assert reported == [{"version": "2026-11-20-1", "cell": "gru"}]
     assert value(metrics, "longwatch_model_trained_timestamp_seconds") == 1_790_001_000
 
 

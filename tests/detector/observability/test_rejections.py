@@ -125,7 +125,9 @@ def test_readiness_reports_rejected_records_while_retraining_fails(tmp_path: Pat
         clock.now += 100.0
         assert daemon._ready() == (True, "scoring; retraining fails: no torch (for 100 s)")
         daemon._reporter.rejected(rejected("no_value", 600), read=0)
-        told = "none of the last 600 records could be read (the last: no_value); retraining fails: no torch (for 100 s)"
-        assert daemon._ready() == (True, told)
+        reported = (
+            "none of the last 600 records could be read (the last: no_value); retraining fails: no torch (for 100 s)"
+        )
+        assert daemon._ready() == (True, reported)
     finally:
         daemon._shutdown(orderly=False)

@@ -153,9 +153,9 @@ def test_a_wrong_time_does_not_change_the_estimated_interval(model: Weights, aft
 def test_a_stream_whose_clock_stands_still_is_logged_once(model: Weights) -> None:
     engine = Engine(model)
     stuck = [Event("s", START + 299 * MINUTE, {"f0": float(k)}) for k in range(100)]
-    told = [name for batch in in_batches([*calm(300), *stuck], 7) for name in engine.step(batch).blocked]
+    reported = [name for batch in in_batches([*calm(300), *stuck], 7) for name in engine.step(batch).blocked]
 
-    assert told == ["s"]
+    assert reported == ["s"]
     assert engine.streams.blocked() == 1
     engine.step(batch_of(calm(1, start=START + 300 * MINUTE)))
     assert engine.streams.blocked() == 0

@@ -118,7 +118,7 @@ def test_residuals_equal_a_numpy_reimplementation(features: int, capacity: int, 
     assert len(plain.components) == hidden
     assert (wanted[1000:, :-1] > 1e-6).mean() > 0.99
     np.testing.assert_allclose(found, wanted, rtol=5e-3, atol=5e-3)  # covariances are float32
-    assert (np.abs(found - wanted) < 1e-3).mean() > 0.999  # beyond: a residual beside an edge of a histogram's cell
+    assert (np.abs(found - wanted) < 1e-3).mean() > 0.999  # beyond: a residual next to the edge of a histogram's bin
 
 
 def test_a_decorrelated_feature_has_the_largest_residual() -> None:

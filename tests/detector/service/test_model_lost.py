@@ -72,7 +72,7 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def work(retrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, at a place of its own, with more events than were scored."""
+    """The same in its own folder, with more events than were scored."""
     shutil.copytree(retrained, tmp_path / "work")
     text = (retrained / "events.jsonl").read_text() + lines(EVENTS)
     (tmp_path / "work" / "events.jsonl").write_text(text)
@@ -114,10 +114,10 @@ def test_a_damaged_model_falls_back_to_another_retained_one(
     with caplog.at_level(logging.INFO):
         one = daemon(work)
         one.run()
-    (told,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR)
-    assert lost in told
-    assert told.endswith(f"Scoring goes on with model {other}")
-    assert "\n" not in told
+    (reported,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR)
+    assert lost in reported
+    assert reported.endswith(f"Scoring goes on with model {other}")
+    assert "\n" not in reported
     count = one.metrics.registry.get_sample_value("longwatch_model_fallbacks_total", {"reason": "unreadable"})
     assert count == 1
     assert meta(work)["model"] == other, "the next start has nothing to complain of"
@@ -154,9 +154,9 @@ def test_a_damaged_model_named_by_the_operator_is_a_one_line_error(work: Path, t
     lost, other = model(2).fingerprint(), model(1).fingerprint()
     truncate(named / f"{lost}.safetensors")
     (tmp_path / "events.jsonl").write_text(lines())
-    with pytest.raises(RegistryError, match=rf"damaged.*remove {lost}\.json, .*is used: {other}") as told:
+    with pytest.raises(RegistryError, match=rf"damaged.*remove {lost}\.json, .*is used: {other}") as reported:
         daemon(tmp_path, **{"model.directory": named})
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
     (named / f"{lost}.json").unlink()
     (tmp_path / "state").rename(tmp_path / "former")  # its lock is held by this process still
     daemon(tmp_path, **{"model.directory": named}).run()

@@ -88,13 +88,13 @@ def test_a_clock_ahead_does_not_hide_a_silent_stream(reporter: Reporting) -> Non
     ahead = 50 * 365 * 24 * 60
     come(reporter, 1, ahead, 1)
 
-    told = reporter.registry.get_sample_value("longwatch_last_event_timestamp_seconds")
-    assert told is not None
-    assert told < (START + ahead * MINUTE - 24 * HOUR) * 1e-9
+    reported = reporter.registry.get_sample_value("longwatch_last_event_timestamp_seconds")
+    assert reported is not None
+    assert reported < (START + ahead * MINUTE - 24 * HOUR) * 1e-9
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "reported"),
     [
         (82_560, "22 h 56 min"),
         (3600, "1 h"),
@@ -103,5 +103,5 @@ def test_a_clock_ahead_does_not_hide_a_silent_stream(reporter: Reporting) -> Non
         (61, "1 min 1 s"),
     ],
 )
-def test_durations_are_formatted_in_their_two_largest_units(seconds: float, told: str) -> None:
-    assert format_duration(seconds) == told
+def test_durations_are_formatted_in_their_two_largest_units(seconds: float, reported: str) -> None:
+    assert format_duration(seconds) == reported

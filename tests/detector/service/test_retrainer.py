@@ -1,4 +1,4 @@
-"""Retraining beside the loop, and the swap that follows it."""
+"""Retraining in parallel with scoring, and the model swap that follows."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retraining, "REPLAY_POOL", 64)
     monkeypatch.setattr(retraining, "REPLAY_JUDGES", 64)
     monkeypatch.setattr(retraining, "REPLAY_MARGIN", math.inf)
-    monkeypatch.setattr(
-        "detector.service.retrainer._give_way", lambda: None
-    )  # tests beside this one keep the machine busy
+    monkeypatch.setattr("detector.service.retrainer._give_way", lambda: None)  # other tests keep the machine busy
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def windows(engine: Engine) -> np.ndarray:
 
 
 def run_one(engine: Engine, event: Event) -> np.ndarray:
-    """Score one event; return the inputs [1, INPUT_SIZE] that the network got for it, as its window tells."""
+    """Score one event; return the inputs [1, INPUT_SIZE] that the network got for it, by its window."""
     run(engine, in_batches([event], 1))
     window, _, _ = unroll(windows(engine))
     return window[0, -1:]
@@ -208,7 +208,7 @@ def test_a_swap_keeps_calibration_open_incidents_and_windows(
 
 
 def same(rows: np.ndarray, others: np.ndarray) -> bool:
-    """Whether two structured arrays are equal in every field (what lies between fields is nobody's)."""
+    """Whether two structured arrays are equal in every field (padding between fields does not count)."""
     if rows.dtype.names is None:
         return np.array_equal(rows, others, equal_nan=rows.dtype.kind == "f")
     return all(same(rows[name], others[name]) for name in rows.dtype.names)

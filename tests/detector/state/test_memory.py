@@ -1,4 +1,4 @@
-"""States stay within their memory, whatever comes, and scores do not tell: evicted is as good as kept."""
+"""States stay within their memory limit, and eviction does not change scores."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def limited(model: Weights, store: Store, folder: Path | None = None) -> Engine:
 
 
 def resident(rows: NDArray[Any]) -> int:
-    """Return how many bytes of an array's own pages are in memory, whatever else the process has; by mincore(2)."""
+    """Return how many bytes of an array's own pages are in memory, by mincore(2)."""
     before = rows.ctypes.data % PAGE
     size = before + rows.nbytes
     pages = np.zeros(-(-size // PAGE), np.uint8)
@@ -194,7 +194,7 @@ def test_an_empty_batch_is_a_valid_step(model: Weights, tmp_path: Path) -> None:
 
 
 def test_unused_feature_names_are_removed(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One stream is full of features and goes on inventing names: they are dropped, and so is what they are called."""
+    """One stream is full of features and keeps adding names: they are dropped, and so are their names."""
     monkeypatch.setattr("detector.state.stream_states.FEATURES_KEPT", 2_000)
     engine = Engine(model)
     for row in range(40):
@@ -316,9 +316,9 @@ def test_the_logged_stream_capacity_is_right(model: Weights, tmp_path: Path, cap
     engine = limited(model, Store(), tmp_path)
     with caplog.at_level(logging.INFO):
         log_capacity(memory_limit(LIMIT, changelog=False), engine.streams.states, 1 - 3 * PORTION, 100_000)
-    told = int(caplog.messages[-1].partition("some ")[2].split()[0])
+    reported = int(caplog.messages[-1].partition("some ")[2].split()[0])
     most = 0
     for batch in in_batches([Event(f"s{k}", START, {"x": 1.0}) for k in range(4_000)], 100):
         engine.step(batch)
         most = max(most, len(engine.streams))
-    assert told == pytest.approx(most, rel=0.05)
+    assert reported == pytest.approx(most, rel=0.05)

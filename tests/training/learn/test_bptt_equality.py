@@ -1,4 +1,4 @@
-"""Gradients of the training loop beside those worked out by other means: autograd unrolled, textbook sums, by hand.
+"""Gradients of the training loop equal those derived by other means: unrolled autograd, textbook sums, by hand.
 
 All in float64, so that equal means equal but for the order of sums.
 """

@@ -25,7 +25,7 @@ FROM_VALUES = [VALUE, CHANGE, AVERAGE_FAST, AVERAGE_SLOW]
 
 
 def waves(seed: int, rows: int = ROWS, noise: float = 0.3) -> Sequences:
-    """Return square waves of periods of their own under noise: what goes on is in the phase, not in the last value."""
+    """Return square waves of periods of their own under noise: the state is in the phase, not in the last value."""
     rng = np.random.default_rng(seed)
     row = np.arange(rows)
     period, phase = rng.uniform(12, 24, (LANES, 1)), rng.uniform(0, 2 * np.pi, (LANES, 1))

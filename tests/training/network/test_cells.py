@@ -1,4 +1,4 @@
-"""The cells beside their textbook: equations, parameter counts, initial weights, and how far back they reach."""
+"""The cells compared with the textbook: equations, parameter counts, initial weights, and how far back they reach."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_layers_added_to_a_network_start_without_effect(cell: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "reported"),
     [
         ({"cell": "gru"}, "model.cell is gru, the model has lstm"),
         ({"hidden_size": 20}, "model.hidden_size is 20, the model has 16"),
@@ -173,9 +173,9 @@ def test_layers_added_to_a_network_start_without_effect(cell: str) -> None:
         ({"horizons": (2, 3)}, "the first 1"),
     ],
 )
-def test_a_shape_that_would_lose_something_is_refused(changed: dict, told: str) -> None:
+def test_a_shape_that_would_lose_something_is_refused(changed: dict, reported: str) -> None:
     model = forecaster(16, layers=2, attention_window=4)
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=reported):
         model.weights.reshape(model.shape._replace(**changed))
 
 
@@ -323,7 +323,7 @@ def test_an_unchanged_rewritten_file_is_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"format": "another-1"}, "not a longwatch model"),
         ({"inputs": 10}, "10 inputs"),
@@ -338,6 +338,6 @@ def test_an_unchanged_rewritten_file_is_accepted(tmp_path: Path) -> None:
     ],
 )
 def test_an_incompatible_model_file_is_refused_with_the_reason(
-    tmp_path: Path, changes: dict[str, object], told: str
+    tmp_path: Path, changes: dict[str, object], reported: str
 ) -> None:
-    assert told in refusal(rewritten(tmp_path / "model.safetensors", **changes))
+    assert reported in refusal(rewritten(tmp_path / "model.safetensors", **changes))

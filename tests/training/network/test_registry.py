@@ -1,4 +1,4 @@
-"""The registry: what is saved is found again, whatever ends the process; old models go, needed ones stay."""
+"""The registry: saved models survive any crash; old models are deleted, needed ones kept."""
 
 from __future__ import annotations
 

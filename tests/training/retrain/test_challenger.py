@@ -231,10 +231,12 @@ def test_incidents_are_not_learnt() -> None:
     """All before held-back time is an incident, or is not: only then is there a gain."""
     value, masked = odd_waves(LANES, ROWS), np.zeros((LANES, ROWS), np.bool_)
     masked[:, : ROWS - HELD_BACK] = True
-    told, untold = (retrain(load_prior(), rings(value, mask)[0], STREAM, 0) for mask in (masked, np.zeros_like(masked)))
-    assert told.rows == 0
+    reported, untold = (
+        retrain(load_prior(), rings(value, mask)[0], STREAM, 0) for mask in (masked, np.zeros_like(masked))
+    )
+    assert reported.rows == 0
     assert untold.validation_loss < untold.champion_loss - 0.1
-    assert told.validation_loss > told.champion_loss - 0.02
+    assert reported.validation_loss > reported.champion_loss - 0.02
 
 
 @pytest.mark.usefixtures("quick", "whatever_comes")
