@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.commands import config as config_command
+from detector.commands.config import effective
 from detector.config.settings import Settings, SettingsError, load_settings
 from tests.detector.config.support import errors_of
 
@@ -130,12 +130,12 @@ def test_the_effective_settings_round_trip_and_state_their_origins(config: Path)
         "kafka.sasl_password=hidden away",
     ]
     settings = load_settings(None, {"LONGWATCH_HTTP__PORT": "1"}, overrides)
-    text = config_command.effective(settings)
+    text = effective(settings)
     assert "port = 1  # environment LONGWATCH_HTTP__PORT\n" in text
     assert 'host = "127.0.0.1"\n' in text
     assert "# sasl_password = hidden  # --set kafka.sasl_password" in text
     config.write_text(text)
     again = load_settings(config, {}, ["kafka.sasl_password=hidden away"])
     assert again.model_dump() == settings.model_dump()
-    config.write_text(config_command.effective(load_settings(None, {})))
+    config.write_text(effective(load_settings(None, {})))
     assert load_settings(config, {}).model_dump() == Settings().model_dump()

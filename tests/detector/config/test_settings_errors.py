@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.commands import config as config_command
+from detector.commands.config import effective
 from detector.config.names import REMOVED, leaves
 from detector.config.settings import Settings, SettingsError, load_settings
 from tests.detector.config.support import errors_of
@@ -244,6 +244,6 @@ def test_no_secret_is_ever_shown(
         repr(settings),
         str(settings),
         settings.model_dump_json(),
-        config_command.effective(settings),
+        effective(settings),
     ]
     assert not [text for text in shown if "hunter22" in text or "12345678" in text]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from detector.commands import config as config_command
+from detector.commands.config import EVERYBODY, RARE, reference, schema
 from detector.config.names import is_secret, leaves
 from detector.config.settings import Settings
 
@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_schema_has_every_setting_and_no_secret() -> None:
-    schema = config_command.schema()
-    assert json.loads(json.dumps(schema)) == schema
-    assert set(schema["properties"]) == set(Settings.model_fields)
-    assert schema["$defs"]["HttpSettings"]["properties"]["port"]["maximum"] == 65535
-    assert schema["$defs"]["KafkaSettings"]["additionalProperties"] is False
+    described = schema()
+    assert json.loads(json.dumps(described)) == described
+    assert set(described["properties"]) == set(Settings.model_fields)
+    assert described["$defs"]["HttpSettings"]["properties"]["port"]["maximum"] == 65535
+    assert described["$defs"]["KafkaSettings"]["additionalProperties"] is False
 
 
 def test_every_setting_is_documented_and_of_a_type_every_source_supports() -> None:
@@ -45,26 +45,23 @@ def test_every_setting_is_documented_and_of_a_type_every_source_supports() -> No
 
 def test_the_reference_in_docs_is_up_to_date() -> None:
     written = (ROOT / "docs" / "settings.md").read_text()
-    assert written == config_command.reference(), "run: .venv/bin/python -m detector.commands.config > docs/settings.md"
+    assert written == reference(), "run: .venv/bin/python -m detector.commands.config > docs/settings.md"
 
 
 def test_the_reference_groups_settings_by_who_needs_them() -> None:
     named = [
-        (section, name)
-        for group in (config_command.EVERYBODY, config_command.RARE)
-        for section, names in group.items()
-        for name in names.split()
+        (section, name) for group in (EVERYBODY, RARE) for section, names in group.items() for name in names.split()
     ]
     assert len(named) == len(set(named))
     assert set(named) < {path for path, _ in leaves(Settings)}
-    text = config_command.reference()
+    text = reference()
     places = [text.index(part) for part in ("`bootstrap_servers`", "`dead_letter_topic`", "`dropout`", "`momentum`")]
     assert places == sorted(places)
 
 
 def test_the_reference_states_every_default_as_toml_would_give_it() -> None:
     section, defaults = "", {}
-    for line in config_command.reference().splitlines():
+    for line in reference().splitlines():
         if line.startswith("## "):
             section = ""
         elif line.startswith("### ["):
