@@ -20,5 +20,5 @@ def run_in_thread(work: Callable[[], _Result]) -> Future[_Result]:
         except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
             future.set_exception(error)
 
-    threading.Thread(target=run, name="apart", daemon=True).start()
+    threading.Thread(target=run, name="run-in-thread", daemon=True).start()
     return future
