@@ -1,4 +1,4 @@
-"""What crosses the border between the edges and the engine: columns of events, of scores, and alerts.
+"""What crosses the border between connectors and engine: columns of events, of scores, and alerts.
 
 Every array says its shape. `events` is the number of events in the batch, `observations` the number of feature
 values in it; the observations of event i are rows `start[i]:start[i+1]`. Names are coded: `stream[i]` is an index
@@ -164,7 +164,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The engine's answer to an EventBatch: one row per scored event, in the batch's order.
+    """The engine's result for an EventBatch: one row per scored event, in the batch's order.
 
     `event[i]` is the row of the batch that row i scores (late and duplicate events may have been dropped, so there
     can be fewer rows than events). Observation rows: `observation[j]` is the row of the batch's observations.
@@ -201,8 +201,8 @@ class Alert:
     """One incident of one stream, when it fires and again when it resolves.
 
     Times are ns since 1970-01-01 UTC, by the events' clock. `observed`, `expected`, `lower`, `upper` and
-    `contributions` are by feature and belong to the event with the highest score so far. Of a symbol the likeliest was
-    expected (None: the stream knew none yet), there is no band, and the probabilities of both are told.
+    `contributions` are by feature and belong to the event with the highest score so far. For a symbol, `expected` is
+    the likeliest (None: the stream knew none yet), there is no band, and both have probabilities.
     """
 
     id: str  # the same for an incident's firing and resolved, and after any restart
@@ -225,7 +225,7 @@ class Alert:
     observed_probability: dict[str, float] = field(default_factory=dict)  # by feature that is a symbol
     expected_probability: dict[str, float] = field(default_factory=dict)  # likewise
     resolved_by: str = ""  # CALM | SILENCE: what ended it; "" while it fires
-    features_left_out: int = 0  # of which nothing is told, since all would have been too much for a topic
+    features_left_out: int = 0  # for which the record had no room
 
 
 class CsvLayout(NamedTuple):
@@ -241,7 +241,7 @@ class CsvLayout(NamedTuple):
 
 @dataclass(slots=True)
 class RawBatch:
-    """Undecoded records as a source hands them over: parallel lists, cheap to append to.
+    """Undecoded records from a source: parallel lists, cheap to append to.
 
     A file's records carry their line numbers, and the rows of a CSV file its layout; Kafka's have neither.
     """
@@ -254,7 +254,7 @@ class RawBatch:
     value: list[bytes] = field(default_factory=list)
     line: list[int] = field(default_factory=list)  # files: from 1; else empty
     csv: dict[int, CsvLayout] = field(default_factory=dict)  # by index into partitions; others hold JSON
-    # where to read on, if that is beyond the last record: a transaction's mark follows it, or records that were aborted
+    # the next offset, if it is beyond the last record's: a transaction marker or aborted records follow
     passed: dict[Partition, int] = field(default_factory=dict)
 
     def __len__(self) -> int:

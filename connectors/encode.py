@@ -82,7 +82,7 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
             "young" if young else "",
         )
         if symbols is not None:
-            symbols.tell(record, feature, first, last)
+            symbols.add_to(record, feature, first, last)
         records.append((keys[stream], encode(record)))
     return records
 
@@ -99,8 +99,8 @@ def contributions_of(scores: Scores, row: int) -> dict[str, float]:
 def shortened(record: bytes, contributions: Mapping[str, float], most_bytes: int) -> tuple[bytes, int]:
     """Return a score's or an alert's JSON with as many features as fit, and how many it leaves out.
 
-    The largest contributions are kept; `features_left_out` counts the others. Longer than `most_bytes` only where it
-    would be without any feature.
+    The largest contributions are kept; `features_left_out` counts the others. It is longer than `most_bytes` only if it
+    is so without any feature.
     """
     fields: dict[str, Any] = msgspec.json.decode(record)
     by_feature = {name: values for name, values in fields.items() if type(values) is dict}
@@ -121,7 +121,7 @@ def shortened(record: bytes, contributions: Mapping[str, float], most_bytes: int
 
 
 class _Symbols:
-    """What score records tell of symbols instead of numbers: both by name, no band, and their probabilities."""
+    """What score records have for symbols instead of numbers: both by name, no band, and their probabilities."""
 
     def __init__(self, scores: Scores) -> None:
         batch = scores.batch
@@ -129,7 +129,7 @@ class _Symbols:
         self._expected = [scores.symbols[code] if code >= 0 else None for code in scores.expected_symbol]
         self._probabilities = scores.observed_probability.tolist(), scores.expected_probability.tolist()
 
-    def tell(self, record: ScoreRecord, feature: list[str], first: int, last: int) -> None:
+    def add_to(self, record: ScoreRecord, feature: list[str], first: int, last: int) -> None:
         """Put the symbols among observations first..last into the event's record."""
         for row in range(first, last):
             symbol = self._observed[row]

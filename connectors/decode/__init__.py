@@ -1,4 +1,4 @@
-"""Bytes into columns of events (`decoder.Decoder`), with a reason for every record that is refused.
+"""Bytes into columns of events (`decoder.Decoder`), with a reason for every record that is rejected.
 
 May import `batches` and `common` only.
 """

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from connectors.batches import EventBatch, Int32, RawBatch
-from connectors.decode.payload import Event, RefusalError, key_name, number_of, shown, symbol_of
+from connectors.decode.payload import Event, RejectionError, key_name, number_of, shown, symbol_of
 from connectors.decode.settings import DecodeSettings
 from connectors.decode.timestamps import NS_PER_MILLISECOND, parse_time
 
@@ -47,7 +47,7 @@ class Columns:
         self._symbol: list[int] = []  # ... and which
 
     def add(self, row: int, event: Event, key: bytes | None, received_ms: int) -> None:
-        """Append an event; if it is refused, `undo` must follow."""
+        """Append an event; if it is rejected, `undo` must follow."""
         values = event.values
         if values is None:
             if event.value is not None:
@@ -55,7 +55,7 @@ class Columns:
         else:
             if len(values) > self._settings.max_features:
                 limit = self._settings.max_features
-                raise RefusalError("too_many_features", f"{len(values)}; decode.max_features is {limit}")
+                raise RejectionError("too_many_features", f"{len(values)}; decode.max_features is {limit}")
             codes, add_code, add_value = self._feature_codes, self._feature.append, self._value.append
             for feature, value in values.items():
                 code = codes.get(feature, -1)
@@ -69,19 +69,19 @@ class Columns:
             self._observe_code(event.code)
         end = len(self._value)
         if end == self._start[-1]:
-            raise RefusalError("no_value", "every feature is missing")
+            raise RejectionError("no_value", "every feature is missing")
 
         stamp = event.timestamp
         if stamp is None:
             if not 0 <= received_ms <= MAX_MS:
-                raise RefusalError("bad_timestamp", "no timestamp, neither in the event nor on the record")
+                raise RejectionError("bad_timestamp", "no timestamp, neither in the event nor on the record")
             time = received_ms * NS_PER_MILLISECOND
         else:
             time = self._times.get(stamp) or self._read_time(stamp)
             if received_ms >= 0:
                 ahead_ms = time // NS_PER_MILLISECOND - received_ms
                 if not self.in_time(ahead_ms):
-                    raise RefusalError("bad_timestamp", self._out_of_range(stamp, ahead_ms))
+                    raise RejectionError("bad_timestamp", self._out_of_range(stamp, ahead_ms))
 
         name = event.stream
         if type(name) is not str or not name:
@@ -97,14 +97,14 @@ class Columns:
         self._start.append(end)
 
     def undo(self) -> None:
-        """Take back the observations of an event that was refused."""
+        """Take back the observations of an event that was rejected."""
         first = self._start[-1]
         del self._feature[first:], self._value[first:]
         if self._symbol_at and self._symbol_at[-1] >= first:
             del self._symbol_at[-1], self._symbol[-1]
 
     def batch(self, raw: RawBatch, *, compact: bool) -> EventBatch:
-        """Return the batch; `compact` drops names that only refused events had."""
+        """Return the batch; `compact` drops names that only rejected events had."""
         row = np.array(self._row, np.intp)
         time = np.array(self._time, np.int64)
         received_ms = np.array(raw.received, np.int64)[row]
@@ -142,7 +142,7 @@ class Columns:
         if feature < 0:
             return
         if feature in self._feature[self._start[-1] :]:
-            raise RefusalError("bad_code", f"a symbol and a number, both named {CODE!r}; exclude or rename one")
+            raise RejectionError("bad_code", f"a symbol and a number, both named {CODE!r}; exclude or rename one")
         symbol = self._codes.get(code, -1) if type(code) is str or type(code) is int else -1
         if symbol < 0:
             symbol = self.add_symbol(code)
@@ -152,10 +152,10 @@ class Columns:
         self._feature.append(feature)
 
     def add_symbol(self, code: Any) -> int:
-        """Return the number of a code's symbol; refuses what is no symbol."""
+        """Return the number of a code's symbol; rejects what is no symbol."""
         name = symbol_of(code)
         if (size := len(name.encode())) > MAX_CODE_BYTES:
-            raise RefusalError("code_too_long", f"the code {shown(name)} has {size} bytes, at most {MAX_CODE_BYTES}")
+            raise RejectionError("code_too_long", f"the code {shown(name)} has {size} bytes, at most {MAX_CODE_BYTES}")
         symbol = self._codes[code] = self._symbols.setdefault(name, len(self._symbols))
         return symbol
 
@@ -186,7 +186,7 @@ class Columns:
         try:
             time = self._times[stamp] = parse_time(stamp)
         except ValueError as error:
-            raise RefusalError("bad_timestamp", str(error)) from None
+            raise RejectionError("bad_timestamp", str(error)) from None
         return time
 
     def _out_of_range(self, stamp: str | float, ahead_ms: int) -> str:
@@ -203,13 +203,13 @@ class Columns:
         return -self._max_age_ms <= ahead_ms <= self._max_ahead_ms
 
     def check_name(self, kind: str, name: str) -> None:
-        """Raise RefusalError for a name that is too long, or could forge a line of a log."""
+        """Raise RejectionError for a name that is too long, or could forge a line of a log."""
         # Control characters, line separators, direction marks and lone surrogates: none is printable.
         if not name or not name.isprintable():
-            raise RefusalError("bad_name", f"the {kind}'s name {shown(name)} must be printable and not empty")
+            raise RejectionError("bad_name", f"the {kind}'s name {shown(name)} must be printable and not empty")
         if (size := len(name.encode())) > MAX_NAME_BYTES:
             name = f"the {kind}'s name {shown(name)}"
-            raise RefusalError("name_too_long", f"{name} has {size} bytes, at most {MAX_NAME_BYTES} are expected")
+            raise RejectionError("name_too_long", f"{name} has {size} bytes, at most {MAX_NAME_BYTES} are expected")
 
 
 def plain_batch(
@@ -218,7 +218,7 @@ def plain_batch(
     """Return the events of records that all have the default form, column by column; None if one of them has not.
 
     The result is that of `Columns`, in half the time; unusual records are left to that.
-    Without `codes` the parser refuses records that have one, so that numbers do not pay for them.
+    Without `codes` the parser fails on records that have one, so that numbers do not pay for them.
     """
     sizes = list(map(len, raw.value))
     if not sizes or settings.exclude_features or max(sizes) > settings.max_record_bytes or sum(sizes) > MAX_PLAIN_BYTES:
@@ -269,7 +269,7 @@ def plain_batch(
             symbol[start[1:][has] - 1] = which[has]
         stamp, distinct = _coded(stamps)
         time = np.array([parse_time(text) for text in distinct], np.int64)[stamp]
-    except (RefusalError, ValueError):
+    except (RejectionError, ValueError):
         return None
     received_ms = np.array(raw.received, np.int64)
     ahead_ms = np.where(received_ms < 0, 0, time // NS_PER_MILLISECOND - received_ms)

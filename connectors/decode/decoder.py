@@ -1,10 +1,10 @@
-"""Records to events: JSON and CSV rows in, columns out, and a reason for every refusal.
+"""Records to events: JSON and CSV rows in, columns out, and a reason for every rejection.
 
 The default contract: a record is a JSON object in UTF-8 (a byte-order mark is skipped) with
 `stream`, `timestamp` and `values` (an object of numbers) or `value` (one number, the feature `value`). If both are
 present, `values` counts; of duplicate keys the last counts, as in every JSON parser. Null means missing, and an event
-without any feature is refused: there would be nothing to score. A number may be written as text; NaN, infinity and
-booleans are refused. If `decode.stream` names other fields than `stream`, all of them must be present.
+without any feature is rejected: there would be nothing to score. A number may be written as text; NaN, infinity and
+booleans are rejected. If `decode.stream` names other fields than `stream`, all of them must be present.
 
 A categorical event has `code`, alone or with numbers: a string or an integer, a symbol that is the event's feature
 `code`. 404 and "404" are the same symbol.
@@ -21,7 +21,7 @@ from connectors.decode.columns import Columns, plain_batch
 from connectors.decode.payload import (
     Event,
     NameTemplate,
-    RefusalError,
+    RejectionError,
     csv_event,
     csv_layout,
     document,
@@ -53,10 +53,10 @@ class Decoder:
         self._batch = msgspec.json.Decoder(dict[str, msgspec.Raw]) if settings.batch else None
 
     def decode(self, raw: RawBatch) -> tuple[EventBatch, list[Rejected]]:
-        """Return the records' events, in order, and the refusals, in order; raises nothing for what a record holds.
+        """Return the records' events, in order, and the rejections, in order; raises nothing for what a record holds.
 
-        Every record is one event or one refusal; with the setting `batch`, every event in it is. A refusal's bytes are
-        the record's own (of a batch: those of the refused event).
+        Every record is one event or one rejection; with the setting `batch`, every event in it is. A rejection holds
+        the record's own bytes (of a batch: those of the rejected event).
         """
         if self._batch is None and not raw.csv:
             for parser in (self._numbers, self._quick):
@@ -74,15 +74,15 @@ class Decoder:
             pieces = [value] if self._batch is None or layout is not None else self._pieces(value)
             if len(pieces) > self._settings.max_batch_events:
                 limit = self._settings.max_batch_events
-                refusal = RefusalError("too_many_events", f"{len(pieces)}; decode.max_batch_events is {limit}")
-                rejected.append(_rejected(raw, row, value, refusal))
+                rejection = RejectionError("too_many_events", f"{len(pieces)}; decode.max_batch_events is {limit}")
+                rejected.append(_rejected(raw, row, value, rejection))
                 continue
             for piece in pieces:
                 try:
                     columns.add(row, self._event(piece, layout), key, received)
-                except RefusalError as refusal:
+                except RejectionError as rejection:
                     columns.undo()
-                    rejected.append(_rejected(raw, row, piece, refusal))
+                    rejected.append(_rejected(raw, row, piece, rejection))
         return columns.batch(raw, compact=bool(rejected)), rejected
 
     def csv_layout(self, header: bytes) -> CsvLayout:
@@ -98,7 +98,7 @@ class Decoder:
                 return parse_time(value.partition(b",")[0].decode())  # as the whole row would say, but for less
             stamp = self._event(value, layout).timestamp
             return None if stamp is None else parse_time(stamp)
-        except (RefusalError, ValueError):
+        except (RejectionError, ValueError):
             return None
 
     def _pieces(self, value: bytes) -> list[bytes]:
@@ -115,7 +115,7 @@ class Decoder:
     def _event(self, value: bytes, layout: CsvLayout | None) -> Event:
         if len(value) > self._settings.max_record_bytes:
             limit = self._settings.max_record_bytes
-            raise RefusalError("too_large", f"{len(value)} bytes; decode.max_record_bytes is {limit}")
+            raise RejectionError("too_large", f"{len(value)} bytes; decode.max_record_bytes is {limit}")
         if layout is not None:
             return csv_event(value, layout, self._template)
         if self._quick is not None:
@@ -132,26 +132,26 @@ class Decoder:
     def _thorough(self, value: bytes) -> Event:
         record = document(value)
         if type(record) is not dict:
-            raise RefusalError("not_an_object", f"found {shown(record)}, expected a JSON object")
+            raise RejectionError("not_an_object", f"found {shown(record)}, expected a JSON object")
         settings = self._settings
         values, one, stamp = self._values.find(record), self._value.find(record), self._timestamp.find(record)
         code = self._code.find(record)
         if values is None and one is None and code is None:
-            raise RefusalError(
+            raise RejectionError(
                 "no_value",
                 f"neither `{settings.values}` nor `{settings.value}` holds a number, nor `{settings.code}` a symbol",
             )
         if values is not None and type(values) is not dict:
-            raise RefusalError("not_an_object", f"`{settings.values}` is {shown(values)}, expected an object")
+            raise RejectionError("not_an_object", f"`{settings.values}` is {shown(values)}, expected an object")
         if stamp is not None and type(stamp) not in (str, int, float):
-            raise RefusalError("bad_timestamp", f"`{settings.timestamp}` is {shown(stamp)}, expected a time")
+            raise RejectionError("bad_timestamp", f"`{settings.timestamp}` is {shown(stamp)}, expected a time")
         return Event(self._template.name(record), stamp, values, one, code)
 
 
 def _quick_decoder(settings: DecodeSettings, code: Any) -> msgspec.json.Decoder[Event] | None:
     """Return a typed parser for settings that name five different top-level fields; None for others.
 
-    `code` is the type that a code may have: with that of None the parser refuses records that have one.
+    `code` is the type that a code may have: with that of None the parser fails on records that have one.
     """
     field = TEMPLATE_FIELD.fullmatch(settings.stream)
     names = [field[1] if field else ".", settings.timestamp, settings.values, settings.value, settings.code]
@@ -162,7 +162,7 @@ def _quick_decoder(settings: DecodeSettings, code: Any) -> msgspec.json.Decoder[
     return msgspec.json.Decoder(msgspec.defstruct("_Renamed", fields, bases=(Event,), gc=False, rename=rename))
 
 
-def _rejected(raw: RawBatch, row: int, value: bytes, refusal: RefusalError) -> Rejected:
+def _rejected(raw: RawBatch, row: int, value: bytes, rejection: RejectionError) -> Rejected:
     topic, partition = raw.partitions[raw.partition[row]]
-    detail = f"{topic}, line {raw.line[row]}: {refusal}" if raw.line else str(refusal)
-    return Rejected(topic, partition, raw.offset[row], refusal.reason, detail, value)
+    detail = f"{topic}, line {raw.line[row]}: {rejection}" if raw.line else str(rejection)
+    return Rejected(topic, partition, raw.offset[row], rejection.reason, detail, value)

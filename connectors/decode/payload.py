@@ -15,9 +15,9 @@ import msgspec
 from connectors.batches import CsvLayout
 from connectors.decode.settings import DEFAULT_TEMPLATE, TEMPLATE_FIELD
 
-_SHOWN_CHARACTERS = 60  # of what was found, in a refusal's detail
+_SHOWN_CHARACTERS = 60  # of what was found, in a rejection's detail
 _MAX_CODE_BITS = 200
-_MAX_INTEGER_DIGITS = 400  # float64 ends at 309; Python refuses to convert beyond 4,300
+_MAX_INTEGER_DIGITS = 400  # float64 ends at 309; Python does not convert beyond 4,300
 
 
 class Event(msgspec.Struct, gc=False):
@@ -33,8 +33,8 @@ class Event(msgspec.Struct, gc=False):
     code: str | int | None = None
 
 
-class RefusalError(Exception):
-    """A record or an event is refused; `reason` is one of decode.REASONS."""
+class RejectionError(Exception):
+    """A record or an event is rejected; `reason` is one of decode.REASONS."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -82,7 +82,7 @@ class NameTemplate:
         self._fields = [(field, field_path(field)) for field in pieces[1::2]]
 
     def name(self, record: dict[str, Any]) -> str | None:
-        """Return the name, None where it is optional and missing; raises a refusal."""
+        """Return the name, None if it is optional and missing. Raises RejectionError."""
         return self._filled([(field, path.find(record)) for field, path in self._fields])
 
     def columns(self, names: Sequence[str]) -> tuple[int, ...] | None:
@@ -100,34 +100,34 @@ class NameTemplate:
             if found is None or found == "":
                 if self.optional:
                     return None
-                raise RefusalError("no_stream", f"`{field}`, of decode.stream, is missing or empty")
+                raise RejectionError("no_stream", f"`{field}`, of decode.stream, is missing or empty")
             if type(found) is not str and type(found) is not int:
-                raise RefusalError("bad_name", f"`{field}`, of the stream's name, is {shown(found)}, expected text")
+                raise RejectionError("bad_name", f"`{field}`, of the stream's name, is {shown(found)}, expected text")
             name += f"{found}{text}"
         return name
 
 
 def document(value: bytes) -> Any:
-    """Return what a record's JSON holds. The strict parser first; where it refuses, the lenient one says why."""
+    """Return what a record's JSON holds. The strict parser first; if it fails, the lenient one says why."""
     if not value:
-        raise RefusalError("empty", "no bytes")
+        raise RejectionError("empty", "no bytes")
     if value[0] == 0:
-        raise RefusalError("unsupported", "begins with a zero byte, as schema-registry framing does; send plain JSON")
+        raise RejectionError("unsupported", "begins with a zero byte, as schema-registry framing does; send plain JSON")
     try:
         return msgspec.json.decode(value)
     except RecursionError:
-        raise RefusalError("too_deep", "nested too deeply") from None
+        raise RejectionError("too_deep", "nested too deeply") from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         pass  # NaN, a byte-order mark, a lone surrogate, a number beyond float64: read on
     try:
         return _LENIENT.decode(value.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise RefusalError("not_utf8", f"{error.reason} (byte {error.start})") from None
+        raise RejectionError("not_utf8", f"{error.reason} (byte {error.start})") from None
     except RecursionError:
-        raise RefusalError("too_deep", "nested too deeply") from None
+        raise RejectionError("too_deep", "nested too deeply") from None
     except ValueError as error:
         begin = shown(value[:_SHOWN_CHARACTERS].decode(errors="replace"))
-        raise RefusalError("not_json", f"{error}; the record begins {begin}") from None
+        raise RejectionError("not_json", f"{error}; the record begins {begin}") from None
 
 
 def _integer(digits: str) -> int | float:
@@ -180,11 +180,11 @@ def csv_event(line: bytes, layout: CsvLayout, template: NameTemplate) -> Event:
         text = line.decode()
         cells = text.split(",") if '"' not in text else next(csv.reader([text], strict=True))
     except UnicodeDecodeError as error:
-        raise RefusalError("not_utf8", f"{error.reason} (byte {error.start})") from None
+        raise RejectionError("not_utf8", f"{error.reason} (byte {error.start})") from None
     except csv.Error as error:
-        raise RefusalError("bad_row", f"{error}: {shown(text)}") from None
+        raise RejectionError("bad_row", f"{error}: {shown(text)}") from None
     if len(cells) != layout.cells:
-        raise RefusalError("bad_row", f"{len(cells)} cells, where the header has {layout.cells}: {shown(text)}")
+        raise RejectionError("bad_row", f"{len(cells)} cells, where the header has {layout.cells}: {shown(text)}")
     stream = None if layout.stream is None else cells[layout.stream]
     if layout.name:
         stream = template.name_of_cells([cells[cell] for cell in layout.name])
@@ -205,7 +205,7 @@ def shown(value: object) -> str:
 
 
 def number_of(feature: str, value: object) -> float:
-    """Return a feature's value; raises a refusal where it is not a finite number."""
+    """Return a feature's value; raises RejectionError if it is not a finite number."""
     try:
         if type(value) is str:
             # float() would also take digits of other scripts, and underscores between them
@@ -217,14 +217,14 @@ def number_of(feature: str, value: object) -> float:
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise RefusalError("not_a_number", f"{shown(feature)} is {shown(value)}, expected a finite number")
+        raise RejectionError("not_a_number", f"{shown(feature)} is {shown(value)}, expected a finite number")
     return number
 
 
 def symbol_of(code: object) -> str:
     """Return the symbol that a code is, white space in one that cannot be printed made single blanks.
 
-    Raises a refusal where it is none.
+    Raises RejectionError if it is none.
     """
     if type(code) is int and code.bit_length() <= _MAX_CODE_BITS:
         return str(code)
@@ -233,14 +233,14 @@ def symbol_of(code: object) -> str:
         # Control characters, line separators, direction marks and lone surrogates: none is printable.
         if symbol and symbol.isprintable():
             return symbol
-    raise RefusalError("bad_code", f"the code is {shown(code)}, expected an integer or text that can be printed")
+    raise RejectionError("bad_code", f"the code is {shown(code)}, expected an integer or text that can be printed")
 
 
 def key_name(key: bytes | None) -> str:
-    """Return the stream's name that a record's key is; raises a refusal where it is none."""
+    """Return the stream's name that a record's key is; raises RejectionError if it is none."""
     if not key:
-        raise RefusalError("no_stream", "neither the event nor the record's key names a stream")
+        raise RejectionError("no_stream", "neither the event nor the record's key names a stream")
     try:
         return key.decode()
     except UnicodeDecodeError:
-        raise RefusalError("no_stream", f"the event names none, and the key {key[:20]!r} is not UTF-8") from None
+        raise RejectionError("no_stream", f"the event names none, and the key {key[:20]!r} is not UTF-8") from None

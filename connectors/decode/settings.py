@@ -1,4 +1,4 @@
-"""How records are read, as settings, and the reasons for which one is refused."""
+"""How records are read, as settings, and the reasons for which one is rejected."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DecodeSettings(Section):
     stream: str = Field(
         default=DEFAULT_TEMPLATE,
         description='Stream name, made of fields, such as "{tags.host}/{name}". A record without one of them is'
-        " refused; with the default, its key or the name of its file is used instead.",
+        " rejected; with the default, its key or the name of its file is used instead.",
     )
     timestamp: str = Field(
         default="timestamp", min_length=1, description="Path of the event's time; dots lead into objects."
@@ -63,23 +63,23 @@ class DecodeSettings(Section):
         default=(), description='Patterns of features to leave out, such as "uptime_*".'
     )
     max_record_bytes: int = Field(
-        default=1_048_576, ge=64, le=1 << 30, description="Larger records are refused (Kafka's own limit: 1 MiB)."
+        default=1_048_576, ge=64, le=1 << 30, description="Larger records are rejected (Kafka's own limit: 1 MiB)."
     )
-    max_features: int = Field(default=1_000, ge=1, le=100_000, description="Events with more features are refused.")
+    max_features: int = Field(default=1_000, ge=1, le=100_000, description="Events with more features are rejected.")
     max_batch_events: int = Field(
         default=10_000,
         ge=1,
         le=1_000_000,
-        description="If decode.batch is set: a record with more events is refused as a whole.",
+        description="If decode.batch is set: a record with more events is rejected as a whole.",
     )
     max_age_days: float = Field(
         default=10_950,
         gt=0,
         le=MAX_DAYS,
-        description="Events older than this, compared with the record's own time, are refused.",
+        description="Events older than this, compared with the record's own time, are rejected.",
     )
     max_ahead_seconds: float = Field(
-        default=86_400, ge=0, le=MAX_SECONDS, description="Events further ahead of the record's own time are refused."
+        default=86_400, ge=0, le=MAX_SECONDS, description="Events further ahead of the record's own time are rejected."
     )
 
     @field_validator("stream")

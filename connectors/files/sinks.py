@@ -1,4 +1,4 @@
-"""Files as sinks: scores, alerts and refused records as JSON lines."""
+"""Files as sinks: scores, alerts and rejected records as JSON lines."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _JsonLines:
         self._path = Path(path)
         try:
             new = not self._path.exists()
-            # a pipe would wait for its reader; pipes are refused below
+            # a pipe would wait for its reader; pipes are rejected below
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK
             self._file = FileIO(open_private(self._path, flags), "ab")
             os.set_blocking(self._file.fileno(), True)
@@ -187,8 +187,8 @@ class FileDeadLetterSink(_JsonLines):
     setting = "output.dead_letter_file"
 
     def write(self, rejected: Sequence[Rejected]) -> None:
-        """Append refusals in their order."""
-        self._append(rejected_record(refusal) for refusal in rejected)
+        """Append rejected records in their order."""
+        self._append(rejected_record(record) for record in rejected)
 
 
 def _sync_directory(directory: Path) -> None:

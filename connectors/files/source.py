@@ -20,8 +20,8 @@ __all__ = ["FileError", "FileSource"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_POLL_BYTES = 8 << 20  # but for what one read of a file brings: decoding takes some 25 times as much
-_LONG_AGO = np.iinfo(np.int64).min  # the time of records that stand before the first with a time
+_MAX_POLL_BYTES = 8 << 20  # exceeded by one read of a file at most: decoding takes some 25 times as much
+_LONG_AGO = np.iinfo(np.int64).min  # the time of records before the first one with a time
 _LAST = np.iinfo(np.int64).max
 
 
@@ -29,14 +29,14 @@ class FileSource:
     """Reads files as one source: each in its own order, several merged by event time.
 
     A file is a partition (its path, 0); a record's offset is its number in the file, from 0, blank lines and header
-    not counted. What a file is, its first byte says: "{" JSON lines, anything else a CSV header with a column
-    `timestamp`, perhaps `stream`, and features. Where no record can name its stream, the file's stem does. `start`
-    is where to go on, by partition, and `fingerprints` what the files then began with, by path. Standard input and
-    other pipes have no such place, since what they held before a restart is gone.
+    not counted. The first byte of a file decides: "{" means JSON lines, anything else a CSV header with a column
+    `timestamp`, perhaps `stream`, and features. If records cannot name their stream, the file's stem does. `start`
+    is where to resume, by partition, and `fingerprints` those that the files had then, by path. Standard input and
+    other pipes cannot resume, since what they held before a restart is lost.
 
-    Raises FileError at once for a file that cannot be opened, is neither kind, or is another one by now. One that
-    breaks off or is damaged is told in the log when that is met; all that can be read of it and the others is handed
-    over, and then `poll` raises FileError.
+    Raises FileError at once for a file that cannot be opened, is neither kind, or was replaced by another one. A
+    truncated or damaged file is logged when that is found; all that can be read of it and the others is returned, and
+    then `poll` raises FileError.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class FileSource:
         self._decoder, self._timed = decoder, len(settings.paths) > 1 or settings.speed > 0
         begin = {Partition(path, 0): 0 for path in settings.paths}
         begin.update((p, at) for p, at in (start or {}).items() if p in begin and p.topic != STANDARD_INPUT)
-        self._next = begin  # by partition: the offset of the next record to hand over
-        self._beginnings = dict(fingerprints or {})  # by path, also of files that are not read now
+        self._next = begin  # by partition: the offset of the next record to return
+        self._fingerprints = dict(fingerprints or {})  # by path, also of files that are not read now
         self._files: list[_File] = []
         self._open()
 
@@ -66,7 +66,7 @@ class FileSource:
         deadline = time.monotonic() + timeout_seconds
         blocks: list[_Block] = []
         room, size = self._max_poll_records, 0
-        while room and size < _MOST_POLL_BYTES:
+        while room and size < _MAX_POLL_BYTES:
             seconds = 0.0 if blocks else max(deadline - time.monotonic(), 0.0)
             block = self._ready or self._merge(seconds)
             if block is None:
@@ -88,26 +88,26 @@ class FileSource:
         return not any(file.waits for file in self._files)
 
     def rewind(self, offsets: Mapping[Partition, int]) -> None:
-        """Open the files again, and go on at these offsets; raises FileError."""
+        """Open the files again, and resume at these offsets; raises FileError."""
         self.close()
-        self._beginnings = self.fingerprints()
+        self._fingerprints = self.fingerprints()
         self._next.update(offsets)
         self._ready, self._files = None, []
         self._open()
 
     def fingerprints(self) -> dict[str, Fingerprint]:
-        """Return what each file begins with that can be read again, by path; for `fingerprints` after a restart."""
-        return self._beginnings | {f.partition.topic: f.fingerprint() for f in self._files if not f.waits and f.begun}
+        """Return the fingerprint of each file that can be read again, by path; for `fingerprints` after a restart."""
+        return self._fingerprints | {f.partition.topic: f.fingerprint() for f in self._files if not f.waits and f.begun}
 
     def finished(self) -> bool:
-        """Whether every file has been handed over to its end."""
+        """Whether every file has been read to its end."""
         return self._ready is None and all(file.ended and not file.values and not file.failure for file in self._files)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Do nothing: a file keeps no account of its readers."""
+        """Do nothing: a file keeps no offsets."""
 
     def lag(self) -> dict[Partition, int]:
-        """Return nothing: how many records a file holds is not known before it has been read."""
+        """Return nothing: the number of records in a file is unknown before it has been read."""
         return {}
 
     def close(self) -> None:
@@ -118,19 +118,19 @@ class FileSource:
     def _open(self) -> None:
         try:
             for partition, first in self._next.items():
-                before = self._beginnings.get(partition.topic)
+                before = self._fingerprints.get(partition.topic)
                 self._files.append(_File(partition.topic, first, before, self._decoder, timed=self._timed))
         except FileError:
             self.close()
             raise
 
     def _merge(self, timeout_seconds: float) -> _Block | None:
-        """Return, in order of time, the records that none still unread can precede; None where there are none yet."""
+        """Return, in order of time, the records that no unread one can precede; None if there are none yet."""
         deadline = time.monotonic() + timeout_seconds
         for file in self._files:
             file.fill(max(deadline - time.monotonic(), 0.0))
         if any(not file.values and not file.ended for file in self._files):
-            return None  # a pipe has nothing yet, and what comes may be the earliest
+            return None  # a pipe has no data yet, and its next record may be the earliest
         # Of equal times the earlier file's come first: the order depends on the files alone, not on how they are read.
         horizon = min(
             ((file.times[-1], number) for number, file in enumerate(self._files) if not file.ended), default=None
@@ -145,7 +145,7 @@ class FileSource:
         return _merged(blocks) if blocks else None
 
     def _due(self, block: _Block, timeout_seconds: float) -> int:
-        """Return how many of the block's records are due, after waiting for its first at most so long."""
+        """Return how many of the block's records are due, after waiting for its first until the time-out."""
         if not self._speed or block.times[-1] == _LONG_AGO:
             return len(block.values)
         if self._clock is None:
@@ -187,7 +187,7 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Records in the order in which they are handed over."""
+    """Records in the order in which they are returned."""
 
     values: list[bytes]
     file: Int64  # [records] index into the source's files
@@ -249,16 +249,16 @@ class _File:
             try:
                 if first and before is not None and not self._reader.matches(before):
                     raise FileError(
-                        f"{path}: does not begin as it did when {first} records of it were processed: it is another"
-                        " file by now; give it another name, or start with an empty state directory"
+                        f"{path}: does not begin as it did when {first} records of it were processed: it was replaced;"
+                        " give it another name, or start with an empty state directory"
                     )
-                self.fill(0.0)  # what is wrong with the header is told before anything runs
+                self.fill(0.0)  # a bad header must be an error at the start
             except FileError:
                 self.close()
                 raise
 
     def fill(self, timeout_seconds: float) -> None:
-        """Read on until there is a record, or the file ends, or nothing came for so long."""
+        """Read until there is a record, or the file ends, or the time-out."""
         deadline = time.monotonic() + timeout_seconds
         while not self.values and not self.ended:
             try:
@@ -274,7 +274,7 @@ class _File:
                 return
 
     def take(self, count: int, number: int) -> _Block:
-        """Hand over the first records; `number` is this file's among the source's."""
+        """Remove and return the first records; `number` is this file's among the source's."""
         offset = np.arange(self._offset, self._offset + count)
         line = np.array(self._lines[:count], np.int64)
         block = _Block(self.values[:count], np.full(count, number), offset, line, self.times[:count])
@@ -316,8 +316,8 @@ class _File:
         path = self.partition.topic
         if not self.failure and self._offset < self._first:
             self.failure = (
-                f"{path}: ends after {self._offset} records, but {self._first} were processed before: it is another"
-                " file by now; give it another name, or start with an empty state directory"
+                f"{path}: ends after {self._offset} records, but {self._first} were processed before: it was"
+                " replaced; give it another name, or start with an empty state directory"
             )
         if self.failure:
             logger.error("%s", self.failure)

@@ -98,7 +98,7 @@ class KafkaHistory:
                     offset=list(offset),
                     received=list(received),
                     key=list(key),
-                    value=[data or b"" for data in value],  # a tombstone: decoding refuses it, with its offset
+                    value=[data or b"" for data in value],  # a tombstone: decoding rejects it, with its offset
                 )
             if time.monotonic() >= deadline:
                 break

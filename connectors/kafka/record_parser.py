@@ -170,7 +170,7 @@ def _bounded(tp: TopicPartition, codec: int, packed: bytes, first: int, last: in
         return decompressed(codec, packed, most)
     except TooLargeError:
         log.warning(
-            "%s/%d, offsets %d to %d: %d bytes that decompress to more than %d are not unpacked but refused as one",
+            "%s/%d, offsets %d to %d: %d bytes that decompress to more than %d are not unpacked but rejected as one",
             *(*tp, first, last, len(packed), most),
         )
         return None
@@ -193,7 +193,7 @@ def _check_lengths(tp: TopicPartition, offset: int, messages: bytes) -> None:
 def _unpacked(tp: TopicPartition, batch: Any) -> tuple[int, Iterator[RawRecord]]:
     """Return how many bytes a batch in format 2 comes to, and its records; CorruptRecordError if it is damaged.
 
-    A batch that would decompress to too much becomes one record with the compressed bytes, which decoding refuses like
+    A batch that would decompress to too much becomes one record with the compressed bytes, which decoding rejects like
     any other unreadable record.
     """
     data = bytes(memoryview(batch._buffer)[batch._pos :])
@@ -224,7 +224,7 @@ def _unpacked(tp: TopicPartition, batch: Any) -> tuple[int, Iterator[RawRecord]]
 def _compiled(function: Callable[..., Any]) -> Any:
     """Compile a function and cache the code on disk, if possible.
 
-    `training.network.compiled` has one of its own, since connectors and training may not import each other.
+    `training.network.compiled` has a second one, since connectors and training may not import each other.
     """
     try:
         return numba.njit(function, nogil=True, cache=True)

@@ -22,7 +22,7 @@ _EXTENSION = re.compile(r"[A-Za-z]+=[\t\n\r -~]+")  # RFC 7628
 
 
 class KafkaSettings(Section):
-    """Section [kafka]: where events come from and where scores, alerts and refused records go."""
+    """Section [kafka]: where events come from and where scores, alerts and rejected records go."""
 
     bootstrap_servers: str = Field(
         "127.0.0.1:9092",
@@ -47,7 +47,7 @@ class KafkaSettings(Section):
     )
     scores_topic: str = Field("", description="Topic for scores; empty: scores are not written to Kafka.")
     alerts_topic: str = Field("longwatch-alerts", description="Topic for alerts; empty: none.")
-    dead_letter_topic: str = Field("longwatch-rejected", description="Topic for refused records; empty: none.")
+    dead_letter_topic: str = Field("longwatch-rejected", description="Topic for rejected records; empty: none.")
     changelog_topic: str = Field(
         "{group}-{topic}-changelog",
         pattern=r"^[A-Za-z0-9._{}-]{1,249}$",

@@ -1,4 +1,4 @@
-"""Kafka as a sink of scores, alerts and refused records; all three write through one producer."""
+"""Kafka as a sink of scores, alerts and rejected records; all three write through one producer."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ class KafkaAlertSink(_KafkaSink):
 
 
 class KafkaDeadLetterSink(_KafkaSink):
-    """Writes refused records to kafka.dead_letter_topic: the raw bytes, and in headers where and why.
+    """Writes rejected records to kafka.dead_letter_topic: the raw bytes, and in headers where and why.
 
     Headers: topic, partition, offset, reason, detail, and size where the value had to be cut to what the topic takes.
     """
 
     def write(self, rejected: Sequence[Rejected]) -> None:
-        """Write refusals in their order."""
+        """Write rejected records in their order."""
         topic = self._writer.settings.dead_letter_topic
         for record in rejected:
             headers = [

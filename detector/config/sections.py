@@ -244,7 +244,7 @@ class OutputSettings(Section):
 
     scores_file: str = Field("", description="File for every score, about 400 bytes an event; empty: none.")
     alerts_file: str = Field("", description="File for alerts, when they fire and when they resolve; empty: none.")
-    dead_letter_file: str = Field("", description="File for refused records, with the reason; empty: none.")
+    dead_letter_file: str = Field("", description="File for rejected records, with the reason; empty: none.")
 
     @model_validator(mode="after")
     def _each_its_own(self) -> OutputSettings:

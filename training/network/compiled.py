@@ -50,5 +50,8 @@ if _FOLDER is not None:
 
 
 def compiled(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile a function that touches arrays, records and numbers only; it releases the GIL while it runs."""
+    """Compile a function that touches arrays, records and numbers only; it releases the GIL while it runs.
+
+    `connectors.kafka.record_parser` has a second one, since connectors and training may not import each other.
+    """
     return numba.njit(function, nogil=True, cache=_FOLDER is not None, **options)

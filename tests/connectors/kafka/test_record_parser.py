@@ -81,7 +81,7 @@ def test_an_old_message_that_decompresses_to_too_much_is_one_rejected_record(mag
 
     assert len(refused[3]) < len(bomb)
     assert next_offset == refused[0] + 1
-    assert "not unpacked but refused as one" in caplog.text
+    assert "not unpacked but rejected as one" in caplog.text
 
 
 def test_an_old_message_with_circular_lengths_is_refused():
