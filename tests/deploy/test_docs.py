@@ -12,6 +12,7 @@ from pathlib import Path
 import grimp
 import pytest
 
+from detector.config.settings import Settings
 from tests.deploy.paths import ROOT
 
 pytest.importorskip("material", reason="mkdocs-material is not installed")
@@ -94,15 +95,10 @@ def test_files_that_documents_name_exist() -> None:
 
 
 def test_settings_that_documents_name_exist() -> None:
-    reference = (ROOT / "docs" / "settings.md").read_text()
-    sections = re.split(r"^## \[(\w+)\]$", reference, flags=re.MULTILINE)[1:]
-    settings = {
-        f"{section}.{name}"
-        for section, text in zip(sections[::2], sections[1::2], strict=True)
-        for name in re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
-    }
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    settings = {f"{section}.{name}" for section, model in sections.items() for name in model.model_fields}
     assert len(settings) > 60
-    named = re.compile(rf"`((?:{'|'.join(sections[::2])})\.[a-z_]+)(?: = [^`]*)?`")
+    named = re.compile(rf"`((?:{'|'.join(sections)})\.[a-z_]+)(?: = [^`]*)?`")
     unknown = {
         (path.name, name)
         for path in DOCUMENTS
