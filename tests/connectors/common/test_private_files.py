@@ -166,7 +166,7 @@ def test_restore_does_not_truncate_a_file_written_by_another_program(
     sink.close()
     assert path.read_text().startswith(theirs)
     assert path.read_text().count("\n") == 1001
-    assert "is another file than before" in caplog.text
+    assert "has been replaced by another file" in caplog.text
 
 
 def test_a_result_file_emptied_while_open_is_not_padded_with_zeros(tmp_path: Path) -> None:
