@@ -20,6 +20,7 @@ __all__ = ["FileError", "FileSource"]
 
 logger = logging.getLogger(__name__)
 
+MAX_POLL_RECORDS = 10_000  # half as many cost the daemon 5 to 8 % more CPU time
 _MAX_POLL_BYTES = 8 << 20  # exceeded by one read of a file at most: decoding takes some 25 times as much
 _LONG_AGO = np.iinfo(np.int64).min  # the time of records before the first one with a time
 _LAST = np.iinfo(np.int64).max
@@ -46,11 +47,11 @@ class FileSource:
         start: Mapping[Partition, int] | None = None,
         fingerprints: Mapping[str, Fingerprint] | None = None,
         *,
-        max_poll_records: int = 10_000,
+        max_poll_records: int | None = None,
     ) -> None:
         decoder = decoder or Decoder()
         self._speed = settings.speed
-        self._max_poll_records = max_poll_records
+        self._max_poll_records = max_poll_records or MAX_POLL_RECORDS
         self._ready: _Block | None = None
         self._clock: tuple[float, int] | None = None  # seconds by the monotonic clock, and the event time due then
         self._decoder, self._timed = decoder, len(settings.paths) > 1 or settings.speed > 0

@@ -54,7 +54,7 @@ ANSWER_MS = 5_000  # limit of one question to the broker: offsets, commit, leavi
 QUIET_SECONDS = 5.0  # without records for so long, ask the broker whether it is there
 TOPIC_CHECK_SECONDS = 2.0  # how often to look for a topic that does not exist yet
 DIAGNOSIS_SECONDS = 30.0  # how often to ask why it is not seen
-MAX_POLL_RECORDS = 5_000  # as source.max_poll_records is by default
+MAX_POLL_RECORDS = 5_000  # unless source.max_poll_records says otherwise
 METADATA_MAX_AGE_MS = 60_000  # new partitions, and topics that fit the pattern, are found in a minute, not in five
 BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
 

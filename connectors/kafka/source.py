@@ -65,14 +65,14 @@ class KafkaSource:
         on_lost: PartitionsCallback = lambda _: None,
         on_placed: PositionsCallback = lambda _: None,
         read_committed: bool = False,
-        max_poll_records: int = MAX_POLL_RECORDS,
+        max_poll_records: int | None = None,
         topics_read: Iterable[str] = (),
     ) -> None:
         self._settings = settings
         self._start = start
         self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
         self._on_placed = on_placed
-        self._read_committed, self._max_poll_records = read_committed, max_poll_records
+        self._read_committed, self._max_poll_records = read_committed, max_poll_records or MAX_POLL_RECORDS
         self._reader: FetchThread | None = None
         self.problem = OngoingProblem()
         self._failure: BaseException | None = None

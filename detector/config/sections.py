@@ -26,7 +26,12 @@ class SourceSettings(FileSettings):
         "kafka", description="Read events from a Kafka cluster (section [kafka]) or from files."
     )
 
-    max_poll_records: int = Field(5_000, ge=1, le=1_000_000, description="Most records in one micro-batch.")
+    max_poll_records: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Most records in one micro-batch; not set: 5,000 from Kafka, 10,000 from files.",
+    )
 
     @model_validator(mode="after")
     def _files_are_named(self) -> SourceSettings:

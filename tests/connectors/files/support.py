@@ -18,7 +18,7 @@ HERE = str(Path(connectors.__file__).parents[1])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])}
 
 
-def read(*paths, start=None, decoder=None, max_poll_records=10_000, **more):
+def read(*paths, start=None, decoder=None, max_poll_records=None, **more):
     """Read files to their end; return [(stream, seconds, {feature: value}, path, offset)] and the refusals."""
     source = FileSource(
         FileSettings(paths=tuple(map(str, paths)), **more), decoder, start, max_poll_records=max_poll_records
