@@ -152,12 +152,12 @@ class EventBatch:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record that could not be decoded, with the reason; goes to the dead-letter sink."""
+    """A record that could not be decoded or scored, with the reason; goes to the dead-letter sink."""
 
     topic: str
     partition: int
     offset: int
-    reason: str  # one of decode.REASONS: a metric label
+    reason: str  # one of decode.REASONS, or "engine_error": a metric label
     detail: str  # for a person: what was found, what was expected
     raw: bytes
 

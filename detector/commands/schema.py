@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from connectors.decode.settings import REASONS
 from connectors.json_records import AlertRecord, RejectedRecord, ScoreRecord, WebhookMessage
 from detector.config.settings import Settings
+from detector.observability.metrics import REJECTED_REASONS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -73,7 +73,7 @@ def schema(record: str) -> dict[str, Any]:
     (_,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     own = definitions.pop(kind.__name__)
     if record == "rejected":
-        own["properties"]["reason"]["enum"] = list(REASONS)
+        own["properties"]["reason"]["enum"] = list(REJECTED_REASONS)
     return {"$schema": DIALECT, **own} | ({"$defs": definitions} if definitions else {})
 
 

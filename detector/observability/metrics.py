@@ -22,7 +22,10 @@ from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFam
 from prometheus_client.registry import Collector
 
 from connectors.batches import Partition
+from connectors.decode.settings import REASONS
 
+ENGINE_ERROR = "engine_error"  # the reason for rejecting an event on which the engine raised
+REJECTED_REASONS = (*REASONS, ENGINE_ERROR)
 SEVERITIES = ("warning", "critical")
 DROP_REASONS = ("duplicate", "late")
 RESET_REASONS = ("damaged", "engine_error")
@@ -105,8 +108,10 @@ class Metrics:
     Hot paths call `inc` and `observe` on an attribute once for each batch, not for each event.
     """
 
-    def __init__(self, registry: CollectorRegistry, version: str, rejected_reasons: Iterable[str]) -> None:
-        """Declare everything on `registry`; `rejected_reasons` are those that decoding knows."""
+    def __init__(
+        self, registry: CollectorRegistry, version: str, rejected_reasons: Iterable[str] = REJECTED_REASONS
+    ) -> None:
+        """Declare everything on `registry`."""
 
         def counter(name: str, documentation: str) -> Counter:
             return Counter(f"longwatch_{name}", documentation, registry=registry)
@@ -133,7 +138,7 @@ class Metrics:
         self.observations = counter("observations_total", "Feature values in the events that were read.")
         self.events_rejected = counters(
             "events_rejected_total",
-            "Records that could not be decoded and went to the dead-letter sink, by reason.",
+            "Records that could not be decoded or scored and went to the dead-letter sink, by reason.",
             "reason",
             rejected_reasons,
         )

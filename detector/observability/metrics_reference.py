@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 from connectors.batches import Partition
-from connectors.decode.settings import REASONS
 from detector.observability.metrics import Metrics
 
 _HEAD = """# Metrics
@@ -29,7 +28,7 @@ _OPEN = {"topic", "partition", "version", "cell"}  # labels whose values are not
 
 def every_metric() -> Metrics:
     """Return metrics of which each has a value, so that a scrape shows all names and labels."""
-    metrics = Metrics(CollectorRegistry(), version="", rejected_reasons=REASONS)
+    metrics = Metrics(CollectorRegistry(), version="")
     metrics.set_model("", "lstm", 0.0)
     metrics.set_lag({Partition("", 0): 0})
     metrics.set_losses({"training": 0.0, "validation": 0.0})

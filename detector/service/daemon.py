@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from connectors.batches import Partition, RawBatch, Rejected
 from connectors.common.private_files import open_private
 from connectors.common.threads import run_in_thread
-from connectors.decode.decoder import REASONS, Decoder
+from connectors.decode.decoder import Decoder
 from connectors.http_server.server import HttpServer
 from connectors.kafka.names import transactional_id
 from connectors.kafka.source import KafkaSource
@@ -49,7 +49,7 @@ from detector.service.factory import (
 from detector.service.health import Health
 from detector.service.memory_budget import log_capacity, memory_limit
 from detector.service.model_promotion import ModelPromotion
-from detector.service.poison_events import ENGINE_ERROR, FaultError, PoisonGuard
+from detector.service.poison_events import FaultError, PoisonGuard
 from detector.service.reporter import Reporter, StageClock
 from detector.service.signals import Signals
 from detector.service.systemd import Notifier
@@ -78,7 +78,7 @@ class Daemon:
         Raises the settings', store's, model's and connectors' own errors, each a clear line.
         """
         self._settings = settings
-        self.metrics = Metrics(CollectorRegistry(auto_describe=True), __version__, (*REASONS, ENGINE_ERROR))
+        self.metrics = Metrics(CollectorRegistry(auto_describe=True), __version__)
         self._notifier = Notifier()
         self._stop = threading.Event()
         self._signals = Signals(self.stop)

@@ -21,11 +21,11 @@ from connectors.batches import EventBatch, Partition, RawBatch, Rejected
 from detector.engine.engine import Engine, Step
 from detector.engine.results import part_of
 from detector.errors import StateError
+from detector.observability.metrics import ENGINE_ERROR
 from training.network.shape import ModelError
 
 logger = logging.getLogger(__name__)
 
-ENGINE_ERROR = "engine_error"  # the reason, beside decode.REASONS
 # A producer that has sent one such event sends more: without this each would cost a way back to the last checkpoint
 CAREFUL_SECONDS = 60.0
 # So many events one after the other, and none between them that the engine could take: then it is not the events

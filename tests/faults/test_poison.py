@@ -23,9 +23,9 @@ from connectors.decode.decoder import Decoder
 from connectors.encode import score_records
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings, Step
+from detector.observability.metrics import ENGINE_ERROR
 from detector.service.poison_events import (
     CAREFUL_SECONDS,
-    ENGINE_ERROR,
     MAX_FAILURES_OF_A_STREAM,
     EngineError,
     FaultError,

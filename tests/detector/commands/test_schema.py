@@ -19,6 +19,7 @@ from connectors.webhook.standard_webhooks import webhook_body
 from detector.cli import main
 from detector.commands.schema import FORMATS, reference, schema
 from detector.engine.engine import Engine, EngineSettings
+from detector.observability.metrics import ENGINE_ERROR
 from detector.scoring.incidents import AlertRules
 from tests.brokers import CHECKOUT
 from training.network.weights import load_prior
@@ -84,7 +85,8 @@ def test_alert_records_and_webhook_messages_are_valid(written: tuple[Scores, lis
 
 
 def test_rejected_records_are_valid(written: tuple[Scores, list[Alert], list[Rejected]]) -> None:
-    records = [rejected_record(rejected) for rejected in written[2]]
+    poison = Rejected("metrics", 0, 1, ENGINE_ERROR, "IndexError in an event of stream 'one'", b"{}")
+    records = [rejected_record(rejected) for rejected in (*written[2], poison)]
     assert fields_of_valid(records, "rejected") == schema("rejected")["properties"].keys()
 
 
