@@ -43,7 +43,9 @@ Daemon(settings.model_copy(update={"training": training})).run()
 )
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE, every: float = 0.02) -> Any:
+def until(
+    condition: Callable[[], Any], what: str = "the condition holds", seconds: float = PATIENCE, every: float = 0.02
+) -> Any:
     """Return what `condition` returns once it is true; fail after so long. It is asked again `every` so many s."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -103,14 +103,6 @@ def next_offsets(batch: RawBatch) -> dict[Partition, int]:
     return {batch.partitions[code]: offset + 1 for code, offset in zip(batch.partition, batch.offset, strict=True)}
 
 
-def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> None:
-    end = time.monotonic() + deadline
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail(f"not within {deadline:.0f} s: {what}")
-        time.sleep(0.02)
-
-
 def read(source: KafkaSource, count: int, deadline: float = DEADLINE) -> list[int]:
     """Poll until `count` records came, and return their values as numbers."""
     values: list[int] = []

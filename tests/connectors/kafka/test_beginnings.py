@@ -15,8 +15,9 @@ from connectors.batches import Partition
 from connectors.kafka.source import DEFERRED, KafkaSource
 from tests.brokers import Broker
 from tests.connectors.kafka.daemons import running, write
-from tests.connectors.kafka.support import produce, settings, until
+from tests.connectors.kafka.support import produce, settings
 from tests.daemon.records import read_topic
+from tests.daemon.support import until
 
 pytestmark = pytest.mark.kafka
 Topic = Callable[..., str]

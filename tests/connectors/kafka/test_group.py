@@ -14,7 +14,8 @@ from connectors.batches import Partition
 from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.source import DEFERRED, KafkaSource
 from tests.brokers import Broker
-from tests.connectors.kafka.support import DEADLINE, Member, Topic, committed, produce, read, settings, until
+from tests.connectors.kafka.support import DEADLINE, Member, Topic, committed, produce, read, settings
+from tests.daemon.support import until
 
 pytestmark = pytest.mark.kafka
 

@@ -25,8 +25,9 @@ from connectors.kafka.transactions import TransactionalWriter
 from connectors.kafka.writer import KafkaWriter, UndeliveredError
 from tests.brokers import Broker
 from tests.connectors.kafka.daemons import running, write
-from tests.connectors.kafka.support import end_transaction, until
+from tests.connectors.kafka.support import end_transaction
 from tests.daemon.records import read_topic
+from tests.daemon.support import until
 
 pytestmark = pytest.mark.kafka
 

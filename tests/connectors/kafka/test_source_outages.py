@@ -16,7 +16,8 @@ from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from tests.brokers import Broker
-from tests.connectors.kafka.support import DEADLINE, Topic, committed, delete_before, produce, read, settings, until
+from tests.connectors.kafka.support import DEADLINE, Topic, committed, delete_before, produce, read, settings
+from tests.daemon.support import until
 
 pytestmark = pytest.mark.kafka
 

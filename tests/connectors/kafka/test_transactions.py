@@ -17,7 +17,8 @@ from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import DEFERRED, KafkaSource
 from connectors.kafka.transactions import TransactionalWriter, TransactionError, end_transaction_of
 from tests.brokers import Broker
-from tests.connectors.kafka.support import DEADLINE, end_transaction, next_offsets, produce, settings, until
+from tests.connectors.kafka.support import DEADLINE, end_transaction, next_offsets, produce, settings
+from tests.daemon.support import until
 
 pytestmark = pytest.mark.kafka
 

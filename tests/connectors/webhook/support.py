@@ -43,13 +43,6 @@ def alert(number: int = 1, status: str = "firing", stream: str = "web-1/cpu") ->
     )
 
 
-def until(condition: Callable[[], Any], seconds: float = 240.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.005)
-
-
 class Receiver:
     """An HTTP server that answers as `answer` says.
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from connectors.webhook.delivery import retry_after_seconds
-from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, until, verify
+from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, verify
+from tests.daemon.support import until
 
 
 def test_a_500_is_retried_with_the_same_id_and_a_fresh_timestamp(
@@ -168,7 +169,9 @@ def test_close_does_not_wait_for_a_delivery_and_the_alert_stays_queued(
         until(lambda: receiver.requests if stage in {"hang", "drip"} else asked)
         sink.close()
         answers.set()
-    until(lambda: not any(thread.name == "webhook" for thread in threading.enumerate()), 45)  # its time-out is 60 s
+    until(
+        lambda: not any(thread.name == "webhook" for thread in threading.enumerate()), seconds=45
+    )  # its time-out is 60 s
     receiver.requests.clear()
     receiver.answer = lambda headers, body: (200, {})
     make_sink(receiver.port)

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from connectors.webhook.settings import WebhookSettings, parse_secrets
 from connectors.webhook.sink import WebhookSink
 from connectors.webhook.standard_webhooks import sign, webhook_body, webhook_id
-from tests.connectors.webhook.support import SECRET, Counts, MakeSink, Receiver, alert, until, verify
+from tests.connectors.webhook.support import SECRET, Counts, MakeSink, Receiver, alert, verify
+from tests.daemon.support import until
 
 
 def test_an_alert_arrives_once_as_signed_json(receiver: Receiver, make_sink: MakeSink, counts: Counts) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from connectors.webhook.sink import OUTBOX_FILE, WebhookSink
-from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, until, verify
+from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, verify
+from tests.daemon.support import until
 
 ROOT = Path(__file__).parents[3]
 

@@ -192,19 +192,23 @@ def _answer_nonsense(server: socket.socket) -> None:
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
+def run_on(broker: ApacheKafka, folder: Path, **more: str) -> tuple[int, str]:
+    """Run the daemon on a secured broker; return its exit status and all that it said."""
+    kafka = {
+        "LONGWATCH_KAFKA__BOOTSTRAP_SERVERS": broker.secure_bootstrap,
+        "LONGWATCH_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+        "LONGWATCH_KAFKA__SSL_CAFILE": str(broker.cafile),
+        "LONGWATCH_LOGGING__LEVEL": "debug",
+    }
+    return longwatch("run", env=environ(LONGWATCH_STATE__DIRECTORY=str(folder / "state"), **kafka, **more))
+
+
 @pytest.mark.kafka
 @openssl
 def test_a_refused_kafka_password_is_a_one_line_error_without_the_password(
     tmp_path: Path, secured_broker: ApacheKafka
 ) -> None:
-    more = {
-        "LONGWATCH_KAFKA__BOOTSTRAP_SERVERS": secured_broker.secure_bootstrap,
-        "LONGWATCH_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
-        "LONGWATCH_KAFKA__SSL_CAFILE": str(secured_broker.cafile),
-        "LONGWATCH_KAFKA__SASL_USERNAME": USERNAME,
-        "LONGWATCH_LOGGING__LEVEL": "debug",
-    }
-    status, said = longwatch("run", env=environ(LONGWATCH_STATE__DIRECTORY=str(tmp_path / "state"), **more))
+    status, said = run_on(secured_broker, tmp_path, LONGWATCH_KAFKA__SASL_USERNAME=USERNAME)
     assert status == 1, said
     assert said.splitlines()[-1].startswith("longwatch: ")
     assert "kafka.sasl_password" in said
@@ -217,16 +221,13 @@ def test_a_refused_client_secret_is_masked_even_if_the_identity_provider_echoes_
     tmp_path: Path, secured_broker: ApacheKafka, repeating_receiver: Receiver
 ) -> None:
     provider = repeating_receiver.url.split("@")[1].split("/")[0]
-    more = {
-        "LONGWATCH_KAFKA__BOOTSTRAP_SERVERS": secured_broker.secure_bootstrap,
-        "LONGWATCH_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
-        "LONGWATCH_KAFKA__SASL_MECHANISM": "OAUTHBEARER",
-        "LONGWATCH_KAFKA__SSL_CAFILE": str(secured_broker.cafile),
-        "LONGWATCH_KAFKA__SASL_OAUTH_TOKEN_ENDPOINT_URL": f"http://{provider}/token",
-        "LONGWATCH_KAFKA__SASL_OAUTH_CLIENT_ID": "us",
-        "LONGWATCH_LOGGING__LEVEL": "debug",
-    }
-    status, said = longwatch("run", env=environ(LONGWATCH_STATE__DIRECTORY=str(tmp_path / "state"), **more))
+    status, said = run_on(
+        secured_broker,
+        tmp_path,
+        LONGWATCH_KAFKA__SASL_MECHANISM="OAUTHBEARER",
+        LONGWATCH_KAFKA__SASL_OAUTH_TOKEN_ENDPOINT_URL=f"http://{provider}/token",
+        LONGWATCH_KAFKA__SASL_OAUTH_CLIENT_ID="us",
+    )
     assert status == 1, said
     assert said.splitlines()[-1].startswith("longwatch: No token to log in with")
     assert "kafka.sasl_oauth_client_secret" in said
