@@ -128,7 +128,8 @@ class WebhookMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
 class RejectedRecord(msgspec.Struct, omit_defaults=True):
     """A record that could not be decoded or scored.
 
-    A line of output.dead_letter_file, a record of kafka.dead_letter_topic. Either `raw` or `raw_base64` gives the record's bytes back exactly.
+    A line of output.dead_letter_file, a record of kafka.dead_letter_topic. Either `raw` or `raw_base64` gives the
+    record's bytes back exactly.
     """
 
     topic: Annotated[str, _field("Kafka topic, or path of the file, that the record came from")]
