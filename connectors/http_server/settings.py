@@ -65,4 +65,4 @@ class HttpSettings(Section):
 
 
 class HttpError(UserError):
-    """The server cannot listen as it was told to; the text names the settings."""
+    """The server cannot listen as configured; the text names the settings."""

@@ -138,8 +138,8 @@ class KafkaSettings(Section):
     def _no_feeds_group(cls, group: str) -> str:
         if group.endswith(FEED_ENDING):
             raise ValueError(
-                f"a name that ends in {FEED_ENDING!r} is that of a group which brings another one's alerts to its"
-                " webhook: name this group otherwise"
+                f"names that end in {FEED_ENDING!r} are reserved for the groups that read alerts for a webhook: choose"
+                " another"
             )
         return group
 
@@ -155,8 +155,8 @@ class KafkaSettings(Section):
             raise ValueError(f"kafka.topic_pattern {self.topic_pattern!r} is no regular expression: {error}") from None
         if "{topic}" not in self.changelog_topic and (self.topic_pattern or len(self.topics) > 1):
             raise ValueError(
-                f"kafka.changelog_topic {self.changelog_topic!r}: several topics are read, each needs a changelog"
-                " of its own: put {topic} into the name"
+                f"kafka.changelog_topic {self.changelog_topic!r}: several topics are read, and each needs its own"
+                " changelog: put {topic} into the name"
             )
         if set("{}") & set(self.changelog_of("topic")):
             raise ValueError(f"kafka.changelog_topic {self.changelog_topic!r}: only {{group}} and {{topic}} are known")
@@ -194,19 +194,19 @@ class KafkaSettings(Section):
             check_endpoint(self.sasl_oauth_token_endpoint_url)
 
     def _check_that_topics_differ(self) -> None:
-        """See that nothing is both read and written, and no two kinds of records go to one topic."""
+        """Check that nothing is both read and written, and no two kinds of records go to one topic."""
         uses: dict[str, str] = {} if self.topic_pattern else dict.fromkeys(self.topics, "topics")
         for name in ("scores_topic", "alerts_topic", "dead_letter_topic"):
             topic = getattr(self, name)
             if topic in uses and uses[topic] == "topics":
                 raise ValueError(
-                    f"kafka.{name} {topic!r} is also read from (kafka.topics): the daemon would feed on its own output;"
+                    f"kafka.{name} {topic!r} is also read from (kafka.topics): the daemon would read its own output;"
                     " rename one of them"
                 )
             if topic in uses:
                 raise ValueError(
-                    f"kafka.{name} {topic!r} is also kafka.{uses[topic]}: their records differ, give each a topic of"
-                    " its own"
+                    f"kafka.{name} {topic!r} is also kafka.{uses[topic]}: their records differ, so each needs its"
+                    " own topic"
                 )
             if topic:
                 uses[topic] = name

@@ -114,7 +114,7 @@ def test_outputs_that_cannot_be_committed_together_are_refused(overrides: tuple[
         (("kafka.dead_letter_topic=..",), "'..' is no name for a topic"),
         (("kafka.alerts_topic=" + 250 * "a",), "1 to 249"),
         (("kafka.scores_topic=longwatch-alerts",), "'longwatch-alerts' is also kafka.scores_topic"),
-        (("kafka.scores_topic=x", "kafka.dead_letter_topic=x"), "give each a topic of its own"),
+        (("kafka.scores_topic=x", "kafka.dead_letter_topic=x"), "so each needs its own topic"),
         (("kafka.topics=x", "kafka.alerts_topic=x"), "kafka.alerts_topic 'x' is also read from"),
         (("kafka.topics=metrics,longwatch-metrics-changelog",), "is the changelog of 'metrics' and also kafka.topics"),
         (("kafka.scores_topic=longwatch-metrics-changelog",), "and also kafka.scores_topic"),
@@ -123,7 +123,7 @@ def test_outputs_that_cannot_be_committed_together_are_refused(overrides: tuple[
             ("state.changelog=true", "kafka.topics=" + 240 * "a"),
             "kafka.changelog_topic '{group}-{topic}-changelog' makes",
         ),
-        (("kafka.group_id=prod-webhook",), "a name that ends in '-webhook'"),
+        (("kafka.group_id=prod-webhook",), "names that end in '-webhook' are reserved"),
         (("source.type=file", "source.paths=/a/x", "output.alerts_file=/a/../a/x"), "is also read from (source.paths)"),
     ],
 )
