@@ -1,11 +1,11 @@
-"""Causal attention over a lane's last hidden states: what a fixed-size state has to squeeze, looked up instead.
+"""Causal attention over a lane's last hidden states: looked up instead of squeezed into a fixed-size state.
 
 For the hidden state h_t and the last W of them, h_t among them (Bahdanau et al. 2015; scaled as Vaswani et al. 2017,
 eq. 1, with one head and the hidden states themselves as keys and values):
 
     e_k = (Q h_t) . h_k / sqrt(H),   a = softmax(e),   h'_t = h_t + O sum_k a_k h_k
 
-O begins as zeros: a network that is given attention forecasts as before until it has learnt to use it.
+O starts as zeros: a network that gains attention forecasts as before until it has learnt to use it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The recurrent cells: vanilla (tanh), LSTM, GRU and echo state, behind one interface.
 
-Each runs whole sequences the fast way, by the textbook's equations (a test steps these one by one and compares). For
-the input x_t, the hidden state h and * elementwise:
+Each runs whole sequences at once, by the textbook's equations (a test compares it with these, step by step). For the
+input x_t, the hidden state h and * elementwise:
 
     rnn    h_t = tanh(W x_t + U h_(t-1) + b)                                      Elman 1990
     lstm   i, f, o = sigmoid(W_. x_t + U_. h_(t-1) + b_.)                         Hochreiter and Schmidhuber 1997;
@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from training.network.shape import LEAK_RATE
 
 SPECTRAL_RADIUS = 0.95  # of the reservoir: below 1, or echoes of the past do not die away
-LINKS = 10  # of each unit of the reservoir to others: sparse ones are richer for their size
+LINKS = 10  # of each unit of the reservoir to others: sparse ones have richer dynamics for their size
 
 
 class Cell(nn.Module, ABC):
     """One recurrent layer. Its state, [batch, state_size], begins with the hidden state, [batch, hidden_size].
 
-    draw: set the initial weights at once; else `reset_parameters` is the caller's to call.
+    draw: draw the initial weights at once; otherwise the caller calls `reset_parameters`.
     """
 
     parts = 1  # vectors of hidden_size in a state
@@ -42,6 +42,13 @@ class Cell(nn.Module, ABC):
     def __init__(self, input_size: int, hidden_size: int, *, draw: bool = True) -> None:
         super().__init__()
         self.input_size, self.hidden_size = input_size, hidden_size
+        self.allocate()
+        if draw:
+            self.reset_parameters()
+
+    @abstractmethod
+    def allocate(self) -> None:
+        """Create the parameters."""
 
     @property
     def state_size(self) -> int:
@@ -64,7 +71,12 @@ class _Fused(Cell):
     """A cell whose sequences torch runs in one call; `rnn` holds its weights under torch's names."""
 
     gates = 1
-    rnn: nn.RNNBase
+    module: type[nn.RNN | nn.LSTM | nn.GRU]
+    rnn: nn.RNN | nn.LSTM | nn.GRU
+
+    def allocate(self) -> None:
+        """Create torch's module."""
+        self.rnn = self.module(self.input_size, self.hidden_size)
 
     def reset_parameters(self) -> None:
         """Draw the weights of each gate: W Xavier uniform, U orthogonal, biases 0."""
@@ -90,27 +102,18 @@ class _Fused(Cell):
 class VanillaCell(_Fused):
     """Elman's cell, tanh."""
 
-    def __init__(self, input_size: int, hidden_size: int, *, draw: bool = True) -> None:
-        super().__init__(input_size, hidden_size)
-        self.rnn = nn.RNN(input_size, hidden_size)
-        if draw:
-            self.reset_parameters()
+    module = nn.RNN
 
 
 class LstmCell(_Fused):
     """Long short-term memory with a forget gate; its state is the hidden state, then the cell state."""
 
+    module = nn.LSTM
     parts = 2
     gates = 4  # in torch's order: input, forget, candidate, output
 
-    def __init__(self, input_size: int, hidden_size: int, *, draw: bool = True) -> None:
-        super().__init__(input_size, hidden_size)
-        self.rnn = nn.LSTM(input_size, hidden_size)
-        if draw:
-            self.reset_parameters()
-
     def reset_parameters(self) -> None:
-        """As every cell's, with the forget gate open: at first what is in the cell state stays."""
+        """As every cell's, with the forget gate open: at first the cell state is kept."""
         super().reset_parameters()
         _, _, b, _ = self.weights()
         b.data[self.hidden_size : 2 * self.hidden_size] = 1.0
@@ -125,29 +128,22 @@ class LstmCell(_Fused):
 class GruCell(_Fused):
     """Gated recurrent unit."""
 
+    module = nn.GRU
     gates = 3  # in torch's order: reset, update, candidate
-
-    def __init__(self, input_size: int, hidden_size: int, *, draw: bool = True) -> None:
-        super().__init__(input_size, hidden_size)
-        self.rnn = nn.GRU(input_size, hidden_size)
-        if draw:
-            self.reset_parameters()
 
 
 class EchoStateCell(Cell):
-    """A fixed random reservoir; only what reads it out is trained."""
+    """A fixed random reservoir; only its readout is trained."""
 
     W: Tensor
     U: Tensor
     b: Tensor
 
-    def __init__(self, input_size: int, hidden_size: int, *, draw: bool = True) -> None:
-        super().__init__(input_size, hidden_size)
-        self.register_buffer("W", torch.empty(hidden_size, input_size))
-        self.register_buffer("U", torch.empty(hidden_size, hidden_size))
-        self.register_buffer("b", torch.empty(hidden_size))
-        if draw:
-            self.reset_parameters()
+    def allocate(self) -> None:
+        """Create the reservoir as buffers, which no optimiser changes."""
+        size = self.hidden_size
+        for name, shape in {"W": (size, self.input_size), "U": (size, size), "b": (size,)}.items():
+            self.register_buffer(name, torch.empty(shape))
 
     def reset_parameters(self) -> None:
         """Draw the reservoir: W Xavier uniform, U sparse and of the spectral radius, small biases."""

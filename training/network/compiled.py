@@ -1,7 +1,7 @@
 """numba's decorator as it is used here, with a cache on disk that sees every change of a kernel.
 
-numba's own cache looks at a function's own file only, but kernels call kernels of other files: a constant changed in
-one would live on in the cached code of the others. So the cache's folder is named by a digest of all their sources.
+numba's cache checks only the file of a function, but kernels call kernels of other files: the old value of a constant
+would survive in the cached code of the others. So the cache's folder is named by a digest of all their sources.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _digest() -> str:
 
 
 def _cache_folder() -> Path | None:
-    """Return a writable folder for compiled code: NUMBA_CACHE_DIR, beside the sources, or the user's; or None."""
+    """Return a writable folder for compiled code, or None: NUMBA_CACHE_DIR, or next to the sources, or the user's."""
     given = os.environ.get("NUMBA_CACHE_DIR")
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - Path.home() may raise
     places = [Path(given)] if given else [Path(__file__).parent / "__pycache__", Path(home) / "longwatch"]

@@ -1,7 +1,7 @@
-"""The recent window of each lane, in one ring: what retraining learns from and new weights are primed with.
+"""The recent window of each lane, in one ring: retraining learns from it, and new weights are warmed up with it.
 
-A row is the network's inputs as they were (`inputs.INPUTS`), in 16 bits: clipped at +-6, so 0.0002 apart. The target
-of a row is the "value" column of a later one, for what a row calls its last value is the value of the event before.
+A row is the network's inputs (`inputs.INPUTS`) in 16 bits: clipped at +-6, so 0.0002 apart. The target of a row is the
+"value" column of a later one, because that column is the value of the event before its row.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from training.network.compiled import compiled
 from training.network.inputs import INPUT_SIZE, LIMIT
 
-WINDOW = 128  # events: priming needs no more for a hidden state to settle, and it is 3 KB a lane
+WINDOW = 128  # events: enough for a hidden state to warm up, at 3 KB a lane
 SCALE = 32767.0 / LIMIT
 
 INPUT_HISTORY = np.dtype(
     [
         ("events", np.int64),  # written so far; row e is at e % WINDOW
         ("inputs", np.int16, (WINDOW, INPUT_SIZE)),
-        ("masked", np.uint8, WINDOW),  # the event was part of an incident: not to be learnt
+        ("masked", np.uint8, WINDOW),  # the event was part of an incident and is not learnt
     ],
     align=True,
 )
@@ -45,10 +45,10 @@ def record(
 
 
 def unroll(histories: NDArray[np.void]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
-    """Return the rings of some lanes in their order of time: inputs, masked and how many rows there are.
+    """Return the rings of some lanes in the order of time: inputs, masked and the number of rows.
 
-    Inputs are [lanes, WINDOW, INPUT_SIZE] and masked [lanes, WINDOW]; a young lane's rows stand at the end, after
-    zeros that are masked.
+    Inputs are [lanes, WINDOW, INPUT_SIZE] and masked [lanes, WINDOW]; a young lane's rows are the last, after zeros
+    that are masked.
     """
     count = np.minimum(histories["events"], WINDOW)
     order = (histories["events"][:, None] + np.arange(WINDOW)) % WINDOW  # [lanes, WINDOW], oldest first

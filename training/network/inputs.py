@@ -1,14 +1,14 @@
 """What the network sees of one lane: causal normalisation, recent averages, day and week profiles, time.
 
-A lane is one feature of one stream. Its `NORMALISER` record is all that is remembered of it here: O(1) in the length
-of the stream. `featurise` is one scan over a batch; cutting the batch differently changes nothing.
+A lane is one feature of one stream. Its `NORMALISER` record is all that is kept of it here: O(1) in the length of the
+stream. `featurise` is one scan over a batch; cutting the batch differently changes nothing.
 
 A row of inputs is made when an event arrives, for the forecast *of* that event: what the lane's last event was
 (columns 0-3) together with what is known of the new one beforehand, its time (columns 4-10). The observed value itself
 only enters the record, and so the next row. That is "one pass over the sequence, shifted by one".
 
-It does well on level, scale and calendar; it cannot know holidays, and a lasting change of scale is followed at the
-pace of its memory (`MEMORY` events).
+Good at level, scale and calendar. It knows no holidays, and follows a lasting change of scale only at the pace of its
+memory (`MEMORY` events).
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ WEEK_SLOTS = 168  # an hour each
 PROFILE_WEIGHT = 0.3  # least weight of the newest value in a profile's slot: about three repetitions are remembered
 FAST, SLOW = 0.2, 0.03  # weights of the two running averages: about 5 and 33 events
 MAX_INCREMENT = 5.0  # an increment moves the running mean and deviation by at most this many deviations
-WARM_UP_EVENTS = 20  # events before outliers are told from mere youth
+WARM_UP_EVENTS = 20  # before these, a lane knows too little of itself to call a value an outlier
 LASTING_OUTLIERS = 50  # in a row: then they are the new normal, and may move mean and deviation ever further:
 # without it a lane that was constant for days and then moves stays off the scale for 3,500 events
-MAX_DEVIATIONS = math.sinh(LIMIT)  # deviations: what the unit can still express, and so all that a profile may learn
-MAX_VALUE = 1e30  # of a value's size: its square, and float32 profiles of differences, must stay finite
+MAX_DEVIATIONS = math.sinh(LIMIT)  # the unit expresses no more, so a profile may learn no more
+MAX_VALUE = 1e30  # its square, and float32 profiles of differences, must stay finite
 INTERVAL_MEMORY = 200  # events the running interval remembers
-LONG_PAUSE = 5.0  # intervals that a pause counts for at most: a night without data must not become the rhythm
+LONG_PAUSE = 5.0  # intervals that a pause counts for at most: a night without data must not change the interval
 MIN_STEP_SECONDS = 1e-6  # seconds
 GAP_LIMIT = 3.0  # log of a time 20 times the usual one
 

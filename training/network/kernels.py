@@ -1,6 +1,6 @@
 """The forecaster's equations (`cell_kernels.py`, `attention.py`, `model.py`) compiled for a CPU, no framework between.
 
-Why beside torch: a batched matrix product rounds differently for every batch size, and rounding feeds the scores'
+Why not torch: a batched matrix product rounds differently for every batch size, and rounding feeds the scores'
 histograms. Here a lane's arithmetic is the same sequence of operations whatever else is in the batch, so scores are
 equal bit for bit however events are cut into batches; and a long sequence of one lane costs no call per event.
 """

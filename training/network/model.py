@@ -1,11 +1,11 @@
-"""The forecaster: one recurrent network that every lane runs through, and what it says of the next observations.
+"""The forecaster: one recurrent network for all lanes, and its forecasts of the next observations.
 
 `Forecaster` is the torch module that learns, and that scores on a GPU; `kernels.py` steps the same equations on a CPU,
 from the same weights (`weights.py`).
 
 One or more recurrent layers (`cells.py`), each on the hidden states of the one below; where asked for, attention over
 the last layer's recent hidden states (`attention.py`); and heads that read all layers (skip connections as in Graves
-2013, eq. 9-11). For each horizon they say a Student-t distribution of the target (`inputs.targets`), so that surprise
+2013, eq. 9-11). For each horizon they give a Student-t distribution of the target (`inputs.targets`), so that surprise
 is a negative log-likelihood: location mu = w.h + k.x, log sigma = w.h + k.x (inputs clipped at +-3), degrees of
 freedom nu = 1.5 + 4 softplus(w.h).
 """
@@ -49,11 +49,11 @@ class Forecaster(nn.Module):
     """Recurrent layers and their heads; the same weights for every lane.
 
     horizons: events ahead that are forecast, rising, the first 1. attention_window: hidden states to look back on; 0
-    is no attention. dropout: share of the hidden units that a training leaves out on the way up (to the next layer,
-    to the heads), one mask a sequence and lane (Gal and Ghahramani 2016).
+    is no attention. dropout: share of the hidden units that training drops on the way up (to the next layer, to the
+    heads), one mask for each sequence and lane (Gal and Ghahramani 2016).
 
-    `state` is a Tensor [batch, state_size]: of each layer its own (`Cell`), then the attention's. It is the caller's
-    to keep. Raises ModelError for a shape that cannot be.
+    `state` is a Tensor [batch, state_size]: that of each layer (`Cell`), then the attention's. The caller keeps it.
+    Raises ModelError for an impossible shape.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class Forecaster(nn.Module):
         nn.init.normal_(self.from_hidden.weight, std=0.1 / math.sqrt(hidden_size))
         nn.init.zeros_(self.from_hidden.bias)
         nn.init.zeros_(self.from_input.weight)
-        self.from_input.weight.data[:count, 0] = 1.0  # a forecast of "as last time" to start from
+        self.from_input.weight.data[:count, 0] = 1.0  # the first forecast is the last value
         self._masks: list[Tensor] = []
 
     @classmethod
     def of(cls, weights: Weights) -> Self:
-        """Return the module of these weights, ready to forecast."""
+        """Return a module with these weights, ready to forecast."""
         model = cls(*weights.shape)
         model.load_state_dict({name: torch.tensor(value) for name, value in weights.arrays.items()})
         return model.eval()
@@ -120,7 +120,7 @@ class Forecaster(nn.Module):
         return self.heads(torch.cat(outputs, dim=-1), inputs), torch.cat(after, dim=-1)
 
     def heads(self, hidden: Tensor, inputs: Tensor) -> Forecast:
-        """Return what hidden states [..., layers * hidden_size] and their inputs [..., INPUT_SIZE] say."""
+        """Return forecasts from hidden states [..., layers * hidden_size] and their inputs [..., INPUT_SIZE]."""
         location, log_scale, freedom = self.from_hidden(hidden).chunk(PARAMETERS_OF_T, dim=-1)
         skip_location, _ = self.from_input(inputs).chunk(2, dim=-1)
         _, skip_scale = self.from_input(inputs.clamp(-SCALE_INPUT_LIMIT, SCALE_INPUT_LIMIT)).chunk(2, dim=-1)
@@ -136,7 +136,7 @@ class Forecaster(nn.Module):
         return torch.zeros(batch, self.state_size, device=self.from_hidden.weight.device)
 
     def _dropped(self, hidden: Tensor, layer: int) -> Tensor:
-        """Leave out units by the sequence's mask; the others stand in for them."""
+        """Drop units by the sequence's mask and scale the others up."""
         if not self.training or not self.dropout:
             return hidden
         if len(self._masks) == layer:
@@ -145,9 +145,9 @@ class Forecaster(nn.Module):
 
 
 def enlarge(weights: Weights, shape: Shape) -> Weights:
-    """Return weights of a larger shape that forecast the same: what is added is not read out yet."""
+    """Return weights of a larger shape that forecast the same: the heads do not read the new parts yet."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # all workers, at every start, are to add the same
+        torch.manual_seed(0)  # all workers, at every start, must add the same
         larger = Forecaster(*shape).weights
     former = weights.arrays["from_hidden.weight"]
     heads = np.zeros_like(larger.arrays["from_hidden.weight"])

@@ -1,10 +1,10 @@
-"""Versioned models on disk, written atomically and kept in a bounded number; any that is kept can be gone back to.
+"""Versioned models on disk, written atomically, a bounded number of them; each can be loaded again.
 
-A model is `<version>.safetensors` and, beside it, `<version>.json` with what is known about it; the version is the
-weights' fingerprint. The JSON is written last and deleted first: a model without one does not exist. Which model is in
-use is not kept here but by whoever uses it (the daemon: in its checkpoint, with the states that belong to it).
+A model is `<version>.safetensors` and `<version>.json`, its model card; the version is the weights' fingerprint. The
+JSON is written last and deleted first: a model without one does not exist. The registry does not know which model is
+in use; the daemon keeps that in its checkpoint, with the states that belong to the model.
 
-Of several processes that write to a registry one waits for the other. Nothing is unpickled.
+Processes that write to the same registry wait for each other. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ModelCard:
     trained_at: float  # Unix time, s
     seed: int
     rows: int  # learnt from
-    figures: dict[str, float]  # losses and the like, finite
+    figures: dict[str, float]  # losses and other metrics, finite
 
     def __post_init__(self) -> None:
         """Refuse what JSON cannot hold."""
@@ -55,14 +55,14 @@ class Registry:
     """Models in a directory, which is created when the first is saved."""
 
     def __init__(self, directory: str | Path, opener: Opener | None = None) -> None:
-        """Keep models there; the files that are written are opened as `open` does it with this `opener`."""
+        """Use a directory; files are written with `open(..., opener=opener)`."""
         self.directory, self._opener = Path(directory), opener
 
     def save(self, model: Weights, card: ModelCard) -> str:
-        """Write a model and return its version; when this returns it is on the disk.
+        """Write a model and return its version; it is on the disk when this returns.
 
-        Beyond KEPT models the oldest go, but never this one, its parent (in use until the caller changes over) or
-        the parent's parent. Raises RegistryError, and then all that was there still is.
+        Beyond KEPT models the oldest are deleted, but never this one, its parent (in use until the caller switches)
+        or the parent's parent. Raises RegistryError, and then all former models are still there.
         """
         version = model.fingerprint()
         try:
@@ -79,7 +79,7 @@ class Registry:
         return version
 
     def load(self, version: str) -> Weights:
-        """Return a model; raises RegistryError where it is missing, damaged or not what it says."""
+        """Return a model; raises RegistryError if it is missing, damaged or has another fingerprint."""
         self.card(version)
         try:
             model = load_weights(self._weights(version))
@@ -92,7 +92,7 @@ class Registry:
         return model
 
     def card(self, version: str) -> ModelCard:
-        """Return what is known about a model; raises RegistryError."""
+        """Return a model's card; raises RegistryError."""
         try:
             return msgspec.json.decode(self._card_path(version).read_bytes(), type=ModelCard)
         except FileNotFoundError:
@@ -103,11 +103,11 @@ class Registry:
             ) from error
 
     def trained_at(self, version: str) -> float:
-        """Return when a model was trained, Unix time in s; NaN for "", the model one begins with."""
+        """Return when a model was trained, Unix time in s; NaN for "", the shipped prior."""
         return self.card(version).trained_at if version else math.nan
 
     def versions(self) -> list[str]:
-        """Return the versions of all models, the oldest first; one whose JSON is damaged is told in the log."""
+        """Return the versions of all models, the oldest first; one whose JSON is damaged is logged and left out."""
         return list(self._all())
 
     def _weights(self, version: str) -> Path:
@@ -133,7 +133,7 @@ class Registry:
 
     @contextmanager
     def _alone(self) -> Iterator[int]:
-        """Wait until no other process writes here, then let none until this is done; yield the folder's descriptor."""
+        """Lock the folder against other writers; yield its descriptor."""
         descriptor = os.open(self.directory, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -142,7 +142,7 @@ class Registry:
             os.close(descriptor)
 
     def _write(self, place: int, path: Path, content: bytes) -> None:
-        """Put a file in place as a whole or not at all, durably."""
+        """Write a file atomically and durably."""
         unfinished = path.with_name(path.name + UNFINISHED)
         with open(unfinished, "wb", opener=self._opener) as file:
             file.write(content)
@@ -152,7 +152,7 @@ class Registry:
         os.fsync(place)
 
     def _sweep(self) -> None:
-        """Delete what a process that ended while it saved has left behind."""
+        """Delete what a process that ended during a save has left behind."""
         for left in self.directory.glob(f"*{UNFINISHED}"):
             left.unlink()
         for weights in self.directory.glob("*.safetensors"):

@@ -1,4 +1,4 @@
-"""What a forecaster is made of: its cell, its sizes and its horizons, and how many numbers that makes."""
+"""A forecaster's shape: cell, sizes and horizons, and the number of its parameters."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from training.network.horizons import HORIZONS, check_horizons
 from training.network.inputs import INPUT_SIZE, LIMIT
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3, "esn": 0}  # that are trained, by cell
-LEAK_RATE = 0.3  # of the echo state network's reservoir: what it takes on at each step
+LEAK_RATE = 0.3  # of the echo state network's reservoir: the share that is new at each step
 PARAMETERS_OF_T = 3  # location, log scale, degrees of freedom
-SCALE_INPUT_LIMIT = 3.0  # a wild input may move the location freely, the scale only so far
+SCALE_INPUT_LIMIT = 3.0  # an extreme input may move the location freely, the scale only this far
 MIN_LOG_SCALE, MAX_LOG_SCALE = -8.0, 4.0  # of the forecast; targets are clipped to +-6
 MIN_DEGREES_OF_FREEDOM = 1.5  # below, a Student-t's tails hold so much that nothing is a surprise
-FREEDOM_SLOPE = 4.0  # nu = the least + this * softplus of what the heads say
+FREEDOM_SLOPE = 4.0  # nu = MIN_DEGREES_OF_FREEDOM + FREEDOM_SLOPE * softplus of the heads' number
 
 
 class ModelError(UserError):
-    """A model that cannot be used, with the file's or the setting's name, what is wrong and what to do."""
+    """A model that cannot be used; the text names the file or the setting and says what to do."""
 
 
 class Shape(NamedTuple):
@@ -37,7 +37,7 @@ class Shape(NamedTuple):
     horizons: tuple[int, ...] = HORIZONS
 
     def checked(self) -> Shape:
-        """Return it, horizons as a tuple; raises ModelError for one that cannot be."""
+        """Return it with its horizons as a tuple; raises ModelError for an impossible one."""
         if self.cell not in GATES:
             raise ModelError(f"model.cell: {self.cell!r} is not known; known are: {', '.join(GATES)}")
         if self.hidden_size < 1 or self.layers < 1 or self.attention_window < 0 or not 0 <= self.dropout < 1:
@@ -99,7 +99,7 @@ def cell_parameter_count(cell: str, input_size: int, hidden_size: int) -> int:
 
 
 def parameter_count(shape: Shape) -> dict[str, int]:
-    """Work the number of trained parameters out as the theory does, for d inputs, H units, L layers and n horizons.
+    """Compute the number of trained parameters as the theory does, for d inputs, H units, L layers and n horizons.
 
     Cells: gates ((d + H) H + H) for the first layer, gates ((H + H) H + H) for those above, with 1 gate (rnn), 4
     (lstm), 3 (gru) or none that is trained (esn). torch keeps two bias vectors a gate (beside W, beside U; their sum

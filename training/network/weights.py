@@ -1,7 +1,7 @@
-"""A forecaster's weights as arrays: what scores, and what lies in a file. Without torch, which only learning needs.
+"""A forecaster's weights as arrays, and their file. Without torch, which only training needs.
 
-`model.Forecaster` is the torch module of the same equations: `Forecaster.of(weights)` learns on from these, and its
-`weights` are these again. `kernels.Network` steps them on a CPU.
+`model.Forecaster` is the torch module of the same equations: `Forecaster.of(weights)` starts from them, and its
+`weights` returns them. `kernels.Network` runs them on a CPU.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Weights:
     arrays: Mapping[str, Float32]
 
     def fingerprint(self) -> str:
-        """Return a short name for these exact weights: scores are only comparable under the same one."""
+        """Return a short name for these exact weights: scores of other weights cannot be compared."""
         digest = hashlib.sha256(repr((self.shape.cell, self.shape.horizons)).encode())
         for name, value in sorted(self.arrays.items()):
             digest.update(name.encode() + value.tobytes())
         return digest.hexdigest()[:12]
 
     def select(self, horizons: Sequence[int]) -> Weights:
-        """Return these with the heads of such horizons only. Raises ModelError where there is none for one."""
+        """Return them with the heads of these horizons only. Raises ModelError for a horizon that has none."""
         shape = self.shape._replace(horizons=tuple(horizons)).checked()
         missing = [str(horizon) for horizon in horizons if horizon not in self.shape.horizons]
         if missing:
@@ -59,10 +59,10 @@ class Weights:
         return Weights(shape, {**self.arrays, **heads})
 
     def reshape(self, wanted: Shape) -> Weights:
-        """Return these in a shape that holds all of them, and whose forecasts are the same.
+        """Return them in a shape that is at least as large, with the same forecasts.
 
-        Layers and attention that are added are not read out yet; of the horizons only those asked for stay. Raises
-        ModelError where the shape has no room for what is there, or asks for a horizon that is not.
+        The heads do not read added layers and attention yet; only the wanted horizons stay. Raises ModelError if the
+        shape is smaller in anything, or has a horizon that these weights have not.
         """
         has = self.shape
         fits = {
@@ -101,7 +101,7 @@ def load_weights(path: Path) -> Weights:
             if about.get("format") != FORMAT:
                 raise ModelError(f"{path}: not a longwatch model of this version (format {about.get('format')!r})")
             if about["inputs"] != INPUT_SIZE:
-                raise ModelError(f"{path}: made for {about['inputs']} inputs, not {INPUT_SIZE}: train anew")
+                raise ModelError(f"{path}: made for {about['inputs']} inputs, not {INPUT_SIZE}: train again")
             shape = Shape(**about["shape"]).checked()
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except ModelError as error:
@@ -131,14 +131,14 @@ def load_weights(path: Path) -> Weights:
 def load_prior(cell: str = "lstm", horizons: Sequence[int] = HORIZONS) -> Weights:
     """Return the shipped prior of a cell.
 
-    Raises ModelError where the installation lacks it, or it has no forecast of a horizon.
+    Raises ModelError if the installation lacks it, or it has no forecast of a horizon.
     """
     with resources.as_file(resources.files("training") / PRIORS / f"{cell}.safetensors") as path:
         return load_weights(path).select(horizons)
 
 
 def prior_of(shape: Shape) -> Weights | None:
-    """Return the prior that a model of this shape began with; None where none ships for it."""
+    """Return the shipped prior of this shape; None if there is none."""
     try:
         prior = load_prior(shape.cell, shape.horizons)
     except ModelError:

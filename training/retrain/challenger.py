@@ -1,13 +1,13 @@
-"""Retraining: a challenger learns the fleet's recent past, and is promoted where it is better on what followed.
+"""Retraining: a challenger learns the fleet's recent past, and is promoted if it is better on what followed.
 
-Good at: what many lanes share and the prior has not seen. It cannot learn one lane by heart, nor rhythms longer than
-the windows it is given; and a challenger that pays for the fleet with what it knew of other series is turned away.
+Good at: what many lanes share and the prior has not seen. It can learn neither a single lane nor rhythms longer than
+its windows; and a challenger that forgets what the champion knew of other series is rejected.
 
-How: short windows at random places of random lanes, mixed with synthetic series (chunks of all lanes in step would be
-one and the same hour, and unlearn the rest); truncated back-propagation with the state carried on. A window begins with
-the settled state of a lane that has run for long. Learnt from a zero state instead, gains on held-back time turned into
-losses within 600 events (SMD: from 0.13 nats better to 0.2 worse), as lanes left what the windows had shown. Held-back
-time is the last part of each lane: half of its windows say when to stop, the other half judge.
+How: short windows at random places of random lanes, mixed with synthetic series (chunks of all lanes in step would all
+show the same hour, and unlearn the rest); truncated back-propagation with the state carried on. A window begins with
+the warmed-up state of a lane that has run for a long time. With a zero state instead, gains on held-back time turned
+into losses within 600 events (SMD: from 0.13 nats better to 0.2 worse), as lanes left what the windows had shown.
+Held-back time is the last part of each lane: half of its windows say when to stop, the other half judge.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from training.retrain.distributed import SINGLE_PROCESS, ProcessesError, SingleP
 from training.retrain.result import MIN_MOVEMENT, MIN_STREAMS, RetrainResult, eligible_lanes
 from training.retrain.windows import VALUE, Recorded, from_rings, warmed_state, window_losses
 
-HELD_BACK = WINDOW // 4  # last rows of a ring, that nothing is learnt from
+HELD_BACK = WINDOW // 4  # last rows of a ring, from which nothing is learnt
 
 BATCH = 64  # windows of a step
 REPLAY = 0.3  # share of them that is synthetic
 REPLAY_POOL, REPLAY_JUDGES = 256, 256  # synthetic series: half a second to make
-LEARNING = Learning()  # as all that is measured here was: Adam at 5e-4, falling to 0 along a cosine
-VALIDATE_EVERY, PATIENCE = 50, 3  # steps; answers without a gain
+LEARNING = Learning()  # what all figures here were measured with: Adam at 5e-4, falling to 0 along a cosine
+VALIDATE_EVERY, PATIENCE = 50, 3  # steps; validations without a gain
 MAX_STOPPING, MAX_JUDGING = 512, 1024  # held-back windows
 
-MIN_GAIN = 0.05  # nats: gains up to 0.1 changed no detection figure, and a swap asks all scales to get used to it
-STANDARD_ERRORS = 2.0  # that the mean gain must be away from nothing
+MIN_GAIN = 0.05  # nats: gains up to 0.1 changed no detection figure, and after a swap all scales must adapt
+STANDARD_ERRORS = 2.0  # by which the mean gain must exceed zero
 REPLAY_MARGIN = 0.05  # nats that a challenger may be worse than the shipped prior on synthetic series that move
 SHARES = (1.0, 0.75, 0.5, 0.25)  # of the way from the champion's weights to those learnt
 
@@ -56,16 +56,16 @@ class WindowPlan:
 
     window: int
     chunk: int  # between two steps, unless `Learning.update_every` says otherwise
-    warm_up: int  # rows of a window from which nothing is learnt: it does not begin just where its state ended
-    settle: int  # rows that bring the state up
+    warm_up: int  # rows of a window from which nothing is learnt: its state ended somewhere else
+    settle: int  # rows that warm the state up
     passes: int  # over them
-    judge: int  # rows that a held-back window judges
+    judge: int  # rows of a held-back window that count
     least_groups: int  # of held-back windows; half of them judge
     steps: int = 600
 
     @property
     def batches(self) -> int:
-        """Batches of windows that make so many steps, or some more."""
+        """Batches of windows that make `steps` steps, rounded up."""
         return math.ceil(self.steps / math.ceil(self.window / self.chunk))
 
     def with_step_every(self, every: int) -> WindowPlan:
@@ -98,9 +98,8 @@ def retrain(
     """Train a challenger on the recent windows of lanes and judge it; `champion` stays as it is.
 
     histories: INPUT_HISTORY [lanes]; stream: a number for the stream each belongs to [lanes]. Lanes of one stream share
-    its fate, so gains are counted by stream. The same arguments give the same result. `stop` ends the learning early
-    (a budget), and what was learnt is judged all the same; it is asked before each step, and what it raises goes
-    through.
+    its data, so gains are counted by stream. The same arguments give the same result. `stop`, called before each step,
+    ends training early (a budget); the challenger is judged nevertheless. What it raises propagates.
     """
     moving = eligible_lanes(histories, stream, seed)
     if isinstance(moving, RetrainResult):
@@ -123,17 +122,17 @@ def fine_tune(
 ) -> RetrainResult:
     """Train a challenger on what was recorded and judge it, by a plan of windows; otherwise as `retrain`.
 
-    processes: who learns; all must be given the same arguments, and only the first one's challenger is judged.
-    on_validation: is told the loss on held-back time and the number of steps before it.
+    processes: those that train together; all need the same arguments, and only the first one's challenger is judged.
+    on_validation: called with the number of steps so far and the loss on held-back time.
     Raises ProcessesError for more processes than there are windows in a batch.
     """
     if processes.size > BATCH:
-        raise ProcessesError(f"{processes.size} processes, but a batch has {BATCH} windows: start at most so many")
+        raise ProcessesError(f"{processes.size} processes, but a batch has only {BATCH} windows: start at most {BATCH}")
     rng = np.random.default_rng(seed)
     stopping, judging = _held_back(recorded, plan, rng)
     groups, least = len(np.unique(judging.group)), plan.least_groups // 2
     if groups < least:
-        reason = f"{groups} stretches of held-back time outside incidents are there to judge by, {least} are needed"
+        reason = f"only {groups} stretches of held-back time lie outside incidents, {least} are needed to judge"
         return RetrainResult("skipped", reason)
 
     model = Forecaster.of(champion)
@@ -187,12 +186,12 @@ def fine_tune(
 
 
 class _WarmForecaster(Forecaster):
-    """A copy of a forecaster whose batches begin with the state it is given, not with nothing."""
+    """A copy of a forecaster whose batches begin with a given state instead of zeros."""
 
     initial: Tensor  # [batch, state_size]
 
     def initial_state(self, batch: int) -> Tensor:
-        """Return the state given for this batch. Dropout draws new masks."""
+        """Return the state set for this batch. Dropout draws new masks."""
         super().initial_state(0)
         return self.initial
 
@@ -233,10 +232,10 @@ def _judge(
     plan: WindowPlan,
     rng: np.random.Generator,
 ) -> RetrainResult:
-    """Promote what was learnt where it is better on held-back time beyond noise, and the rest is not forgotten.
+    """Promote the challenger if it is better on held-back time beyond noise, and has not forgotten the rest.
 
-    Weights between the champion's and the tuned ones keep most of what either knows (Wortsman et al. 2022, "Robust
-    fine-tuning of zero-shot models"): the challenger goes as far of the way as the synthetic series allow.
+    Weights between the champion's and the tuned ones keep most of what both know (Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models"): the challenger goes as far as the loss on synthetic series allows.
     """
     replay = replay_set(rng, REPLAY_JUDGES, plan.settle + WINDOW // 2, champion.horizons)
     replay.mask[: plan.settle] = False
@@ -245,7 +244,7 @@ def _judge(
     def forgotten(model: Forecaster) -> float:
         return float(np.nanmean(window_losses(model, replay, plan.settle, plan.passes)))
 
-    # Against the prior, not only the champion: else every retraining could give away a margin more.
+    # Compared with the prior too: otherwise every retraining could lose another margin.
     limit = forgotten(champion)
     if (prior := prior_of(champion.shape)) is not None:
         limit = max(forgotten(Forecaster.of(prior)) + REPLAY_MARGIN, limit)
@@ -290,8 +289,8 @@ def _batches(
 ) -> Iterator[Sequences]:
     """Draw windows, recorded and synthetic, [window, BATCH], for as many steps as the plan has.
 
-    All processes draw the same ones, and each is given its share of them.
-    With each batch the challenger is given the states, under its present weights, that the windows begin with.
+    All processes draw the same ones, and each takes its share of them. With each batch the challenger's initial state
+    is set to that of its present weights after the rows before the windows.
     """
     synthetic = round(BATCH * REPLAY)
     pool = replay_set(rng, REPLAY_POOL, plan.settle + plan.window, challenger.horizons)
@@ -305,7 +304,7 @@ def _batches(
         replayed.mask[: plan.warm_up] = False
         stretch = recorded.part(recorded.stretch(first, plan.settle), plan.settle, held_back=False, warm_up=0)
         before = torch.cat([stretch.inputs, pool.inputs[: plan.settle, series]], dim=1)
-        challenger.eval()  # the state of a lane that lives, and it lives without dropout
+        challenger.eval()  # as lanes run in the daemon: without dropout
         challenger.initial = warmed_state(challenger, before[:, processes.lane_slice].to(processes.device), plan.passes)
         challenger.train()
         both = (torch.cat(pair, dim=1) for pair in zip(real, replayed, strict=True))

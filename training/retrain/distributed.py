@@ -1,11 +1,11 @@
 """Training on several processes or GPUs, which torchrun starts: each takes a share of the lanes of every batch.
 
-All hold the same weights and draw the same batches from the same seed; what they learn is put together by
-DistributedDataParallel, which averages gradients. A mean over masked targets is not the mean of its parts' means, so
+All hold the same weights and draw the same batches from the same seed; DistributedDataParallel averages their
+gradients. A mean over masked targets is not the mean of its parts' means, so
 each divides the sums over its own lanes by what all of them learn from: the average of `size` times such gradients is
 the gradient that one process would have had, up to the order in which numbers are added.
 
-Dropout is the exception: each process draws masks of its own.
+Dropout is the exception: each process draws its own masks.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from training.errors import UserError
 from training.learn.tbptt import Loss, Sequences, loss_of
 from training.retrain.windows import Recorded
 
-LET_GO_SECONDS = 0.3
+SHUTDOWN_SECONDS = 0.3
 
 # as Recorded's fields; numpy's names, since nothing that is sent between processes is unpickled
 _COLUMNS = (("f4", 2), ("f4", 2), ("?", 2), ("i8", 1), ("i8", 1), ("i8", 1), ("i8", 1))  # type, dimensions
 
 
 class ProcessesError(UserError):
-    """The processes cannot learn together; the text says why and what to do."""
+    """The processes cannot train together; the text says why and what to do."""
 
 
 class SingleProcess:
-    """One process: it has all lanes, and whatever is asked it answers itself."""
+    """One process, which has all lanes: nothing has to be sent."""
 
     rank, size = 0, 1
 
@@ -58,12 +58,12 @@ class SingleProcess:
         return loss_of
 
     def broadcast(self, answer: Callable[[], float]) -> float:
-        """Return the first process's answer, in all of them; the others are not asked."""
+        """Return the first process's answer in all of them; only the first calls `answer`."""
         return answer()
 
     def broadcast_data(self, recorded: Recorded | None) -> Recorded:
-        """Return the first process's `recorded`, in all of them; the others have none."""
-        assert recorded is not None  # noqa: S101 - for mypy: who is alone is the first
+        """Return the first process's `recorded` in all of them; the others pass None."""
+        assert recorded is not None  # noqa: S101 - for mypy: a single process is the first
         return recorded
 
 
@@ -95,12 +95,12 @@ class ProcessGroup(SingleProcess):
 
     def broadcast(self, answer: Callable[[], float]) -> float:
         """Return the first process's answer."""
-        told = torch.tensor(answer() if self.first else 0.0, dtype=torch.float64)
-        distributed.broadcast(told, src=0)
-        return float(told)
+        value = torch.tensor(answer() if self.first else 0.0, dtype=torch.float64)
+        distributed.broadcast(value, src=0)
+        return float(value)
 
     def broadcast_data(self, recorded: Recorded | None) -> Recorded:
-        """Return the first process's `recorded`. Raises ProcessesError where it has ended."""
+        """Return the first process's `recorded`. Raises ProcessesError if that process has ended."""
         columns: list[Any] = []
         for number, (kind, dimensions) in enumerate(_COLUMNS):
             mine = np.empty((0,) * dimensions, kind)
@@ -111,7 +111,7 @@ class ProcessGroup(SingleProcess):
                 distributed.broadcast(shape, src=0)
             except RuntimeError as error:  # the connection broke
                 raise ProcessesError(
-                    "the first process has ended before this one could learn: see what it said"
+                    "the first process ended before this one received its data: see its output"
                 ) from error
             mine = mine if self.first else np.empty(shape.tolist(), kind)
             distributed.broadcast(torch.from_numpy(mine.view(np.uint8) if kind == "?" else mine), src=0)
@@ -127,9 +127,9 @@ def launched() -> bool:
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[SingleProcess]:
-    """Give what this process is among those that torchrun started, or SingleProcess; leave them at the end.
+    """Join the processes that torchrun started, if it did, and leave them at the end.
 
-    device: "cpu" or "cuda"; each process takes the GPU of its own number.
+    device: "cpu" or "cuda"; each process takes the GPU of its local rank.
     """
     if not launched():
         yield SingleProcess(device)
@@ -144,6 +144,6 @@ def process_group(device: str) -> Iterator[SingleProcess]:
         yield ProcessGroup(device)
     finally:
         distributed.destroy_process_group()
-        # gloo's threads outlive this where DistributedDataParallel was used (torch 2.13), and let go of the last
-        # tensors in their own time; one that does so while the interpreter ends aborts the process
-        time.sleep(LET_GO_SECONDS)
+        # gloo's threads outlive this if DistributedDataParallel was used (torch 2.13), and free the last tensors a
+        # little later; one that does so while the interpreter shuts down aborts the process
+        time.sleep(SHUTDOWN_SECONDS)

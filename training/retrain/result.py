@@ -1,4 +1,4 @@
-"""What a retraining is given and what comes of it, for whoever asks for one: without torch, which it learns with."""
+"""Which lanes a retraining learns from, and its result: without torch, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from training.network.inputs import INPUTS
 from training.network.registry import ModelCard
 from training.network.weights import Weights
 
-MAX_LANES = 4096  # drawn from a larger fleet: what a lane has in common with others, a sample shows
-MIN_STREAMS = 32  # half of them judge; what fewer agree on need not last (6 streams of ASD: 0.17 nats better on
+MAX_LANES = 4096  # drawn from a larger fleet: a sample shows what lanes have in common
+MIN_STREAMS = 32  # half of them judge; what fewer agree on may not last (6 streams of ASD: 0.17 nats better on
 # held-back time, 0.05 to 0.1 worse on the 100 events after it)
-MIN_MOVEMENT = 0.05  # deviations: a lane that moves less has a likelihood without bound and nothing to teach
+MIN_MOVEMENT = 0.05  # deviations: a lane that moves less has an unbounded likelihood and teaches nothing
 _VALUE = INPUTS.index("value")
 
 
 @dataclass(frozen=True, slots=True)
 class RetrainResult:
-    """What came of a retraining. Losses are in nats, as `tbptt.loss_of` counts them; NaN where it never came so far."""
+    """The result of a retraining. Losses are in nats, as `tbptt.loss_of` computes them; NaN if it ended earlier."""
 
     outcome: Literal["promoted", "rejected", "failed", "skipped"]
     reason: str  # for a log line
@@ -37,11 +37,11 @@ class RetrainResult:
     rows: int = 0  # that could be learnt from
     parent: str = ""  # version of the champion
     seed: int = 0
-    seconds: float = 0.0  # for whoever holds a clock to fill in
+    seconds: float = 0.0  # set by the caller, who has the clock
 
     @property
     def losses(self) -> dict[str, float]:
-        """Return what there is to tell, by split."""
+        """Return the finite losses by split."""
         both = {"training": self.training_loss, "validation": self.validation_loss}
         return {split: loss for split, loss in both.items() if math.isfinite(loss)}
 
@@ -69,6 +69,6 @@ def eligible_lanes(
     moving = full[histories["inputs"][full, :, _VALUE].std(axis=1) > MIN_MOVEMENT * SCALE]
     streams = len(np.unique(stream[moving]))
     if streams < MIN_STREAMS:
-        reason = f"{streams} streams have shown {WINDOW} events of a feature that moves, {MIN_STREAMS} are needed"
+        reason = f"only {streams} streams have {WINDOW} events of a feature that moves, {MIN_STREAMS} are needed"
         return RetrainResult("skipped", reason)
     return moving

@@ -5,7 +5,8 @@ a target is in the unit of the row that makes the forecast. `undo_normaliser` st
 turn one into the other, for the lane's mean and deviation are not in the ring and need not be: values up to shift
 and scale are all that a target asks for. It follows `inputs.featurise` and must change with it.
 
-Not restored exactly: values off the scale (clipped, as their targets are), and a lane whose deviation is held off zero.
+Not restored exactly: values beyond the limit (clipped, as their targets are), and lanes whose deviation is at its
+minimum.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
 VALUE = INPUTS.index("value")
-FORWARD_AT_ONCE = 512  # windows: some tens of milliseconds, between which one can be asked to stop
+FORWARD_AT_ONCE = 512  # windows: some tens of milliseconds, after which `stop` can be asked again
 
 
 class Recorded(NamedTuple):
@@ -59,7 +60,7 @@ class Recorded(NamedTuple):
         return first
 
     def stretch(self, first: Int64, length: int) -> Int64:
-        """Return first rows of stretches of `length` rows before windows, or else near them, to settle states with.
+        """Return first rows of stretches of `length` rows before windows, or near them, to warm states up with.
 
         All of them lie in their lanes, before held-back time, which must begin `length` rows in or later.
         """
@@ -69,8 +70,8 @@ class Recorded(NamedTuple):
     def held_back_windows(self, length: int, warm_up: int) -> tuple[Int64, Int64]:
         """Return windows that, after their warm-up, cover each lane's held-back time once: first rows and group.
 
-        Windows of one stream that have the same number in its held-back time are a group: they saw the same things.
-        Lanes with less than a warm-up before held-back time have none.
+        Windows of one stream with the same number in its held-back time form a group: they saw the same events.
+        Lanes with fewer rows than a warm-up before held-back time have none.
         """
         first, group = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         most = int((self.start[1:] - self.held).max(initial=0)) + 1
@@ -83,8 +84,8 @@ class Recorded(NamedTuple):
     def part(self, first: Int64, length: int, *, held_back: bool, warm_up: int) -> Sequences:
         """Cut windows [length, windows]: rows from `first` [windows] on, past the lane's end nothing.
 
-        A window's first `warm_up` rows only bring its state up. Of the others the mask leaves the targets that are
-        known and, but for `held_back`, lie before held-back time; for `held_back` the rows within it.
+        A window's first `warm_up` rows only warm its state up. Of the others the mask keeps the known targets before
+        held-back time or, with `held_back`, the rows within it.
         """
         lane = np.searchsorted(self.start, first, "right") - 1
         row = first[None] + np.arange(length)[:, None]  # [length, windows]
@@ -111,7 +112,7 @@ def undo_normaliser(unit: NDArray[np.float32], events: Int64) -> tuple[Float64, 
     value = np.empty((lanes, WINDOW - 1))
     mean, deviation = np.zeros((lanes, WINDOW)), np.ones((lanes, WINDOW))
     outliers = np.zeros(lanes)
-    with np.errstate(all="ignore"):  # what is not finite is left out by whoever asks
+    with np.errstate(all="ignore"):  # from_rings leaves out what is not finite
         for t in range(WINDOW - 1):
             number = events - WINDOW + t + 1  # [lanes] of this event in its lane, from 1
             weight = np.maximum(1.0 / np.maximum(number, 1), 1.0 / MEMORY)
@@ -139,8 +140,8 @@ def from_rings(
 
     The last `held_back` rows of each are held-back time.
 
-    Row t forecasts event t + horizon - 1. Neither a forecast of an event of an incident nor one made during an
-    incident is to be learnt, nor what a lane's unsettled first events show.
+    Row t forecasts event t + horizon - 1. Nothing is learnt from forecasts of an event of an incident, forecasts made
+    during an incident, or a lane's first WARM_UP_EVENTS events.
     """
     lanes = len(histories)
     inputs, masked, _ = unroll(histories)
@@ -169,10 +170,10 @@ def from_rings(
 
 
 def warmed_state(model: Forecaster, inputs: torch.Tensor, passes: int) -> torch.Tensor:
-    """Return the states [lanes, state_size] of lanes that have lived long with what `inputs` [rows, lanes, ...] show.
+    """Return the states [lanes, state_size] of lanes that have long seen what `inputs` [rows, lanes, ...] show.
 
-    A state made from nothing in some tens of rows is not yet that of a lane that has run for weeks: what is learnt or
-    judged from it does not last. Going over the same rows again and again brings it near.
+    After some tens of rows from zero a state is not yet that of a lane that has run for weeks, and what is learnt or
+    judged from it does not last. Several passes over the same rows bring it close.
     """
     state = torch.zeros(inputs.shape[1], model.state_size, device=inputs.device)
     with torch.no_grad():
@@ -182,9 +183,9 @@ def warmed_state(model: Forecaster, inputs: torch.Tensor, passes: int) -> torch.
 
 
 def window_losses(model: Forecaster, windows: Sequences, settle: int, passes: int) -> Float64:
-    """Return each window's loss, [windows], as `tbptt.loss_of` counts it, but by window; NaN where nothing counts.
+    """Return the loss of each window, [windows], as `tbptt.loss_of` computes it; NaN where no target counts.
 
-    Each begins with the state that going over its first `settle` rows brings, `passes` times.
+    A window begins with the state after `passes` passes over its first `settle` rows.
     """
     found = []
     device = model.from_hidden.weight.device

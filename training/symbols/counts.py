@@ -26,7 +26,7 @@ SLOTS = 64
 SIZE = SLOTS + 1  # with slot 0
 HIDDEN = 32  # units of the network
 EXPERTS = 5  # slow, quick, pairs, triples, and how long ago a symbol was last seen
-SCORED_EXPERTS = 4  # those that are probabilities, whose record of late is kept
+SCORED_EXPERTS = 4  # those that are probabilities, whose recent record is kept
 STATISTICS = 10
 NEW = 128  # a bit above every slot
 RECENT = 64  # events kept, to give the lane a hidden state again when the network changes
@@ -115,7 +115,7 @@ def expert_log_probs(r: LaneRow, x: Float32, statistics: Float32) -> None:
         triple_mass = r.context_mass[triple] / TRIPLE_STEP
     slow_scale, quick_scale = 1.0 / (slow_mass + SMOOTHING), 1.0 / (quick_mass + SMOOTHING)
     pair_scale, triple_scale = 1.0 / (pair_mass + SMOOTHING), 1.0 / (triple_mass + SMOOTHING)
-    share = 0.5 / used if used > 0 else 0.0  # of what was not counted half goes to slot 0, unless all else is empty
+    share = 0.5 / used if used > 0 else 0.0  # half of the smoothing goes to slot 0, all of it in an empty lane
     pairs = r.pairs[r.previous]
     for slot in range(used + 1):
         uniform = share if slot > 0 else (0.5 if used > 0 else 1.0)
@@ -158,7 +158,7 @@ def _halve_row(r: LaneRow, row: int) -> None:
 
 @compiled
 def _forget(r: LaneRow, slot: int) -> None:
-    """Wipe what was counted of a slot whose symbol loses it."""
+    """Clear the counts of a slot that another symbol takes over."""
     r.slow_mass -= r.slow[slot]
     r.quick_mass -= r.quick[slot]
     r.slow[slot] = r.quick[slot] = 0.0
@@ -187,15 +187,20 @@ def _forget(r: LaneRow, slot: int) -> None:
 
 
 @compiled
+def _halve_followers(r: LaneRow, triple: int) -> None:
+    mass = 0
+    for k in range(FOLLOWERS):
+        r.follower_count[triple, k] >>= 1
+        mass += r.follower_count[triple, k]
+    r.context_mass[triple] = mass
+
+
+@compiled
 def _learn_triple(r: LaneRow, slot: int) -> None:
     triple, context = _triple_of(r.before, r.previous), r.before * SIZE + r.previous
-    if r.context[triple] != context:  # another's: it must give way when it is met again and again
-        mass = 0
-        for k in range(FOLLOWERS):
-            r.follower_count[triple, k] >>= 1
-            mass += r.follower_count[triple, k]
-        r.context_mass[triple] = mass
-        if mass >= TRIPLE_STEP:
+    if r.context[triple] != context:  # of other symbols: each time it is met it loses half
+        _halve_followers(r, triple)
+        if r.context_mass[triple] >= TRIPLE_STEP:
             return
         for k in range(FOLLOWERS):
             r.follower_count[triple, k] = 0
@@ -213,11 +218,7 @@ def _learn_triple(r: LaneRow, slot: int) -> None:
     r.follower_count[triple, chosen] += TRIPLE_STEP
     r.context_mass[triple] += TRIPLE_STEP
     if r.follower_count[triple, chosen] > TRIPLE_LIMIT:
-        mass = 0
-        for k in range(FOLLOWERS):
-            r.follower_count[triple, k] >>= 1
-            mass += r.follower_count[triple, k]
-        r.context_mass[triple] = mass
+        _halve_followers(r, triple)
 
 
 @compiled
@@ -239,7 +240,7 @@ def count(r: LaneRow, symbol: int, found: int) -> int:
         r.quick_mass /= MAX_WEIGHT
         r.quick_weight /= MAX_WEIGHT
 
-    # what happened: the symbol's slot as it was before, so that something new is learnt of slot 0
+    # under the slot that it had before, so that new symbols count for slot 0
     r.slow[found] += np.float32(r.slow_weight)
     r.slow_mass += r.slow_weight
     r.quick[found] += np.float32(r.quick_weight)
@@ -276,7 +277,7 @@ def count(r: LaneRow, symbol: int, found: int) -> int:
 
 @compiled
 def update_expert_record(r: LaneRow, x: Float32, found: int) -> None:
-    """Let the experts' record of late know what each gave to what came."""
+    """Add what each expert gave to the symbol that came to its recent record."""
     for expert in range(SCORED_EXPERTS):
         r.record[expert] += np.float32(RECORD_DECAY) * (max(x[expert, found], np.float32(-12.0)) - r.record[expert])
 
@@ -285,7 +286,7 @@ def update_expert_record(r: LaneRow, x: Float32, found: int) -> None:
 def rarity(r: LaneRow, found: int) -> float:
     """Return -log of the share of past events, slowly forgotten, that were this symbol or a rarer one, in nats.
 
-    The network gets used to a burst within some events; this does not.
+    The network adapts to a burst within some events; this does not.
     """
     if r.events == 0:
         return 0.0

@@ -5,7 +5,7 @@
 What a lane has counted (`kernels.py`) gives for each slot k the log-probabilities x_1..x_4 of four experts
 (symbols slowly and quickly forgotten, pairs, triples) and x_5, minus half the log of the events since k was last seen.
 An LSTM reads the sequence of slots; its hidden state h and statistics s of the counting (how much each expert has
-seen, how well it did of late) say how far each is to be trusted:
+seen, how well it did recently) say how far each is to be trusted:
 
     h_t = LSTM(E[place_t] + n [the symbol was new], h_(t-1))
     g = 2 sigmoid(G [h, s] + b)                                  weights of the experts
@@ -13,7 +13,7 @@ seen, how well it did of late) say how far each is to be trusted:
     p = softmax(z) over slot 0 and the slots in use            surprise of the symbol at slot k: -log p_k
 
 So a symbol never seen has a probability that was learnt, by whatever new symbols meant in lanes that were like this.
-Slots are given in order of appearance, so in training every sequence has a vocabulary of its own, in any order.
+Slots are given in order of appearance, so in training each sequence has its own vocabulary, in any order.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.learn.one_cycle import train_one_cycle
+from training.network.cells import LstmCell
 from training.symbols.counts import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, Counts, replay_counts
 from training.symbols.synthetic import KINDS, make_symbols
 from training.symbols.weights import EMBEDDING, FILE
@@ -71,16 +72,11 @@ class SymbolNetwork(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(SIZE, EMBEDDING)
         self.is_new = nn.Parameter(torch.zeros(EMBEDDING))
-        self.rnn = nn.LSTM(EMBEDDING, HIDDEN)
+        cell = LstmCell(EMBEDDING, HIDDEN, draw=False)
+        self.rnn = cell.rnn
         self.mix = nn.Linear(HIDDEN + STATISTICS, EXPERTS + 1)
         self.out = nn.Linear(HIDDEN, SIZE, bias=False)
-        rnn = {name: parameter.data for name, parameter in self.rnn.named_parameters()}
-        for gate in range(4):
-            nn.init.orthogonal_(rnn["weight_hh_l0"][gate * HIDDEN : (gate + 1) * HIDDEN])
-            nn.init.xavier_uniform_(rnn["weight_ih_l0"][gate * HIDDEN : (gate + 1) * HIDDEN])
-        nn.init.zeros_(rnn["bias_hh_l0"])
-        nn.init.zeros_(rnn["bias_ih_l0"])
-        rnn["bias_ih_l0"][HIDDEN : 2 * HIDDEN] = 1.0  # forget gate
+        cell.reset_parameters()
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.mix.weight)
         with torch.no_grad():  # to start from: pairs and triples share, the others hardly count
@@ -129,7 +125,7 @@ def draw_sequences(rng: np.random.Generator, lanes: int, kind: str | None = None
 
 
 def metrics(network: SymbolNetwork) -> dict[str, float]:
-    """Judge on held-back sequences: mean NLL in nats, beside that of each expert alone."""
+    """Return mean NLL in nats on held-back sequences, of the network and of each expert alone, in all and by kind."""
     found: dict[str, list[float]] = {}
     rng = np.random.default_rng(HELD_BACK_SEED)
     for number in range(HELD_BACK_BATCHES):
