@@ -14,8 +14,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from detector.observability.metrics_reference import every_metric
-from tests.deploy.dashboard import RULES, dashboard, panels
-from tests.deploy.paths import DEPLOY, load_yaml
+from tests.deploy.paths import DEPLOY, RULES, dashboard, load_yaml, panels
 from tests.tools import NO_PROMTOOL, promtool
 
 RULE_TESTS = DEPLOY / "prometheus" / "longwatch.rules.test.yaml"

@@ -19,7 +19,7 @@ from kafka import KafkaProducer
 
 from tests.brokers import Broker
 from tests.daemon.support import Longwatch, until
-from tests.deploy.dashboard import RULES, dashboard, panels
+from tests.deploy.paths import RULES, dashboard, panels
 from tests.tools import NO_PROMETHEUS, prometheus
 
 pytestmark = pytest.mark.kafka
