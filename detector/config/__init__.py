@@ -1,1 +1,4 @@
-"""Every setting, and the layers it is read from. Touches the sections of `connectors` and `training` only."""
+"""Every setting: the sections, the sources they are read from, the names that are known and what is said of others.
+
+Touches the settings of `connectors` and `training` only: reading them loads neither numpy nor a client.
+"""
