@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from connectors.batches import Alert, Partition, RawBatch, Rejected, Scores
+from connectors.common.problem import OngoingProblem
 
 
 class NotWrittenError(Exception):
@@ -31,12 +33,51 @@ class Source(Protocol):
         """Let go: leave the group, close files and sockets."""
 
 
+@dataclass(frozen=True, slots=True)
+class RebalanceCallbacks:
+    """What a source calls within `poll`, on its thread, as a group gives it partitions and takes them away.
+
+    `start(partition)` is asked after `on_assigned`: the offset to begin at, from the local store, which rules over what
+    is committed in Kafka; None where it knows none. `on_revoked` comes before the partitions are given away, while
+    `commit` of their offsets still works (checkpoint there); `on_lost` when others may already have them. `on_placed`
+    tells where reading begins or goes on: at the assignment, after a seek, and where the broker does not hold what was
+    to be read next.
+    """
+
+    start: Callable[[Partition], int | None] = lambda _: None
+    on_assigned: Callable[[list[Partition]], None] = lambda _: None
+    on_revoked: Callable[[list[Partition]], None] = lambda _: None
+    on_lost: Callable[[list[Partition]], None] = lambda _: None
+    on_placed: Callable[[dict[Partition, int]], None] = lambda _: None
+
+
 class DaemonSource(Source, Protocol):
-    """A source that the daemon may have to read again from its last checkpoint on."""
+    """A source that the daemon may have to pause, and to read again from its last checkpoint on."""
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a group gives partitions and takes them away; else all are read from the start."""
+
+    @property
+    def outage(self) -> bool:
+        """Whether nobody answers who could say whether there are records."""
+
+    @property
+    def problems(self) -> Mapping[str, OngoingProblem]:
+        """What fails in threads of its own, by the name that metrics give it."""
 
     @property
     def rewinds(self) -> bool:
         """Whether `rewind` works: a pipe's records come once."""
+
+    def subscribe(self, callbacks: RebalanceCallbacks) -> None:
+        """Call these as partitions come and go. To be called before the first `poll`."""
+
+    def pause(self) -> None:
+        """Hand out no records until `resume`; `poll` is called all the same."""
+
+    def resume(self) -> None:
+        """Hand out records again."""
 
     def fingerprints(self) -> Mapping[str, Sequence[int | str]]:
         """Return what tells, after a restart, that offsets are still those of the same files; as JSON can hold it."""
@@ -47,6 +88,10 @@ class DaemonSource(Source, Protocol):
 
 class Sink(Protocol):
     """What every sink can do beside writing."""
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be written that no more should come."""
 
     def flush(self) -> None:
         """Return when all that was written is durable; raise when it cannot be, NotWrittenError when not at present."""

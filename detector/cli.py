@@ -102,11 +102,11 @@ def _seed(text: str) -> int:
 
 def _run_daemon(settings: Settings) -> None:
     gc.disable()  # nothing of what is loaded is garbage: looking for some is a sixth of the start
-    from detector.service.daemon import Daemon  # noqa: PLC0415 - torch and numba load only where they are used
+    from detector.service.factory import build_daemon  # noqa: PLC0415 - torch and numba load only where they are used
 
     gc.freeze()  # nor will it be: a full collection, in the middle of a batch, needs not go through it
     gc.enable()
-    Daemon(settings).run()
+    build_daemon(settings).run()
 
 
 def _discard_output() -> None:

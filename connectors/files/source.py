@@ -7,14 +7,17 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from connectors.batches import CsvLayout, Int64, Partition, RawBatch
 from connectors.common.private_files import Fingerprint
+from connectors.common.problem import OngoingProblem
 from connectors.decode.decoder import Decoder
 from connectors.files.lines import STANDARD_INPUT, FileError, LineReader
 from connectors.files.settings import FileSettings
+from connectors.protocols import RebalanceCallbacks
 
 __all__ = ["FileError", "FileSource"]
 
@@ -40,6 +43,9 @@ class FileSource:
     then `poll` raises FileError.
     """
 
+    grouped = outage = False
+    problems: Mapping[str, OngoingProblem] = MappingProxyType({})  # no threads
+
     def __init__(
         self,
         settings: FileSettings,
@@ -52,6 +58,7 @@ class FileSource:
         decoder = decoder or Decoder()
         self._speed = settings.speed
         self._max_poll_records = max_poll_records or MAX_POLL_RECORDS
+        self._paused = False
         self._ready: _Block | None = None
         self._clock: tuple[float, int] | None = None  # seconds by the monotonic clock, and the event time due then
         self._decoder, self._timed = decoder, len(settings.paths) > 1 or settings.speed > 0
@@ -64,6 +71,9 @@ class FileSource:
 
     def poll(self, timeout_seconds: float) -> RawBatch:
         """Return the next records, at most max_poll_records; empty after the time-out or at the end."""
+        if self._paused:
+            time.sleep(timeout_seconds)
+            return RawBatch()
         deadline = time.monotonic() + timeout_seconds
         blocks: list[_Block] = []
         room, size = self._max_poll_records, 0
@@ -82,6 +92,17 @@ class FileSource:
         if not blocks:
             self._raise_failure()
         return self._batch(blocks)
+
+    def subscribe(self, callbacks: RebalanceCallbacks) -> None:
+        """Do nothing: no file comes or goes."""
+
+    def pause(self) -> None:
+        """Hand out nothing until `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Hand out records again."""
+        self._paused = False
 
     @property
     def rewinds(self) -> bool:

@@ -23,6 +23,8 @@ class _KafkaSink:
     any fits, it is left out. Both are counted and logged.
     """
 
+    full = False  # where too much is on its way a write waits
+
     def __init__(self, writer: KafkaWriter, on_too_large: Callable[[str], None] = lambda _: None) -> None:
         self._writer = writer
         self._on_too_large = on_too_large

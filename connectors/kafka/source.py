@@ -7,7 +7,7 @@ import logging
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import FencedInstanceIdError, KafkaError
@@ -26,6 +26,7 @@ from connectors.kafka.fetch_thread import (
 )
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.start_offsets import StartOffsets
+from connectors.protocols import RebalanceCallbacks
 
 log = logging.getLogger(__name__)
 
@@ -35,46 +36,30 @@ CLOSE_SECONDS = 10.0  # leaving the group takes one answer of the broker, at mos
 
 DEFERRED = -1  # instead of an offset to begin at: `seek` will say it, once the partition's state is there
 
-StartOffset = Callable[[Partition], int | None]
-PartitionsCallback = Callable[[list[Partition]], None]
-PositionsCallback = Callable[[dict[Partition, int]], None]
-
 
 class KafkaSource:
     """Records of the partitions that the group gives to this member.
-
-    `start(partition)` is asked when a partition is assigned: the offset at which to begin, from the local store, which
-    rules over what is committed in Kafka; None where it knows none; DEFERRED where `seek` will say it. `on_assigned`,
-    `on_revoked` and `on_lost` are called within `poll`, on its thread: `on_assigned` before `start` is asked;
-    `on_revoked` before the partitions are let go, while `commit` of their offsets still works (checkpoint there);
-    `on_lost` when others may already have them; `on_placed` tells where reading begins or goes on, at the assignment,
-    after `seek`, and where the broker does not hold what was to be read next.
 
     Nothing is connected before the first `poll`. `poll` returns in time whether a broker is there or not; it raises
     AuthenticationError or TlsError where the broker refuses us, and KafkaConnectorError where going on makes no sense.
     All methods are for one thread, save `lag`.
     """
 
+    grouped = True
+
     def __init__(
         self,
         settings: KafkaSettings,
         *,
-        start: StartOffset = lambda _: None,
-        on_assigned: PartitionsCallback = lambda _: None,
-        on_revoked: PartitionsCallback = lambda _: None,
-        on_lost: PartitionsCallback = lambda _: None,
-        on_placed: PositionsCallback = lambda _: None,
         read_committed: bool = False,
         max_poll_records: int | None = None,
         topics_read: Iterable[str] = (),
     ) -> None:
         self._settings = settings
-        self._start = start
-        self._on_assigned, self._on_revoked, self._on_lost = on_assigned, on_revoked, on_lost
-        self._on_placed = on_placed
+        self._callbacks = RebalanceCallbacks()
         self._read_committed, self._max_poll_records = read_committed, max_poll_records or MAX_POLL_RECORDS
         self._reader: FetchThread | None = None
-        self.problem = OngoingProblem()
+        self._problem = OngoingProblem()
         self._failure: BaseException | None = None
         self._paused = False
         self._held: deque[Polled] = deque()  # taken from the reader, but paused before they were handed out
@@ -83,6 +68,15 @@ class KafkaSource:
         self._start_offsets = StartOffsets(settings, topics_read)
         self._deferred: dict[TopicPartition, object] = {}  # to be placed; the value tells one assignment from the next
         self._commit_failed = False
+
+    @property
+    def problems(self) -> dict[str, OngoingProblem]:
+        """What fails in the thread that reads."""
+        return {"kafka": self._problem}
+
+    def subscribe(self, callbacks: RebalanceCallbacks) -> None:
+        """Call these as partitions come and go; `start` may return DEFERRED."""
+        self._callbacks = callbacks
 
     def poll(self, timeout_seconds: float) -> RawBatch:
         """Return the next records, at most max_poll_records; none after the time-out, while paused, in an outage.
@@ -95,7 +89,7 @@ class KafkaSource:
         if self._reader is None:
             self._reader = FetchThread(
                 self._settings,
-                self.problem,
+                self._problem,
                 read_committed=self._read_committed,
                 max_poll_records=self._max_poll_records,
             )
@@ -296,19 +290,19 @@ class KafkaSource:
             if change.kind == "assigned":
                 there = None if self._reader is None else self._reader.topics_at_first
                 self._start_offsets.note_assigned(change.partitions, there)
-                self._on_assigned(partitions)
-                starts = {partition: self._start(Partition(*partition)) for partition in change.partitions}
+                self._callbacks.on_assigned(partitions)
+                starts = {partition: self._callbacks.start(Partition(*partition)) for partition in change.partitions}
                 if self._reader is not None:
                     for partition in [partition for partition, at in starts.items() if at == DEFERRED]:
                         self._hold(self._reader, partition)
                         del starts[partition]
                 self._place(starts)
             elif change.kind == "revoked":
-                self._on_revoked(partitions)
+                self._callbacks.on_revoked(partitions)
                 self._forget(change.partitions)
             elif change.kind == "lost":
                 self._forget(change.partitions)
-                self._on_lost(partitions)
+                self._callbacks.on_lost(partitions)
             else:
                 wrong = [partition for partition in change.partitions if partition not in self._deferred]
                 self._place({p: change.offsets.get(p, self._next.get(p)) for p in wrong}, refused=True)
@@ -347,7 +341,7 @@ class KafkaSource:
                 del self._deferred[partition]
                 reader.held.discard(partition)  # last: now the reader lets it run
                 placed[Partition(*partition)] = offset
-        self._on_placed(placed)
+        self._callbacks.on_placed(placed)
 
     def _seek(self, partition: TopicPartition, offset: int) -> bool:
         """Let the client read on at an offset; False where the partition is not ours any more, which we shall hear."""
@@ -366,4 +360,4 @@ class KafkaSource:
         consumer = self._reader.consumer if self._reader is not None else None
         if consumer is not None and known:
             found = self._start_offsets.resolve(consumer, known, self._revoked_offsets, refused=refused)
-            self._on_placed({Partition(*p): offset for p, offset in found.items() if self._seek(p, offset)})
+            self._callbacks.on_placed({Partition(*p): offset for p, offset in found.items() if self._seek(p, offset)})

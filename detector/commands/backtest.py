@@ -31,7 +31,8 @@ from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.errors import UsageError
 from detector.observability.alert_text import describe
-from detector.service.factory import device_of, engine_settings, first_model
+from detector.service.engine_setup import device_of, engine_settings
+from detector.service.model_choice import first_model
 from training.evaluate import average_precision, incident_table, incidents, roc_auc, rows_in_windows
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from connectors.batches import EventBatch, Partition
 from detector.config.settings import Settings
 from detector.engine.engine import Engine, EngineSettings
-from detector.service.factory import device_of, engine_settings, first_model
+from detector.service.engine_setup import device_of, engine_settings
+from detector.service.model_choice import first_model
 from training.network.inputs import INPUT_SIZE
 from training.network.kernels import Network
 from training.network.weights import Weights

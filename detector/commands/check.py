@@ -77,7 +77,7 @@ def _readable(name: str, path: str) -> Finding:
 
 
 def _model(settings: Settings) -> Finding:
-    from detector.service.factory import first_model  # noqa: PLC0415 - numba takes its time
+    from detector.service.model_choice import first_model  # noqa: PLC0415 - numba takes its time
     from training.network.registry import RegistryError  # noqa: PLC0415
 
     what = f"model.directory {settings.model.directory}"

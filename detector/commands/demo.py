@@ -30,13 +30,13 @@ from connectors.decode.decoder import DecodeSettings
 from connectors.files.labels import load_labels
 from connectors.files.lines import FileError
 from connectors.http_server.settings import HttpSettings
+from connectors.sink_group import SinkGroup
 from detector.commands.demo_report import COLUMNS, RULES, match_incidents, read_series, summary, write_plots
 from detector.commands.outputs import check_folder
 from detector.commands.plot_style import PlotError
 from detector.config.settings import Settings
 from detector.observability.alert_text import format_number, format_time, format_value
-from detector.service.daemon import Daemon
-from detector.service.factory import Sinks
+from detector.service.factory import build_daemon
 from training.evaluate import incident_table
 
 DATA = Path(__file__).parents[1] / "demo_data"
@@ -148,7 +148,7 @@ def _replay(
         file=sys.stderr,
     )
     with bar, _quiet(verbose), _restored_signals():
-        daemon = Daemon(settings, Sinks([_Progress(bar, metrics_url, metrics)], [_Terminal()], []))
+        daemon = build_daemon(settings, SinkGroup([_Progress(bar, metrics_url, metrics)], [_Terminal()], []))
         began = time.perf_counter()
         daemon.run()
     seconds = time.perf_counter() - began
@@ -158,6 +158,8 @@ def _replay(
 
 class _StatelessSink:
     """A sink that keeps nothing, and so has nothing to restore."""
+
+    full = False
 
     def flush(self) -> None:
         """Do nothing."""

@@ -31,7 +31,8 @@ from detector.commands.plot_style import require_matplotlib
 from detector.commands.training_data import HELD_BACK, MIN_EVENTS, TrainError, build_training_data, read_events
 from detector.config.settings import Settings
 from detector.errors import UsageError
-from detector.service.factory import device_of, first_model
+from detector.service.engine_setup import device_of
+from detector.service.model_choice import first_model
 from training.learn.settings import Learning
 from training.learn.tbptt import TrainStep
 from training.network.registry import Registry

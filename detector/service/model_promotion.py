@@ -7,8 +7,9 @@ import math
 import time
 
 from connectors.common.problem import OngoingProblem
-from detector.checkpointing.checkpoint import Checkpoints, Parts
+from detector.checkpointing.checkpointer import Checkpointer
 from detector.config.settings import Settings
+from detector.engine.engine import Engine
 from detector.observability.metrics import Metrics
 from detector.service.reporter import Reporter
 from detector.service.retrainer import Retrainer
@@ -27,13 +28,13 @@ class ModelPromotion:
         settings: Settings,
         model: Weights,
         registry: Registry,
-        parts: Parts,
-        checkpoints: Checkpoints,
+        engine: Engine,
+        checkpointer: Checkpointer,
         reporter: Reporter,
         metrics: Metrics,
     ) -> None:
         self._settings, self._model, self._registry = settings, model, registry
-        self._parts, self._checkpoints = parts, checkpoints
+        self._engine, self._checkpointer = engine, checkpointer
         self._reporter, self._metrics = reporter, metrics
         self._retrainer = Retrainer()
         self._retrainings = 0
@@ -42,8 +43,8 @@ class ModelPromotion:
 
     def begin(self) -> None:
         """Tell which model it begins with."""
-        trained_at = self._registry.trained_at(self._checkpoints.metadata["model"])
-        self._metrics.set_model(self._parts.engine.version, self._model.shape.cell, trained_at)
+        trained_at = self._registry.trained_at(self._checkpointer.metadata["model"])
+        self._metrics.set_model(self._engine.version, self._model.shape.cell, trained_at)
 
     def advance(self) -> None:
         """Start a retraining when it is time; when one is over, promote its model if it is the better one."""
@@ -59,7 +60,7 @@ class ModelPromotion:
         if training.enabled and due and not self._retrainer.running:
             self._retrained_at = time.monotonic()
             seed, self._retrainings = self._retrainings, self._retrainings + 1
-            histories, stream = self._parts.engine.streams.histories(MAX_LANES, seed)
+            histories, stream = self._engine.streams.histories(MAX_LANES, seed)
             self._retrainer.start(self._model, histories, stream, seed, training.budget_seconds, training.learning())
 
     def stop(self) -> None:
@@ -68,19 +69,16 @@ class ModelPromotion:
 
     def _promote(self, model: Weights, about: ModelCard) -> None:
         """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""
-        if not self._checkpoints.commit():
+        if not self._checkpointer.commit():
             logger.warning("the retrained model is left out: it would need a checkpoint now")
             return
         try:
-            self._checkpoints.metadata["model"] = self._registry.save(model, about)
+            self._checkpointer.use_model(self._registry.save(model, about))
         except RegistryError as error:
             logger.warning("the retrained model is left out: %s", error)
             self.problem.report(f"the retrained model is left out: {error}")
             return
-        engine, store, *_, partitions = self._parts
-        if partitions is not None:  # named first: what is committed with it must not be gone on with another one
-            store.save_partitions({}, {}, self._checkpoints.meta())
         self._model = model
-        engine.use(model)
-        self._metrics.set_model(engine.version, model.shape.cell, time.time())
-        self._checkpoints.commit()
+        self._engine.use(model)
+        self._metrics.set_model(self._engine.version, model.shape.cell, time.time())
+        self._checkpointer.commit()

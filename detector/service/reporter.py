@@ -10,7 +10,6 @@ import numpy as np
 
 from connectors.batches import Alert, EventBatch, Rejected
 from connectors.common.throttle import LogThrottle
-from detector.checkpointing.store import DamagedRowError
 from detector.config.settings import Settings
 from detector.engine.engine import Step
 from detector.observability.alert_text import format_duration, format_time, log_alert
@@ -132,28 +131,6 @@ class Reporter:
     def stopped(self) -> None:
         """Say what came of the whole run."""
         self._summary.log_total()
-
-    def damaged(self, error: DamagedRowError) -> None:
-        """Tell that a stream begins anew since its row cannot be read."""
-        logger.error("%s: the stream learns anew", error)
-        self._metrics.streams_begun_anew["damaged"].inc()
-
-    def no_checkpoint(self) -> None:
-        """Count one that could not be made."""
-        self._metrics.checkpoint_failures.inc()
-
-    def checkpoint(self, seconds: float) -> None:
-        """Tell that one was made, and how large the fleet is."""
-        m = self._metrics
-        m.checkpoint_seconds.observe([seconds])
-        m.last_checkpoint_timestamp.set_to_current_time()
-        m.events_unsaved.set(0)
-        m.streams_warming.set(self._streams.warming())
-        m.streams_blocked.set(self._streams.blocked())
-        m.lanes.set(self._streams.lane_count())
-        m.device_memory.set(self._streams.device_bytes)
-        if seconds > self._settings.state.checkpoint_interval_seconds:
-            logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
 
     def retraining(self, outcome: RetrainResult) -> None:
         """Tell how a retraining ended."""

@@ -21,7 +21,8 @@ from detector.commands.bench import BATCH, QUICK_ROUNDS, ROUNDS, Contender, Flee
 from detector.commands.demo import DATA
 from detector.commands.demo_report import match_incidents, read_series
 from detector.config.settings import load_settings
-from detector.service.factory import engine_settings, first_model
+from detector.service.engine_setup import engine_settings
+from detector.service.model_choice import first_model
 from training.network.cells import CELLS
 
 STREAMS = 5_000

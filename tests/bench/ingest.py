@@ -183,6 +183,8 @@ class Stopwatch:
 class _Tally:
     """A score sink that only counts: what the daemon emits."""
 
+    full = False
+
     def __init__(self, watch: Stopwatch) -> None:
         self.daemon: Any = None
         self._watch = watch
@@ -207,11 +209,11 @@ class _Tally:
 
 
 def _daemon(settings: Settings, watch: Stopwatch) -> None:
-    from detector.service.daemon import Daemon
-    from detector.service.factory import Sinks  # the bare loop's process stays free of torch
+    from connectors.sink_group import SinkGroup
+    from detector.service.factory import build_daemon  # the bare loop's process stays free of torch
 
     tally = _Tally(watch)
-    tally.daemon = Daemon(settings, Sinks([tally], [], []))
+    tally.daemon = build_daemon(settings, SinkGroup([tally], [], []))
     tally.daemon.run()
 
 

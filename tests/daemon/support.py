@@ -32,13 +32,13 @@ RUN_RETRAINING = (
     "-c",
     """
 import sys
-from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 from detector.config.settings import load_settings
 from detector.observability.log_format import set_up_logging
 settings = load_settings(overrides=[word for word in sys.argv[1:] if word != "--set"])
 training = settings.training.model_copy(update={"interval_seconds": 3.0})
 set_up_logging("info", "text")
-Daemon(settings.model_copy(update={"training": training})).run()
+build_daemon(settings.model_copy(update={"training": training})).run()
 """,
 )
 

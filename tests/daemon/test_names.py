@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
 from detector.config.settings import load_settings
-from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 
 
 def transactional_id(folder: Path, group: str, member: str) -> str:
     """Return the name under which a worker with these settings writes."""
-    daemon = Daemon(
+    daemon = build_daemon(
         load_settings(
             None,
             {},
@@ -26,11 +27,11 @@ def transactional_id(folder: Path, group: str, member: str) -> str:
         )
     )
     try:
-        writer = daemon._sinks.writer
-        assert writer is not None
-        return str(writer.transactional_id)  # type: ignore[attr-defined]  # with exactly-once it has one
+        checkpointer = daemon.checkpointer
+        assert isinstance(checkpointer, ChangelogCheckpointer)
+        return checkpointer._writer.transactional_id
     finally:
-        daemon._shutdown(orderly=False)
+        daemon.shutdown(orderly=False)
 
 
 def test_workers_of_two_groups_never_share_a_transactional_id(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from connectors.common.problem import CALM_SECONDS, LASTING_SECONDS, OngoingProblem
 from detector.config.settings import load_settings
 from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 
 
 def failing(daemon: Daemon, part: str) -> float | None:
@@ -20,7 +21,7 @@ def failing(daemon: Daemon, part: str) -> float | None:
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon that is made, with all its parts, and not started."""
-    made = Daemon(
+    made = build_daemon(
         load_settings(
             None,
             {},
@@ -36,27 +37,27 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         )
     )
     yield made
-    made._shutdown(orderly=False)
+    made.shutdown(orderly=False)
 
 
 @pytest.mark.parametrize("part", ["alert_feed", "changelog", "kafka", "webhook", "retraining"])
 def test_a_failing_part_shows_in_its_metric_at_once_and_in_readyz_if_it_lasts(
     daemon: Daemon, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemon._assigned = True
-    assert daemon._ready() == (True, "scoring")
-    daemon._problems[part].report("no way in")
+    daemon.readiness.rebalance.assigned = True
+    assert daemon.readiness.ready() == (True, "scoring")
+    daemon.problems[part].report("no way in")
     daemon._watch({})
     assert failing(daemon, part) == 1
-    assert daemon._ready() == (True, "scoring")
+    assert daemon.readiness.ready() == (True, "scoring")
     monkeypatch.setattr("connectors.common.problem.LASTING_SECONDS", 0.0)
-    ready, reported = daemon._ready()
+    ready, reported = daemon.readiness.ready()
     assert ready == (part == "retraining"), "scoring goes on with the model as it is"
     assert "no way in (for 0 s)" in reported
-    daemon._problems[part].clear()
+    daemon.problems[part].clear()
     daemon._watch({})
     assert failing(daemon, part) == 0
-    assert daemon._ready() == (True, "scoring")
+    assert daemon.readiness.ready() == (True, "scoring")
 
 
 def test_a_lasting_problem_is_reported_and_one_that_does_not_recur_ends() -> None:

@@ -170,7 +170,7 @@ def test_sighup_is_ignored_and_a_cpu_limit_ends_the_daemon_cleanly(daemon: Longw
     daemon.line("running on")
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         daemon.process.send_signal(number)
-        daemon.line(f"{number.name} changes nothing")
+        daemon.line(f"{number.name} is ignored")
     for row in range(40):
         event = {"stream": "s", "timestamp": START + row * STEP, "values": {"x": row % 7}}
         daemon.process.stdin.write(json.dumps(event).encode() + b"\n")

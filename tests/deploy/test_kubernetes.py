@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from detector.service.daemon import REVOKE_SECONDS, STOP_CLOSING_SECONDS, STOP_SAVING_SECONDS
+from detector.checkpointing.changelog_checkpoint import REVOKE_SECONDS
+from detector.service.daemon import STOP_CLOSING_SECONDS, STOP_SAVING_SECONDS
 from tests.deploy.paths import DEPLOY, load_toml, load_yaml
 
 KUBERNETES = DEPLOY / "kubernetes"

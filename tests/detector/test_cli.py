@@ -12,7 +12,7 @@ import pytest
 
 from connectors.errors import UserError
 from detector.cli import main
-from detector.service.factory import _driver_is_there
+from detector.service.engine_setup import _driver_is_there
 from tests.brokers import CHECKOUT
 from training.errors import UserError as TrainingUserError
 from training.learn.settings import Learning

@@ -13,7 +13,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from connectors.batches import Alert
 from detector.config.settings import load_settings
-from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 from tests.brokers import Broker
 from tests.daemon.fleet import Fleet
 from tests.daemon.receiver import SECRET, Receiver
@@ -182,7 +182,9 @@ class Undisturbed:
             "output.scores_file": str(scores),
             "output.alerts_file": str(alerts),
         }
-        Daemon(load_settings(environment={}, overrides=[f"{name}={value}" for name, value in settings.items()])).run()
+        build_daemon(
+            load_settings(environment={}, overrides=[f"{name}={value}" for name, value in settings.items()])
+        ).run()
         self._fleet, self._scores, self._alerts = fleet, read_lines(scores), read_lines(alerts)
 
     def scores(self, topics: Topics) -> list[Record]:

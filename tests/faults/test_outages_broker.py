@@ -116,7 +116,7 @@ def test_events_whose_commit_timed_out_are_scored_again_by_the_same_process(
         until(lambda: worker.metrics().sum("events_total") > 500, "the work has begun")
         with worker.halted():
             own_broker.stop()  # scores of what had been fetched are on their way
-        worker.line("going back to the last checkpoint")
+        worker.line("rolling back to the last checkpoint")
         until(lambda: worker.get("/livez")[0] == 200, "it is alive")
         worker.line("trying again")
         own_broker.start()

@@ -179,7 +179,7 @@ def test_a_daemon_on_a_full_disk_keeps_scoring_and_a_kill_loses_nothing(
             samples = daemon.work_until(lambda found: found("events_scored_total") > scored + 100, "scoring goes on")
             assert daemon.get("/livez")[0] == daemon.get("/readyz")[0] == 200, "a restart would not mend it"
             disk.free()
-            daemon.line("checkpoints are made again, after")
+            daemon.line("checkpoints work again, after")
             before = samples("checkpoint_failures_total")
             disk.fill()
             samples = daemon.work_until(lambda found: found("checkpoint_failures_total") > before + 1, "once more")
@@ -221,7 +221,7 @@ def test_exactly_once_survives_a_full_disk_under_the_store(
             assert worker.metrics()("checkpoint_failures_total") > 0
             disk.free()
             stream.until(EVENTS * 0.6)
-            worker.line("checkpoints are made again")
+            worker.line("checkpoints work again")
             disk.fill()
             stream.until(EVENTS * 0.8)
             until(lambda: scored_events(topics) >= EVENTS * 0.7, "it goes on committing", every=0.2)

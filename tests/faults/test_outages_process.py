@@ -29,25 +29,26 @@ SIGNALS = 60
 # A daemon's own handler and log, on a main thread that does nothing but log: each signal falls into a line
 CHATTY = """
 import sys
-from detector.service.daemon import Daemon
+import math
+from detector.service.factory import build_daemon
 from detector.config.settings import load_settings
 from detector.observability.log_format import set_up_logging
 import logging
 settings = load_settings(environment={}, overrides=sys.argv[2:])
 set_up_logging("info", "text")
-daemon = Daemon(settings)
+daemon = build_daemon(settings)
 logger = logging.getLogger("detector.chatty")
 print("begun", flush=True)
 for turn in range(int(sys.argv[1])):
-    daemon._stop.clear()
-    daemon._signals.take()
+    daemon.broker_wait._shutdown_deadline = math.inf
+    daemon.signals.take()
     print("ready", flush=True)
     number = 0
-    while not daemon._stop.is_set():
+    while not daemon.broker_wait.shutting_down:
         logger.info("turn %d line %d %s", turn, number, "x" * 300)
         number += 1
     print("stopping", flush=True)
-daemon._shutdown(orderly=True)
+daemon.shutdown(orderly=True)
 """
 
 

@@ -326,7 +326,7 @@ def test_a_file_reader_rolls_back_to_its_checkpoint_and_scores_each_event_once(
             daemon.process.stdin.close()
         assert daemon.wait() == 0, daemon.log
     # a pipe cannot be read again, so there each step is made carefully
-    assert daemon.log.count("going back to the last checkpoint") == (source == "file")
+    assert daemon.log.count("rolling back to the last checkpoint") == (source == "file")
     assert_same_scores(read_lines(tmp_path / "scores.jsonl"), expected)
     refused = read_lines(tmp_path / "refused.jsonl")
     assert [(refusal["reason"], refusal["offset"]) for refusal in refused] == [(ENGINE_ERROR, at) for at in PLACES]
@@ -350,7 +350,7 @@ def test_a_topic_reader_rolls_back_to_its_commit_and_scores_the_others_correctly
         samples = worker.metrics()
         assert worker.terminate()[0] == 0
     assert samples("events_rejected_total", reason=ENGINE_ERROR) == len(PLACES)
-    assert worker.log.count("going back to the last checkpoint: ZeroDivisionError") == 1
+    assert worker.log.count("rolling back to the last checkpoint: ZeroDivisionError") == 1
     found = topics.scored()
     if guarantee == "at_least_once":  # what came since the checkpoint is written again, equally
         found = [

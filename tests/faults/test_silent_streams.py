@@ -14,7 +14,7 @@ import pytest
 
 from connectors.decode.timestamps import parse_time
 from detector.config.settings import load_settings
-from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 from tests.brokers import Broker
 from tests.daemon.records import Record, open_producer
 from tests.daemon.support import until
@@ -75,8 +75,8 @@ def test_without_any_events_the_clock_ends_the_incident(apache: Broker, tmp_path
     more = {"alerting__threshold": 5.0, "processing__guarantee": "at_least_once", "http__port": 0}
     settings = topics.settings("a", **more)
     texts = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
-    daemon = Daemon(load_settings(environment={}, overrides=texts))
-    daemon._incidents._clock = lambda: 600 * time.monotonic()  # ten minutes a second
+    daemon = build_daemon(load_settings(environment={}, overrides=texts))
+    daemon.incidents._clock = lambda: 600 * time.monotonic()  # ten minutes a second
     produce(topics, "gone", 0, [*noise(1, ROWS), *[500.0] * INCIDENT])
     thread = threading.Thread(target=daemon.run)
     thread.start()

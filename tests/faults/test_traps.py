@@ -78,7 +78,7 @@ def test_a_worker_suspended_beyond_its_session_writes_nothing_twice(topics: Topi
                 stream.finish()
                 all_committed(topics)
                 sleeper.process.send_signal(signal.SIGCONT)
-                sleeper.line("going back to the last checkpoint|Partitions lost|Partitions revoked")
+                sleeper.line("rolling back to the last checkpoint|Partitions lost|Partitions revoked")
                 sleeper.line("running on")
                 time.sleep(2.0)  # whatever it may still write
                 assert other.terminate()[0] == 0
@@ -98,7 +98,7 @@ def test_two_workers_with_one_transactional_id_do_not_both_commit(topics: Topics
         zombie.send(topics.scores, None, b"{}")  # fences the worker, and is never committed
         zombie.flush()
         stream.finish()
-        worker.line("going back to the last checkpoint: the transaction was ended by the broker")
+        worker.line("rolling back to the last checkpoint: the transaction was ended by the broker")
         all_committed(topics)
         zombie.close()
         assert worker.terminate()[0] == 0

@@ -23,7 +23,7 @@ from connectors.webhook.outbox import Outbox, OutboxError
 from detector.checkpointing.store import SqliteStore
 from detector.config.settings import load_settings
 from detector.errors import StateError
-from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 
 EVENTS = 300
 
@@ -53,7 +53,7 @@ class Work:
             "source.type": "file", "source.paths": json.dumps([str(self.source)]), "state.directory": self.state,
             "output.scores_file": self.scores, "http.port": 0, "compute.device": "cpu", **more,
         }  # fmt: skip
-        Daemon(load_settings(None, {}, [f"{name}={value}" for name, value in names.items()])).run()
+        build_daemon(load_settings(None, {}, [f"{name}={value}" for name, value in names.items()])).run()
         return self.scores.read_bytes().count(b"\n")
 
     def attempt(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
-from tests.connectors.kafka.support import Member
+from tests.connectors.kafka.support import Member, subscribed
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def open_source() -> Iterator[Callable[..., KafkaSource]]:
     sources: list[KafkaSource] = []
 
     def make(config: KafkaSettings, **callbacks: Any) -> KafkaSource:
-        sources.append(KafkaSource(config, **callbacks))
+        sources.append(subscribed(config, **callbacks))
         return sources[-1]
 
     yield make

@@ -13,6 +13,7 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from detector.config.settings import load_settings
 from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 from tests.brokers import Broker
 
 
@@ -29,7 +30,9 @@ def running(broker: Broker, folder: Path, **more: str) -> Iterator[Daemon]:
         "http.port": "0",
         **more,
     }
-    daemon = Daemon(load_settings(environment={}, overrides=[f"{name}={value}" for name, value in overrides.items()]))
+    daemon = build_daemon(
+        load_settings(environment={}, overrides=[f"{name}={value}" for name, value in overrides.items()])
+    )
     thread = threading.Thread(target=daemon.run)
     thread.start()
     try:

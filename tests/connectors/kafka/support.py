@@ -16,6 +16,7 @@ from connectors.batches import Partition, RawBatch
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
+from connectors.protocols import RebalanceCallbacks
 from tests.brokers import Broker
 
 DEADLINE = 240.0  # s, of any wait here; a rebalance after a kill takes the session's 6 s and a round
@@ -48,6 +49,14 @@ def settings(broker: Broker, *topics: str, **more: Any) -> KafkaSettings:
     return KafkaSettings(**{**values, **more})
 
 
+def subscribed(config: KafkaSettings, **more: Any) -> KafkaSource:
+    """Return a source with these callbacks and other arguments."""
+    callbacks = {name: more.pop(name) for name in RebalanceCallbacks.__slots__ if name in more}
+    source = KafkaSource(config, **more)
+    source.subscribe(RebalanceCallbacks(**callbacks))
+    return source
+
+
 class Member:
     """A source that a thread polls, as a daemon's loop does."""
 
@@ -58,7 +67,7 @@ class Member:
         self.next: dict[Partition, int] = {}
         self.error: BaseException | None = None
         self.threads: set[str] = set()
-        self.source = KafkaSource(
+        self.source = subscribed(
             config, on_assigned=self.assigned, on_revoked=self.revoked, on_lost=self.lost, **callbacks
         )
         self.stop = threading.Event()

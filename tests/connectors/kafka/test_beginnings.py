@@ -15,7 +15,7 @@ from connectors.batches import Partition
 from connectors.kafka.source import DEFERRED, KafkaSource
 from tests.brokers import Broker
 from tests.connectors.kafka.daemons import running, write
-from tests.connectors.kafka.support import produce, settings
+from tests.connectors.kafka.support import produce, settings, subscribed
 from tests.daemon.records import read_topic
 from tests.daemon.support import until
 
@@ -79,7 +79,7 @@ def test_topics_and_partitions_created_later_are_read_from_their_beginning(
     config = settings(apache, auto_offset_reset="latest", **names)
 
     def opened() -> KafkaSource:
-        source = KafkaSource(
+        source = subscribed(
             config,
             start=lambda _: DEFERRED if placed == "later" else None,
             on_assigned=assigned.update,

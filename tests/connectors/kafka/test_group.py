@@ -52,7 +52,9 @@ def test_partitions_of_a_killed_member_are_reassigned_after_the_session_timeout(
     code = (
         "import sys; from connectors.kafka.source import *\n"
         "config = KafkaSettings.model_validate_json(sys.argv[1])\n"
-        "source = KafkaSource(config, on_assigned=lambda partitions: print(len(partitions), flush=True))\n"
+        "from connectors.protocols import RebalanceCallbacks\n"
+        "source = KafkaSource(config)\n"
+        "source.subscribe(RebalanceCallbacks(on_assigned=lambda partitions: print(len(partitions), flush=True)))\n"
         "while True: source.poll(0.5)\n"
     )
     checkout = Path(__file__).parents[3]

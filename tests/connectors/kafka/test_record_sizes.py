@@ -282,7 +282,7 @@ def test_the_daemon_keeps_scoring_with_records_of_any_size(
     with running(apache, tmp_path / "first", **more) as daemon:
         until(lambda: len(read_topic(apache, scores, 1, "read_committed")) == 2, "both are scored")
         until(lambda: len(read_topic(apache, letters, 1, "read_committed")) == 1, "the refused one is there")
-        until(lambda: not daemon._checkpoints.dirty, "it is saved")
+        until(lambda: not daemon.checkpointer.dirty, "it is saved")
         value = daemon.metrics.registry.get_sample_value
         outcomes = {name: value("longwatch_records_too_large_total", {"outcome": name}) for name in ("cut", "left_out")}
         assert outcomes == {"cut": 3, "left_out": 0}

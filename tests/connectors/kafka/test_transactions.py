@@ -14,10 +14,10 @@ from kafka.errors import KafkaError, ProducerFencedError
 from connectors.batches import Partition
 from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.settings import KafkaSettings
-from connectors.kafka.source import DEFERRED, KafkaSource
+from connectors.kafka.source import DEFERRED
 from connectors.kafka.transactions import TransactionalWriter, TransactionError, end_transaction_of
 from tests.brokers import Broker
-from tests.connectors.kafka.support import DEADLINE, end_transaction, next_offsets, produce, settings
+from tests.connectors.kafka.support import DEADLINE, end_transaction, next_offsets, produce, settings, subscribed
 from tests.daemon.support import until
 
 pytestmark = pytest.mark.kafka
@@ -69,7 +69,7 @@ class Reader:
 
     def __init__(self, config: KafkaSettings, **more: Any) -> None:
         self.offsets: dict[Partition, int] = {}
-        self.source = KafkaSource(config, **more)
+        self.source = subscribed(config, **more)
 
     def read(self, count: int) -> list[int]:
         values: list[int] = []

@@ -20,6 +20,7 @@ from detector.checkpointing.store import SqliteStore
 from detector.config.settings import load_settings
 from detector.errors import StateError
 from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 from tests.daemon.records import TOLERANCE
 from tests.golden.make_golden import CUT, GONE, NAMES, SOURCE, START, STEP, alarmed, events, settings
 
@@ -44,7 +45,7 @@ def unpack(golden: Path, work: Path, name: str = "state.db.zst") -> bytes:
 
 
 def open_daemon(work: Path, **more: str) -> Daemon:
-    return Daemon(load_settings(overrides=settings(work, **more)))
+    return build_daemon(load_settings(overrides=settings(work, **more)))
 
 
 def assert_as_before(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:

@@ -24,7 +24,7 @@ from detector.commands.train import TrainError, TrainingSource, train, train_on_
 from detector.commands.training_data import build_training_data, read_events
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
-from detector.service.factory import first_model
+from detector.service.model_choice import first_model
 from tests.detector.commands import short_train
 from tests.fleets import noise, odd_waves
 from training.network.horizons import HORIZONS

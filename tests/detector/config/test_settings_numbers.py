@@ -101,7 +101,7 @@ def at_their_ends(*names: str, otherwise: float) -> list[str]:
 
 @pytest.mark.parametrize("end", ["largest", "smallest"])
 def test_the_daemon_works_with_every_number_at_its_bounds(end: str, tmp_path: Path) -> None:
-    from detector.service.daemon import Daemon
+    from detector.service.factory import build_daemon
 
     events = [{"stream": s, "timestamp": 1_700_000_000 + i, "value": i % 5} for i in range(300) for s in ("a", "b")]
     for number in range(2):
@@ -124,7 +124,7 @@ def test_the_daemon_works_with_every_number_at_its_bounds(end: str, tmp_path: Pa
         own |= {"source.speed": 0, "decode.max_age_days": 20_000, "decode.max_record_bytes": 1000}
         own |= {"decode.max_ahead_seconds": 86_400}
     settings = load_settings(None, {}, [*ends, *(f"{name}={value}" for name, value in own.items())])
-    Daemon(settings).run()
+    build_daemon(settings).run()
     assert (tmp_path / "scores.jsonl").read_bytes().count(b"\n") == len(events)
 
 

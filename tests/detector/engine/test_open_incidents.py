@@ -15,6 +15,7 @@ from detector.config.settings import load_settings
 from detector.engine.engine import Engine, EngineSettings
 from detector.scoring.incidents import AlertRules
 from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 from tests.streams import HOUR, MINUTE, START, Event, batch_of, clock, in_batches, interleaved, numbered, run, wide
 from training.network.weights import Weights
 
@@ -263,7 +264,7 @@ def served(work: Path, events: Sequence[Event], **more: str) -> tuple[list[dict[
         "http.port": "0",
         **{name.replace("__", "."): value for name, value in more.items()},
     }
-    daemon = Daemon(load_settings(overrides=[f"{name}={value}" for name, value in settings.items()]))
+    daemon = build_daemon(load_settings(overrides=[f"{name}={value}" for name, value in settings.items()]))
     daemon.run()
     return [msgspec.json.decode(line) for line in (work / "alerts.jsonl").read_bytes().splitlines()], daemon
 

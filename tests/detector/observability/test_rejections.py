@@ -14,7 +14,7 @@ from connectors.common.throttle import LogThrottle
 from detector.config.settings import load_settings
 from detector.observability.rejections import RejectionLog
 from detector.observability.summary import RunSummary
-from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 
 
 class Clock:
@@ -116,18 +116,18 @@ def test_readiness_reports_rejected_records_while_retraining_fails(tmp_path: Pat
         "http.port": 0,
         "compute.device": "cpu",
     }
-    daemon = Daemon(load_settings(overrides=[f"{name}={value}" for name, value in settings.items()]))
+    daemon = build_daemon(load_settings(overrides=[f"{name}={value}" for name, value in settings.items()]))
     try:
-        assert daemon._ready() == (True, "scoring")
+        assert daemon.readiness.ready() == (True, "scoring")
         clock = Clock()
-        problem = daemon._problems["retraining"] = OngoingProblem(math.inf, clock)
+        problem = daemon.problems["retraining"] = OngoingProblem(math.inf, clock)
         problem.report("retraining fails: no torch")
         clock.now += 100.0
-        assert daemon._ready() == (True, "scoring; retraining fails: no torch (for 100 s)")
-        daemon._reporter.rejected(rejected("no_value", 600), read=0)
+        assert daemon.readiness.ready() == (True, "scoring; retraining fails: no torch (for 100 s)")
+        daemon.reporter.rejected(rejected("no_value", 600), read=0)
         reported = (
             "none of the last 600 records could be read (the last: no_value); retraining fails: no torch (for 100 s)"
         )
-        assert daemon._ready() == (True, reported)
+        assert daemon.readiness.ready() == (True, reported)
     finally:
-        daemon._shutdown(orderly=False)
+        daemon.shutdown(orderly=False)

@@ -15,6 +15,7 @@ import torch
 
 from detector.config.settings import load_settings
 from detector.service.daemon import Daemon
+from detector.service.factory import build_daemon
 from training.network.model import Forecaster
 from training.network.registry import ModelCard, Registry, RegistryError
 from training.network.shape import ModelError
@@ -44,7 +45,7 @@ def daemon(folder: Path, **more: object) -> Daemon:
         "state.directory": folder / "state", "output.scores_file": folder / "scores.jsonl", "http.port": 0,
         "compute.device": "cpu", **more,
     }  # fmt: skip
-    return Daemon(load_settings(None, {}, [f"{name}={value}" for name, value in names.items()]))
+    return build_daemon(load_settings(None, {}, [f"{name}={value}" for name, value in names.items()]))
 
 
 def meta(folder: Path) -> dict[str, object]:

@@ -1,30 +1,31 @@
 """Checkpoints: what was done so far made durable as one point in the stream, and the way back to the last of them."""
 
+# ruff: noqa: B027 - hooks that do nothing where states stay on this machine
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from connectors.batches import Partition, RawBatch
+from connectors.common.problem import OngoingProblem
 from connectors.kafka.errors import KafkaConnectorError
-from connectors.kafka.source import KafkaSource
 from connectors.kafka.writer import UndeliveredError
 from connectors.protocols import DaemonSource, NotWrittenError
-from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
+from connectors.sink_group import SinkGroup
 from detector.checkpointing.deadlines import BrokerWait
 from detector.checkpointing.sqlite import UnsavedError
 from detector.checkpointing.store import SqliteStore
 from detector.config.settings import Settings
-from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
 from detector.errors import StateError
-from detector.service.factory import Sinks
-from detector.service.reporter import Reporter
+from detector.observability.metrics import Metrics
+from detector.state.stream_cache import StreamCache
 
 logger = logging.getLogger(__name__)
 
@@ -34,35 +35,34 @@ MAX_ROLL_BACKS = 10  # without a checkpoint in between: it does not mend itself
 UNSAVED_SECONDS = 60.0  # without a checkpoint that is due, after which /readyz says so
 
 
-class Parts(NamedTuple):
+class CheckpointParts(NamedTuple):
     """What has a part in a checkpoint."""
 
-    engine: Engine
+    streams: StreamCache
     store: SqliteStore
-    sinks: Sinks
+    sinks: SinkGroup
     source: DaemonSource
     incidents: OpenIncidents
-    partitions: ChangelogCheckpointer | None  # None: states do not follow their partitions
+    broker_wait: BrokerWait
+    metrics: Metrics
 
 
-class Checkpoints:
-    """Knows how far the work has come since the last checkpoint. For the daemon's thread, but `overdue`."""
+class Checkpointer(ABC):
+    """Commits the work since the last checkpoint, or rolls it back. For the daemon's thread, but `overdue`.
+
+    How states and offsets become durable together is for a subclass: in the local store, or in a transaction of Kafka.
+    """
 
     def __init__(
-        self,
-        settings: Settings,
-        parts: Parts,
-        broker_wait: BrokerWait,
-        reporter: Reporter,
-        offsets: dict[Partition, int],
-        metadata: dict[str, str],
+        self, settings: Settings, parts: CheckpointParts, offsets: dict[Partition, int], metadata: dict[str, Any]
     ) -> None:
         """`offsets` are those of the next events, and are kept up; `metadata` is what a checkpoint says of the daemon.
 
-        `metadata`: `longwatch`, its version; `member`, the worker's name; `model`, "" while it is the first one.
+        `metadata`: `longwatch`, its version; `member`, the worker's name; `model`, "" while it is the first one;
+        `newest`, the time of the newest event, s.
         """
-        self._settings, self._parts, self._broker_wait, self._reporter = settings, parts, broker_wait, reporter
-        self.offsets, self.metadata = offsets, metadata
+        self._settings, self._parts, self.metadata = settings, parts, metadata
+        self.offsets = offsets
         self.dirty = False  # whether there is anything that the last one does not cover
         self.last_error: Exception | None = None  # why there is no checkpoint at present
         self._failing_since = 0.0  # monotonic, s
@@ -70,6 +70,14 @@ class Checkpoints:
         self._start_offsets: dict[Partition, int] = {}  # offsets at which what came since the last one begins
         self._sink_positions = parts.sinks.position()  # what the sinks held then
         self._roll_backs = 0  # since the last one
+        self.restoring: set[Partition] = set()  # whose states are on their way
+        self.problems: dict[str, OngoingProblem] = {}  # of threads, by the name that metrics give them
+
+    def start(self) -> None:
+        """Start threads, if any."""
+
+    def close(self) -> None:
+        """End them; a transaction that is open is given up."""
 
     # -- how far the work has come ------------------------------------------------------------------------------------
 
@@ -79,31 +87,23 @@ class Checkpoints:
             if partition not in self._start_offsets:
                 self._start_offsets[partition] = raw.offset[raw.partition.index(code)]
 
-    def record_offsets(self, raw: RawBatch) -> None:
-        """Note the next offset of each partition the batch came from."""
+    def record_offsets(self, raw: RawBatch, newest: float) -> None:
+        """Note the next offset of each partition the batch came from, and the time of the newest event, s."""
         after = np.full(len(raw.partitions), -1, np.int64)
         np.maximum.at(after, np.asarray(raw.partition, np.int64), np.asarray(raw.offset, np.int64) + 1)
         for partition, offset in zip(raw.partitions, after.tolist(), strict=True):
             if offset >= 0:
                 self.offsets[partition] = offset
         self.offsets.update(raw.passed)
+        self.metadata["newest"] = newest
         self.dirty = True
 
-    def on_placed(self, offsets: Mapping[Partition, int]) -> None:
-        """Note where reading begins. It is made durable at once: a partition may be silent until after a restart."""
-        if any(self.offsets.get(partition) != offset for partition, offset in offsets.items()):
-            self.offsets.update(offsets)
-            self.commit_soon()
+    def record_repartitioned(self, streams: Iterable[str]) -> None:
+        """Note streams that came on another partition than before."""
 
-    def commit_soon(self) -> None:
-        """Let one be made in this turn."""
-        self.dirty, self._at = True, -math.inf
-
-    def revoke(self, partitions: Iterable[Partition]) -> None:
-        """Forget where these stand: their next owner moves them on."""
-        for partition in partitions:
-            self.offsets.pop(partition, None)
-            self._start_offsets.pop(partition, None)
+    def use_model(self, version: str) -> None:
+        """Let checkpoints name this model from now on."""
+        self.metadata["model"] = version
 
     @property
     def due(self) -> bool:
@@ -113,19 +113,75 @@ class Checkpoints:
         return late or (self.backlog_full and self.last_error is None)
 
     @property
+    def stalled(self) -> bool:
+        """Whether nothing more should be read before there is a checkpoint."""
+        return self.last_error is not None and self.backlog_full
+
+    @property
     def backlog_full(self) -> bool:
         """Whether so much waits for a checkpoint that no more should come."""
-        engine = self._parts.engine
-        much = (
-            engine.streams.pending_count > FORCED_CHECKPOINT
-            or engine.streams.pending_bytes > engine.settings.memory_bytes
-        )
-        return much or self._parts.sinks.full()
+        streams = self._parts.streams
+        much = streams.pending_count > FORCED_CHECKPOINT or streams.pending_bytes > streams.memory_bytes
+        return much or self._parts.sinks.full
 
     def overdue(self) -> str:
         """Return for how long there has been none, and why; empty while that is not worth a word. For any thread."""
         error, since = self.last_error, time.monotonic() - self._failing_since
         return f"no checkpoint for {since:.0f} s: {error}" if error is not None and since > UNSAVED_SECONDS else ""
+
+    # -- partitions ---------------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> int:
+        """Return what counts up while states are restored."""
+        return 0
+
+    @property
+    def standby(self) -> tuple[bool, str] | None:
+        """Whether this worker could take over any partition, in words; None where it is no standby."""
+        return None
+
+    @abstractmethod
+    def start_offset(self, partition: Partition) -> int | None:
+        """Return where to begin with a partition, None where that is unknown, DEFERRED where a seek follows."""
+
+    @abstractmethod
+    def assign(self, partitions: list[Partition]) -> None:
+        """Take over partitions."""
+
+    def resume_restored(self) -> None:
+        """Let reading begin in partitions whose states have come."""
+
+    @abstractmethod
+    def on_placed(self, offsets: Mapping[Partition, int]) -> None:
+        """Note where reading begins or goes on."""
+
+    def revoke(self, partitions: list[Partition]) -> None:
+        """Save what was done, then forget where these partitions stand: the next owner moves them on."""
+        failure: UndeliveredError | None = None
+        try:
+            self._commit_before_revoke()
+        except UndeliveredError as error:
+            failure = error
+        self._forget_states(partitions)
+        if failure is not None:
+            self.roll_back(failure)
+        self._forget_offsets(partitions)
+
+    @abstractmethod
+    def lost(self, partitions: list[Partition]) -> None:
+        """Forget partitions that others may already have."""
+
+    def _commit_before_revoke(self) -> None:
+        self.commit()
+
+    def _forget_states(self, partitions: Iterable[Partition]) -> None:
+        """Forget states that follow their partitions."""
+
+    def _forget_offsets(self, partitions: Iterable[Partition]) -> None:
+        for partition in partitions:
+            self.offsets.pop(partition, None)
+            self._start_offsets.pop(partition, None)
 
     # -- forth --------------------------------------------------------------------------------------------------------
 
@@ -134,7 +190,7 @@ class Checkpoints:
 
         1. Scores, alerts and dead letters are flushed, the webhook's outbox too: nothing below may cover what is not
            written. Alerts have ids that a replay gives again.
-        2. Changed states, offsets and the sinks' positions go to the store, in one transaction.
+        2. Changed states, offsets and the sinks' positions are saved, in one transaction.
         3. Offsets are committed to Kafka: for lag tools, and for a worker without this store.
 
         Killed before 2, the former checkpoint holds: files are cut back to it, Kafka sees the span again with equal
@@ -144,56 +200,75 @@ class Checkpoints:
         UndeliveredError where brokers did not take what was written: then `roll_back`.
         """
         began = time.monotonic()
-        engine, store, sinks, source, _, partitions = self._parts
         try:
-            # with exactly-once the transaction flushes, too
-            if not self._settings.exactly_once and not self._broker_wait.run(sinks.flush):
-                logger.warning(
-                    "outputs were not taken in time: what came since the last checkpoint will be scored again"
-                )
+            if not self._flush():
+                logger.warning("outputs not flushed in time: events since the last checkpoint will be scored again")
                 return False
             meta = self.meta()
-            with engine.streams.draining() as rows:
-                if partitions is not None and isinstance(source, KafkaSource):
-                    partitions.commit(source, meta, self._broker_wait.run)
-                else:
-                    store.save(rows, (), meta)
+            with self._parts.streams.draining() as rows:
+                self._save(rows, meta)
         except (NotWrittenError, UnsavedError) as error:
             self._defer(error)
             return False
-        if partitions is None:
-            self._broker_wait.run(lambda: source.commit(self.offsets))
+        self._commit_offsets()
         self.dirty = False
         self._roll_backs = 0
         self._start_offsets, self._sink_positions = {}, meta["sinks"]
         self._at = time.monotonic()
         if self.last_error is not None:
-            logger.info("checkpoints are made again, after %.0f s without", self._at - self._failing_since)
+            logger.info("checkpoints work again, after %.0f s without", self._at - self._failing_since)
             self.last_error = None
-        self._reporter.checkpoint(self._at - began)
+        self._observe(self._at - began)
         return True
+
+    def commit_soon(self) -> None:
+        """Let one be made in this turn."""
+        self.dirty, self._at = True, -math.inf
 
     def meta(self) -> dict[str, Any]:
         """Return what a checkpoint says beside the states."""
         return {
             "version": META_VERSION,
-            "layout": self._parts.engine.streams.states.layout,
+            "layout": self._parts.streams.states.layout,
             "offsets": [[*partition, offset] for partition, offset in sorted(self.offsets.items())],
             "beginnings": self._parts.source.fingerprints(),
             "sinks": self._parts.sinks.position(),
-            "newest": self._reporter.newest,
             **self.metadata,
         }
 
+    def _flush(self) -> bool:
+        """Return whether all outputs are written; False where a stop cannot wait for that."""
+        return self._parts.broker_wait.run(self._parts.sinks.flush)
+
+    @abstractmethod
+    def _save(self, rows: Iterator[tuple[str, bytes]], meta: Mapping[str, Any]) -> None:
+        """Save changed streams and the meta document, all or nothing."""
+
+    def _commit_offsets(self) -> None:
+        """Tell the source what has been processed for good."""
+
     def _defer(self, error: Exception) -> None:
         """Go on without a checkpoint, which is tried again after the usual interval."""
-        self._reporter.no_checkpoint()
+        self._parts.metrics.checkpoint_failures.inc()
         self._at = time.monotonic()
         if self.last_error is None:
             self._failing_since = self._at
             interval = self._settings.state.checkpoint_interval_seconds
-            logger.error("no checkpoint: %s. Scoring goes on; it is tried again every %g s", error, interval)
+            logger.error("no checkpoint: %s. Scoring continues; retrying every %g s", error, interval)
         self.last_error = error
+
+    def _observe(self, seconds: float) -> None:
+        """Show that one was made, and how large the fleet is."""
+        metrics, streams = self._parts.metrics, self._parts.streams
+        metrics.checkpoint_seconds.observe([seconds])
+        metrics.last_checkpoint_timestamp.set_to_current_time()
+        metrics.events_unsaved.set(0)
+        metrics.streams_warming.set(streams.warming())
+        metrics.streams_blocked.set(streams.blocked())
+        metrics.lanes.set(streams.lane_count())
+        metrics.device_memory.set(streams.device_bytes)
+        if seconds > self._settings.state.checkpoint_interval_seconds:
+            logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
 
     # -- and back -----------------------------------------------------------------------------------------------------
 
@@ -205,26 +280,21 @@ class Checkpoints:
         self._roll_backs += 1
         if self._roll_backs > MAX_ROLL_BACKS:
             raise KafkaConnectorError(f"no checkpoint could be made, {MAX_ROLL_BACKS} times in a row: {why}") from why
-        logger.warning("going back to the last checkpoint: %s", why)
-        engine, store, sinks, source, incidents, partitions = self._parts
-        sinks.restore(self._sink_positions)
-        incidents.clear()
-        if partitions is not None and isinstance(source, KafkaSource):
-            partitions.roll_back(source, self._broker_wait.until_brokers_answer)
-        else:
-            if isinstance(why, UndeliveredError):
-                self._reporter.no_checkpoint()
-            engine.streams.roll_back()
-            incidents.found(store.open_incidents())
-            self.offsets.update(self._start_offsets)
-            source.rewind(self._start_offsets)
-        if sinks.writer is not None and not self._settings.exactly_once:
-            self._broker_wait.until_brokers_answer(sinks.writer.reopen)
+        logger.warning("rolling back to the last checkpoint: %s", why)
+        self._parts.sinks.restore(self._sink_positions)
+        self._parts.incidents.clear()
+        self._restore(why)
+        if self._parts.sinks.writer is not None:
+            self._parts.broker_wait.until_brokers_answer(self._parts.sinks.reopen)
         self._start_offsets = {}
         self.dirty = False
 
+    @abstractmethod
+    def _restore(self, why: Exception) -> None:
+        """Bring states, incidents and source back to the last checkpoint."""
 
-def check_layout(meta: dict[str, Any], settings: Settings, layouts: Sequence[str], version: str) -> None:
+
+def check_layout(meta: Mapping[str, Any], settings: Settings, layouts: Sequence[str], version: str) -> None:
     """Refuse states that this version cannot read at once, not when the first of these streams comes.
 
     `meta` is the store's, `layouts` are those that this version reads, its own first; raises StateError.
