@@ -40,7 +40,7 @@ class RebalanceCallbacks:
     `start(partition)` is asked after `on_assigned`: the offset to begin at, from the local store, which rules over what
     is committed in Kafka; None where it knows none. `on_revoked` comes before the partitions are given away, while
     `commit` of their offsets still works (checkpoint there); `on_lost` when others may already have them. `on_placed`
-    tells where reading begins or goes on: at the assignment, after a seek, and where the broker does not hold what was
+    tells where reading starts or resumes: at the assignment, after a seek, and where the broker does not hold what was
     to be read next.
     """
 
@@ -64,7 +64,7 @@ class DaemonSource(Source, Protocol):
 
     @property
     def problems(self) -> Mapping[str, OngoingProblem]:
-        """What fails in threads of its own, by the name that metrics give it."""
+        """What fails in background threads, by the name that metrics give it."""
 
     @property
     def rewinds(self) -> bool:
@@ -87,7 +87,7 @@ class DaemonSource(Source, Protocol):
 
 
 class Sink(Protocol):
-    """What every sink can do beside writing."""
+    """What every sink can do besides writing."""
 
     @property
     def full(self) -> bool:

@@ -44,7 +44,7 @@ class SinkGroup:
             self.writer.open()
 
     def reopen(self) -> None:
-        """Connect anew to Kafka after a failure; what was not delivered is forgotten."""
+        """Connect to Kafka again after a failure; what was not delivered is forgotten."""
         if self.writer is not None:
             self.writer.reopen()
 

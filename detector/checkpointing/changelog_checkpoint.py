@@ -77,7 +77,7 @@ class ChangelogCheckpointer(Checkpointer):
         self._store.restrict_to(())
 
     def start(self) -> None:
-        """Start to read changelogs, in advance where this worker stands by."""
+        """Start to read changelogs, in advance on a standby."""
         self._recovery.start()
 
     def close(self) -> None:
@@ -137,10 +137,10 @@ class ChangelogCheckpointer(Checkpointer):
             self._source.seek({partition: offset})
 
     def on_placed(self, offsets: Mapping[Partition, int]) -> None:
-        """Note where reading begins or goes on; what was not known is committed at once."""
+        """Note where reading starts or resumes; what was not known is committed at once."""
         for partition in offsets:
             self._parts.incidents.found(self._store.open_incidents(partition))
-        # what was decided holds from now on, also for whoever has these partitions next
+        # the next owner of these partitions must find the same offsets
         self.dirty = True
         news = False
         for partition, offset in offsets.items():
@@ -226,7 +226,7 @@ class ChangelogCheckpointer(Checkpointer):
         self._repartitioned.clear()
         mine = [*self.offsets, *self.restoring]
         self._source.hold(mine)
-        # it ends what was open, so that nothing of ours stands in the changelog's way
+        # it ends an open transaction, which would block readers of the changelog
         self._parts.broker_wait.until_brokers_answer(self._writer.reopen)
         self._restore_states(mine)
 
@@ -276,7 +276,7 @@ class ChangelogCheckpointer(Checkpointer):
         return places
 
     def _position_of(self, partition: Partition, offset: int, mark: Future) -> PartitionPosition:
-        """Return what the store stands for once a mark has been written."""
+        """Return the store's position once a mark has been written."""
         after = int(mark.value.offset) + 2  # the transaction's own mark comes next
         return PartitionPosition(self._recovery.identity(partition.topic), after, offset, self._writer.transactional_id)
 

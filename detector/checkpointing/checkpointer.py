@@ -19,7 +19,7 @@ from connectors.kafka.writer import UndeliveredError
 from connectors.protocols import DaemonSource, NotWrittenError
 from connectors.sink_group import SinkGroup
 from detector.checkpointing.deadlines import BrokerWait
-from detector.checkpointing.sqlite import UnsavedError
+from detector.checkpointing.state_directory import UnsavedError
 from detector.checkpointing.store import SqliteStore
 from detector.config.settings import Settings
 from detector.engine.open_incidents import OpenIncidents
@@ -154,7 +154,7 @@ class Checkpointer(ABC):
 
     @abstractmethod
     def on_placed(self, offsets: Mapping[Partition, int]) -> None:
-        """Note where reading begins or goes on."""
+        """Note where reading starts or resumes."""
 
     def revoke(self, partitions: list[Partition]) -> None:
         """Save what was done, then forget where these partitions stand: the next owner moves them on."""
@@ -183,7 +183,7 @@ class Checkpointer(ABC):
             self.offsets.pop(partition, None)
             self._start_offsets.pop(partition, None)
 
-    # -- forth --------------------------------------------------------------------------------------------------------
+    # -- commit -------------------------------------------------------------------------------------------------------
 
     def commit(self) -> bool:
         """Make everything so far durable, as one point in the stream; return whether it is.
@@ -196,7 +196,7 @@ class Checkpointer(ABC):
         Killed before 2, the former checkpoint holds: files are cut back to it, Kafka sees the span again with equal
         scores. Killed between 2 and 3, the store's offsets rule over Kafka's.
 
-        Where there is no room for it scoring goes on, and it is tried again after the usual interval. Raises
+        Where there is no room for it scoring continues, and it is tried again after the usual interval. Raises
         UndeliveredError where brokers did not take what was written: then `roll_back`.
         """
         began = time.monotonic()
@@ -226,7 +226,7 @@ class Checkpointer(ABC):
         self.dirty, self._at = True, -math.inf
 
     def meta(self) -> dict[str, Any]:
-        """Return what a checkpoint says beside the states."""
+        """Return what a checkpoint says besides the states."""
         return {
             "version": META_VERSION,
             "layout": self._parts.streams.states.layout,
@@ -270,7 +270,7 @@ class Checkpointer(ABC):
         if seconds > self._settings.state.checkpoint_interval_seconds:
             logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
 
-    # -- and back -----------------------------------------------------------------------------------------------------
+    # -- roll back ----------------------------------------------------------------------------------------------------
 
     def roll_back(self, why: Exception) -> None:
         """Go back to the last checkpoint: streams that changed since come back from the store.
@@ -305,5 +305,6 @@ def check_layout(meta: Mapping[str, Any], settings: Settings, layouts: Sequence[
             f"state directory {settings.state.directory}: its states were written by longwatch"
             f" {meta.get('longwatch')} in layout {meta['layout']}, this one ({version}, model.horizons"
             f" {list(settings.model.horizons)}) reads {layouts[0]}: go back to that version and its"
-            f" model.horizons, or set state.directory to a new directory{changelog}, and every stream learns anew"
+            f" model.horizons, or set state.directory to a new directory{changelog}, and every stream starts from an"
+            " empty state"
         )

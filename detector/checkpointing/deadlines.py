@@ -1,4 +1,4 @@
-"""Waiting for brokers without seeming dead: work in a thread of its own, given up where it is too late."""
+"""Waiting for brokers while the loop is seen to be alive: work in another thread, abandoned after a deadline."""
 
 from __future__ import annotations
 

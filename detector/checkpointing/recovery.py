@@ -28,7 +28,7 @@ from connectors.kafka.diagnosis import unreachable_brokers
 from connectors.kafka.errors import KafkaConnectorError, explain_error, is_permanent
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.transactions import end_transaction_of
-from detector.checkpointing.sqlite import UnsavedError
+from detector.checkpointing.state_directory import UnsavedError
 from detector.checkpointing.store import PartitionPosition, PartitionRow, SqliteStore
 from detector.errors import StateError
 from detector.state.records import incident_of
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 POLL_MS = 100
 QUIET_MS = 20  # while a partition waits to be restored
 PROGRESS_LOG_SECONDS = 5.0  # between two lines about progress
-# Standing before an open transaction for so long: its worker is gone, or it would have ended it before it let go
+# Blocked by an open transaction for so long: its worker is gone, or it would have ended it before the revocation
 STALE_TRANSACTION_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 STOP_SECONDS = 2.0
@@ -57,7 +57,7 @@ class Restored:
     streams: int  # rows that were read
     seconds: float
     empty: bool  # the changelog holds nothing, so what the store has must be written to it
-    damaged: int  # records whose streams learn anew
+    damaged: int  # records whose streams start from an empty state
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class _RecoveringPartition:
 
 
 def _incident(entry: Entry, partition: Partition) -> int | None:
-    """Return what the store keeps of an open incident; where a former version has not told, the row does."""
+    """Return what the store keeps of an open incident; where a former version did not write it, the row says it."""
     if entry.incident is not None:
         return partition_hash(*partition) if entry.incident else None
     try:
@@ -113,7 +113,7 @@ class ChangelogRecovery(threading.Thread):
         self._progress_throttle = LogThrottle(PROGRESS_LOG_SECONDS)
         self.standby_ready = not standby  # whether everything that stood in the changelogs at the start has been read
         self.problem = OngoingProblem()
-        self.progress = 0  # counts rows and ends, for whoever wants to see that it moves
+        self.progress = 0  # counts rows and ends, to show that it moves
 
     def restore(self, partitions: Iterable[Partition]) -> None:
         """Bring these partitions' rows in step, or see once more that they are."""
@@ -160,7 +160,7 @@ class ChangelogRecovery(threading.Thread):
                 finally:
                     changelogs.close()
             except OffsetOutOfRangeError:
-                self._retry("a changelog has become shorter: what it held is looked at anew")
+                self._retry("a changelog was truncated: checking its offsets again")
             except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
                 why = explain_error(error, self._settings, topic="the changelog", right=RIGHTS)
                 if is_permanent(error):
@@ -168,7 +168,7 @@ class ChangelogRecovery(threading.Thread):
                     return
                 self._retry(f"reading the changelog fails: {unreachable_brokers(self._settings) or why}")
             except UnsavedError as error:
-                self._retry(f"restoring waits: {error}")
+                self._retry(f"restoring paused: {error}")
             except ChangelogError as error:
                 self._failure = KafkaConnectorError(str(error))
                 return
@@ -188,21 +188,21 @@ class ChangelogRecovery(threading.Thread):
         prepared: dict[str, int] = {}
         while not self._stopping.is_set():
             self._sync_assignment(changelogs, prepared)
-            waiting = any(recovering.end is not None for recovering in self._recovering.values())
+            waiting = any(task.end is not None for task in self._recovering.values())
             polled = changelogs.poll(QUIET_MS if waiting else POLL_MS)
             if not self._recovering:
                 self._stopping.wait(QUIET_MS / 1000)
             for partition, records in polled.items():
-                if recovering := self._recovering.get(partition):
-                    self._apply(partition, recovering, records)
-            for partition, recovering in list(self._recovering.items()):
-                self._finish_if_restored(changelogs, partition, recovering)
+                if task := self._recovering.get(partition):
+                    self._apply(partition, task, records)
+            for partition, task in list(self._recovering.items()):
+                self._finish_if_restored(changelogs, partition, task)
             self._log_progress()
             if not self.standby_ready:
                 self.standby_ready = all(changelogs.position(p) >= f.goal for p, f in self._recovering.items())
 
     def _sync_assignment(self, changelogs: Changelogs, prepared: dict[str, int]) -> None:
-        """Begin with what was requested since, and with what is followed in advance; leave what was let go."""
+        """Begin with what was requested since, and with what is followed in advance; drop what was revoked."""
         with self._lock:
             requested, self._requested = self._requested, set()
             owned = set(self._owned)
@@ -236,10 +236,10 @@ class ChangelogRecovery(threading.Thread):
         ends = changelogs.ends(requested | others) if requested | others else {}
         places = self._store.positions()
         for partition, (first, end) in ends.items():
-            recovering = self._start_recovery(changelogs, partition, places.get(partition), first, end)
-            recovering.end, recovering.goal = end if partition in requested else None, end
-            self._recovering[partition] = recovering
-        changelogs.follow({partition: recovering.stored.position for partition, recovering in self._recovering.items()})
+            task = self._start_recovery(changelogs, partition, places.get(partition), first, end)
+            task.end, task.goal = end if partition in requested else None, end
+            self._recovering[partition] = task
+        changelogs.follow({partition: task.stored.position for partition, task in self._recovering.items()})
 
     def _start_recovery(
         self,
@@ -259,30 +259,30 @@ class ChangelogRecovery(threading.Thread):
             PartitionPosition(identity, first, None), assembler, first=first, whole=True, former=stored
         )
 
-    def _replace(self, partition: Partition, recovering: _RecoveringPartition) -> None:
+    def _replace(self, partition: Partition, task: _RecoveringPartition) -> None:
         """Let the rows that are here make room for those of the changelog."""
-        former = recovering.former
+        former = task.former
         if former is not None and former.identity != ADOPTED:
             logger.warning(
                 "%s/%d: the changelog is not the one that the local store is a copy of (it holds %d to %d, the store is"
-                " at %d): the store's copy is built anew",
-                *(*partition, recovering.first, recovering.goal, former.position),
+                " at %d): rebuilding the local copy",
+                *(*partition, task.first, task.goal, former.position),
             )
         self._store.clear(partition)
 
-    def _apply(self, partition: Partition, recovering: _RecoveringPartition, records: list[RawRecord]) -> None:
-        if recovering.whole and not recovering.records:
-            self._replace(partition, recovering)
-        recovering.records += len(records)
+    def _apply(self, partition: Partition, task: _RecoveringPartition, records: list[RawRecord]) -> None:
+        if task.whole and not task.records:
+            self._replace(partition, task)
+        task.records += len(records)
         rows: dict[str, PartitionRow] = {}
-        stored, damaged = recovering.stored, recovering.assembler.damaged
+        stored, damaged = task.stored, task.assembler.damaged
         offset, member = stored.source_offset, stored.member
         for at, _, key, value in records:
-            entry = recovering.assembler.take(at, key, value)
+            entry = task.assembler.take(at, key, value)
             if entry is None:
                 continue
             if entry.mark is not None:
-                offset, member, recovering.mark = entry.offset, entry.mark.member, entry.mark
+                offset, member, task.mark = entry.offset, entry.mark.member, entry.mark
                 if entry.mark.layout not in self._layouts:
                     raise self._other_layout(partition, entry.mark)
                 if entry.mark.group != self._settings.group_id:
@@ -296,81 +296,75 @@ class ChangelogRecovery(threading.Thread):
             else:
                 frame = entry.row if entry.compressed else compressed(entry.row)
                 rows[entry.stream] = PartitionRow(entry.stream, frame, _incident(entry, partition))
-        recovering.stored = PartitionPosition(
-            stored.identity, recovering.assembler.resume(records[-1][0] + 1), offset, member
-        )
-        recovering.rows += len(rows)
-        recovering.moved_at = time.monotonic()
+        task.stored = PartitionPosition(stored.identity, task.assembler.resume(records[-1][0] + 1), offset, member)
+        task.rows += len(rows)
+        task.moved_at = time.monotonic()
         self.progress += len(rows)
-        self._store.save_partitions({partition: list(rows.values())}, {partition: recovering.stored})
-        if recovering.assembler.damaged > damaged:
+        self._store.save_partitions({partition: list(rows.values())}, {partition: task.stored})
+        if task.assembler.damaged > damaged:
             logger.error(
                 "%s/%d: %d records of the changelog are damaged (checksum mismatch), the last before offset %d: their"
-                " streams learn anew",
-                *(*partition, recovering.assembler.damaged - damaged, recovering.stored.position),
+                " streams start from an empty state",
+                *(*partition, task.assembler.damaged - damaged, task.stored.position),
             )
 
-    def _finish_if_restored(
-        self, changelogs: Changelogs, partition: Partition, recovering: _RecoveringPartition
-    ) -> None:
-        """See whether a partition is restored; where it stands before an open transaction, end that."""
-        if recovering.end is None:
+    def _finish_if_restored(self, changelogs: Changelogs, partition: Partition, task: _RecoveringPartition) -> None:
+        """See whether a partition is restored; where an open transaction blocks it, end that."""
+        if task.end is None:
             return
         position = changelogs.position(partition)
-        if (safe := recovering.assembler.resume(position)) > recovering.stored.position:
-            recovering.stored = recovering.stored._replace(position=safe)
-            recovering.moved_at = time.monotonic()
-        if position < recovering.end:
-            if time.monotonic() - recovering.moved_at > STALE_TRANSACTION_SECONDS and not recovering.ended:
-                recovering.ended = True
-                self._end_transaction(partition, recovering.stored.member)
+        if (safe := task.assembler.resume(position)) > task.stored.position:
+            task.stored = task.stored._replace(position=safe)
+            task.moved_at = time.monotonic()
+        if position < task.end:
+            if time.monotonic() - task.moved_at > STALE_TRANSACTION_SECONDS and not task.ended:
+                task.ended = True
+                self._end_transaction(partition, task.stored.member)
             return
-        source_offset = recovering.stored.source_offset
-        if (
-            empty := recovering.whole and not recovering.records
-        ):  # the rows that are here, if any, are all that there is
-            source_offset = None if recovering.former is None else recovering.former.source_offset
+        source_offset = task.stored.source_offset
+        if empty := task.whole and not task.records:  # the rows that are here, if any, are all that there is
+            source_offset = None if task.former is None else task.former.source_offset
         else:
-            self._check(partition, recovering)
-            self._store.save_partitions({}, {partition: recovering.stored})
+            self._check(partition, task)
+            self._store.save_partitions({}, {partition: task.stored})
         del self._recovering[partition]
         changelogs.follow({p: f.stored.position for p, f in self._recovering.items()})
-        seconds = time.monotonic() - recovering.began
+        seconds = time.monotonic() - task.began
         restored = Restored(
-            *(partition, source_offset, recovering.rows, seconds, empty),
-            recovering.assembler.damaged,
+            *(partition, source_offset, task.rows, seconds, empty),
+            task.assembler.damaged,
         )
         with self._lock:
             if partition in self._owned and partition not in self._requested:
                 self._finished.append(restored)
         self.progress += 1
 
-    def _check(self, partition: Partition, recovering: _RecoveringPartition) -> None:
-        mark = recovering.mark
+    def _check(self, partition: Partition, task: _RecoveringPartition) -> None:
+        mark = task.mark
         changelog = f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition}"
-        if recovering.whole and mark is None:
+        if task.whole and mark is None:
             logger.error(
                 "%s holds states but does not say for which offset: it has been truncated; streams whose states are"
-                " missing learn anew",
+                " missing start from an empty state",
                 changelog,
             )
-        elif recovering.whole and mark is not None and (held := self._store.row_count(partition)) < mark.streams:
+        elif task.whole and mark is not None and (held := self._store.row_count(partition)) < mark.streams:
             logger.error(
                 "%s holds %d states of at least %d that were written: it has been truncated, or was not compacted but"
-                " deleted; the others learn anew",
+                " deleted; the other streams start from an empty state",
                 *(changelog, held, mark.streams),
             )
 
     def _other_layout(self, partition: Partition, mark: Mark) -> StateError:
         """Return the error for states of another version; what was read of them leaves the store."""
-        for other, recovering in self._recovering.items():
-            if recovering.rows:
+        for other, task in self._recovering.items():
+            if task.rows:
                 self._store.clear(other)
         return StateError(
             f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition}: its states were last"
             f" written by longwatch {mark.longwatch} in layout {mark.layout}, this one reads {self._layouts[0]}:"
             f" run the same longwatch (and model.horizons) on every worker of group {mark.group}, or set"
-            " kafka.changelog_topic to a new name, and every stream learns anew"
+            " kafka.changelog_topic to a new name, and every stream starts from an empty state"
         )
 
     def _end_transaction(self, partition: Partition, member: str) -> None:
@@ -392,10 +386,8 @@ class ChangelogRecovery(threading.Thread):
         if not self._progress_throttle.due():
             return
         now = time.monotonic()
-        for partition, recovering in self._recovering.items():
-            if recovering.end is not None and now - recovering.began > PROGRESS_LOG_SECONDS:
-                done = (recovering.stored.position - recovering.first) / max(1, recovering.end - recovering.first)
-                rate = recovering.rows / (now - recovering.began)
-                logger.info(
-                    "restoring %s/%d: %.0f %%, %d states, %.0f/s", *partition, 100 * done, recovering.rows, rate
-                )
+        for partition, task in self._recovering.items():
+            if task.end is not None and now - task.began > PROGRESS_LOG_SECONDS:
+                done = (task.stored.position - task.first) / max(1, task.end - task.first)
+                rate = task.rows / (now - task.began)
+                logger.info("restoring %s/%d: %.0f %%, %d states, %.0f/s", *partition, 100 * done, task.rows, rate)

@@ -1,4 +1,4 @@
-"""Where state survives: a row of bytes for each stream, saved together with the offsets that it stands for.
+"""Where state survives: a row of bytes for each stream, saved together with the offsets that it belongs to.
 
 One checkpoint is one transaction, so rows and offsets never tell different stories, whatever ends the process. The
 store is an SQLite database, `state.db`; docs/decisions/003-state-store.md has the figures and the reasons.
@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from connectors.batches import Partition
+from connectors.common.sqlite import ERRORS, transaction
 from connectors.kafka.changelog_format import restored
-from detector.checkpointing.sqlite import (
-    ERRORS,
+from detector.checkpointing.state_directory import (
     FORMAT_VERSION,
     META,
     UPGRADE,
     DamagedStoreError,
     explained,
     lock_directory,
-    open_database,
+    open_store,
     put_aside,
     verified_meta,
 )
@@ -38,7 +38,7 @@ from detector.state.records import incident_of
 
 logger = logging.getLogger(__name__)
 
-PLAIN, ZSTD = 1, 2  # stands beside every row: the row itself, or the frame that the changelog has
+PLAIN, ZSTD = 1, 2  # of every row: the row itself, or the frame that the changelog has
 MAX_ROW_BYTES = 1 << 28  # rows are tens of KB; SQLite itself ends at 10^9 bytes
 
 _SAVE_ROW = (
@@ -101,12 +101,12 @@ class SqliteStore:
         self._ids: dict[Partition, int] = {}  # of places
         try:
             try:
-                self._db = open_database(self.directory)
+                self._db = open_store(self.directory)
             except DamagedStoreError as error:
                 if not is_cache:
                     raise
                 logger.error("%s", self._set_aside(error, "are read"))  # noqa: TRY400 - one line tells it
-                self._db = open_database(self.directory)
+                self._db = open_store(self.directory)
         except BaseException:
             os.close(self._lock_fd)
             raise
@@ -116,10 +116,10 @@ class SqliteStore:
         return DamagedStoreError(error.what, f"it lies in {lies.name} now, and its states {read} from the changelog")
 
     def _explained(self, error: sqlite3.Error | UnicodeDecodeError, doing: str) -> StateError:
-        told = explained(self.directory, error, doing)
-        if self._is_cache and isinstance(told, DamagedStoreError):
-            return self._set_aside(told, "will be read, once longwatch is started again,")
-        return told
+        explained_error = explained(self.directory, error, doing)
+        if self._is_cache and isinstance(explained_error, DamagedStoreError):
+            return self._set_aside(explained_error, "will be read, once longwatch is started again,")
+        return explained_error
 
     def save(self, changed: Iterable[tuple[str, bytes]], deleted: Iterable[str], meta: Mapping[str, Any]) -> None:
         """Store rows, deletions and the meta document in one transaction; durable when it returns."""
@@ -132,18 +132,10 @@ class SqliteStore:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield self._db
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            try:
-                if self._db.in_transaction:  # SQLite has ended it itself after some errors, a full disk among them
-                    self._db.execute("ROLLBACK")
-            except ERRORS:
-                logger.exception("state directory %s: the rollback failed too", self.directory)
-            if isinstance(error, ERRORS):
-                raise self._explained(error, "save to") from error
-            raise
+            with transaction(self._db) as db:
+                yield db
+        except ERRORS as error:
+            raise self._explained(error, "save to") from error
 
     def load(self, names: Sequence[str]) -> list[bytes | None]:
         """Return the rows of these streams in order, None for a stream without one.
@@ -224,7 +216,7 @@ class SqliteStore:
         return {Partition(topic, number): PartitionPosition(*rest) for topic, number, *rest in found}
 
     def clear(self, partition: Partition | None) -> None:
-        """Remove a partition's rows, to build them anew; None: forget how rows belong to partitions, keep them all."""
+        """Remove a partition's rows, to rebuild them; None: forget how rows belong to partitions, keep them all."""
         with self._mutex, self._transaction() as db:
             if partition is None:
                 db.execute("DELETE FROM places")  # their numbers are never given again

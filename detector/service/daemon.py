@@ -101,7 +101,7 @@ class Daemon:
         self.promotion.begin()
         # an empty one first, which tells file sinks where this run began
         if not self.checkpointer.commit() and self.checkpointer.last_error is not None:
-            raise self.checkpointer.last_error  # nothing has been read yet: better told at once than when it has been
+            raise self.checkpointer.last_error  # nothing has been read yet: better to fail at once than later
         gc.collect()
         gc.freeze()  # all that is loaded: to look through it again and again took a sixth of all CPU time
         self.notifier.ready("scoring")
@@ -168,7 +168,7 @@ class Daemon:
                     self.sinks.write_alerts(step.alerts)
                     self.checkpointer.record_repartitioned(step.repartitioned)
                     self.incidents.step(part, step)
-                    self.reporter.step(part, step, anew=reset)
+                    self.reporter.step(part, step, reset=reset)
                 rejected += refused
             self._reject(rejected, len(batch))
             self.clock.ends("emit")

@@ -57,7 +57,7 @@ class Readiness:
         self._reporter, self._problems = reporter, problems
 
     def ready(self) -> tuple[bool, str]:
-        """Return whether events are scored, and why not, or a word on how it stands."""
+        """Return whether events are scored, and why not, or a word on its state."""
         if self._broker_wait.shutting_down:
             return False, "stopping"
         if overdue := self._checkpointer.overdue():
@@ -65,12 +65,12 @@ class Readiness:
         if restoring := len(self._checkpointer.restoring):
             return False, f"restoring the states of {restoring} partitions"
         problems = {part: problem.persistent() for part, problem in self._problems.items()}
-        if told := "; ".join(text for part, text in problems.items() if text and part != "retraining"):
-            return False, told
+        if failing := "; ".join(text for part, text in problems.items() if text and part != "retraining"):
+            return False, failing
         if (standby := self._checkpointer.standby) is not None:
             return standby
         if not self.rebalance.assigned:
             return False, "waiting for partitions"
         # ready all the same: a restart would not help, and others would get no more of what cannot be read; without a
-        # retraining scoring goes on with the model as it is
+        # retraining scoring continues with the model as it is
         return True, "; ".join(filter(None, (self._reporter.nothing_read or "scoring", problems["retraining"])))

@@ -1,6 +1,6 @@
 """How much memory states may take: what is set, or a share of what the machine or the process's cgroup has.
 
-The process needs some more beside them (docs/limits.md): the interpreter with torch and compiled kernels, a batch on
+The process needs some more (docs/limits.md): the interpreter with torch and compiled kernels, a batch on
 its way, a retraining.
 """
 

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from detector.config.settings import ModelSettings, Settings, SettingsError
+from detector.config.sections import ModelSettings
+from detector.config.settings import Settings, SettingsError
 from training.network.horizons import SHIPPED_HORIZONS
 from training.network.registry import Registry, RegistryError
 from training.network.shape import ModelError, Shape

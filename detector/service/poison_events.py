@@ -150,7 +150,7 @@ class PoisonGuard:
             self._engine.streams.restore(before)
             return None
         logger.error(
-            "stream %r begins anew: the engine raised on %d of its events one after the other, and does not on an empty"
+            "state of stream %r was reset: the engine raised on %d of its events in a row, and does not on an empty"
             " state: %s: %s",
             name, self._failing[name], type(failure).__name__, failure, exc_info=failure,
         )  # fmt: skip

@@ -38,7 +38,7 @@ class RebalanceHandler:
 
     def _on_assigned(self, partitions: list[Partition]) -> None:
         if not self.assigned:
-            # a topic that cannot be written is told now, not at the first alert
+            # a topic that cannot be written fails now, not at the first alert
             self._broker_wait.until_brokers_answer(self._sinks.open)
         self.assigned = True
         self._checkpointer.assign(partitions)

@@ -32,17 +32,17 @@ class Reporter:
     def __init__(self, metrics: Metrics, settings: Settings, streams: StreamCache) -> None:
         self._metrics, self._settings, self._streams = metrics, settings, streams
         self.newest = 0.0  # time of the newest event, s
-        self._told_moved: set[str] = set()
+        self._logged_moved: set[str] = set()
         self._moved_back = StreamWarnings("went back in time: their late events agree, so their clocks had been ahead")
         self._blocked = StreamWarnings(f"drop everything: the last {BLOCKED} events of each were late or duplicates")
         self._evictions = LogThrottle()  # for want of memory
         self._refusals = RejectionLog(settings)
         self._summary = RunSummary()
 
-    def step(self, batch: EventBatch, step: Step, *, anew: bool = False) -> None:
-        """Tell what a batch brought; `anew`: its one stream's state was given up for it."""
+    def step(self, batch: EventBatch, step: Step, *, reset: bool = False) -> None:
+        """Tell what a batch brought; `reset`: its one stream's state was given up for it."""
         self._count(batch, step)
-        self._metrics.streams_begun_anew["engine_error"].inc(anew)
+        self._metrics.streams_begun_anew["engine_error"].inc(reset)
         self._tell_evictions(step.evicted_for_memory)
         self.alerts(step.alerts)
         for back in step.moved_back:
@@ -55,8 +55,8 @@ class Reporter:
             )
         self.look()
         for name in step.repartitioned[:10]:
-            if name not in self._told_moved and len(self._told_moved) < MAX_LOGGED_MOVES:
-                self._told_moved.add(name)
+            if name not in self._logged_moved and len(self._logged_moved) < MAX_LOGGED_MOVES:
+                self._logged_moved.add(name)
                 logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
 
     def begin(self, newest: float) -> None:

@@ -1,4 +1,4 @@
-"""Retraining beside the daemon's loop: one background thread that learns while scoring goes on.
+"""Retraining in the background: one thread that learns while the daemon's loop scores.
 
 It works on copies only (a model, windows of lanes) and hands back a `RetrainResult`; the loop alone changes the engine.
 """
@@ -94,7 +94,7 @@ class Retrainer:
             logger.info("retraining was given up: the daemon stops")
             return
         except BaseException as error:
-            logger.exception("retraining failed; scoring goes on with the model as it is")
+            logger.exception("retraining failed; scoring continues with the present model")
             outcome = RetrainResult("failed", f"{type(error).__name__}: {error}")
         outcome = replace(outcome, seconds=time.monotonic() - began)
         logger.info("retraining %s after %.1f s: %s", outcome.outcome, outcome.seconds, outcome.reason)
@@ -109,7 +109,7 @@ class Retrainer:
         budget_seconds: float,
         learning: Learning,
     ) -> RetrainResult:
-        # At full priority: while it is imported it holds Python's lock, and whoever scores would wait for us
+        # At full priority: while it is imported it holds Python's lock, and scoring would wait for us
         import torch  # noqa: PLC0415 - it takes seconds and 300 MB, which a fleet too small to learn from never needs
 
         from training.retrain.challenger import retrain  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What systemd is told of us (sd_notify's protocol); nothing where systemd did not start us."""
+"""Notifications to systemd (sd_notify's protocol); nothing where systemd did not start us."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Notifier:
         if self._address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
-        self._told_of_failure = False
+        self._failure_logged = False
         # Half the deadline, as systemd advises: one beat may come late.
         self.watchdog_interval_seconds = _watchdog_usec(environ) / 2e6
         self._next_beat = 0.0
@@ -55,9 +55,11 @@ class Notifier:
         try:
             self._socket.sendto(message.encode(), self._address)
         except OSError as error:
-            if not self._told_of_failure:
-                logger.warning("systemd could not be told %r: %s; its watchdog may end the daemon", message, error)
-                self._told_of_failure = True
+            if not self._failure_logged:
+                logger.warning(
+                    "systemd could not be notified of %r: %s; its watchdog may end the daemon", message, error
+                )
+                self._failure_logged = True
 
 
 def _watchdog_usec(environ: Mapping[str, str]) -> int:

@@ -51,7 +51,7 @@ def kill(
     if moment == "as it starts":
         daemon.line("state directory .*: ")
     elif moment == "as it restores":
-        daemon.line("longwatch .* going on")
+        daemon.line("longwatch .* resumed")
     elif moment == "as it saves":
         daemon.line("running on")
         before = written.stat().st_mtime_ns

@@ -302,7 +302,7 @@ def test_scoring_continues_while_retraining_and_a_new_model_survives_kill_9(tmp_
     assert max(pauses) < seconds / 2, f"scoring paused {max(pauses):.1f} s of a retraining of {seconds:.1f} s"
 
     with Longwatch(tmp_path, settings | {"training.enabled": False}) as daemon:
-        assert daemon.line(r"going on\); model (\w+)$")[1] == model
+        assert daemon.line(r"resumed\); model (\w+)$")[1] == model
         samples = daemon.work_until(lambda found: found("events_scored_total") > 400, "scoring goes on")
         assert version(samples) == model
         assert daemon.terminate()[0] == 0
@@ -324,7 +324,7 @@ def test_after_a_change_of_cell_streams_keep_their_history(tmp_path: Path) -> No
         assert daemon.terminate()[0] == 0
 
     with Longwatch(tmp_path, settings | {"model.cell": "rnn", "source.speed": 0}) as daemon:
-        daemon.line(r": rnn on cpu.*5 streams, going on")
+        daemon.line(r": rnn on cpu.*5 streams, resumed")
         assert daemon.wait() == 0
 
     scores = read_lines(tmp_path / "scores.jsonl")

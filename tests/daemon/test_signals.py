@@ -184,5 +184,5 @@ def test_sighup_is_ignored_and_a_cpu_limit_ends_the_daemon_cleanly(daemon: Longw
     assert len(read_lines(tmp_path / "scores.jsonl")) == 40
     again = Longwatch(tmp_path, daemon.settings, stdin=subprocess.DEVNULL)
     with again:
-        again.line("1 streams, going on")  # the checkpoint was made
+        again.line("1 streams, resumed")  # the checkpoint was made
         assert again.wait() == 0

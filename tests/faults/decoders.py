@@ -34,7 +34,7 @@ from connectors.kafka.oauth import TokenError, from_file
 from connectors.kafka.record_parser import CompiledPartitionRecords
 from connectors.webhook.outbox import NewMessage, Outbox, OutboxError
 from connectors.webhook.standard_webhooks import webhook_body
-from detector.checkpointing.sqlite import DATABASE
+from detector.checkpointing.state_directory import DATABASE
 from detector.checkpointing.store import SqliteStore
 from detector.config.settings import SettingsError, load_settings
 from detector.engine.engine import Engine, EngineSettings

@@ -17,7 +17,7 @@ from connectors.webhook.outbox import NewMessage, Outbox, OutboxFullError
 from connectors.webhook.settings import WebhookSettings
 from connectors.webhook.sink import WebhookSink
 from connectors.webhook.standard_webhooks import webhook_id
-from detector.checkpointing.sqlite import UnsavedError
+from detector.checkpointing.state_directory import UnsavedError
 from detector.checkpointing.store import SqliteStore
 from tests.brokers import Broker
 from tests.daemon.fleet import STEP, make_fleet

@@ -62,9 +62,9 @@ def test_another_worker_takes_over_from_a_killed_one(
     more = {"kafka__session_timeout_seconds": SESSION, "state__standby": standby}
     with Stream(topics, FLEET) as stream, topics.worker("a", **more) as first:
         drip(stream, 0.3)
-        first.line("going on at")
+        first.line("reading from offset")
         with topics.worker("b", **more) as second:
-            second.line("going on at")
+            second.line("reading from offset")
             drip(stream, 0.5)
             time.sleep(1.5)
             first.kill()
@@ -86,7 +86,7 @@ def test_a_restarted_worker_with_the_same_name_resumes_its_partitions(
     with Stream(topics, FLEET) as stream:
         with topics.worker("a", **more) as first:
             drip(stream, 0.3)
-            first.line("going on at")
+            first.line("reading from offset")
             drip(stream, 0.5)
             time.sleep(1.5)
             first.kill()

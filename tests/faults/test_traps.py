@@ -17,7 +17,7 @@ from kafka.admin import NewTopic
 from connectors.kafka.changelog_format import state_key
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.transactions import TransactionalWriter, end_transaction_of
-from detector.checkpointing.sqlite import DATABASE, PAGE_BYTES
+from detector.checkpointing.state_directory import DATABASE, PAGE_BYTES
 from tests.brokers import Broker
 from tests.daemon.fleet import make_fleet
 from tests.daemon.receiver import Receiver

@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from connectors.kafka.changelog_format import Assembler, ChangelogError, restored
-from detector.checkpointing.sqlite import DATABASE
+from detector.checkpointing.state_directory import DATABASE
 from detector.checkpointing.store import SqliteStore
 from detector.config.settings import load_settings
 from detector.errors import StateError

@@ -13,7 +13,7 @@ import pytest
 
 from connectors.batches import Partition
 from connectors.kafka.changelog_format import compressed
-from detector.checkpointing.sqlite import DATABASE
+from detector.checkpointing.state_directory import DATABASE
 from detector.checkpointing.store import (
     MAX_ROW_BYTES,
     PartitionPosition,

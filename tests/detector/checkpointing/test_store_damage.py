@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.checkpointing.sqlite import DATABASE, DamagedStoreError
+from detector.checkpointing.state_directory import DATABASE, DamagedStoreError
 from detector.checkpointing.store import (
     DamagedRowError,
     SqliteStore,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.checkpointing.sqlite import DATABASE
+from detector.checkpointing.state_directory import DATABASE
 from detector.checkpointing.store import (
     SqliteStore,
 )

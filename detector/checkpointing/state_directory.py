@@ -1,4 +1,4 @@
-"""The state directory and its SQLite database: locked, opened, checked; what goes wrong there, told for a person."""
+"""The state directory: its lock, its database, and what is wrong with either, in words for a person."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import stat
 import zlib
 from pathlib import Path
 
-from connectors.common.private_files import locked, make_database_private, open_private
+from connectors.common.private_files import locked, open_private
+from connectors.common.sqlite import ERRORS, Fault, fault_of, open_database
 from detector.errors import StateError
 
 logger = logging.getLogger(__name__)
@@ -18,16 +19,21 @@ logger = logging.getLogger(__name__)
 DATABASE = "state.db"
 LOCK = "lock"
 ASIDE = ".damaged"  # the end of its name from then on
-ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the second where a damaged file makes SQLite say what is no UTF-8
 APPLICATION_ID = 0x6C6F6E67  # "long", in the database's header: tells our file from any other SQLite database
 FORMAT_VERSION = 3  # of the tables; raised when they change
 FORMER_VERSION = 2  # is brought into the present one, by UPGRADE
 PAGE_BYTES = 16384  # fewest bytes written for rows of 8 to 60 KB at nearly the best speed: see the decision
 CACHE_KIB = 32768  # dirty pages held before they spill into the log; more was no faster
 LOG_BYTES = 1 << 28  # the log file is cut back to this after a checkpoint that was larger
+PRAGMAS = (
+    f"page_size = {PAGE_BYTES}",  # takes effect in a new database only
+    "secure_delete = OFF",  # some builds overwrite with zeros what they delete
+    f"cache_size = -{CACHE_KIB}",
+    f"journal_size_limit = {LOG_BYTES}",
+)
 
 META = "SELECT crc, document FROM meta"
-MOVE_AWAY = "restore it from a backup, or move it away to start afresh (every stream then learns anew)"
+MOVE_AWAY = "restore it from a backup, or move it away to start afresh (every stream then starts from an empty state)"
 
 _INCIDENTS = "CREATE INDEX streams_incident ON streams (incident, place, name) WHERE incident IS NOT NULL"
 UPGRADE = (
@@ -39,7 +45,6 @@ UPGRADE = (
 # A stream with an open incident says so, with its partition's hash, so that it is found without its row.
 # A place is a partition whose states follow a changelog: what the rows here stand for, and how far it was read
 _SCHEMA = f"""
-BEGIN IMMEDIATE;
 CREATE TABLE streams (
     name BLOB PRIMARY KEY, layout INTEGER NOT NULL, crc INTEGER NOT NULL, row BLOB NOT NULL, place INTEGER,
     incident INTEGER
@@ -52,14 +57,11 @@ CREATE TABLE places (
 );
 CREATE INDEX streams_place ON streams (place);
 {_INCIDENTS};
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {FORMAT_VERSION};
-COMMIT;
 """
 
 
 class DamagedStoreError(StateError):
-    """The database cannot be read as it stands, and trying again does not help."""
+    """The database cannot be read, and trying again does not help."""
 
     def __init__(self, what: str, mend: str = MOVE_AWAY) -> None:
         """Say what is wrong and how to mend it."""
@@ -98,51 +100,39 @@ def lock_directory(directory: Path) -> int:
     return fd
 
 
-def open_database(directory: Path) -> sqlite3.Connection:
+def open_store(directory: Path) -> sqlite3.Connection:
     """Return the directory's database, made where there is none; StateError where it is damaged, foreign or newer."""
+
+    def refuse(application: int, version: int) -> None:
+        where = f"state directory {directory}: {DATABASE}"
+        if application != APPLICATION_ID:
+            raise StateError(
+                f"{where} is an SQLite database of another program (application id {application:#x}, expected"
+                f" {APPLICATION_ID:#x}); move it away, or set state.directory to a directory of longwatch's own"
+            )
+        if version > FORMAT_VERSION:
+            raise StateError(
+                f"{where} has format {version}, this longwatch reads up to {FORMAT_VERSION}: run the newer longwatch"
+                " that wrote it, or move it away to start afresh"
+            )
+        if version < FORMER_VERSION:
+            # its rows have a layout that this version does not read, so it is left as it is: one can go back to it
+            raise StateError(
+                f"{where} has format {version} of a former longwatch, this one reads {FORMAT_VERSION}: run the"
+                " longwatch that wrote it, or move it away (every stream then starts from an empty state)"
+            )
+
     path = directory / DATABASE
     db: sqlite3.Connection | None = None
     try:
-        make_database_private(path)
+        db, new = open_database(path, (APPLICATION_ID, FORMAT_VERSION), _SCHEMA, refuse, pragmas=PRAGMAS)
+        rows = db.execute("SELECT count(*) FROM streams").fetchone()[0]  # walks the whole index of names
+        verified_meta(directory, db.execute(META).fetchone())
     except OSError as error:
         raise StateError(
             f"cannot open state directory {directory}: {Path(error.filename or path).name}: {error.strerror}: make it"
             f" a file that user id {os.geteuid()} may write"
         ) from error
-    try:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # Alone with the file by our own lock: no shared-memory file, and no reader can hold the log's reuse back.
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # takes effect in a new database only
-        application, version = (db.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version"))
-        new = application == 0 and db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
-        if not new and application != APPLICATION_ID:
-            raise StateError(
-                f"state directory {directory}: {DATABASE} is an SQLite database of another program "
-                f"(application id {application:#x}, expected {APPLICATION_ID:#x}); "
-                "move it away, or set state.directory to a directory of longwatch's own"
-            )
-        if version > FORMAT_VERSION:
-            raise StateError(
-                f"state directory {directory}: {DATABASE} has format {version}, this longwatch reads up "
-                f"to {FORMAT_VERSION}: run the newer longwatch that wrote it, or move it away to start afresh"
-            )
-        if not new and version < FORMER_VERSION:
-            # its rows have a layout that this version does not read, so it is left as it is: one can go back to it
-            raise StateError(
-                f"state directory {directory}: {DATABASE} has format {version} of a former longwatch, this one"
-                f" reads {FORMAT_VERSION}: run the longwatch that wrote it, or move it away to start afresh (every"
-                " stream then learns anew)"
-            )
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")  # each commit reaches the disk before it returns
-        db.execute("PRAGMA secure_delete = OFF")  # some builds overwrite with zeros what they delete
-        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
-        if new:
-            db.executescript(_SCHEMA)
-        rows = db.execute("SELECT count(*) FROM streams").fetchone()[0]  # walks the whole index of names
-        verified_meta(directory, db.execute(META).fetchone())
     except (*ERRORS, StateError) as error:
         if db is not None:
             db.close()
@@ -183,19 +173,17 @@ def put_aside(directory: Path) -> Path:
 
 def explained(directory: Path, error: sqlite3.Error | UnicodeDecodeError, doing: str) -> StateError:
     """Return the error for a person: SQLite's own code, and what can be done about it."""
-    code = getattr(error, "sqlite_errorcode", None)
-    primary = None if code is None else code & 0xFF
-    damaged = "no such " in str(error) or isinstance(error, UnicodeDecodeError)
     where = f"cannot {doing} state directory {directory}"
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or damaged:
+    fault = fault_of(error)
+    if fault is Fault.DAMAGED:
         return DamagedStoreError(f"{where}: {DATABASE} is damaged or not longwatch's ({error})")
-    if primary == sqlite3.SQLITE_FULL:
+    if fault is Fault.FULL:
         return UnsavedError(f"{where}: the disk is full ({error}); the last checkpoint is intact: free some space")
-    if primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+    if fault is Fault.DENIED:
         return StateError(f"{where}: {error}: make it and its files writable for user id {os.geteuid()}")
-    if primary == sqlite3.SQLITE_BUSY:
+    if fault is Fault.BUSY:
         return StateError(f"{where}: another program has {DATABASE} open ({error}): close it")
-    kind = UnsavedError if primary == sqlite3.SQLITE_IOERR else StateError
+    kind = UnsavedError if fault is Fault.IO else StateError
     return kind(
         f"{where}: {error} ({getattr(error, 'sqlite_errorname', 'no code')}); "
         "the last checkpoint is intact: check the disk, its quota and the kernel's log"

@@ -1,0 +1,100 @@
+"""SQLite files of this process alone, durable at each commit; and what their errors mean."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+from pathlib import Path
+
+from connectors.common.private_files import make_database_private
+
+logger = logging.getLogger(__name__)
+
+ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the second where a damaged file makes SQLite say what is no UTF-8
+
+
+class Fault(Enum):
+    """What is wrong."""
+
+    DAMAGED = auto()  # trying again does not help
+    FULL = auto()  # the disk
+    IO = auto()  # the disk fails; trying again may help
+    DENIED = auto()
+    BUSY = auto()  # another process has the file
+    OTHER = auto()
+
+
+_FAULTS = {
+    sqlite3.SQLITE_CORRUPT: Fault.DAMAGED,
+    sqlite3.SQLITE_NOTADB: Fault.DAMAGED,
+    sqlite3.SQLITE_FULL: Fault.FULL,
+    sqlite3.SQLITE_IOERR: Fault.IO,
+    sqlite3.SQLITE_READONLY: Fault.DENIED,
+    sqlite3.SQLITE_CANTOPEN: Fault.DENIED,
+    sqlite3.SQLITE_PERM: Fault.DENIED,
+    sqlite3.SQLITE_BUSY: Fault.BUSY,
+    sqlite3.SQLITE_LOCKED: Fault.BUSY,
+}
+
+
+def fault_of(error: sqlite3.Error | UnicodeDecodeError) -> Fault:
+    """Return what an error means."""
+    if isinstance(error, UnicodeDecodeError) or "no such " in str(error):
+        return Fault.DAMAGED
+    code = getattr(error, "sqlite_errorcode", None)
+    return Fault.OTHER if code is None else _FAULTS.get(code & 0xFF, Fault.OTHER)
+
+
+def open_database(
+    path: Path,
+    header: tuple[int, int],
+    schema: str,
+    refuse: Callable[[int, int], None],
+    *,
+    pragmas: Iterable[str] = (),
+    timeout_seconds: float = 5.0,
+) -> tuple[sqlite3.Connection, bool]:
+    """Return the database at `path`, made with `schema` where there is none, and whether it is new.
+
+    `header` is the application id, which tells our file from any other SQLite database, and the version of its tables;
+    `refuse(application id, version)` raises where those that are found are others. Raises OSError, and ERRORS.
+    """
+    make_database_private(path)
+    db = sqlite3.connect(path, timeout_seconds, isolation_level=None, check_same_thread=False)
+    try:
+        # Alone with the file, before the log is entered: no shared-memory file, and no reader can hold back its reuse
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        for pragma in pragmas:
+            db.execute(f"PRAGMA {pragma}")
+        application, version = (db.execute(f"PRAGMA {p}").fetchone()[0] for p in ("application_id", "user_version"))
+        new = application == 0 and db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+        if not new:
+            refuse(application, version)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")  # each commit reaches the disk before it returns
+        if new:
+            made = "PRAGMA application_id = {}; PRAGMA user_version = {};".format(*header)
+            db.executescript(f"BEGIN IMMEDIATE; {schema} {made} COMMIT;")
+    except BaseException:
+        db.close()
+        raise
+    return db, new
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Commit what is done in a block, or roll it back where the block or the commit raises."""
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        try:
+            if db.in_transaction:  # SQLite has ended it itself after some errors, a full disk among them
+                db.execute("ROLLBACK")
+        except ERRORS:
+            logger.exception("the rollback failed too")
+        raise
