@@ -92,20 +92,20 @@ class World:
         self._open.append(store.close)
         return store
 
-    def restorer(self, store: SqliteStore, **more: Any) -> ChangelogRecovery:
+    def recovery(self, store: SqliteStore, **more: Any) -> ChangelogRecovery:
         """Start one, with nothing asked for yet."""
-        restorer = ChangelogRecovery(
+        recovery = ChangelogRecovery(
             self.settings, store, layouts=[LAYOUT, FORMER_LAYOUT], member="longwatch-group-me", **more
         )
-        restorer.start()
-        self._open.append(restorer.stop)
-        return restorer
+        recovery.start()
+        self._open.append(recovery.stop)
+        return recovery
 
     def restore(
-        self, store: SqliteStore, *partitions: int, restorer: ChangelogRecovery | None = None
+        self, store: SqliteStore, *partitions: int, recovery: ChangelogRecovery | None = None
     ) -> dict[int, Restored]:
         """Restore partitions, as an assignment does."""
-        mine = restorer or self.restorer(store)
+        mine = recovery or self.recovery(store)
         wanted = [self.partitions[number] for number in partitions or (0,)]
         store.restrict_to(wanted)
         mine.restore(wanted)
@@ -116,7 +116,7 @@ class World:
             return {partition.partition for partition in wanted} <= found.keys()  # others may be done as well
 
         until(all_there, "the partitions are restored")
-        if restorer is None:
+        if recovery is None:
             mine.stop()
         return found
 

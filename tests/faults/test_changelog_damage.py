@@ -109,12 +109,12 @@ def test_a_damaged_changelog_record_loses_one_stream(world: World, caplog: pytes
 
 
 def refusal(world: World) -> str:
-    restorer = world.restorer(world.store())
-    restorer.restore(world.partitions[:1])
+    recovery = world.recovery(world.store())
+    recovery.restore(world.partitions[:1])
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
-            restorer.finished()
+            recovery.finished()
         except (KafkaConnectorError, StateError) as error:
             return str(error)
         time.sleep(0.05)
@@ -168,13 +168,13 @@ def test_states_of_another_version_leave_nothing_in_the_store(world: World, stan
     of_another_version(world)
     world.write({"b": b"b1"}, 10, partition=1, layout="beef", writer=world.writer("other"))
     store = world.store()
-    restorer = world.restorer(store, standby=standby)
+    recovery = world.recovery(store, standby=standby)
     if not standby:
-        restorer.restore(world.partitions)
+        recovery.restore(world.partitions)
 
     def refused() -> bool:
         try:
-            restorer.finished()
+            recovery.finished()
         except StateError:
             return True
         return False
