@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,15 +33,18 @@ class Source(Protocol):
         """Let go: leave the group, close files and sockets."""
 
 
+DEFERRED = -1  # instead of an offset to begin at: `seek` will say it, once the partition's state is there
+
+
 @dataclass(frozen=True, slots=True)
 class RebalanceCallbacks:
     """What a source calls within `poll`, on its thread, as a group gives it partitions and takes them away.
 
     `start(partition)` is asked after `on_assigned`: the offset to begin at, from the local store, which rules over what
-    is committed in Kafka; None where it knows none. `on_revoked` comes before the partitions are given away, while
-    `commit` of their offsets still works (checkpoint there); `on_lost` when others may already have them. `on_placed`
-    tells where reading starts or resumes: at the assignment, after a seek, and where the broker does not hold what was
-    to be read next.
+    is committed in Kafka; None where it knows none, DEFERRED where a seek follows. `on_revoked` comes before the
+    partitions are given away, while `commit` of their offsets still works (checkpoint there); `on_lost` when others may
+    already have them. `on_placed` tells where reading starts or resumes: at the assignment, after a seek, and where the
+    broker does not hold what was to be read next.
     """
 
     start: Callable[[Partition], int | None] = lambda _: None
@@ -81,6 +84,15 @@ class DaemonSource(Source, Protocol):
 
     def fingerprints(self) -> Mapping[str, Sequence[int | str]]:
         """Return what tells, after a restart, that offsets are still those of the same files; as JSON can hold it."""
+
+    def member(self) -> Any:
+        """Return what a transaction must know of this member of the group; None where there is none."""
+
+    def hold(self, partitions: Iterable[Partition]) -> None:
+        """Hand out no more records of these partitions of the group until `seek`."""
+
+    def seek(self, offsets: Mapping[Partition, int | None]) -> None:
+        """Read on at these offsets in partitions that wait for it; None: as if no state were known."""
 
     def rewind(self, offsets: Mapping[Partition, int]) -> None:
         """Go back to these offsets, which have been polled since the last commit, and hand out what follows again."""

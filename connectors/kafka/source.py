@@ -26,15 +26,13 @@ from connectors.kafka.fetch_thread import (
 )
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.start_offsets import StartOffsets
-from connectors.protocols import RebalanceCallbacks
+from connectors.protocols import DEFERRED, RebalanceCallbacks
 
 log = logging.getLogger(__name__)
 
 STALLED_SECONDS = 120.0  # a client that does not return for so long is broken: each of its own waits is shorter
 RETRY_SECONDS = 0.3  # between two questions for the offsets that the broker holds
 CLOSE_SECONDS = 10.0  # leaving the group takes one answer of the broker, at most ANSWER_MS
-
-DEFERRED = -1  # instead of an offset to begin at: `seek` will say it, once the partition's state is there
 
 
 class KafkaSource:
@@ -75,7 +73,7 @@ class KafkaSource:
         return {"kafka": self._problem}
 
     def subscribe(self, callbacks: RebalanceCallbacks) -> None:
-        """Call these as partitions come and go; `start` may return DEFERRED."""
+        """Call these as partitions come and go."""
         self._callbacks = callbacks
 
     def poll(self, timeout_seconds: float) -> RawBatch:

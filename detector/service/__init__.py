@@ -1,1 +1,4 @@
-"""The running daemon: its loop, its parts put together from settings, retraining, health. Stands on `checkpointing`."""
+"""The running daemon. May use every room but `commands`.
+
+`factory.build_daemon` builds all parts from settings, `daemon.Daemon` runs them: run, startup, tick, shutdown, stop.
+"""

@@ -18,6 +18,7 @@ from connectors.kafka.names import transactional_id
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
 from connectors.kafka.writer import KafkaWriter
+from connectors.protocols import DaemonSource
 from connectors.sink_group import SinkGroup
 from detector import __version__
 from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
@@ -83,8 +84,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     sinks = make_sinks(settings, metrics, writer, transactions, extra_sinks)
     sinks.restore(meta.get("sinks", {}))
     offsets = {Partition(topic, number): at for topic, number, at in meta.get("offsets", ())}
-    checkpointer: Checkpointer
-    source: FileSource | KafkaSource
+    source: DaemonSource
     if settings.source.type == "file":
         known = {path: Fingerprint(*begins) for path, begins in meta.get("beginnings", {}).items()}
         source = FileSource(settings.source, decoder, offsets, known, max_poll_records=settings.source.max_poll_records)
@@ -97,12 +97,11 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
             max_poll_records=settings.source.max_poll_records,
         )
     parts = CheckpointParts(engine.streams, store, sinks, source, incidents, broker_wait, metrics)
-    if transactions is not None and isinstance(source, KafkaSource):
-        checkpointer = ChangelogCheckpointer(
-            settings, parts, metadata, source=source, writer=transactions, stored=stored, former=offsets
-        )
-    else:
+    checkpointer: Checkpointer
+    if transactions is None:
         checkpointer = LocalCheckpointer(settings, parts, offsets, metadata)
+    else:
+        checkpointer = ChangelogCheckpointer(settings, parts, metadata, transactions, stored, former=offsets)
     guard = PoisonGuard(engine, always=not source.rewinds)
     rebalance = RebalanceHandler(checkpointer, guard, sinks, broker_wait, assigned=not source.grouped)
     source.subscribe(rebalance.callbacks())

@@ -12,7 +12,8 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from connectors.batches import Partition
-from connectors.kafka.source import DEFERRED, KafkaSource
+from connectors.kafka.source import KafkaSource
+from connectors.protocols import DEFERRED
 from tests.brokers import Broker
 from tests.connectors.kafka.daemons import running, write
 from tests.connectors.kafka.support import produce, settings, subscribed

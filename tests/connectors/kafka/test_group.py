@@ -12,7 +12,8 @@ import pytest
 
 from connectors.batches import Partition
 from connectors.kafka.errors import KafkaConnectorError
-from connectors.kafka.source import DEFERRED, KafkaSource
+from connectors.kafka.source import KafkaSource
+from connectors.protocols import DEFERRED
 from tests.brokers import Broker
 from tests.connectors.kafka.support import DEADLINE, Member, Topic, committed, produce, read, settings
 from tests.daemon.support import until

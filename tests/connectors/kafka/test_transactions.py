@@ -14,8 +14,8 @@ from kafka.errors import KafkaError, ProducerFencedError
 from connectors.batches import Partition
 from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.settings import KafkaSettings
-from connectors.kafka.source import DEFERRED
 from connectors.kafka.transactions import TransactionalWriter, TransactionError, end_transaction_of
+from connectors.protocols import DEFERRED
 from tests.brokers import Broker
 from tests.connectors.kafka.support import DEADLINE, end_transaction, next_offsets, produce, settings, subscribed
 from tests.daemon.support import until
