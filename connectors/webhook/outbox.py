@@ -102,7 +102,7 @@ class Outbox:
     def _prepare(self) -> None:
         (check,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if check != "ok":
-            raise OutboxError(self._damaged(check))
+            raise OutboxError(self._damaged(" ".join(check.split())))
         with transaction(self._db):  # also takes the lock
             self._db.execute("UPDATE message SET attempts = 0, due = 0, aside = 0 WHERE outcome IS NULL")
             (self._pending,) = self._db.execute("SELECT count(*) FROM message WHERE outcome IS NULL").fetchone()

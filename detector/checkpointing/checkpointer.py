@@ -258,15 +258,11 @@ class Checkpointer(ABC):
         self.last_error = error
 
     def _observe(self, seconds: float) -> None:
-        """Show that one was made, and how large the fleet is."""
-        metrics, streams = self._parts.metrics, self._parts.streams
+        metrics = self._parts.metrics
         metrics.checkpoint_seconds.observe([seconds])
         metrics.last_checkpoint_timestamp.set_to_current_time()
         metrics.events_unsaved.set(0)
-        metrics.streams_warming.set(streams.warming())
-        metrics.streams_blocked.set(streams.blocked())
-        metrics.lanes.set(streams.lane_count())
-        metrics.device_memory.set(streams.device_bytes)
+        observe_fleet(metrics, self._parts.streams)
         if seconds > self._settings.state.checkpoint_interval_seconds:
             logger.warning("a checkpoint took %.1f s, longer than state.checkpoint_interval_seconds", seconds)
 
@@ -292,6 +288,14 @@ class Checkpointer(ABC):
     @abstractmethod
     def _restore(self, why: Exception) -> None:
         """Bring states, incidents and source back to the last checkpoint."""
+
+
+def observe_fleet(metrics: Metrics, streams: StreamCache) -> None:
+    """Show how many streams in memory are in which condition."""
+    metrics.streams_warming.set(streams.warming())
+    metrics.streams_blocked.set(streams.blocked())
+    metrics.lanes.set(streams.lane_count())
+    metrics.device_memory.set(streams.device_bytes)
 
 
 def check_layout(meta: Mapping[str, Any], settings: Settings, layouts: Sequence[str], version: str) -> None:

@@ -5,6 +5,7 @@ import logging
 import pytest
 from prometheus_client import CollectorRegistry
 
+from detector.checkpointing.checkpointer import observe_fleet
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.observability.alert_text import format_duration
@@ -20,7 +21,8 @@ class Reporting(Reporter):
     def __init__(self) -> None:
         self.engine = Engine(load_prior())
         self.registry = CollectorRegistry()
-        super().__init__(Metrics(self.registry, "0.1.0", ["reason"]), Settings(), self.engine.streams)
+        self.metrics = Metrics(self.registry, "0.1.0", ["reason"])
+        super().__init__(self.metrics, Settings(), self.engine.streams)
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_a_stream_with_every_event_dropped_is_logged_by_name(
     come(reporter, 3, 0, 10)
     come(reporter, 1, 0, 100, step=0)
     come(reporter, 1, 0, 100, step=0)
-    reporter.checkpoint(0.1)
+    observe_fleet(reporter.metrics, reporter.engine.streams)
 
     (line,) = lines(caplog, "drops everything")
     assert "stream 'host-0' drops everything: its last 20 events" in line
