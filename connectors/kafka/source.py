@@ -30,9 +30,9 @@ from connectors.protocols import DEFERRED, RebalanceCallbacks
 
 log = logging.getLogger(__name__)
 
-STALLED_SECONDS = 120.0  # a client that does not return for so long is broken: each of its own waits is shorter
-RETRY_SECONDS = 0.3  # between two questions for the offsets that the broker holds
-CLOSE_SECONDS = 10.0  # leaving the group takes one answer of the broker, at most ANSWER_MS
+STALLED_SECONDS = 120.0  # a client that does not return for so long hangs: each of its own waits is shorter
+RETRY_SECONDS = 0.3  # between two lookups of the offsets that the broker holds
+CLOSE_SECONDS = 10.0  # leaving the group takes one request, at most ANSWER_MS
 
 
 class KafkaSource:
@@ -60,11 +60,11 @@ class KafkaSource:
         self._problem = OngoingProblem()
         self._failure: BaseException | None = None
         self._paused = False
-        self._held: deque[Polled] = deque()  # taken from the reader, but paused before they were handed out
-        self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to hand out
+        self._held: deque[Polled] = deque()  # taken from the thread, but paused before they were returned
+        self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to return
         self._revoked_offsets: dict[TopicPartition, int] = {}  # likewise, of revoked and lost partitions
         self._start_offsets = StartOffsets(settings, topics_read)
-        self._deferred: dict[TopicPartition, object] = {}  # to be placed; the value tells one assignment from the next
+        self._deferred: dict[TopicPartition, object] = {}  # waiting for `seek`; the value identifies the assignment
         self._commit_failed = False
 
     @property
@@ -79,7 +79,7 @@ class KafkaSource:
     def poll(self, timeout_seconds: float) -> RawBatch:
         """Return the next records, at most max_poll_records; none after the time-out, while paused, in an outage.
 
-        Or none, but where to read on: past what a transaction leaves in a partition and nobody is to see.
+        Or none, but the next offsets: behind transaction markers and aborted records.
         """
         deadline = time.monotonic() + timeout_seconds
         if self._failure is not None:
@@ -107,7 +107,7 @@ class KafkaSource:
                 raise item
             if isinstance(item, RebalanceEvent):
                 self._handle_rebalance(item)
-                self._reader.progress = time.monotonic()  # until now it waited for us
+                self._reader.progress = time.monotonic()  # until now it waited for this thread
                 continue
             self._reader.progress = time.monotonic()
             self._reader.demand.release()
@@ -126,18 +126,18 @@ class KafkaSource:
         return False
 
     def pause(self) -> None:
-        """Hand out no records until `resume`. Go on calling `poll`: it keeps this member in the group."""
+        """Return no records until `resume`. Keep calling `poll`: it keeps this member in the group."""
         self._set_paused(True)
 
     def resume(self) -> None:
-        """Hand out records again, first those that were fetched before the pause."""
+        """Return records again, first those that were fetched before the pause."""
         self._set_paused(False)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Commit, for each partition that is assigned, the offset of the next record to read; others are left out.
+        """Commit the offset of the next record to read of each assigned partition; others are ignored.
 
-        A commit that fails is told and forgotten: the local store's offsets rule, and the next commit says more.
-        Raises KafkaConnectorError where another member has taken this one's group_instance_id: only a commit tells.
+        A failed commit is only logged: the local store's offsets take precedence, and the next commit retries. Raises
+        KafkaConnectorError if another member uses this one's group_instance_id: only a commit reveals that.
         """
         reader = self._reader
         consumer = reader.consumer if reader is not None else None
@@ -156,8 +156,8 @@ class KafkaSource:
         except KafkaError as error:
             if not self._commit_failed:
                 log.warning(
-                    "Offsets of group %s are not committed to Kafka (%s): the local store's offsets count, and the next"
-                    " checkpoint tries again",
+                    "Offsets of group %s were not committed to Kafka (%s): the local store's offsets are used, and the"
+                    " next checkpoint retries",
                     *(self._settings.group_id, explain_error(error, self._settings)),
                 )
             self._commit_failed = True
@@ -165,26 +165,26 @@ class KafkaSource:
             self._commit_failed = False
 
     def hold(self, partitions: Iterable[Partition]) -> None:
-        """Hand out no more records of these assigned partitions, not even such as were read already, until `seek`."""
+        """Return no records of these assigned partitions, not even those already fetched, until `seek`."""
         if self._reader is None:
             return
         for partition in {TopicPartition(*p) for p in partitions} & (self._next.keys() | self._deferred.keys()):
             self._hold(self._reader, partition)
 
     def seek(self, offsets: Mapping[Partition, int | None]) -> None:
-        """Go on at these offsets in partitions that wait for it; None: as if no state were known."""
+        """Resume held partitions at these offsets; None: as if no state were known."""
         reader = self._reader
         if reader is None:
             return
         known = {TopicPartition(*partition): offset for partition, offset in offsets.items()}
         tokens = {partition: self._deferred[partition] for partition in known if partition in self._deferred}
 
-        def work(consumer: KafkaConsumer) -> None:  # on the reader's thread, for the broker may take its time
-            # one that was given away since, and perhaps came back, is placed by whoever saw that
+        def work(consumer: KafkaConsumer) -> None:  # on the fetch thread, since the broker may be slow
+            # skip partitions revoked (and maybe reassigned) since: the newer assignment seeks them
             mine = {p: known[p] for p, token in tokens.items() if self._deferred.get(p) is token}
             found = self._start_offsets.resolve(consumer, mine, {}) if mine else {}
             reader.inbox.put(RebalanceEvent("placed", list(found), lambda: None, found, tokens))
-            if mine.keys() - found.keys():  # the broker did not say which offsets it holds
+            if mine.keys() - found.keys():  # the broker did not answer
                 reader.closing.wait(RETRY_SECONDS)
                 reader.work.put(work)
 
@@ -196,7 +196,7 @@ class KafkaSource:
         return True
 
     def rewind(self, offsets: Mapping[Partition, int]) -> None:
-        """Read partitions again from these offsets on: assigned ones now, such as were lost when they come back."""
+        """Read partitions again from these offsets: assigned ones now, lost ones when they come back."""
         for partition, offset in offsets.items():
             if (reached := self._revoked_offsets.get(TopicPartition(*partition))) is not None:
                 self._revoked_offsets[TopicPartition(*partition)] = min(reached, offset)
@@ -204,7 +204,7 @@ class KafkaSource:
         self.seek(offsets)
 
     def member(self) -> ConsumerGroupMetadata | None:
-        """Return what a transaction must know of this member of the group; None before it is one."""
+        """Return the group membership that a transaction needs; None before this member has joined."""
         consumer = self._reader.consumer if self._reader is not None else None
         return None if consumer is None else consumer.group_metadata()
 
@@ -216,8 +216,7 @@ class KafkaSource:
     def lag(self) -> dict[Partition, int]:
         """Return how far each assigned partition is from the end of what can be read, as of the last fetch.
 
-        In records, with what lies between them for transactions. What has not been committed yet cannot be read where
-        only committed records are.
+        In offsets, transaction markers included. With read_committed, records of open transactions do not count.
         """
         consumer = self._reader.consumer if self._reader is not None else None
         lags = {}
@@ -246,7 +245,7 @@ class KafkaSource:
             if isinstance(item, RebalanceEvent):
                 item.finish()
         if reader.is_alive():
-            log.warning("The Kafka client did not close within %.0f s and is left behind", CLOSE_SECONDS)
+            log.warning("the Kafka client did not close within %.0f s; abandoned", CLOSE_SECONDS)
 
     def _set_paused(self, paused: bool) -> None:
         self._paused = paused
@@ -262,7 +261,7 @@ class KafkaSource:
             batch.offset += offset
             batch.received += received
             batch.key += key
-            # a tombstone has no value: decoding refuses the empty one, with its offset
+            # a tombstone has no value: decoding rejects the empty one, with its offset
             batch.value += [data or b"" for data in value]
             self._next[partition] = offset[-1] + 1
         for partition, position in polled.positions.items():
@@ -271,13 +270,13 @@ class KafkaSource:
         return batch
 
     def _check_that_it_moves(self, reader: FetchThread) -> None:
-        """Raise where the client hangs: better to end, and be started again, than to be alive without processing."""
+        """Raise if the client hangs: better to exit and be restarted than to be alive without processing."""
         stalled = time.monotonic() - reader.progress
         if reader.consumer is not None and stalled > STALLED_SECONDS:
-            raise KafkaConnectorError(f"The Kafka client has not returned for {stalled:.0f} s: start the daemon again")
+            raise KafkaConnectorError(f"The Kafka client has not returned for {stalled:.0f} s: restart the daemon")
 
     def _handle_rebalance(self, change: RebalanceEvent) -> None:
-        """Run the caller's callback and place partitions; then the reader goes on, whatever was raised."""
+        """Run the callback and seek partitions; the fetch thread continues, whatever is raised."""
         partitions = [Partition(*partition) for partition in change.partitions]
         if change.kind == "placed":
             self._resume_at(change.offsets, change.tokens)
@@ -319,7 +318,7 @@ class KafkaSource:
                 polled.drop(partition)
 
     def _hold(self, reader: FetchThread, partition: TopicPartition) -> None:
-        """Let a partition wait for `seek`. A position, any, keeps the client from looking for one of its own."""
+        """Hold a partition until `seek`. A position, any, keeps the client from looking for one itself."""
         self._deferred[partition] = object()
         reader.held.add(partition)
         first = self._next.pop(partition, None) is None
@@ -331,18 +330,18 @@ class KafkaSource:
                 reader.consumer.seek(partition, 0)
 
     def _resume_at(self, offsets: Mapping[TopicPartition, int], tokens: Mapping[TopicPartition, object]) -> None:
-        """Read on at these offsets, in partitions that still wait under the token that they had."""
+        """Resume at these offsets the partitions that are still held since the same assignment."""
         reader, placed = self._reader, {}
         for partition, offset in offsets.items():
             still = reader is not None and self._deferred.get(partition) is tokens[partition]
             if reader is not None and still and self._seek(partition, offset):
                 del self._deferred[partition]
-                reader.held.discard(partition)  # last: now the reader lets it run
+                reader.held.discard(partition)  # last: now the fetch thread resumes it
                 placed[Partition(*partition)] = offset
         self._callbacks.on_placed(placed)
 
     def _seek(self, partition: TopicPartition, offset: int) -> bool:
-        """Let the client read on at an offset; False where the partition is not ours any more, which we shall hear."""
+        """Seek in the client; False if the partition was revoked, of which an event is under way."""
         consumer = self._reader.consumer if self._reader is not None else None
         if consumer is None:
             return False
@@ -354,7 +353,7 @@ class KafkaSource:
         return True
 
     def _place(self, known: Mapping[TopicPartition, int | None], *, refused: bool = False) -> None:
-        """Seek each partition to where `StartOffsets` says. One that comes back goes on where it was left."""
+        """Seek each partition to its start offset; one that comes back resumes where it was left."""
         consumer = self._reader.consumer if self._reader is not None else None
         if consumer is not None and known:
             found = self._start_offsets.resolve(consumer, known, self._revoked_offsets, refused=refused)
