@@ -73,7 +73,7 @@ def attention_step(attention: CausalAttention, hidden: Tensor, state: Tensor) ->
 
 def forecast_step(model: Forecaster, x: Tensor, state: Tensor) -> tuple[Forecast, Tensor]:
     """Step all of a forecaster once, without dropout."""
-    before, after, outputs = torch.split(state, model.state_sizes, dim=-1), [], []
+    before, after, outputs = torch.split(state, model.shape.state_sizes, dim=-1), [], []
     below = x
     for k, layer in enumerate(model.layers):
         last = step(layer, below, before[k])

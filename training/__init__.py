@@ -1,1 +1,1 @@
-"""The network and how it learns: pure functions and modules on arrays. Knows neither `detector` nor `connectors`."""
+"""The networks and how they learn: functions and modules on arrays. Knows neither `detector` nor `connectors`."""

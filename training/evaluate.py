@@ -1,7 +1,7 @@
 """Scores and labels in, benchmark figures out.
 
-`incidents` tells in an operator's words what became of one stream's labelled incidents; `roc_auc` and
-`average_precision` how well the scores rank the rows, whatever the threshold.
+`incidents` says, for an operator, which of one stream's labelled incidents were found; `roc_auc` and
+`average_precision` say how well the scores rank the rows, whatever the threshold.
 Times are ns since 1970-01-01 UTC; a window is (start, end), both inclusive.
 """
 
@@ -20,7 +20,7 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 Window = tuple[int, int]
 _PROBATION_SHARE = 0.15
-_PROBATION_MOST_ROWS = 750  # the share of 5,000 rows: longer series have no longer probation
+_MAX_PROBATION_ROWS = 750  # the share of 5,000 rows: longer series have the same
 
 
 def segments(mask: Bool) -> Int64:
@@ -31,7 +31,7 @@ def segments(mask: Bool) -> Int64:
 
 def nab_probation(rows: int) -> int:
     """Return how many rows at the start of a series of `rows` do not count."""
-    return min(math.floor(_PROBATION_SHARE * rows), _PROBATION_MOST_ROWS)
+    return min(math.floor(_PROBATION_SHARE * rows), _MAX_PROBATION_ROWS)
 
 
 # --- Ranking rows -----------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class Incident(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamIncidents:
-    """What became of one stream's labelled incidents, and when it alerted without one."""
+    """One stream's labelled incidents, found or missed, and its false alarms."""
 
     stream: str
     incidents: list[Incident]
@@ -119,8 +119,8 @@ def incidents(stream: str, times: Int64, alert: Bool, windows: Sequence[Window])
     """Match one stream's alerts with its labelled windows; `times` (ns) and `alert` are [rows].
 
     A window is found when an alerted row lies in it. An alert (a run of alerted rows) is judged by when it fires, as
-    its receiver does: it is false where it begins outside every window. One that outlasts its window is none, which
-    tells this table from strict events.
+    its receiver does: it is false if it begins outside every window. One that outlasts its window is not a false alarm,
+    unlike in strict event metrics.
     """
     same_rows(times, alert)
     judged = []

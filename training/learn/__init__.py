@@ -1,1 +1,4 @@
-"""How a network learns: truncated BPTT, optimisers, penalties, readout. Stands on `network`."""
+"""How a network learns: truncated BPTT (`tbptt.train`), optimisers, scheduled sampling, readout, options (`settings`).
+
+May import `network`.
+"""

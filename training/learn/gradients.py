@@ -1,4 +1,4 @@
-"""How far back a gradient reaches: what vanishes and explodes, measured.
+"""How far back a gradient reaches: vanishing and exploding, measured.
 
 Back-propagation through time multiplies Jacobians. For the state s_t that a cell carries (the LSTM's is h_t with C_t)
 

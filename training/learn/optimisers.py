@@ -1,4 +1,4 @@
-"""From settings to what learns: optimiser with penalties, and the learning rate's course."""
+"""From options to torch: the optimiser with its penalties, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import (
 
 from training.learn.settings import Learning
 
-ONE_CYCLE_RISE = 0.3  # share of the steps up to the peak (Smith and Topin 2019), where warm_up says nothing
+ONE_CYCLE_RISE = 0.3  # share of the steps up to the peak (Smith and Topin 2019), if warm_up is 0
 
 
 class _Named(Protocol):
@@ -27,7 +27,7 @@ class _Named(Protocol):
 
 
 def build_optimiser(learning: Learning, model: _Named) -> Optimizer:
-    """Return the optimiser of a model's parameters, those left out that do not ask for a gradient.
+    """Return an optimiser of the parameters that require a gradient.
 
     Penalties act on weight matrices after the gradient was clipped, as torch's own weight decay does: L2 as
     weight_decay / 2 * sum of squares, adamw's apart from the gradient, L1 as l1 * sum of sizes, by its subgradient.
@@ -62,7 +62,7 @@ def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 
 def build_schedule(learning: Learning, optimiser: Optimizer, steps: int) -> LRScheduler:
-    """Return the learning rate's course over `steps` steps, 3 or more, for `tbptt.train` to advance."""
+    """Return the schedule of the learning rate over `steps` steps, 3 or more, for `tbptt.train` to advance."""
     if learning.schedule == "one_cycle":
         cycled = learning.optimiser in ("adam", "adamw") or (learning.optimiser == "sgd" and learning.momentum > 0)
         return OneCycleLR(
@@ -70,7 +70,7 @@ def build_schedule(learning: Learning, optimiser: Optimizer, steps: int) -> LRSc
             learning.learning_rate,
             total_steps=steps,
             pct_start=max(learning.warm_up or ONE_CYCLE_RISE, 2 / steps),  # torch divides by the rise less one step
-            cycle_momentum=cycled,  # what has no momentum must not be given one
+            cycle_momentum=cycled,  # torch refuses to cycle a momentum that the optimiser has not
         )
     rise = round(learning.warm_up * steps)
     onwards: LRScheduler

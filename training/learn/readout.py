@@ -1,6 +1,6 @@
-"""Heads fitted to a network whose recurrent weights stay as they are: in closed form, or by gradient.
+"""Heads fitted to a network with fixed recurrent weights: in closed form, or by gradient.
 
-The echo state network's way of learning, and how a trained network is given further horizons.
+For the echo state network, and to add horizons to a trained network.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def fit_locations(model: Forecaster, batches: Iterable[Sequences], penalty: floa
 
 
 def _hidden(model: Forecaster, batch: Sequences) -> Tensor:
-    """Return what the heads read, [time, lanes, layers * hidden_size], each sequence from nothing."""
+    """Return what the heads read, [time, lanes, layers * hidden_size], each sequence from a zero state."""
     found: list[Tensor] = []
     keep = model.from_hidden.register_forward_pre_hook(lambda _, given: found.append(given[0]))
     model(batch.inputs, model.initial_state(batch.inputs.shape[1]))
@@ -57,26 +57,26 @@ def _hidden(model: Forecaster, batch: Sequences) -> Tensor:
 
 
 def with_heads_of(model: Forecaster, other: Forecaster) -> Forecaster:
-    """Return the first model with the second's heads beside its own, horizons rising; they share all below."""
+    """Return the first model with the second's heads added, horizons rising; both share all else."""
     horizons = sorted({*model.horizons, *other.horizons})
-    joined = Forecaster(*model.shape._replace(horizons=tuple(horizons)))
-    joined.load_state_dict(model.state_dict() | {
-        name: value for name, value in joined.state_dict().items() if name.startswith("from_")
+    combined = Forecaster(*model.shape._replace(horizons=tuple(horizons)))
+    combined.load_state_dict(model.state_dict() | {
+        name: value for name, value in combined.state_dict().items() if name.startswith("from_")
     })  # fmt: skip
     for row, horizon in enumerate(horizons):
         source = model if horizon in model.horizons else other
-        place, count = source.horizons.index(horizon), len(source.horizons)
+        column, count = source.horizons.index(horizon), len(source.horizons)
         for k in range(PARAMETERS_OF_T):
-            to, of = row + k * len(horizons), place + k * count
-            joined.from_hidden.weight.data[to] = source.from_hidden.weight.data[of]
-            joined.from_hidden.bias.data[to] = source.from_hidden.bias.data[of]
+            to, of = row + k * len(horizons), column + k * count
+            combined.from_hidden.weight.data[to] = source.from_hidden.weight.data[of]
+            combined.from_hidden.bias.data[to] = source.from_hidden.bias.data[of]
             if k < PARAMETERS_OF_T - 1:
-                joined.from_input.weight.data[to] = source.from_input.weight.data[of]
-    return joined.eval()
+                combined.from_input.weight.data[to] = source.from_input.weight.data[of]
+    return combined.eval()
 
 
 def only_heads(model: Forecaster, horizons: Sequence[int]) -> Forecaster:
-    """Return a forecaster of other horizons on the same recurrent weights, its heads fresh and all else frozen."""
+    """Return a forecaster of other horizons on the same recurrent weights: heads fresh, all else frozen."""
     fresh = Forecaster(*model.shape._replace(horizons=tuple(horizons)))
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("from_")}
     fresh.load_state_dict(fresh.state_dict() | weights)

@@ -1,15 +1,15 @@
-"""Scheduled sampling: the network learns to live with its own forecasts, for those of many steps are made from them.
+"""Scheduled sampling: the network learns to work with its own forecasts, as a free-running forecast has to.
 
-Teacher forcing shows the network what was observed at every row. A forecast of ten steps, rolled on from one forecast
-to the next, shows it what it said itself, and it never learnt to recover from that (Bengio et al. 2015). So a share of
-rows, which rises over the training, shows the network its own forecast in place of the observed value.
+Teacher forcing shows the network what was observed at every row. A forecast of ten steps, fed back from step to step,
+shows it its own output, and it never learnt to recover from that (Bengio et al. 2015). So at a share of rows, which
+rises over the training, the network sees its own forecast in place of the observed value.
 
 The forecasts are made in a first pass with teacher forcing and mixed into the inputs of a second, which learns
 (Mihaylova and Martins 2019; Duckworth et al. 2019): two passes over all rows at once, not a pass for each row.
 
-Inputs are features of the past (`inputs.INPUTS`): the value, its change and two running averages are made again from
-the mixed values by their own recurrences; profiles and time stay as they are. A forecast is in the unit of the
-normaliser before its event, a value in the one after it: they differ by 1 / MEMORY of a step, which is left out here.
+Inputs are features of the past (`inputs.INPUTS`): the value, its change and two running averages are computed from the
+mixed values by their recurrences; profiles and time do not change. A forecast is in the unit of the normaliser before
+its event, a value in that after it: they differ by 1 / MEMORY of a step, which is neglected here.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ STEEPNESS = 10.0  # of the sigmoid over a whole training: it goes from 0.7 % of 
 
 
 class ScheduledSampling:
-    """A loss for `tbptt.train` that shows the network its own forecasts at a share of rows, drawn anew each time.
+    """A loss for `tbptt.train` that shows the network its own forecasts at a share of rows, drawn for each chunk.
 
-    Hand `on_step` every step (`on_step`): the share rises with them. With a share of 0 this is `loss` itself.
+    `on_step` has to be called for every step: the share rises with them. With a share of 0 this is `loss` itself.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ScheduledSampling:
         self._random = torch.Generator().manual_seed(seed)
 
     def on_step(self, step: TrainStep) -> None:
-        """Take note of a step."""
+        """Set how far the training is."""
         self.number = step.number
 
     @property

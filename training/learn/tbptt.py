@@ -1,12 +1,12 @@
-"""Truncated back-propagation through time: the one loop by which networks learn here, for the prior and afterwards.
+"""Truncated back-propagation through time: the one training loop, for the priors, for symbols and for retraining.
 
-A long sequence is cut into chunks of k1 rows, an optimiser step each. The hidden state is carried from chunk to chunk
-without end, so that the network lives with its past as it does when it scores; gradients flow back k2 rows and stop
-there (Williams and Peng 1990; Sutskever 2013, section 2.8.6), so that memory and time for a step are bounded:
+A long sequence is cut into chunks of k1 rows, with an optimiser step each. The hidden state is carried from chunk to
+chunk, as it is when scoring; gradients flow back k2 rows (Williams and Peng 1990; Sutskever 2013, section 2.8.6), so
+that memory and time for a step are bounded:
 
     k2 = k1   the cut lies between two chunks; each row is run once (the default)
     k2 > k1   the rows before a chunk are run again, from the state of that time, for the chunk's gradient to reach them
-    k2 < k1   the first k1 - k2 rows of a chunk only bring the state up
+    k2 < k1   the first k1 - k2 rows of a chunk only update the state
 
 With k1 and k2 as long as the sequence this is full back-propagation.
 """
@@ -29,8 +29,8 @@ from training.network.model import Forecast, student_t_nll
 
 logger = logging.getLogger(__name__)
 
-FAR_WEIGHT = 0.3  # of the loss of a far horizon, beside 1 for the next observation: that is what is scored first
-WORST_NLL = 20.0  # nats; beyond, a single row would steer the whole batch
+FAR_WEIGHT = 0.3  # of the loss of a far horizon; that of the next observation, which scores use most, has 1
+WORST_NLL = 20.0  # nats; beyond, a single row would dominate the batch
 MAX_SKIPPED = 3  # steps in a row without a finite loss and gradient: the run is lost
 
 
@@ -57,7 +57,7 @@ class Sequences(NamedTuple):
 
 
 class Learner(Protocol):
-    """What the loop asks of a model: a torch module whose state between two calls is its caller's to keep."""
+    """What the loop needs of a model: a torch module whose state between two calls is kept by the caller."""
 
     def initial_state(self, batch: int) -> Tensor:
         """Return the state that sequences begin with, [batch, ...]."""
@@ -95,9 +95,9 @@ class TrainStep(NamedTuple):
 
 @dataclass(slots=True)
 class TrainResult:
-    """How a training went. The model holds the best validated weights, or the last ones without validation."""
+    """How a training ended. The model has the best validated weights, or the last ones without validation."""
 
-    outcome: str = "finished"  # "finished" | "early" (no more gain) | "stopped" (asked to) | "diverged"
+    outcome: str = "finished"  # "finished" | "early" (no more gain) | "stopped" (by `stop`) | "diverged"
     steps: int = 0
     skipped: int = 0  # steps without a finite loss, gradient or result
     validation: float = math.inf  # best validation loss; the untrained model's counts as the first
@@ -146,11 +146,11 @@ def train(
 
     chunk: rows between two steps (k1). backpropagate: rows that a step's gradient flows back (k2); None: a chunk.
     clip_norm: limit of the gradient's global L2 norm; clip_value: of each of its elements, taken first; inf: none.
-    validate: loss to bring down, asked before the first step and then every `validate_every` steps; after `patience`
-    answers without a gain the run ends. stop: asked before each step (`threading.Event.is_set`, say).
+    validate: the loss to reduce, called before the first step and then every `validate_every` steps; after `patience`
+    calls without a gain the run ends. stop: called before each step (such as `threading.Event.is_set`).
 
-    A step whose loss or gradient is not finite is left out and counted. After three in a row, or one that spoils the
-    weights all the same, the run ends as "diverged" with the best validated weights, or those from before the run.
+    A step whose loss or gradient is not finite is skipped and counted. After MAX_SKIPPED in a row, or one that still
+    makes weights infinite or NaN, the run ends as "diverged" with the best validated weights, or the initial ones.
     """
     k1, k2 = chunk, chunk if backpropagate is None else backpropagate
     run = TrainResult()
@@ -166,7 +166,7 @@ def train(
             if stop():
                 run.outcome = "stopped"
                 break
-            if at < cut:  # k1 and k2 differ: the state has yet to reach the cut
+            if at < cut:  # k1 and k2 differ: bring the state to the cut
                 with torch.no_grad():
                     _, state = loss(model, batch.part(at, cut), state)
                 at = cut
@@ -184,7 +184,7 @@ def train(
                 skipped_in_row += 1
                 if skipped_in_row >= MAX_SKIPPED:
                     run.outcome = "diverged"
-                break  # the carried state may hold the same NaN: on with the next batch
+                break  # the carried state may hold the same NaN: continue with the next batch
             skipped_in_row = 0
             rate = float(optimiser.param_groups[0]["lr"])
             optimiser.step()
@@ -214,14 +214,14 @@ def train(
         if run.outcome != "finished":
             break
     model.eval()
-    if validate is not None and run.outcome == "finished":  # the steps since it was last asked
+    if validate is not None and run.outcome == "finished":  # for the steps since the last call
         answer = validate(model)
         if answer < run.validation:
             run.validation, best = answer, copy.deepcopy(model.state_dict())
     if validate is not None or run.outcome == "diverged":
         model.load_state_dict(best)
     if run.skipped:
-        logger.warning("training left out %d steps without a finite loss, gradient or result", run.skipped)
+        logger.warning("training skipped %d steps without a finite loss, gradient or result", run.skipped)
     return run
 
 

@@ -1,1 +1,5 @@
-"""The forecaster: its inputs, cells, weights, compiled kernels, and versions on disk. Knows nothing of learning."""
+"""The forecaster: inputs, cells, attention, weights and files, compiled kernels, and the registry of versions.
+
+`model.Forecaster` is the torch module, `kernels.Network` the same equations compiled for a CPU. Only `model`, `cells`
+and `attention` import torch. Knows nothing of training.
+"""

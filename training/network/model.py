@@ -96,18 +96,13 @@ class Forecaster(nn.Module):
         return Weights(self.shape, arrays)
 
     @property
-    def state_sizes(self) -> list[int]:
-        """Numbers a lane carries: for each layer, and for the attention where there is one."""
-        return self.shape.state_sizes
-
-    @property
     def state_size(self) -> int:
         """Numbers a lane carries."""
         return self.shape.state_size
 
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Forecast, Tensor]:
         """Run the sequence `inputs` [time, batch, INPUT_SIZE] on from `state`; return forecasts and the new state."""
-        before, after, outputs = torch.split(state, self.state_sizes, dim=-1), [], []
+        before, after, outputs = torch.split(state, self.shape.state_sizes, dim=-1), [], []
         below = inputs
         for k, layer in enumerate(self.layers):
             hidden, last = layer(below, before[k])

@@ -1,1 +1,1 @@
-"""The networks that ship: trained on synthetic series. Stands on `learn` and `network`."""
+"""The shipped forecasters: synthetic series, and the training on them. May import `learn` and `network`."""

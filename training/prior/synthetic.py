@@ -1,12 +1,12 @@
-"""Synthetic series of many kinds: all that the prior ever learns from. It has seen no benchmark and no customer.
+"""Synthetic series of many kinds: all that the priors are trained on. They have seen no benchmark and no customer.
 
 A series is a sum of seasons, levels, waves and walks with noise and spikes on top, in a share of them turned into
-counts, exponentials, floors or grids, and in a share changed for good at one row. Beside these `ORDINARY` kinds there
-are `EXTRA` ones that monitoring is full of: constants, mostly-zero series, counters. A share of all is sampled
-irregularly.
+counts, exponentials, floors or grids, and in a share changed permanently at one row. Besides these `ORDINARY` kinds
+there are `EXTRA` ones that are common in monitoring: constants, mostly-zero series, counters. A share of all is
+sampled irregularly.
 
-Everything is made for all series at once, in columns. Units do not matter (the normaliser removes them); shapes do.
-What it cannot teach: holidays, and how features of one stream hang together.
+Everything is computed for all series at once, in columns. Units do not matter (the normaliser removes them); shapes
+do. What it cannot teach: holidays, and how the features of one stream depend on each other.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Bool = NDArray[np.bool_]
 Random = np.random.Generator
 
 DAY, WEEK = 86_400.0, 604_800.0
-STEPS = (60.0, 300.0, 300.0, 300.0, 300.0, 600.0, 900.0, 1800.0, 3600.0)  # seconds; five minutes are the commonest
+STEPS = (60.0, 300.0, 300.0, 300.0, 300.0, 600.0, 900.0, 1800.0, 3600.0)  # seconds; mostly five minutes
 FIRST_START, LAST_START = 1_420_070_400, 1_735_689_600  # 2015-01-01, 2025-01-01 UTC
 IRREGULAR = 0.18  # share of series with jitter, missing rows, gaps or random arrivals
-EXTRA = {"constant": 0.02, "nearly_constant": 0.03, "sparse": 0.05, "counter": 0.05}  # shares, where they are wanted
+EXTRA = {"constant": 0.02, "nearly_constant": 0.03, "sparse": 0.05, "counter": 0.05}  # shares, if `extra` asks for them
 ORDINARY = "ordinary"
 
 

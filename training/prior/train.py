@@ -1,16 +1,16 @@
 """The prior: the forecaster that every installation starts from, trained on synthetic series only.
 
-    python -m training.prior.train                      # makes the shipped priors again, one of each cell
+    python -m training.prior.train                            # trains the shipped priors again, one of each cell
     python -m training.prior.train --cell lstm --seed 1 2 3   # trains each, keeps the best by held-back likelihood
 
-writes `priors/<cell>.safetensors` and, beside it, a JSON with seeds, figures and versions. The seed is chosen by the
-likelihood of synthetic series that no seed was trained on, never by a benchmark or anybody's data.
+writes `priors/<cell>.safetensors` and `priors/<cell>.json` with seeds, metrics and versions. The seed is chosen by the
+likelihood of synthetic series that no seed was trained on, never by a benchmark or by anyone's data.
 
-All weights are trained with the heads of the two default horizons; those of the others are then fitted to what the
-recurrent layers have come to hold. So which horizons a user asks for changes nothing in the others' forecasts.
+All weights are trained with the heads of the two default horizons; the heads of the others are then fitted to the
+finished recurrent layers. So the choice of horizons does not change the forecasts of the others.
 
 On one machine the same seed gives the same weights bit for bit (one thread, fixed order of operations). Another CPU
-or another torch rounds differently and a training magnifies that: there the held-back NLL may differ by `TOLERANCE`.
+or another torch rounds differently and training magnifies that: there the held-back NLL may differ by `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ SEEDS = {"rnn": 1, "lstm": 1, "gru": 1, "esn": 1}  # chosen among those in the J
 FURTHER_HORIZONS = tuple(horizon for horizon in SHIPPED_HORIZONS if horizon not in HORIZONS)
 FURTHER_BATCHES = 300  # steps of a whole batch each: only heads are fitted
 FURTHER_RATE = 1e-2
-READOUT_BATCHES = 100  # that a reservoir's readout is fitted to in closed form, before the gradient takes over
+READOUT_BATCHES = 100  # for fitting a reservoir's readout in closed form, before gradient descent
 TRAINING_SERIES, ROWS = 6000, 1200
 LANES, CHUNK = 48, 400  # of a step: 48 series side by side, three chunks through each
 BATCHES = 2500  # 7,500 steps
 # Peak of the one-cycle schedule by cell, and held-back NLL: lstm at 6e-3 0.078, 1e-2 0.045, 2e-2 0.022, 3e-2 0.010;
 # gru at 1e-2 0.023, 3e-2 0.180; rnn at 4e-3 0.173, 1e-2 0.146, 3e-2 0.229
 PEAK_RATES = {"rnn": 1e-2, "lstm": 3e-2, "gru": 1e-2, "esn": 3e-2}
-WARM_UP = 5  # rows: a normaliser that has seen fewer says nothing of the series
+WARM_UP = 5  # rows: with fewer, the normaliser knows nothing of the series
 HELD_BACK_SEED, HELD_BACK_SERIES = 20_150_101, 600
-SCORED_FROM = 50  # rows: held-back figures are of settled lanes
+SCORED_FROM = 50  # rows: held-back metrics are of lanes after their warm-up
 TOLERANCE = 0.03  # nats of held-back NLL, between machines: allowed, not yet measured on a second one
 
 
@@ -77,7 +77,7 @@ def tensors_of(series: Series, horizons: Sequence[int] = HORIZONS) -> Sequences:
 def replay_set(rng: np.random.Generator, count: int, length: int, horizons: Sequence[int] = HORIZONS) -> Sequences:
     """Draw `count` windows of `length` rows at random places of fresh synthetic series, to mix into a retraining.
 
-    A network that learns a fleet unlearns what the fleet does not show; a share of these in each batch keeps it.
+    A network that learns a fleet forgets what the fleet does not show; a share of these in each batch prevents that.
     """
     rows = max(ROWS, length)
     whole = tensors_of(make_series(rng, count, rows), horizons)
@@ -87,7 +87,7 @@ def replay_set(rng: np.random.Generator, count: int, length: int, horizons: Sequ
     return Sequences(*(tensor[row, lane] for tensor in whole))
 
 
-# --- Held-back figures ------------------------------------------------------------------------------------------------
+# --- Held-back metrics ------------------------------------------------------------------------------------------------
 
 
 def held_back_nll(model: Forecaster, held_back: Sequences) -> NDArray[np.float64]:
@@ -98,7 +98,7 @@ def held_back_nll(model: Forecaster, held_back: Sequences) -> NDArray[np.float64
 
 
 def persistence_nll(held_back: Sequences) -> NDArray[np.float64]:
-    """Return the same of "as last time": a Student-t around the last value, scaled by the recent changes."""
+    """Return the same for a forecast of no change: a Student-t around the last value, scaled by recent changes."""
     last, change = held_back.inputs[..., 0], held_back.inputs[..., 1].abs()
     scale = torch.empty_like(change)  # [rows, series]
     average = change[0]
@@ -119,7 +119,7 @@ def _by_series(forecast: Forecast, held_back: Sequences) -> NDArray[np.float64]:
 
 
 def held_back_series(kinds: str) -> Series:
-    """Draw the series that judge a prior: "ordinary" on regular clocks, or "all" kinds on all clocks."""
+    """Draw the series that a prior is judged by: "ordinary" on regular clocks, or "all" kinds on all clocks."""
     rng = np.random.default_rng(HELD_BACK_SEED)
     if kinds == "ordinary":
         return make_series(rng, HELD_BACK_SERIES, ROWS, irregular=0.0)
@@ -163,7 +163,7 @@ def train_prior(cell: str, seed: int, batches: int, series: int) -> Forecaster:
 
 
 def with_further_horizons(model: Forecaster, seed: int, batches: int, series: int) -> Forecaster:
-    """Return the model with heads of FURTHER_HORIZONS beside its own, fitted to synthetic series."""
+    """Return the model with heads of FURTHER_HORIZONS added, fitted to synthetic series."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     horizons = (1, *FURTHER_HORIZONS)
@@ -182,7 +182,7 @@ def _draw(sequences: Sequences, rng: np.random.Generator, batches: int) -> Itera
 
 
 def _known(path: Path, recipe: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Return the candidates that earlier runs of the same recipe left in the file of figures."""
+    """Return the candidates of earlier runs of the same recipe, from the JSON file."""
     if not path.exists():
         return {}
     about = json.loads(path.read_text(encoding="utf-8"))

@@ -1,1 +1,1 @@
-"""A challenger from recent windows, on one or several processes, and whether it is better. The top room of training."""
+"""A challenger trained on recent windows, on one or several processes, and judged. May import all of `training`."""

@@ -1,1 +1,4 @@
-"""The network of categorical features, compiled and as torch module, and what its prior learns from."""
+"""Categorical features: counts of symbols, the network that mixes them (kernels and torch), and its prior's training.
+
+May import `learn` and `network`.
+"""

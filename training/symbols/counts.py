@@ -148,12 +148,13 @@ def expert_log_probs(r: LaneRow, x: Float32, statistics: Float32) -> None:
 
 
 @compiled
-def _halve_row(r: LaneRow, row: int) -> None:
+def _halve(counts: NDArray[np.unsignedinteger[Any]]) -> int:
+    """Halve counts, rounding down; return their sum."""
     mass = 0
-    for slot in range(SIZE):
-        r.pairs[row, slot] >>= 1
-        mass += r.pairs[row, slot]
-    r.pair_mass[row] = mass
+    for k in range(len(counts)):
+        counts[k] >>= 1
+        mass += counts[k]
+    return mass
 
 
 @compiled
@@ -187,19 +188,10 @@ def _forget(r: LaneRow, slot: int) -> None:
 
 
 @compiled
-def _halve_followers(r: LaneRow, triple: int) -> None:
-    mass = 0
-    for k in range(FOLLOWERS):
-        r.follower_count[triple, k] >>= 1
-        mass += r.follower_count[triple, k]
-    r.context_mass[triple] = mass
-
-
-@compiled
 def _learn_triple(r: LaneRow, slot: int) -> None:
     triple, context = _triple_of(r.before, r.previous), r.before * SIZE + r.previous
     if r.context[triple] != context:  # of other symbols: each time it is met it loses half
-        _halve_followers(r, triple)
+        r.context_mass[triple] = _halve(r.follower_count[triple])
         if r.context_mass[triple] >= TRIPLE_STEP:
             return
         for k in range(FOLLOWERS):
@@ -218,7 +210,7 @@ def _learn_triple(r: LaneRow, slot: int) -> None:
     r.follower_count[triple, chosen] += TRIPLE_STEP
     r.context_mass[triple] += TRIPLE_STEP
     if r.follower_count[triple, chosen] > TRIPLE_LIMIT:
-        _halve_followers(r, triple)
+        r.context_mass[triple] = _halve(r.follower_count[triple])
 
 
 @compiled
@@ -249,7 +241,7 @@ def count(r: LaneRow, symbol: int, found: int) -> int:
         r.pairs[r.previous, found] += PAIR_STEP
         r.pair_mass[r.previous] += PAIR_STEP
         if r.pair_mass[r.previous] >= PAIR_LIMIT:
-            _halve_row(r, r.previous)
+            r.pair_mass[r.previous] = _halve(r.pairs[r.previous])
         if r.before > 0:
             _learn_triple(r, found)
 

@@ -111,7 +111,7 @@ def distribution(w: Weights, r: LaneRow, x: Float32, statistics: Float32, mix: F
 
 
 @compiled
-def prime(w: Weights, r: LaneRow) -> None:
+def warm_up(w: Weights, r: LaneRow) -> None:
     """Give a lane a hidden state of these weights: step through its last events again."""
     z = np.empty(4 * HIDDEN, np.float32)
     for k in range(HIDDEN):
@@ -126,7 +126,7 @@ def prime(w: Weights, r: LaneRow) -> None:
 def predict(
     lanes: LaneRow,  # LANE_SYMBOLS
     w: Weights,
-    row: NDArray[np.int64],  # [observations] of `lanes`; -1: a number, passed over
+    row: NDArray[np.int64],  # [observations] of `lanes`; -1: a number, skipped
     symbol: NDArray[np.int64],  # [observations] hash, not 0
     first: int,
     last: int,
@@ -140,7 +140,7 @@ def predict(
             continue
         r, o = lanes[row[j]], out[j]
         if r.network != w.network:
-            prime(w, r)
+            warm_up(w, r)
         found = slot_of(r, symbol[j])
         distribution(w, r, x, statistics, mix, p)
         o.top, o.top_p, tail = 0, 0.0, 0.0

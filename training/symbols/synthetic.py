@@ -1,7 +1,7 @@
 """Synthetic sequences of symbols: what the prior of categorical lanes learns from.
 
-Random Markov chains of order 0 to 3, noisy loops, interleaved workflows, bursts, vocabularies that drift, and symbols
-that come once and never again. A symbol is an integer from 1; sequences of a batch share nothing.
+Random Markov chains of order 0 to 3, noisy loops, interleaved workflows, bursts, drifting vocabularies, and symbols
+that come only once. A symbol is an integer from 1; sequences of a batch share nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _workflows(
     paths: Int64,  # [kinds, length], -1 past the end
     weights: NDArray[np.float64],  # [kinds] cumulative
     width: int,  # running at the same time
-    sticky: float,  # probability that the same one goes on
+    sticky: float,  # probability that the same one continues
     uniform: NDArray[np.float64],  # [rows, 3]
     out: Int64,
 ) -> None:

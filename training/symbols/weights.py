@@ -1,4 +1,4 @@
-"""The weights of the categorical lanes' network, as they ship and as the kernels take them; without torch."""
+"""The weights of the categorical lanes' network, as shipped and as the kernels take them; without torch."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ SHAPES = {
 
 
 def shipped_arrays() -> dict[str, Float32]:
-    """Return the shipped network's arrays, by the names that `symbols.SymbolNetwork` has for them.
+    """Return the shipped network's arrays, by the names that `network.SymbolNetwork` has for them.
 
-    Raises ModelError where the installation lacks it, or it is damaged.
+    Raises ModelError if the file is missing or damaged.
     """
     with resources.as_file(resources.files("training") / FILE) as path:
         try:
@@ -50,7 +50,7 @@ def shipped_arrays() -> dict[str, Float32]:
 
 
 def kernel_weights(value: Mapping[str, Float32]) -> Weights:
-    """Lay arrays out for the kernels; the embedding is multiplied through the input gates once and for all."""
+    """Lay arrays out for the kernels; the embedding's product with the input gates is computed once."""
     W = value["rnn.weight_ih_l0"].T
     inputs = value["embedding.weight"] @ W + value["rnn.bias_ih_l0"] + value["rnn.bias_hh_l0"]
     arrays = [inputs, value["is_new"] @ W, value["rnn.weight_hh_l0"].T, value["mix.weight"].T, value["mix.bias"]]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.symbols.counts import EXPERTS, HIDDEN, LANE_SYMBOLS, RECENT, SIZE, SLOTS, STATISTICS, count, slot_of
-from training.symbols.kernels import PREDICTION, distribution, predict, prime
+from training.symbols.kernels import PREDICTION, distribution, predict, warm_up
 from training.symbols.network import (
     FILE,
     HELD_BACK_BATCHES,
@@ -152,18 +152,18 @@ def test_a_loop_that_pair_counts_cannot_predict_is_learnt(weights):
 def test_a_primed_lane_predicts_like_one_that_was_never_evicted(weights, kind):
     symbols = make_symbols(np.random.default_rng(10), 600, kind)
     row, found = np.zeros(len(symbols), np.int64), []
-    for primed in (False, True):
+    for warmed in (False, True):
         lanes, out = np.zeros(1, LANE_SYMBOLS), np.zeros(len(symbols), PREDICTION)
         predict(lanes, weights, row, symbols, 0, 500, out)
-        if primed:
+        if warmed:
             lanes["hidden"] = lanes["cell"] = 0.5
-            prime(weights, lanes[0])
+            warm_up(weights, lanes[0])
         predict(lanes, weights, row, symbols, 500, 550, out)
         found.append(out["surprise"][500:550].mean())
     assert abs(found[1] - found[0]) < 0.05
 
 
-def test_other_weights_prime_a_lane_before_its_next_event(weights):
+def test_other_weights_warm_up_a_lane_before_its_next_event(weights):
     symbols = make_symbols(np.random.default_rng(11), 2 * RECENT, "loop")
     row = np.zeros(len(symbols), np.int64)
     torch.manual_seed(0)
@@ -171,12 +171,12 @@ def test_other_weights_prime_a_lane_before_its_next_event(weights):
     lanes, out = np.zeros(1, LANE_SYMBOLS), np.zeros(len(symbols), PREDICTION)
     predict(lanes, other, row, symbols, 0, len(symbols) - 1, out)
     assert lanes["network"] == other.network != weights.network
-    primed = lanes.copy()
-    prime(weights, primed[0])
-    for start in (lanes, primed):
+    warmed = lanes.copy()
+    warm_up(weights, warmed[0])
+    for start in (lanes, warmed):
         predict(start, weights, row, symbols, len(symbols) - 1, len(symbols), out)
     assert lanes["network"] == weights.network
-    np.testing.assert_array_equal(lanes["hidden"], primed["hidden"])
+    np.testing.assert_array_equal(lanes["hidden"], warmed["hidden"])
 
 
 def test_the_shipped_symbols_prior_beats_counting_on_held_out_sequences(network):
