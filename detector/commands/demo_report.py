@@ -69,27 +69,6 @@ def summary(series: Sequence[Series], judged: Sequence[StreamIncidents], budget:
     ]
 
 
-def _series(stream: str, rows: Sequence[ScoreRecord], fired: Sequence[str], windows: Sequence[Window]) -> Series:
-    feature = next(iter(rows[0].observed))
-    return Series(
-        stream=stream,
-        feature=feature,
-        time=_times([row.timestamp for row in rows]),
-        value=np.array([row.observed.get(feature) for row in rows], np.float64),
-        expected=np.array([row.expected.get(feature) for row in rows], np.float64),
-        lower=np.array([row.lower.get(feature) for row in rows], np.float64),
-        upper=np.array([row.upper.get(feature) for row in rows], np.float64),
-        score=np.array([row.score for row in rows]),
-        threshold=np.array([row.threshold for row in rows]),
-        alerts=_times(fired),
-        windows=windows,
-    )
-
-
-def _times(texts: Sequence[str]) -> Int64:
-    return np.array([text.removesuffix("Z") for text in texts], "datetime64[ns]").astype(np.int64)
-
-
 def write_plots(
     series: Sequence[Series], judged: Sequence[StreamIncidents], paragraphs: Sequence[str], table: str, output: Path
 ) -> str:
@@ -111,3 +90,24 @@ def write_plots(
     save_png(plot_overview(captioned, title), output / "demo.png")
     (output / "index.html").write_text(html_page(title, paragraphs, table, images), encoding="utf-8")
     return f"{output / 'index.html'}, {output / 'demo.png'}"
+
+
+def _series(stream: str, rows: Sequence[ScoreRecord], fired: Sequence[str], windows: Sequence[Window]) -> Series:
+    feature = next(iter(rows[0].observed))
+    return Series(
+        stream=stream,
+        feature=feature,
+        time=_times([row.timestamp for row in rows]),
+        value=np.array([row.observed.get(feature) for row in rows], np.float64),
+        expected=np.array([row.expected.get(feature) for row in rows], np.float64),
+        lower=np.array([row.lower.get(feature) for row in rows], np.float64),
+        upper=np.array([row.upper.get(feature) for row in rows], np.float64),
+        score=np.array([row.score for row in rows]),
+        threshold=np.array([row.threshold for row in rows]),
+        alerts=_times(fired),
+        windows=windows,
+    )
+
+
+def _times(texts: Sequence[str]) -> Int64:
+    return np.array([text.removesuffix("Z") for text in texts], "datetime64[ns]").astype(np.int64)

@@ -119,8 +119,8 @@ class TrainReport:
         symbols = f", {self.symbols} symbols left out" if self.symbols else ""
         rejected = "".join(f", {count} rejected ({reason})" for reason, count in self.rejected.items())
         lines = [
-            f"{self.events} events{rejected}{symbols}, {self.dropped} late or duplicate; "
-            f"{self.lanes} features, of which {self.lanes_used} have {MIN_EVENTS} events and move"
+            f"{self.events:,} events{rejected}{symbols}, {self.dropped} late or duplicate; {self.lanes_used} of "
+            f"{self.lanes} features can be learnt from (at least {MIN_EVENTS} events, not constant)"
         ]
         if self.outcome.steps:
             lines.append(
