@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from connectors.batches import Alert, Partition, RawBatch, Rejected, Scores
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 
 
 class NotWrittenError(Exception):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from connectors.batches import Alert, Rejected, Scores
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from connectors.kafka.alert_feed import AlertFeed
 from connectors.kafka.writer import KafkaWriter
 from connectors.protocols import AlertSink, DeadLetterSink, ScoreSink, Sink

@@ -12,8 +12,8 @@ from types import MappingProxyType
 import numpy as np
 
 from connectors.batches import CsvLayout, Int64, Partition, RawBatch
+from connectors.common.background import OngoingProblem
 from connectors.common.private_files import Fingerprint
-from connectors.common.problem import OngoingProblem
 from connectors.decode.decoder import Decoder
 from connectors.files.lines import STANDARD_INPUT, FileError, LineReader
 from connectors.files.settings import FileSettings

@@ -17,7 +17,7 @@ from concurrent.futures import Future, wait
 from ipaddress import ip_address
 from typing import Any
 
-from connectors.common.threads import run_in_thread
+from connectors.common.background import run_in_thread
 from connectors.http_client.url_policy import Address, TargetRefusedError
 
 NEXT_ADDRESS_SECONDS = 0.25  # after which the next address is tried as well

@@ -18,7 +18,7 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from connectors.batches import Alert
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from connectors.decode.timestamps import parse_time
 from connectors.json_records import AlertRecord
 from connectors.kafka.client_internals import position_of

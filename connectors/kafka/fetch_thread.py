@@ -28,7 +28,7 @@ from kafka.errors import (
 )
 from kafka.future import Future
 
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from connectors.kafka.client_internals import (
     RawRecord,
     client_class,

@@ -14,7 +14,7 @@ from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.structs import ConsumerGroupMetadata
 
 from connectors.batches import Partition, RawBatch
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from connectors.kafka.errors import KafkaConnectorError, explain_error
 from connectors.kafka.fetch_thread import (
     ANSWER_MS,

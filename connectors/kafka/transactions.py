@@ -18,7 +18,7 @@ from kafka.errors import KafkaError, ProducerFencedError
 from kafka.structs import ConsumerGroupMetadata
 
 from connectors.batches import Partition
-from connectors.common.threads import run_in_thread
+from connectors.common.background import run_in_thread
 from connectors.kafka.errors import KafkaConnectorError, explain_error, is_permanent
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.writer import KafkaWriter, UndeliveredError

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from connectors.batches import Alert
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from connectors.http_client.url_policy import Targets, parse_url
 from connectors.webhook.delivery import DeliveryResult, WebhookClient
 from connectors.webhook.outbox import Message, NewMessage, Outbox, OutboxError, OutboxFullError

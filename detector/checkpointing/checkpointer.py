@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from connectors.batches import Partition, RawBatch
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.writer import UndeliveredError
 from connectors.protocols import DaemonSource, NotWrittenError

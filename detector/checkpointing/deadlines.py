@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 
-from connectors.common.threads import run_in_thread
+from connectors.common.background import run_in_thread
 from connectors.kafka.writer import UndeliveredError
 
 logger = logging.getLogger(__name__)

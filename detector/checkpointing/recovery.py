@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from connectors.batches import Partition
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from connectors.common.throttle import LogThrottle
 from connectors.kafka.changelog import RIGHTS, Changelogs
 from connectors.kafka.changelog_format import Assembler, ChangelogError, Entry, Mark, compressed, restored

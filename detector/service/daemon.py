@@ -15,8 +15,7 @@ from concurrent.futures import wait
 from dataclasses import dataclass
 
 from connectors.batches import Partition, RawBatch, Rejected
-from connectors.common.problem import OngoingProblem
-from connectors.common.threads import run_in_thread
+from connectors.common.background import OngoingProblem, run_in_thread
 from connectors.decode.decoder import Decoder
 from connectors.http_server.server import HttpServer
 from connectors.kafka.writer import UndeliveredError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from detector.checkpointing.checkpointer import Checkpointer
 from detector.checkpointing.deadlines import BrokerWait
 from detector.service.rebalance import RebalanceHandler

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from detector.checkpointing.checkpointer import Checkpointer
 from detector.config.settings import Settings
 from detector.engine.engine import Engine

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from connectors.files.sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
 from connectors.kafka.alert_feed import AlertFeed
 from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.common.problem import CALM_SECONDS, LASTING_SECONDS, OngoingProblem
+from connectors.common.background import CALM_SECONDS, LASTING_SECONDS, OngoingProblem
 from detector.config.settings import load_settings
 from detector.service.daemon import Daemon
 from detector.service.factory import build_daemon
@@ -50,7 +50,7 @@ def test_a_failing_part_shows_in_its_metric_at_once_and_in_readyz_if_it_lasts(
     daemon._watch({})
     assert failing(daemon, part) == 1
     assert daemon.readiness.ready() == (True, "scoring")
-    monkeypatch.setattr("connectors.common.problem.LASTING_SECONDS", 0.0)
+    monkeypatch.setattr("connectors.common.background.LASTING_SECONDS", 0.0)
     ready, reported = daemon.readiness.ready()
     assert ready == (part == "retraining"), "scoring goes on with the model as it is"
     assert "no way in (for 0 s)" in reported

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from connectors.batches import Rejected
-from connectors.common.problem import OngoingProblem
+from connectors.common.background import OngoingProblem
 from connectors.common.throttle import LogThrottle
 from detector.config.settings import load_settings
 from detector.observability.rejections import RejectionLog

@@ -1,13 +1,32 @@
-"""What a background thread fails to do at present, for health checks and metrics."""
+"""Background threads: running work in one, and what one fails to do at present, for health checks and metrics."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+_Result = TypeVar("_Result")
 
 CALM_SECONDS = 30.0  # without a failure for so long, a problem counts as solved
 LASTING_SECONDS = 60.0  # a problem that lasts longer is reported by the health check
+
+
+def run_in_thread(work: Callable[[], _Result]) -> Future[_Result]:
+    """Run a call that takes no deadline in a daemon thread, which does not keep the process from ending."""
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="run-in-thread", daemon=True).start()
+    return future
 
 
 class OngoingProblem:
