@@ -1,4 +1,4 @@
-"""What the daemon asks of an edge. A source or sink is one file that keeps one of these promises."""
+"""What the daemon needs of a source and of a sink. Each kind of source or sink implements one of these protocols."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from connectors.common.background import OngoingProblem
 
 
 class NotWrittenError(Exception):
-    """An output takes nothing at present (its disk is full): it keeps what it was given, and `flush` tries again."""
+    """An output takes nothing at present (its disk is full): it keeps what it was given, and `flush` retries."""
 
 
 class Source(Protocol):
@@ -24,27 +24,27 @@ class Source(Protocol):
         """Whether no record will ever come again (a file that has been read; never true of Kafka)."""
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Tell the source what has been processed for good. Only the daemon's checkpoint calls this."""
+        """Note what has been processed for good. Only the daemon's checkpoint calls this."""
 
     def lag(self) -> dict[Partition, int]:
         """Return how many records each assigned partition holds that have not been polled."""
 
     def close(self) -> None:
-        """Let go: leave the group, close files and sockets."""
+        """Leave the group, close files and sockets."""
 
 
-DEFERRED = -1  # instead of an offset to begin at: `seek` will say it, once the partition's state is there
+DEFERRED = -1  # instead of an offset to begin at: a seek follows, once the partition's state is restored
 
 
 @dataclass(frozen=True, slots=True)
 class RebalanceCallbacks:
     """What a source calls within `poll`, on its thread, as a group gives it partitions and takes them away.
 
-    `start(partition)` is asked after `on_assigned`: the offset to begin at, from the local store, which rules over what
-    is committed in Kafka; None where it knows none, DEFERRED where a seek follows. `on_revoked` comes before the
-    partitions are given away, while `commit` of their offsets still works (checkpoint there); `on_lost` when others may
-    already have them. `on_placed` tells where reading starts or resumes: at the assignment, after a seek, and where the
-    broker does not hold what was to be read next.
+    `start(partition)` is called after `on_assigned` and returns the offset to begin at, from the local store, which
+    takes precedence over what is committed in Kafka; None if it knows none, DEFERRED if a seek follows. `on_revoked`
+    comes before the partitions are given away, while `commit` of their offsets still works (checkpoint there);
+    `on_lost` when others may already have them. `on_placed` gets the offsets where reading starts or resumes: at the
+    assignment, after a seek, and if the broker does not hold the next record.
     """
 
     start: Callable[[Partition], int | None] = lambda _: None
@@ -63,7 +63,7 @@ class DaemonSource(Source, Protocol):
 
     @property
     def outage(self) -> bool:
-        """Whether nobody answers who could say whether there are records."""
+        """Whether the broker gives no answer, so that it is unknown whether there are records."""
 
     @property
     def problems(self) -> Mapping[str, OngoingProblem]:
@@ -77,25 +77,25 @@ class DaemonSource(Source, Protocol):
         """Call these as partitions come and go. To be called before the first `poll`."""
 
     def pause(self) -> None:
-        """Hand out no records until `resume`; `poll` is called all the same."""
+        """Return no records until `resume`; `poll` is still called."""
 
     def resume(self) -> None:
-        """Hand out records again."""
+        """Return records again."""
 
     def fingerprints(self) -> Mapping[str, Sequence[int | str]]:
-        """Return what tells, after a restart, that offsets are still those of the same files; as JSON can hold it."""
+        """Return what identifies, after a restart, the files that offsets belong to; as JSON can hold it."""
 
     def member(self) -> Any:
-        """Return what a transaction must know of this member of the group; None where there is none."""
+        """Return the group membership that a transaction needs; None if there is none."""
 
     def hold(self, partitions: Iterable[Partition]) -> None:
-        """Hand out no more records of these partitions of the group until `seek`."""
+        """Return no records of these partitions of the group until `seek`."""
 
     def seek(self, offsets: Mapping[Partition, int | None]) -> None:
-        """Read on at these offsets in partitions that wait for it; None: as if no state were known."""
+        """Resume held partitions at these offsets; None: as if no state were known."""
 
     def rewind(self, offsets: Mapping[Partition, int]) -> None:
-        """Go back to these offsets, which have been polled since the last commit, and hand out what follows again."""
+        """Go back to these offsets, which have been polled since the last commit, and read from there again."""
 
 
 class Sink(Protocol):
@@ -115,7 +115,7 @@ class Sink(Protocol):
         """Take back what was written after `position` (a crash came before the checkpoint)."""
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Flush and close."""
 
 
 class ScoreSink(Sink, Protocol):
@@ -136,4 +136,4 @@ class DeadLetterSink(Sink, Protocol):
     """Takes what could not be decoded."""
 
     def write(self, rejected: Sequence[Rejected]) -> None:
-        """Write refusals in their order."""
+        """Write rejected records in their order."""

@@ -22,7 +22,7 @@ class SinkGroup:
     dead_letters: Sequence[DeadLetterSink]
     writer: KafkaWriter | None = None  # of those that write to Kafka outside of transactions
     feed: AlertFeed | None = None
-    problems: Mapping[str, OngoingProblem] = field(default_factory=dict)  # of those that work in threads of their own
+    problems: Mapping[str, OngoingProblem] = field(default_factory=dict)  # of those with background threads
 
     def __iter__(self) -> Iterator[Sink]:
         """Yield every sink."""

@@ -1,4 +1,4 @@
-"""SQLite files of this process alone, durable at each commit; and what their errors mean."""
+"""SQLite files that this process has exclusively, durable at each commit; and what their errors mean."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from connectors.common.private_files import make_database_private
 
 logger = logging.getLogger(__name__)
 
-ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the second where a damaged file makes SQLite say what is no UTF-8
+ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the second if a damaged file makes SQLite quote invalid UTF-8
 
 
 class Fault(Enum):
     """What is wrong."""
 
-    DAMAGED = auto()  # trying again does not help
+    DAMAGED = auto()  # retrying does not help
     FULL = auto()  # the disk
-    IO = auto()  # the disk fails; trying again may help
+    IO = auto()  # the disk fails; retrying may help
     DENIED = auto()
     BUSY = auto()  # another process has the file
     OTHER = auto()
@@ -57,10 +57,10 @@ def open_database(
     pragmas: Iterable[str] = (),
     timeout_seconds: float = 5.0,
 ) -> tuple[sqlite3.Connection, bool]:
-    """Return the database at `path`, made with `schema` where there is none, and whether it is new.
+    """Return the database at `path`, created with `schema` if there is none, and whether it is new.
 
-    `header` is the application id, which tells our file from any other SQLite database, and the version of its tables;
-    `refuse(application id, version)` raises where those that are found are others. Raises OSError, and ERRORS.
+    `header` is the application id, which identifies our file, and the version of its tables;
+    `refuse(application id, version)` raises if the file has others. Raises OSError, and ERRORS.
     """
     make_database_private(path)
     db = sqlite3.connect(path, timeout_seconds, isolation_level=None, check_same_thread=False)

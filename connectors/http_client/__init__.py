@@ -1,1 +1,4 @@
-"""HTTP requests with one deadline for all of it, and where they may go. Knows no Kafka and no webhook."""
+"""HTTP POST with one deadline for all of it (`post.HttpPoster`), and the policy of where it may go (`url_policy`).
+
+May import `common` and the files at the top of `connectors`.
+"""

@@ -1,1 +1,4 @@
-"""The daemon's HTTP port: /metrics, /livez, /readyz. Knows nothing of what it serves."""
+"""The daemon's HTTP port (`server.HttpServer`): /metrics, /livez, /readyz. Their contents come from the caller.
+
+May import `common` and the files at the top of `connectors`.
+"""

@@ -38,9 +38,9 @@ CLOSE_SECONDS = 10.0  # leaving the group takes one request, at most ANSWER_MS
 class KafkaSource:
     """Records of the partitions that the group gives to this member.
 
-    Nothing is connected before the first `poll`. `poll` returns in time whether a broker is there or not; it raises
-    AuthenticationError or TlsError where the broker refuses us, and KafkaConnectorError where going on makes no sense.
-    All methods are for one thread, save `lag`.
+    Nothing is connected before the first `poll`. `poll` returns in time even without a broker; it raises
+    AuthenticationError or TlsError if the broker refuses us, and KafkaConnectorError if retrying is useless. All
+    methods are for one thread, except `lag`.
     """
 
     grouped = True
