@@ -108,9 +108,7 @@ class Metrics:
     Hot paths call `inc` and `observe` on an attribute once for each batch, not for each event.
     """
 
-    def __init__(
-        self, registry: CollectorRegistry, version: str, rejected_reasons: Iterable[str] = REJECTED_REASONS
-    ) -> None:
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
         """Declare everything on `registry`."""
 
         def counter(name: str, documentation: str) -> Counter:
@@ -140,7 +138,7 @@ class Metrics:
             "events_rejected_total",
             "Records that could not be decoded or scored and went to the dead-letter sink, by reason.",
             "reason",
-            rejected_reasons,
+            REJECTED_REASONS,
         )
         self.events_duplicate = counter(
             "events_duplicate_total", "Events with the same stream and time as one before, dropped or not."

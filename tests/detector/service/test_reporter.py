@@ -21,7 +21,7 @@ class Reporting(Reporter):
     def __init__(self) -> None:
         self.engine = Engine(load_prior())
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, "0.1.0", ["reason"])
+        self.metrics = Metrics(self.registry, "0.1.0")
         super().__init__(self.metrics, Settings(), self.engine.streams)
 
 
