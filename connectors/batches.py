@@ -9,8 +9,8 @@ stream, a symbol.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,6 +149,39 @@ class EventBatch:
         """Return the number of events."""
         return len(self.stream)
 
+    def slice(self, first: int, last: int) -> EventBatch:
+        """Return events first..last as a batch, with the names that occur in them."""
+        rows = slice(int(self.start[first]), int(self.start[last]))
+        stream, streams = _recode(self.stream[first:last], self.streams)
+        feature, features = _recode(self.feature[rows], self.features)
+        symbol = self.symbol[rows] if len(self.symbol) else self.symbol
+        symbols: list[str] = []
+        if (symbol >= 0).any():
+            recoded, symbols = _recode(symbol[symbol >= 0], self.symbols)
+            symbol = symbol.copy()
+            symbol[symbol >= 0] = recoded
+        return EventBatch(
+            streams=streams,
+            features=features,
+            partitions=self.partitions,
+            stream=stream,
+            time=self.time[first:last],
+            received=self.received[first:last],
+            partition=self.partition[first:last],
+            offset=self.offset[first:last],
+            start=self.start[first : last + 1] - rows.start,
+            feature=feature,
+            value=self.value[rows],
+            symbols=symbols,
+            symbol=symbol if symbols else _none(),
+        )
+
+
+def _recode(codes: Int32, names: list[str]) -> tuple[Int32, list[str]]:
+    """Return codes of the names that occur, and those names."""
+    used, recoded = np.unique(codes, return_inverse=True)
+    return recoded.astype(np.int32), [names[code] for code in used.tolist()]
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -194,6 +227,39 @@ class Scores:
     def __len__(self) -> int:
         """Return the number of scored events."""
         return len(self.event)
+
+    @staticmethod
+    def concat(batch: EventBatch, edges: Sequence[int], parts: Sequence[Scores]) -> Scores:
+        """Return the scores of a batch's parts, which begin at the events `edges`, as those of the batch."""
+        symbols: dict[str, int] = {}
+        columns: dict[str, list[NDArray[Any]]] = {name: [] for name in SCORE_COLUMNS}
+        starts = [np.zeros(1, np.int64)]
+        mixed = any(len(part.expected_symbol) for part in parts)
+        for first, part in zip(edges, parts, strict=False):
+            for name in SCORE_COLUMNS:
+                columns[name].append(getattr(part, name))
+            columns["event"][-1] = part.event + first
+            columns["observation"][-1] = part.observation + batch.start[first]
+            starts.append(part.start[1:] + starts[-1][-1])
+            if mixed and len(part.expected_symbol):
+                codes = np.array([symbols.setdefault(name, len(symbols)) for name in part.symbols] + [-1], np.int32)
+                columns["expected_symbol"][-1] = codes[part.expected_symbol]
+            elif mixed:
+                columns["expected_symbol"][-1] = np.full(len(part.observation), -1, np.int32)
+                for name in ("observed_probability", "expected_probability"):
+                    columns[name][-1] = np.full(len(part.observation), np.nan)
+        return Scores(
+            batch=batch,
+            start=np.concatenate(starts),
+            model_version=parts[0].model_version,
+            symbols=list(symbols),
+            **{name: np.concatenate(arrays) for name, arrays in columns.items()},
+        )
+
+
+SCORE_COLUMNS = tuple(
+    column.name for column in fields(Scores) if column.name not in {"batch", "start", "model_version", "symbols"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from connectors.batches import EventBatch
 from detector.engine.results import SortedBatch, pass_numbers
 from detector.scoring.admission import Admitted, Taken, admitted
 from detector.scoring.scan import find_lanes
-from detector.scoring.symbols import SYMBOLIC
+from detector.state.feature_names import SYMBOLIC
 from detector.state.stream_cache import partition_hash
 from detector.state.stream_states import StreamStates
 from training.network.inputs import MAX_VALUE
@@ -77,7 +77,7 @@ def events_within_lanes(states: StreamStates, batch: EventBatch, slots: Int64, a
     _find(states, slot, start, feature, found)
     missing = np.flatnonzero(lane < 0)
     event = np.repeat(np.arange(len(slot)), np.diff(start))[missing]
-    pairs = slot[event] * len(states.features) + feature[missing]
+    pairs = slot[event] * len(states.features.names) + feature[missing]
     shown = np.sort(np.unique(pairs, return_index=True)[1])  # each where it first stands
     return len(slot) if len(shown) <= most else max(int(event[shown[most]]), 1)
 
@@ -88,14 +88,14 @@ def _named(states: StreamStates, batch: EventBatch, observation: Int64) -> tuple
     A feature of numbers and one of symbols are two, whatever their names.
     """
     code = batch.feature[observation]
-    numbers = np.array([states.feature_id(name) for name in batch.features], np.int64)
+    numbers = np.array([states.features.id_of(name) for name in batch.features], np.int64)
     feature = numbers[code] if len(numbers) else np.zeros(0, np.int64)
     if not batch.symbols:
         return feature, np.zeros(0, np.int64)
     hashes = np.array([*map(states.symbol_names.hash_of, batch.symbols), 0], np.int64)  # the last for -1
     symbol = hashes[batch.symbol[observation]]
     for which in np.unique(code[symbol != 0]).tolist():
-        feature[(symbol != 0) & (code == which)] = states.feature_id(SYMBOLIC + batch.features[which])
+        feature[(symbol != 0) & (code == which)] = states.features.id_of(SYMBOLIC + batch.features[which])
     return feature, symbol
 
 

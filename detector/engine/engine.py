@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from connectors.batches import CALM, SILENCE, Alert, EventBatch, Scores
 from detector.engine.batch_layout import admit_events, events_within_lanes, layout_observations
-from detector.engine.results import ScoredBatch, SortedBatch, alert_of, concat, part_of, resolved, scores_of, together
+from detector.engine.results import ScoredBatch, SortedBatch, alert_of, concat, resolved, scores_of
 from detector.scoring.admission import MovedBack, Taken, silence_of
 from detector.scoring.incidents import FIRES, NONE, PEAKS, RESOLVES, AlertRules, end_incident
 from detector.scoring.judge import MEASURED, VERDICT, measure
 from detector.scoring.scan import judge
 from detector.scoring.symbols import SYMBOL_ROW, measure_symbols, network
-from detector.state.arena import SpillBuffer
 from detector.state.lane_network import lanes_on
+from detector.state.spill import SpillBuffer
 from detector.state.stream_cache import PACK_BATCH, PORTION, StreamCache
 from detector.state.stream_states import StreamStates
 from training.network.input_history import WINDOW, record, unroll
@@ -126,11 +126,11 @@ class Engine:
         while not steps or edges[-1] < len(batch):
             edges.append(self._chunk_end(batch, edges[-1]))
             whole = edges[-2:] == [0, len(batch)]
-            steps.append(self._step(batch if whole else part_of(batch, *edges[-2:])))
+            steps.append(self._step(batch if whole else batch.slice(*edges[-2:])))
         if len(steps) == 1:
             return steps[0]
         return Step(
-            scores=together(batch, edges, [step.scores for step in steps]),
+            scores=Scores.concat(batch, edges, [step.scores for step in steps]),
             alerts=[alert for step in steps for alert in step.alerts],
             duplicates=sum(step.duplicates for step in steps),
             late=sum(step.late for step in steps),

@@ -6,21 +6,16 @@ Between the stages everything lies sorted by stream; what leaves is in the batch
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import Alert, EventBatch, Scores
 from detector.scoring.incidents import alert_id
-from detector.scoring.symbols import SymbolNames
+from detector.state.symbol_names import SymbolNames
 
 Int64 = NDArray[np.int64]
-
-SCORED = (  # columns of Scores but for `start`
-    "event", "score", "threshold", "alert", "warming", "young", "surprise", "observation", "expected", "lower", "upper",
-    "contribution", "expected_symbol", "observed_probability", "expected_probability",
-)  # fmt: skip
 
 
 class SortedBatch(NamedTuple):
@@ -85,67 +80,6 @@ def concat(parts: list[ScoredBatch]) -> ScoredBatch:
         np.concatenate([part.verdicts for part in parts]),
         np.concatenate([part.foreseen for part in parts]),
         sum(part.features_dropped for part in parts),
-    )
-
-
-def part_of(batch: EventBatch, first: int, last: int) -> EventBatch:
-    """Return events first..last of a batch as one of their own, with the names that occur in them."""
-    rows = slice(int(batch.start[first]), int(batch.start[last]))
-
-    def named(codes: NDArray[np.int32], names: list[str]) -> tuple[NDArray[np.int32], list[str]]:
-        kept, recoded = np.unique(codes, return_inverse=True)
-        return recoded.astype(np.int32), [names[code] for code in kept.tolist()]
-
-    stream, streams = named(batch.stream[first:last], batch.streams)
-    feature, features = named(batch.feature[rows], batch.features)
-    symbol = batch.symbol[rows] if len(batch.symbol) else batch.symbol
-    symbols: list[str] = []
-    if (symbol >= 0).any():
-        recoded, symbols = named(symbol[symbol >= 0], batch.symbols)
-        symbol = symbol.copy()
-        symbol[symbol >= 0] = recoded
-    return EventBatch(
-        streams=streams,
-        features=features,
-        partitions=batch.partitions,
-        stream=stream,
-        time=batch.time[first:last],
-        received=batch.received[first:last],
-        partition=batch.partition[first:last],
-        offset=batch.offset[first:last],
-        start=batch.start[first : last + 1] - rows.start,
-        feature=feature,
-        value=batch.value[rows],
-        symbols=symbols,
-        symbol=symbol if symbols else np.zeros(0, np.int32),
-    )
-
-
-def together(batch: EventBatch, edges: list[int], parts: list[Scores]) -> Scores:
-    """Return the scores of a batch's parts, which begin at `edges`, as those of the batch."""
-    symbols: dict[str, int] = {}
-    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in SCORED}
-    starts = [np.zeros(1, np.int64)]
-    mixed = any(len(part.expected_symbol) for part in parts)
-    for first, part in zip(edges, parts, strict=False):
-        for name in SCORED:
-            columns[name].append(getattr(part, name))
-        columns["event"][-1] = part.event + first
-        columns["observation"][-1] = part.observation + batch.start[first]
-        starts.append(part.start[1:] + starts[-1][-1])
-        if mixed:
-            codes = np.array([symbols.setdefault(name, len(symbols)) for name in part.symbols] + [-1], np.int32)
-            none = np.full(len(part.observation), np.nan)
-            has = len(part.expected_symbol) > 0
-            columns["expected_symbol"][-1] = (
-                codes[part.expected_symbol] if has else np.full(len(part.observation), -1, np.int32)
-            )
-            for name in ("observed_probability", "expected_probability"):
-                columns[name][-1] = getattr(part, name) if has else none
-    joined_columns = {name: np.concatenate(arrays) for name, arrays in columns.items()}
-    version = parts[0].model_version
-    return Scores(
-        batch=batch, start=np.concatenate(starts), model_version=version, symbols=list(symbols), **joined_columns
     )
 
 

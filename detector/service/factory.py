@@ -42,7 +42,7 @@ from detector.service.poison_events import PoisonGuard
 from detector.service.rebalance import RebalanceHandler
 from detector.service.reporter import Reporter, StageClock
 from detector.service.systemd import Notifier
-from detector.state.arena import SpillBuffer
+from detector.state.spill import SpillBuffer
 from detector.state.stream_cache import PORTION
 from training.network.registry import Registry
 from training.network.weights import Weights

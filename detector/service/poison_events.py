@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from connectors.batches import EventBatch, Partition, RawBatch, Rejected
 from detector.engine.engine import Engine, Step
-from detector.engine.results import part_of
 from detector.errors import StateError
 from detector.observability.metrics import ENGINE_ERROR
 from training.network.shape import ModelError
@@ -101,8 +100,8 @@ class PoisonGuard:
         if len(batch) > 1:
             del before, came  # the exception holds all that the failed step had in its hands
             half = len(batch) // 2
-            yield from self._bisect(part_of(batch, 0, half), raw)
-            yield from self._bisect(part_of(batch, half, len(batch)), raw)
+            yield from self._bisect(batch.slice(0, half), raw)
+            yield from self._bisect(batch.slice(half, len(batch)), raw)
             return
         reset = self._retry_on_fresh_state(batch, before, came)
         if reset is not None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from connectors.batches import Partition
 from detector.scoring.admission import BLOCKED
 from detector.scoring.judge import NOVELTY_WARMUP, RETURN_WARMUP
-from detector.state.arena import SpillBuffer
 from detector.state.records import head_of
+from detector.state.spill import SpillBuffer
 from detector.state.stream_states import StreamStates
 from training.network.input_history import WINDOW
 

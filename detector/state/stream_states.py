@@ -19,8 +19,9 @@ from detector.errors import StateError
 from detector.scoring.calibration import RETURN
 from detector.scoring.judge import SINGLE_SCORE, many_score
 from detector.scoring.subspace import SUBSPACE_LIMIT
-from detector.scoring.symbols import SYMBOL_ROW, SYMBOLIC, SymbolNames, vocabulary
+from detector.scoring.symbols import SYMBOL_ROW, vocabulary
 from detector.state.arena import PAGE
+from detector.state.feature_names import SYMBOLIC, FeatureNames
 from detector.state.lane_network import RecurrentLanes
 from detector.state.records import (
     FORMER,
@@ -35,14 +36,13 @@ from detector.state.records import (
     layout_of,
     stream_of,
 )
+from detector.state.symbol_names import SymbolNames
 from detector.state.tables import SIZES, Table, block_size
 from training.network.horizons import HORIZONS
 
 # What Python keeps beside a row: entries of dicts and lists, an open incident's part in an alert
 STREAM_OVERHEAD = 500  # bytes a stream, beside its name
 LANE_OVERHEAD = 500  # bytes a lane
-FEATURE_OVERHEAD = 200  # bytes a feature's name, beside itself
-FEATURES_KEPT = 10_000  # names of features that are kept before those that no lane has any more are dropped
 
 
 class StreamStates:
@@ -51,12 +51,8 @@ class StreamStates:
     def __init__(self, recurrent: RecurrentLanes, state_size: int, horizons: Sequence[int] = HORIZONS) -> None:
         self.names: list[str] = []  # by slot; "" where the slot is free
         self.slots: dict[str, int] = {}
-        self.features: list[str] = []  # by number; "" where the number is free
-        self.feature_ids: dict[str, int] = {}
-        self._free_features: list[int] = []
-        self._features_kept = FEATURES_KEPT
         self._names_bytes = 0  # of streams
-        self._features_bytes = 0
+        self.features = FeatureNames()
         self.streams = Table(STREAM)
         self._lane, self._many = lane_row(horizons), many_score(horizons)
         beside = self._lane, SINGLE_SCORE, self._many, SYMBOL_ROW
@@ -82,33 +78,10 @@ class StreamStates:
         """Digests of the rows that `unpack` takes."""
         return self._layout.hex(), self._former.hex()
 
-    def feature_id(self, name: str) -> int:
-        """Return the number of a feature's name, a new one if need be."""
-        number = self.feature_ids.get(name, -1)
-        if number < 0:
-            if self._free_features:
-                number = self._free_features.pop()
-                self.features[number] = name
-            else:
-                number = len(self.features)
-                self.features.append(name)
-            self.feature_ids[name] = number
-            self._features_bytes += sys.getsizeof(name)
-        return number
-
     def sweep_names(self) -> None:
         """Once there are many, drop the names of features and symbols that no lane has."""
         self.symbol_names.sweep(self.symbols.rows)
-        if len(self.feature_ids) <= self._features_kept:
-            return
-        known = set(np.unique(self.lanes.rows["feature"][: self.lanes.used]).tolist())
-        for name, number in list(self.feature_ids.items()):
-            if number not in known:
-                del self.feature_ids[name]
-                self.features[number] = ""
-                self._free_features.append(number)
-                self._features_bytes -= sys.getsizeof(name)
-        self._features_kept = max(2 * len(self.feature_ids), FEATURES_KEPT)
+        self.features.sweep(self.lanes.rows["feature"][: self.lanes.used])
 
     def _new_slot(self, name: str) -> int:
         slot = self.streams.allocate(1)
@@ -162,7 +135,7 @@ class StreamStates:
         """Return the names of a stream's features, in the order of its lanes."""
         stream = self.streams.rows[slot]
         first = int(stream["first_lane"])
-        return [self.features[i] for i in self.lanes.rows["feature"][first : first + int(stream["lanes"])]]
+        return [self.features.names[i] for i in self.lanes.rows["feature"][first : first + int(stream["lanes"])]]
 
     def _symbol_rows(self, slot: int) -> NDArray[np.int64]:
         """Return the rows of a stream's categorical lanes, in the order of its lanes."""
@@ -182,7 +155,7 @@ class StreamStates:
         self.lanes.rows["feature"][first + had : first + has] = features
         self.lanes.rows["model"][first + had : first + has] = model
         for lane, feature in enumerate(features, first + had):
-            if self.features[feature].startswith(SYMBOLIC):
+            if self.features.names[feature].startswith(SYMBOLIC):
                 self.lanes.rows["symbols"][lane] = self.symbols.allocate(1) + 1
         stream["lanes"] = has
         if has == 1:
@@ -325,7 +298,7 @@ class StreamStates:
         first = self._allocate_lanes(capacity) if capacity else -1
         stream["first_lane"] = first
         self.lanes.rows[first : first + lanes] = take(self._lane, lanes)
-        self.lanes.rows["feature"][first : first + lanes] = [self.feature_id(feature) for feature in features]
+        self.lanes.rows["feature"][first : first + lanes] = [self.features.id_of(feature) for feature in features]
         present = (self.lanes.rows["model"][first : first + lanes] == PRESENT) & (written_by == version)
         present &= state_size == self.state_size
         self.lanes.rows["model"][first : first + lanes] = np.where(present, model, FORMER)
@@ -371,9 +344,9 @@ class StreamStates:
         lanes = self.lanes.used - self.lanes.free
         # of a free row its first and last page may be its neighbours'
         recurrent = lanes * self.recurrent.row_bytes + self.lanes.free * min(self.recurrent.row_bytes, PAGE)
-        names = self._names_bytes + self._features_bytes + self.symbol_names.nbytes
+        names = self._names_bytes + self.features.nbytes + self.symbol_names.nbytes
         counted = STREAM_OVERHEAD * len(self.slots) + LANE_OVERHEAD * lanes
-        return rows + recurrent + names + counted + FEATURE_OVERHEAD * len(self.feature_ids)
+        return rows + recurrent + names + counted
 
     @property
     def lane_bytes(self) -> int:

@@ -17,9 +17,9 @@ from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
 from detector.errors import StateError
 from detector.observability.alert_text import describe
-from detector.scoring import symbols as symbols_module
 from detector.scoring.incidents import AlertRules
-from detector.scoring.symbols import SYMBOL_ROW, SymbolNames
+from detector.scoring.symbols import SYMBOL_ROW
+from detector.state.symbol_names import SymbolNames
 from tests.detector.engine.restarts import Store, assert_same, restarted, run_parts
 from tests.streams import (
     FLEET_ROWS,
@@ -192,7 +192,7 @@ def test_restoring_at_random_points_does_not_change_scores(
 def test_eviction_and_return_do_not_change_symbol_scores(
     model: Weights, streams: list[list[Event]], reference: Outcome, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(symbols_module, "NAMES_KEPT", 40)  # so that names are swept all the time
+    monkeypatch.setattr("detector.state.symbol_names.NAMES_KEPT", 40)  # so that names are swept all the time
     store = Store()
     engine = Engine(model, EngineSettings(max_streams=most), fetch=store.fetch)
 
@@ -326,7 +326,7 @@ def test_numeric_records_have_no_symbol_fields(model: Weights) -> None:
 
 
 def test_unused_symbol_names_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symbols_module, "NAMES_KEPT", 10)
+    monkeypatch.setattr("detector.state.symbol_names.NAMES_KEPT", 10)
     names = SymbolNames()
     hashes = [names.hash_of(f"s{k}") for k in range(30)]
     rows = np.zeros(2, SYMBOL_ROW)

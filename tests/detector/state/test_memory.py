@@ -18,7 +18,8 @@ from detector.config.sections import MIN_STATE_BYTES
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
 from detector.service.memory_budget import BASE_BYTES, SHARE, log_capacity, memory_limit
-from detector.state.arena import PAGE, GrowableArray, SpillBuffer, machine_bytes
+from detector.state.arena import PAGE, GrowableArray, machine_bytes
+from detector.state.spill import SpillBuffer
 from detector.state.stream_cache import PORTION
 from detector.state.tables import Table
 from tests.detector.engine.restarts import assert_same
@@ -195,15 +196,15 @@ def test_an_empty_batch_is_a_valid_step(model: Weights, tmp_path: Path) -> None:
 
 def test_unused_feature_names_are_removed(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     """One stream is full of features and keeps adding names: they are dropped, and so are their names."""
-    monkeypatch.setattr("detector.state.stream_states.FEATURES_KEPT", 2_000)
+    monkeypatch.setattr("detector.state.feature_names.NAMES_KEPT", 2_000)
     engine = Engine(model)
     for row in range(40):
         values = {f"feature-{row}-{k}": 1.0 for k in range(500)} | {"steady": 1.0}
         engine.step(
             batch_of([Event("s", START + row * MINUTE, values), Event("t", START + row * MINUTE, {"steady": 1.0})])
         )
-    assert len(engine.streams.states.feature_ids) < 5_000
     assert len(engine.streams.states.features) < 5_000
+    assert len(engine.streams.states.features.names) < 5_000
     assert set(engine.streams.states.features_of(engine.streams.states.slots["t"])) == {"steady"}
     assert "feature-0-499" in engine.streams.states.features_of(engine.streams.states.slots["s"])
 

@@ -94,7 +94,7 @@ def test_rows_of_every_family_round_trip_bit_for_bit(model: Weights) -> None:
     engine = fed(model, of_every_family())
     rows = dict(engine.streams.drain())
     other = StreamStates(KernelLanes(model), model.shape.state_size)
-    other.feature_id("other numbers than where it came from")
+    other.features.id_of("other numbers than where it came from")
 
     for name, row in rows.items():
         other.unpack(name, row, 5, engine.version)
