@@ -35,8 +35,8 @@ from detector.checkpointing.recovery import ADOPTED, ChangelogRecovery, Restored
 from detector.checkpointing.store import PartitionPosition, PartitionRow
 from detector.checkpointing.stored_rows import StoredRows
 from detector.config.settings import Settings
+from detector.state.names import partition_hash
 from detector.state.records import head_of, incident_of
-from detector.state.stream_cache import partition_hash
 
 logger = logging.getLogger(__name__)
 

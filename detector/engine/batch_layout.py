@@ -5,16 +5,18 @@ What a batch's names and offsets say ends here; from here on everything is rows 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import EventBatch
-from detector.engine.results import SortedBatch, pass_numbers
-from detector.scoring.admission import Admitted, Taken, admitted
-from detector.scoring.scan import find_lanes
-from detector.state.feature_names import SYMBOLIC
-from detector.state.stream_cache import partition_hash
+from detector.scoring.admission import Taken
+from detector.scoring.batch import Ids, Numbers, SortedBatch, Symbols
+from detector.scoring.calibration import Record
 from detector.state.stream_states import StreamStates
+from training.network.compiled import compiled
 from training.network.inputs import MAX_VALUE
 
 Int64 = NDArray[np.int64]
@@ -22,81 +24,93 @@ Int64 = NDArray[np.int64]
 MAX_LANES = 1024  # features of one stream; more are dropped and counted
 
 
-def admit_events(states: StreamStates, batch: EventBatch, slots: Int64, *, duplicates: bool, late: bool) -> Admitted:
-    """Let a batch in: `admission.admitted`, with what of names the streams' records keep as numbers."""
-    hashes = np.array([partition_hash(*p) for p in batch.partitions], np.int64)
-    symbols = np.array([states.symbol_names.hash_of(name) for name in batch.symbols], np.int64)
-    rows = states.streams.rows["admission"]
-    return admitted(rows, batch, slots, hashes, symbols, duplicates=duplicates, late=late)
+class Pass(NamedTuple):
+    """What goes through the stages at once: a sorted batch, and its observations by kind."""
+
+    batch: SortedBatch
+    numbers: Numbers
+    symbols: Symbols
 
 
-def layout_observations(
-    states: StreamStates, batch: EventBatch, slots: Int64, taken: Taken, model: int
-) -> tuple[SortedBatch, int, Int64 | None]:
-    """Lay the admitted events' observations out by stream and find their lanes, adding what is new.
+def sorted_passes(states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken, model: int) -> Iterator[Pass]:
+    """Yield the admitted events sorted by stream, each observation with its lane; lanes are added for what is new.
 
-    Where the third thing returned is not None nothing was added: the events must go through in passes, and it
-    numbers each one's. A stream that gains a feature is judged in another way from that event on, no sooner.
+    A stream that gains a feature is judged in another way from that event on, no sooner. So where streams gain some
+    midway there are several passes; each must have gone through all stages before the next is asked for. What a stream
+    shows beyond MAX_LANES is left out. `model` is the number of the weights that new lanes belong to.
     """
-    event = taken.event
-    slot = slots[batch.stream[event]]
-    counts = (batch.start[1:] - batch.start[:-1])[event]
+    slot = ids.slot[taken.event]
+    counts = np.diff(batch.start)[taken.event]
     start = np.concatenate(([0], np.cumsum(counts)))
-    observation = np.repeat(batch.start[event] - start[:-1], counts) + np.arange(start[-1])
-    feature, symbol = _named(states, batch, observation)
-    found = lane, many_row = np.empty(len(observation), np.int64), np.empty(len(observation), np.int64)
-    dropped, turn = 0, None
-    if _find(states, slot, start, feature, found):
+    observation = np.repeat(batch.start[taken.event] - start[:-1], counts) + np.arange(start[-1])
+    feature = ids.feature[observation]
+    lane, many_row = np.empty((2, len(observation)), np.int64)
+    tables = states.streams.rows, states.lanes.rows
+    if find_lanes(*tables, slot, start, feature, lane, many_row):
         new = _new_features(states, slot, counts, feature, lane)
-        turn = pass_numbers(slot, new)
-        if turn is None:
-            for s, features in new.items():
-                states.add_lanes(s, list(features), model)
-            if _find(states, slot, start, feature, found):  # features past the limit
-                here = lane >= 0
-                dropped = int((~here).sum())
-                start = np.concatenate(([0], np.cumsum(here)))[start]
-                observation, feature = observation[here], feature[here]
-                lane, many_row = lane[here], many_row[here]
-                symbol = symbol[here] if len(symbol) else symbol
-    value = np.clip(batch.value[observation], -MAX_VALUE, MAX_VALUE)  # what is squared must stay finite
-    time = batch.time[event]
+        number = pass_numbers(slot, new)
+        if number is not None:
+            for k in range(int(number.max()) + 1):
+                yield from sorted_passes(states, batch, ids, taken.at(number == k), model)
+            return
+        for s, features in new.items():
+            states.add_lanes(s, list(features), model)
+        tables = states.streams.rows, states.lanes.rows
+        if find_lanes(*tables, slot, start, feature, lane, many_row):
+            known = lane >= 0
+            start = _starts(start, known)
+            observation, lane, many_row = observation[known], lane[known], many_row[known]
+    sorted_batch = SortedBatch(
+        event=taken.event,
+        slot=slot,
+        time=batch.time[taken.event],
+        interval=taken.interval,
+        lapse=taken.lapse,
+        start=start,
+        observation=observation,
+        lane=lane,
+        many_row=many_row,
+        value=np.clip(batch.value[observation], -MAX_VALUE, MAX_VALUE),  # what is squared must stay finite
+        symbol=ids.symbol[observation],
+    )
+    yield Pass(sorted_batch, *_split_kinds(sorted_batch, states.lanes.rows["symbols"]))
+
+
+def pass_numbers(slot: Int64, new: dict[int, dict[int, int]]) -> Int64 | None:
+    """Return in which pass each event is to go through: a stream that gains features begins another; None: all in one.
+
+    Events [events] are sorted by slot; `new` says by which of them a slot gains its features.
+    """
+    begins = np.zeros(len(slot), np.int64)
+    begins[[event for features in new.values() for event in features.values()]] = 1
+    first = np.flatnonzero(np.diff(slot, prepend=-1))
+    begins[first] = 0
+    if not begins.any():
+        return None
+    passes = np.cumsum(begins)
+    return passes - np.repeat(passes[first], np.diff(first, append=len(slot)))
+
+
+def _split_kinds(batch: SortedBatch, symbol_rows: Int64) -> tuple[Numbers, Symbols]:
+    """Return a batch's numbers and its symbols; `symbol_rows` [lanes]: rows of categorical lanes, plus 1."""
+    time = np.repeat(batch.time, np.diff(batch.start))
+    if not batch.symbol.any():  # nearly always: nothing is copied
+        nothing = np.zeros(0, np.int64)
+        numbers = Numbers(batch.start, np.arange(len(time)), batch.lane, batch.many_row, time, batch.value)
+        return numbers, Symbols(np.zeros_like(batch.start), nothing, nothing, nothing)
+    is_number = batch.symbol == 0
+    at, symbols = np.flatnonzero(is_number), np.flatnonzero(~is_number)
+    rows = symbol_rows[batch.lane[symbols]] - 1
     return (
-        SortedBatch(event, slot, time, taken.interval, taken.lapse, start, observation, lane, many_row, value, symbol),
-        dropped,
-        turn,
+        Numbers(_starts(batch.start, is_number), at, batch.lane[at], batch.many_row[at], time[at], batch.value[at]),
+        Symbols(_starts(batch.start, ~is_number), symbols, rows, batch.symbol[symbols]),
     )
 
 
-def events_within_lanes(states: StreamStates, batch: EventBatch, slots: Int64, at: int, end: int, most: int) -> int:
-    """Return how many events from `at` on show at most so many features that their streams do not have yet."""
-    rows = slice(int(batch.start[at]), int(batch.start[end]))
-    start, slot = batch.start[at : end + 1] - rows.start, slots[batch.stream[at:end]]
-    feature, _ = _named(states, batch, np.arange(rows.start, rows.stop))
-    found = lane, _ = np.empty(len(feature), np.int64), np.empty(len(feature), np.int64)
-    _find(states, slot, start, feature, found)
-    missing = np.flatnonzero(lane < 0)
-    event = np.repeat(np.arange(len(slot)), np.diff(start))[missing]
-    pairs = slot[event] * len(states.features.names) + feature[missing]
-    shown = np.sort(np.unique(pairs, return_index=True)[1])  # each where it first stands
-    return len(slot) if len(shown) <= most else max(int(event[shown[most]]), 1)
-
-
-def _named(states: StreamStates, batch: EventBatch, observation: Int64) -> tuple[Int64, Int64]:
-    """Return the numbers of the observations' features, and the hashes of their symbols (none where none is one).
-
-    A feature of numbers and one of symbols are two, whatever their names.
-    """
-    code = batch.feature[observation]
-    numbers = np.array([states.features.id_of(name) for name in batch.features], np.int64)
-    feature = numbers[code] if len(numbers) else np.zeros(0, np.int64)
-    if not batch.symbols:
-        return feature, np.zeros(0, np.int64)
-    hashes = np.array([*map(states.symbol_names.hash_of, batch.symbols), 0], np.int64)  # the last for -1
-    symbol = hashes[batch.symbol[observation]]
-    for which in np.unique(code[symbol != 0]).tolist():
-        feature[(symbol != 0) & (code == which)] = states.features.id_of(SYMBOLIC + batch.features[which])
-    return feature, symbol
+def _starts(start: Int64, kept: NDArray[np.bool_]) -> Int64:
+    """Return where the observations of each event begin among those that are kept."""
+    starts: Int64 = np.concatenate(([0], np.cumsum(kept)))[start]
+    return starts
 
 
 def _new_features(
@@ -114,5 +128,33 @@ def _new_features(
     return {s: features for s, features in new.items() if features}
 
 
-def _find(states: StreamStates, slot: Int64, start: Int64, feature: Int64, found: tuple[Int64, Int64]) -> int:
-    return int(find_lanes(states.streams.rows, states.lanes.rows, slot, start, feature, *found))
+@compiled
+def find_lanes(
+    streams: Record,
+    lanes: Record,
+    slot: Int64,  # [events]
+    start: Int64,  # [events + 1]
+    feature: Int64,  # [observations] number of the feature
+    lane: Int64,  # out [observations] -1 where the stream has no such lane
+    many_row: Int64,  # out [observations] -1 for a stream of one feature
+) -> int:
+    """Look lanes up; return how many are missing."""
+    missing = 0
+    for i in range(len(slot)):
+        s = streams[slot[i]]
+        guess = 0  # features mostly come in the same order
+        for j in range(start[i], start[i + 1]):
+            found = -1
+            for k in range(s.lanes):
+                candidate = (guess + k) % s.lanes
+                if lanes[s.first_lane + candidate].feature == feature[j]:
+                    found = candidate
+                    break
+            if found < 0:
+                missing += 1
+                lane[j] = many_row[j] = -1
+            else:
+                guess = found + 1
+                lane[j] = s.first_lane + found
+                many_row[j] = s.first_many + found if s.first_many >= 0 else -1
+    return missing

@@ -17,7 +17,7 @@ import numpy as np
 from connectors.batches import EventBatch, Partition
 from detector.engine.engine import Step
 from detector.scoring.admission import MIN_SILENCE
-from detector.state.stream_cache import partition_hash
+from detector.state.names import partition_hash
 
 WITNESSES = 15  # events the middle one of whose times is the partition's: a few that are wrong move nothing
 ELSEWHERE = 0  # in place of a partition's hash: those that this worker does not have

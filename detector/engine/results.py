@@ -1,91 +1,24 @@
-"""A batch on its way through the engine: sorted, judged, and put into words for whoever asked.
-
-Between the stages everything lies sorted by stream; what leaves is in the batch's own order again.
-"""
+"""What the stages made of a batch, in the batch's own order and for a person: scores, and alerts of open incidents."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.batches import Alert, EventBatch, Scores
-from detector.scoring.incidents import alert_id
-from detector.state.symbol_names import SymbolNames
+from connectors.batches import CALM, SILENCE, Alert, EventBatch, Scores
+from detector.engine.stages import ScoredBatch
+from detector.scoring.incidents import FIRES, NONE, PEAKS, RESOLVES, alert_id
+from detector.state.names import SymbolNames
+from detector.state.stream_states import StreamStates
 
-Int64 = NDArray[np.int64]
-
-
-class SortedBatch(NamedTuple):
-    """A batch's admitted events, sorted by stream, and where they came from."""
-
-    event: Int64  # [events] index into the batch
-    slot: Int64  # [events]
-    time: Int64  # [events]
-    interval: NDArray[np.float64]  # [events] running mean time between events, as of each
-    lapse: Int64  # [events] when its stream had fallen silent before it came, ns; 0: it had not
-    start: Int64  # [events + 1]
-    observation: Int64  # [observations] index into the batch
-    lane: Int64
-    many_row: Int64
-    value: NDArray[np.float64]
-    symbol: Int64  # [observations] hash, 0: a number; [0] where all are
-
-    def numbers(self) -> SortedBatch:
-        """Return the same events with their numbers only."""
-        if not len(self.symbol):
-            return self
-        kept = self.symbol == 0
-        columns = {name: getattr(self, name)[kept] for name in ("observation", "lane", "many_row", "value")}
-        start = np.concatenate(([0], np.cumsum(kept)))[self.start]
-        return self._replace(start=start, symbol=np.zeros(0, np.int64), **columns)
+ORIGIN = "id", "started_at", "topic", "partition", "offset"  # what an alert keeps of its incident's first event
 
 
-class ScoredBatch(NamedTuple):
-    """What the stages made of a batch's events; the order of Sorted."""
-
-    work: SortedBatch
-    measured: NDArray[np.void]  # MEASURED [observations]
-    verdicts: NDArray[np.void]  # VERDICT [events]
-    foreseen: NDArray[np.void]  # PREDICTION [observations], zeros for a number; [0] where all are
-    features_dropped: int
-
-
-def pass_numbers(slot: Int64, new: dict[int, dict[int, int]]) -> Int64 | None:
-    """Return in which pass each event is to go through: a stream that gains features begins another; None: all in one.
-
-    Events [events] are sorted by slot; `new` says by which of them a slot gains its features.
-    """
-    begins = np.zeros(len(slot), np.int64)
-    begins[[event for features in new.values() for event in features.values()]] = 1
-    first = np.flatnonzero(np.diff(slot, prepend=-1))
-    begins[first] = 0
-    if not begins.any():
-        return None
-    passes = np.cumsum(begins)
-    return passes - np.repeat(passes[first], np.diff(first, append=len(slot)))
-
-
-def concat(parts: list[ScoredBatch]) -> ScoredBatch:
-    """Return the parts as one; a stream's events stay in their order."""
-    works = [part.work for part in parts]
-    counts = np.concatenate([np.diff(work.start) for work in works])
-    columns = {name: np.concatenate([getattr(work, name) for work in works]) for name in SortedBatch._fields}
-    columns["start"] = np.concatenate(([0], np.cumsum(counts)))
-    return ScoredBatch(
-        SortedBatch(**columns),
-        np.concatenate([part.measured for part in parts]),
-        np.concatenate([part.verdicts for part in parts]),
-        np.concatenate([part.foreseen for part in parts]),
-        sum(part.features_dropped for part in parts),
-    )
-
-
-def scores_of(batch: EventBatch, judged: ScoredBatch, version: str, names: SymbolNames) -> Scores:
+def scores_of(batch: EventBatch, scored: ScoredBatch, version: str, names: SymbolNames) -> Scores:
     """Return the scores in the batch's own order; `version` names the weights."""
-    work, measured, verdicts, foreseen, _ = judged
+    work, measured, verdicts, _ = scored
     place = np.full(len(batch), -1)
     place[work.event] = np.arange(len(work.event))
     back = place[place >= 0]
@@ -94,12 +27,13 @@ def scores_of(batch: EventBatch, judged: ScoredBatch, version: str, names: Symbo
     rows = np.repeat(work.start[:-1][back] - start[:-1], counts) + np.arange(start[-1])
     symbols: dict[int, int] = {}
     likely, p, likely_p = np.zeros(0, np.int32), np.zeros(0), np.zeros(0)
-    if len(foreseen):
-        hashes = foreseen["top"][rows].tolist()
+    if batch.symbols:
+        predictions = scored.predictions_by_observation()[rows]
+        hashes = predictions["top"].tolist()
         likely = np.array([symbols.setdefault(h, len(symbols)) if h else -1 for h in hashes], np.int32)
         is_symbol = work.symbol[rows] != 0
-        p = np.where(is_symbol, foreseen["p"][rows], np.nan)
-        likely_p = np.where(is_symbol, foreseen["top_p"][rows], np.nan)
+        p = np.where(is_symbol, predictions["p"], np.nan)
+        likely_p = np.where(is_symbol, predictions["top_p"], np.nan)
     return Scores(
         batch=batch,
         event=work.event[back],
@@ -123,11 +57,35 @@ def scores_of(batch: EventBatch, judged: ScoredBatch, version: str, names: Symbo
     )
 
 
-def alert_of(
-    batch: EventBatch, judged: ScoredBatch, i: int, version: str, critical_above: float, symbols: SymbolNames
+def alerts_of(
+    batch: EventBatch, scored: ScoredBatch, states: StreamStates, version: str, critical_above: float
+) -> list[Alert]:
+    """Carry open incidents' alerts on; return those that fire or resolve."""
+    work, verdicts, open_alerts = scored.batch, scored.verdicts, states.open_alerts
+    changed = np.flatnonzero((verdicts["change"] != NONE) | verdicts["lapses"])
+    alerts: list[Alert] = []
+    for i in changed[np.argsort(work.event[changed])].tolist():
+        slot, change = int(work.slot[i]), verdicts["change"][i]
+        if verdicts["lapses"][i]:
+            alerts.append(resolved(open_alerts.pop(slot), int(work.lapse[i]), SILENCE))
+        if change == RESOLVES:
+            alerts.append(resolved(open_alerts.pop(slot), int(work.time[i]), CALM))
+        elif change in {FIRES, PEAKS}:
+            alert = _alert_of(batch, scored, i, version, critical_above, states.symbol_names)
+            if change == PEAKS:
+                origin = {name: getattr(open_alerts[slot], name) for name in ORIGIN}
+                alert = replace(alert, **origin)
+            else:
+                alerts.append(alert)
+            open_alerts[slot] = alert
+    return alerts
+
+
+def _alert_of(
+    batch: EventBatch, scored: ScoredBatch, i: int, version: str, critical_above: float, symbols: SymbolNames
 ) -> Alert:
     """Return the alert that sorted event `i` would fire; critical if its score is so far above the threshold."""
-    work, measured, verdicts, foreseen, _ = judged
+    work, measured, verdicts, _ = scored
     event, verdict = int(work.event[i]), verdicts[i]
     rows = slice(int(work.start[i]), int(work.start[i + 1]))
     names = [batch.features[k] for k in batch.feature[work.observation[rows]]]
@@ -139,13 +97,13 @@ def alert_of(
     expected: dict[str, float | str | None] = {**by_feature(measured["expected"][rows])}
     lower, upper = by_feature(measured["lower"][rows]), by_feature(measured["upper"][rows])
     observed_probability, expected_probability = {}, {}
-    for j in range(rows.start, rows.stop) if len(foreseen) else ():
-        if work.symbol[j]:
-            feature, f = names[j - rows.start], foreseen[j]
-            observed[feature] = symbols.name_of(int(work.symbol[j]))
-            expected[feature] = symbols.name_of(int(f["top"])) if f["top"] else None
-            observed_probability[feature], expected_probability[feature] = float(f["p"]), float(f["top_p"])
-            del lower[feature], upper[feature]
+    first = int(np.count_nonzero(work.symbol[: rows.start]))
+    for k, j in enumerate(np.flatnonzero(work.symbol[rows]).tolist(), first):
+        feature, f = names[j], scored.predictions[k]
+        observed[feature] = symbols.name_of(int(work.symbol[rows][j]))
+        expected[feature] = symbols.name_of(int(f["top"])) if f["top"] else None
+        observed_probability[feature], expected_probability[feature] = float(f["p"]), float(f["top_p"])
+        del lower[feature], upper[feature]
 
     name = batch.streams[batch.stream[event]]
     where = batch.partitions[batch.partition[event]]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import EventBatch
+from detector.scoring.batch import Ids
 from detector.scoring.calibration import Record
 from training.network.compiled import compiled
 from training.network.inputs import INTERVAL_MEMORY, LONG_PAUSE, carried_interval
@@ -80,30 +81,38 @@ def silence_of(r: Record) -> float:
     return max(MIN_SILENCE, PAUSES * r.pause)
 
 
+class Arrivals(NamedTuple):
+    """Events as they came; columns are in the batch's order but for `order`."""
+
+    order: Int64  # [events] indices of events, sorted by stream; each stream's events as they came
+    slot: Int64  # [events]
+    time: Int64  # [events] ns
+    partition: Int64  # [events] hash
+    start: Int64  # [events + 1] first observation of each
+    content: UInt64  # [observations] what tells one value from another
+
+
+class Fates(NamedTuple):
+    """What became of events; columns are [events], in the order of `Arrivals.order`."""
+
+    fate: NDArray[np.int8]  # ADMITTED and so on
+    keep: NDArray[np.bool_]  # it is to be scored
+    repartitioned: NDArray[np.bool_]  # the stream was last seen on another partition
+    blocked: NDArray[np.bool_]  # the stream counts from here on as one that drops everything
+    before: Int64  # the stream's time until then, ns
+    lapse: Int64  # when the stream had fallen silent before it came, ns; 0: it had not
+    interval: NDArray[np.float64]  # running mean time between events, this one included; seconds
+
+
 @compiled
-def admit(
-    rows: Record,  # ADMISSION, by slot
-    slot: Int64,  # [events]; below "sorted" is the order of `order`, in which each stream's events stand as they came
-    order: Int64,  # [events] indices into the batch
-    time: Int64,  # [events of the batch] ns
-    partition: Int64,  # [events of the batch] hash of the partition
-    start: Int64,  # [events of the batch + 1]
-    content: UInt64,  # [observations] what tells one value from another
-    keep_duplicates: bool,
-    keep_late: bool,
-    fate: NDArray[np.int8],  # out [sorted]
-    keep: NDArray[np.bool_],  # out [sorted] it is to be scored
-    changed: NDArray[np.bool_],  # out [sorted] the stream was last seen on another partition
-    blocked: NDArray[np.bool_],  # out [sorted] the stream counts from here on as one that drops everything
-    before: Int64,  # out [sorted] the stream's time until then, ns
-    lapse: Int64,  # out [sorted] when the stream had fallen silent before it came, ns; 0: it had not
-    interval: NDArray[np.float64],  # out [sorted] running mean time between events, this one included; seconds
-) -> None:
-    """Tell each event's fate and carry its stream's time and rhythm on."""
+def _admit(rows: Record, arrivals: Arrivals, keep_duplicates: bool, keep_late: bool, out: Fates) -> None:
+    """Tell each event's fate and carry its stream's time and rhythm on; `rows` are ADMISSION, by slot."""
+    order, slot, time, partition, start, content = arrivals
+    fate, keep, repartitioned, blocked, before, lapse, interval = out
     for i in range(len(order)):
         e = order[i]
-        r, t = rows[slot[i]], time[e]
-        changed[i] = r.partition != 0 and r.partition != partition[e]
+        r, t = rows[slot[e]], time[e]
+        repartitioned[i] = r.partition != 0 and r.partition != partition[e]
         r.partition = partition[e]
         mark = np.uint64(t)
         for j in range(start[e], start[e + 1]):
@@ -156,7 +165,7 @@ class Taken(NamedTuple):
 
     event: Int64  # index into the batch
     interval: NDArray[np.float64]  # its stream's, by then; seconds
-    lapse: Int64  # as in `admit`
+    lapse: Int64  # as in Fates
 
     def at(self, rows: NDArray[np.bool_] | slice) -> Taken:
         """Return some of them."""
@@ -169,50 +178,34 @@ class Admitted(NamedTuple):
     taken: Taken
     duplicates: int
     late: int
-    changed: list[str]  # streams seen on another partition than before
+    repartitioned: list[str]  # streams seen on another partition than before
     moved_back: list[MovedBack]
     blocked: list[str]  # streams of which BLOCKED events in a row have been dropped by now
 
 
-def admitted(
-    rows: Record,
-    batch: EventBatch,
-    slots: Int64,
-    hashes: Int64,
-    symbols: Int64,
-    *,
-    duplicates: bool,
-    late: bool,
-) -> Admitted:
-    """Let a batch in. By stream of the batch `slots` [streams], by partition `hashes`, by symbol `symbols`."""
-    slot = slots[batch.stream]
-    order = np.argsort(slot, kind="stable")
-    count = len(order)
+def admit_events(rows: Record, batch: EventBatch, ids: Ids, *, duplicates: bool, late: bool) -> Admitted:
+    """Admit a batch's events; `rows` are ADMISSION, by slot. Duplicate and late ones are scored where that is asked."""
     content = batch.value.view(np.uint64)
-    if len(symbols):
-        content = np.where(batch.symbol >= 0, symbols.view(np.uint64)[batch.symbol], content)
-    fate, keep = np.empty(count, np.int8), np.empty(count, np.bool_)
-    changed, blocked = np.empty(count, np.bool_), np.empty(count, np.bool_)
-    before, lapse, interval = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.float64)
-    admit(
-        rows, slot[order], order, batch.time, hashes[batch.partition], batch.start, content, duplicates, late,
-        fate, keep, changed, blocked, before, lapse, interval,
-    )  # fmt: skip
+    if batch.symbols:
+        content = np.where(ids.symbol != 0, ids.symbol.view(np.uint64), content)
+    order = np.argsort(ids.slot, kind="stable")
+    arrivals = Arrivals(order, ids.slot, batch.time, ids.partition, batch.start, content)
+    fates = _fates(rows, arrivals, duplicates=duplicates, late=late)
 
     def named(where: NDArray[np.bool_]) -> list[str]:
         return sorted({batch.streams[code] for code in batch.stream[order[where]].tolist()})
 
-    back = fate == MOVED_BACK
+    back = fates.fate == MOVED_BACK
     return Admitted(
-        Taken(order[keep], interval[keep], lapse[keep]),
-        duplicates=int((fate == DUPLICATE).sum()),
-        late=int((fate == LATE).sum()),
-        changed=named(changed),
+        Taken(order[fates.keep], fates.interval[fates.keep], fates.lapse[fates.keep]),
+        duplicates=int((fates.fate == DUPLICATE).sum()),
+        late=int((fates.fate == LATE).sum()),
+        repartitioned=named(fates.repartitioned),
         moved_back=[
             MovedBack(batch.streams[batch.stream[e]], former, int(batch.time[e]))
-            for e, former in zip(order[back].tolist(), before[back].tolist(), strict=True)
+            for e, former in zip(order[back].tolist(), fates.before[back].tolist(), strict=True)
         ],
-        blocked=named(blocked),
+        blocked=named(fates.blocked),
     )
 
 
@@ -224,14 +217,17 @@ def admitted_of(
     time: ns [events]; start: [events + 1] first value of each event; value: [observations].
     """
     order = np.argsort(stream, kind="stable")
-    count = len(order)
-    keep, changed, blocked = np.empty((3, count), np.bool_)
-    before, lapse, partition = np.zeros((3, count), np.int64)
-    admit(
-        np.zeros(int(stream.max(initial=-1)) + 1, ADMISSION), stream[order], order, time, partition, start,
-        value.view(np.uint64), duplicates, late,
-        np.empty(count, np.int8), keep, changed, blocked, before, lapse, np.empty(count),
-    )  # fmt: skip
-    kept = np.empty(count, np.bool_)
-    kept[order] = keep
+    arrivals = Arrivals(order, stream, time, np.zeros(len(order), np.int64), start, value.view(np.uint64))
+    rows = np.zeros(int(stream.max(initial=-1)) + 1, ADMISSION)
+    kept = np.empty(len(order), np.bool_)
+    kept[order] = _fates(rows, arrivals, duplicates=duplicates, late=late).keep
     return kept
+
+
+def _fates(rows: Record, arrivals: Arrivals, *, duplicates: bool, late: bool) -> Fates:
+    count = len(arrivals.order)
+    keep, repartitioned, blocked = np.empty((3, count), np.bool_)
+    before, lapse = np.empty((2, count), np.int64)
+    fates = Fates(np.empty(count, np.int8), keep, repartitioned, blocked, before, lapse, np.empty(count))
+    _admit(rows, arrivals, duplicates, late, fates)
+    return fates

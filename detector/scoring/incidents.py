@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from detector.scoring.calibration import Record
 from training.network.compiled import compiled
@@ -27,8 +27,7 @@ CLAIM = 4.0  # a threshold of "once in 1,000" is not for a stream younger than a
 FLARE = 0.5  # what flares up in an incident must top its peak by a factor of three
 
 
-@dataclass(frozen=True, slots=True)
-class AlertRules:
+class AlertRules(NamedTuple):
     """What an operator asks of alerts. `direction`: 1 above the expectation only, -1 below only, 0 both."""
 
     alerts_per_stream_per_week: float = 7.0
@@ -62,11 +61,7 @@ def watch(
     time: int,
     deviation: float,  # observed - expected of the feature that contributes most
     expected: float,
-    fixed: bool,  # the threshold is the operator's own, whatever the stream's age
-    direction: int,
-    min_absolute: float,
-    min_relative: float,
-    min_duration: float,
+    rules: AlertRules,
 ) -> None:
     """Carry one stream's incident on by one event."""
     i = s.incident
@@ -75,16 +70,16 @@ def watch(
         v.score > v.threshold
         and not v.warming
         and not s.muted
-        and (direction == 0 or deviation * direction >= 0.0)
-        and abs(deviation) >= min_absolute
-        and abs(deviation) >= min_relative * abs(expected)
+        and (rules.direction == 0 or deviation * rules.direction >= 0.0)
+        and abs(deviation) >= rules.min_deviation_absolute
+        and abs(deviation) >= rules.min_deviation_relative * abs(expected)
     )
-    v.young = over and not fixed and v.threshold > math.log10(CLAIM * max(s.events, 1))
+    v.young = over and math.isnan(rules.fixed_threshold) and v.threshold > math.log10(CLAIM * max(s.events, 1))
     over = over and not v.young
     i.recent = ((i.recent << 1) | over) & RECENT
     if over and (not i.on or time < i.since):  # the stream's time may have moved back
         i.since = time
-    confirmed = over and (time - i.since) * 1e-9 >= min_duration
+    confirmed = over and (time - i.since) * 1e-9 >= rules.min_duration_seconds
     if s.lanes > 1:
         lone = (i.recent & (i.recent - 1)) == 0
         confirmed = confirmed and (not lone or v.score > v.threshold + CLEAR)

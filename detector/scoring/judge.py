@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.scoring.batch import Forecasts, Numbers
 from detector.scoring.calibration import (
     HISTOGRAM,
     REFRESH,
@@ -220,31 +221,30 @@ def _meet(r: Record, ring: int, wait: int, far: int, x: float, ahead: float) -> 
 
 @compiled
 def measure(
-    horizons: NDArray[np.int64],  # of the forecasts
     lanes: Record,  # lane_score
     many: Record,  # many_score
-    lane: NDArray[np.int64],  # [observations]
-    many_row: NDArray[np.int64],  # [observations] row of `many`, -1 for a stream of one feature
-    value: NDArray[np.float64],  # [observations]
-    frames: Record,  # FRAME [observations]
-    outputs: NDArray[np.float32],  # [observations, 3 horizons]: locations, log scales, degrees of freedom
+    numbers: Numbers,
+    forecasts: Forecasts,
     first: int,
     last: int,
     measured: Record,  # out MEASURED [observations]
 ) -> None:
-    """Scan observations first..last: what was expected, and how wrong that was in the lane's own units."""
+    """Scan numbers first..last: what was expected, and how wrong that was in the lane's own units."""
+    horizons, outputs, frames = forecasts.horizons, forecasts.outputs, forecasts.frames
+    lane, many_row, value, at = numbers.lane, numbers.many_row, numbers.value, numbers.at
     count = len(horizons)
     for j in range(first, last):
         r = lanes[lane[j]]
-        out = measured[j]
+        out = measured[at[j]]
         out.units = out.slow_units = out.tail = out.surprise = out.contribution = out.error = 0.0
+        frame = frames[j]
         x = value[j]
-        mean, deviation = frames[j].mean, frames[j].deviation
+        mean, deviation = frame.mean, frame.deviation
         if math.isnan(mean):
             out.expected = out.lower = out.upper = math.nan
             continue
         location, log_scale, nu = float(outputs[j, 0]), float(outputs[j, count]), float(outputs[j, 2 * count])
-        low, high = frames[j].low, frames[j].high
+        low, high = frame.low, frame.high
         expected = _in_data_unit(location, mean, deviation, low, high)
         error = x - expected
         r.smoothed += SMOOTHING * (error - r.smoothed)

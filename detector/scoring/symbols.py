@@ -17,6 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.scoring.batch import Symbols
 from detector.scoring.calibration import RETURN, Record, return_period
 from detector.scoring.judge import RETURN_WARMUP
 from training.network.compiled import compiled
@@ -59,25 +60,25 @@ def vocabulary(row: np.void) -> list[int]:
 @compiled
 def measure_symbols(
     rows: Record,  # SYMBOL_ROW
-    row: NDArray[np.int64],  # [observations]; -1: a number, passed over
-    foreseen: Record,  # PREDICTION [observations]
+    symbols: Symbols,
+    predictions: Record,  # PREDICTION [symbols]
     first: int,
     last: int,
     measured: Record,  # out MEASURED [observations]
     value: NDArray[np.float64],  # out [observations] the surprise: what of a symbol is a number
 ) -> None:
-    """Scan observations first..last: how surprising each symbol was, and in `tail` how rare that is."""
+    """Scan symbols first..last: how surprising each was, and in `tail` how rare that is."""
+    row, place = symbols.row, symbols.at
     for j in range(first, last):
-        if row[j] < 0:
-            continue
-        r, f, out = rows[row[j]], foreseen[j], measured[j]
+        at = place[j]
+        r, f, out = rows[row[j]], predictions[j], measured[at]
         r.smoothed += SMOOTHING * (f.tail - r.smoothed)
         period = return_period(r.surprise, f.surprise if f.surprise > MIN_SURPRISE else 0.0)
         period = max(period, return_period(r.mean_tail, r.smoothed if r.smoothed > MIN_MEAN_TAIL else 0.0))
         period = max(period, return_period(r.new, f.surprise if f.is_new else 0.0))
         out.expected = out.lower = out.upper = math.nan
         out.slow_units = out.contribution = 0.0
-        out.error = out.surprise = value[j] = f.surprise
+        out.error = out.surprise = value[at] = f.surprise
         out.tail = max(period - SHARED_BUDGET, 0.0)
         out.units = UNITS_A_DECADE ** (out.tail - UNIT_PERIOD) if out.tail > 0.0 else 0.0
 

@@ -7,7 +7,6 @@ be undone: back to the last drain (`roll_back`), or to before a step (`snapshot`
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from connectors.batches import Partition
 from detector.scoring.admission import BLOCKED
 from detector.scoring.judge import NOVELTY_WARMUP, RETURN_WARMUP
+from detector.state.names import partition_hash
 from detector.state.records import head_of
 from detector.state.spill import SpillBuffer
 from detector.state.stream_states import StreamStates
@@ -105,8 +105,8 @@ class StreamCache:
 
     def _evict_for_memory(self) -> int:
         """Evict the longest idle streams once states take more than `memory_bytes` less three portions."""
-        limit, used = self.memory_bytes, self.states.nbytes
-        if not limit or used <= (1 - 3 * PORTION) * limit:
+        limit = self.memory_bytes
+        if not limit or (used := self.states.nbytes) <= (1 - 3 * PORTION) * limit:
             return 0
         free = np.cumsum(self.states.bytes_by_slot(self._idle()))
         # a fourth one at once, so that the search for the idle is worth it
@@ -259,9 +259,3 @@ class StreamCache:
     def nbytes(self) -> int:
         """Bytes of memory that states take, with those that wait for a drain."""
         return self.states.nbytes + self._spill.nbytes
-
-
-def partition_hash(topic: str, partition: int) -> int:
-    """Return what a stream's row keeps of the partition it was last seen on."""
-    digest = hashlib.blake2b(f"{topic}\0{partition}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True) | 1  # never 0, which means "none yet"

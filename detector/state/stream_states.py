@@ -15,14 +15,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from connectors.batches import EventBatch
 from detector.errors import StateError
+from detector.scoring.batch import Ids
 from detector.scoring.calibration import RETURN
 from detector.scoring.judge import SINGLE_SCORE, many_score
 from detector.scoring.subspace import SUBSPACE_LIMIT
 from detector.scoring.symbols import SYMBOL_ROW, vocabulary
 from detector.state.arena import PAGE
-from detector.state.feature_names import SYMBOLIC, FeatureNames
 from detector.state.lane_network import RecurrentLanes
+from detector.state.names import SYMBOLIC, FeatureNames, SymbolNames, identify_observations, partition_hash
 from detector.state.records import (
     FORMER,
     FORMER_NOTES,
@@ -36,7 +38,6 @@ from detector.state.records import (
     layout_of,
     stream_of,
 )
-from detector.state.symbol_names import SymbolNames
 from detector.state.tables import SIZES, Table, block_size
 from training.network.horizons import HORIZONS
 
@@ -78,10 +79,14 @@ class StreamStates:
         """Digests of the rows that `unpack` takes."""
         return self._layout.hex(), self._former.hex()
 
-    def sweep_names(self) -> None:
-        """Once there are many, drop the names of features and symbols that no lane has."""
+    def identify(self, batch: EventBatch, slots: NDArray[np.int64]) -> Ids:
+        """Return what a batch's names are here; `slots` are those of its streams, by code."""
+        # once there are many, names that no lane has are dropped
         self.symbol_names.sweep(self.symbols.rows)
         self.features.sweep(self.lanes.rows["feature"][: self.lanes.used])
+        observations = identify_observations(self.features, self.symbol_names, batch, slice(None))
+        hashes = np.array([partition_hash(*partition) for partition in batch.partitions], np.int64)
+        return Ids(slots[batch.stream], hashes[batch.partition], *observations)
 
     def _new_slot(self, name: str) -> int:
         slot = self.streams.allocate(1)

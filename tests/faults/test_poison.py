@@ -21,9 +21,11 @@ import pytest
 from connectors.batches import EventBatch, Partition, RawBatch, Rejected
 from connectors.decode.decoder import Decoder
 from connectors.encode import score_records
-from detector.engine import engine as engine_module
+from detector.engine import stages
 from detector.engine.engine import Engine, EngineSettings, Step
 from detector.observability.metrics import ENGINE_ERROR
+from detector.scoring.batch import SortedBatch, Tables, Verdicts
+from detector.scoring.incidents import AlertRules
 from detector.service.poison_events import (
     CAREFUL_SECONDS,
     MAX_FAILURES_OF_A_STREAM,
@@ -45,18 +47,17 @@ BEFORE, AFTER = 12_345.5, 12_346.5  # values that make the kernel raise before a
 
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the last kernel raise where it meets one of the values."""
-    judge = getattr(engine_module, "judge")  # noqa: B009 - a kernel of the scans', which the engine does not export
+    judge = getattr(stages, "judge")  # noqa: B009 - a kernel of the scans', which the stages do not export
 
-    def raising(*given: Any) -> None:
-        start, value, first, last = given[7], given[10], given[13], given[14]
-        here = value[start[first] : start[last]]
+    def raising(tables: Tables, batch: SortedBatch, rules: AlertRules, first: int, last: int, out: Verdicts) -> None:
+        here = batch.value[batch.start[first] : batch.start[last]]
         if (here == BEFORE).any():
             raise IndexError("before")
-        judge(*given)
+        judge(tables, batch, rules, first, last, out)
         if (here == AFTER).any():
             raise ZeroDivisionError("after")
 
-    monkeypatch.setattr(engine_module, "judge", raising)
+    monkeypatch.setattr(stages, "judge", raising)
 
 
 def with_poison(events: Sequence[Event], seed: int) -> list[Event]:
@@ -129,7 +130,7 @@ def test_a_poisonous_event_does_not_change_the_others_scores(
     model: Weights, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     poison(monkeypatch)
-    monkeypatch.setattr(engine_module, "THREAD_EVENTS", 1)
+    monkeypatch.setattr(stages, "THREAD_EVENTS", 1)
     mixed = with_poison(events, 1)
     bad = [event.offset for event in mixed if event.offset < 0]
     assert len(bad) > 10
@@ -191,16 +192,16 @@ def test_a_stream_whose_state_raises_is_reset_and_the_others_continue(
 ) -> None:
     store = Kept()
     engine = Engine(model, fetch=store.fetch)
-    judge = getattr(engine_module, "judge")  # noqa: B009 - as in `poison`
+    judge = getattr(stages, "judge")  # noqa: B009 - as in `poison`
 
-    def raising(*given: Any) -> None:
-        judge(*given)
-        rows, slots = given[0], given[4][given[13] : given[14]]
+    def raising(tables: Tables, batch: SortedBatch, rules: AlertRules, first: int, last: int, out: Verdicts) -> None:
+        judge(tables, batch, rules, first, last, out)
+        slots = batch.slot[first:last]
         poisoned = slots == engine.streams.states.slots.get("noisy", -1)
-        if (rows["events"][slots[poisoned]] > 100).any():
+        if (tables.streams["events"][slots[poisoned]] > 100).any():
             raise IndexError("state")
 
-    monkeypatch.setattr(engine_module, "judge", raising)
+    monkeypatch.setattr(stages, "judge", raising)
     guard, steps, refused = PoisonGuard(engine, always=True), Steps(), list[Rejected]()
     anew: list[int] = []
     for batch in in_batches(events, 250):
@@ -231,7 +232,7 @@ def test_an_engine_that_always_raises_rejects_no_events(
     def broken(*_: Any) -> None:
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(engine_module, "judge", broken)
+    monkeypatch.setattr(stages, "judge", broken)
     guard = PoisonGuard(Engine(model), always=True)
     (batch,) = in_batches(events[:200], 200)
     with pytest.raises(EngineError, match="on 100 events one after the other, so it is not the events"):
@@ -245,14 +246,14 @@ POISONED = (
     "-c",
     textwrap.dedent("""
         import sys
-        import detector.engine.engine
         from detector import cli
-        judge = detector.engine.engine.judge
-        def raising(*given):
-            judge(*given)
-            if (given[10] == 12346.5).any():
+        from detector.engine import stages
+        judge = stages.judge
+        def raising(tables, batch, *rest):
+            judge(tables, batch, *rest)
+            if (batch.value == 12346.5).any():
                 raise ZeroDivisionError("after")
-        detector.engine.engine.judge = raising
+        stages.judge = raising
         sys.argv[1:1] = ["run"]
         cli.main()
     """),

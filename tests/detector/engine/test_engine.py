@@ -1,6 +1,5 @@
 """How streams with known problems fare at the shipped settings: the engine as the daemon runs it."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -211,7 +210,7 @@ def test_drain_yields_only_changed_streams(model: Weights) -> None:
 
 def test_these_tests_use_the_shipped_defaults() -> None:
     """What these tests prove they prove of the defaults."""
-    assert dataclasses.asdict(EngineSettings())["rules"]["alerts_per_stream_per_week"] == 7.0
+    assert EngineSettings().rules.alerts_per_stream_per_week == 7.0
     assert EngineSettings().rules.flag_repeats is False
     assert EngineSettings().keep_late is EngineSettings().keep_duplicates is False
     assert DAY == 86_400 * 1_000_000_000

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from connectors.batches import EventBatch
-from detector.engine import engine as engine_module
+from detector.engine import stages
 from detector.engine.engine import Engine, EngineSettings
 from detector.errors import StateError
 from tests.detector.engine.restarts import Store, assert_same, restarted, run_parts
@@ -62,7 +62,7 @@ def test_scores_do_not_depend_on_how_streams_interleave(
 def test_scores_do_not_depend_on_the_number_of_threads(
     model: Weights, events: list[Event], reference: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "THREAD_EVENTS", 1)  # else small batches would stay on one thread
+    monkeypatch.setattr(stages, "THREAD_EVENTS", 1)  # else small batches would stay on one thread
     for size in (50, 10_000):
         engine = Engine(model, EngineSettings(threads=4))
         assert_same(run(engine, in_batches(events, size)), reference)

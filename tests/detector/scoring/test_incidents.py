@@ -19,6 +19,7 @@ from detector.scoring.incidents import (
     REFRACTORY_MANY,
     REFRACTORY_SINGLE,
     RESOLVES,
+    AlertRules,
     alert_id,
     threshold_of,
     watch,
@@ -50,13 +51,18 @@ def watched(
     """Watch a stream with these scores, an event every `step` ns; return changes and alerts."""
     s, v = np.zeros(1, STREAM), np.zeros(1, VERDICT)
     s["lanes"], s["muted"], s["events"] = 1 if single else 2, muted, events
+    fixed_threshold = THRESHOLD if fixed else math.nan
+    rules = AlertRules(
+        fixed_threshold=fixed_threshold,
+        direction=direction,
+        min_deviation_absolute=min_absolute,
+        min_deviation_relative=min_relative,
+        min_duration_seconds=min_duration,
+    )
     changes, alerts = [], []
     for k, (score, deviation) in enumerate(zip(scores, np.broadcast_to(deviations, len(scores)).tolist(), strict=True)):
         v["score"], v["threshold"], v["warming"] = score, THRESHOLD, warming
-        watch(
-            s[0], v[0], k * step, deviation, expected, fixed,
-            direction, min_absolute, min_relative, min_duration,
-        )  # fmt: skip
+        watch(s[0], v[0], k * step, deviation, expected, rules)
         changes.append(int(v["change"][0]))
         alerts.append(bool(v["alert"][0]))
     return changes, alerts

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from detector.engine.engine import Engine, EngineSettings
+from detector.scoring.batch import Forecasts, Numbers
 from detector.scoring.calibration import UNIT_LIMIT, UNIT_WARMUP
 from detector.scoring.judge import (
     BAND_WARMUP_DEVIATIONS,
@@ -57,6 +58,12 @@ def test_the_tail_probability_equals_scipys_student_t(nu: float) -> None:
         assert _tail_probability(t, nu, log_beta) == pytest.approx(2 * stats.t.sf(t, nu), rel=1e-4, abs=1e-12)
 
 
+def one_lane(values: np.ndarray, many_row: int) -> Numbers:
+    """Return events of one number each, all of the first lane."""
+    rows, lane = np.arange(len(values) + 1), np.zeros(len(values), np.int64)
+    return Numbers(rows, rows[:-1], lane, lane + many_row, lane, values)
+
+
 def measured(values: np.ndarray, location: float, log_scale: float, nu: float, *, many: bool) -> np.ndarray:
     """Measure a lane whose forecasts all say the same, in a frame of mean 100, deviation 10, range 0..200."""
     count = len(values)
@@ -65,10 +72,8 @@ def measured(values: np.ndarray, location: float, log_scale: float, nu: float, *
     frames = np.zeros(count, FRAME)
     frames["mean"], frames["deviation"], frames["low"], frames["high"] = 100.0, 10.0, 0.0, 200.0
     lanes, rows, out = np.zeros(1, LANE_SCORE), np.zeros(1, MANY_SCORE), np.zeros(count, MEASURED)
-    zeros = np.zeros(count, np.int64)
-    measure(
-        np.array(HORIZONS), lanes, rows, zeros, zeros if many else zeros - 1, values, frames, outputs, 0, count, out
-    )
+    forecasts = Forecasts(np.array(HORIZONS), frames, outputs)
+    measure(lanes, rows, one_lane(values, 0 if many else -1), forecasts, 0, count, out)
     return out
 
 
@@ -138,9 +143,9 @@ def test_each_long_horizon_forecast_is_scored_at_its_target_event() -> None:
     frames = np.zeros(count, FRAME)
     frames["mean"], frames["deviation"], frames["low"], frames["high"] = 100.0, 10.0, 0.0, 200.0
     lanes, rows = np.zeros(1, lane_score(horizons)), np.zeros(1, many_score(horizons))
-    out, zeros = np.zeros(count, MEASURED), np.zeros(count, np.int64)
+    out = np.zeros(count, MEASURED)
 
-    measure(np.array(horizons), lanes, rows, zeros, zeros, values, frames, outputs, 0, count, out)
+    measure(lanes, rows, one_lane(values, 0), Forecasts(np.array(horizons), frames, outputs), 0, count, out)
 
     loud = 500 + np.flatnonzero(out["units"][500:] > 4.0)
     assert loud.tolist() == [1002, 1019]
@@ -182,10 +187,8 @@ def run_lane(values: np.ndarray, *, many: bool) -> np.ndarray:
     frames["low"] = np.minimum.accumulate(np.append(values[0], values[:-1]))
     frames["high"] = np.maximum.accumulate(np.append(values[0], values[:-1]))
     lanes, rows, out = np.zeros(1, LANE_SCORE), np.zeros(1, MANY_SCORE), np.zeros(count, MEASURED)
-    zeros = np.zeros(count, np.int64)
-    measure(
-        np.array(HORIZONS), lanes, rows, zeros, zeros if many else zeros - 1, values, frames, outputs, 0, count, out
-    )
+    forecasts = Forecasts(np.array(HORIZONS), frames, outputs)
+    measure(lanes, rows, one_lane(values, 0 if many else -1), forecasts, 0, count, out)
     return out
 
 

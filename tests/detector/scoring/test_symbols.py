@@ -13,13 +13,13 @@ from connectors.encode import alert_record, score_records
 from connectors.webhook.standard_webhooks import webhook_body
 from detector.checkpointing.store import SqliteStore
 from detector.cli import main
-from detector.engine import engine as engine_module
+from detector.engine import stages
 from detector.engine.engine import Engine, EngineSettings
 from detector.errors import StateError
 from detector.observability.alert_text import describe
 from detector.scoring.incidents import AlertRules
 from detector.scoring.symbols import SYMBOL_ROW
-from detector.state.symbol_names import SymbolNames
+from detector.state.names import SymbolNames
 from tests.detector.engine.restarts import Store, assert_same, restarted, run_parts
 from tests.streams import (
     FLEET_ROWS,
@@ -175,7 +175,7 @@ def test_symbol_scores_do_not_depend_on_batches_or_interleaving(
 def test_scores_do_not_depend_on_the_number_of_threads(
     model: Weights, streams: list[list[Event]], reference: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "THREAD_EVENTS", 1)
+    monkeypatch.setattr(stages, "THREAD_EVENTS", 1)
     engine = Engine(model, EngineSettings(threads=3))
     assert_same(run(engine, in_batches(interleaved(streams, 2), 500)), reference)
     engine.close()
@@ -192,7 +192,7 @@ def test_restoring_at_random_points_does_not_change_scores(
 def test_eviction_and_return_do_not_change_symbol_scores(
     model: Weights, streams: list[list[Event]], reference: Outcome, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detector.state.symbol_names.NAMES_KEPT", 40)  # so that names are swept all the time
+    monkeypatch.setattr("detector.state.names.SYMBOL_BYTES_KEPT", 40)  # so that names are swept all the time
     store = Store()
     engine = Engine(model, EngineSettings(max_streams=most), fetch=store.fetch)
 
@@ -326,7 +326,7 @@ def test_numeric_records_have_no_symbol_fields(model: Weights) -> None:
 
 
 def test_unused_symbol_names_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detector.state.symbol_names.NAMES_KEPT", 10)
+    monkeypatch.setattr("detector.state.names.SYMBOL_BYTES_KEPT", 10)
     names = SymbolNames()
     hashes = [names.hash_of(f"s{k}") for k in range(30)]
     rows = np.zeros(2, SYMBOL_ROW)

@@ -8,7 +8,8 @@ import torch
 
 from connectors.batches import EventBatch
 from detector.engine import engine as engine_module
-from detector.engine.engine import WARM_UP_PASSES, Engine, EngineSettings
+from detector.engine.engine import Engine, EngineSettings
+from detector.engine.stages import WARM_UP_PASSES
 from detector.state.lane_network import KernelLanes, RecurrentLanes
 from detector.state.tables import Table
 from detector.state.torch_lanes import TorchLanes

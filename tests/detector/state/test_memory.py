@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from connectors.batches import EventBatch
 from detector.config.sections import MIN_STATE_BYTES
-from detector.engine import engine as engine_module
+from detector.engine import chunks
 from detector.engine.engine import Engine, EngineSettings
 from detector.service.memory_budget import BASE_BYTES, SHARE, log_capacity, memory_limit
 from detector.state.arena import PAGE, GrowableArray, machine_bytes
@@ -186,7 +186,7 @@ def test_streams_of_a_thousand_features_are_scored_one_by_one(model: Weights, tm
 def test_a_very_large_batch_is_scored_in_parts(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     events = crowd(2, streams=60, rows=3)
     reference = run(Engine(model), in_batches(events, 1_000))
-    monkeypatch.setattr(engine_module, "MAX_OBSERVATIONS", 100)
+    monkeypatch.setattr(chunks, "MAX_OBSERVATIONS", 100)
     assert_same(run(Engine(model), in_batches(events, 1_000)), reference)
 
 
@@ -196,7 +196,7 @@ def test_an_empty_batch_is_a_valid_step(model: Weights, tmp_path: Path) -> None:
 
 def test_unused_feature_names_are_removed(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     """One stream is full of features and keeps adding names: they are dropped, and so are their names."""
-    monkeypatch.setattr("detector.state.feature_names.NAMES_KEPT", 2_000)
+    monkeypatch.setattr("detector.state.names.FEATURES_KEPT", 2_000)
     engine = Engine(model)
     for row in range(40):
         values = {f"feature-{row}-{k}": 1.0 for k in range(500)} | {"steady": 1.0}

@@ -1,0 +1,87 @@
+"""What the compiled scans over a batch take, by column.
+
+Events lie sorted by stream, the events of one stream in their order, and the observations of event i are rows
+`start[i]:start[i+1]`. A scan may run on a stretch of events first..last that holds whole streams, so that stretches can
+run in several threads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
+Records = NDArray[np.void]
+
+
+class Ids(NamedTuple):
+    """What the names of an EventBatch are to the engine; its own order."""
+
+    slot: Int64  # [events] of the stream
+    partition: Int64  # [events] hash
+    feature: Int64  # [observations] number; a feature of numbers and one of symbols are two, whatever their names
+    symbol: Int64  # [observations] hash; 0: a number
+
+
+class SortedBatch(NamedTuple):
+    """A batch's admitted events, sorted by stream, and where they came from."""
+
+    event: Int64  # [events] index into the batch
+    slot: Int64  # [events]
+    time: Int64  # [events] ns
+    interval: Float64  # [events] running mean time between events, as of each; seconds
+    lapse: Int64  # [events] when its stream had fallen silent before it came, ns; 0: it had not
+    start: Int64  # [events + 1]
+    observation: Int64  # [observations] index into the batch
+    lane: Int64  # [observations]
+    many_row: Int64  # [observations] row of `Tables.many`; -1: a stream of one feature
+    value: Float64  # [observations] of a symbol its surprise, once that is known
+    symbol: Int64  # [observations] hash; 0: a number
+
+
+class Numbers(NamedTuple):
+    """The observations of a SortedBatch that are numbers."""
+
+    start: Int64  # [events + 1]
+    at: Int64  # [numbers] row among all observations
+    lane: Int64  # [numbers], as are the others
+    many_row: Int64
+    time: Int64
+    value: Float64
+
+
+class Symbols(NamedTuple):
+    """The observations of a SortedBatch that are symbols."""
+
+    start: Int64  # [events + 1]
+    at: Int64  # [symbols] row among all observations
+    row: Int64  # [symbols] in the table of categorical lanes
+    symbol: Int64  # [symbols] hash
+
+
+class Forecasts(NamedTuple):
+    """What the network said of each number before it came."""
+
+    horizons: Int64
+    frames: Records  # FRAME [numbers]
+    outputs: NDArray[np.float32]  # [numbers, 3 horizons]: locations, log scales, degrees of freedom
+
+
+class Tables(NamedTuple):
+    """What is remembered of streams, for the verdict."""
+
+    streams: Records  # STREAM, by slot
+    single: Records  # SINGLE_SCORE
+    many: Records  # many_score
+    matrices: NDArray[np.float32]
+
+
+class Verdicts(NamedTuple):
+    """What the scans write."""
+
+    measured: Records  # MEASURED [observations]
+    verdicts: Records  # VERDICT [events]
+    masked: NDArray[np.bool_]  # [observations] part of an incident: not to be learnt by the network
