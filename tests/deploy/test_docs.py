@@ -177,3 +177,11 @@ def test_lines_of_documents_have_up_to_120_characters() -> None:
         if len(line) > 120 and not line.startswith(("|", "$$")) and " " in re.sub(link, "", line).strip()
     ]
     assert long == []
+
+
+def test_metrics_that_documents_name_exist() -> None:
+    known = set(re.findall(r"^\| `(longwatch_\w+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    assert len(known) > 30
+    named = re.compile(r"`(longwatch_\w+?)(?:_bucket|_sum|_count)?(?:\{[^`]*\})?`")
+    written = {name for path in DOCUMENTS for name in named.findall(path.read_text())}
+    assert {name for name in written if "__" not in name} - known == set()  # with __: files of secrets
