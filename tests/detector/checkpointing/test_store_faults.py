@@ -20,50 +20,63 @@ from detector.checkpointing.store import (
 )
 from tests.detector.checkpointing.support import generation_of, rows
 
-SAVER = """
-import sys
+# Each line of standard input starts a saver: a fork, since importing takes longer than all that is tested
+SAVERS = """
+import os, sys
 from detector.checkpointing.store import SqliteStore
-store = SqliteStore(sys.argv[1])
-meta = store.meta()
-generation = 0 if meta is None else meta["generation"]
 names = [f"host-{i}/cpu" for i in range(400)]
-while True:
-    generation += 1
-    print("saving", generation, flush=True)
-    row = generation.to_bytes(4, "big") * 2500
-    gone = [names[generation % 400]]
-    store.save(((n, row) for n in names if n not in gone), gone, {"generation": generation, "gone": gone})
-    print("saved", generation, flush=True)
+def save_for_ever():
+    print("pid", os.getpid(), flush=True)
+    store = SqliteStore(sys.argv[1])
+    meta = store.meta()
+    generation = 0 if meta is None else meta["generation"]
+    while True:
+        generation += 1
+        print("saving", generation, flush=True)
+        row = generation.to_bytes(4, "big") * 2500
+        gone = [names[generation % 400]]
+        store.save(((n, row) for n in names if n not in gone), gone, {"generation": generation, "gone": gone})
+        print("saved", generation, flush=True)
+for line in sys.stdin:
+    if not (saver := os.fork()):
+        save_for_ever()
+    os.waitpid(saver, 0)
+    print("ended", flush=True)
 """
 
 
 def test_kill_9_at_any_moment_leaves_exactly_one_checkpoint(directory: Path) -> None:
     chance, within_a_save, last = random.Random(3), 0, 0
-    for _ in range(24):
-        child = subprocess.Popen([sys.executable, "-c", SAVER, directory], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        assert child.stdout.readline().startswith("saving")
-        began = time.perf_counter()
-        first = child.stdout.readline()  # so that the pause can be of as long as a save takes here
-        time.sleep(chance.uniform(0, 2 * (time.perf_counter() - began)))
-        child.send_signal(signal.SIGKILL)
-        with child.stdout as said:
-            reported = [line.split() for line in [first, *said] if line.endswith("\n")]
-        child.wait()
-        saved = max(int(n) for verb, n in reported if verb == "saved")
-        within_a_save += reported[-1][0] == "saving"
+    savers = subprocess.Popen(
+        [sys.executable, "-c", SAVERS, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert savers.stdin is not None
+    assert savers.stdout is not None
+    with savers:
+        for _ in range(24):
+            savers.stdin.write("start\n")
+            savers.stdin.flush()
+            pid = int(savers.stdout.readline().removeprefix("pid "))
+            assert savers.stdout.readline().startswith("saving")
+            began = time.perf_counter()
+            first = savers.stdout.readline()  # so that the pause can be of as long as a save takes here
+            time.sleep(chance.uniform(0, 2 * (time.perf_counter() - began)))
+            os.kill(pid, signal.SIGKILL)
+            reported = [line.split() for line in [first, *iter(savers.stdout.readline, "ended\n")]]
+            saved = max(int(n) for verb, n in reported if verb == "saved")
+            within_a_save += reported[-1][0] == "saving"
 
-        store = SqliteStore(directory)
-        generation, found = generation_of(store)
-        assert saved <= generation <= saved + 1, "what save() returned from is never lost"
-        assert found == {generation}, "rows and meta are of the same transaction"
-        if generation:
-            meta = store.meta()
-            assert meta is not None
-            assert store.count() == 399
-            assert store.load(meta["gone"]) == [None]
-        last = generation
-        store.close()
+            store = SqliteStore(directory)
+            generation, found = generation_of(store)
+            assert saved <= generation <= saved + 1, "what save() returned from is never lost"
+            assert found == {generation}, "rows and meta are of the same transaction"
+            if generation:
+                meta = store.meta()
+                assert meta is not None
+                assert store.count() == 399
+                assert store.load(meta["gone"]) == [None]
+            last = generation
+            store.close()
     assert within_a_save >= 5, "the kills must fall into saves to prove anything"
     assert last > 10
 
