@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, TomlConfigSettingsSource
 
+from connectors.errors import UserError
 from detector.config.names import PREFIX, Name, Names, dotted, is_secret, leaves, parsed, variable
 
 SECRETS = Path("/run/secrets")  # where Docker puts them, and Kubernetes by custom
@@ -25,7 +26,7 @@ SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PO
 SERVICE_LINK_URL = re.compile(r"(tcp|udp|sctp)://")
 
 
-class SettingsError(Exception):
+class SettingsError(UserError):
     """Settings that cannot be used: one line for each error, each naming the setting, its origin and what to do."""
 
     def __init__(self, errors: Sequence[str]) -> None:
