@@ -197,7 +197,7 @@ def train(
 
         outcome = fine_tune(
             champion,
-            processes.broadcast_data(recorded),
+            recorded,
             plan,
             seed,
             learning=learning,
@@ -241,7 +241,7 @@ def train_as_worker(settings: Settings, processes: SingleProcess, learning: Lear
     torch.set_num_threads(1)
     fine_tune(
         first_model(settings),
-        processes.broadcast_data(None),
+        None,
         SERIES_PLAN,
         seed,
         learning=learning,

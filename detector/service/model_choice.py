@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from detector.config.sections import ModelSettings
 from detector.config.settings import Settings, SettingsError
+from training.network.enlarge import enlarge
 from training.network.horizons import SHIPPED_HORIZONS
 from training.network.registry import Registry, RegistryError
 from training.network.shape import ModelError, Shape
@@ -77,6 +78,7 @@ def resumed_model(settings: Settings, registry: Registry, version: str) -> Resum
 
 def reshape(model: Weights, wanted: ModelSettings) -> Weights:
     """Return a model in the shape of the settings; raises ModelError where that is not to be had."""
-    return model.reshape(
-        Shape(wanted.cell, wanted.hidden_size, wanted.layers, wanted.dropout, wanted.attention_window, wanted.horizons)
+    shape = Shape(
+        wanted.cell, wanted.hidden_size, wanted.layers, wanted.dropout, wanted.attention_window, wanted.horizons
     )
+    return enlarge(model, shape)

@@ -15,8 +15,9 @@ from training.learn.settings import Learning
 from training.learn.tbptt import Sequences, train
 from training.network.inputs import FAST, LIMIT, SLOW
 from training.network.model import Forecast, Forecaster
+from training.prior.sequences import tensors_of
 from training.prior.synthetic import make_series
-from training.prior.train import SCORED_FROM, held_back_nll, tensors_of
+from training.prior.train import SCORED_FROM, held_back_nll
 
 ROWS, CHUNK = 400, 100
 PASSES = 60  # over all rows: far more than so few series have to say

@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -137,17 +136,6 @@ class Forecaster(nn.Module):
         if len(self._masks) == layer:
             self._masks.append(functional.dropout(torch.ones_like(hidden[0]), self.dropout))
         return hidden * self._masks[layer]
-
-
-def enlarge(weights: Weights, shape: Shape) -> Weights:
-    """Return weights of a larger shape that forecast the same: the heads do not read the new parts yet."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # all workers, at every start, must add the same
-        larger = Forecaster(*shape).weights
-    former = weights.arrays["from_hidden.weight"]
-    heads = np.zeros_like(larger.arrays["from_hidden.weight"])
-    heads[:, : former.shape[1]] = former
-    return Weights(larger.shape, {**larger.arrays, **weights.arrays, "from_hidden.weight": heads})
 
 
 def student_t_nll(forecast: Forecast, target: Tensor) -> Tensor:

@@ -58,29 +58,6 @@ class Weights:
         }
         return Weights(shape, {**self.arrays, **heads})
 
-    def reshape(self, wanted: Shape) -> Weights:
-        """Return them in a shape that is at least as large, with the same forecasts.
-
-        The heads do not read added layers and attention yet; only the wanted horizons stay. Raises ModelError if the
-        shape is smaller in anything, or has a horizon that these weights have not.
-        """
-        has = self.shape
-        fits = {
-            "cell": wanted.cell == has.cell,
-            "hidden_size": wanted.hidden_size == has.hidden_size,
-            "layers": wanted.layers >= has.layers,
-            "attention_window": wanted.attention_window > 0 or not has.attention_window,
-        }
-        for name in (name for name, fit in fits.items() if not fit):
-            raise ModelError(f"model.{name} is {getattr(wanted, name)}, the model has {getattr(has, name)}")
-        chosen = self.select(wanted.horizons)
-        wanted = wanted._replace(horizons=chosen.shape.horizons)
-        if dict(wanted.arrays()) == dict(chosen.shape.arrays()):
-            return Weights(wanted, chosen.arrays)
-        from training.network.model import enlarge  # noqa: PLC0415 - what is added is drawn by torch
-
-        return enlarge(chosen, wanted)
-
 
 def to_bytes(weights: Weights, notes: dict[str, str] | None = None) -> bytes:
     """Serialise to safetensors, with the shape that they have; equal weights give equal bytes."""

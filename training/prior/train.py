@@ -33,9 +33,9 @@ from training.learn.readout import fit_locations, only_heads, with_heads_of
 from training.learn.tbptt import Sequences
 from training.network.cells import CELLS
 from training.network.horizons import HORIZONS, SHIPPED_HORIZONS
-from training.network.inputs import INPUT_SIZE, Observations, inputs_of, targets
 from training.network.model import Forecast, Forecaster, student_t_nll
 from training.network.weights import PRIORS, Weights, to_bytes
+from training.prior.sequences import ROWS, tensors_of
 from training.prior.synthetic import EXTRA, ORDINARY, Series, make_series
 
 logger = logging.getLogger(__name__)
@@ -45,46 +45,15 @@ FURTHER_HORIZONS = tuple(horizon for horizon in SHIPPED_HORIZONS if horizon not 
 FURTHER_BATCHES = 300  # steps of a whole batch each: only heads are fitted
 FURTHER_RATE = 1e-2
 READOUT_BATCHES = 100  # for fitting a reservoir's readout in closed form, before gradient descent
-TRAINING_SERIES, ROWS = 6000, 1200
+TRAINING_SERIES = 6000
 LANES, CHUNK = 48, 400  # of a step: 48 series side by side, three chunks through each
 BATCHES = 2500  # 7,500 steps
 # Peak of the one-cycle schedule by cell, and held-back NLL: lstm at 6e-3 0.078, 1e-2 0.045, 2e-2 0.022, 3e-2 0.010;
 # gru at 1e-2 0.023, 3e-2 0.180; rnn at 4e-3 0.173, 1e-2 0.146, 3e-2 0.229
 PEAK_RATES = {"rnn": 1e-2, "lstm": 3e-2, "gru": 1e-2, "esn": 3e-2}
-WARM_UP = 5  # rows: with fewer, the normaliser knows nothing of the series
 HELD_BACK_SEED, HELD_BACK_SERIES = 20_150_101, 600
 SCORED_FROM = 50  # rows: held-back metrics are of lanes after their warm-up
 TOLERANCE = 0.03  # nats of held-back NLL, between machines: allowed, not yet measured on a second one
-
-
-def tensors_of(series: Series, horizons: Sequence[int] = HORIZONS) -> Sequences:
-    """Make inputs and targets of each series as one lane: Sequences [rows, series, ...]."""
-    count, rows = series.value.shape
-    lane = np.repeat(np.arange(count), rows)
-    inputs, frames = inputs_of(Observations(lane, series.time.ravel(), series.value.ravel()))
-    frames = frames.reshape(count, rows)
-    target = np.empty((len(horizons), count, rows), np.float32)
-    for h, horizon in enumerate(horizons):
-        for i in range(count):
-            targets(series.value[i], frames[i], horizon, target[h, i])
-    by_row = torch.from_numpy(np.ascontiguousarray(target.transpose(2, 1, 0)))  # [rows, series, horizons]
-    mask = torch.isfinite(by_row)
-    mask[:WARM_UP] = False
-    by_lane = inputs.reshape(count, rows, INPUT_SIZE).transpose(1, 0, 2)
-    return Sequences(torch.from_numpy(np.ascontiguousarray(by_lane)), torch.nan_to_num(by_row), mask)
-
-
-def replay_set(rng: np.random.Generator, count: int, length: int, horizons: Sequence[int] = HORIZONS) -> Sequences:
-    """Draw `count` windows of `length` rows at random places of fresh synthetic series, to mix into a retraining.
-
-    A network that learns a fleet forgets what the fleet does not show; a share of these in each batch prevents that.
-    """
-    rows = max(ROWS, length)
-    whole = tensors_of(make_series(rng, count, rows), horizons)
-    first = torch.from_numpy(rng.integers(0, rows - length + 1, count))
-    row = first[None, :] + torch.arange(length)[:, None]  # [length, count]
-    lane = torch.arange(count)[None, :]
-    return Sequences(*(tensor[row, lane] for tensor in whole))
 
 
 # --- Held-back metrics ------------------------------------------------------------------------------------------------

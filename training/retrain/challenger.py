@@ -30,10 +30,10 @@ from training.learn.tbptt import Sequences, TrainStep, train
 from training.network.input_history import WINDOW
 from training.network.model import Forecaster
 from training.network.weights import Weights, prior_of
-from training.prior.train import replay_set
+from training.prior.sequences import replay_set
 from training.retrain.distributed import SINGLE_PROCESS, ProcessesError, SingleProcess
 from training.retrain.result import MIN_MOVEMENT, MIN_STREAMS, RetrainResult, eligible_lanes
-from training.retrain.windows import VALUE, Recorded, from_rings, warmed_state, window_losses
+from training.retrain.windows import NOTHING, VALUE, Recorded, from_rings, warmed_state, window_losses
 
 HELD_BACK = WINDOW // 4  # last rows of a ring, from which nothing is learnt
 
@@ -110,7 +110,7 @@ def retrain(
 
 def fine_tune(
     champion: Weights,
-    recorded: Recorded,
+    recorded: Recorded | None,
     plan: WindowPlan,
     seed: int,
     *,
@@ -122,12 +122,14 @@ def fine_tune(
 ) -> RetrainResult:
     """Train a challenger on what was recorded and judge it, by a plan of windows; otherwise as `retrain`.
 
-    processes: those that train together; all need the same arguments, and only the first one's challenger is judged.
+    processes: those that train together; all need the same arguments, except that only the first must have
+    `recorded`, and only the first one's challenger is judged.
     on_validation: called with the number of steps so far and the loss on held-back time.
     Raises ProcessesError for more processes than there are windows in a batch.
     """
     if processes.size > BATCH:
         raise ProcessesError(f"{processes.size} processes, but a batch has only {BATCH} windows: start at most {BATCH}")
+    recorded = processes.broadcast_data(recorded, NOTHING)
     rng = np.random.default_rng(seed)
     stopping, judging = _held_back(recorded, plan, rng)
     groups, least = len(np.unique(judging.group)), plan.least_groups // 2

@@ -1,9 +1,9 @@
 """Training on several processes or GPUs, which torchrun starts: each takes a share of the lanes of every batch.
 
 All hold the same weights and draw the same batches from the same seed; DistributedDataParallel averages their
-gradients. A mean over masked targets is not the mean of its parts' means, so
-each divides the sums over its own lanes by what all of them learn from: the average of `size` times such gradients is
-the gradient that one process would have had, up to the order in which numbers are added.
+gradients. A mean over masked targets is not the mean of its parts' means, so each divides the sums over its own lanes
+by what all of them learn from: the average of `size` times such gradients is the gradient that one process would have
+had, up to the order in which numbers are added.
 
 Dropout is the exception: each process draws its own masks.
 """
@@ -14,7 +14,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.errors import UserError
 from training.learn.tbptt import Loss, Sequences, loss_of
-from training.retrain.windows import Recorded
 
 SHUTDOWN_SECONDS = 0.3
 
-# as Recorded's fields; numpy's names, since nothing that is sent between processes is unpickled
-_COLUMNS = (("f4", 2), ("f4", 2), ("?", 2), ("i8", 1), ("i8", 1), ("i8", 1), ("i8", 1))  # type, dimensions
+Columns = TypeVar("Columns", bound=tuple[Any, ...])  # a NamedTuple of arrays, and tuples of whole numbers
 
 
 class ProcessesError(UserError):
@@ -61,10 +59,13 @@ class SingleProcess:
         """Return the first process's answer in all of them; only the first calls `answer`."""
         return answer()
 
-    def broadcast_data(self, recorded: Recorded | None) -> Recorded:
-        """Return the first process's `recorded` in all of them; the others pass None."""
-        assert recorded is not None  # noqa: S101 - for mypy: a single process is the first
-        return recorded
+    def broadcast_data(self, data: Columns | None, empty: Columns) -> Columns:
+        """Return the first process's `data` in all of them; the others pass None.
+
+        empty: the same without a row; its types are those sent, since nothing is unpickled.
+        """
+        assert data is not None  # noqa: S101 - for mypy: a single process is the first
+        return data
 
 
 SINGLE_PROCESS = SingleProcess()
@@ -99,13 +100,12 @@ class ProcessGroup(SingleProcess):
         distributed.broadcast(value, src=0)
         return float(value)
 
-    def broadcast_data(self, recorded: Recorded | None) -> Recorded:
-        """Return the first process's `recorded`. Raises ProcessesError if that process has ended."""
+    def broadcast_data(self, data: Columns | None, empty: Columns) -> Columns:
+        """Return the first process's `data`. Raises ProcessesError if that process has ended."""
         columns: list[Any] = []
-        for number, (kind, dimensions) in enumerate(_COLUMNS):
-            mine = np.empty((0,) * dimensions, kind)
-            if recorded is not None:
-                mine = np.ascontiguousarray(recorded[number], kind)
+        for value, like in zip(data or empty, empty, strict=True):
+            kind = np.asarray(like, None if isinstance(like, np.ndarray) else np.int64).dtype
+            mine = np.ascontiguousarray(value, kind)
             shape = torch.tensor(mine.shape)
             try:
                 distributed.broadcast(shape, src=0)
@@ -114,10 +114,9 @@ class ProcessGroup(SingleProcess):
                     "the first process ended before this one received its data: see its output"
                 ) from error
             mine = mine if self.first else np.empty(shape.tolist(), kind)
-            distributed.broadcast(torch.from_numpy(mine.view(np.uint8) if kind == "?" else mine), src=0)
-            columns.append(mine)
-        received = Recorded(*columns)
-        return received._replace(horizons=tuple(columns[-1].tolist()))
+            distributed.broadcast(torch.from_numpy(mine.view(np.uint8) if kind == np.bool_ else mine), src=0)
+            columns.append(tuple(mine.tolist()) if isinstance(like, tuple) else mine)
+        return type(empty)(*columns)
 
 
 def launched() -> bool:

@@ -101,6 +101,11 @@ class Recorded(NamedTuple):
         return Sequences(torch.from_numpy(inputs), torch.from_numpy(self.targets[row]), torch.from_numpy(known))
 
 
+_ROWS = np.zeros((0, 0), np.float32)
+_LANES = np.zeros(0, np.int64)
+NOTHING = Recorded(_ROWS, _ROWS, _ROWS.astype(np.bool_), _LANES, _LANES, _LANES, ())
+
+
 def undo_normaliser(unit: NDArray[np.float32], events: Int64) -> tuple[Float64, Float64, Float64]:
     """Undo the running normaliser of full rings, up to a shift and a scale of each lane.
 

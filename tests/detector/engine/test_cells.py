@@ -14,6 +14,7 @@ from detector.state.lane_network import KernelLanes
 from detector.state.torch_lanes import TorchLanes
 from tests.streams import Event, batch_of, fleet, in_batches, interleaved, run
 from training.network.cells import CELLS
+from training.network.enlarge import enlarge
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
 from training.network.weights import Weights, load_prior
@@ -34,7 +35,7 @@ def models(request: pytest.FixtureRequest) -> tuple[Weights, Weights]:
     shape = SHAPES[request.param]
     torch.manual_seed(4)
     prior = load_prior(shape["cell"], shape.get("horizons", (1, 10)))
-    first, other = (Forecaster.of(prior.reshape(prior.shape._replace(**shape))) for _ in range(2))
+    first, other = (Forecaster.of(enlarge(prior, prior.shape._replace(**shape))) for _ in range(2))
     with torch.no_grad():
         for model, spread in ((first, 0.02), (other, 0.05)):  # so that what was added says something too
             for parameter in model.parameters():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.textbook import forecast_step
 from training.network.cells import CELLS
+from training.network.enlarge import enlarge
 from training.network.horizons import HORIZONS
 from training.network.inputs import INPUT_SIZE
 from training.network.kernels import Network
@@ -148,7 +149,7 @@ def test_kernels_of_every_shape_do_not_depend_on_batch_cuts(cell: str, layers: i
 @pytest.mark.parametrize("cell", CELLS)
 def test_layers_added_to_a_network_start_without_effect(cell: str) -> None:
     model = forecaster(16, cell=cell, horizons=(1, 2, 10))
-    larger = Forecaster.of(model.weights.reshape(Shape(cell, 16, 3, 0.2, 6, (1, 10))))
+    larger = Forecaster.of(enlarge(model.weights, Shape(cell, 16, 3, 0.2, 6, (1, 10))))
     inputs = torch.from_numpy(drawn(30, 4, INPUT_SIZE))
     with torch.inference_mode():
         small, _ = model(inputs, model.initial_state(4))
@@ -176,7 +177,7 @@ def test_layers_added_to_a_network_start_without_effect(cell: str) -> None:
 def test_a_shape_that_would_lose_something_is_refused(changed: dict, reported: str) -> None:
     model = forecaster(16, layers=2, attention_window=4)
     with pytest.raises(ModelError, match=reported):
-        model.weights.reshape(model.shape._replace(**changed))
+        enlarge(model.weights, model.shape._replace(**changed))
 
 
 def test_dropout_draws_one_mask_a_sequence_and_none_outside_training() -> None:

@@ -15,7 +15,7 @@ from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
 from training.network.shape import ModelError
 from training.network.weights import PRIORS, load_prior, load_weights
-from training.prior import train
+from training.prior import sequences, train
 from training.prior.synthetic import make_series
 
 SHIPPED = Path(str(resources.files("training") / PRIORS))
@@ -36,7 +36,7 @@ def about() -> dict:
 
 @pytest.fixture(scope="module")
 def ordinary() -> Sequences:
-    return train.tensors_of(train.held_back_series("ordinary"))
+    return sequences.tensors_of(train.held_back_series("ordinary"))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -82,7 +82,7 @@ def test_the_prior_beats_persistence_on_nearly_every_held_out_series(about: dict
 
 def test_the_prior_beats_persistence_on_unseen_kinds_and_irregular_clocks() -> None:
     series = train.held_back_series("all")
-    tensors = train.tensors_of(series)
+    tensors = sequences.tensors_of(series)
     ours, naive = train.held_back_nll(shipped(), tensors)[:, 0], train.persistence_nll(tensors)[:, 0]
     for kind in ("sparse", "counter", "nearly_constant"):
         assert np.median((naive - ours)[series.kind == kind]) > 0, kind
@@ -91,11 +91,11 @@ def test_the_prior_beats_persistence_on_unseen_kinds_and_irregular_clocks() -> N
 
 
 def test_the_priors_forecasts_stay_good_on_far_longer_series() -> None:
-    series = make_series(np.random.default_rng(99), 40, 5 * train.ROWS, irregular=0.0)
-    tensors = train.tensors_of(series)
+    series = make_series(np.random.default_rng(99), 40, 5 * sequences.ROWS, irregular=0.0)
+    tensors = sequences.tensors_of(series)
     early, late = (
         train.held_back_nll(shipped(), tensors._replace(mask=in_range(tensors, first, last)))[:, 0].mean()
-        for first, last in ((200, train.ROWS), (3 * train.ROWS, 5 * train.ROWS))
+        for first, last in ((200, sequences.ROWS), (3 * sequences.ROWS, 5 * sequences.ROWS))
     )
     assert late < early + 0.05
 
@@ -144,7 +144,7 @@ def test_a_short_training_writes_the_best_model_and_every_candidates_figures(
 
 
 def test_replay_has_the_requested_shape_and_masks_unlearnable_targets() -> None:
-    replay = train.replay_set(np.random.default_rng(0), 7, 100)
+    replay = sequences.replay_set(np.random.default_rng(0), 7, 100)
     assert replay.inputs.shape == (100, 7, INPUT_SIZE)
     assert replay.targets.shape == replay.mask.shape == (100, 7, len(HORIZONS))
     assert replay.inputs.isfinite().all()
@@ -154,13 +154,13 @@ def test_replay_has_the_requested_shape_and_masks_unlearnable_targets() -> None:
 
 def test_replay_draws_differ_but_are_reproducible() -> None:
     rng = np.random.default_rng(0)
-    first, second = (train.replay_set(rng, 3, 50).inputs for _ in range(2))
+    first, second = (sequences.replay_set(rng, 3, 50).inputs for _ in range(2))
     assert not torch.equal(first, second)
-    assert torch.equal(first, train.replay_set(np.random.default_rng(0), 3, 50).inputs)
+    assert torch.equal(first, sequences.replay_set(np.random.default_rng(0), 3, 50).inputs)
 
 
 def test_replay_may_be_longer_than_the_priors_series() -> None:
-    assert len(train.replay_set(np.random.default_rng(0), 2, train.ROWS + 50).inputs) == train.ROWS + 50
+    assert len(sequences.replay_set(np.random.default_rng(0), 2, sequences.ROWS + 50).inputs) == sequences.ROWS + 50
 
 
 def test_an_untrained_forecaster_is_worse_than_the_prior(ordinary: Sequences) -> None:

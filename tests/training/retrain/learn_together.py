@@ -94,7 +94,7 @@ def fine_tuned(processes: SingleProcess, mine: Recorded | None) -> tuple[challen
         patch.setattr(challenger, "REPLAY_JUDGES", 32)
         outcome = challenger.fine_tune(
             model("lstm").weights,
-            processes.broadcast_data(mine),
+            mine,
             replace(challenger.RING_PLAN, steps=20),
             0,
             processes=processes,
