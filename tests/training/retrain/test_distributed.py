@@ -87,7 +87,7 @@ def test_without_torchrun_the_world_has_one_process() -> None:
     with process_group("cpu") as processes:
         assert (processes.rank, processes.size, processes.first) == (0, 1, True)
         assert processes.broadcast(lambda: 2.0) == 2.0
-        assert list(range(5))[processes.share] == list(range(5))
+        assert list(range(5))[processes.lane_slice] == list(range(5))
 
 
 @pytest.mark.gpu
