@@ -72,7 +72,7 @@ def resumed_model(settings: Settings, registry: Registry, version: str) -> Resum
     else:
         resumed = Resumed(first_model(settings), "", "unreadable")
     named = f"model {resumed.version}" if resumed.version else "the first model"
-    logger.error("the model of the last checkpoint cannot be read: %s. Scoring goes on with %s", why, named)
+    logger.error("the model of the last checkpoint cannot be read: %s. Scoring continues with %s", why, named)
     return resumed
 
 

@@ -117,7 +117,7 @@ def test_a_damaged_model_falls_back_to_another_retained_one(
         one.run()
     (reported,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR)
     assert lost in reported
-    assert reported.endswith(f"Scoring goes on with model {other}")
+    assert reported.endswith(f"Scoring continues with model {other}")
     assert "\n" not in reported
     count = one.metrics.registry.get_sample_value("longwatch_model_fallbacks_total", {"reason": "unreadable"})
     assert count == 1
@@ -128,7 +128,7 @@ def test_a_damaged_model_falls_back_to_another_retained_one(
 def test_without_retained_models_the_first_model_is_used(work: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(work / "state" / "models")
     daemon(work).run()
-    assert "Scoring goes on with the first model" in caplog.text
+    assert "Scoring continues with the first model" in caplog.text
     assert meta(work)["model"] == ""
     assert (work / "scores.jsonl").read_text().count("\n") == 2 * EVENTS
 
@@ -137,7 +137,7 @@ def test_with_only_damaged_models_the_first_model_is_used(work: Path, caplog: py
     for path in (work / "state" / "models").iterdir():
         path.write_bytes(b"not what it was")
     daemon(work).run()
-    assert "Scoring goes on with the first model" in caplog.text
+    assert "Scoring continues with the first model" in caplog.text
 
 
 def test_a_model_replaced_by_a_change_of_settings_has_its_own_reason(work: Path) -> None:
