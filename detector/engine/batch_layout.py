@@ -97,7 +97,7 @@ def _split_kinds(batch: SortedBatch, symbol_rows: Int64) -> tuple[Numbers, Symbo
     if not batch.symbol.any():  # nearly always: nothing is copied
         nothing = np.zeros(0, np.int64)
         numbers = Numbers(batch.start, np.arange(len(time)), batch.lane, batch.many_row, time, batch.value)
-        return numbers, Symbols(np.zeros_like(batch.start), nothing, nothing, nothing)
+        return numbers, Symbols(nothing, nothing, nothing, nothing)
     is_number = batch.symbol == 0
     at, symbols = np.flatnonzero(is_number), np.flatnonzero(~is_number)
     rows = symbol_rows[batch.lane[symbols]] - 1

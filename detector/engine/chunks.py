@@ -1,4 +1,4 @@
-"""How far a batch may go through the engine at once: what it brings into memory is bounded."""
+"""How much of a batch the engine takes at once: what that loads into memory is bounded."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class EngineSettings:
 
 @dataclass(slots=True)
 class Step:
-    """What one micro-batch brought."""
+    """The results of one micro-batch."""
 
     scores: Scores
     alerts: list[Alert]
@@ -51,7 +51,7 @@ class Step:
     evicted_for_memory: int  # of them, for want of bytes
     repartitioned: list[str]  # streams seen on another partition than before
     moved_back: list[MovedBack]  # streams that have taken the earlier time of their late events
-    blocked: list[str]  # streams of which so many events in a row have been dropped by now that they are worth a word
+    blocked: list[str]  # streams that have had so many events in a row dropped that it is worth a warning
 
 
 class Engine:
@@ -152,7 +152,7 @@ class Engine:
         silent, by its own time. Scores do not depend on it.
         """
         alerts: list[Alert] = []
-        patient: dict[str, float] = {}
+        not_yet: dict[str, float] = {}
         names = list(silent)
         for at in range(0, len(names), PACK_BATCH):
             some = names[at : at + PACK_BATCH]
@@ -162,17 +162,17 @@ class Engine:
                     continue
                 allowed = float(silence_of(stream["admission"]))
                 if silent[name] <= allowed:
-                    patient[name] = allowed
+                    not_yet[name] = allowed
                     continue
                 ended = int(stream["admission"]["time"]) + int(allowed * 1e9)
                 alerts.append(resolved(self._states.open_alerts.pop(slot), ended, SILENCE))
                 end_incident(stream)
                 self.streams.mark_changed(np.array([slot]))
             self.streams.evict()
-        return alerts, patient
+        return alerts, not_yet
 
     def pack(self, stream: str) -> bytes | None:
-        """Return a stream's whole state: what a framework with state of its own keeps of it. None: it is not in memory.
+        """Return a stream's whole state, for a framework that keeps state itself; None for one that is not in memory.
 
         Some 31 KB of a stream of one feature. It holds all that scores and alerts of the stream's next events depend on
         but the weights, and is read by any engine with the same `horizons`.

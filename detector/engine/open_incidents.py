@@ -1,8 +1,8 @@
 """Which streams have an open incident, and for how long each has said nothing: by the others' time, or by a clock.
 
-A partition's time is that of its events; where none come although none wait it goes on with the clock. A stream is
-compared with what its partition's time has gone on since it was last heard, so that clocks which differ do no harm, nor
-does a partition that is read before another. Whether that is silence the engine knows (`resolve_silent`).
+A partition's time is that of its events; where none come although none wait, it follows the clock. A stream's silence
+is how far its partition's time has advanced since its last event, so that clocks which differ do no harm, nor does a
+partition that is read before another. Whether that is silence the engine knows (`resolve_silent`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ ELSEWHERE = 0  # in place of a partition's hash: those that this worker does not
 
 @dataclass(slots=True)
 class _Progress:
-    """How a partition's time goes on."""
+    """How a partition's time advances."""
 
     quiet_since: float  # by the clock, s: the last event, or the last look that found others waiting
-    seconds: float = 0.0  # that its events' time has gone on
+    seconds: float = 0.0  # that its events' time has advanced
     recent: deque[int] = field(default_factory=lambda: deque(maxlen=WITNESSES))  # ns
     middle: int = 0  # of them
 
@@ -38,13 +38,13 @@ class _Progress:
         return sorted(recent)[(len(recent) - 1) // 2]
 
     def seconds_with(self, times: list[int]) -> float:
-        """Return how far time has gone on once these have come, too."""
+        """Return how far time has advanced once these have come, too."""
         if not times or not self.recent:
             return self.seconds
         return self.seconds + max(self.middle_with(times) - self.middle, 0) * 1e-9
 
     def take(self, times: list[int]) -> None:
-        """Take in the times of events; where they are behind the others', time goes on from there."""
+        """Take in the times of events; where they are behind the others', time advances from there."""
         if not self.recent:
             self.recent.append(times[0])
             self.middle = times[0]
@@ -55,9 +55,9 @@ class _Progress:
 @dataclass(slots=True)
 class _Open:
     partition: int  # hash
-    since: float  # by the clock, s: when it was last heard
-    heard: float = 0.0  # the partition's seconds then
-    patience: float = MIN_SILENCE  # seconds it may say nothing, as far as known
+    since: float  # by the clock, s: its last event
+    seconds: float = 0.0  # the partition's seconds then
+    allowed: float = MIN_SILENCE  # seconds it may say nothing, as far as known
 
 
 class OpenIncidents:
@@ -87,14 +87,14 @@ class OpenIncidents:
         self._open.clear()
 
     def step(self, batch: EventBatch, step: Step) -> None:
-        """Note what has become of incidents, who has been heard, and how time goes on."""
+        """Note which incidents opened and ended, which streams had events, and how time advances."""
         now, scored = self._clock(), step.scores.event
         for alert in step.alerts:
             if alert.status == "firing":
                 self._open[alert.stream] = _Open(partition_hash(alert.topic, alert.partition), now)
             else:
                 self._open.pop(alert.stream, None)
-        heard = [(code, self._open[name]) for code, name in enumerate(batch.streams) if name in self._open]
+        present = [(code, self._open[name]) for code, name in enumerate(batch.streams) if name in self._open]
         for code, partition in enumerate(batch.partitions):
             rows = np.flatnonzero(batch.partition == code)
             if not len(rows):
@@ -108,11 +108,11 @@ class OpenIncidents:
                 progress.take(times[:1].tolist())
             last = np.full(len(batch.streams), -1)
             last[batch.stream[rows]] = rows
-            for stream, one in heard:
+            for stream, one in present:
                 if last[stream] >= 0:
                     until = int(np.searchsorted(mine, last[stream], "right"))
-                    one.partition, one.since, one.patience = number, now, MIN_SILENCE
-                    one.heard = progress.seconds_with(times[max(until - WITNESSES, 0) : until].tolist())
+                    one.partition, one.since, one.allowed = number, now, MIN_SILENCE
+                    one.seconds = progress.seconds_with(times[max(until - WITNESSES, 0) : until].tolist())
             if len(times):
                 progress.take(times[-WITNESSES:].tolist())
 
@@ -125,7 +125,7 @@ class OpenIncidents:
             del self._progress[partition]
         for one in self._open.values() if gone else ():
             if one.partition in gone:
-                one.heard, one.since = 0.0, now
+                one.seconds, one.since = 0.0, now
         for partition, waiting in here.items():
             progress = self._progress.setdefault(partition, _Progress(now))
             if waiting or not reading:
@@ -139,16 +139,16 @@ class OpenIncidents:
         found = {}
         for stream, one in self._open.items():
             progress = self._of(one.partition)
-            seconds = max(progress.seconds - one.heard, 0.0) + now - max(progress.quiet_since, one.since)
-            if seconds > one.patience:
+            seconds = max(progress.seconds - one.seconds, 0.0) + now - max(progress.quiet_since, one.since)
+            if seconds > one.allowed:
                 found[stream] = seconds
         return found
 
-    def resolved(self, silent: Iterable[str], patient: Mapping[str, float]) -> None:
+    def resolved(self, silent: Iterable[str], not_yet: Mapping[str, float]) -> None:
         """Forget the incidents of these streams but for those that may say nothing for longer."""
         for stream in silent:
-            if stream in patient:
-                self._open[stream].patience = patient[stream]
+            if stream in not_yet:
+                self._open[stream].allowed = not_yet[stream]
             else:
                 del self._open[stream]
 

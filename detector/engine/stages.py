@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.engine.batch_layout import Pass
-from detector.scoring.batch import Forecasts, SortedBatch, Symbols, Tables, Verdicts
+from detector.scoring.batch import MEASURED, VERDICT, Forecasts, SortedBatch, Symbols, Tables, Verdicts
 from detector.scoring.incidents import AlertRules
-from detector.scoring.judge import MEASURED, VERDICT, measure
+from detector.scoring.judge import measure
 from detector.scoring.scan import judge
 from detector.scoring.symbols import measure_symbols, network
 from detector.state.stream_states import StreamStates
@@ -144,7 +144,7 @@ class Stages:
             edges.append(max(int(np.searchsorted(slot, slot[events * k // self._threads])), edges[-1]))
         edges.append(events)
         scans = [self._pool.submit(scan, a, b) for a, b in pairwise(edges)]
-        wait(scans)  # all of them: where one raises, none may go on to change what is put back
+        wait(scans)  # all of them: where one raises, none may still change what is restored
         for done in scans:
             done.result()
 

@@ -16,6 +16,34 @@ Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 Records = NDArray[np.void]
 
+MEASURED = np.dtype(  # one row an observation
+    [
+        ("expected", np.float64),
+        ("lower", np.float64),
+        ("upper", np.float64),
+        ("error", np.float64),
+        ("units", np.float64),  # u
+        ("slow_units", np.float64),
+        ("tail", np.float64),  # -log10 of the two-sided probability the forecast gave to such an error
+        ("surprise", np.float64),
+        ("contribution", np.float64),
+    ]
+)
+
+VERDICT = np.dtype(  # one row an event
+    [
+        ("score", np.float64),
+        ("threshold", np.float64),
+        ("surprise", np.float64),
+        ("warming", np.bool_),
+        ("lead", np.int64),  # observation that contributes most; -1: none
+        ("alert", np.bool_),
+        ("young", np.bool_),  # it would be, were the stream old enough for its threshold
+        ("lapses", np.bool_),  # an incident had ended before it, in the stream's silence
+        ("change", np.int8),  # what becomes of the incident: see alerts.py
+    ]
+)
+
 
 class Ids(NamedTuple):
     """What the names of an EventBatch are to the engine; its own order."""

@@ -144,34 +144,6 @@ SINGLE_SCORE = np.dtype(  # beside LANE_SCORE, for the lane of a stream of one f
     align=True,
 )
 
-MEASURED = np.dtype(  # one row an observation
-    [
-        ("expected", np.float64),
-        ("lower", np.float64),
-        ("upper", np.float64),
-        ("error", np.float64),
-        ("units", np.float64),  # u
-        ("slow_units", np.float64),
-        ("tail", np.float64),  # -log10 of the two-sided probability the forecast gave to such an error
-        ("surprise", np.float64),
-        ("contribution", np.float64),
-    ]
-)
-
-VERDICT = np.dtype(  # one row an event
-    [
-        ("score", np.float64),
-        ("threshold", np.float64),
-        ("surprise", np.float64),
-        ("warming", np.bool_),
-        ("lead", np.int64),  # observation that contributes most; -1: none
-        ("alert", np.bool_),
-        ("young", np.bool_),  # it would be, were the stream old enough for its threshold
-        ("lapses", np.bool_),  # an incident had ended before it, in the stream's silence
-        ("change", np.int8),  # what becomes of the incident: see alerts.py
-    ]
-)
-
 
 @compiled
 def _tail_probability(t: float, nu: float, log_beta: float) -> float:

@@ -1,7 +1,7 @@
 """Memory that grows in place and is given back: address space is reserved, pages come as rows are written.
 
 A table that grows by copying holds everything twice for a moment, and one whose freed rows stay resident never gets
-smaller. Here a table's rows stand in a mapping far larger than it needs: untouched pages cost nothing, growing is a
+smaller. Here a table's rows lie in a mapping far larger than it needs: untouched pages cost nothing, growing is a
 longer view of the same place, and the whole pages of what is wiped go back to the system at once. So what the process
 occupies is what its rows occupy, and `nbytes` is true to the page.
 """

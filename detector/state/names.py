@@ -14,9 +14,9 @@ Int64 = NDArray[np.int64]
 
 SYMBOLIC = "\0"  # before the name of a feature that is a symbol: no name of a feature of numbers begins so
 FEATURES_KEPT = 10_000  # names that are kept before those that no lane has any more are dropped
-FEATURE_OVERHEAD = 200  # bytes a feature's name, beside itself
+FEATURE_OVERHEAD = 200  # bytes a feature's name, without the name itself
 SYMBOL_BYTES_KEPT = 16 << 20  # bytes of names that are kept before those that no lane knows any more are dropped
-SYMBOL_OVERHEAD = 300  # bytes a symbol's name, beside itself: two entries of dicts
+SYMBOL_OVERHEAD = 300  # bytes a symbol's name, without the name itself: two entries of dicts
 
 
 class FeatureNames:

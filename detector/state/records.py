@@ -1,6 +1,6 @@
-"""The records that are kept of a stream and of a lane, and what stands before them where a stream leaves as one row.
+"""The records that are kept of a stream and of a lane, and the header of a row into which a stream is packed.
 
-Rows of the former layout are read, too: `stream_of` brings their STREAM record into the present one.
+Rows of the former layout are read, too: `stream_of` converts their STREAM record.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ FORMER_NOTES = msgspec.msgpack.Decoder(tuple[str, list[str], Alert | None, list[
 
 
 class Head(NamedTuple):
-    """What stands before a row's notes."""
+    """The header of a row."""
 
     layout: bytes
     state_size: int

@@ -43,7 +43,7 @@ class SpillBuffer:
         yield from self._positions
 
     def update(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Take rows; one that is here under the same name gives way."""
+        """Take rows; one of the same name is replaced."""
         for name, row in rows:
             self.drop(name)
             if self._directory is not None and self.nbytes + len(row) > self._most_bytes:
@@ -76,13 +76,13 @@ class SpillBuffer:
         return None if place is None else self._read(*place)
 
     def pop(self, name: str) -> bytes | None:
-        """Return a row and let it go; None where there is none."""
+        """Remove and return a row; None where there is none."""
         row = self.get(name)
         self.drop(name)
         return row
 
     def drop(self, name: str) -> None:
-        """Let a row go, if it is there."""
+        """Remove a row, if it is there."""
         if (row := self._rows.pop(name, None)) is not None:
             self.nbytes -= len(row)
         if (place := self._positions.pop(name, None)) is not None:

@@ -26,14 +26,14 @@ from training.network.input_history import WINDOW
 Int64 = NDArray[np.int64]
 
 PACK_BATCH = 256  # streams whose hidden states are read together: 0.1 MB, of the widest 100 MB
-# Of the memory for states: what a part of a batch may bring back, what it may add, and what may wait for a drain
+# Of the memory for states: what a chunk of a batch may load, what it may add, and what may wait for a drain
 PORTION = 1 / 16
 
 
 class StreamCache:
     """The streams in memory.
 
-    `fetch` brings back the states that were drained for streams not in memory (None: never seen); what it returns is
+    `fetch` returns the states that were drained of streams not in memory (None: never seen); what it returns is
     taken one by one, as memory allows. `spill` holds what is evicted between two drains. At most `max_streams` stay in
     memory; their states may take `memory_bytes`, but for one stream more (0: no limit). `muted_streams`: patterns of
     names.
@@ -64,7 +64,7 @@ class StreamCache:
         return len(self.states.slots)
 
     def load(self, names: list[str], most_bytes: int = 0) -> Int64:
-        """Return the slots of streams, brought back or new; of the first ones only where they take `most_bytes`."""
+        """Return the slots of streams, loaded or new; of the first ones only where they take `most_bytes`."""
         known = self.states.slots
         slots = np.array([known.get(name, -1) for name in names], np.int64)
         absent = np.flatnonzero(slots < 0).tolist()
@@ -179,7 +179,7 @@ class StreamCache:
         self._changed.add(self._insert(name, row))
 
     def forget(self, names: Iterable[str]) -> None:
-        """Drop what is remembered of these streams, saved or not: their next events bring back what was saved."""
+        """Drop these streams' states, saved or not: their next events load what was saved."""
         for name in names:
             self._spill.pop(name)
             slot = self.states.slots.get(name, -1)

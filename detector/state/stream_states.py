@@ -41,8 +41,8 @@ from detector.state.records import (
 from detector.state.tables import SIZES, Table, block_size
 from training.network.horizons import HORIZONS
 
-# What Python keeps beside a row: entries of dicts and lists, an open incident's part in an alert
-STREAM_OVERHEAD = 500  # bytes a stream, beside its name
+# What Python keeps besides a row: entries of dicts and lists, an open incident's part in an alert
+STREAM_OVERHEAD = 500  # bytes a stream, without its name
 LANE_OVERHEAD = 500  # bytes a lane
 
 
@@ -56,8 +56,8 @@ class StreamStates:
         self.features = FeatureNames()
         self.streams = Table(STREAM)
         self._lane, self._many = lane_row(horizons), many_score(horizons)
-        beside = self._lane, SINGLE_SCORE, self._many, SYMBOL_ROW
-        self._layout, self._former = layout_of(STREAM, *beside), layout_of(FORMER_STREAM, *beside)
+        others = self._lane, SINGLE_SCORE, self._many, SYMBOL_ROW
+        self._layout, self._former = layout_of(STREAM, *others), layout_of(FORMER_STREAM, *others)
         self.lanes = Table(self._lane)
         self.single = Table(SINGLE_SCORE)
         self.many = Table(self._many)
@@ -189,7 +189,7 @@ class StreamStates:
             self._move_matrix(slot, old)
 
     def _move_matrix(self, slot: int, old: int) -> None:
-        """Carry the covariance over into a larger block; components are found anew at the next fit."""
+        """Carry the covariance over into a larger block; components are computed again at the next fit."""
         stream = self.streams.rows[slot]
         before, capacity = int(stream["matrix"]), int(stream["capacity"])
         kept = self.matrices.rows[before : before + old * old].reshape(old, old).copy()
@@ -201,7 +201,7 @@ class StreamStates:
             grown[:old, :old] = kept
 
     def _make_many(self, slot: int) -> None:
-        """Let a stream of one feature become one of many: it is judged anew, from what its lanes go on to show."""
+        """Let a stream of one feature become one of many: judging starts over with its next event."""
         stream = self.streams.rows[slot]
         if stream["single"] >= 0:
             self.single.release(int(stream["single"]), 1)
@@ -260,7 +260,7 @@ class StreamStates:
         """Bring a stream back from what `pack` gave; return its slot.
 
         Lanes whose hidden state belongs to other weights than `version` are marked to be primed before their next
-        step. Raises StateError, and then brings nothing, for a row of another layout or damaged.
+        step. Raises StateError, and then adds nothing, for a row of another layout or damaged.
         """
         damaged = f"state of stream {name!r} is damaged; move the state directory away"
         try:

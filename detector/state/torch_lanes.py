@@ -78,7 +78,7 @@ class TorchLanes:
         states = self._states[lanes]
         forecasts = []
         at = 0
-        # stretches in which the same lanes go on: each is one dense sequence
+        # stretches in which the same lanes continue: each is one dense sequence
         for stretch in np.split(sizes, np.flatnonzero(np.diff(sizes)) + 1):
             time, batch = len(stretch), int(stretch[0])
             sequence = data[at : at + time * batch].view(time, batch, -1)

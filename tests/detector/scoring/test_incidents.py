@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detector.scoring.batch import VERDICT
 from detector.scoring.incidents import (
     CLAIM,
     CLEAR,
@@ -24,7 +25,6 @@ from detector.scoring.incidents import (
     threshold_of,
     watch,
 )
-from detector.scoring.judge import VERDICT
 from detector.state.records import STREAM
 
 SECOND = 1_000_000_000

@@ -7,13 +7,12 @@ import pytest
 from scipy import stats
 
 from detector.engine.engine import Engine, EngineSettings
-from detector.scoring.batch import Forecasts, Numbers
+from detector.scoring.batch import MEASURED, Forecasts, Numbers
 from detector.scoring.calibration import UNIT_LIMIT, UNIT_WARMUP
 from detector.scoring.judge import (
     BAND_WARMUP_DEVIATIONS,
     LANE_SCORE,
     MANY_SCORE,
-    MEASURED,
     RANGE_EVENTS,
     SINGLE_LIMIT,
     _tail_probability,
