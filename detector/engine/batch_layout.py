@@ -40,7 +40,7 @@ def sorted_passes(states: StreamStates, batch: EventBatch, ids: Ids, taken: Take
     shows beyond MAX_LANES is left out. `model` is the number of the weights that new lanes belong to.
     """
     slot = ids.slot[taken.event]
-    counts = np.diff(batch.start)[taken.event]
+    counts = (batch.start[1:] - batch.start[:-1])[taken.event]
     start = np.concatenate(([0], np.cumsum(counts)))
     observation = np.repeat(batch.start[taken.event] - start[:-1], counts) + np.arange(start[-1])
     feature = ids.feature[observation]
@@ -93,7 +93,7 @@ def pass_numbers(slot: Int64, new: dict[int, dict[int, int]]) -> Int64 | None:
 
 def _split_kinds(batch: SortedBatch, symbol_rows: Int64) -> tuple[Numbers, Symbols]:
     """Return a batch's numbers and its symbols; `symbol_rows` [lanes]: rows of categorical lanes, plus 1."""
-    time = np.repeat(batch.time, np.diff(batch.start))
+    time = np.repeat(batch.time, batch.start[1:] - batch.start[:-1])
     if not batch.symbol.any():  # nearly always: nothing is copied
         nothing = np.zeros(0, np.int64)
         numbers = Numbers(batch.start, np.arange(len(time)), batch.lane, batch.many_row, time, batch.value)

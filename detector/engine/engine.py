@@ -119,11 +119,9 @@ class Engine:
         slots = streams.load(batch.streams)
         streams.mark_changed(slots)  # from here on, also where something below raises
         ids = self._states.identify(batch, slots)
-        admitted = admit_events(
-            *(self._states.streams.rows["admission"], batch, ids),
-            duplicates=settings.keep_duplicates,
-            late=settings.keep_late,
-        )
+        rows = self._states.streams.rows["admission"]
+        admitted = admit_events(rows, batch, ids, duplicates=settings.keep_duplicates, late=settings.keep_late)
+        taken = admitted.taken.event
         passes = sorted_passes(self._states, batch, ids, admitted.taken, streams.model_number)
         parts = [self._stages.run(one, streams.model_number) for one in passes]
         scored = parts[0] if len(parts) == 1 else ScoredBatch.concat(parts)
@@ -136,7 +134,7 @@ class Engine:
             alerts=alerts,
             duplicates=admitted.duplicates,
             late=admitted.late,
-            features_dropped=int(np.diff(batch.start)[admitted.taken.event].sum()) - len(scored.batch.observation),
+            features_dropped=int((batch.start[taken + 1] - batch.start[taken]).sum()) - len(scored.batch.observation),
             evicted=for_memory + for_number,
             evicted_for_memory=for_memory,
             repartitioned=admitted.repartitioned,
