@@ -20,10 +20,11 @@ from kafka.protocol.consumer import OffsetSpec
 
 from connectors.batches import Partition
 from connectors.kafka.changelog_format import MIN_MESSAGE_BYTES, ChangelogError
-from connectors.kafka.client_internals import RawRecord, polled_records, position_of, use_compiled_parser
+from connectors.kafka.client_internals import RawRecord, position_of
 from connectors.kafka.client_options import client_options
 from connectors.kafka.errors import explain_error, is_permanent, principal
 from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS
+from connectors.kafka.polling import polled_records, use_compiled_parser
 from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -34,25 +34,6 @@ _LOST = {
     "probe": "a refused login is reported in the client's words",
     "client": "missing topics are not reported, and a rebalance may wait for the next heartbeat",
 }
-
-
-def use_compiled_parser(consumer: KafkaConsumer) -> None:
-    """Let a new consumer parse fetched records by compiled code, if its release allows it."""
-    if has("records"):
-        from connectors.kafka import record_parser  # noqa: PLC0415 - it builds on the parts in question
-
-        record_parser.use_compiled_parser(consumer)
-
-
-def polled_records(consumer: KafkaConsumer, timeout_ms: int) -> dict[TopicPartition, list[RawRecord]]:
-    """Poll a consumer that went through `use_compiled_parser`, once; raises what the client raises."""
-    polled: Mapping[TopicPartition, list[Any]] = consumer.poll(timeout_ms=timeout_ms)
-    if has("records"):
-        return dict(polled)
-    return {
-        partition: [(r.offset, -1 if r.timestamp is None else r.timestamp, r.key, r.value) for r in records]
-        for partition, records in polled.items()
-    }
 
 
 def drop_paused_fetch(consumer: KafkaConsumer, partition: TopicPartition) -> None:

@@ -15,11 +15,11 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaConfigurationError, KafkaError, RetriableError
 
 from connectors.batches import Partition, RawBatch
-from connectors.kafka.client_internals import polled_records, use_compiled_parser
 from connectors.kafka.connect import probe, quieten_client
 from connectors.kafka.diagnosis import explain_unseen_topics, unreachable_brokers
 from connectors.kafka.errors import KafkaConnectorError, explain_error
 from connectors.kafka.fetch_thread import BOOTSTRAP_MS, MAX_POLL_RECORDS, consumer_options
+from connectors.kafka.polling import polled_records, use_compiled_parser
 from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
