@@ -120,7 +120,7 @@ def state_records(
     for part in range(parts):
         body = frame[part * most_bytes : (part + 1) * most_bytes] if parts > 1 else frame
         key = state_key(stream, part)
-        yield key, _value(key, STATE, ZSTD, OPEN if incident else CALM, source, offset, part, parts, body)
+        yield key, _value(key, (STATE, ZSTD, OPEN if incident else CALM), source, (offset, part, parts), body)
 
 
 def state_key(stream: str, part: int = 0) -> bytes:
@@ -132,15 +132,19 @@ def state_key(stream: str, part: int = 0) -> bytes:
 
 def mark_record(source: Partition, offset: int, mark: Mark) -> tuple[bytes, bytes]:
     """Return key and value of a mark."""
-    return b"m", _value(b"m", MARK, PLAIN, UNKNOWN, source, offset, 0, 1, msgspec.json.encode(mark))
+    return b"m", _value(b"m", (MARK, PLAIN, UNKNOWN), source, (offset, 0, 1), msgspec.json.encode(mark))
 
 
 def _value(
-    key: bytes, kind: int, codec: int, incident: int, source: Partition, offset: int, part: int, parts: int, body: bytes
+    key: bytes,
+    form: tuple[int, int, int],  # kind, codec, incident
+    source: Partition,
+    place: tuple[int, int, int],  # the source's offset, the part, of how many
+    body: bytes,
 ) -> bytes:
     topic = source.topic.encode()
-    rest = b"".join((_ORIGIN.pack(source.partition, offset, part, parts, len(topic)), topic, body))
-    return _HEADER.pack(MAGIC, VERSION, kind, codec, incident, crc32c.crc32c(rest, crc32c.crc32c(key))) + rest
+    rest = b"".join((_ORIGIN.pack(source.partition, *place, len(topic)), topic, body))
+    return _HEADER.pack(MAGIC, VERSION, *form, crc32c.crc32c(rest, crc32c.crc32c(key))) + rest
 
 
 class Assembler:
