@@ -30,6 +30,7 @@ LONG = (
     "tests/detector/commands/test_train",
     "tests/connectors/kafka",
     "tests/faults",
+    "tests/detector/config/test_secrets",
     "tests/connectors/decode/test_fuzz",
     "tests/detector/service/test_retrainer",
 )
