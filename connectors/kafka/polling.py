@@ -1,4 +1,7 @@
-"""Polling a consumer for records as plain tuples, parsed by compiled code if the client's release allows it."""
+"""Polling a consumer for records as plain tuples, parsed by compiled code if the client's release allows it.
+
+Everything that reads Kafka polls through here: the source, the changelog, and a topic's history.
+"""
 
 from __future__ import annotations
 

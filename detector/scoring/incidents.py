@@ -1,4 +1,4 @@
-"""Score -> alert: threshold, confirmation, refractory, incident.
+"""Score -> alert: confirmation, refractory, incident.
 
 One incident is one alert: it fires once, follows its peak, and resolves when its stream has been calm for long enough,
 or has fallen silent (admission.silence_of).
@@ -17,9 +17,6 @@ from training.network.compiled import compiled
 
 NONE, FIRES, PEAKS, RESOLVES = 0, 1, 2, 3  # VERDICT.change: what becomes of the stream's incident
 
-WEEK_SECONDS = 604_800.0
-MIN_THRESHOLD_MANY = 2.0  # once in 100 events: rarer data than hourly would else alert on noise
-MIN_THRESHOLD_SINGLE = 3.0  # the score's own anchor for one feature: see scoring.ALARMING_NOVELTY
 REFRACTORY_MANY, REFRACTORY_SINGLE = 60, 30  # calm events after which an incident is over
 RECENT = 0b11111  # confirmation: two of the last five events ...
 CLEAR = 0.3  # ... or one that is above the threshold by a factor of two
@@ -38,20 +35,6 @@ class AlertRules(NamedTuple):
     min_duration_seconds: float = 0.0
     critical_above_threshold: float = 1.0  # a score so far above the threshold is critical: ten times as rare
     flag_repeats: bool = False
-
-
-@compiled
-def threshold_of(s: Record, interval: float, per_week: float, fixed: float) -> float:
-    """Return the score above which a stream may alert: its budget of alerts at its own rate of events.
-
-    `interval` is the running mean time between events as of the event that is judged, in seconds; 0: not known yet.
-    """
-    if not math.isnan(fixed):
-        return fixed
-    least = MIN_THRESHOLD_SINGLE if s.lanes == 1 else MIN_THRESHOLD_MANY
-    if interval <= 0.0:
-        return least
-    return max(math.log10(WEEK_SECONDS / interval / per_week), least)
 
 
 @compiled

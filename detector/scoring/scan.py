@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from detector.scoring.batch import SortedBatch, Tables, Verdicts
-from detector.scoring.incidents import AlertRules, end_incident, threshold_of, watch
+from detector.scoring.incidents import AlertRules, end_incident, watch
 from detector.scoring.judge import judge_many, judge_single
 from detector.scoring.symbols import judge_symbol
+from detector.scoring.threshold import threshold_of
 from training.network.compiled import compiled
 
 

@@ -7,7 +7,8 @@ import pytest
 from connectors.batches import Partition
 from connectors.encode import score_records
 from detector.engine.engine import Engine
-from detector.scoring.incidents import MIN_THRESHOLD_MANY, REFRACTORY_MANY, REFRACTORY_SINGLE, alert_id
+from detector.scoring.incidents import REFRACTORY_MANY, REFRACTORY_SINGLE, alert_id
+from detector.scoring.threshold import MIN_THRESHOLD_MANY
 from tests.detector.engine.support import fired, noisy, rows_of, ruled, scored
 from tests.streams import (
     MINUTE,

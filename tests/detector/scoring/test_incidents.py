@@ -13,8 +13,6 @@ from detector.scoring.incidents import (
     CLEAR,
     FIRES,
     FLARE,
-    MIN_THRESHOLD_MANY,
-    MIN_THRESHOLD_SINGLE,
     NONE,
     PEAKS,
     REFRACTORY_MANY,
@@ -22,9 +20,9 @@ from detector.scoring.incidents import (
     RESOLVES,
     AlertRules,
     alert_id,
-    threshold_of,
     watch,
 )
+from detector.scoring.threshold import MIN_THRESHOLD_MANY, MIN_THRESHOLD_SINGLE, threshold_of
 from detector.state.records import STREAM
 
 SECOND = 1_000_000_000
