@@ -6,7 +6,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -14,6 +14,8 @@ from tests.brokers import ApacheKafka, Broker, find_broker, need_kafka_home
 
 if TYPE_CHECKING:
     from training.network.weights import Weights
+
+T = TypeVar("T", bound="Broker | ApacheKafka")
 
 # Read as torch is imported: at these sizes more threads wait for each other longer than they work, and sum in another
 # order
@@ -64,7 +66,11 @@ def model() -> Weights:
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
     """The session's broker, started once. Tests that stop a broker start one of their own (`own_broker`)."""
-    found = find_broker()
+    yield from running(find_broker())
+
+
+def running(found: T) -> Iterator[T]:
+    """Start a broker, yield it, and close it."""
     try:
         found.start()
         yield found
@@ -114,12 +120,7 @@ def secured_broker() -> Iterator[ApacheKafka]:
 
 def started(lack: str, **form: bool) -> Iterator[ApacheKafka]:
     """Yield a started broker of a form that Tansu cannot have; skip with what it lacks where there is no other."""
-    found = ApacheKafka(need_kafka_home(lack), **form)
-    try:
-        found.start()
-        yield found
-    finally:
-        found.close()
+    yield from running(ApacheKafka(need_kafka_home(lack), **form))
 
 
 @pytest.fixture

@@ -303,7 +303,7 @@ class SqliteStore:
         return int(self._asked("SELECT count(*) FROM streams")[0][0])
 
     def close(self) -> None:
-        """Let go of the directory. Closing twice does no harm."""
+        """Release the directory. Closing twice does no harm."""
         with self._mutex:
             if self._lock_fd < 0:
                 return

@@ -274,7 +274,7 @@ class ComputeSettings(Section):
 
 
 class LoggingSettings(Section):
-    """Section [logging]: what is told on standard error."""
+    """Section [logging]: what is logged on standard error, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Log messages of this level and above."

@@ -17,7 +17,7 @@ from detector.scoring.calibration import Record
 from training.network.compiled import compiled
 
 CELLS = 1024
-SWEEP = 32  # events between two sweeps that drop what is too old and measure the range anew
+SWEEP = 32  # events between two sweeps that drop what is too old and measure the range again
 TICK = 8  # events a stamp counts: 16 bits then reach far beyond any memory's length
 ROUND = 0xFFFF  # stamps go round in 16 bits; 0 marks an empty cell
 FRACTION = 65536.0  # positions inside a cell

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,8 +66,10 @@ class Retrainer:
         self._outcome = None
         self._stopping.clear()
         teach = partial(eligible_lanes, histories, stream, seed)
-        learn = partial(self._learn, champion, histories, stream, seed, budget_seconds, learning or Learning())
-        self._thread = threading.Thread(target=self._run, args=(teach, learn), name="retraining", daemon=True)
+        retrain = partial(
+            self._retrain, budget_seconds, champion, histories, stream, seed, learning=learning or Learning()
+        )
+        self._thread = threading.Thread(target=self._run, args=(teach, retrain), name="retraining", daemon=True)
         self._thread.start()
 
     def result(self) -> RetrainResult | None:
@@ -100,15 +103,8 @@ class Retrainer:
         logger.info("retraining %s after %.1f s: %s", outcome.outcome, outcome.seconds, outcome.reason)
         self._outcome = outcome
 
-    def _learn(
-        self,
-        champion: Weights,
-        histories: NDArray[np.void],
-        stream: NDArray[np.int64],
-        seed: int,
-        budget_seconds: float,
-        learning: Learning,
-    ) -> RetrainResult:
+    def _retrain(self, budget_seconds: float, *arguments: Any, learning: Learning) -> RetrainResult:
+        """Do what `start` says; `arguments` are those of `challenger.retrain`."""
         # At full priority: while it is imported it holds Python's lock, and scoring would wait for us
         import torch  # noqa: PLC0415 - it takes seconds and 300 MB, which a fleet too small to learn from never needs
 
@@ -123,7 +119,7 @@ class Retrainer:
                 raise _StoppedError
             return self._clock() - worked >= budget_seconds
 
-        return retrain(champion, histories, stream, seed, learning=learning, stop=stop)
+        return retrain(*arguments, learning=learning, stop=stop)
 
 
 def _give_way() -> None:
