@@ -100,6 +100,12 @@ def _seed(text: str) -> int:
     return seed
 
 
+def _dropout(text: str) -> float:
+    if not 0 <= (share := float(text)) <= 0.9:  # not NaN either
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 0.9")
+    return share
+
+
 def _run_daemon(settings: Settings) -> None:
     gc.disable()  # nothing of what is loaded is garbage: looking for some is a sixth of the start
     from detector.service.factory import build_daemon  # noqa: PLC0415 - torch and numba load only where they are used
@@ -168,6 +174,18 @@ def _parser() -> argparse.ArgumentParser:
         "--learning", action="append", default=[], metavar="NAME=VALUE",
         help=f"how to learn, instead of as the daemon's retraining does; may be repeated. Names: {_LEARNING}"
         " (docs/settings.md)",
+    )  # fmt: skip
+    train.add_argument(
+        "--layers", type=int, choices=range(1, 9), metavar="N",
+        help="recurrent layers, 1 to 8; what is added has no effect before it has learnt (default: as the model has)",
+    )  # fmt: skip
+    train.add_argument(
+        "--attention-window", type=int, choices=range(65), metavar="N",
+        help="past hidden states that each feature attends to, up to 64; 0: none (default: as the model has)",
+    )  # fmt: skip
+    train.add_argument(
+        "--dropout", type=_dropout, metavar="SHARE",
+        help="hidden units left out in training, 0 to 0.9 (default: as the model has)",
     )  # fmt: skip
     train.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of everything random (default: 0)")
     backtest = add("backtest", "Score history with the daemon's engine, and write a row for each event.")

@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -35,7 +36,9 @@ from detector.service.engine_setup import device_of
 from detector.service.model_choice import first_model
 from training.learn.settings import Learning
 from training.learn.tbptt import TrainStep
+from training.network.enlarge import enlarge
 from training.network.registry import Registry
+from training.network.weights import Weights
 from training.retrain.challenger import WindowPlan, fine_tune
 from training.retrain.distributed import SINGLE_PROCESS, SingleProcess, process_group
 from training.retrain.result import RetrainResult
@@ -57,6 +60,8 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
             f"train: --diagnose {diagnosis}: a name that ends in .html is expected; name FILEs before --diagnose"
         )
     learning = settings.training.learning(options.learning)
+    asked = {name: getattr(options, name) for name in ("layers", "attention_window", "dropout")}
+    shape = {name: value for name, value in asked.items() if value is not None}
     check_folder("--output", options.output)  # not after minutes of training
     if diagnosis is not None:
         check_folder("--diagnose", diagnosis.parent)
@@ -69,13 +74,14 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
                 settings,
                 processes=processes,
                 learning=learning,
+                shape=shape,
                 seed=options.seed,
                 diagnosis=diagnosis,
             )
             print(report)
         else:
             logging.disable(logging.WARNING)  # the first process logs
-            train_as_worker(settings, processes, learning, options.seed)
+            train_as_worker(settings, processes, learning, shape, options.seed)
 
 
 class TrainingSource(NamedTuple):
@@ -137,18 +143,6 @@ class TrainReport:
         return "\n".join(lines)
 
 
-def train_on_files(
-    paths: Sequence[str],
-    output: str | Path,
-    settings: Settings,
-    *,
-    progress: bool = True,
-    now: Callable[[], float] = time.time,
-) -> TrainReport:
-    """Train on files; see `train`. Raises FileError, too."""
-    return train(TrainingSource.of_files(paths), output, settings, progress=progress, now=now)
-
-
 def train(
     history: TrainingSource,
     output: str | Path,
@@ -156,6 +150,7 @@ def train(
     *,
     processes: SingleProcess = SINGLE_PROCESS,
     learning: Learning | None = None,
+    shape: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
     progress: bool = True,
     diagnosis: Path | None = None,
@@ -163,14 +158,15 @@ def train(
 ) -> TrainReport:
     """Refine model.directory's latest model, or the prior, on history, and save the result into Registry(output).
 
-    processes: who learns; by default this one, on the CPU. learning: None: as the daemon's retraining does.
-    progress: show bars where standard error is a terminal. diagnosis: HTML page to write. now: Unix time, s.
+    processes: who learns; by default this one, on the CPU. learning: None: as the daemon's retraining does. shape: what
+    to enlarge of the model's Shape first. progress: show bars where standard error is a terminal. diagnosis: HTML page
+    to write. now: Unix time, s.
     Raises TrainError, ModelError, RegistryError, PlotError and what opening the history raises.
     """
     if diagnosis:
         require_matplotlib()  # not after minutes of training
     torch.set_num_threads(1)  # more are slower at this size
-    champion = first_model(settings)
+    champion = _first_in_shape(settings, shape)
     parent = champion.fingerprint()
     decoder = Decoder(settings.decode)
     events = read_events(history.open(decoder), decoder, history.name, progress=progress)
@@ -236,14 +232,21 @@ def train(
     return report
 
 
-def train_as_worker(settings: Settings, processes: SingleProcess, learning: Learning, seed: int) -> None:
+def train_as_worker(
+    settings: Settings, processes: SingleProcess, learning: Learning, shape: Mapping[str, Any], seed: int
+) -> None:
     """Learn along with the first process, on a share of what it has read; it does the rest."""
     torch.set_num_threads(1)
     fine_tune(
-        first_model(settings),
+        _first_in_shape(settings, shape),
         None,
         SERIES_PLAN,
         seed,
         learning=learning,
         processes=processes,
     )
+
+
+def _first_in_shape(settings: Settings, shape: Mapping[str, Any]) -> Weights:
+    model = first_model(settings)
+    return enlarge(model, model.shape._replace(**shape))

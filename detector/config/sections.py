@@ -46,29 +46,13 @@ class ModelSettings(Section):
     cell: Literal["rnn", "lstm", "gru", "esn"] = Field(
         "lstm", description="Recurrent cell: rnn (vanilla), lstm, gru, or esn (an echo state network's reservoir)."
     )
-    hidden_size: int = Field(48, ge=1, le=1024, description="Width of the hidden state; the models that ship have 48.")
-    layers: int = Field(
-        1,
-        ge=1,
-        le=8,
-        description="Recurrent layers; those above the first have no effect until a training has used them.",
-    )
-    dropout: float = Field(
-        0.0, ge=0, le=0.9, description="Share of hidden units left out in training, the same ones for a whole sequence."
-    )
-    attention_window: int = Field(
-        0,
-        ge=0,
-        le=64,
-        description="Past hidden states that each feature of a stream attends to, 4 bytes times hidden_size each;"
-        " 0: no attention.",
-    )
     horizons: tuple[int, ...] = Field(
         HORIZONS,
         description="How many events ahead to forecast, rising from 1; each forecast is scored when its event arrives.",
     )
     directory: str = Field(
-        "", description="Folder that `longwatch train --output` wrote; empty: start with the model that ships."
+        "",
+        description="Folder written by `longwatch train`: start with its newest model; empty: the one that ships.",
     )
 
     @field_validator("horizons")
@@ -76,16 +60,6 @@ class ModelSettings(Section):
     def _horizons_rise(cls, horizons: tuple[int, ...]) -> tuple[int, ...]:
         check_horizons(horizons)
         return horizons
-
-    @model_validator(mode="after")
-    def _the_prior_fits(self) -> ModelSettings:
-        shipped = ModelSettings.model_fields["hidden_size"].default
-        if self.hidden_size != shipped and not self.directory:
-            raise ValueError(
-                f"model.hidden_size is {self.hidden_size}, the prior that ships has {shipped}: leave it at "
-                f"{shipped}, or name a directory in model.directory that holds a model of that size"
-            )
-        return self
 
 
 class TrainingSettings(Section):

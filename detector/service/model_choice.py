@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from detector.config.sections import ModelSettings
 from detector.config.settings import Settings, SettingsError
-from training.network.enlarge import enlarge
 from training.network.horizons import SHIPPED_HORIZONS
 from training.network.registry import Registry, RegistryError
-from training.network.shape import ModelError, Shape
+from training.network.shape import ModelError
 from training.network.weights import Weights, load_prior
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ def first_model(settings: Settings) -> Weights:
         model = registry.load(versions[-1])
     try:
         model = model or load_prior(wanted.cell, SHIPPED_HORIZONS)
-        return reshape(model, wanted)
+        return _fitted(model, wanted)
     except ModelError as error:
         where = wanted.directory or "the prior that ships"
         raise SettingsError([f"{error} ({where}): change the setting, or train another model"]) from None
@@ -57,7 +56,7 @@ def resumed_model(settings: Settings, registry: Registry, version: str) -> Resum
     if not version:
         return Resumed(first_model(settings), "")
     try:
-        return Resumed(reshape(registry.load(version), settings.model), version)
+        return Resumed(_fitted(registry.load(version), settings.model), version)
     except ModelError as error:
         logger.warning("model %s of the last checkpoint does not fit (%s): beginning with another", version, error)
         return Resumed(first_model(settings), "", "unfit")
@@ -65,7 +64,7 @@ def resumed_model(settings: Settings, registry: Registry, version: str) -> Resum
         why = error
     for other in reversed(registry.versions()):
         try:
-            resumed = Resumed(reshape(registry.load(other), settings.model), other, "unreadable")
+            resumed = Resumed(_fitted(registry.load(other), settings.model), other, "unreadable")
         except (ModelError, RegistryError):
             continue
         break
@@ -76,9 +75,8 @@ def resumed_model(settings: Settings, registry: Registry, version: str) -> Resum
     return resumed
 
 
-def reshape(model: Weights, wanted: ModelSettings) -> Weights:
-    """Return a model in the shape of the settings; raises ModelError where that is not to be had."""
-    shape = Shape(
-        wanted.cell, wanted.hidden_size, wanted.layers, wanted.dropout, wanted.attention_window, wanted.horizons
-    )
-    return enlarge(model, shape)
+def _fitted(model: Weights, wanted: ModelSettings) -> Weights:
+    """Return a model with the horizons of the settings; raises ModelError if its cell or its horizons are others."""
+    if model.shape.cell != wanted.cell:
+        raise ModelError(f"model.cell is {wanted.cell}, the model has {model.shape.cell}")
+    return model.select(wanted.horizons)

@@ -1,4 +1,4 @@
-"""Weights in a larger shape, with the same forecasts: how `model.layers` and the like change without losing a model."""
+"""Weights in a larger shape, with the same forecasts: how a model gains layers or attention and loses nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def enlarge(weights: Weights, wanted: Shape) -> Weights:
         "attention_window": wanted.attention_window > 0 or not has.attention_window,
     }
     for name in (name for name, fit in fits.items() if not fit):
-        raise ModelError(f"model.{name} is {getattr(wanted, name)}, the model has {getattr(has, name)}")
+        raise ModelError(f"{name} is {getattr(wanted, name)}, the model has {getattr(has, name)}")
     chosen = weights.select(wanted.horizons)
     wanted = wanted._replace(horizons=chosen.shape.horizons)
     if dict(wanted.arrays()) == dict(chosen.shape.arrays()):

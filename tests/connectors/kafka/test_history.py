@@ -154,7 +154,7 @@ def test_training_on_a_topic_leaves_no_consumer_group(broker: Broker, topic: Top
     chosen = Settings.model_validate(
         {
             "kafka": settings(broker, name, group_id=f"group-of-{name}").model_dump(),
-            "model": {"directory": str(tmp_path / "small"), "hidden_size": 8},
+            "model": {"directory": str(tmp_path / "small")},
         }
     )
     summaries = [

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from connectors.files.settings import FileSettings
 from connectors.files.source import FileError, FileSource
 from detector.cli import main
 from detector.commands import train as train_command
-from detector.commands.train import TrainError, TrainingSource, train, train_on_files
+from detector.commands.train import TrainError, TrainingSource, TrainReport, train
 from detector.commands.training_data import build_training_data, read_events
-from detector.config.settings import Settings
+from detector.config.settings import Settings, SettingsError
 from detector.engine.engine import Engine
 from detector.service.model_choice import first_model
 from tests.detector.commands import short_train
@@ -31,6 +32,7 @@ from training.network.horizons import HORIZONS
 from training.network.input_history import SCALE, WINDOW
 from training.network.model import Forecaster
 from training.network.registry import ModelCard, Registry
+from training.network.shape import ModelError
 from training.network.weights import load_prior
 from training.retrain import challenger
 
@@ -50,6 +52,10 @@ def write_csv(path: Path, value: np.ndarray, times: np.ndarray | None = None) ->
 
 def settings(**sections: dict[str, object]) -> Settings:
     return Settings.model_validate(sections)
+
+
+def train_on_files(paths: list[str], output: Path, chosen: Settings, **options: Any) -> TrainReport:
+    return train(TrainingSource.of_files(paths), output, chosen, **{"progress": False, **options})
 
 
 @pytest.fixture
@@ -76,7 +82,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short")
 def test_a_trained_model_is_used_at_the_next_start(tmp_path: Path) -> None:
     paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(3, ROWS))]
-    summary = train_on_files(paths, tmp_path / "models", settings(), progress=False, now=lambda: 5.0)
+    summary = train_on_files(paths, tmp_path / "models", settings(), now=lambda: 5.0)
     assert summary.version is not None, str(summary)
     assert (summary.events, summary.dropped, summary.lanes, summary.lanes_used) == (3 * ROWS, 0, 3, 3)
     assert summary.outcome.validation_loss < summary.outcome.champion_loss - 0.1
@@ -88,14 +94,14 @@ def test_a_trained_model_is_used_at_the_next_start(tmp_path: Path) -> None:
     assert (about.parent, about.trained_at) == (load_prior().fingerprint(), 5.0)
     begun = settings(model={"directory": str(tmp_path / "models")})
     assert first_model(begun).fingerprint() == summary.version
-    again = train_on_files(paths, tmp_path / "models", begun, progress=False)
+    again = train_on_files(paths, tmp_path / "models", begun)
     assert again.parent == summary.version
 
 
 @pytest.mark.usefixtures("short")
 def test_train_saves_no_model_that_is_not_better(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "noise.csv", noise(1, ROWS)[0])
-    summary = train_on_files([path], tmp_path / "models", settings(), progress=False)
+    summary = train_on_files([path], tmp_path / "models", settings())
     assert (summary.outcome.outcome, summary.version) == ("rejected", None)
     assert "nothing was saved" in str(summary)
     assert not (tmp_path / "models").exists()
@@ -152,15 +158,15 @@ def test_symbols_are_skipped_with_a_message(tmp_path: Path) -> None:
 def test_train_reports_what_is_wrong_with_the_files(tmp_path: Path) -> None:
     short = write_csv(tmp_path / "short.csv", noise(1, 50)[0])
     with pytest.raises(TrainError, match=r"short.csv: none of 1 features has 200 events"):
-        train_on_files([short], tmp_path / "models", settings(), progress=False)
+        train_on_files([short], tmp_path / "models", settings())
     flat = write_csv(tmp_path / "flat.csv", np.ones(500))
     with pytest.raises(TrainError, match="moves"):
-        train_on_files([flat], tmp_path / "models", settings(), progress=False)
+        train_on_files([flat], tmp_path / "models", settings())
     (tmp_path / "none.csv").write_text("timestamp,value\nx,1\n", encoding="utf-8")
     with pytest.raises(TrainError, match=r"no event with a number could be read; rejected: .*bad_timestamp"):
-        train_on_files([str(tmp_path / "none.csv")], tmp_path / "models", settings(), progress=False)
+        train_on_files([str(tmp_path / "none.csv")], tmp_path / "models", settings())
     with pytest.raises(FileError, match=r"missing.csv"):
-        train_on_files([str(tmp_path / "missing.csv")], tmp_path / "models", settings(), progress=False)
+        train_on_files([str(tmp_path / "missing.csv")], tmp_path / "models", settings())
 
 
 def small(directory: Path, **shape: object) -> Settings:
@@ -168,7 +174,7 @@ def small(directory: Path, **shape: object) -> Settings:
     torch.manual_seed(0)
     model = Forecaster(hidden_size=8, **shape).weights
     Registry(directory).save(model, ModelCard(parent="", trained_at=1.0, seed=0, rows=0, figures={}))
-    return settings(model={"directory": str(directory), **model.shape._asdict()})
+    return settings(model={"directory": str(directory), "cell": model.shape.cell, "horizons": model.shape.horizons})
 
 
 @pytest.mark.usefixtures("short")
@@ -185,12 +191,31 @@ def small(directory: Path, **shape: object) -> Settings:
 def test_every_cell_and_shape_can_be_trained_saved_and_used(shape: dict[str, object], tmp_path: Path) -> None:
     paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(2, ROWS))]
     chosen = small(tmp_path / "models", **shape)
-    summary = train_on_files(paths, tmp_path / "models", chosen, progress=False)
+    summary = train_on_files(paths, tmp_path / "models", chosen)
     assert summary.version is not None, str(summary)
     assert summary.outcome.validation_loss < summary.outcome.champion_loss
     begun = first_model(chosen)
     assert begun.fingerprint() == summary.version
     assert begun.shape == Forecaster(hidden_size=8, **shape).shape
+
+
+@pytest.mark.usefixtures("short")
+def test_a_model_gains_layers_and_attention_by_options_and_the_daemon_takes_its_shape(tmp_path: Path) -> None:
+    paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(2, ROWS))]
+    chosen = small(tmp_path / "models")
+    summary = train_on_files(paths, tmp_path / "models", chosen, shape={"layers": 2, "attention_window": 3})
+    assert summary.version is not None, str(summary)
+    begun = first_model(chosen)
+    assert begun.fingerprint() == summary.version
+    assert begun.shape == Forecaster(hidden_size=8, layers=2, attention_window=3).shape
+    with pytest.raises(ModelError, match="layers is 1, the model has 2"):
+        train_on_files(paths, tmp_path / "more", chosen, shape={"layers": 1})
+
+
+def test_a_model_of_another_cell_than_the_settings_is_refused(tmp_path: Path) -> None:
+    small(tmp_path / "models")
+    with pytest.raises(SettingsError, match=r"model.cell is gru, the model has lstm .*models"):
+        first_model(settings(model={"directory": str(tmp_path / "models"), "cell": "gru"}))
 
 
 class Terminal(io.StringIO):
@@ -280,8 +305,7 @@ def test_torchrun_with_two_processes_trains_like_one(tmp_path: Path) -> None:
     """The whole command: one reads, saves, draws and prints; the loss is that of one process."""
     paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(3, ROWS))]
     small(tmp_path / "small")
-    begin = ["--set", f"model.directory={tmp_path / 'small'}", "--set", "model.hidden_size=8"]
-    begin += ["--learning", "clip_limit=2", "--seed", "3"]
+    begin = ["--set", f"model.directory={tmp_path / 'small'}", "--learning", "clip_limit=2", "--seed", "3"]
     said, abouts = [], []
     for number, start in enumerate(([], ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"])):
         output = tmp_path / f"models-{number}"

@@ -15,7 +15,7 @@ def test_without_any_source_the_defaults_apply() -> None:
     settings = load_settings(None, {})
     assert settings == Settings()
     assert (settings.source.type, settings.kafka.topics, settings.http.port) == ("kafka", ["metrics"], 9464)
-    assert (settings.model.cell, settings.model.hidden_size) == ("lstm", 48)
+    assert (settings.model.cell, settings.model.horizons) == ("lstm", (1, 10))
     assert settings.state.directory == Path("/var/lib/longwatch")
     assert settings.origin("kafka.topics") is None
 

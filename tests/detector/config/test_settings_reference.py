@@ -55,7 +55,7 @@ def test_the_reference_groups_settings_by_who_needs_them() -> None:
     assert len(named) == len(set(named))
     assert set(named) < {path for path, _ in leaves(Settings)}
     text = reference()
-    places = [text.index(part) for part in ("`bootstrap_servers`", "`dead_letter_topic`", "`dropout`", "`momentum`")]
+    places = [text.index(part) for part in ("`bootstrap_servers`", "`dead_letter_topic`", "`horizons`", "`momentum`")]
     assert places == sorted(places)
 
 

@@ -157,7 +157,7 @@ def test_a_row_of_another_layout_is_an_error_with_advice(model: Weights) -> None
 
 
 def test_a_row_of_another_network_is_primed_before_its_next_event() -> None:
-    """So model.cell, model.hidden_size and model.layers can be changed without losing what streams have shown."""
+    """So model.cell and model.directory can be changed without losing what streams have shown."""
     small, events = (
         Forecaster(hidden_size=8).weights,
         numbered(wide("s", clock(44), seasonal(NOISE, clock(44))[:, None])),

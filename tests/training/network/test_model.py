@@ -166,10 +166,10 @@ def test_layers_added_to_a_network_start_without_effect(cell: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "reported"),
     [
-        ({"cell": "gru"}, "model.cell is gru, the model has lstm"),
-        ({"hidden_size": 20}, "model.hidden_size is 20, the model has 16"),
-        ({"layers": 1}, "model.layers is 1, the model has 2"),
-        ({"attention_window": 0}, "model.attention_window is 0, the model has 4"),
+        ({"cell": "gru"}, "cell is gru, the model has lstm"),
+        ({"hidden_size": 20}, "hidden_size is 20, the model has 16"),
+        ({"layers": 1}, "layers is 1, the model has 2"),
+        ({"attention_window": 0}, "attention_window is 0, the model has 4"),
         ({"horizons": (1, 3)}, "no forecast of horizon 3; it has 1, 10"),
         ({"horizons": (2, 3)}, "the first 1"),
     ],
