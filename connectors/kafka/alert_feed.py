@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Collection, Iterable
@@ -21,7 +22,7 @@ from connectors.batches import Alert
 from connectors.common.background import OngoingProblem
 from connectors.decode.timestamps import parse_time
 from connectors.json_records import AlertRecord
-from connectors.kafka.client_internals import position_of
+from connectors.kafka.client_internals import position_of, request_rebalance
 from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import connect
 from connectors.kafka.errors import KafkaConnectorError, explain_error, is_permanent
@@ -80,8 +81,14 @@ class AlertFeed(threading.Thread):
                     return
                 try:
                     consumer.subscribe(topics=[self._settings.alerts_topic])
+                    # a static member may owe its group a rebalance (FetchThread._rebalance_owed); here one costs little
+                    static = self._settings.group_instance_id
+                    owed_at = time.monotonic() + self._settings.session_timeout_seconds if static else math.inf
                     while not self._stopping.is_set():
                         self._feed(consumer)
+                        if time.monotonic() >= owed_at:
+                            owed_at = math.inf
+                            request_rebalance(consumer)
                 finally:
                     with contextlib.suppress(KafkaError):
                         consumer.close(autocommit=False, timeout_ms=ANSWER_MS)

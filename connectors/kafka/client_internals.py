@@ -32,6 +32,7 @@ _LOST = {
     "position": "positions are looked up by the client",
     "sender": "an abandoned writer may keep retrying until the process ends",
     "probe": "a refused login is reported in the client's words",
+    "rejoin": "a partition that a killed static member was giving away waits for the group's next rebalance",
     "client": "missing topics are not reported, and a rebalance may wait for the next heartbeat",
 }
 
@@ -62,6 +63,12 @@ def position_of(consumer: KafkaConsumer, partition: TopicPartition, timeout_ms: 
         with contextlib.suppress(NoOffsetForPartitionError):  # no position yet
             found = consumer.position(partition, timeout_ms=timeout_ms)
     return None if found is None else int(found)
+
+
+def request_rebalance(consumer: KafkaConsumer) -> None:
+    """Let a member join its group again with its next poll, so that partitions without an owner get one."""
+    if has("rejoin"):
+        consumer._coordinator.request_rejoin()
 
 
 def end_sender(producer: KafkaProducer, seconds: float) -> None:
@@ -102,6 +109,10 @@ def _missing() -> frozenset[str]:
         ),
         "sender": lambda: (
             _keeps(KafkaProducer, "_sender") and hasattr(_found("kafka.producer.sender", "Sender"), "force_close")
+        ),
+        "rejoin": lambda: (
+            _keeps(KafkaConsumer, "_coordinator")
+            and hasattr(_found("kafka.coordinator.consumer", "ConsumerCoordinator"), "request_rejoin")
         ),
         "probe": _speaks,
         "client": lambda: (

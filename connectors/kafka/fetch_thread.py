@@ -34,6 +34,7 @@ from connectors.kafka.client_internals import (
     client_class,
     drop_paused_fetch,
     position_of,
+    request_rebalance,
 )
 from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import connect, probe
@@ -115,8 +116,15 @@ class FetchThread(threading.Thread):
     """Reads for one source. `consumer` is None until connected; `outage` is true while the broker gives no answer."""
 
     def __init__(
-        self, settings: KafkaSettings, problem: OngoingProblem, *, read_committed: bool, max_poll_records: int
+        self,
+        settings: KafkaSettings,
+        problem: OngoingProblem,
+        *,
+        read_committed: bool,
+        max_poll_records: int,
+        owned: Collection[TopicPartition],
     ) -> None:
+        """`owned`: what this member owned when it ended, as far as it knows."""
         super().__init__(name="kafka-reader", daemon=True)
         self.inbox: queue.SimpleQueue[Polled | RebalanceEvent | BaseException] = queue.SimpleQueue()
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()  # runs with the consumer between two polls
@@ -134,6 +142,8 @@ class FetchThread(threading.Thread):
         self._poll_ms = PATTERN_POLL_MS if settings.topic_pattern else POLL_MS
         self._positions: dict[TopicPartition, int] = {}  # as the caller knows them
         self.topics_at_first: set[str] | None = None  # that existed at the first assignment
+        self._owned = set(owned) if settings.group_instance_id else set()
+        self._owed_at = 0.0  # when to look for a rebalance that this member owes its group
         self._next_topic_check = 0.0
         self._next_diagnosis = 0.0
         self._missing: set[str] = set()
@@ -183,6 +193,7 @@ class FetchThread(threading.Thread):
             consumer.subscribe(topics=settings.topics, listener=listener)
             source = ", ".join(settings.topics)
         self._heard = self.progress = time.monotonic()
+        self._owed_at = self._heard + settings.session_timeout_seconds
         self._next_topic_check = self._heard + TOPIC_CHECK_SECONDS  # the first metadata are still on their way
         self.consumer = consumer
         log.info("Connected to Kafka at %s; group %s reads %s", settings.bootstrap_servers, settings.group_id, source)
@@ -192,6 +203,7 @@ class FetchThread(threading.Thread):
             for _ in range(self.work.qsize()):
                 self.work.get()(consumer)
             self._apply_pause(consumer)
+            self._rebalance_owed(consumer)
             records = self._poll(consumer)
             moved = self._moved(consumer)
             if records:
@@ -213,6 +225,20 @@ class FetchThread(threading.Thread):
                 (consumer.pause if partition in wanted else consumer.resume)(partition)
                 if partition not in wanted:
                     drop_paused_fetch(consumer, partition)
+
+    def _rebalance_owed(self, consumer: KafkaConsumer) -> None:
+        """Ask for a rebalance, once, if a static member has returned to fewer partitions than it owned.
+
+        A member that gives partitions away joins its group again at once, and only then others get them. Killed in
+        between it returns under its name, which makes no rebalance: they would have no owner until the next one.
+        """
+        if not self._owned or time.monotonic() < self._owed_at:
+            return
+        if missing := self._owned - consumer.assignment():
+            names = ", ".join(f"{p.topic}/{p.partition}" for p in sorted(missing))
+            log.info("Asked the group to rebalance: this member owned %s when it ended, and does not any more", names)
+            request_rebalance(consumer)
+        self._owned = set()
 
     def _moved(self, consumer: KafkaConsumer) -> dict[TopicPartition, int]:
         """Return the next offsets of the partitions where they have changed."""

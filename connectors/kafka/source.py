@@ -52,7 +52,9 @@ class KafkaSource:
         read_committed: bool = False,
         max_poll_records: int | None = None,
         topics_read: Iterable[str] = (),
+        owned: Iterable[Partition] = (),
     ) -> None:
+        """`owned`: the partitions that this member owned when it ended, as far as it knows."""
         self._settings = settings
         self._callbacks = RebalanceCallbacks()
         self._read_committed, self._max_poll_records = read_committed, max_poll_records or MAX_POLL_RECORDS
@@ -64,6 +66,7 @@ class KafkaSource:
         self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to return
         self._revoked_offsets: dict[TopicPartition, int] = {}  # likewise, of revoked and lost partitions
         self._start_offsets = StartOffsets(settings, topics_read)
+        self._owned = [TopicPartition(*partition) for partition in owned]
         self._deferred: dict[TopicPartition, object] = {}  # waiting for `seek`; the value identifies the assignment
         self._commit_failed = False
 
@@ -90,6 +93,7 @@ class KafkaSource:
                 self._problem,
                 read_committed=self._read_committed,
                 max_poll_records=self._max_poll_records,
+                owned=self._owned,
             )
             self._reader.start()
         while self._held and not self._paused:

@@ -94,6 +94,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
             settings.kafka,
             read_committed=settings.exactly_once,
             topics_read=topics_read,
+            owned=offsets,
             max_poll_records=settings.source.max_poll_records,
         )
     parts = CheckpointParts(engine.streams, store, sinks, source, incidents, broker_wait, metrics)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -76,9 +78,10 @@ class Group:
         producer.commit_transaction()
         self._writer._in_transaction = False
 
-    def feed(self) -> Taken:
+    def feed(self, **other: Any) -> Taken:
         taken = Taken()
-        self._feeds.append(AlertFeed(self.settings, taken))  # type: ignore[arg-type]  # it is one by its methods
+        settings = self.settings.model_copy(update=other)
+        self._feeds.append(AlertFeed(settings, taken))  # type: ignore[arg-type]  # it is one by its methods
         self._feeds[-1].start()
         return taken
 
@@ -198,3 +201,38 @@ def test_each_group_sends_its_own_alerts_and_unowned_ones(
     until(lambda: len(taken.ids) > 1 and len(others.ids) > 1, "both have their own")
     assert taken.ids == ["one", "of a version that did not say"]
     assert others.ids == ["other", "of a version that did not say"]
+
+
+def test_alerts_of_a_partition_that_a_killed_static_worker_was_giving_away_are_sent(
+    apache: Broker, topic: Topic, group: Callable[[str], Group]
+) -> None:
+    alerts = topic(partitions=2)
+    mine = group(alerts)
+    code = (
+        "import os, sys\n"
+        "from kafka import ConsumerRebalanceListener, KafkaConsumer\n"
+        "from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor\n"
+        "class Victim(ConsumerRebalanceListener):\n"
+        "    def on_partitions_assigned(self, assigned): print(len(assigned), flush=True)\n"
+        "    def on_partitions_revoked(self, revoked): os.kill(os.getpid(), 9)\n"
+        "servers, group, topic = sys.argv[1:]\n"
+        "consumer = KafkaConsumer(bootstrap_servers=servers, group_id=group, group_instance_id='static-webhook',\n"
+        "    partition_assignment_strategy=[CooperativeStickyAssignor], session_timeout_ms=20000)\n"
+        "consumer.subscribe(topics=[topic], listener=Victim())\n"
+        "while True: consumer.poll(timeout_ms=500)\n"
+    )
+    command = [sys.executable, "-c", code, apache.bootstrap, f"{mine.settings.group_id}-webhook", alerts]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as victim:
+        try:
+            assert victim.stdout is not None
+            assert victim.stdout.readline() == b"2\n"
+            other = mine.feed(session_timeout_seconds=20)
+            assert victim.wait(240) == -9
+        finally:
+            victim.kill()
+    back = mine.feed(group_instance_id="static", session_timeout_seconds=20)
+    producer = KafkaProducer(bootstrap_servers=apache.bootstrap)
+    for partition in range(2):
+        producer.send(alerts, partition=partition, key=b"s", value=alert_record(alert(f"of {partition}"))[1])
+    producer.close(timeout=240)
+    until(lambda: {*other.ids, *back.ids} == {"of 0", "of 1"}, "the alerts of both partitions come")

@@ -93,6 +93,43 @@ def test_a_static_member_that_restarts_in_time_causes_no_rebalance(
     assert other.events == events
 
 
+def test_a_static_member_killed_as_it_gives_a_partition_away_does_not_leave_it_without_an_owner(
+    apache: Broker, topic: Topic, open_member: Callable[..., Member]
+) -> None:
+    """Its next life gets what it kept, without a rebalance: it has to ask for the one that the killed life owed."""
+    name = topic(partitions=2)
+    config = settings(apache, name, session_timeout_seconds=20)
+    static = config.model_copy(update={"group_instance_id": "static"})
+    code = (
+        "import os, sys\n"
+        "from connectors.kafka.settings import KafkaSettings\n"
+        "from connectors.kafka.source import KafkaSource\n"
+        "from connectors.protocols import RebalanceCallbacks\n"
+        "source = KafkaSource(KafkaSettings.model_validate_json(sys.argv[1]))\n"
+        "source.subscribe(RebalanceCallbacks(\n"
+        "    on_assigned=lambda partitions: print(len(partitions), flush=True),\n"
+        "    on_revoked=lambda partitions: os.kill(os.getpid(), 9)))\n"
+        "while True: source.poll(0.5)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, static.model_dump_json(exclude={"sasl_password", "ssl_key_password"})],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    ) as victim:
+        try:
+            assert victim.stdout is not None
+            assert victim.stdout.readline() == b"2\n"
+            other = open_member(config)
+            assert victim.wait(DEADLINE) == -9
+        finally:
+            victim.kill()
+    back = open_member(static, owned=[Partition(name, 0), Partition(name, 1)])
+    until(lambda: back.owned, "the static member is back")
+    until(lambda: other.owned, "the other member gets the partition")
+    assert len(back.owned) == len(other.owned) == 1
+    assert back.owned.isdisjoint(other.owned)
+
+
 def test_a_second_member_with_the_same_instance_id_is_an_error_for_the_first(
     apache: Broker, topic: Topic, open_member: Callable[..., Member]
 ) -> None:
