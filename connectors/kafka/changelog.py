@@ -20,11 +20,12 @@ from kafka.protocol.consumer import OffsetSpec
 
 from connectors.batches import Partition
 from connectors.kafka.changelog_format import MIN_MESSAGE_BYTES, ChangelogError
-from connectors.kafka.client_internals import RawRecord, position_of
+from connectors.kafka.client_internals import position_of
 from connectors.kafka.client_options import client_options
 from connectors.kafka.errors import explain_error, is_permanent, principal
 from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS
 from connectors.kafka.polling import polled_records, use_compiled_parser
+from connectors.kafka.raw_record import RawRecord
 from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,6 @@ import kafka
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import NoOffsetForPartitionError
 
-RawRecord = tuple[int, int, bytes | None, bytes | None]  # offset, timestamp in ms (-1: none), key, value
-
 log = logging.getLogger(__name__)
 
 _LOOKING = threading.Lock()  # so that threads that start together warn once

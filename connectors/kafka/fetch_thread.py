@@ -29,18 +29,13 @@ from kafka.errors import (
 from kafka.future import Future
 
 from connectors.common.background import OngoingProblem
-from connectors.kafka.client_internals import (
-    RawRecord,
-    client_class,
-    drop_paused_fetch,
-    position_of,
-    request_rebalance,
-)
+from connectors.kafka.client_internals import client_class, drop_paused_fetch, position_of, request_rebalance
 from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import connect, probe
 from connectors.kafka.diagnosis import explain_unseen_topics, unreachable_brokers
 from connectors.kafka.errors import KafkaConnectorError, explain_error
 from connectors.kafka.polling import polled_records, use_compiled_parser
+from connectors.kafka.raw_record import RawRecord
 from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
-from connectors.kafka.client_internals import RawRecord, has
+from connectors.kafka.client_internals import has
+from connectors.kafka.raw_record import RawRecord
 
 
 def use_compiled_parser(consumer: KafkaConsumer) -> None:

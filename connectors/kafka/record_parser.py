@@ -22,8 +22,8 @@ from kafka.errors import CorruptRecordError, KafkaError
 from kafka.protocol.consumer import IsolationLevel
 from numpy.typing import NDArray
 
-from connectors.kafka.client_internals import RawRecord
 from connectors.kafka.decompress import TooLargeError, decompressed
+from connectors.kafka.raw_record import RawRecord
 
 log = logging.getLogger(__name__)
 

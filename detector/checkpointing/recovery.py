@@ -22,10 +22,10 @@ from connectors.common.background import OngoingProblem
 from connectors.common.throttle import LogThrottle
 from connectors.kafka.changelog import RIGHTS, Changelogs
 from connectors.kafka.changelog_format import Assembler, ChangelogError, Entry, Mark, compressed, restored
-from connectors.kafka.client_internals import RawRecord
 from connectors.kafka.connect import connect
 from connectors.kafka.diagnosis import unreachable_brokers
 from connectors.kafka.errors import KafkaConnectorError, explain_error, is_permanent
+from connectors.kafka.raw_record import RawRecord
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.transactions import end_transaction_of
 from detector.checkpointing.state_directory import UnsavedError
