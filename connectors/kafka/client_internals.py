@@ -63,10 +63,14 @@ def position_of(consumer: KafkaConsumer, partition: TopicPartition, timeout_ms: 
     return None if found is None else int(found)
 
 
-def request_rebalance(consumer: KafkaConsumer) -> None:
-    """Let a member join its group again with its next poll, so that partitions without an owner get one."""
-    if has("rejoin"):
+def request_rebalance(consumer: KafkaConsumer) -> bool:
+    """Let a member join its group again with its next poll, so that partitions without an owner get one.
+
+    Return whether the release can.
+    """
+    if can := has("rejoin"):
         consumer._coordinator.request_rejoin()
+    return can
 
 
 def end_sender(producer: KafkaProducer, seconds: float) -> None:

@@ -229,10 +229,9 @@ class FetchThread(threading.Thread):
         """
         if not self._owned or time.monotonic() < self._owed_at:
             return
-        if missing := self._owned - consumer.assignment():
+        if (missing := self._owned - consumer.assignment()) and request_rebalance(consumer):
             names = ", ".join(f"{p.topic}/{p.partition}" for p in sorted(missing))
             log.info("Asked the group to rebalance: this member owned %s when it ended, and does not any more", names)
-            request_rebalance(consumer)
         self._owned = set()
 
     def _moved(self, consumer: KafkaConsumer) -> dict[TopicPartition, int]:

@@ -51,7 +51,6 @@ class KafkaSource:
         *,
         read_committed: bool = False,
         max_poll_records: int | None = None,
-        topics_read: Iterable[str] = (),
         owned: Iterable[Partition] = (),
     ) -> None:
         """`owned`: the partitions that this member owned when it ended, as far as it knows."""
@@ -65,8 +64,8 @@ class KafkaSource:
         self._held: deque[Polled] = deque()  # taken from the thread, but paused before they were returned
         self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to return
         self._revoked_offsets: dict[TopicPartition, int] = {}  # likewise, of revoked and lost partitions
-        self._start_offsets = StartOffsets(settings, topics_read)
         self._owned = [TopicPartition(*partition) for partition in owned]
+        self._start_offsets = StartOffsets(settings, {partition.topic for partition in self._owned})
         self._deferred: dict[TopicPartition, object] = {}  # waiting for `seek`; the value identifies the assignment
         self._commit_failed = False
 

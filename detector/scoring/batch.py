@@ -40,7 +40,7 @@ VERDICT = np.dtype(  # one row an event
         ("alert", np.bool_),
         ("young", np.bool_),  # it would be, were the stream old enough for its threshold
         ("lapses", np.bool_),  # an incident had ended before it, in the stream's silence
-        ("change", np.int8),  # what becomes of the incident: see alerts.py
+        ("change", np.int8),  # what becomes of the incident: see incidents.py
     ]
 )
 

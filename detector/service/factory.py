@@ -70,13 +70,14 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     engine = _build_engine(settings, model, device, stored, clock, metrics)
     check_layout(meta, settings, engine.streams.states.layouts, __version__)
     reporter = Reporter(metrics, settings, engine.streams)
-    reporter.begin(meta.get("newest", 0.0))
+    newest = meta.get("newest", 0.0)
+    reporter.begin(newest)
     store.upgrade()
-    metadata = {"longwatch": __version__, "member": _member(settings, meta), "model": stored_model}
-    metadata["newest"] = meta.get("newest", 0.0)
+    member = _member(settings, meta)
+    metadata = {"longwatch": __version__, "member": member, "model": stored_model, "newest": newest}
     transactions: TransactionalWriter | None = None
     if settings.changelog:
-        name = transactional_id(settings.kafka.group_id, metadata["member"])
+        name = transactional_id(settings.kafka.group_id, member)
         transactions = TransactionalWriter(settings.kafka, name, broker_wait.check)
     writer: KafkaWriter | None = None
     if settings.source.type == "kafka" and not settings.exactly_once:
@@ -89,11 +90,9 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         known = {path: Fingerprint(*begins) for path, begins in meta.get("beginnings", {}).items()}
         source = FileSource(settings.source, decoder, offsets, known, max_poll_records=settings.source.max_poll_records)
     else:
-        topics_read = {partition.topic for partition in offsets}
         source = KafkaSource(
             settings.kafka,
             read_committed=settings.exactly_once,
-            topics_read=topics_read,
             owned=offsets,
             max_poll_records=settings.source.max_poll_records,
         )

@@ -84,7 +84,7 @@ def test_topics_and_partitions_created_later_are_read_from_their_beginning(
             config,
             start=lambda _: DEFERRED if placed == "later" else None,
             on_assigned=assigned.update,
-            **({"topics_read": [events]} if assigned else {}),
+            owned=assigned,
         )
         sources.append(source)
         return source

@@ -12,6 +12,7 @@ import pytest
 
 from connectors.batches import Partition
 from connectors.kafka.errors import KafkaConnectorError
+from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from connectors.protocols import DEFERRED
 from tests.brokers import Broker
@@ -19,6 +20,26 @@ from tests.connectors.kafka.support import DEADLINE, Member, Topic, committed, p
 from tests.daemon.support import until
 
 pytestmark = pytest.mark.kafka
+
+
+def victim_process(config: KafkaSettings, on_revoked: str = "None") -> subprocess.Popen[bytes]:
+    """Start a member that prints how many partitions it is given; `on_revoked`: code for when it gives some away."""
+    code = (
+        "import os, sys\n"
+        "from connectors.kafka.settings import KafkaSettings\n"
+        "from connectors.kafka.source import KafkaSource\n"
+        "from connectors.protocols import RebalanceCallbacks\n"
+        "source = KafkaSource(KafkaSettings.model_validate_json(sys.argv[1]))\n"
+        "source.subscribe(RebalanceCallbacks(\n"
+        "    on_assigned=lambda partitions: print(len(partitions), flush=True),\n"
+        f"    on_revoked=lambda partitions: {on_revoked}))\n"
+        "while True: source.poll(0.5)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, config.model_dump_json(exclude={"sasl_password", "ssl_key_password"})],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    )
 
 
 def test_two_members_share_partitions_and_one_takes_over_when_the_other_leaves(
@@ -50,20 +71,7 @@ def test_partitions_of_a_killed_member_are_reassigned_after_the_session_timeout(
 ) -> None:
     name = topic(partitions=4)
     config = settings(apache, name)
-    code = (
-        "import sys; from connectors.kafka.source import *\n"
-        "config = KafkaSettings.model_validate_json(sys.argv[1])\n"
-        "from connectors.protocols import RebalanceCallbacks\n"
-        "source = KafkaSource(config)\n"
-        "source.subscribe(RebalanceCallbacks(on_assigned=lambda partitions: print(len(partitions), flush=True)))\n"
-        "while True: source.poll(0.5)\n"
-    )
-    checkout = Path(__file__).parents[3]
-    victim = subprocess.Popen(
-        [sys.executable, "-c", code, config.model_dump_json(exclude={"sasl_password", "ssl_key_password"})],
-        stdout=subprocess.PIPE,
-        cwd=checkout,
-    )
+    victim = victim_process(config)
     try:
         assert victim.stdout is not None
         assert victim.stdout.readline() == b"4\n"
@@ -100,22 +108,7 @@ def test_a_static_member_killed_as_it_gives_a_partition_away_does_not_leave_it_w
     name = topic(partitions=2)
     config = settings(apache, name, session_timeout_seconds=20)
     static = config.model_copy(update={"group_instance_id": "static"})
-    code = (
-        "import os, sys\n"
-        "from connectors.kafka.settings import KafkaSettings\n"
-        "from connectors.kafka.source import KafkaSource\n"
-        "from connectors.protocols import RebalanceCallbacks\n"
-        "source = KafkaSource(KafkaSettings.model_validate_json(sys.argv[1]))\n"
-        "source.subscribe(RebalanceCallbacks(\n"
-        "    on_assigned=lambda partitions: print(len(partitions), flush=True),\n"
-        "    on_revoked=lambda partitions: os.kill(os.getpid(), 9)))\n"
-        "while True: source.poll(0.5)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, static.model_dump_json(exclude={"sasl_password", "ssl_key_password"})],
-        stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[3],
-    ) as victim:
+    with victim_process(static, on_revoked="os.kill(os.getpid(), 9)") as victim:
         try:
             assert victim.stdout is not None
             assert victim.stdout.readline() == b"2\n"
