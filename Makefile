@@ -40,10 +40,7 @@ coverage: $(STAMP) kernels tools ## all tests with their coverage, branches coun
 	@$(BIN)/python -m tests.coverage_by_room
 
 references: $(STAMP) ## the references that are made from the code: docs/settings.md, metrics.md, formats.md
-	@mkdir -p build
-	@$(BIN)/python -m detector.commands.config > build/settings.md && mv build/settings.md docs/settings.md
-	@$(BIN)/python -m detector.observability.metrics_reference > build/metrics.md && mv build/metrics.md docs/metrics.md
-	@$(BIN)/python -m detector.commands.schema > build/formats.md && mv build/formats.md docs/formats.md
+	@$(BIN)/python -m docs.references
 
 docs: $(STAMP) ## the documents as a site, build/site/index.html; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -1,86 +1,29 @@
-"""What `longwatch config` shows: the effective settings, their JSON schema, and their reference.
-
-`python -m detector.commands.config > docs/settings.md` makes the reference.
-"""
+"""What `longwatch config` shows: the effective settings, their JSON Schema, or what was found with --check."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, SecretStr
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic import SecretStr
 
-from detector.config.names import is_secret
 from detector.config.settings import Settings
 from detector.observability.log_format import printable
-from training.learn.settings import Learning
-
-_HEAD = """# Settings
-
-Every setting of longwatch, made from the code (`python -m detector.commands.config > docs/settings.md`; a test
-compares). `longwatch config` prints them with the values in effect and checks them.
-
-A setting's value comes from, each winning over those before it: its default; the file given with `--config`; the
-secrets directory, files named `longwatch_section__name`; the environment, `LONGWATCH_SECTION__NAME`; the command line,
-`--set section.name=value`. Lists are written `["a", "b"]`, and outside the file also `a,b`. A name that does not exist
-is an error.
-
-The secrets directory is `/run/secrets`, where Docker puts secrets, or what `--secrets` names: the file
-`longwatch_webhook__secret` holds `webhook.secret`. Files that do not begin with `longwatch_` are left alone. A secret
-can also be in any other file: its name with `_file` appended takes the path, as in
-`LONGWATCH_WEBHOOK__SECRET_FILE=/etc/longwatch/webhook`.
-"""
-
-# Who needs a setting, by section; those named in neither are for operators
-EVERYBODY = {
-    "source": "type paths",
-    "kafka": "bootstrap_servers topics group_id scores_topic alerts_topic security_protocol sasl_mechanism"
-    " sasl_username sasl_password ssl_cafile",
-    "decode": "stream timestamp values value",
-    "state": "directory",
-    "alerting": "alerts_per_stream_per_week fleet_alerts_per_day",
-    "webhook": "url secret",
-    "http": "host port",
-}
-RARE = {
-    "source": "speed max_poll_records",
-    "kafka": "transaction_timeout_seconds delivery_timeout_seconds session_timeout_seconds max_poll_interval_seconds"
-    " changelog_topic sasl_oauth_scope sasl_oauth_ssl_cafile sasl_oauth_extensions ssl_check_hostname",
-    "decode": "max_record_bytes max_features max_batch_events max_age_days max_ahead_seconds",
-    "model": "cell horizons",
-    "training": "learning_rate interval_seconds budget_seconds",
-    "processing": "stalled_after_seconds",
-    "webhook": "timeout_seconds retry_base_seconds retry_cap_seconds max_age_seconds max_pending",
-}
-_GROUPS = {
-    "What everybody sets": "Where events come from, how they look, and where alerts go.",
-    "What operators adjust": "Which alerts are wanted, what else is written, logins, certificates, guarantees, memory.",
-    "What is rarely changed": "Limits, time-outs and the network itself: the defaults fit nearly everywhere.",
-}
-_TRAIN = """## Options of `longwatch train`
-
-How a network learns: `--learning NAME=VALUE`, may be repeated. `learning_rate` is `training.learning_rate` unless given
-here; the daemon's retraining uses the other defaults.
-"""
 
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
-    """Print the settings, their JSON Schema or, with --check, what was found; exits 2 where something is amiss."""
+    """Print what was asked for; exits 2 where --check finds something amiss."""
     if options.schema:
-        print(json.dumps(schema(), indent=2))
+        print(json.dumps(Settings.model_json_schema(), indent=2))
     elif options.check:
         from detector.commands.check import check  # noqa: PLC0415 - with Kafka's client
 
-        failed = 0
+        failed = False
         for finding in check(settings):
             print(printable(str(finding)), flush=True)  # each as it is found: an unreachable broker takes seconds
-            failed += bool(finding.problem)
+            failed |= bool(finding.problem)
         if failed:
             sys.exit(2)
     else:
@@ -90,108 +33,21 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
 def effective(settings: Settings) -> str:
     """Return the settings as TOML that can be read back; secrets are masked, what was set says where it came from."""
     lines = []
-    for section, model in _sections():
+    for section, values in settings:
         lines.append(f"[{section}]")
-        values = getattr(settings, section)
-        for name, field in model.model_fields.items():
-            value, origin = getattr(values, name), settings.origin(f"{section}.{name}")
-            text = _toml(value)
-            if is_secret(field.annotation):
-                text = "" if _revealed(value) else '""'
-            line = f"{name} = {text}" if text else f"# {name} = {'hidden' if value is not None else 'not set'}"
+        for name, value in values:
+            if value is None:
+                line = f"# {name} = not set"
+            elif isinstance(value, SecretStr) and value.get_secret_value():
+                line = f"# {name} = hidden"
+            else:
+                line = f"{name} = {toml(value)}"
+            origin = settings.origin(f"{section}.{name}")
             lines.append(f"{line}  # {origin}" if origin else line)
         lines.append("")
     return "\n".join(lines)
 
 
-def schema() -> dict[str, Any]:
-    """Return the settings' JSON schema, for editors that check longwatch.toml as it is written."""
-    return Settings.model_json_schema()
-
-
-# -- the reference -----------------------------------------------------------------------------------------------------
-
-
-def reference() -> str:
-    """Return docs/settings.md."""
-    parts = [_HEAD]
-    for heading, text in _GROUPS.items():
-        parts.append(f"\n## {heading}\n\n{text}\n")
-        for section, model in _sections():
-            fields = {n: field for n, field in model.model_fields.items() if _group(section, n) == heading}
-            if fields:
-                parts.append(f"\n### [{section}]\n\n{_table(fields)}")
-    parts.append(f"\n{_TRAIN}\n{_table(Learning.model_fields)}")
-    return "".join(parts)
-
-
-def _group(section: str, name: str) -> str:
-    everybody, operators, rare = _GROUPS
-    if name in EVERYBODY.get(section, "").split():
-        return everybody
-    return rare if name in RARE.get(section, "").split() else operators
-
-
-def _table(fields: Mapping[str, FieldInfo]) -> str:
-    lines = ["| name | values | default | meaning |", "|---|---|---|---|"]
-    for name, field in fields.items():
-        default = field.get_default(call_default_factory=True)
-        if isinstance(default, SecretStr):
-            default = default.get_secret_value()
-        shown = "not set" if default is None else f"`{_toml(default)}`"
-        cells = (f"`{name}`", _values(field), shown, (field.description or "").replace("<", "&lt;"))
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _values(field: FieldInfo) -> str:
-    """Return the values that a setting takes: "text", "number, > 0, <= 60", ..."""
-    text = _kind(field.annotation)
-    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    bounds = [
-        f"{sign} {bound:,}"
-        for item in field.metadata
-        for at, sign in signs.items()
-        if (bound := getattr(item, at, None)) is not None
-    ]
-    return ", ".join([text, *bounds])
-
-
-def _kind(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(annotation))
-    if get_origin(annotation) in (list, tuple):
-        return "list of " + _kind(get_args(annotation)[0])
-    kinds = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path", SecretStr: "secret"}
-    if annotation in kinds:
-        return kinds[annotation]
-    return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None)) or str(annotation)
-
-
-def _sections() -> Iterator[tuple[str, type[BaseModel]]]:
-    for name, field in Settings.model_fields.items():
-        if not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            raise TypeError(f"{name} is not a section")
-        yield name, field.annotation
-
-
-def _revealed(value: Any) -> Any:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
-
-
-def _toml(value: Any) -> str:
-    """Return a value as TOML; empty for None, which TOML cannot say."""
-    if value is None or value is PydanticUndefined:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    # JSON's strings are TOML's, but for DEL
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-if __name__ == "__main__":
-    sys.stdout.write(reference())
+def toml(value: Any) -> str:
+    """Return a setting's value as TOML: what JSON makes of finite numbers, texts and lists, but for DEL."""
+    return json.dumps(value, ensure_ascii=False, default=str).replace("\x7f", "\\u007f")

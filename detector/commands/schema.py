@@ -1,14 +1,10 @@
-"""What `longwatch schema` shows: the JSON Schemas of the records that longwatch writes, and docs/formats.md.
-
-`python -m detector.commands.schema > docs/formats.md` writes the reference.
-"""
+"""What `longwatch schema` shows: the JSON Schemas of the records that longwatch writes."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -16,50 +12,12 @@ from connectors.json_records import AlertRecord, RejectedRecord, ScoreRecord, We
 from detector.config.settings import Settings
 from detector.observability.metrics import REJECTED_REASONS
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-_HEAD = """# Formats
-
-The records that longwatch writes, made from the types that encode them (`python -m detector.commands.schema >
-docs/formats.md`; a test compares). `longwatch schema scores`, `alerts`, `webhook` and `rejected` print each as JSON
-Schema. Files hold a record a line. A time is RFC 3339 in UTC with up to nine decimals, by the events' clock. Fields may
-be added: ignore those that you do not know.
-"""
-
-
-class _Format(NamedTuple):
-    title: str
-    example: msgspec.Struct
-
-
-_ALERT = AlertRecord(
-    id="ac133362c28049ca9ded75c7", stream="nyc_taxi", status="firing", severity="critical",
-    started_at="2014-11-02T01:00:00Z", ended_at=None, score=4.489, threshold=3.0,
-    observed={"value": 39197.0}, expected={"value": 21360.8}, lower={"value": 17661.9}, upper={"value": 25059.7},
-    contributions={"value": 1.0}, model_version="8b82654a9d45", topic="metrics", partition=0, offset=5954,
-)  # fmt: skip
-FORMATS = {
-    "scores": _Format(
-        "Scores",
-        ScoreRecord(
-            stream="web-1/log", timestamp="2026-11-20T08:15:00.25Z", score=2.31, threshold=4.5, alert=False,
-            surprise=1.94, observed={"seconds": 0.41, "code": "E17"}, expected={"seconds": 0.38, "code": "E12"},
-            lower={"seconds": 0.3}, upper={"seconds": 0.47}, model_version="8b82654a9d45", topic="metrics",
-            partition=2, offset=981, observed_probability={"code": 0.02}, expected_probability={"code": 0.9},
-        ),
-    ),
-    "alerts": _Format("Alerts", _ALERT),
-    "webhook": _Format(
-        "Webhook messages", WebhookMessage(type="alert.firing", timestamp="2014-11-02T01:00:00Z", data=_ALERT)
-    ),
-    "rejected": _Format(
-        "Rejected records",
-        RejectedRecord(
-            "metrics", 0, 17, "bad_timestamp", "'noon': expected RFC 3339 or a Unix time",
-            raw='{"stream": "web-1", "timestamp": "noon", "value": 1}',
-        ),
-    ),
-}  # fmt: skip
+RECORDS: dict[str, type[msgspec.Struct]] = {
+    "scores": ScoreRecord,
+    "alerts": AlertRecord,
+    "webhook": WebhookMessage,
+    "rejected": RejectedRecord,
+}
 
 
 def run(_: Settings, options: argparse.Namespace) -> None:
@@ -68,49 +26,11 @@ def run(_: Settings, options: argparse.Namespace) -> None:
 
 
 def schema(record: str) -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of one of FORMATS."""
-    kind = type(FORMATS[record].example)
+    """Return the JSON Schema (draft 2020-12) of one of RECORDS."""
+    kind = RECORDS[record]
     (_,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     own = definitions.pop(kind.__name__)
     if record == "rejected":
         own["properties"]["reason"]["enum"] = list(REJECTED_REASONS)
-    return {"$schema": DIALECT, **own} | ({"$defs": definitions} if definitions else {})
-
-
-# -- the reference -----------------------------------------------------------------------------------------------------
-
-
-def reference() -> str:
-    """Return docs/formats.md."""
-    parts = [_HEAD]
-    for name, (title, example) in FORMATS.items():
-        found = schema(name)
-        text = found["description"].replace("\n\n", "\n")
-        parts.append(f"\n## {title}\n\n{text}\n\n| field | type | meaning |\n|---|---|---|\n")
-        for field, about in found["properties"].items():
-            optional = "" if field in found["required"] else "; optional"
-            parts.append(f"| `{field}` | {_type(about)}{optional} | {about.get('description', '')} |\n")
-        shown = msgspec.json.format(msgspec.json.encode(example), indent=2).decode()
-        parts.append(f"\n```json\n{shown}\n```\n")
-    return "".join(parts)
-
-
-def _type(about: dict[str, Any]) -> str:
-    """Return a field's type in words: "number, ≥ 0", "object of number or null", "`firing`, `resolved`"."""
-    if "enum" in about:
-        return ", ".join(f"`{value}`" for value in about["enum"])
-    if "anyOf" in about:
-        return " or ".join(_type(option) for option in about["anyOf"])
-    if "$ref" in about:
-        return about["$ref"].rpartition("/")[2].removesuffix("Record").lower()
-    if about["type"] == "object":
-        return f"object of {_type(about['additionalProperties'])}"
-    kind = {"date-time": "time", "base64": "base64"}.get(
-        about.get("format", about.get("contentEncoding", "")), {"string": "text"}.get(about["type"], about["type"])
-    )
-    bounds = [f"{sign} {about[at]}" for at, sign in (("minimum", "≥"), ("maximum", "≤")) if at in about]
-    return ", ".join([kind, *bounds])
-
-
-if __name__ == "__main__":
-    sys.stdout.write(reference())
+    own = {"$schema": "https://json-schema.org/draft/2020-12/schema", **own}
+    return own | ({"$defs": definitions} if definitions else {})

@@ -13,7 +13,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from detector.observability.metrics_reference import every_metric
+from docs.references.metrics import every_metric
 from tests.deploy.paths import DEPLOY, RULES, dashboard, load_yaml, panels
 from tests.tools import NO_PROMTOOL, promtool
 

@@ -17,10 +17,11 @@ from connectors.decode.decoder import Decoder, DecodeSettings
 from connectors.encode import alert_record, rejected_record, score_records, shortened
 from connectors.webhook.standard_webhooks import webhook_body
 from detector.cli import main
-from detector.commands.schema import FORMATS, reference, schema
+from detector.commands.schema import RECORDS, schema
 from detector.engine.engine import Engine, EngineSettings
 from detector.observability.metrics import ENGINE_ERROR
 from detector.scoring.incidents import AlertRules
+from docs.references.formats import FORMATS, reference
 from tests.brokers import CHECKOUT
 from training.network.weights import load_prior
 
@@ -90,7 +91,7 @@ def test_rejected_records_are_valid(written: tuple[Scores, list[Alert], list[Rej
     assert fields_of_valid(records, "rejected") == schema("rejected")["properties"].keys()
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", RECORDS)
 def test_a_record_with_a_wrong_field_is_invalid(name: str) -> None:
     record = json.loads(msgspec.json.encode(FORMATS[name].example))
     validator = Draft202012Validator(schema(name))
@@ -106,6 +107,7 @@ def test_the_command_prints_a_schema(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_reference_is_made_from_the_code() -> None:
+    assert {name: type(example) for name, (_, example) in FORMATS.items()} == RECORDS
     text = (CHECKOUT / "docs" / "formats.md").read_text(encoding="utf-8")
     assert text == reference()
     examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]

@@ -16,7 +16,7 @@ from prometheus_client.samples import Sample
 
 from connectors.batches import Partition
 from detector.observability.metrics import REJECTED_REASONS, ArrayHistogram, Metrics
-from detector.observability.metrics_reference import reference
+from docs.references.metrics import reference
 from tests.brokers import CHECKOUT
 from tests.tools import NO_PROMTOOL, promtool
 

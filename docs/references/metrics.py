@@ -1,11 +1,7 @@
-"""docs/metrics.md: every metric that the daemon exports, from the code that declares them.
-
-`python -m detector.observability.metrics_reference > docs/metrics.md` writes it.
-"""
+"""docs/metrics.md: every metric that the daemon exports."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
@@ -16,9 +12,8 @@ from detector.observability.metrics import Metrics
 
 _HEAD = """# Metrics
 
-What `/metrics` exports for Prometheus, made from the code (`python -m detector.observability.metrics_reference >
-docs/metrics.md`; a test compares). Each process also has the usual `process_*` and `python_info`. Dashboard and alert
-rules: [deploy](../deploy/README.md).
+What `/metrics` exports for Prometheus, made from the code (`make references`; a test compares). Each process also has
+the usual `process_*` and `python_info`. Dashboard and alert rules: [deploy](../deploy/README.md).
 
 | name | type | labels | meaning |
 |---|---|---|---|
@@ -56,7 +51,3 @@ def _labels(metric: Metric) -> Iterable[str]:
         if label != "le":  # a histogram's own
             shown = f": {', '.join(values)}" if label not in _OPEN else ""
             yield f"`{label}`{shown}"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(reference())
