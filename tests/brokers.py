@@ -30,6 +30,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, NewTopic, ResourcePattern, ResourceType
 from kafka.errors import KafkaError
 
+from tests.ports import own_port
+
 START_SECONDS = 240.0  # Kafka listens after 3 s on an idle machine; two busy cores have been seen to need 15
 STOP_SECONDS = 60.0
 USERNAME, PASSWORD = "longwatch", "correct-horse"
@@ -42,7 +44,7 @@ class BrokerError(RuntimeError):
 
 
 class Broker:
-    """A broker process on free loopback ports, with its own folder.
+    """A broker process on loopback ports of its own, with its own folder.
 
     `stop` and `start` keep ports and folder: between them is an outage. `close` removes all of it.
     """
@@ -106,7 +108,7 @@ class _OwnProcess(Broker):
     """What Apache Kafka and Tansu share: a process group, a folder, a log file."""
 
     def __init__(self) -> None:
-        super().__init__(f"127.0.0.1:{_free_port()}")
+        super().__init__(f"127.0.0.1:{own_port()}")
         self._folder = Path(tempfile.mkdtemp(prefix="longwatch-broker-"))
         self._log = self._folder / "broker.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -175,14 +177,14 @@ class ApacheKafka(_OwnProcess):
     def __init__(self, home: Path, *, secured: bool = False, guarded: bool = False) -> None:
         super().__init__()
         self._home = home
-        self.guarded_bootstrap = f"127.0.0.1:{_free_port()}"
-        self.elsewhere_bootstrap = f"127.0.0.1:{_free_port()}"
-        self.elsewhere = f"127.0.0.1:{_free_port()}"  # where it sends to
-        self.secure_bootstrap = f"127.0.0.1:{_free_port()}"
+        self.guarded_bootstrap = f"127.0.0.1:{own_port()}"
+        self.elsewhere_bootstrap = f"127.0.0.1:{own_port()}"
+        self.elsewhere = f"127.0.0.1:{own_port()}"  # where it sends to
+        self.secure_bootstrap = f"127.0.0.1:{own_port()}"
         self.cafile = self._folder / "certificate.pem"
-        self.expired_bootstrap = f"127.0.0.1:{_free_port()}"
+        self.expired_bootstrap = f"127.0.0.1:{own_port()}"
         self.expired_cafile = self._folder / "expired.pem"
-        controller = f"127.0.0.1:{_free_port()}"
+        controller = f"127.0.0.1:{own_port()}"
         listeners = f"PLAINTEXT://{self.bootstrap}"
         extra: list[str] = []
         if secured:
@@ -377,11 +379,6 @@ def make_expired_certificate(certificate: Path) -> str:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _short_uuid() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -20,6 +19,7 @@ from kafka import KafkaProducer
 from tests.brokers import Broker
 from tests.daemon.support import Longwatch, until
 from tests.deploy.paths import RULES, dashboard, panels
+from tests.ports import own_port
 from tests.tools import NO_PROMETHEUS, prometheus
 
 pytestmark = pytest.mark.kafka
@@ -43,9 +43,7 @@ class Server:
     """A Prometheus that scrapes one address every second; use as a context."""
 
     def __init__(self, program: Path, folder: Path, target: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+        address = f"127.0.0.1:{own_port()}"
         configuration = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(RULES)],

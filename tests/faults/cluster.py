@@ -15,7 +15,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 
-from tests.brokers import START_SECONDS, Broker, BrokerError, _free_port, _short_uuid
+from tests.brokers import START_SECONDS, Broker, BrokerError, _short_uuid
+from tests.ports import own_port
 
 NODES = 3
 
@@ -27,7 +28,7 @@ class Cluster(Broker):
     restarts_with_data = True
 
     def __init__(self, home: Path) -> None:
-        ports = [_free_port() for _ in range(2 * NODES)]
+        ports = [own_port() for _ in range(2 * NODES)]
         brokers, controllers = ports[:NODES], ports[NODES:]
         super().__init__(",".join(f"127.0.0.1:{port}" for port in brokers))
         self._home = home

@@ -20,6 +20,7 @@ from tests.daemon.records import read_lines
 from tests.daemon.support import PATIENCE, Longwatch
 from tests.faults.limits import resident
 from tests.faults.support import webhook_ids
+from tests.ports import own_port
 
 MIB = 1 << 20
 MOODS = "down", "hanging", "500", "slow", "429"
@@ -54,11 +55,12 @@ class Receiver:
                 pass
 
         self._handler = Handler
-        self._server = self._serve(0)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        self._port = own_port()  # nobody else's while it is down
+        self._server = self._serve()
+        self.url = f"http://127.0.0.1:{self._port}/"
 
-    def _serve(self, port: int) -> ThreadingHTTPServer:
-        server = ThreadingHTTPServer(("127.0.0.1", port), self._handler)
+    def _serve(self) -> ThreadingHTTPServer:
+        server = ThreadingHTTPServer(("127.0.0.1", self._port), self._handler)
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return server
@@ -67,7 +69,7 @@ class Receiver:
         if mood == "down":
             self.close()
         elif self.mood == "down":
-            self._server = self._serve(self._server.server_port)
+            self._server = self._serve()
         self.mood = mood
 
     def close(self) -> None:

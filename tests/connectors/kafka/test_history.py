@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import socket
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +23,7 @@ from detector.commands.train import TrainingSource, train
 from detector.config.settings import Settings
 from tests.brokers import Broker
 from tests.fleets import odd_waves
+from tests.ports import own_port
 from training.network.model import Forecaster
 from training.network.registry import ModelCard, Registry
 from training.retrain import challenger
@@ -126,9 +126,7 @@ def test_errors_name_the_existing_topics_and_what_to_do(broker: Broker, topic: T
 
 
 def test_an_unreachable_broker_is_an_error_at_once() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    server = f"127.0.0.1:{port}"
+    server = f"127.0.0.1:{own_port()}"
     with pytest.raises(KafkaConnectorError, match=rf"No Kafka broker at kafka.bootstrap_servers={server} \(.*refused"):
         KafkaHistory(KafkaSettings(bootstrap_servers=server))
 

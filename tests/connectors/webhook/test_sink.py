@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import pytest
 from connectors.webhook.sink import OUTBOX_FILE, WebhookSink
 from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, verify
 from tests.daemon.support import until
+from tests.ports import own_port
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,9 +28,7 @@ def test_after_an_outage_the_receiver_gets_every_alert_in_stream_order(
     make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = own_port()
     sink = make_sink(port)
     for number in range(20):
         sink.write([alert(number, stream=f"s{number % 5}")])
@@ -57,9 +55,7 @@ def test_after_an_outage_the_receiver_gets_every_alert_in_stream_order(
 
 
 def test_the_backlog_is_sent_as_soon_as_the_receiver_is_back(make_sink: MakeSink, counts: Counts) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    port = own_port()
     sink = make_sink(port, retry_base_seconds=0.3, retry_cap_seconds=0.6)
     sink.write([alert(number, stream=f"s{number}") for number in range(50)])
     until(lambda: counts.outcomes["retried"] >= 3)
