@@ -75,7 +75,7 @@ bench-theory: $(STAMP) ## adding problem, delayed echo, gradients: the figures o
 	@$(BIN)/python -m tests.bench.theory
 
 prior: $(STAMP) ## make the shipped networks again from synthetic series (minutes on one core each)
-	@MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m training.prior.train
+	@MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m tests.bench.make_priors
 
 sbom: $(STAMP) ## list what an installation consists of, as CycloneDX JSON: sbom.json
 	@$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible --of JSON -o sbom.json

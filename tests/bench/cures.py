@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.bench.make_priors import SCORED_FROM, held_back_nll
 from training.learn.optimisers import build_optimiser, build_schedule
 from training.learn.scheduled_sampling import AVERAGE_FAST, AVERAGE_SLOW, CHANGE, VALUE, ScheduledSampling
 from training.learn.settings import Learning
 from training.learn.tbptt import Sequences, train
 from training.network.inputs import FAST, LIMIT, SLOW
 from training.network.model import Forecast, Forecaster
-from training.prior.sequences import tensors_of
-from training.prior.synthetic import make_series
-from training.prior.train import SCORED_FROM, held_back_nll
+from training.prior.synthetic import make_series, tensors_of
 
 ROWS, CHUNK = 400, 100
 PASSES = 60  # over all rows: far more than so few series have to say

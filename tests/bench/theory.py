@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from tests.bench.cures import measured
+from tests.bench.make_priors import metrics
 from tests.bench.tasks import (
     CHANCE,
     VARIANCE,
@@ -38,7 +39,6 @@ from training.network.horizons import SHIPPED_HORIZONS
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
 from training.network.weights import load_prior
-from training.prior.train import metrics
 
 LAGS = (10, 50, 200)
 TRAINED = ("rnn", "lstm", "gru")

@@ -1,4 +1,7 @@
-"""From options to torch: the optimiser with its penalties, and the schedule of the learning rate."""
+"""From options to torch: the optimiser with its penalties, and the schedule of the learning rate.
+
+And what the shipped networks are trained with: Adam, its rate along one cycle.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from training.learn.settings import Learning
+from training.learn.tbptt import Batch, Learner, Loss, loss_of, train
 
 ONE_CYCLE_RISE = 0.3  # share of the steps up to the peak (Smith and Topin 2019), if warm_up is 0
 
@@ -81,3 +85,14 @@ def build_schedule(learning: Learning, optimiser: Optimizer, steps: int) -> LRSc
     if not rise:
         return onwards
     return SequentialLR(optimiser, [LinearLR(optimiser, 1.0 / rise, total_iters=rise), onwards], milestones=[rise])
+
+
+def train_one_cycle(
+    model: Learner, batches: Iterable[Batch], *, steps: int, chunk: int, peak_rate: float, loss: Loss = loss_of
+) -> None:
+    """Train `model` in place for so many steps, on chunks of so many rows; exit where that diverges."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=peak_rate)
+    schedule = OneCycleLR(optimiser, peak_rate, total_steps=steps)
+    run = train(model, batches, optimiser, schedule=schedule, chunk=chunk, loss=loss)
+    if run.outcome == "diverged":
+        raise SystemExit(f"the training diverged after {run.steps} steps: try another seed")

@@ -7,15 +7,22 @@ sampled irregularly.
 
 Everything is computed for all series at once, in columns. Units do not matter (the normaliser removes them); shapes
 do. What it cannot teach: holidays, and how the features of one stream depend on each other.
+
+`tensors_of` makes of them what a forecaster learns from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from training.learn.tbptt import Sequences
+from training.network.horizons import HORIZONS
+from training.network.inputs import INPUT_SIZE, Observations, inputs_of, targets
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -28,6 +35,8 @@ FIRST_START, LAST_START = 1_420_070_400, 1_735_689_600  # 2015-01-01, 2025-01-01
 IRREGULAR = 0.18  # share of series with jitter, missing rows, gaps or random arrivals
 EXTRA = {"constant": 0.02, "nearly_constant": 0.03, "sparse": 0.05, "counter": 0.05}  # shares, if `extra` asks for them
 ORDINARY = "ordinary"
+ROWS = 1200  # of a series that the priors learn from
+WARM_UP = 5  # rows: with fewer, the normaliser knows nothing of the series
 
 
 class Series(NamedTuple):
@@ -66,6 +75,36 @@ def make_series(
             value[chosen] = make(rng, value[chosen])
     time = start[:, None] * 1_000_000_000 + np.rint(elapsed * 1e9).astype(np.int64)
     return Series(time, value, kind, uneven)
+
+
+def tensors_of(series: Series, horizons: Sequence[int] = HORIZONS) -> Sequences:
+    """Make inputs and targets of each series as one lane: Sequences [rows, series, ...]."""
+    count, rows = series.value.shape
+    lane = np.repeat(np.arange(count), rows)
+    inputs, frames = inputs_of(Observations(lane, series.time.ravel(), series.value.ravel()))
+    frames = frames.reshape(count, rows)
+    target = np.empty((len(horizons), count, rows), np.float32)
+    for h, horizon in enumerate(horizons):
+        for i in range(count):
+            targets(series.value[i], frames[i], horizon, target[h, i])
+    by_row = torch.from_numpy(np.ascontiguousarray(target.transpose(2, 1, 0)))  # [rows, series, horizons]
+    mask = torch.isfinite(by_row)
+    mask[:WARM_UP] = False
+    by_lane = inputs.reshape(count, rows, INPUT_SIZE).transpose(1, 0, 2)
+    return Sequences(torch.from_numpy(np.ascontiguousarray(by_lane)), torch.nan_to_num(by_row), mask)
+
+
+def replay_set(rng: np.random.Generator, count: int, length: int, horizons: Sequence[int] = HORIZONS) -> Sequences:
+    """Draw `count` windows of `length` rows at random places of fresh synthetic series, to mix into a retraining.
+
+    A network that learns a fleet forgets what the fleet does not show; a share of these in each batch prevents that.
+    """
+    rows = max(ROWS, length)
+    whole = tensors_of(make_series(rng, count, rows), horizons)
+    first = torch.from_numpy(rng.integers(0, rows - length + 1, count))
+    row = first[None, :] + torch.arange(length)[:, None]  # [length, count]
+    lane = torch.arange(count)[None, :]
+    return Sequences(*(tensor[row, lane] for tensor in whole))
 
 
 # --- Draws and small helpers ------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from training.learn.tbptt import Sequences, TrainStep, train
 from training.network.input_history import WINDOW
 from training.network.model import Forecaster
 from training.network.weights import Weights, prior_of
-from training.prior.sequences import replay_set
+from training.prior.synthetic import replay_set
 from training.retrain.distributed import SINGLE_PROCESS, ProcessesError, SingleProcess
 from training.retrain.result import MIN_MOVEMENT, MIN_STREAMS, RetrainResult, eligible_lanes
 from training.retrain.windows import NOTHING, VALUE, Recorded, from_rings, warmed_state, window_losses

@@ -1,6 +1,4 @@
-"""The network of categorical lanes: a distribution over a lane's own vocabulary, and the prior that it ships with.
-
-    python -m training.symbols.network                    # makes the shipped prior again: minutes on one core
+"""The network of categorical lanes: a distribution over a lane's own vocabulary, and how the shipped one is trained.
 
 What a lane has counted (`kernels.py`) gives for each slot k the log-probabilities x_1..x_4 of four experts
 (symbols slowly and quickly forgotten, pairs, triples) and x_5, minus half the log of the events since k was last seen.
@@ -18,37 +16,24 @@ Slots are given in order of appearance, so in training each sequence has its own
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import platform
-import sys
-import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm import trange
 
-from training.learn.one_cycle import train_one_cycle
+from training.learn.optimisers import train_one_cycle
 from training.network.cells import LstmCell
 from training.symbols.counts import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, Counts, replay_counts
-from training.symbols.synthetic import KINDS, make_symbols
-from training.symbols.weights import EMBEDDING, FILE
+from training.symbols.synthetic import make_symbols
+from training.symbols.weights import EMBEDDING
 
-logger = logging.getLogger(__name__)
-
-SEED = 1
 LANES, ROWS, CHUNK = 48, 600, 200  # of a batch: lanes side by side, events of each that are learnt, events of a step
-BATCHES = 2400  # 7,200 steps: five minutes on a quiet core; 700 reach a held-back NLL of 1.361
 MAX_PAST = 30_000  # events that were counted before the first that is learnt
 PEAK_RATE = 1e-2
-HELD_BACK_SEED, HELD_BACK_BATCHES = 20_150_101, 20
-EXPERT_NAMES = ("single symbols", "single symbols, quickly forgotten", "pairs", "triples")
 
 
 class SymbolSequences(NamedTuple):
@@ -124,25 +109,6 @@ def draw_sequences(rng: np.random.Generator, lanes: int, kind: str | None = None
     return count_sequences([make_symbols(rng, past + ROWS, kind) for _ in range(lanes)], past)
 
 
-def metrics(network: SymbolNetwork) -> dict[str, float]:
-    """Return mean NLL in nats on held-back sequences, of the network and of each expert alone, in all and by kind."""
-    found: dict[str, list[float]] = {}
-    rng = np.random.default_rng(HELD_BACK_SEED)
-    for number in range(HELD_BACK_BATCHES):
-        kind = KINDS[number % len(KINDS)]
-        part = draw_sequences(rng, LANES, kind)
-        with torch.inference_mode():
-            log_p, _ = network(part, network.initial_state(LANES))
-        nll = float(surprise(log_p, part.found).mean())
-        for name in ("nll", f"nll, {kind}"):
-            found.setdefault(name, []).append(nll)
-        for expert, called in enumerate(EXPERT_NAMES):
-            alone = float(surprise(part.x[:, :, expert], part.found).mean())
-            for name in (f"{called} alone", f"{called} alone, {kind}"):
-                found.setdefault(name, []).append(alone)
-    return {name: round(sum(values) / len(values), 4) for name, values in sorted(found.items())}
-
-
 def loss_of(network: SymbolNetwork, part: SymbolSequences, state: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean surprise of a chunk, and the state after it."""
     log_p, state = network(part, state)
@@ -154,36 +120,7 @@ def train_symbols(seed: int, batches: int) -> SymbolNetwork:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     network = SymbolNetwork()
-    drawn = (draw_sequences(rng, LANES) for _ in range(batches))
+    drawn = (draw_sequences(rng, LANES) for _ in trange(batches, unit="batch", disable=None))
     steps = batches * (ROWS // CHUNK)
-    name = f"symbols, seed {seed}"
-    train_one_cycle(network, drawn, name, steps=steps, chunk=CHUNK, peak_rate=PEAK_RATE, loss=loss_of)
+    train_one_cycle(network, drawn, steps=steps, chunk=CHUNK, peak_rate=PEAK_RATE, loss=loss_of)
     return network
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Train, judge and write."""
-    parser = argparse.ArgumentParser(prog="python -m training.symbols.network", description="Train the symbols' prior.")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}, as shipped")
-    parser.add_argument("--batches", type=int, default=BATCHES, help=f"default {BATCHES}, as shipped")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / FILE)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    torch.set_num_threads(1)  # more would sum in another order
-    began = time.monotonic()
-    network = train_symbols(options.seed, options.batches)
-    seconds = time.monotonic() - began
-    about = {
-        "seed": options.seed,
-        "figures": metrics(network),
-        "recipe": {"batches": options.batches, "lanes": LANES, "rows": ROWS, "chunk": CHUNK, "peak_rate": PEAK_RATE,
-                   "longest_past": MAX_PAST},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-    }  # fmt: skip
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, options.output)
-    options.output.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    logger.info("wrote %s after %.0f s: %s", options.output, seconds, about["figures"])
-
-
-if __name__ == "__main__":
-    main()

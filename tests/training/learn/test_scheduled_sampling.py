@@ -17,8 +17,7 @@ from training.learn.scheduled_sampling import AVERAGE_FAST, AVERAGE_SLOW, CHANGE
 from training.learn.tbptt import Sequences, TrainStep, loss_of, train
 from training.network.inputs import FAST, INPUT_SIZE, INPUTS, LIMIT, SLOW
 from training.network.model import Forecast, Forecaster
-from training.prior.sequences import tensors_of
-from training.prior.synthetic import Series
+from training.prior.synthetic import Series, tensors_of
 
 LANES, ROWS = 48, 160
 FROM_VALUES = [VALUE, CHANGE, AVERAGE_FAST, AVERAGE_SLOW]

@@ -17,8 +17,7 @@ from training.network.input_history import WINDOW
 from training.network.inputs import targets
 from training.network.model import Forecaster
 from training.network.weights import load_prior
-from training.prior.sequences import replay_set, tensors_of
-from training.prior.synthetic import Series, make_series
+from training.prior.synthetic import Series, make_series, replay_set, tensors_of
 from training.retrain import challenger as retraining
 from training.retrain.challenger import HELD_BACK, REPLAY_MARGIN, RING_PLAN, retrain
 from training.retrain.result import MIN_MOVEMENT, MIN_STREAMS, RetrainResult

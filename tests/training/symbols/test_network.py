@@ -9,20 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.bench import make_symbols_prior
 from training.symbols.counts import EXPERTS, HIDDEN, LANE_SYMBOLS, RECENT, SIZE, SLOTS, STATISTICS, count, slot_of
 from training.symbols.kernels import PREDICTION, distribution, predict, warm_up
 from training.symbols.network import (
-    FILE,
-    HELD_BACK_BATCHES,
     SymbolNetwork,
     count_sequences,
     draw_sequences,
-    metrics,
     surprise,
     train_symbols,
 )
 from training.symbols.synthetic import KINDS, make_symbols
-from training.symbols.weights import kernel_weights, shipped_arrays
+from training.symbols.weights import FILE, kernel_weights, shipped_arrays
 
 
 @pytest.fixture(scope="module")
@@ -199,13 +197,14 @@ def test_the_shipped_prior_is_small():
 def test_training_is_reproducible_and_learns(monkeypatch):
     monkeypatch.setattr("training.symbols.network.MAX_PAST", 100)
     monkeypatch.setattr("training.symbols.network.LANES", 8)
-    monkeypatch.setattr("training.symbols.network.HELD_BACK_BATCHES", HELD_BACK_BATCHES // 4)
+    monkeypatch.setattr(make_symbols_prior, "LANES", 8)
+    monkeypatch.setattr(make_symbols_prior, "HELD_BACK_BATCHES", make_symbols_prior.HELD_BACK_BATCHES // 4)
     torch.manual_seed(1)
-    untrained = metrics(SymbolNetwork())
+    untrained = make_symbols_prior.metrics(SymbolNetwork())
     first, second = train_symbols(1, 6), train_symbols(1, 6)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-    assert metrics(first)["nll"] < untrained["nll"]
+    assert make_symbols_prior.metrics(first)["nll"] < untrained["nll"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
