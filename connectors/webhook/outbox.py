@@ -20,8 +20,12 @@ from connectors.protocols import NotWrittenError
 APPLICATION_ID = 0x6C776F62  # "lwob" in the file's header: distinguishes an outbox from other SQLite files
 VERSION = 1
 
+# Years of alerts at the fleet's budget, hours of the worst storm. At some KB each they take 0.3 GB of disk, and 2 GB at
+# the very most (MAX_BODY_BYTES each).
+MAX_PENDING = 100_000
+
 # Done messages stay as bare ids, so that an alert replayed after a crash is recognised. A replay reaches back to the
-# last checkpoint, seconds ago; this many alerts are years at the fleet's budget and hours of the worst storm: 15 MB.
+# last checkpoint, seconds ago; so this many are ample, and 15 MB.
 DONE_KEPT = 100_000
 
 _SCHEMA = """
@@ -71,10 +75,9 @@ class Message:
 class Outbox:
     """The queue in one SQLite file, which it holds for itself. May be used from several threads."""
 
-    def __init__(self, path: Path, max_pending: int) -> None:
+    def __init__(self, path: Path) -> None:
         """Open or make the file. Raises OutboxError when it is damaged, foreign, in use, or cannot be written."""
         self.path = path
-        self._max_pending = max_pending
         self._pending = 0
         self._lock = threading.Lock()
         header = (APPLICATION_ID, VERSION)
@@ -111,7 +114,7 @@ class Outbox:
         """Add messages for good; those whose id is known, pending or done, are left out.
 
         `created` is a Unix time in s. Returns the ids of the oldest pending messages that had to be dropped, since
-        more than `max_pending` wait.
+        more than MAX_PENDING wait.
         """
         with self._lock, self._errors():
             with transaction(self._db):
@@ -119,7 +122,7 @@ class Outbox:
                     "INSERT OR IGNORE INTO message (id, stream, body, created) VALUES (?, ?, ?, ?)",
                     [(message.id, message.stream, message.body, created) for message in messages],
                 ).rowcount
-                excess = max(self._pending + added - self._max_pending, 0)
+                excess = max(self._pending + added - MAX_PENDING, 0)
                 oldest = self._db.execute(
                     "SELECT sequence, id FROM message WHERE outcome IS NULL ORDER BY sequence LIMIT ?", (excess,)
                 ).fetchall()

@@ -34,20 +34,13 @@ class WebhookSettings(Section):
         default=5.0,
         gt=0,
         le=3600,
-        description="Longest wait before the first retry; four times as long before each next one.",
+        description="Longest wait before the first retry; four times as long before each next one, up to half an hour.",
     )
-    retry_cap_seconds: float = Field(default=1800.0, gt=0, le=86_400, description="Longest wait between two attempts.")
     max_age_seconds: float = Field(
         default=259_200.0,
         gt=0,
         le=MAX_SECONDS,
         description="An alert that could not be delivered for this long is dropped.",
-    )
-    max_pending: int = Field(
-        default=100_000,
-        ge=1,
-        le=10_000_000,
-        description="Most alerts waiting for delivery; above that the oldest are dropped.",
     )
 
     @field_validator("url")

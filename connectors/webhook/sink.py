@@ -31,7 +31,7 @@ from connectors.batches import Alert
 from connectors.common.background import OngoingProblem
 from connectors.http_client.url_policy import Targets, parse_url
 from connectors.webhook.delivery import DeliveryResult, WebhookClient
-from connectors.webhook.outbox import Message, NewMessage, Outbox, OutboxError, OutboxFullError
+from connectors.webhook.outbox import MAX_PENDING, Message, NewMessage, Outbox, OutboxError, OutboxFullError
 from connectors.webhook.settings import WebhookSettings, parse_secrets
 from connectors.webhook.standard_webhooks import webhook_body, webhook_id
 
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 OUTBOX_FILE = "outbox.sqlite3"
 
 BACKOFF_FACTOR = 4.0  # 5 s, 20 s, 80 s, 5 min, 21 min, then the cap: a short outage costs a short wait
+RETRY_CAP_SECONDS = 1800.0  # so late an alert may come after an outage of hours or days, at two requests an hour
 STOP_SECONDS = 1.5  # close() returns within 2 s, whatever the receiver does
 MAX_IN_MEMORY = 1_000  # alerts that wait in memory for the disk, some MB; then no more should come
 MAX_TOGETHER = 100  # outcomes recorded in one transaction
@@ -75,7 +76,7 @@ class WebhookSink:
         self._client = WebhookClient(self._endpoint, Targets(settings.allowed_hosts), keys, settings.timeout_seconds)
         self._on_delivery = on_delivery
         self._on_pending = on_pending
-        self._outbox = Outbox(directory / OUTBOX_FILE, settings.max_pending)
+        self._outbox = Outbox(directory / OUTBOX_FILE)
         self._kept: list[NewMessage] = []  # not in the outbox yet
         self._keeping = threading.Lock()  # for a moment
         self._storing = threading.Lock()  # while the disk is written
@@ -126,7 +127,7 @@ class WebhookSink:
             with self._keeping:
                 del self._kept[: len(messages)]
         for message_id in dropped:
-            logger.error("alert %s was dropped: more than webhook.max_pending are pending", message_id)
+            logger.error("alert %s was dropped: more than %d are pending", message_id, MAX_PENDING)
             self._on_delivery("dropped")
         self._on_pending(self._outbox.pending())
         self._wake.set()
@@ -275,7 +276,7 @@ class WebhookSink:
     def _backoff(self, failures: int) -> float:
         """Return the wait after that many failures, in s: exponential, with full jitter."""
         longest = self._settings.retry_base_seconds * BACKOFF_FACTOR ** min(failures - 1, 20)
-        return random.uniform(0.0, min(longest, self._settings.retry_cap_seconds))
+        return random.uniform(0.0, min(longest, RETRY_CAP_SECONDS))
 
     def _log_once(self, kind: str, problem: str) -> None:
         """Log a problem when it begins or changes, not at every attempt."""

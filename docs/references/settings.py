@@ -48,7 +48,7 @@ RARE = {
     "model": "cell horizons",
     "training": "learning_rate interval_seconds budget_seconds",
     "processing": "stalled_after_seconds",
-    "webhook": "timeout_seconds retry_base_seconds retry_cap_seconds max_age_seconds max_pending",
+    "webhook": "timeout_seconds retry_base_seconds max_age_seconds",
 }
 _GROUPS = {
     "What everybody sets": "Where events come from, how they look, and where alerts go.",

@@ -214,7 +214,7 @@ def targets(folder: Path) -> dict[str, Target]:
         for path in folder.glob("outbox.sqlite3*"):
             path.unlink()
         (folder / "outbox.sqlite3").write_bytes(data)
-        outbox = Outbox(folder / "outbox.sqlite3", 10)
+        outbox = Outbox(folder / "outbox.sqlite3")
         outbox.add([NewMessage("new", "s", b"{}")], 0.0)
         while messages := outbox.next(1.0, 7):
             outbox.finish([(message.sequence, "delivered") for message in messages])
@@ -309,7 +309,7 @@ def seed_of_store(folder: Path, rows: list[bytes]) -> bytes:
 
 
 def seed_of_outbox(folder: Path) -> bytes:
-    outbox = Outbox(folder / "seed.sqlite3", 10)
+    outbox = Outbox(folder / "seed.sqlite3")
     outbox.add([NewMessage(f"m{k}", f"s{k % 2}", b'{"a": 1}') for k in range(5)], 1.0)
     outbox.close()
     return (folder / "seed.sqlite3").read_bytes()

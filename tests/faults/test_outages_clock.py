@@ -129,15 +129,16 @@ WAITING = """
 import os, sys, time
 from pathlib import Path
 from connectors.webhook.settings import WebhookSettings
-from connectors.webhook.sink import WebhookSink
+from connectors.webhook import sink as webhook
 from connectors.batches import Alert
+webhook.RETRY_CAP_SECONDS = 0.1
 seen = []
 settings = WebhookSettings.model_validate(
     {"url": "http://127.0.0.1:9/", "allowed_hosts": ["127.0.0.1"], "retry_base_seconds": 0.05,
-     "retry_cap_seconds": 0.1, "max_age_seconds": 7200}
+     "max_age_seconds": 7200}
 )
 alert = Alert("id", "a", "firing", "critical", 1, None, 6.5, 4.0, {}, {}, {}, {}, {}, "v1", "t", 2, 17)
-sink = WebhookSink(settings, Path(sys.argv[1]), on_delivery=seen.append)
+sink = webhook.WebhookSink(settings, Path(sys.argv[1]), on_delivery=seen.append)
 sink.write([alert])
 for hours in (10, -10, 0):
     Path(os.environ["CLOCK_OFFSET"]).write_text(f"{hours * 3600}")

@@ -77,7 +77,7 @@ def test_a_store_that_cannot_save_keeps_the_former_checkpoint_and_saves_when_it_
 
 
 def test_an_outbox_on_a_full_disk_adds_all_or_nothing_and_recovers(disk: Disk) -> None:
-    outbox = Outbox(disk.root / "outbox", 1000)
+    outbox = Outbox(disk.root / "outbox")
     outbox.add([NewMessage("first", "s", b"x")], 0.0)
     disk.fill()
     many = [NewMessage(f"{n}", "s", bytes(100_000)) for n in range(20)]

@@ -23,6 +23,14 @@ from tests.faults.support import webhook_ids
 from tests.ports import own_port
 
 MIB = 1 << 20
+# longwatch that retries after so many seconds at the latest, where half an hour would be long for a test
+IMPATIENT = """
+import sys
+from connectors.webhook import sink
+from detector.cli import main
+sink.RETRY_CAP_SECONDS = float(sys.argv.pop(1))
+main()
+"""
 MOODS = "down", "hanging", "500", "slow", "429"
 
 
@@ -97,10 +105,9 @@ def test_a_failing_receiver_delays_no_scoring_and_misses_no_alert(tmp_path: Path
         "webhook.allowed_hosts": ["127.0.0.1"],
         "webhook.timeout_seconds": 0.5,
         "webhook.retry_base_seconds": 0.2,
-        "webhook.retry_cap_seconds": 5 if long else 0.2,
     }
     pending, longest = 0.0, 0.0
-    with Longwatch(tmp_path, settings) as daemon:
+    with Longwatch(tmp_path, settings, program=("-c", IMPATIENT, "5.0" if long else "0.2", "run")) as daemon:
         daemon.work_until(lambda found: found.sum("alerts_total") >= 3, "the first alerts have fired")
         before = resident(daemon.process.pid)
         for mood in MOODS:

@@ -284,7 +284,7 @@ def test_a_dangling_symbolic_link_creates_no_file_at_its_target(tmp_path: Path) 
         SqliteStore(state)
     (state / "outbox.db").symlink_to(outside)
     with pytest.raises(OutboxError, match="it is a symbolic link"):
-        Outbox(state / "outbox.db", 10)
+        Outbox(state / "outbox.db")
     results = tmp_path / "scores.jsonl"
     results.symlink_to(outside)
     with pytest.raises(FileError, match="it is a symbolic link"):

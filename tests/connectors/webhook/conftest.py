@@ -26,11 +26,12 @@ def counts() -> Counts:
 
 
 @pytest.fixture
-def make_sink(tmp_path: Path, counts: Counts) -> Iterator[MakeSink]:
+def make_sink(tmp_path: Path, counts: Counts, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSink]:
+    monkeypatch.setattr("connectors.webhook.sink.RETRY_CAP_SECONDS", 0.2)
     sinks: list[WebhookSink] = []
 
     def make(port: int, path: str = "/hook", scheme: str = "http", **settings: Any) -> WebhookSink:
-        quick = {"retry_base_seconds": 0.02, "retry_cap_seconds": 0.2, "timeout_seconds": 5, "secret": SECRET}
+        quick = {"retry_base_seconds": 0.02, "timeout_seconds": 5, "secret": SECRET}
         quick["allowed_hosts"] = ("127.0.0.1",)
         sink = WebhookSink(
             WebhookSettings(url=f"{scheme}://127.0.0.1:{port}{path}", **(quick | settings)),

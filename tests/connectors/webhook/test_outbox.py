@@ -15,7 +15,7 @@ from tests.connectors.webhook.support import MakeSink
 
 def test_opening_a_damaged_outbox_fails_with_advice(make_sink: MakeSink, tmp_path: Path) -> None:
     file = tmp_path / OUTBOX_FILE
-    outbox = Outbox(file, 1000)
+    outbox = Outbox(file)
     outbox.add([NewMessage(str(number), "s", os.urandom(3000)) for number in range(100)], 0.0)
     outbox.close()
     content = bytearray(file.read_bytes())
@@ -37,7 +37,7 @@ def test_another_programs_database_is_refused_as_outbox(make_sink: MakeSink, tmp
 
 
 def test_an_outbox_of_an_unknown_version_is_refused(make_sink: MakeSink, tmp_path: Path) -> None:
-    Outbox(tmp_path / OUTBOX_FILE, 10).close()
+    Outbox(tmp_path / OUTBOX_FILE).close()
     with sqlite3.connect(tmp_path / OUTBOX_FILE) as newer:
         newer.execute("PRAGMA user_version = 99")
     newer.close()
@@ -53,11 +53,11 @@ def test_a_second_daemon_on_the_same_outbox_is_refused(make_sink: MakeSink) -> N
 
 def test_a_missing_outbox_directory_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     with pytest.raises(OutboxError, match=r"cannot be made: No such file or directory; see state\.directory"):
-        Outbox(tmp_path / "missing" / "outbox.sqlite3", 10)
+        Outbox(tmp_path / "missing" / "outbox.sqlite3")
 
 
 def test_a_failed_message_delays_only_its_own_stream(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path / "o.sqlite3", 100)
+    outbox = Outbox(tmp_path / "o.sqlite3")
 
     def ids(now: float, limit: int = 100) -> list[str]:
         return [message.id for message in outbox.next(now, limit)]
@@ -75,7 +75,7 @@ def test_a_failed_message_delays_only_its_own_stream(tmp_path: Path) -> None:
 
 
 def test_finding_the_next_message_does_not_slow_down_with_a_streams_backlog(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path / "o.sqlite3", 100_000)
+    outbox = Outbox(tmp_path / "o.sqlite3")
     added, steps, found = 0, 0, list[int]()
 
     def step() -> None:
@@ -94,7 +94,7 @@ def test_finding_the_next_message_does_not_slow_down_with_a_streams_backlog(tmp_
 
 def test_finished_messages_keep_only_their_id_and_are_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("connectors.webhook.outbox.DONE_KEPT", 5)
-    outbox = Outbox(tmp_path / "o.sqlite3", 100)
+    outbox = Outbox(tmp_path / "o.sqlite3")
     for number in range(20):
         outbox.add([NewMessage(f"m{number}", "s", b"body")], 0.0)
         (message,) = outbox.next(0.0, 100)

@@ -54,9 +54,12 @@ def test_after_an_outage_the_receiver_gets_every_alert_in_stream_order(
         receiver.close()
 
 
-def test_the_backlog_is_sent_as_soon_as_the_receiver_is_back(make_sink: MakeSink, counts: Counts) -> None:
+def test_the_backlog_is_sent_as_soon_as_the_receiver_is_back(
+    make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.webhook.sink.RETRY_CAP_SECONDS", 0.6)
     port = own_port()
-    sink = make_sink(port, retry_base_seconds=0.3, retry_cap_seconds=0.6)
+    sink = make_sink(port, retry_base_seconds=0.3)
     sink.write([alert(number, stream=f"s{number}") for number in range(50)])
     until(lambda: counts.outcomes["retried"] >= 3)
     receiver = Receiver(port)
@@ -98,10 +101,11 @@ def test_a_message_the_receiver_rejects_does_not_block_the_others(
 
 
 def test_a_message_that_always_fails_does_not_block_its_stream_for_ever(
-    receiver: Receiver, make_sink: MakeSink, counts: Counts
+    receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("connectors.webhook.sink.RETRY_CAP_SECONDS", 0.02)
     receiver.answer = lambda headers, body: (500, {}) if headers["webhook-id"] == "alert-0-firing" else (200, {})
-    make_sink(receiver.port, retry_cap_seconds=0.02).write([alert(0), alert(1)])
+    make_sink(receiver.port).write([alert(0), alert(1)])
     until(lambda: counts.outcomes["delivered"] == 1)
 
 
@@ -116,14 +120,16 @@ def test_an_alert_older_than_max_age_is_dropped_and_logged(
 
 
 def test_a_full_outbox_drops_the_oldest_alert_and_logs_it(
-    make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture
+    make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sink = make_sink(1, max_pending=3)  # nobody listens on port 1
+    for module in ("outbox", "sink"):
+        monkeypatch.setattr(f"connectors.webhook.{module}.MAX_PENDING", 3)
+    sink = make_sink(1)  # nobody listens on port 1
     sink.write([alert(number) for number in range(5)])
     sink.flush()
     assert counts.outcomes["dropped"] == 2
     assert counts.pending == 3
-    assert "alert alert-0-firing was dropped: more than webhook.max_pending" in caplog.text
+    assert "alert alert-0-firing was dropped: more than 3 are pending" in caplog.text
 
 
 class Transactions:
