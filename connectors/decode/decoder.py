@@ -33,6 +33,9 @@ from connectors.decode.timestamps import parse_time
 
 __all__ = ["REASONS", "DecodeSettings", "Decoder"]
 
+# With `decode.batch`: a mebibyte has room for 80,000 events, and one poll brings thousands of records
+MAX_BATCH_EVENTS = 10_000
+
 
 class Decoder:
     """Decodes batches of records; holds settings only, so that what it makes of a record depends on that record alone.
@@ -72,10 +75,9 @@ class Decoder:
         ):
             layout = raw.csv.get(partition) if raw.csv else None
             pieces = [value] if self._batch is None or layout is not None else self._pieces(value)
-            if len(pieces) > self._settings.max_batch_events:
-                limit = self._settings.max_batch_events
-                rejection = RejectionError("too_many_events", f"{len(pieces)}; decode.max_batch_events is {limit}")
-                rejected.append(_rejected(raw, row, value, rejection))
+            if len(pieces) > MAX_BATCH_EVENTS:
+                detail = f"{len(pieces)} events, at most {MAX_BATCH_EVENTS} are expected; send fewer in one record"
+                rejected.append(_rejected(raw, row, value, RejectionError("too_many_events", detail)))
                 continue
             for piece in pieces:
                 try:

@@ -66,12 +66,6 @@ class DecodeSettings(Section):
         default=1_048_576, ge=64, le=1 << 30, description="Larger records are rejected (Kafka's own limit: 1 MiB)."
     )
     max_features: int = Field(default=1_000, ge=1, le=100_000, description="Events with more features are rejected.")
-    max_batch_events: int = Field(
-        default=10_000,
-        ge=1,
-        le=1_000_000,
-        description="If decode.batch is set: a record with more events is rejected as a whole.",
-    )
     max_age_days: float = Field(
         default=10_950,
         gt=0,

@@ -26,6 +26,7 @@ REMOVED: dict[Name, Name | str] = {
     ("kafka", "max_poll_records"): ("source", "max_poll_records"),
     ("decode", "max_name_bytes"): "it was removed, names have 255 bytes at most: leave it out",
     ("decode", "max_code_bytes"): "it was removed, symbols have 1,024 bytes at most: leave it out",
+    ("decode", "max_batch_events"): "it was removed, a record has 10,000 events at most: leave it out",
     ("webhook", "retry_cap_seconds"): "it was removed, retries are half an hour apart at most: leave it out",
     ("webhook", "max_pending"): "it was removed, 100,000 alerts may wait, then the oldest are dropped: leave it out",
     ("model", "hidden_size"): "it was removed, a model's own size holds: leave it out",

@@ -44,7 +44,7 @@ RARE = {
     "source": "speed max_poll_records",
     "kafka": "transaction_timeout_seconds delivery_timeout_seconds session_timeout_seconds max_poll_interval_seconds"
     " changelog_topic sasl_oauth_scope sasl_oauth_ssl_cafile sasl_oauth_extensions ssl_check_hostname",
-    "decode": "max_record_bytes max_features max_batch_events max_age_days max_ahead_seconds",
+    "decode": "max_record_bytes max_features max_age_days max_ahead_seconds",
     "model": "cell horizons",
     "training": "learning_rate interval_seconds budget_seconds",
     "processing": "stalled_after_seconds",

@@ -149,13 +149,13 @@ def test_a_rejection_has_a_reason_and_the_raw_bytes(value, expected):
 
 
 def test_a_record_with_too_many_events_is_rejected_as_a_whole():
-    config = DecodeSettings(batch="metrics", max_batch_events=3)
-    few, many = ({"metrics": [{"stream": "a", "timestamp": NOON, "value": 1}] * count} for count in (3, 4))
+    config = DecodeSettings(batch="metrics")
+    few, many = ({"metrics": [{"stream": "a", "timestamp": NOON, "value": 1}] * count} for count in (10_000, 10_001))
     batch, rejected = decode(few, config=config)
-    assert (len(batch), rejected) == (3, [])
+    assert (len(batch), rejected) == (10_000, [])
     batch, rejected = decode(many, config=config)
     assert (len(batch), [refusal.reason for refusal in rejected]) == (0, ["too_many_events"])
-    assert rejected[0].detail == "4; decode.max_batch_events is 3"
+    assert rejected[0].detail == "10001 events, at most 10000 are expected; send fewer in one record"
 
 
 def test_a_byte_order_mark_is_skipped():
