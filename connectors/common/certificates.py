@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_VERSION, _UTC_TIME = 0xA0, 0x17  # tags of DER
+# The validity in DER (RFC 5280, 4.1.2.5): a sequence of two times in whole seconds and UTC, each a UTCTime with two
+# digits of the year (tag 0x17) or a GeneralizedTime with four (0x18)
+_VALIDITY = re.compile(rb"\x30[\x1e\x20\x22](?:\x17\r|\x18\x0f)((?:\d\d){6,7})Z(?:\x17\r|\x18\x0f)((?:\d\d){6,7})Z")
 
 
 def expiry_problem(path: str | Path, now: datetime) -> str:
@@ -57,34 +59,15 @@ def load_key_pair(context: ssl.SSLContext, section: str, certfile: str, keyfile:
 
 
 def _dates(der: bytes) -> tuple[datetime, datetime]:
-    """Return the first and the last moment at which a certificate is valid."""
-    _, at, _ = _element(der, 0)  # the certificate,
-    _, at, _ = _element(der, at)  # what of it is signed:
-    if der[at] == _VERSION:
-        at = _element(der, at)[2]
-    for _ in ("serial number", "algorithm", "issuer"):
-        at = _element(der, at)[2]
-    _, at, _ = _element(der, at)  # the dates
-    first, last = _element(der, at), _element(der, _element(der, at)[2])
-    return _time(der, *first), _time(der, *last)
-
-
-def _element(der: bytes, at: int) -> tuple[int, int, int]:
-    """Return the tag of the element at a position, and where its content begins and ends; ValueError."""
-    if at + 2 > len(der):
+    """Return the first and the last moment at which a certificate is valid; ValueError."""
+    if (found := _VALIDITY.search(der)) is None:
         raise ValueError("a certificate in it is cut short")
-    tag, length, begin = der[at], der[at + 1], at + 2
-    if length & 0x80:
-        size = length & 0x7F
-        begin += size
-        length = int.from_bytes(der[at + 2 : begin], "big")
-    if begin + length > len(der):
-        raise ValueError("a certificate in it is cut short")
-    return tag, begin, begin + length
+    first, last = map(_time, found.groups())
+    return first, last
 
 
-def _time(der: bytes, tag: int, begin: int, end: int) -> datetime:
-    text = der[begin:end].decode("ascii")
-    if tag == _UTC_TIME:  # two digits: 1950 to 2049
-        text = ("19" if int(text[:2]) >= 50 else "20") + text
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+def _time(digits: bytes) -> datetime:
+    text = digits.decode()
+    if len(text) == 12:  # two digits of the year: 1950 to 2049
+        text = ("19" if text[:2] >= "50" else "20") + text
+    return datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC)

@@ -65,26 +65,7 @@ class Fingerprint(NamedTuple):
     digest: str
 
 
-class FingerprintBuilder:
-    """Hashes the beginning of a file as its bytes come."""
-
-    def __init__(self) -> None:
-        self._size, self._digest = 0, hashlib.blake2b(digest_size=16)
-
-    def add(self, data: bytes) -> None:
-        """Take the next bytes."""
-        if self._size < MAX_FINGERPRINT_BYTES:
-            data = data[: MAX_FINGERPRINT_BYTES - self._size]
-            self._digest.update(data)
-            self._size += len(data)
-
-    def known(self) -> Fingerprint:
-        """Return the fingerprint of what has been added."""
-        return Fingerprint(self._size, self._digest.hexdigest())
-
-
-def fingerprint_of(descriptor: int, size: int = MAX_FINGERPRINT_BYTES) -> Fingerprint:
-    """Return the fingerprint of an open file: of its first `size` bytes, or of all if it has fewer. Raises OSError."""
-    found = FingerprintBuilder()
-    found.add(os.pread(descriptor, size, 0))
-    return found.known()
+def fingerprint_of(beginning: bytes) -> Fingerprint:
+    """Return the fingerprint of a file that begins so; what follows MAX_FINGERPRINT_BYTES does not count."""
+    beginning = beginning[:MAX_FINGERPRINT_BYTES]
+    return Fingerprint(len(beginning), hashlib.blake2b(beginning, digest_size=16).hexdigest())

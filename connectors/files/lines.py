@@ -7,14 +7,15 @@ import select
 import stat
 import zlib
 
-from connectors.common.private_files import Fingerprint, FingerprintBuilder, fingerprint_of
+from connectors.common.private_files import MAX_FINGERPRINT_BYTES, Fingerprint, fingerprint_of
 from connectors.errors import UserError
 
 STANDARD_INPUT = "-"
 
 _STANDARD_INPUT_DESCRIPTOR = 0
-_CHUNK_BYTES = 1 << 16  # a read: some thousand lines, so that thousands of files may be open together
-_GZIP_MAGIC = b"\x1f\x8b"
+# A read, of which the first identifies the file: some thousand lines, so that thousands of files may be open together
+_CHUNK_BYTES = MAX_FINGERPRINT_BYTES
+_GZIP_BEGIN = b"\x1f"  # a pipe may hand over its first byte alone; one is enough, since text does not begin with it
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say "with gzip's header and check"
 
 
@@ -43,9 +44,8 @@ class LineReader:
         self.waits = not stat.S_ISREG(mode)  # a pipe, say: it may have nothing yet
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLIN)
-        self._fingerprint = FingerprintBuilder()
+        self.fingerprint: Fingerprint | None = None  # once something has been read
         self._gzip: zlib._Decompress | None = None
-        self._begun = False
         self._line = 0  # read so far
         self._rest = b""  # the beginning of an unfinished line
         self._cutting = False  # the rest of an overlong line is being skipped
@@ -53,13 +53,9 @@ class LineReader:
     def matches(self, before: Fingerprint) -> bool:
         """Return whether the file begins as `before` says. Raises FileError."""
         try:
-            return fingerprint_of(self._descriptor, before.size) == before
+            return fingerprint_of(os.pread(self._descriptor, before.size, 0)) == before
         except OSError as error:
             raise FileError(f"{self._path}: cannot be read: {error.strerror}") from error
-
-    def fingerprint(self) -> Fingerprint:
-        """Return the fingerprint of what has been read."""
-        return self._fingerprint.known()
 
     def read(self, timeout_seconds: float) -> list[tuple[int, bytes]] | None:
         """Return the next lines, empty after the time-out, None at the end.
@@ -73,24 +69,18 @@ class LineReader:
             data = os.read(self._descriptor, _CHUNK_BYTES)
         except OSError as error:
             raise FileError(f"{self._path}: reading failed after line {self._line}: {error.strerror}") from error
-        self._fingerprint.add(data)
-        if not self._begun and data:
-            self._begun = True
-            # a pipe may hand over its first byte alone; one is enough, since text does not begin with it
-            if data.startswith(_GZIP_MAGIC[:1]):
-                self._gzip = zlib.decompressobj(_GZIP_WINDOW)
-        if self._gzip is not None:
-            if not data and not self._gzip.eof:
+        if not data:
+            if self._gzip is not None and not self._gzip.eof:
                 raise FileError(
                     f"{self._path}: the gzip stream breaks off after line {self._line}; copy the file again in full"
                 )
-            text = self._inflate(data)
-        else:
-            text = data
-        if not data:
             # the last line may lack its line feed
             return self._split(b"\n") or None if self._rest else None
-        return self._split(text)
+        if self.fingerprint is None:
+            self.fingerprint = fingerprint_of(data)
+            if data.startswith(_GZIP_BEGIN):
+                self._gzip = zlib.decompressobj(_GZIP_WINDOW)
+        return self._split(data if self._gzip is None else self._inflate(data))
 
     def close(self) -> None:
         """Close the file, unless it is standard input."""

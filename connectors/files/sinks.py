@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from connectors.batches import Alert, Rejected, Scores
 from connectors.common.private_files import MAX_FINGERPRINT_BYTES, Fingerprint, fingerprint_of, locked, open_private
@@ -27,14 +27,6 @@ _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 class FileFullError(FileError, NotWrittenError):
     """A file can take nothing more at present."""
-
-
-class Written(NamedTuple):
-    """How far a file has been written, and its fingerprint: another file of its name is not truncated."""
-
-    size: int  # bytes
-    begins_size: int = 0  # of Fingerprint; 0: not known
-    begins_digest: str = ""
 
 
 class _JsonLines:
@@ -91,14 +83,14 @@ class _JsonLines:
         except OSError as error:
             raise self._error(error) from error
 
-    def position(self) -> dict[str, Written]:
-        """Return the path and how far it has been written."""
+    def position(self) -> dict[str, tuple[int, int, str]]:
+        """Return, by path, how many bytes have been written, and the fingerprint: no other file is truncated."""
         if not self._regular:
             return {}
         size, descriptor = self._size(), self._file.fileno()
         if self._begins.size < min(size, MAX_FINGERPRINT_BYTES):
-            self._begins = fingerprint_of(descriptor)
-        return {str(self._path): Written(size + len(self._kept), *self._begins)}
+            self._begins = fingerprint_of(os.pread(descriptor, MAX_FINGERPRINT_BYTES, 0))
+        return {str(self._path): (size + len(self._kept), *self._begins)}
 
     def restore(self, position: Mapping[str, Any]) -> None:
         """Truncate what was written after `position`; a file that `position` does not name stays as it is.
@@ -111,7 +103,7 @@ class _JsonLines:
         size, *begins = (place, 0, "") if isinstance(place, int) else place
         self._kept.clear()
         found, before = self._size(), Fingerprint(*begins)
-        if before.size and before != fingerprint_of(self._file.fileno(), before.size):
+        if before.size and before != fingerprint_of(os.pread(self._file.fileno(), before.size, 0)):
             logger.warning("%s: has been replaced by another file; appending to it", self._path)
         elif found < size:
             logger.warning("%s: holds %d bytes, but %d were written before; appending to it", self._path, found, size)
@@ -119,7 +111,6 @@ class _JsonLines:
             logger.info("%s: taking back %d bytes written after the last checkpoint", self._path, found - size)
             self._file.truncate(size)
             self._begins = Fingerprint(0, "")  # what comes in its place may differ
-            self._file.seek(size)
             self.flush()
 
     def _size(self) -> int:

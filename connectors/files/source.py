@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
-from connectors.batches import CsvLayout, Int64, Partition, RawBatch
+from connectors.batches import CsvLayout, Partition, RawBatch
 from connectors.common.background import OngoingProblem
 from connectors.common.private_files import Fingerprint
 from connectors.decode.decoder import Decoder
@@ -27,6 +27,11 @@ MAX_POLL_RECORDS = 10_000  # half as many cost the daemon 5 to 8 % more CPU time
 _MAX_POLL_BYTES = 8 << 20  # exceeded by one read of a file at most: decoding takes some 25 times as much
 _LONG_AGO = np.iinfo(np.int64).min  # the time of records before the first one with a time
 _LAST = np.iinfo(np.int64).max
+
+# Records in the order in which they are returned: the bytes, which of the source's files, and the time in ns
+_RECORD = np.dtype([("value", object), ("file", int), ("offset", int), ("line", int), ("time", int)])
+_Records = NDArray[np.void]  # of _RECORD
+_NONE = np.empty(0, _RECORD)
 
 
 class FileSource:
@@ -59,7 +64,7 @@ class FileSource:
         self._speed = settings.speed
         self._max_poll_records = max_poll_records or MAX_POLL_RECORDS
         self._paused = False
-        self._ready: _Block | None = None
+        self._ready: _Records = _NONE
         self._clock: tuple[float, int] | None = None  # seconds by the monotonic clock, and the event time due then
         self._decoder, self._timed = decoder, len(settings.paths) > 1 or settings.speed > 0
         begin = {Partition(path, 0): 0 for path in settings.paths}
@@ -75,23 +80,22 @@ class FileSource:
             time.sleep(timeout_seconds)
             return RawBatch()
         deadline = time.monotonic() + timeout_seconds
-        blocks: list[_Block] = []
+        blocks: list[_Records] = []
         room, size = self._max_poll_records, 0
         while room and size < _MAX_POLL_BYTES:
             seconds = 0.0 if blocks else max(deadline - time.monotonic(), 0.0)
-            block = self._ready or self._merge(seconds)
-            if block is None:
-                break
+            block = self._ready if len(self._ready) else self._merge(seconds)
             count = min(self._due(block, seconds), room)
-            self._ready = block.part(count, None) if count < len(block.values) else None
+            self._ready = block[count:]
             if not count:
                 break
-            blocks.append(block.part(0, count))
+            blocks.append(block[:count])
             room -= count
-            size += sum(map(len, blocks[-1].values))
-        if not blocks:
-            self._raise_failure()
-        return self._batch(blocks)
+            size += sum(map(len, block["value"][:count].tolist()))
+        if blocks:
+            return self._batch(np.concatenate(blocks))
+        self._raise_failure()
+        return RawBatch()
 
     def subscribe(self, callbacks: RebalanceCallbacks) -> None:
         """Do nothing: no file comes or goes."""
@@ -116,23 +120,24 @@ class FileSource:
     @property
     def rewinds(self) -> bool:
         """Whether all files can be read again."""
-        return not any(file.waits for file in self._files)
+        return not any(file.reader.waits for file in self._files)
 
     def rewind(self, offsets: Mapping[Partition, int]) -> None:
         """Open the files again, and resume at these offsets; raises FileError."""
         self.close()
         self._fingerprints = self.fingerprints()
         self._next.update(offsets)
-        self._ready, self._files = None, []
+        self._ready, self._files = _NONE, []
         self._open()
 
     def fingerprints(self) -> dict[str, Fingerprint]:
         """Return the fingerprint of each file that can be read again, by path; for `fingerprints` after a restart."""
-        return self._fingerprints | {f.partition.topic: f.fingerprint() for f in self._files if not f.waits and f.begun}
+        read = {file.partition.topic: file.reader for file in self._files if not file.reader.waits}
+        return self._fingerprints | {path: reader.fingerprint for path, reader in read.items() if reader.fingerprint}
 
     def finished(self) -> bool:
         """Whether every file has been read to its end."""
-        return self._ready is None and all(file.ended and not file.values and not file.failure for file in self._files)
+        return not len(self._ready) and all(file.exhausted and not file.failure for file in self._files)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Do nothing: a file keeps no offsets."""
@@ -144,156 +149,124 @@ class FileSource:
     def close(self) -> None:
         """Close the files."""
         for file in self._files:
-            file.close()
+            file.reader.close()
 
     def _open(self) -> None:
         try:
             for partition, first in self._next.items():
                 before = self._fingerprints.get(partition.topic)
-                self._files.append(_File(partition.topic, first, before, self._decoder, timed=self._timed))
+                self._files.append(_File(partition, first, before, self._decoder, timed=self._timed))
         except FileError:
             self.close()
             raise
 
-    def _merge(self, timeout_seconds: float) -> _Block | None:
-        """Return, in order of time, the records that no unread one can precede; None if there are none yet."""
+    def _merge(self, timeout_seconds: float) -> _Records:
+        """Return, in order of time, the records that no unread one can precede; none if there are none yet."""
         deadline = time.monotonic() + timeout_seconds
         for file in self._files:
             file.fill(max(deadline - time.monotonic(), 0.0))
-        if any(not file.values and not file.ended for file in self._files):
-            return None  # a pipe has no data yet, and its next record may be the earliest
+        if any(not len(file.records) and not file.ended for file in self._files):
+            return _NONE  # a pipe has no data yet, and its next record may be the earliest
         # Of equal times the earlier file's come first: the order depends on the files alone, not on how they are read.
         horizon = min(
-            ((file.times[-1], number) for number, file in enumerate(self._files) if not file.ended), default=None
+            ((file.records["time"][-1], number) for number, file in enumerate(self._files) if not file.ended),
+            default=None,
         )
         blocks = []
         for number, file in enumerate(self._files):
-            count = len(file.values)
+            count = len(file.records)
             if horizon is not None:
-                count = int(np.searchsorted(file.times, horizon[0], "right" if number <= horizon[1] else "left"))
-            if count:
-                blocks.append(file.take(count, number))
-        return _merged(blocks) if blocks else None
+                times = file.records["time"]
+                count = int(np.searchsorted(times, horizon[0], "right" if number <= horizon[1] else "left"))
+            taken, file.records = file.records[:count], file.records[count:]
+            taken["file"] = number
+            blocks.append(taken)
+        if len(blocks) == 1:
+            return blocks[0]
+        merged = np.concatenate(blocks)
+        return merged[np.argsort(merged["time"], kind="stable")]
 
-    def _due(self, block: _Block, timeout_seconds: float) -> int:
+    def _due(self, block: _Records, timeout_seconds: float) -> int:
         """Return how many of the block's records are due, after waiting for its first until the time-out."""
-        if not self._speed or block.times[-1] == _LONG_AGO:
-            return len(block.values)
+        times = block["time"]
+        if not self._speed or not len(times) or times[-1] == _LONG_AGO:
+            return len(times)
         if self._clock is None:
-            self._clock = (time.monotonic(), int(block.times[block.times > _LONG_AGO][0]))
+            self._clock = (time.monotonic(), int(times[times > _LONG_AGO][0]))
         began, first = self._clock
-        wait = (int(block.times[0]) - first) / (self._speed * 1e9) - (time.monotonic() - began)
+        wait = (int(times[0]) - first) / (self._speed * 1e9) - (time.monotonic() - began)
         if wait > 0:
             time.sleep(min(wait, timeout_seconds))
         now = min(first + round((time.monotonic() - began) * self._speed * 1e9), _LAST)
-        return int(np.searchsorted(block.times, now, "right"))
+        return int(np.searchsorted(times, now, "right"))
 
     def _raise_failure(self) -> None:
-        if self._ready is None and all(file.ended and not file.values for file in self._files):
+        if not len(self._ready) and all(file.exhausted for file in self._files):
             for file in self._files:
                 if file.failure:
                     failure, file.failure = file.failure, ""
                     raise FileError(failure)
 
-    def _batch(self, blocks: list[_Block]) -> RawBatch:
-        if not blocks:
-            return RawBatch()
-        block = _joined(blocks)
-        numbers, partition = np.unique(block.file, return_inverse=True)
+    def _batch(self, block: _Records) -> RawBatch:
+        numbers, partition = np.unique(block["file"], return_inverse=True)
         files = [self._files[number] for number in numbers.tolist()]
         for number, file in zip(numbers.tolist(), files, strict=True):
-            self._next[file.partition] = int(block.offset[block.file == number][-1]) + 1
+            self._next[file.partition] = int(block["offset"][block["file"] == number][-1]) + 1
         codes = partition.tolist()
         return RawBatch(
             partitions=[file.partition for file in files],
             partition=codes,
-            offset=block.offset.tolist(),
+            offset=block["offset"].tolist(),
             received=[-1] * len(codes),
             key=[files[code].key for code in codes],
-            value=block.values,
-            line=block.line.tolist(),
+            value=block["value"].tolist(),
+            line=block["line"].tolist(),
             csv={code: file.layout for code, file in enumerate(files) if file.layout is not None},
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """Records in the order in which they are returned."""
-
-    values: list[bytes]
-    file: Int64  # [records] index into the source's files
-    offset: Int64  # [records]
-    line: Int64  # [records]
-    times: Int64  # [records] ns, never falling
-
-    def part(self, begin: int, end: int | None) -> _Block:
-        rows = slice(begin, end)
-        return _Block(self.values[rows], self.file[rows], self.offset[rows], self.line[rows], self.times[rows])
-
-
-def _joined(blocks: list[_Block]) -> _Block:
-    if len(blocks) == 1:
-        return blocks[0]
-    return _Block(
-        [value for block in blocks for value in block.values],
-        np.concatenate([block.file for block in blocks]),
-        np.concatenate([block.offset for block in blocks]),
-        np.concatenate([block.line for block in blocks]),
-        np.concatenate([block.times for block in blocks]),
-    )
-
-
-def _merged(blocks: list[_Block]) -> _Block:
-    block = _joined(blocks)
-    if len(blocks) == 1:
-        return block
-    order = np.argsort(block.times, kind="stable")
-    values = [block.values[row] for row in order.tolist()]
-    return _Block(values, block.file[order], block.offset[order], block.line[order], block.times[order])
-
-
 class _File:
-    """One file: its records that have been read and not yet taken."""
+    """One file: its records that have been read and not yet returned."""
 
-    def __init__(self, path: str, first: int, before: Fingerprint | None, decoder: Decoder, *, timed: bool) -> None:
-        self.partition = Partition(path, 0)
-        name = "stdin" if path == STANDARD_INPUT else Path(path).name.removesuffix(".gz")
-        self.key: bytes | None = Path(name).stem.encode()
+    def __init__(self, at: Partition, first: int, before: Fingerprint | None, decoder: Decoder, *, timed: bool) -> None:
+        self.partition = at
         self.layout: CsvLayout | None = None  # of a CSV file
-        self.values: list[bytes] = []
-        self.times: Int64 = np.empty(0, np.int64)  # [values] running maximum: the file's own order holds
+        self.records: _Records = _NONE  # their times never fall: the file's own order holds
         self.ended = False  # nothing is left to read
         self.failure = ""  # why the file could not be read to its end
-        self._lines: list[int] = []  # [values]
-        self._offset = 0  # of the first of values
-        self._first = first
+        self._first, self._decoder, self._timed = first, decoder, timed
+        self._begun = False
+        self._read = 0  # records so far
         self._latest = _LONG_AGO
-        self._decoder = decoder
-        self._timed = timed
-        self.begun = False
-        self._reader = LineReader(path, decoder.max_record_bytes)
-        self.fingerprint = self._reader.fingerprint
-        self.waits = self._reader.waits
-        if self.waits:
+        path = at.topic
+        name = "stdin" if path == STANDARD_INPUT else Path(path).name.removesuffix(".gz")
+        self.key: bytes | None = Path(name).stem.encode()
+        self.reader = LineReader(path, decoder.max_record_bytes)
+        if self.reader.waits:
             self._first = 0
         else:
             try:
-                if first and before is not None and not self._reader.matches(before):
+                if first and before is not None and not self.reader.matches(before):
                     raise FileError(
                         f"{path}: does not begin as it did when {first} records of it were processed: it was replaced;"
                         " give it another name, or start with an empty state directory"
                     )
                 self.fill(0.0)  # a bad header must be an error at the start
             except FileError:
-                self.close()
+                self.reader.close()
                 raise
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all that can be read has been returned."""
+        return self.ended and not len(self.records)
 
     def fill(self, timeout_seconds: float) -> None:
         """Read until there is a record, or the file ends, or the time-out."""
         deadline = time.monotonic() + timeout_seconds
-        while not self.values and not self.ended:
+        while not len(self.records) and not self.ended:
             try:
-                read = self._reader.read(max(deadline - time.monotonic(), 0.0))
+                read = self.reader.read(max(deadline - time.monotonic(), 0.0))
             except FileError as error:
                 self.failure = str(error)
                 read = None
@@ -301,24 +274,12 @@ class _File:
                 self._end()
             elif read:
                 self._take_in(read)
-            elif self._reader.waits and time.monotonic() >= deadline:
+            elif self.reader.waits and time.monotonic() >= deadline:
                 return
 
-    def take(self, count: int, number: int) -> _Block:
-        """Remove and return the first records; `number` is this file's among the source's."""
-        offset = np.arange(self._offset, self._offset + count)
-        line = np.array(self._lines[:count], np.int64)
-        block = _Block(self.values[:count], np.full(count, number), offset, line, self.times[:count])
-        self._offset += count
-        self._lines, self.values, self.times = self._lines[count:], self.values[count:], self.times[count:]
-        return block
-
-    def close(self) -> None:
-        self._reader.close()
-
     def _take_in(self, read: list[tuple[int, bytes]]) -> None:
-        if not self.begun:
-            self.begun = True
+        if not self._begun:
+            self._begun = True
             number, line = read[0]
             line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark that spreadsheets write
             if not line.lstrip().startswith(b"{"):
@@ -329,30 +290,30 @@ class _File:
                 if self.layout.stream is not None:
                     self.key = None
                 read = read[1:]
-        passed = min(max(self._first - self._offset, 0), len(read))  # processed before a restart
-        self._offset += passed
-        self._lines = [number for number, _ in read[passed:]]
-        self.values = [line for _, line in read[passed:]]
-        if not self._timed:
-            self.times = np.zeros(len(self.values), np.int64)
-        elif self.values:
-            times = [self._decoder.time_of(value, self.layout) for value in self.values]
+        begin = min(max(self._first - self._read, 0), len(read))  # those before were processed before a restart
+        first, self._read = self._read + begin, self._read + len(read)
+        records = np.zeros(len(read) - begin, _RECORD)  # np.empty takes five times as long
+        records["line"], records["value"] = [number for number, _ in read[begin:]], [line for _, line in read[begin:]]
+        records["offset"] = np.arange(first, self._read)
+        if self._timed and len(records):
+            times = [self._decoder.time_of(value, self.layout) for value in records["value"]]
             known = np.array([_LONG_AGO if time is None else time for time in times], np.int64)
-            self.times = np.maximum(np.maximum.accumulate(known), self._latest)
-            self._latest = int(self.times[-1])
+            records["time"] = np.maximum(np.maximum.accumulate(known), self._latest)
+            self._latest = int(records["time"][-1])
+        self.records = records
 
     def _end(self) -> None:
         self.ended = True
-        self._reader.close()
+        self.reader.close()
         path = self.partition.topic
-        if not self.failure and self._offset < self._first:
+        if not self.failure and self._read < self._first:
             self.failure = (
-                f"{path}: ends after {self._offset} records, but {self._first} were processed before: it was"
+                f"{path}: ends after {self._read} records, but {self._first} were processed before: it was"
                 " replaced; give it another name, or start with an empty state directory"
             )
         if self.failure:
             logger.error("%s", self.failure)
-        elif not self.begun:
+        elif not self._begun:
             logger.warning("%s: is empty", path)
         else:
             logger.info("%s: read to its end", path)
