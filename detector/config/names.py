@@ -9,12 +9,13 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
+from training.learn.settings import Learning
+
 PREFIX = "LONGWATCH_"
 REFERENCE = "docs/settings.md lists them all"
 
 Name = tuple[str, ...]  # ("kafka", "topics")
-_STEPS = "optimiser momentum schedule warm_up weight_decay l1 clip clip_limit"
-_OF_TRAIN = f"{_STEPS} update_every backpropagate sampling sampling_rise".split()
+_OF_TRAIN = "it is an option of longwatch train now, "
 # What files written for an earlier version may still hold: the new name, or what to do
 REMOVED: dict[Name, Name | str] = {
     ("model", "scope"): "it was removed, all streams share one model: leave it out",
@@ -31,20 +32,13 @@ REMOVED: dict[Name, Name | str] = {
     ("webhook", "max_pending"): "it was removed, 100,000 alerts may wait, then the oldest are dropped: leave it out",
     ("model", "hidden_size"): "it was removed, a model's own size holds: leave it out",
     **{
-        ("model", name): f"it is an option of longwatch train now, {option}; the daemon takes the shape of its model"
-        for name, option in (
-            ("layers", "--layers"),
-            ("dropout", "--dropout"),
-            ("attention_window", "--attention-window"),
-        )
+        ("model", name): f"{_OF_TRAIN}--{name.replace('_', '-')}; the daemon takes the shape of its model"
+        for name in ("layers", "dropout", "attention_window")
     },
-    ("compute", "seed"): "it is an option of longwatch train now, --seed",
+    ("compute", "seed"): f"{_OF_TRAIN}--seed",
     **{
-        (
-            "training",
-            name,
-        ): f"it is an option of longwatch train now, --learning {name}=...; retraining does without"
-        for name in _OF_TRAIN
+        ("training", name): f"{_OF_TRAIN}--learning {name}=...; retraining does without"
+        for name in Learning.model_fields.keys() - {"learning_rate"}
     },
 }
 

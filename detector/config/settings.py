@@ -20,26 +20,15 @@ from connectors.http_server.settings import HttpSettings
 from connectors.kafka.names import topic_problem
 from connectors.kafka.settings import KafkaSettings
 from connectors.webhook.settings import WebhookSettings
-from detector.config.sections import (
-    AlertingSettings,
-    ComputeSettings,
-    LoggingSettings,
-    ModelSettings,
-    OutputSettings,
-    ProcessingSettings,
-    SourceSettings,
-    StateSettings,
-    TrainingSettings,
-)
+from detector.config import sections
 from detector.config.sources import (
-    Environment,
     Found,
-    Overrides,
-    SecretsDirectory,
+    Layer,
     SettingsError,
-    Texts,
-    TomlFile,
+    environment_variables,
     explain,
+    secrets_directory,
+    toml_file,
 )
 
 __all__ = ["Settings", "SettingsError", "load_settings"]
@@ -58,19 +47,19 @@ class Settings(BaseSettings):
         """Take values by name, and what sources hold: each wins over those after it."""
         super().__init__(_build_sources=((InitSettingsSource(type(self), values), *sources), values))
 
-    source: SourceSettings = _section(SourceSettings)
+    source: sections.SourceSettings = _section(sections.SourceSettings)
     kafka: KafkaSettings = _section(KafkaSettings)
     decode: DecodeSettings = _section(DecodeSettings)
-    model: ModelSettings = _section(ModelSettings)
-    training: TrainingSettings = _section(TrainingSettings)
-    state: StateSettings = _section(StateSettings)
-    processing: ProcessingSettings = _section(ProcessingSettings)
-    alerting: AlertingSettings = _section(AlertingSettings)
-    output: OutputSettings = _section(OutputSettings)
+    model: sections.ModelSettings = _section(sections.ModelSettings)
+    training: sections.TrainingSettings = _section(sections.TrainingSettings)
+    state: sections.StateSettings = _section(sections.StateSettings)
+    processing: sections.ProcessingSettings = _section(sections.ProcessingSettings)
+    alerting: sections.AlertingSettings = _section(sections.AlertingSettings)
+    output: sections.OutputSettings = _section(sections.OutputSettings)
     webhook: WebhookSettings = _section(WebhookSettings)
     http: HttpSettings = _section(HttpSettings)
-    compute: ComputeSettings = _section(ComputeSettings)
-    logging: LoggingSettings = _section(LoggingSettings)
+    compute: sections.ComputeSettings = _section(sections.ComputeSettings)
+    logging: sections.LoggingSettings = _section(sections.LoggingSettings)
 
     @model_validator(mode="after")
     def _exactly_once_is_possible(self) -> Settings:
@@ -156,15 +145,16 @@ def load_settings(
     secrets: directory of files longwatch_section__name; None: /run/secrets, if it is there.
     Raises SettingsError with a line for each thing that is wrong, all of them at once.
     """
-    sources: list[TomlFile | Texts] = [TomlFile(Settings, config)] if config is not None else []
-    sources += SecretsDirectory(Settings, secrets), Environment(Settings, environment), Overrides(Settings, overrides)
+    layers = [toml_file(Settings, config)] if config is not None else []
+    layers += secrets_directory(Settings, secrets), environment_variables(Settings, environment), Layer(Settings)
+    layers[-1].add_options("--set", overrides, "section.name=value, such as kafka.topics=metrics")
     found: dict[tuple[str, ...], Found] = {}
     errors: list[str] = []
-    for source in sources:  # each wins over those before it
-        found |= source.layer.found
-        errors += source.layer.errors
+    for layer in layers:  # each wins over those before it
+        found |= layer.found
+        errors += layer.errors
     try:
-        settings = Settings(*reversed(sources))
+        settings = Settings(*(InitSettingsSource(Settings, layer.tree()) for layer in reversed(layers)))
     except ValidationError as invalid:
         errors += explain(Settings, invalid, found)
     if errors:

@@ -1,7 +1,7 @@
-"""Where settings come from: pydantic-settings' sources, such that no name and no origin is lost.
+"""Where settings come from: what each source holds is read here, such that no name and no origin is lost.
 
-As they come, they pass over names that they do not know, read lists as JSON, and forget where a value came from. Here
-a misspelt name is an error in every source, and every error names file and line, variable or option.
+The sources of pydantic-settings pass over names that they do not know, read lists as JSON, and forget where a value
+came from. Here a misspelt name is an error in every source, and every error names file and line, variable or option.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, TomlConfigSettingsSource
 
 from connectors.errors import UserError
 from detector.config.names import PREFIX, Name, Names, dotted, is_secret, leaves, parsed, variable
@@ -75,6 +74,13 @@ class Layer:
         """Take a text, read as the setting's type asks; False: the name is unknown."""
         return self.add(path, parsed(self.names.types.get(path, str), text), origin)
 
+    def tree(self) -> dict[str, Any]:
+        """Return the values by section and name."""
+        tree: dict[str, Any] = {}
+        for (section, name), found in self.found.items():
+            tree.setdefault(section, {})[name] = found.value
+        return tree
+
     def add_options(self, flag: str, options: Sequence[str], example: str) -> None:
         """Take a command line's options, "name=value"; of two for one name the last holds."""
         for option in options:
@@ -103,41 +109,33 @@ def read_secret(path: Path) -> str:
         raise OSError("not UTF-8 text") from error
 
 
-class TomlFile(TomlConfigSettingsSource):
-    """A TOML file, with the line of each value. Theirs passes over a file that is missing, or is a pipe."""
+def toml_file(settings: type[BaseModel], config: Path) -> Layer:
+    """Return what a TOML file holds, each value with its line."""
+    layer = Layer(settings)
+    try:
+        text = config.read_text(encoding="utf-8")
+        _walk(layer, tomllib.loads(text), (), str(config), _lines(text))
+    except OSError as error:
+        layer.errors.append(f"{config}: cannot be read: {error.strerror}")
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:  # the last: a thousand brackets
+        layer.errors.append(f"{config}: is not valid TOML: {error}")
+    return layer
 
-    def __init__(self, settings: type[BaseSettings], config: Path) -> None:
-        self.layer = Layer(settings)
-        super().__init__(settings, config)
 
-    def _read_files(self, files: Any, deep_merge: bool = False) -> dict[str, Any]:
-        layer, tree = self.layer, dict[str, Any]()
-        try:
-            text = files.read_text(encoding="utf-8")
-            self._walk(tomllib.loads(text), (), str(files), _lines(text))
-        except OSError as error:
-            layer.errors.append(f"{files}: cannot be read: {error.strerror}")
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:  # the last: a thousand brackets
-            layer.errors.append(f"{files}: is not valid TOML: {error}")
-        for (section, name), found in layer.found.items():
-            tree.setdefault(section, {})[name] = found.value
-        return tree
-
-    def _walk(self, table: Mapping[str, Any], prefix: Name, config: str, lines: Mapping[Name, int]) -> None:
-        names, errors = self.layer.names, self.layer.errors
-        for key, value in table.items():
-            path = (*prefix, key)
-            line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
-            where = f"{config}:{line}" if line else config
-            if path in names.sections:
-                if isinstance(value, dict):
-                    self._walk(value, path, config, lines)
-                else:
-                    errors.append(f"{where}: {key} is a section: write [{dotted(path)}], then its settings below")
-            elif not self.layer.add(path, value, where):
-                name, section = dotted(path), isinstance(value, dict)
-                kind = "section" if section else "setting"
-                errors.append(f"{where}: unknown {kind} {name}; {names.suggestion(name, dotted, section)}")
+def _walk(layer: Layer, table: Mapping[str, Any], prefix: Name, config: str, lines: Mapping[Name, int]) -> None:
+    for key, value in table.items():
+        path = (*prefix, key)
+        line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+        where, is_table = f"{config}:{line}" if line else config, isinstance(value, dict)
+        if path in layer.names.sections:
+            if is_table:
+                _walk(layer, value, path, config, lines)
+            else:
+                layer.errors.append(f"{where}: {key} is a section: write [{dotted(path)}], then its settings below")
+        elif not layer.add(path, value, where):
+            name, kind = dotted(path), "section" if is_table else "setting"
+            hint = layer.names.suggestion(name, dotted, sections=is_table)
+            layer.errors.append(f"{where}: unknown {kind} {name}; {hint}")
 
 
 def _lines(text: str) -> dict[Name, int]:
@@ -157,64 +155,34 @@ def _key(text: str) -> Name:
     return tuple(part.strip().strip("\"'") for part in text.split("."))
 
 
-class Texts(EnvSettingsSource):
-    """Texts by name, from elsewhere than a file of settings. Theirs reads lists as JSON."""
-
-    def __init__(self, settings: type[BaseSettings]) -> None:
-        super().__init__(settings, env_prefix="", env_nested_delimiter=".")
-        self.layer = Layer(settings)
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the settings by section."""
-        self.env_vars = {dotted(path): found.value for path, found in self.layer.found.items()}
-        return super().__call__()
-
-    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
-        """Return a list as it is: the layer has made it of the text."""
-        return value
+def environment_variables(settings: type[BaseModel], environment: Mapping[str, str]) -> Layer:
+    """Return what variables LONGWATCH_SECTION__NAME hold, capitals or not."""
+    layer = Layer(settings)
+    for name, text in sorted(environment.items()):
+        upper, origin = name.upper(), f"environment {name}"
+        known = not upper.startswith(PREFIX) or layer.add_text(_path(name), text, origin)
+        if not known and not _is_service_link(upper, text):
+            layer.add_unknown(origin, upper, variable)
+    return layer
 
 
-class Environment(Texts):
-    """Variables LONGWATCH_SECTION__NAME, capitals or not."""
-
-    def __init__(self, settings: type[BaseSettings], environment: Mapping[str, str]) -> None:
-        super().__init__(settings)
-        for name, text in sorted(environment.items()):
-            upper, origin = name.upper(), f"environment {name}"
-            known = not upper.startswith(PREFIX) or self.layer.add_text(_path(name), text, origin)
-            if not known and not _is_service_link(upper, text):
-                self.layer.add_unknown(origin, upper, variable)
-
-
-class SecretsDirectory(Texts):
-    """Files longwatch_section__name, each with a value. Theirs reads the other files there, too, or fails to."""
-
-    def __init__(self, settings: type[BaseSettings], directory: Path | None) -> None:
-        super().__init__(settings)
-        files: list[Path] = []
+def secrets_directory(settings: type[BaseModel], directory: Path | None) -> Layer:
+    """Return what files longwatch_section__name hold, each a value; other files there are left alone."""
+    layer, files = Layer(settings), list[Path]()
+    try:
+        files = sorted((directory or SECRETS).iterdir())
+    except OSError as error:
+        if directory:
+            layer.errors.append(f"{directory}: cannot be read: {error.strerror}")
+    for file in files:
+        if not file.name.upper().startswith(PREFIX):
+            continue
         try:
-            files = sorted((directory or SECRETS).iterdir())
+            if not layer.add_text(_path(file.name), read_secret(file), str(file)):
+                layer.add_unknown(str(file), file.name.lower(), lambda path: variable(path).lower())
         except OSError as error:
-            if directory:
-                self.layer.errors.append(f"{directory}: cannot be read: {error.strerror}")
-        for file in files:
-            if not file.name.upper().startswith(PREFIX):
-                continue
-            try:
-                known = self.layer.add_text(_path(file.name), read_secret(file), str(file))
-            except OSError as error:
-                self.layer.errors.append(f"{file}: cannot be read: {error.strerror or error}")
-                continue
-            if not known:
-                self.layer.add_unknown(str(file), file.name.lower(), lambda path: variable(path).lower())
-
-
-class Overrides(Texts):
-    """The command line's --set options."""
-
-    def __init__(self, settings: type[BaseSettings], options: Sequence[str]) -> None:
-        super().__init__(settings)
-        self.layer.add_options("--set", options, "section.name=value, such as kafka.topics=metrics")
+            layer.errors.append(f"{file}: cannot be read: {error.strerror or error}")
+    return layer
 
 
 def _path(name: str) -> Name:
