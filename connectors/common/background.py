@@ -15,7 +15,7 @@ CALM_SECONDS = 30.0  # without a failure for so long, a problem counts as solved
 LASTING_SECONDS = 60.0  # a problem that lasts longer is reported by the health check
 
 
-def run_in_thread(work: Callable[[], _Result]) -> Future[_Result]:
+def run_in_thread(work: Callable[[], _Result], name: str = "run-in-thread") -> Future[_Result]:
     """Run a call that takes no deadline in a daemon thread, which does not keep the process from ending."""
     future: Future[_Result] = Future()
 
@@ -25,7 +25,7 @@ def run_in_thread(work: Callable[[], _Result]) -> Future[_Result]:
         except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
             future.set_exception(error)
 
-    threading.Thread(target=run, name="run-in-thread", daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
     return future
 
 

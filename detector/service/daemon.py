@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass
 
-from connectors.batches import Partition, RawBatch, Rejected
+from connectors.batches import Partition, RawBatch
 from connectors.common.background import OngoingProblem, run_in_thread
 from connectors.decode.decoder import Decoder
 from connectors.http_server.server import HttpServer
+from connectors.http_server.settings import HttpSettings
 from connectors.kafka.writer import UndeliveredError
-from connectors.protocols import DaemonSource
+from connectors.protocols import DaemonSource, RebalanceCallbacks
 from connectors.sink_group import SinkGroup
 from detector.checkpointing.checkpointer import Checkpointer
 from detector.checkpointing.deadlines import BrokerWait
@@ -27,12 +28,11 @@ from detector.checkpointing.store import DamagedRowError, SqliteStore
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
 from detector.observability.metrics import Metrics
-from detector.service.health import Health, Readiness
-from detector.service.model_promotion import ModelPromotion
+from detector.service.health import Health, Notifier
 from detector.service.poison_events import FaultError, PoisonGuard
 from detector.service.reporter import Reporter, StageClock
+from detector.service.retraining import ModelPromotion
 from detector.service.signals import Signals
-from detector.service.systemd import Notifier
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +67,23 @@ class Daemon:
     clock: StageClock
     problems: Mapping[str, OngoingProblem]  # of parts with threads of their own
     health: Health
-    readiness: Readiness
-    http: HttpServer
+    http_settings: HttpSettings
     notifier: Notifier
 
     def __post_init__(self) -> None:
         """Begin with nothing read."""
         self.signals = Signals(self.stop)
+        self.http = HttpServer(self.http_settings, self.metrics.registry, self.health.live, self.ready)
+        self.assigned = not self.source.grouped  # whether there has ever been something to read
+        self.source.subscribe(
+            RebalanceCallbacks(
+                start=self.checkpointer.start_offset,
+                on_assigned=self._on_assigned,
+                on_revoked=self._on_revoked,
+                on_lost=self._on_lost,
+                on_placed=self.checkpointer.on_placed,
+            )
+        )
         self._paused = False  # nothing is read, since no more can be kept without a checkpoint
         self._moves = 0  # times that reading has got on
         self._lag_due = 0.0  # monotonic, s
@@ -103,7 +113,7 @@ class Daemon:
             raise self.checkpointer.last_error  # nothing has been read yet: better to fail at once than later
         gc.collect()
         gc.freeze()  # all that is loaded: to look through it again and again took a sixth of all CPU time
-        self.notifier.ready("scoring")
+        self.notifier.ready()
         logger.info("running on %s; stop with SIGTERM or CTRL+C", self.place)
 
     def tick(self) -> None:
@@ -122,7 +132,7 @@ class Daemon:
 
     def shutdown(self, *, orderly: bool) -> None:
         """Make a last checkpoint where the end is orderly, and close everything."""
-        self.notifier.stopping("saving")
+        self.notifier.stopping()
         logger.info("stopping")
         began = time.monotonic()
         self.promotion.stop()
@@ -143,12 +153,31 @@ class Daemon:
             self.http.close()  # last: until then metrics tell how the stop goes
             self.notifier.close()
             self.signals.give_back()
-        self.reporter.stopped()
+        self.reporter.summary.log_total()
         logger.info("stopped in %.1f s", time.monotonic() - began)
 
     def stop(self) -> None:
         """Ask the loop to end after its present turn."""
         self.broker_wait.shut_down_within(STOP_SAVING_SECONDS)
+
+    def ready(self) -> tuple[bool, str]:
+        """Return whether events are scored, and why not, or a word on its state. For any thread."""
+        if self.broker_wait.shutting_down:
+            return False, "stopping"
+        if overdue := self.checkpointer.overdue():
+            return False, overdue
+        if restoring := len(self.checkpointer.restoring):
+            return False, f"restoring the states of {restoring} partitions"
+        problems = {part: problem.persistent() for part, problem in self.problems.items()}
+        if failing := "; ".join(text for part, text in problems.items() if text and part != "retraining"):
+            return False, failing
+        if (standby := self.checkpointer.standby) is not None:
+            return standby
+        if not self.assigned:
+            return False, "waiting for partitions"
+        # ready all the same: a restart would not help, and others would get no more of what cannot be read; without a
+        # retraining scoring continues with the model as it is
+        return True, "; ".join(filter(None, (self.reporter.refusals.nothing_read or "scoring", problems["retraining"])))
 
     # -- a turn's parts ------------------------------------------------------------------------------------------------
 
@@ -169,7 +198,8 @@ class Daemon:
                     self.incidents.step(part, step)
                     self.reporter.step(part, step, reset=reset)
                 rejected += refused
-            self._reject(rejected, len(batch))
+            self.sinks.write_dead_letters(rejected)
+            self.reporter.rejected(rejected, len(batch))
             self.clock.ends("emit")
         if len(raw) or raw.passed:
             self._moves += 1
@@ -191,10 +221,6 @@ class Daemon:
             (self.source.pause if self._paused else self.source.resume)()
         return self.source.poll(RESTORING_POLL_SECONDS if self.checkpointer.restoring else POLL_SECONDS)
 
-    def _reject(self, rejected: list[Rejected], read: int) -> None:
-        self.sinks.write_dead_letters(rejected)
-        self.reporter.rejected(rejected, read)
-
     def _resolve_silent(self) -> None:
         """End the incidents of streams that have fallen silent: a part of the next checkpoint, as what events bring."""
         if silent := self.incidents.silent():
@@ -210,10 +236,27 @@ class Daemon:
         self.metrics.set_lag(lag)
         for part, problem in self.problems.items():
             self.metrics.part_failing[part].set(bool(problem.current))
-        self.reporter.watch(sum(lag.values()))
+        self.reporter.summary.log_hourly(len(self.engine.streams), sum(lag.values()))
         reading = not self.source.outage and not self._paused
         waiting = reading and (any(lag.values()) or bool(self.checkpointer.restoring))
         self.health.watch((self._moves, self.checkpointer.progress), waiting=waiting)
         # nothing of a file waits: it is read as fast as it goes
         waits = lag if self.source.grouped else dict.fromkeys(self.checkpointer.offsets, 0)
         self.incidents.look(waits, reading=reading)
+
+    # -- as the group gives partitions and takes them away -------------------------------------------------------------
+
+    def _on_assigned(self, partitions: list[Partition]) -> None:
+        if not self.assigned:
+            # a topic that cannot be written fails now, not at the first alert
+            self.broker_wait.until_brokers_answer(self.sinks.open)
+        self.assigned = True
+        self.checkpointer.assign(partitions)
+
+    def _on_revoked(self, partitions: list[Partition]) -> None:
+        self.checkpointer.revoke(partitions)
+        self.guard.revoke(partitions)
+
+    def _on_lost(self, partitions: list[Partition]) -> None:
+        self.checkpointer.lost(partitions)
+        self.guard.revoke(partitions)

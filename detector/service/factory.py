@@ -10,16 +10,20 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from connectors.batches import Partition
+from connectors.common.background import OngoingProblem
 from connectors.common.private_files import Fingerprint, open_private
 from connectors.decode.decoder import Decoder
+from connectors.files.sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
 from connectors.files.source import FileSource
-from connectors.http_server.server import HttpServer
+from connectors.kafka.alert_feed import AlertFeed
 from connectors.kafka.names import transactional_id
+from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
 from connectors.kafka.writer import KafkaWriter
-from connectors.protocols import DaemonSource
+from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreSink
 from connectors.sink_group import SinkGroup
+from connectors.webhook.sink import WebhookSink
 from detector import __version__
 from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
 from detector.checkpointing.checkpointer import Checkpointer, CheckpointParts, check_layout
@@ -33,15 +37,12 @@ from detector.engine.open_incidents import OpenIncidents
 from detector.observability.metrics import Metrics
 from detector.service.daemon import Daemon
 from detector.service.engine_setup import device_of, engine_settings
-from detector.service.health import Health, Readiness
+from detector.service.health import Health, Notifier
 from detector.service.memory_budget import log_capacity, memory_limit
 from detector.service.model_choice import MODELS_DIR, resumed_model
-from detector.service.model_promotion import ModelPromotion
-from detector.service.outputs import make_sinks
 from detector.service.poison_events import PoisonGuard
-from detector.service.rebalance import RebalanceHandler
 from detector.service.reporter import Reporter, StageClock
-from detector.service.systemd import Notifier
+from detector.service.retraining import ModelPromotion
 from detector.state.spill import SpillBuffer
 from detector.state.stream_cache import PORTION
 from training.network.registry import Registry
@@ -69,9 +70,8 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     device = device_of(settings)
     engine = _build_engine(settings, model, device, stored, clock, metrics)
     check_layout(meta, settings, engine.streams.states.layouts, __version__)
-    reporter = Reporter(metrics, settings, engine.streams)
     newest = meta.get("newest", 0.0)
-    reporter.begin(newest)
+    reporter = Reporter(metrics, settings, engine.streams, newest)
     store.upgrade()
     member = _member(settings, meta)
     metadata = {"longwatch": __version__, "member": member, "model": stored_model, "newest": newest}
@@ -82,7 +82,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     writer: KafkaWriter | None = None
     if settings.source.type == "kafka" and not settings.exactly_once:
         writer = KafkaWriter(settings.kafka, broker_wait.check)
-    sinks = make_sinks(settings, metrics, writer, transactions, extra_sinks)
+    sinks = _make_sinks(settings, metrics, writer, transactions, extra_sinks)
     sinks.restore(meta.get("sinks", {}))
     offsets = {Partition(topic, number): at for topic, number, at in meta.get("offsets", ())}
     source: DaemonSource
@@ -103,11 +103,8 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     else:
         checkpointer = ChangelogCheckpointer(settings, parts, metadata, transactions, stored, former=offsets)
     guard = PoisonGuard(engine, always=not source.rewinds)
-    rebalance = RebalanceHandler(checkpointer, guard, sinks, broker_wait, assigned=not source.grouped)
-    source.subscribe(rebalance.callbacks())
     promotion = ModelPromotion(settings, model, registry, engine, checkpointer, reporter, metrics)
     problems = {"retraining": promotion.problem, **sinks.problems, **source.problems, **checkpointer.problems}
-    readiness = Readiness(broker_wait, checkpointer, rebalance, reporter, problems)
     logger.info(
         "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
         *(__version__, settings.model.cell, device, engine.settings.threads, settings.state.directory),
@@ -130,8 +127,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         clock=clock,
         problems=problems,
         health=health,
-        readiness=readiness,
-        http=HttpServer(settings.http, metrics.registry, health.live, readiness.ready),
+        http_settings=settings.http,
         notifier=notifier,
     )
 
@@ -151,6 +147,59 @@ def _build_engine(
     metrics.state_limit_bytes.set(limit.state_bytes)
     log_capacity(limit, engine.streams.states, 1 - 3 * PORTION, settings.state.max_streams)
     return engine
+
+
+def _make_sinks(
+    settings: Settings,
+    metrics: Metrics,
+    writer: KafkaWriter | None,
+    transactions: TransactionalWriter | None,
+    extra_sinks: SinkGroup | None,
+) -> SinkGroup:
+    """Return the sinks that the settings name, and those of `extra_sinks`.
+
+    What goes to Kafka is written by `writer`, or with exactly-once as a part of `transactions`.
+    """
+    output, kafka = settings.output, settings.kafka
+    scores: list[ScoreSink] = []
+    alerts: list[AlertSink] = []
+    dead_letters: list[DeadLetterSink] = []
+    if output.scores_file:
+        scores.append(FileScoreSink(output.scores_file))
+    if output.alerts_file:
+        alerts.append(FileAlertSink(output.alerts_file))
+    if output.dead_letter_file:
+        dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
+    feed: AlertFeed | None = None
+    problems: dict[str, OngoingProblem] = {}
+
+    def too_large(outcome: str) -> None:
+        metrics.records_too_large[outcome].inc()
+
+    if (results := transactions if settings.exactly_once else writer) is not None:
+        if kafka.scores_topic:
+            scores.append(KafkaScoreSink(results, too_large))
+        if kafka.alerts_topic:
+            alerts.append(KafkaAlertSink(results, too_large))
+        if kafka.dead_letter_topic:
+            dead_letters.append(KafkaDeadLetterSink(results, too_large))
+    if settings.webhook.url.get_secret_value():
+        webhook = WebhookSink(
+            settings.webhook,
+            settings.state.directory,
+            on_delivery=lambda outcome: metrics.webhook_deliveries[outcome].inc(),
+            on_pending=metrics.outbox_pending.set,
+        )
+        problems["webhook"] = webhook.problem
+        if settings.exactly_once:
+            feed = AlertFeed(kafka, webhook)
+            problems["alert_feed"] = feed.problem
+        else:
+            alerts.append(webhook)
+    if extra_sinks:
+        scores, alerts = [*scores, *extra_sinks.scores], [*alerts, *extra_sinks.alerts]
+        dead_letters = [*dead_letters, *extra_sinks.dead_letters]
+    return SinkGroup(scores, alerts, dead_letters, writer, feed, problems)
 
 
 def _member(settings: Settings, meta: Mapping[str, Any]) -> str:

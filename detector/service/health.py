@@ -1,15 +1,14 @@
-"""Whether the loop turns and gets anywhere (/livez), and whether events are scored (/readyz)."""
+"""Whether the loop turns and gets anywhere: for /livez, and for systemd."""
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 
-from connectors.common.background import OngoingProblem
-from detector.checkpointing.checkpointer import Checkpointer
-from detector.checkpointing.deadlines import BrokerWait
-from detector.service.rebalance import RebalanceHandler
-from detector.service.reporter import Reporter
+logger = logging.getLogger(__name__)
 
 ALIVE_SECONDS = 60.0  # without a turn of the loop, after which /livez says so
 
@@ -17,7 +16,7 @@ ALIVE_SECONDS = 60.0  # without a turn of the loop, after which /livez says so
 class Health:
     """`beat` is for the loop, and calls `on_beat`; `live` may be asked by any thread. Times are monotonic, s."""
 
-    def __init__(self, stalled_after_seconds: float, on_beat: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, stalled_after_seconds: float, on_beat: Callable[[], None]) -> None:
         self._stalled_after, self._on_beat = stalled_after_seconds, on_beat
         self._beat_at = self._moved_at = time.monotonic()
         self._progress: object = None
@@ -42,35 +41,63 @@ class Health:
         return idle < ALIVE_SECONDS, f"the loop last turned {idle:.1f} s ago"
 
 
-class Readiness:
-    """Whether events are scored. For any thread."""
+class Notifier:
+    """Sends state to systemd (sd_notify's protocol), to nobody where systemd did not start us.
 
-    def __init__(
-        self,
-        broker_wait: BrokerWait,
-        checkpointer: Checkpointer,
-        rebalance: RebalanceHandler,
-        reporter: Reporter,
-        problems: Mapping[str, OngoingProblem],
-    ) -> None:
-        self._broker_wait, self._checkpointer, self.rebalance = broker_wait, checkpointer, rebalance
-        self._reporter, self._problems = reporter, problems
+    All methods return at once and never fail: the daemon's work does not hang on it.
+    """
 
-    def ready(self) -> tuple[bool, str]:
-        """Return whether events are scored, and why not, or a word on its state."""
-        if self._broker_wait.shutting_down:
-            return False, "stopping"
-        if overdue := self._checkpointer.overdue():
-            return False, overdue
-        if restoring := len(self._checkpointer.restoring):
-            return False, f"restoring the states of {restoring} partitions"
-        problems = {part: problem.persistent() for part, problem in self._problems.items()}
-        if failing := "; ".join(text for part, text in problems.items() if text and part != "retraining"):
-            return False, failing
-        if (standby := self._checkpointer.standby) is not None:
-            return standby
-        if not self.rebalance.assigned:
-            return False, "waiting for partitions"
-        # ready all the same: a restart would not help, and others would get no more of what cannot be read; without a
-        # retraining scoring continues with the model as it is
-        return True, "; ".join(filter(None, (self._reporter.nothing_read or "scoring", problems["retraining"])))
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID."""
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):
+            self._address = "\0" + self._address[1:]  # a name in the abstract name space
+        self._socket: socket.socket | None = None
+        if self._address:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)
+        self._failure_logged = False
+        # Half the deadline, as systemd advises: one beat may come late.
+        self.watchdog_interval_seconds = _watchdog_usec(environ) / 2e6
+        self._next_beat = 0.0
+
+    def ready(self) -> None:
+        """Say that start-up is over: the state is restored, the model loaded."""
+        self._send("READY=1\nSTATUS=scoring")
+
+    def beat(self) -> None:
+        """Say that the processing loop has advanced; call it once a round, it sends no more often than needed."""
+        now = time.monotonic()
+        if self.watchdog_interval_seconds and now >= self._next_beat:
+            self._next_beat = now + self.watchdog_interval_seconds
+            self._send("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        """Say that the stop has begun."""
+        self._send("STOPPING=1\nSTATUS=saving")
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _send(self, message: str) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendto(message.encode(), self._address)
+        except OSError as error:
+            if not self._failure_logged:
+                logger.warning(
+                    "systemd could not be notified of %r: %s; its watchdog may end the daemon", message, error
+                )
+                self._failure_logged = True
+
+
+def _watchdog_usec(environ: Mapping[str, str]) -> int:
+    """Return the watchdog's deadline in us, 0 where none is kept on this process."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0
+    text = environ.get("WATCHDOG_USEC", "")
+    return int(text) if text.isascii() and text.isdigit() else 0

@@ -29,21 +29,29 @@ MAX_LOGGED_MOVES = 1_000  # streams on two partitions that are named in the log,
 class Reporter:
     """Counts and tells what came of batches, checkpoints and retrainings."""
 
-    def __init__(self, metrics: Metrics, settings: Settings, streams: StreamCache) -> None:
+    def __init__(self, metrics: Metrics, settings: Settings, streams: StreamCache, newest: float = 0.0) -> None:
+        """Go on from a checkpoint, with the time of the newest event before it, s; 0: none."""
         self._metrics, self._settings, self._streams = metrics, settings, streams
-        self.newest = 0.0  # time of the newest event, s
+        self.newest = newest
+        if newest:
+            metrics.last_event_timestamp.set(newest)
         self._logged_moved: set[str] = set()
         self._moved_back = StreamWarnings("went back in time: their late events agree, so their clocks had been ahead")
         self._blocked = StreamWarnings(f"drop everything: the last {BLOCKED} events of each were late or duplicates")
         self._evictions = LogThrottle()  # for want of memory
-        self._refusals = RejectionLog(settings)
-        self._summary = RunSummary()
+        self.refusals = RejectionLog(settings)
+        self.summary = RunSummary()
 
     def step(self, batch: EventBatch, step: Step, *, reset: bool = False) -> None:
         """Tell what a batch brought; `reset`: its one stream's state was given up for it."""
         self._count(batch, step)
         self._metrics.streams_begun_anew["engine_error"].inc(reset)
-        self._tell_evictions(step.evicted_for_memory)
+        if count := self._evictions.due(step.evicted_for_memory):
+            logger.warning(
+                "memory for states is full (%.2f GB, state.memory_bytes): the %d longest idle streams went to the"
+                " state directory; %d are in memory",
+                *(self._streams.memory_bytes / 1e9, count, len(self._streams)),
+            )
         self.alerts(step.alerts)
         for back in step.moved_back:
             by, to = format_duration((back.former - back.time) * 1e-9), format_time(back.time)
@@ -58,12 +66,6 @@ class Reporter:
             if name not in self._logged_moved and len(self._logged_moved) < MAX_LOGGED_MOVES:
                 self._logged_moved.add(name)
                 logger.warning("stream %r came on a second partition: its state is split; key records by stream", name)
-
-    def begin(self, newest: float) -> None:
-        """Go on from a checkpoint, with the time of the newest event before it, s."""
-        self.newest = newest
-        if newest:
-            self._metrics.last_event_timestamp.set(newest)
 
     def alerts(self, alerts: Sequence[Alert]) -> None:
         """Tell of incidents that begin or end."""
@@ -84,7 +86,7 @@ class Reporter:
         m.events_duplicate.inc(step.duplicates)
         m.events_late.inc(step.late)
         firing = [alert for alert in step.alerts if alert.status == "firing"]
-        self._summary.count(scored=len(scores), late=step.late, duplicate=step.duplicates, alerts=len(firing))
+        self.summary.count(scored=len(scores), late=step.late, duplicate=step.duplicates, alerts=len(firing))
         processing = self._settings.processing
         m.events_dropped["duplicate"].inc(step.duplicates if processing.duplicates == "drop" else 0)
         m.events_dropped["late"].inc(step.late if processing.late == "drop" else 0)
@@ -104,33 +106,12 @@ class Reporter:
             m.last_event_timestamp.set(self.newest)
             m.end_to_end_latency.observe(np.maximum(time.time() - batch.received[scores.event] * 1e-9, 0.0))
 
-    def _tell_evictions(self, evicted: int) -> None:
-        if count := self._evictions.due(evicted):
-            logger.warning(
-                "memory for states is full (%.2f GB, state.memory_bytes): the %d longest idle streams went to the"
-                " state directory; %d are in memory",
-                *(self._streams.memory_bytes / 1e9, count, len(self._streams)),
-            )
-
     def rejected(self, rejected: list[Rejected], read: int) -> None:
         """Count and log what was rejected; `read` is how many records of the same batch could be read."""
         for refusal in rejected:
             self._metrics.events_rejected[refusal.reason].inc()
-        self._summary.count(rejected=len(rejected))
-        self._refusals.log(rejected, read)
-
-    @property
-    def nothing_read(self) -> str:
-        """What to say while one record after the other is rejected; else empty."""
-        return self._refusals.nothing_read
-
-    def watch(self, lag: int) -> None:
-        """Say now and then how the work goes; `lag` is how many records wait to be read."""
-        self._summary.log_hourly(len(self._streams), lag)
-
-    def stopped(self) -> None:
-        """Say what came of the whole run."""
-        self._summary.log_total()
+        self.summary.count(rejected=len(rejected))
+        self.refusals.log(rejected, read)
 
     def retraining(self, outcome: RetrainResult) -> None:
         """Tell how a retraining ended."""

@@ -44,20 +44,20 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def test_a_failing_part_shows_in_its_metric_at_once_and_in_readyz_if_it_lasts(
     daemon: Daemon, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemon.readiness.rebalance.assigned = True
-    assert daemon.readiness.ready() == (True, "scoring")
+    daemon.assigned = True
+    assert daemon.ready() == (True, "scoring")
     daemon.problems[part].report("no way in")
     daemon._watch({})
     assert failing(daemon, part) == 1
-    assert daemon.readiness.ready() == (True, "scoring")
+    assert daemon.ready() == (True, "scoring")
     monkeypatch.setattr("connectors.common.background.LASTING_SECONDS", 0.0)
-    ready, reported = daemon.readiness.ready()
+    ready, reported = daemon.ready()
     assert ready == (part == "retraining"), "scoring goes on with the model as it is"
     assert "no way in (for 0 s)" in reported
     daemon.problems[part].clear()
     daemon._watch({})
     assert failing(daemon, part) == 0
-    assert daemon.readiness.ready() == (True, "scoring")
+    assert daemon.ready() == (True, "scoring")
 
 
 def test_a_lasting_problem_is_reported_and_one_that_does_not_recur_ends() -> None:

@@ -118,16 +118,16 @@ def test_readiness_reports_rejected_records_while_retraining_fails(tmp_path: Pat
     }
     daemon = build_daemon(load_settings(overrides=[f"{name}={value}" for name, value in settings.items()]))
     try:
-        assert daemon.readiness.ready() == (True, "scoring")
+        assert daemon.ready() == (True, "scoring")
         clock = Clock()
         problem = daemon.problems["retraining"] = OngoingProblem(math.inf, clock)
         problem.report("retraining fails: no torch")
         clock.now += 100.0
-        assert daemon.readiness.ready() == (True, "scoring; retraining fails: no torch (for 100 s)")
+        assert daemon.ready() == (True, "scoring; retraining fails: no torch (for 100 s)")
         daemon.reporter.rejected(rejected("no_value", 600), read=0)
         reported = (
             "none of the last 600 records could be read (the last: no_value); retraining fails: no torch (for 100 s)"
         )
-        assert daemon.readiness.ready() == (True, reported)
+        assert daemon.ready() == (True, reported)
     finally:
         daemon.shutdown(orderly=False)

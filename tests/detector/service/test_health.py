@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.service.systemd import Notifier
+from detector.service.health import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -33,10 +33,10 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
 def test_systemd_is_notified_from_start_to_stop(manager: tuple[socket.socket, str]) -> None:
     listening, name = manager
     notifier = Notifier({"NOTIFY_SOCKET": name})
-    notifier.ready("scoring 50 streams")
-    assert listening.recv(1000) == b"READY=1\nSTATUS=scoring 50 streams"
-    notifier.stopping("saving\nWATCHDOG=trigger")
-    assert listening.recv(1000) == b"STOPPING=1\nSTATUS=saving WATCHDOG=trigger", "a status is one line"
+    notifier.ready()
+    assert listening.recv(1000) == b"READY=1\nSTATUS=scoring"
+    notifier.stopping()
+    assert listening.recv(1000) == b"STOPPING=1\nSTATUS=saving"
     notifier.close()
 
 
@@ -80,9 +80,9 @@ def test_a_watchdog_of_another_process_is_not_fed(manager: tuple[socket.socket, 
 
 def test_without_systemd_nothing_happens() -> None:
     notifier = Notifier({"WATCHDOG_USEC": "1"})
-    notifier.ready("ready")
+    notifier.ready()
     notifier.beat()
-    notifier.stopping("stop")
+    notifier.stopping()
     notifier.close()
 
 
@@ -92,11 +92,11 @@ def test_an_unreachable_service_manager_is_logged_once_and_ignored(
     caplog.set_level(logging.DEBUG)
     name = str(tmp_path / "notify")
     notifier = Notifier({"NOTIFY_SOCKET": name})
-    notifier.ready("ready")
+    notifier.ready()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(name)
         for _ in range(2000):  # more than its queue holds, and nobody makes room
-            notifier.ready("x" * 1000)
+            notifier.ready()
     assert len(caplog.records) == 1
     assert "its watchdog may end the daemon" in caplog.text
     notifier.close()

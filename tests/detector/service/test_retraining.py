@@ -18,7 +18,7 @@ import pytest
 
 from detector.config.sections import TrainingSettings
 from detector.engine.engine import Engine
-from detector.service.retrainer import NICENESS, Retrainer
+from detector.service.retraining import NICENESS, Retrainer
 from tests.fleets import noise, odd_waves, rings
 from tests.streams import START, table
 from training.network.weights import Weights, load_prior
@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retraining, "REPLAY_POOL", 64)
     monkeypatch.setattr(retraining, "REPLAY_JUDGES", 64)
     monkeypatch.setattr(retraining, "REPLAY_MARGIN", math.inf)
-    monkeypatch.setattr("detector.service.retrainer._give_way", lambda: None)  # other tests keep the machine busy
+    monkeypatch.setattr("detector.service.retraining._give_way", lambda: None)  # other tests keep the machine busy
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def fleet_engine(value: np.ndarray) -> tuple[Engine, list[str]]:
 def test_an_outcome_is_returned_once_with_its_duration(retrainer: Retrainer, caplog: pytest.LogCaptureFixture) -> None:
     assert retrainer.result() is None
     began = time.monotonic()
-    with caplog.at_level(logging.INFO, "detector.service.retrainer"):
+    with caplog.at_level(logging.INFO, "detector.service.retraining"):
         retrainer.start(load_prior(), rings(odd_waves(LANES, 200))[0], STREAM, 0, budget_seconds=1e9)
         outcome = outcome_of(retrainer)
     assert outcome.outcome == "promoted", outcome.reason
