@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         "--smooth", action="store_true",
         help=f"add columns named lookahead_...: each event judged by what came before and after it. {LOOKAHEAD_NOTE}",
     )  # fmt: skip
-    bench = add("bench", "Measure how fast engine and network are on this machine.")
+    bench = add("bench", "Measure how much the engine scores on this machine, and what a stream takes.")
     bench.add_argument("--quick", action="store_true", help="a tenth of the work, with rough figures")
     config = add("config", "Show the settings in effect, with secrets masked.")
     config.add_argument("--schema", action="store_true", help="show the JSON Schema of the settings instead")

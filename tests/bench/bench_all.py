@@ -1,4 +1,4 @@
-"""`longwatch bench`, then ingest from a broker: python -m tests.bench.bench_all [--quick] [--set SECTION.NAME=VALUE].
+"""Engine and network, then ingest from a broker: python -m tests.bench.bench_all [--quick] [--set SECTION.NAME=VALUE].
 
 Which broker: tests/brokers.py. Without one, the engine is measured all the same.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from detector.commands.bench import run_bench
 from detector.config.settings import load_settings
+from tests.bench.engine import compare
 from tests.bench.ingest import measure
 from tests.brokers import BrokerError, find_broker
 
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="one setting")
     options = parser.parse_args()
     settings = load_settings(overrides=options.set)
-    run_bench(settings, quick=options.quick)
+    compare(settings, quick=options.quick)
     try:
         broker = find_broker()
         broker.start()

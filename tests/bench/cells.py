@@ -17,12 +17,10 @@ from pathlib import Path
 from statistics import median
 
 from connectors.files.labels import load_labels
-from detector.commands.bench import BATCH, QUICK_ROUNDS, ROUNDS, Contender, Fleet, measure_in_turns
+from detector.commands.bench import BATCH, Fleet, measure_in_turns, scale
 from detector.commands.demo import DATA
 from detector.commands.demo_report import match_incidents, read_series
 from detector.config.settings import load_settings
-from detector.service.engine_setup import engine_settings
-from detector.service.model_choice import first_model
 from training.network.cells import CELLS
 
 STREAMS = 5_000
@@ -53,11 +51,10 @@ def main() -> None:
             print(f"{cell}: demo done", file=sys.stderr)
     fleets = {}
     for cell in CELLS:
-        settings = load_settings(environment={}, overrides=[f"model.cell={cell}"])
-        model = first_model(settings)
-        fleets[cell] = Fleet(model, engine_settings(settings), "cpu", STREAMS, 1)
-    turns = [Contender(cell, "events", partial(fleets[cell].turn, 16)) for cell in CELLS]
-    timings = dict(zip(CELLS, measure_in_turns(turns, QUICK_ROUNDS if quick else ROUNDS), strict=True))
+        overrides = [f"model.cell={cell}", "compute.device=cpu"]
+        fleets[cell] = Fleet(load_settings(environment={}, overrides=overrides), STREAMS, 1)
+    _, rounds, _ = scale(quick=quick)
+    rates = measure_in_turns({cell: partial(fleets[cell].turn, 16) for cell in CELLS}, rounds)
 
     heads = "cell", "incidents found", "false alarms", "held-back NLL, next / tenth", "events/s", "to lstm"
     print(f"| {' | '.join((*heads, 'bytes a stream', 'its file'))} |\n{'|---' * (len(heads) + 2)}|")
@@ -65,10 +62,10 @@ def main() -> None:
         hits, labelled, false = found[cell]
         prior = resources.files("training") / "priors"
         figures = json.loads((prior / f"{cell}.json").read_text(encoding="utf-8"))["figures"]
-        ratio = median(a.rate / b.rate for a, b in zip(timings[cell], timings["lstm"], strict=True))
-        rate = median(timing.rate for timing in timings[cell])
+        ratio = median(a / b for (a, _), (b, _) in zip(rates[cell], rates["lstm"], strict=True))
+        rate = median(rate for rate, _ in rates[cell])
         size = len((prior / f"{cell}.safetensors").read_bytes())
-        bytes_, _ = fleets[cell].stream_bytes()
+        bytes_ = fleets[cell].engine.streams.nbytes / STREAMS
         print(
             f"| {cell} | {hits} of {labelled} | {false} | {figures['nll_1']:.3f} / {figures['nll_10']:.3f} "
             f"| {rate:,.0f} | {ratio:.2f} | {bytes_:,.0f} | {size / 1000:.1f} KB |"

@@ -48,17 +48,16 @@ STEP_SECONDS = 60
 
 def measure(settings: Settings, bootstrap: str, *, quick: bool) -> None:
     """Print daemon and bare loop compared, on topics that are made on the broker and removed."""
-    from detector.commands.bench import Contender, Timing, measure_in_turns, print_rates, print_ratio
+    from detector.commands.bench import measure_in_turns, print_rates  # a turn's process stays free of the engine
+    from tests.bench.engine import print_ratio
 
     with Ingest(settings, bootstrap, quick=quick) as ingest:
         print(f"from the broker at {bootstrap}: {ingest.what}")
-        contenders = [
-            Contender("bare kafka-python poll loop", "events", lambda: Timing(*ingest.turn("poll"))),
-            Contender("daemon, broker to alert", "events", lambda: Timing(*ingest.turn("daemon"))),
-        ]
-        results = measure_in_turns(contenders, QUICK_ROUNDS if quick else ROUNDS)
-    print_rates(contenders, results)
-    print_ratio("daemon / bare poll loop", results[1], results[0], GOAL)
+        bare, daemon = "bare kafka-python poll loop", "daemon, broker to alert"
+        turns = {bare: lambda: ingest.turn("poll"), daemon: lambda: ingest.turn("daemon")}
+        results = measure_in_turns(turns, QUICK_ROUNDS if quick else ROUNDS)
+    print_rates("events", results)
+    print_ratio("daemon / bare poll loop", results[daemon], results[bare], GOAL)
 
 
 class Ingest:
@@ -111,8 +110,8 @@ class Ingest:
         finally:
             self._admin.close()
 
-    def turn(self, way: str) -> tuple[int, float, float]:
-        """Read the topic once, "poll" or "daemon"; return events, seconds and CPU seconds without the warm share."""
+    def turn(self, way: str) -> tuple[float, float]:
+        """Read the topic once, "poll" or "daemon"; return events a second and a CPU second without the warm share."""
         with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
             state = self._settings.state.model_copy(update={"directory": Path(folder)})
             self._groups.append(f"{self._mark}-{len(self._groups)}")
@@ -133,7 +132,7 @@ class Ingest:
         if done.returncode:
             raise KafkaConnectorError(f"the {way} turn ended with status {done.returncode}:\n{done.stderr[-2000:]}")
         count, seconds, cpu_seconds = json.loads(done.stdout.splitlines()[-1])
-        return int(count), float(seconds), float(cpu_seconds)
+        return count / seconds, count / cpu_seconds
 
     def _fill(self) -> None:
         producer = KafkaProducer(**client_options(self._kafka), linger_ms=20, batch_size=64 * 1024)

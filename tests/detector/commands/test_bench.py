@@ -1,4 +1,4 @@
-"""`longwatch bench` and the ingest benchmark. Their figures are not judged here: a busy machine would fail."""
+"""`longwatch bench` and the benchmarks beside it. Their figures are not judged here: a busy machine would fail."""
 
 from __future__ import annotations
 
@@ -7,37 +7,52 @@ import re
 import pytest
 from kafka import KafkaAdminClient
 
+from detector.cli import main
 from detector.commands import bench
 from detector.config.settings import Settings
+from tests.bench.engine import compare
 from tests.bench.ingest import measure
 from tests.brokers import Broker
 
 NUMBER = r"\s+[\d,.]+\s"
+FLEETS = ("engine, 1,000 streams of 1 feature", "engine, 1,000 streams of 4 features")
 
 
-def assert_every_row_of_the_engine_is_there(text: str) -> None:
-    for row in (
-        "bare torch LSTM, batch 2,000",
-        "compiled kernel alone, 1 thread",
-        "engine, 1,000 streams of 1 feature",
-        "engine, 1,000 streams of 4 features",
-        "engine, 1,000 streams of 1 feature / bare LSTM",
-        "engine, 1,000 streams of 4 features / bare LSTM",
-    ):
-        assert re.search(rf"^  {row}{NUMBER}", text, re.MULTILINE), f"{row!r} is missing from\n{text}"
-    for features in ("1 feature", "4 features"):
-        assert re.search(
-            rf"^  {features} +[\d,]+ a stream, +[\d,]+ a lane; saved as a row of [\d,]+$", text, re.MULTILINE
-        )
-
-
-def test_engine_and_bare_network_are_both_measured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "BATCH", 2_000)
     monkeypatch.setattr(bench, "PAST", 250)
-    bench.run_bench(Settings.model_validate({"compute": {"threads": 1, "device": "cpu"}}), quick=True)
-    assert_every_row_of_the_engine_is_there(capsys.readouterr().out)
+
+
+def assert_rows(text: str, *rows: str) -> None:
+    for row in rows:
+        assert re.search(rf"^  {row}{NUMBER}", text, re.MULTILINE), f"{row!r} is missing from\n{text}"
+
+
+def assert_memory_is_there(text: str) -> None:
+    for fleet in FLEETS:
+        line = re.search(rf"^  {fleet} +([\d,]+) bytes a stream, ([\d,]+) when saved$", text, re.MULTILINE)
+        assert line, text
+        in_memory, saved = (int(figure.replace(",", "")) for figure in line.groups())
+        assert 0.9 * in_memory < saved < 1.1 * in_memory, "every stream that was saved had a past"
+
+
+@pytest.mark.usefixtures("little_work")
+def test_the_command_measures_engines_of_one_feature_and_of_many(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "--quick", "--set", "compute.threads=1", "--set", "compute.device=cpu"])
+    reported = capsys.readouterr().out
+    assert re.match(r"\d+ cores, load [\d.]+; 1 threads, device cpu; 3 rounds\n", reported)
+    assert_rows(reported, *FLEETS)
+    assert_memory_is_there(reported)
+
+
+@pytest.mark.usefixtures("little_work")
+def test_engine_and_bare_network_are_both_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    compare(Settings.model_validate({"compute": {"threads": 1, "device": "cpu"}}), quick=True)
+    reported = capsys.readouterr().out
+    assert_rows(reported, "bare torch LSTM, batch 2,000", "compiled kernel alone, 1 thread", *FLEETS)
+    assert_rows(reported, *(f"{fleet} / bare LSTM" for fleet in FLEETS))
+    assert_memory_is_there(reported)
 
 
 @pytest.mark.kafka
@@ -45,8 +60,7 @@ def test_the_kafka_benchmark_measures_and_cleans_up(broker: Broker, capsys: pyte
     measure(Settings(), broker.bootstrap, quick=True)
 
     reported = capsys.readouterr().out
-    for row in ("bare kafka-python poll loop", "daemon, broker to alert", "daemon / bare poll loop"):
-        assert re.search(rf"^  {row}{NUMBER}", reported, re.MULTILINE), f"{row!r} is missing from\n{reported}"
+    assert_rows(reported, "bare kafka-python poll loop", "daemon, broker to alert", "daemon / bare poll loop")
     admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
     assert not [topic for topic in admin.list_topics() if topic.startswith("longwatch-bench-")]
     admin.close()
