@@ -15,6 +15,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
@@ -38,10 +39,12 @@ class Request(NamedTuple):
 
     path: str
     query: str
-    accept: str
-    accept_encoding: str
-    authorization: str
+    headers: Message
     client: str  # address
+
+    def header(self, name: str) -> str:
+        """Return what all headers of a name say, in one line (RFC 9110, 5.3); empty if there is none."""
+        return ",".join(self.headers.get_all(name, []))
 
 
 class Reply(NamedTuple):
@@ -66,16 +69,14 @@ class Connections:
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, respond: Respond) -> None:
         """Listen from now on. Raises OSError."""
         self._tls, self._respond = tls, respond
-        self._listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        try:
-            # a restart must not wait for the last connection's TIME_WAIT
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._listener.bind((host, port))
-            self._listener.listen(BACKLOG)
-            self._listener.setblocking(False)
-        except BaseException:
-            self._listener.close()
-            raise
+        ipv6 = ":" in host
+        self._listener = socket.create_server(
+            (host, port),
+            family=socket.AF_INET6 if ipv6 else socket.AF_INET,
+            backlog=BACKLOG,
+            dualstack_ipv6=ipv6 and socket.has_dualstack_ipv6(),  # so that :: is for IPv4, too
+        )
+        self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
         self._served: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._loop = asyncio.new_event_loop()
@@ -90,17 +91,9 @@ class Connections:
         self._thread.join()
 
     def _run(self) -> None:
-        with contextlib.closing(self._loop), contextlib.closing(self._listener):
-            with contextlib.suppress(asyncio.CancelledError):
-                self._loop.run_until_complete(self._accepting)
-            self._loop.run_until_complete(self._hang_up())
-
-    async def _hang_up(self) -> None:
-        served = list(self._served)
-        for task in served:
-            task.cancel()
-        await asyncio.gather(*served, return_exceptions=True)
-        await asyncio.sleep(0)  # transports close their sockets a turn later
+        runner = asyncio.Runner(loop_factory=lambda: self._loop)  # which ends every task when it is closed
+        with self._listener, runner, contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._accepting)
 
     async def _accept(self) -> None:
         while True:
@@ -148,7 +141,7 @@ class Connections:
         return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 
     async def _answer(self, head: _Head, client: str, writer: asyncio.StreamWriter) -> None:
-        reply = head.refusal or await self._reply(head.request(client))
+        reply = await self._reply(head, client)
         if reply is None:
             return
         lines = [
@@ -165,9 +158,17 @@ class Connections:
         writer.close()  # once all is written, TLS' own goodbye too
         await writer.wait_closed()
 
-    async def _reply(self, request: Request | None) -> Reply | None:
-        if request is None:
-            return None
+    async def _reply(self, head: _Head, client: str) -> Reply | None:
+        if not head.is_request:
+            return head.refusal
+        if head.command not in {"GET", "HEAD"}:
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+            return text_reply(status, status.phrase, ("Allow", "GET, HEAD"))
+        try:
+            target = urlsplit(head.path)  # a path, or the whole URL, as proxies send it (RFC 9112, 3.2)
+        except ValueError:
+            return text_reply(HTTPStatus.BAD_REQUEST, HTTPStatus.BAD_REQUEST.phrase)
+        request = Request(unquote(target.path) or "/", target.query, head.headers, client)
         try:
             return await self._respond(request)
         except Exception:  # an error in one reply goes to the client and the log, and must not end the server
@@ -176,48 +177,18 @@ class Connections:
 
 
 class _Head(BaseHTTPRequestHandler):
-    """A request's line and headers: the standard library's parser, without its connection.
-
-    `refusal` is the answer to what is no request, or to a method that is not served.
-    """
+    """A request's line and headers: the standard library's parser, without its connection."""
 
     def __init__(self, head: bytes) -> None:
         self.rfile = BytesIO(head)
         self.raw_requestline = self.rfile.readline()
-        self.refusal: Reply | None = None
-        self.command = ""
-        self._path = self._query = ""
-        self._good = self.parse_request()
-        if not self._good:
-            return
-        try:
-            self._path, self._query = _target(self.path)
-        except ValueError:
-            self.send_error(HTTPStatus.BAD_REQUEST)
-        if self.command not in {"GET", "HEAD"}:
-            status = HTTPStatus.METHOD_NOT_ALLOWED
-            self.refusal = text_reply(status, status.phrase, ("Allow", "GET, HEAD"))
-
-    def request(self, client: str) -> Request | None:
-        """Return the request; None for an empty one, which has no answer."""
-        if not self._good:
-            return None
-        accept, accept_encoding = (",".join(self.headers.get_all(name, [])) for name in ("Accept", "Accept-Encoding"))
-        return Request(self._path, self._query, accept, accept_encoding, self.headers.get("Authorization", ""), client)
+        self.refusal: Reply | None = None  # the answer to what is no request; an empty one has none
+        self.is_request = self.parse_request()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Keep what the parser answers."""
         status = HTTPStatus(code)
         self.refusal = text_reply(status, message or status.phrase)
-
-
-def _target(text: str) -> tuple[str, str]:
-    """Return path and query of a request's target, also in the absolute form that proxies send (RFC 9112, 3.2)."""
-    if text.lower().startswith(("http://", "https://")):
-        parts = urlsplit(text)
-        return unquote(parts.path) or "/", parts.query
-    path, _, query = text.partition("?")
-    return unquote(path), query
 
 
 def _log_quietly(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
