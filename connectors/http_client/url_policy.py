@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import quote, unquote, urlsplit
 
@@ -64,7 +64,7 @@ BY_NAME = frozenset({"public", "private", "loopback"})  # what a listed name ope
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Endpoint:
     """The parts of a webhook's URL."""
 
@@ -73,9 +73,7 @@ class Endpoint:
     port: int
     target: str  # path and query
     authorization: str | None  # from user:password@
-    hidden: tuple[str, ...] = field(
-        default=(), repr=False
-    )  # what of it may be secret, in every spelling; longest first
+    hidden: tuple[str, ...]  # what of it may be secret, in every spelling; longest first
 
     def redact(self, text: str) -> str:
         """Return what a receiver said without what it repeats of the URL: error pages like to show the path."""
@@ -95,21 +93,18 @@ def parse_url(url: str) -> Endpoint:
         raise ValueError("webhook.url holds a space or a control character")
     try:
         parts = urlsplit(url)
-        port = parts.port
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+    except UnicodeError:
+        raise ValueError("webhook.url has an invalid host name") from None
     except ValueError:
         raise ValueError("webhook.url is no URL, or its port is not a number from 1 to 65535") from None
     if parts.scheme not in {"http", "https"}:
         raise ValueError("webhook.url must begin with http:// or https://")
-    try:
-        host = (parts.hostname or "").encode("idna").decode()
-    except UnicodeError:
-        raise ValueError("webhook.url has an invalid host name") from None
     if not host or port == 0:
         raise ValueError("webhook.url has no host, or port 0: expected http(s)://host[:port]/path")
     tls = parts.scheme == "https"
-    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=-._~")
-    if parts.query:
-        target += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=-._~?")
+    path_and_query = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = quote(path_and_query, safe="/%:@!$&'()*+,;=-._~?")
     authorization = None
     hidden = [part for text in (parts.path, parts.query) for part in (text, *re.split(r"[/&=]", text))]
     if parts.username is not None:
@@ -144,9 +139,10 @@ class Targets:
             except ValueError as error:
                 name = _ascii(_name(entry))
                 if "/" in entry or not _HOST.fullmatch(name) or name.rpartition(".")[2].isdigit():
+                    hint = f": {error}" if "host bits" in str(error) else ""
                     raise ValueError(
                         f"webhook.allowed_hosts: {entry!r} is no host name, address or network "
-                        f'("hooks.example.com", "10.1.2.3", "10.1.2.0/24"; no scheme, port or path){_hint(error)}'
+                        f'("hooks.example.com", "10.1.2.3", "10.1.2.0/24"; no scheme, port or path){hint}'
                     ) from None
                 self._names.add(name)
 
@@ -159,14 +155,14 @@ class Targets:
             return None
         if self._names and not self._networks:
             return f"the host {host} is not listed in webhook.allowed_hosts"
-        if _name(host) == "localhost" or _name(host).endswith(".localhost"):
+        if f".{_name(host)}".endswith(".localhost"):
             return self.refuses(host, IPv4Address("127.0.0.1"))
         return None
 
     def refuses(self, host: str, address: Address) -> str | None:
         """Return why `host` may not be reached at `address`, with what to do; None if it may."""
         listed = (address, _embedded(address) or address)
-        if any(one in network for one in listed for network in self._networks if one.version == network.version):
+        if any(one in network for one in listed for network in self._networks):
             return None
         kind = _kind(address)
         where = host if str(address) == host else f"{host} at {address}"
@@ -192,10 +188,6 @@ def _ascii(name: str) -> str:
         return ""
 
 
-def _hint(error: ValueError) -> str:
-    return f": {error}" if "host bits" in str(error) else ""
-
-
 def _address(host: str) -> Address | None:
     try:
         return ip_address(host.strip("[]").partition("%")[0])
@@ -219,6 +211,6 @@ def _kind(address: Address) -> str:
         if kind != "public" or any(address in network for network in PUBLIC_IF_EMBEDDED):
             return kind
     for network, kind in SPECIAL:
-        if address.version == network.version and address in network:
+        if address in network:
             return kind
     return "public" if address.version == 4 or address in GLOBAL_UNICAST else "reserved"

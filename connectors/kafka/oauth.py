@@ -20,7 +20,6 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from connectors.common.throttle import LogThrottle
 from connectors.errors import UserError
-from connectors.http_client.connect import Connector
 from connectors.http_client.post import HttpPoster
 
 log = logging.getLogger(__name__)
@@ -116,7 +115,7 @@ def from_endpoint(
         str(parts.hostname),
         parts.port or (http.client.HTTP_PORT if context is None else http.client.HTTPS_PORT),
     )
-    poster = HttpPoster(Connector(host, port), host, port, context)
+    poster = HttpPoster(host, port, context)
 
     def ask() -> tuple[int, bytes]:
         with poster.post(target, urlencode(form).encode(), headers, ANSWER_SECONDS) as answer:

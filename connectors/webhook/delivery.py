@@ -10,8 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from connectors.http_client.connect import Connector, DeadlineError
-from connectors.http_client.post import HttpPoster
+from connectors.http_client.post import DeadlineError, HttpPoster
 from connectors.http_client.url_policy import Endpoint, TargetRefusedError, Targets
 from connectors.webhook.outbox import Message
 from connectors.webhook.standard_webhooks import sign
@@ -59,9 +58,9 @@ class WebhookClient:
     def __init__(self, endpoint: Endpoint, targets: Targets, keys: Sequence[bytes], timeout_seconds: float) -> None:
         """`targets` says which addresses the endpoint may lead to; without `keys` messages go unsigned."""
         self._endpoint, self._keys, self._timeout = endpoint, keys, timeout_seconds
-        connector = Connector(endpoint.host, endpoint.port, lambda address: targets.refuses(endpoint.host, address))
         tls = ssl.create_default_context() if endpoint.tls else None
-        self._poster = HttpPoster(connector, endpoint.host, endpoint.port, tls)
+        host = endpoint.host
+        self._poster = HttpPoster(host, endpoint.port, tls, lambda address: targets.refuses(host, address))
 
     def deliver(self, message: Message) -> DeliveryResult:
         """Make one attempt, in at most `timeout_seconds`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from connectors.http_client.connect import Connector
+from connectors.http_client.post import HttpPoster
 from connectors.http_client.url_policy import TargetRefusedError, Targets, parse_url
 from connectors.webhook.settings import WebhookSettings
 from connectors.webhook.sink import WebhookSink
@@ -182,8 +181,8 @@ def test_a_name_that_resolves_to_loopback_is_refused_when_connecting(
 
 
 def connect(targets: Targets, host: str, port: int) -> socket.socket:
-    connector = Connector(host, port, lambda address: targets.refuses(host, address))
-    return connector.connect(time.monotonic() + 240.0, threading.Event())
+    poster = HttpPoster(host, port, None, lambda address: targets.refuses(host, address))
+    return poster.connect(time.monotonic() + 240.0)
 
 
 def test_a_name_is_resolved_once_and_the_checked_address_is_used(

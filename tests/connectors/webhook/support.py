@@ -46,7 +46,8 @@ def alert(number: int = 1, status: str = "firing", stream: str = "web-1/cpu") ->
 class Receiver:
     """An HTTP server that answers as `answer` says.
 
-    `hang` keeps the connection open without a word, `drip` answers a byte now and then, other texts come before a 204.
+    `hang` keeps the connection open without a word, `half` after half of a head, `drip` answers a byte now and then,
+    other texts come before a 204.
     """
 
     def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
@@ -64,7 +65,9 @@ class Receiver:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 receiver.requests.append((self.path, headers, body))
                 answer = receiver.answer(headers, body)
-                if answer == "hang":
+                if answer in ("hang", "half"):
+                    if answer == "half":
+                        self.wfile.write(b"HTTP/1.1 200 OK\r\nx-slow: ")
                     receiver._released.wait(600)
                 elif answer == "drip":
                     for byte in b"HTTP/1.1 200 OK\r\nx-slow: " + b"x" * 10_000:

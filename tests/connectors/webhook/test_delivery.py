@@ -49,7 +49,7 @@ def test_retry_after_may_be_a_date_and_an_invalid_one_is_ignored() -> None:
         assert retry_after_seconds(nonsense, now) == 0
 
 
-@pytest.mark.parametrize("manner", ["hang", "drip"])
+@pytest.mark.parametrize("manner", ["hang", "half", "drip"])
 def test_a_receiver_that_never_finishes_its_answer_times_out(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture, manner: str
 ) -> None:
@@ -144,7 +144,7 @@ def test_resolving_and_a_dripping_receiver_share_one_timeout(
     until(lambda: counts.outcomes["retried"] >= 2)  # the drops would last for 50 s
 
 
-@pytest.mark.parametrize("stage", ["resolving", "connecting", "TLS", "hang", "drip"])
+@pytest.mark.parametrize("stage", ["resolving", "connecting", "TLS", "hang", "half", "drip"])
 def test_close_does_not_wait_for_a_delivery_and_the_alert_stays_queued(
     receiver: Receiver,
     make_sink: MakeSink,
@@ -166,7 +166,7 @@ def test_close_does_not_wait_for_a_delivery_and_the_alert_stays_queued(
         sink = make_sink(receiver.port, scheme=scheme, timeout_seconds=60, allowed_hosts=("127.0.0.0/8",))
         sink.write([alert()])
         sink.flush()
-        until(lambda: receiver.requests if stage in {"hang", "drip"} else asked)
+        until(lambda: receiver.requests if stage in {"hang", "half", "drip"} else asked)
         sink.close()
         answers.set()
     until(
