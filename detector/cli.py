@@ -13,11 +13,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detector import __version__
 from detector.commands import LOOKAHEAD_NOTE
-from detector.commands.completion import add_completion
 from detector.service.signals import Signals, end_as_any_process, leave
 
 if TYPE_CHECKING:
@@ -53,6 +52,10 @@ _EXAMPLES = {
   longwatch config --config longwatch.toml --check""",
     "schema": """examples:
   longwatch schema alerts > alert.schema.json""",
+    "completion": """examples:
+  longwatch completion bash > ~/.local/share/bash-completion/completions/longwatch
+  longwatch completion zsh > ~/.zfunc/_longwatch     # a folder of $fpath
+  longwatch completion fish > ~/.config/fish/completions/longwatch.fish""",
 }
 
 _LEARNING = (  # what Learning has; it is not imported to show help
@@ -63,7 +66,11 @@ _LEARNING = (  # what Learning has; it is not imported to show help
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit 0, 1 (it failed) or 2 (usage or settings), with one line for what a user can put right."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "completion":  # needs no settings
+        sys.stdout.write(_completion(parser, options.shell))
+        return
     if options.command == "run":
         Signals(leave).take()  # before all that takes time
     else:
@@ -94,18 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error, FAILED)
 
 
-def _seed(text: str) -> int:
-    if not 0 <= (seed := int(text)) < 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 0 to 4294967295")
-    return seed
-
-
-def _dropout(text: str) -> float:
-    if not 0 <= (share := float(text)) <= 0.9:  # not NaN either
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 0.9")
-    return share
-
-
 def _run_daemon(settings: Settings) -> None:
     gc.disable()  # nothing of what is loaded is garbage: looking for some is a sixth of the start
     from detector.service.factory import build_daemon  # noqa: PLC0415 - torch and numba load only where they are used
@@ -125,18 +120,19 @@ def _discard_output() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    a_file: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+    a_folder: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+    events: dict[str, Any] = {"metavar": "FILE", "help": "CSV or JSON lines, plain or gzipped (.gz)"}
+
     common = argparse.ArgumentParser(add_help=False)
     settings = common.add_argument_group("settings")
-    settings.add_argument("--config", type=Path, metavar="FILE", help="file to read, such as longwatch.toml")
+    settings.add_argument("--config", **a_file, help="file to read, such as longwatch.toml")
     settings.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.NAME=VALUE",
+        "--set", action="append", default=[], metavar="SECTION.NAME=VALUE",
         help="one setting, which wins over all others; may be repeated",
-    )
+    )  # fmt: skip
     settings.add_argument(
-        "--secrets", type=Path, metavar="DIR", help="folder of files such as longwatch_webhook__secret (/run/secrets)"
+        "--secrets", **a_folder, help="folder of files such as longwatch_webhook__secret (/run/secrets)"
     )
     parser = argparse.ArgumentParser(
         prog="longwatch", description="Watch event streams, and alert when one stops behaving like itself."
@@ -146,26 +142,24 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, parents=[common], help=text, description=text, epilog=_EXAMPLES[name],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            name, parents=[common] if name != "completion" else [], help=text, description=text,
+            epilog=_EXAMPLES[name], formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         sub.set_defaults(command=name)
         return sub
 
     add("run", "Run the daemon: events in from Kafka or files, scores and alerts out.")
     demo = add("demo", "Replay bundled real data through the whole pipeline; needs no Kafka.")
-    demo.add_argument(
-        "--output", type=Path, default=Path("out/demo"), metavar="DIR", help="folder for results (out/demo)"
-    )
+    demo.add_argument("--output", **a_folder, default=Path("out/demo"), help="folder for results (out/demo)")
     train = add(
         "train", "Train a model on history, for model.directory; it is saved if it is better than the present one."
     )
-    train.add_argument("files", nargs="*", metavar="FILE", help="CSV or JSON lines, plain or gzipped (.gz)")
+    train.add_argument("files", nargs="*", **events)
     train.add_argument(
         "--from-kafka", action="store_true",
         help="instead of files: all records that the topics of section [kafka] hold now; joins no consumer group",
     )  # fmt: skip
-    train.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the model registry")
+    train.add_argument("--output", **a_folder, required=True, help="folder of the model registry")
     train.add_argument(
         "--diagnose", nargs="?", type=Path, const=Path(), metavar="FILE.html",
         help="write a page with plots of the training (default: DIR.html, next to the folder)",
@@ -189,13 +183,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     train.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of everything random (default: 0)")
     backtest = add("backtest", "Score history with the daemon's engine, and write a row for each event.")
-    backtest.add_argument("files", nargs="+", metavar="FILE", help="CSV or JSON lines, plain or gzipped (.gz)")
+    backtest.add_argument("files", nargs="+", **events)
     backtest.add_argument("--output", type=Path, metavar="CSV", help="table to write; - for standard output")
     backtest.add_argument(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="labelled incidents (CSV stream,start,end or JSON), to evaluate the alerts",
+        "--labels", **a_file, help="labelled incidents (CSV stream,start,end or JSON), to evaluate the alerts"
     )
     backtest.add_argument(
         "--smooth", action="store_true",
@@ -211,13 +202,36 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     schema = add("schema", "Print the JSON Schema of a record that longwatch writes (docs/formats.md).")
     schema.add_argument("record", choices=("scores", "alerts", "webhook", "rejected"), help="which record")
-    add_completion(commands, parser)
+    completion = add("completion", "Print a script by which your shell completes commands, options and files.")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh", "fish"), help="your shell")
     return parser
+
+
+def _seed(text: str) -> int:
+    if not 0 <= (seed := int(text)) < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 0 to 4294967295")
+    return seed
+
+
+def _dropout(text: str) -> float:
+    if not 0 <= (share := float(text)) <= 0.9:  # not NaN either
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 0.9")
+    return share
+
+
+def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """Return a script by which a shell completes commands, options and files (docs/decisions/007)."""
+    import shtab  # noqa: PLC0415 - nothing else needs it
+
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for action in (action for command in commands.choices.values() for action in command._actions):
+        if action.type is Path or action.metavar == "FILE":
+            action.complete = shtab.FILE  # shtab's own way of saying it
+    return shtab.complete(parser, shell=shell)
 
 
 def _fail(error: Exception, code: int) -> None:
     from detector.observability.log_format import printable  # noqa: PLC0415
 
-    lines = str(error).split("\n")  # settings have a line for each error
-    print(f"longwatch: {chr(10).join(map(printable, lines))}", file=sys.stderr)
+    print("longwatch:", "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)  # settings: a line for each
     sys.exit(code)
