@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,16 +27,6 @@ from connectors.decode.settings import REASONS
 
 ENGINE_ERROR = "engine_error"  # the reason for rejecting an event on which the engine raised
 REJECTED_REASONS = (*REASONS, ENGINE_ERROR)
-SEVERITIES = ("warning", "critical")
-DROP_REASONS = ("duplicate", "late")
-RESET_REASONS = ("damaged", "engine_error")
-STAGES = ("decode", "features", "forecast", "score", "emit")
-PARTS = ("alert_feed", "changelog", "kafka", "retraining", "webhook")
-TRANSACTION_OUTCOMES = ("committed", "aborted")
-RETRAIN_OUTCOMES = ("promoted", "rejected", "failed", "skipped")
-SIZE_OUTCOMES = ("cut", "left_out")
-DELIVERY_OUTCOMES = ("delivered", "retried", "failed", "dropped")
-FALLBACK_REASONS = ("unreadable", "unfit")
 
 # log10 of a return period in events: 3 is once in a thousand. Alerts live between 4 and 7.
 SCORE_BUCKETS = (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8)
@@ -69,10 +60,6 @@ class ArrayHistogram(Collector):
             self._counts += counts
             self._sum += float(column.sum())
 
-    def describe(self) -> Iterator[Metric]:
-        """Give the registry the names, so that a scrape can ask for them by `name[]`."""
-        yield HistogramMetricFamily(self._name, self._documentation)
-
     def collect(self) -> Iterator[Metric]:
         """Give Prometheus what was counted."""
         with self._lock:
@@ -93,13 +80,17 @@ class OptionalGauge(Collector):
         """Take a value; one that is not finite takes the gauge away again."""
         self._value = value if math.isfinite(value) else None
 
-    def describe(self) -> Iterator[Metric]:
-        """Give the registry the name."""
-        yield GaugeMetricFamily(self._name, self._documentation)
-
     def collect(self) -> Iterator[Metric]:
         """Give Prometheus the value, if there is one."""
         yield GaugeMetricFamily(self._name, self._documentation, value=self._value)
+
+
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
+
+
+def _children(parent: _Metric, values: Iterable[str]) -> dict[str, _Metric]:
+    """Return the children by the values of the one label, all there from the start."""
+    return {value: parent.labels(value) for value in values}
 
 
 class Metrics:
@@ -108,25 +99,28 @@ class Metrics:
     Hot paths call `inc` and `observe` on an attribute once for each batch, not for each event.
     """
 
-    def __init__(self, registry: CollectorRegistry, version: str) -> None:
-        """Declare everything on `registry`."""
+    def __init__(self, version: str) -> None:
+        """Declare everything on a registry of its own; `version` is that of longwatch."""
+        self.registry = registry = CollectorRegistry(auto_describe=True)  # so that a scrape can ask for any by `name[]`
 
-        def counter(name: str, documentation: str) -> Counter:
-            return Counter(f"longwatch_{name}", documentation, registry=registry)
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(f"longwatch_{name}", documentation, labels, registry=registry)
 
-        def counters(name: str, documentation: str, label: str, values: Iterable[str]) -> dict[str, Counter]:
-            parent = Counter(f"longwatch_{name}", documentation, [label], registry=registry)
-            return {value: parent.labels(value) for value in values}
+        def counters(name: str, documentation: str, **values: Sequence[str]) -> dict[str, Counter]:
+            (label,) = values
+            return _children(counter(name, documentation, label), values[label])
 
         def gauge(name: str, documentation: str, *labels: str) -> Gauge:
             return Gauge(f"longwatch_{name}", documentation, labels, registry=registry)
+
+        def optional_gauge(name: str, documentation: str) -> OptionalGauge:
+            return OptionalGauge(f"longwatch_{name}", documentation, registry)
 
         def histogram(name: str, documentation: str, buckets: Sequence[float]) -> ArrayHistogram:
             return ArrayHistogram(f"longwatch_{name}", documentation, registry, buckets)
 
         # Else each counter has a gauge with its creation time, which nobody asks for: half as many series again.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves this one without types
-        self.registry = registry
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         Info("longwatch_build", "The version that runs.", registry=registry).info({"version": version})
@@ -137,8 +131,7 @@ class Metrics:
         self.events_rejected = counters(
             "events_rejected_total",
             "Records that could not be decoded or scored and went to the dead-letter sink, by reason.",
-            "reason",
-            REJECTED_REASONS,
+            reason=REJECTED_REASONS,
         )
         self.events_duplicate = counter(
             "events_duplicate_total", "Events with the same stream and time as one before, dropped or not."
@@ -147,7 +140,7 @@ class Metrics:
             "events_late_total", "Events older than the newest one of their stream, dropped or not."
         )
         self.events_dropped = counters(
-            "events_dropped_total", "Decoded events that were not scored, by reason.", "reason", DROP_REASONS
+            "events_dropped_total", "Decoded events that were not scored, by reason.", reason=("duplicate", "late")
         )
         self.streams_on_two_partitions = counter(
             "streams_on_two_partitions_total",
@@ -161,10 +154,9 @@ class Metrics:
             "streams_blocked",
             "Streams held in memory that drop everything: their latest events were all late or duplicates.",
         )
-        self.last_event_timestamp = OptionalGauge(
-            "longwatch_last_event_timestamp_seconds",
+        self.last_event_timestamp = optional_gauge(
+            "last_event_timestamp_seconds",
             "Time of the newest event read, by the events' own clock, at most this machine's; absent before the first.",
-            registry,
         )
         self._lag = gauge(
             "consumer_lag", "Records in an assigned partition that have not been read yet.", "topic", "partition"
@@ -176,7 +168,7 @@ class Metrics:
         self.score = histogram(
             "score", "Scores: log10 of how many events come between two as surprising as this.", SCORE_BUCKETS
         )
-        self.alerts = counters("alerts_total", "Alerts that fired, by severity.", "severity", SEVERITIES)
+        self.alerts = counters("alerts_total", "Alerts that fired, by severity.", severity=("warning", "critical"))
         self.alerts_firing = gauge("alerts_firing", "Alerts that have fired and not resolved.")
         self.streams = gauge("streams", "Streams held in memory.")
         self.streams_warming = gauge("streams_warming", "Streams held in memory that are too young to be judged.")
@@ -189,8 +181,7 @@ class Metrics:
         self.streams_begun_anew = counters(
             "streams_begun_anew_total",
             "Streams whose state was reset, so that they learn from the start, by reason.",
-            "reason",
-            RESET_REASONS,
+            reason=("damaged", "engine_error"),
         )
         self.state_bytes = gauge("state_bytes", "Memory that the states of streams take.")
         self.state_limit_bytes = gauge(
@@ -206,7 +197,7 @@ class Metrics:
             registry=registry,
             buckets=STEP_BUCKETS,
         )
-        self.step_seconds = {stage: step.labels(stage) for stage in STAGES}
+        self.step_seconds = _children(step, ("decode", "features", "forecast", "score", "emit"))
         self.end_to_end_latency = histogram(
             "end_to_end_latency_seconds", "Time from the record's arrival at the broker to its score.", LATENCY_BUCKETS
         )
@@ -214,8 +205,7 @@ class Metrics:
 
         # The loop and its checkpoints
         self.last_loop_timestamp = gauge(
-            "last_loop_timestamp_seconds",
-            "When the processing loop last ran, with events or without; 0 before.",
+            "last_loop_timestamp_seconds", "When the processing loop last ran, with events or without; 0 before."
         )
         self.checkpoint_seconds = histogram(
             "checkpoint_seconds",
@@ -238,7 +228,7 @@ class Metrics:
             "1 while a part that works in the background fails and tries again; the log says why.",
             "part",
         )
-        self.part_failing = {part: failing.labels(part) for part in PARTS}
+        self.part_failing = _children(failing, ("alert_feed", "changelog", "kafka", "retraining", "webhook"))
 
         # States that follow their partitions
         self.partitions_restoring = gauge(
@@ -251,17 +241,17 @@ class Metrics:
         self.transactions = counters(
             "transactions_total",
             "Kafka transactions, by outcome: committed; aborted (its span is scored again).",
-            "outcome",
-            TRANSACTION_OUTCOMES,
+            outcome=("committed", "aborted"),
         )
 
         # Learning
-        self.retrain = counters("retrain_total", "Retrainings, by outcome.", "outcome", RETRAIN_OUTCOMES)
+        self.retrain = counters(
+            "retrain_total", "Retrainings, by outcome.", outcome=("promoted", "rejected", "failed", "skipped")
+        )
         self.model_fallbacks = counters(
             "model_fallbacks_total",
             "Starts with another model than the last checkpoint's, by reason: unreadable; unfit (model.* has changed).",
-            "reason",
-            FALLBACK_REASONS,
+            reason=("unreadable", "unfit"),
         )
         self.retrain_seconds = histogram("retrain_seconds", "Time a retraining took.", RETRAIN_BUCKETS)
         self._training_loss = gauge(
@@ -269,15 +259,12 @@ class Metrics:
             "Mean negative log-likelihood of the last retraining, in nats, by split; absent before.",
             "split",
         )
-        self.gradient_norm = OptionalGauge(
-            "longwatch_gradient_norm",
-            "Norm of the last training step's gradient, before clipping; absent before.",
-            registry,
+        self.gradient_norm = optional_gauge(
+            "gradient_norm", "Norm of the last training step's gradient, before clipping; absent before."
         )
-        self.model_trained_timestamp = OptionalGauge(
-            "longwatch_model_trained_timestamp_seconds",
+        self.model_trained_timestamp = optional_gauge(
+            "model_trained_timestamp_seconds",
             "When the model that scores was trained; absent for the one that is shipped.",
-            registry,
         )
         self._model = Info("longwatch_model", "The model that scores.", registry=registry)
 
@@ -285,18 +272,17 @@ class Metrics:
         self.records_too_large = counters(
             "records_too_large_total",
             "Results and rejected records larger than their topic takes: cut to what fits, or left out, by outcome.",
-            "outcome",
-            SIZE_OUTCOMES,
+            outcome=("cut", "left_out"),
         )
-        self._deliveries = Counter(
-            "longwatch_webhook_deliveries_total",
+        deliveries = counter(
+            "webhook_deliveries_total",
             "Attempts to deliver an alert, by outcome: delivered; retried (receiver away); failed (receiver refused); "
             "dropped (given up).",
-            ["sink", "outcome"],
-            registry=registry,
+            "sink",
+            "outcome",
         )
         self.webhook_deliveries = {
-            outcome: self._deliveries.labels("webhook", outcome) for outcome in DELIVERY_OUTCOMES
+            outcome: deliveries.labels("webhook", outcome) for outcome in ("delivered", "retried", "failed", "dropped")
         }
         self.outbox_pending = gauge("outbox_pending", "Alerts that wait in the outbox to be delivered.")
 

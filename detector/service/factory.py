@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from connectors.batches import Partition
 from connectors.common.background import OngoingProblem
 from connectors.common.private_files import Fingerprint, open_private
@@ -56,7 +54,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
 
     Raises the settings', store's, model's and connectors' own errors, each a clear line.
     """
-    metrics = Metrics(CollectorRegistry(auto_describe=True), __version__)
+    metrics = Metrics(__version__)
     notifier, incidents, decoder = Notifier(), OpenIncidents(), Decoder(settings.decode)
     health = Health(settings.processing.stalled_after_seconds, notifier.beat)
     broker_wait = BrokerWait(health.beat)

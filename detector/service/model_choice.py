@@ -43,7 +43,7 @@ class Resumed(NamedTuple):
 
     model: Weights
     version: str  # in the registry; "": the first model
-    fallback: str = ""  # one of metrics.FALLBACK_REASONS, where it is not that of the last checkpoint
+    fallback: str = ""  # "unreadable" or "unfit", where it is not that of the last checkpoint
 
 
 def resumed_model(settings: Settings, registry: Registry, version: str) -> Resumed:

@@ -13,10 +13,8 @@ from connectors.common.throttle import LogThrottle
 from detector.config.settings import Settings
 from detector.engine.engine import Step
 from detector.observability.alert_text import format_duration, format_time, log_alert
+from detector.observability.counted_lines import RejectionLog, RunSummary, StreamWarnings
 from detector.observability.metrics import Metrics
-from detector.observability.rejections import RejectionLog
-from detector.observability.stream_warnings import StreamWarnings
-from detector.observability.summary import RunSummary
 from detector.scoring.admission import BLOCKED
 from detector.state.stream_cache import StreamCache
 from training.retrain.result import RetrainResult

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 from connectors.batches import Partition
@@ -23,7 +22,7 @@ _OPEN = {"topic", "partition", "version", "cell"}  # labels whose values are not
 
 def every_metric() -> Metrics:
     """Return metrics of which each has a value, so that a scrape shows all names and labels."""
-    metrics = Metrics(CollectorRegistry(), version="")
+    metrics = Metrics(version="")
     metrics.set_model("", "lstm", 0.0)
     metrics.set_lag({Partition("", 0): 0})
     metrics.set_losses({"training": 0.0, "validation": 0.0})

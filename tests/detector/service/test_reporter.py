@@ -3,7 +3,6 @@
 import logging
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from detector.checkpointing.checkpointer import observe_fleet
 from detector.config.settings import Settings
@@ -20,8 +19,8 @@ class Reporting(Reporter):
 
     def __init__(self) -> None:
         self.engine = Engine(load_prior())
-        self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, "0.1.0")
+        self.metrics = Metrics("0.1.0")
+        self.registry = self.metrics.registry
         super().__init__(self.metrics, Settings(), self.engine.streams)
 
 

@@ -12,8 +12,7 @@ from connectors.batches import Rejected
 from connectors.common.background import OngoingProblem
 from connectors.common.throttle import LogThrottle
 from detector.config.settings import load_settings
-from detector.observability.rejections import RejectionLog
-from detector.observability.summary import RunSummary
+from detector.observability.counted_lines import RejectionLog, RunSummary
 from detector.service.factory import build_daemon
 
 
