@@ -51,17 +51,11 @@ class HttpServer:
         self._exposition = make_wsgi_app(registry)
         self._checks = {"/livez": live, "/readyz": ready}
         self._connections: Connections | None = None
+        self.port = settings.port  # 0 becomes the one that is listened on, once started
         self._writer = ThreadPoolExecutor(1, "http-metrics")  # so that /metrics cannot delay a probe
         credentials = f"{settings.username}:{settings.password.get_secret_value()}"
         self._credentials = _digest(base64.b64encode(credentials.encode()).decode())
         self._refusals = LogThrottle()
-
-    @property
-    def port(self) -> int:
-        """The port that is listened on, once started."""
-        if self._connections is None:
-            raise RuntimeError("the server has not been started")
-        return self._connections.port
 
     def start(self) -> None:
         """Listen, and serve from now on. Raises HttpError when the address or the certificate cannot be had."""
@@ -69,6 +63,7 @@ class HttpServer:
         tls = self._settings.tls()
         try:
             self._connections = Connections(host, port, tls, self._reply)
+            self.port = self._connections.port
         except OSError as error:
             why = str(error.strerror or error).partition(" (while attempting")[0]  # the address, again
             raise HttpError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,8 +60,7 @@ class NewMessage(NamedTuple):
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A message that waits to be delivered."""
 
     sequence: int
@@ -78,7 +76,7 @@ class Outbox:
     def __init__(self, path: Path) -> None:
         """Open or make the file. Raises OutboxError when it is damaged, foreign, in use, or cannot be written."""
         self.path = path
-        self._pending = 0
+        self.pending = 0  # messages that wait
         self._lock = threading.Lock()
         header = (APPLICATION_ID, VERSION)
         try:
@@ -105,10 +103,10 @@ class Outbox:
     def _prepare(self) -> None:
         (check,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if check != "ok":
-            raise OutboxError(self._damaged(" ".join(check.split())))
+            raise OutboxError(f"the outbox {self.path} {self._damaged(' '.join(check.split()))}")
         with transaction(self._db):  # also takes the lock
             self._db.execute("UPDATE message SET attempts = 0, due = 0, aside = 0 WHERE outcome IS NULL")
-            (self._pending,) = self._db.execute("SELECT count(*) FROM message WHERE outcome IS NULL").fetchone()
+            (self.pending,) = self._db.execute("SELECT count(*) FROM message WHERE outcome IS NULL").fetchone()
 
     def add(self, messages: Sequence[NewMessage], created: float) -> list[str]:
         """Add messages for good; those whose id is known, pending or done, are left out.
@@ -122,17 +120,13 @@ class Outbox:
                     "INSERT OR IGNORE INTO message (id, stream, body, created) VALUES (?, ?, ?, ?)",
                     [(message.id, message.stream, message.body, created) for message in messages],
                 ).rowcount
-                excess = max(self._pending + added - MAX_PENDING, 0)
+                excess = max(self.pending + added - MAX_PENDING, 0)
                 oldest = self._db.execute(
                     "SELECT sequence, id FROM message WHERE outcome IS NULL ORDER BY sequence LIMIT ?", (excess,)
                 ).fetchall()
                 self._record_outcomes([(sequence, "dropped") for sequence, _ in oldest])
-            self._pending += added - len(oldest)
+            self.pending += added - len(oldest)
         return [message_id for _, message_id in oldest]
-
-    def pending(self) -> int:
-        """Return how many messages wait."""
-        return self._pending
 
     def next(self, now: float, limit: int) -> list[Message]:
         """Return messages to try at `now` (monotonic, s): the least tried first, then the oldest.
@@ -172,7 +166,7 @@ class Outbox:
                     " WHERE outcome IS NOT NULL AND sequence <= (SELECT max(sequence) FROM message) - ?",
                     (DONE_KEPT,),
                 )
-            self._pending -= finished
+            self.pending -= finished
 
     def retry(self, sequence: int, due: float, *, out_of_order: bool) -> None:
         """Count a failed attempt, set the next time (monotonic, s); `out_of_order`: no longer hold its stream back."""
@@ -207,19 +201,17 @@ class Outbox:
         except ERRORS as error:
             fault, found = fault_of(error), " ".join(str(error).split())  # in one line
             kind = OutboxFullError if fault in (Fault.FULL, Fault.IO) else OutboxError
-            text = f"the outbox {self.path} cannot be used: {found}; see state.directory and its permissions"
+            why = f"cannot be used: {found}; see state.directory and its permissions"
             if fault is Fault.BUSY:
-                text = (
-                    f"the outbox {self.path} is in use: another longwatch runs with this state.directory; stop it first"
-                )
+                why = "is in use: another longwatch runs with this state.directory; stop it first"
             elif fault is Fault.DAMAGED:
-                text = self._damaged(found)
+                why = self._damaged(found)
             elif fault is Fault.FULL:
-                text = f"the outbox {self.path} cannot be written: the disk is full; make room in state.directory"
-            raise kind(text) from error
+                why = "cannot be written: the disk is full; make room in state.directory"
+            raise kind(f"the outbox {self.path} {why}") from error
 
     def _damaged(self, found: str) -> str:
         return (
-            f"the outbox {self.path} is damaged ({found}): move it away together with {self.path.name}-wal and "
-            f"start again; alerts in it that were not yet delivered will not reach the webhook"
+            f"is damaged ({found}): move it away together with {self.path.name}-wal and start again; alerts in it that"
+            " were not yet delivered will not reach the webhook"
         )

@@ -29,10 +29,9 @@ from pathlib import Path
 
 from connectors.batches import Alert
 from connectors.common.background import OngoingProblem
-from connectors.http_client.url_policy import Targets, parse_url
 from connectors.webhook.delivery import DeliveryResult, WebhookClient
 from connectors.webhook.outbox import MAX_PENDING, Message, NewMessage, Outbox, OutboxError, OutboxFullError
-from connectors.webhook.settings import WebhookSettings, parse_secrets
+from connectors.webhook.settings import WebhookSettings
 from connectors.webhook.standard_webhooks import webhook_body, webhook_id
 
 logger = logging.getLogger(__name__)
@@ -71,9 +70,8 @@ class WebhookSink:
         with the number of alerts that wait; both from any thread. Raises OutboxError, ValueError (no url).
         """
         self._settings = settings
-        self._endpoint = parse_url(settings.url.get_secret_value())
-        keys = parse_secrets(settings.secret.get_secret_value())
-        self._client = WebhookClient(self._endpoint, Targets(settings.allowed_hosts), keys, settings.timeout_seconds)
+        self._client = WebhookClient(settings)
+        self._endpoint = self._client.endpoint
         self._on_delivery = on_delivery
         self._on_pending = on_pending
         self._outbox = Outbox(directory / OUTBOX_FILE)
@@ -90,9 +88,9 @@ class WebhookSink:
         self.problem = OngoingProblem(2 * IDLE_SECONDS)  # what stops deliveries, other than an unreachable receiver
         self._stop = threading.Event()
         self._wake = threading.Event()
-        waiting = self._outbox.pending()
+        waiting = self._outbox.pending
         on_pending(waiting)
-        signed = "signed" if keys else "unsigned, since webhook.secret is empty"
+        signed = "signed" if self._client.keys else "unsigned, since webhook.secret is empty"
         logger.info("alerts go to the webhook at %s, %s; %d pending from the last run", self._endpoint, signed, waiting)
         self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
         self._thread.start()
@@ -122,14 +120,14 @@ class WebhookSink:
             try:
                 dropped = self._outbox.add(messages, self._now())
             except OutboxFullError:
-                self._on_pending(self._outbox.pending() + len(messages))
+                self._on_pending(self._outbox.pending + len(messages))
                 raise
             with self._keeping:
                 del self._kept[: len(messages)]
         for message_id in dropped:
             logger.error("alert %s was dropped: more than %d are pending", message_id, MAX_PENDING)
             self._on_delivery("dropped")
-        self._on_pending(self._outbox.pending())
+        self._on_pending(self._outbox.pending)
         self._wake.set()
 
     @property
@@ -159,7 +157,7 @@ class WebhookSink:
                 len(self._kept),
                 self._outbox.path,
             )
-        waiting = self._outbox.pending()
+        waiting = self._outbox.pending
         if waiting:
             logger.info("%d alerts stay in %s for the next start", waiting, self._outbox.path)
         self._outbox.close()
@@ -211,7 +209,7 @@ class WebhookSink:
             if self._stop.is_set() or time.monotonic() - now > TOGETHER_SECONDS:
                 break
         self._record_outcomes()
-        self._on_pending(self._outbox.pending())
+        self._on_pending(self._outbox.pending)
         return 0.0
 
     def _record_outcomes(self) -> None:
@@ -232,7 +230,7 @@ class WebhookSink:
             # often failed while others got through, and keeps its own backoff.
             self._outbox.retry_now(self._failures)
         if self._logged:
-            logger.info("the webhook at %s takes alerts again; %d pending", self._endpoint, self._outbox.pending())
+            logger.info("the webhook at %s takes alerts again; %d pending", self._endpoint, self._outbox.pending)
         self._failures = 0
         self._logged = ""
 
@@ -247,7 +245,7 @@ class WebhookSink:
                 "the webhook at %s answered 410 Gone: nothing more is sent there. %d alerts are pending in the outbox; "
                 "set webhook.url to where they should go, or empty, and restart",
                 self._endpoint,
-                self._outbox.pending(),
+                self._outbox.pending,
             )
             return
         refused = status is not None and status < 500 and status not in RETRYABLE

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -18,8 +18,6 @@ from connectors.json_records import WebhookMessage
 
 MAX_BODY_BYTES = 20_000  # what Standard Webhooks tells receivers to expect
 MAX_ID_CHARACTERS = 200  # a header that every server takes
-
-_Value = TypeVar("_Value")
 
 
 def sign(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> str:
@@ -70,18 +68,10 @@ def _envelope(alert: Alert) -> bytes:
 def leading_features(alert: Alert, count: int) -> Alert:
     """Return an alert with so many of its features, those with the largest contributions."""
     names = sorted(alert.observed, key=lambda name: -alert.contributions.get(name, 0.0))[:count]
-
-    def only(values: Mapping[str, _Value]) -> dict[str, _Value]:
-        return {name: values[name] for name in names if name in values}
-
-    return replace(
-        alert,
-        observed=only(alert.observed),
-        expected=only(alert.expected),
-        lower=only(alert.lower),
-        upper=only(alert.upper),
-        contributions=only(alert.contributions),
-        observed_probability=only(alert.observed_probability),
-        expected_probability=only(alert.expected_probability),
-        features_left_out=alert.features_left_out + len(alert.observed) - len(names),
-    )
+    by_feature: dict[str, Any] = {
+        field: {name: values[name] for name in names if name in values}
+        for field in Alert.__slots__
+        if isinstance(values := getattr(alert, field), dict)
+    }
+    left_out = alert.features_left_out + len(alert.observed) - len(names)
+    return replace(alert, **by_feature, features_left_out=left_out)

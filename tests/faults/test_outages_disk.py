@@ -84,10 +84,10 @@ def test_an_outbox_on_a_full_disk_adds_all_or_nothing_and_recovers(disk: Disk) -
     for _ in range(2):
         with pytest.raises(OutboxFullError, match="disk is full; make room"):
             outbox.add(many, 0.0)
-    assert outbox.pending() == 1
+    assert outbox.pending == 1
     disk.free()
     outbox.add(many, 0.0)
-    assert outbox.pending() == 21
+    assert outbox.pending == 21
     outbox.close()
 
 
