@@ -31,8 +31,6 @@ REPLY_SECONDS = 10.0  # for making the reply and its way to the client
 BACKLOG = 128  # connections that the kernel keeps until they are accepted
 NO_DESCRIPTOR_SECONDS = 0.05  # before accepting is tried again
 
-PLAIN = "text/plain; charset=utf-8"
-
 
 class Request(NamedTuple):
     """What a reply depends on."""
@@ -60,7 +58,7 @@ Respond = Callable[[Request], Awaitable[Reply]]
 
 def text_reply(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> Reply:
     """Return a reply of plain text."""
-    return Reply(status, [("Content-Type", PLAIN), *headers], text.encode() + b"\n")
+    return Reply(status, [("Content-Type", "text/plain; charset=utf-8"), *headers], text.encode() + b"\n")
 
 
 class Connections:
@@ -119,26 +117,23 @@ class Connections:
 
     async def _serve(self, connection: socket.socket, client: str) -> None:
         """Answer one connection's request, and close it."""
-        writer: asyncio.StreamWriter | None = None
+        reader = asyncio.StreamReader(MAX_REQUEST_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport: asyncio.Transport | None = None
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                reader, writer = await self._open(connection)
+                transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._tls)
                 head = await reader.readuntil(b"\r\n\r\n")
             async with asyncio.timeout(REPLY_SECONDS):
+                writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
                 await self._answer(_Head(head), client, writer)
         except (OSError, EOFError, asyncio.LimitOverrunError) as error:
             logger.debug("an HTTP request from %s failed: %s", client, error or type(error).__name__)
         finally:
-            if writer is None:
+            if transport is None:
                 connection.close()
             else:
-                writer.transport.abort()
-
-    async def _open(self, connection: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader = asyncio.StreamReader(MAX_REQUEST_BYTES, self._loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
-        transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._tls)
-        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
+                transport.abort()
 
     async def _answer(self, head: _Head, client: str, writer: asyncio.StreamWriter) -> None:
         reply = await self._reply(head, client)

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import html
 import logging
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
@@ -26,8 +27,8 @@ from connectors.http_server.settings import HttpError, HttpSettings
 
 logger = logging.getLogger(__name__)
 
-# Of both text formats; prometheus-client fails on some other versions, and claims to write the rest
-EXPOSITION_VERSIONS = frozenset({"0.0.1", "0.0.4", "1.0.0"})
+# A version of a text format on which prometheus-client fails, or that it only claims to write
+UNKNOWN_VERSION = re.compile(r";\s*version=(?!(0\.0\.1|0\.0\.4|1\.0\.0)\s*(;|$))")
 
 _PAGES = {
     "/metrics": "metrics for Prometheus",
@@ -116,25 +117,16 @@ class HttpServer:
     def _metrics(self, request: Request) -> Reply:
         """Let prometheus-client choose format and compression from what the client accepts."""
         headers: list[tuple[str, str]] = []
+        accepted = (wanted for wanted in request.header("Accept").split(",") if not UNKNOWN_VERSION.search(wanted))
         environ = {
             "REQUEST_METHOD": "GET",
             "PATH_INFO": "/metrics",
             "QUERY_STRING": request.query,
-            "HTTP_ACCEPT": _known(request.header("Accept")),
+            "HTTP_ACCEPT": ",".join(accepted),
             "HTTP_ACCEPT_ENCODING": request.header("Accept-Encoding"),
         }
         body = b"".join(self._exposition(environ, lambda _, chosen: headers.extend(chosen)))
         return Reply(HTTPStatus.OK, headers, body)
-
-
-def _known(accept: str) -> str:
-    """Return an Accept header without the formats of versions that are not written."""
-
-    def version(media_range: str) -> str:
-        parameters = (parameter.strip().partition("=") for parameter in media_range.split(";")[1:])
-        return next((value for name, _, value in parameters if name == "version"), "1.0.0")
-
-    return ",".join(wanted for wanted in accept.split(",") if version(wanted) in EXPOSITION_VERSIONS)
 
 
 def _digest(text: str) -> bytes:
