@@ -68,7 +68,17 @@ class HttpPoster:
         cutting.daemon = True
         cutting.start()
         try:
-            with self._respond(target, body, headers, deadline) as response:
+            connection = self._hold(self.connect(deadline), deadline)
+            protocol = http.client.HTTPConnection(self._host, self._port)
+            if self._tls is not None:
+                protocol.default_port = http.client.HTTPS_PORT  # which the Host header leaves out
+                wrapped = self._tls.wrap_socket(connection, server_hostname=self._host, do_handshake_on_connect=False)
+                connection = self._hold(wrapped, deadline)
+                wrapped.do_handshake()
+            protocol.response_class = _FinalResponse
+            protocol.sock = connection
+            protocol.request("POST", target, body, headers)
+            with protocol.getresponse() as response:
                 self._check(deadline)  # a truncated head parses as a complete one
                 yield response
         except (OSError, http.client.HTTPException) as error:
@@ -77,9 +87,9 @@ class HttpPoster:
             raise
         finally:
             cutting.cancel()
-            under_way, self._socket = self._socket, None
-            if under_way is not None:
-                under_way.close()
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = None
 
     def end(self) -> None:
         """Cancel the request in progress and every later one; thread-safe."""
@@ -145,21 +155,6 @@ class HttpPoster:
                 for key in list(begun.get_map().values()):
                     key.data.close()
         raise failure
-
-    def _respond(
-        self, target: str, body: bytes, headers: Mapping[str, str], deadline: float
-    ) -> http.client.HTTPResponse:
-        connection = self._hold(self.connect(deadline), deadline)
-        protocol = http.client.HTTPConnection(self._host, self._port)
-        if self._tls is not None:
-            protocol.default_port = http.client.HTTPS_PORT  # which the Host header leaves out
-            wrapped = self._tls.wrap_socket(connection, server_hostname=self._host, do_handshake_on_connect=False)
-            connection = self._hold(wrapped, deadline)
-            wrapped.do_handshake()
-        protocol.response_class = _FinalResponse
-        protocol.sock = connection
-        protocol.request("POST", target, body, headers)
-        return protocol.getresponse()
 
     def _hold(self, connection: socket.socket, deadline: float) -> socket.socket:
         """Let `_cut` end this connection. Raises OSError where it was called already."""
