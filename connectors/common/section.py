@@ -14,4 +14,6 @@ class Section(BaseModel):
     `training.learn.settings.Learning`, which may not know this class, has the same configuration; a test compares.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )

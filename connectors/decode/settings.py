@@ -39,42 +39,29 @@ class DecodeSettings(Section):
     prometheus-kafka-adapter: stream = "{labels.instance}/{name}".
     """
 
-    stream: str = Field(
-        default=DEFAULT_TEMPLATE,
-        description='Stream name, made of fields, such as "{tags.host}/{name}". A record without one of them is'
-        " rejected; with the default, its key or the name of its file is used instead.",
-    )
-    timestamp: str = Field(
-        default="timestamp", min_length=1, description="Path of the event's time; dots lead into objects."
-    )
-    values: str = Field(default="values", min_length=1, description="Path of the object of numbers.")
-    value: str = Field(
-        default="value", min_length=1, description="Path of the one number, if there is no object of numbers."
-    )
-    code: str = Field(
-        default="code",
-        min_length=1,
-        description="Path of a categorical event's symbol; in a CSV file, the column that holds symbols.",
-    )
-    batch: str = Field(
-        default="", description="Key of the list of events, if one record holds many; empty: a record is one event."
-    )
-    exclude_features: tuple[str, ...] = Field(
-        default=(), description='Patterns of features to leave out, such as "uptime_*".'
-    )
-    max_record_bytes: int = Field(
-        default=1_048_576, ge=64, le=1 << 30, description="Larger records are rejected (Kafka's own limit: 1 MiB)."
-    )
-    max_features: int = Field(default=1_000, ge=1, le=100_000, description="Events with more features are rejected.")
-    max_age_days: float = Field(
-        default=10_950,
-        gt=0,
-        le=MAX_DAYS,
-        description="Events older than this, compared with the record's own time, are rejected.",
-    )
-    max_ahead_seconds: float = Field(
-        default=86_400, ge=0, le=MAX_SECONDS, description="Events further ahead of the record's own time are rejected."
-    )
+    stream: str = DEFAULT_TEMPLATE
+    """Stream name, made of fields, such as "{tags.host}/{name}". A record without one of them is rejected; with the
+    default, its key or the name of its file is used instead."""
+    timestamp: str = Field(default="timestamp", min_length=1)
+    """Path of the event's time; dots lead into objects."""
+    values: str = Field(default="values", min_length=1)
+    """Path of the object of numbers."""
+    value: str = Field(default="value", min_length=1)
+    """Path of the one number, if there is no object of numbers."""
+    code: str = Field(default="code", min_length=1)
+    """Path of a categorical event's symbol; in a CSV file, the column that holds symbols."""
+    batch: str = ""
+    """Key of the list of events, if one record holds many; empty: a record is one event."""
+    exclude_features: tuple[str, ...] = ()
+    """Patterns of features to leave out, such as "uptime_*"."""
+    max_record_bytes: int = Field(default=1_048_576, ge=64, le=1 << 30)
+    """Larger records are rejected (Kafka's own limit: 1 MiB)."""
+    max_features: int = Field(default=1_000, ge=1, le=100_000)
+    """Events with more features are rejected."""
+    max_age_days: float = Field(default=10_950, gt=0, le=MAX_DAYS)
+    """Events older than this, compared with the record's own time, are rejected."""
+    max_ahead_seconds: float = Field(default=86_400, ge=0, le=MAX_SECONDS)
+    """Events further ahead of the record's own time are rejected."""
 
     @field_validator("stream")
     @classmethod

@@ -10,15 +10,10 @@ from connectors.common.section import Section
 class FileSettings(Section):
     """Which files are read, and how fast."""
 
-    paths: tuple[str, ...] = Field(
-        default=(), description='Files to read: CSV or JSON lines, plain or gzipped (.gz); "-": standard input.'
-    )
-    speed: float = Field(
-        default=0.0,
-        ge=0,
-        le=1_000_000,
-        description="Replay at this multiple of real time, by the events' timestamps; 0: as fast as possible.",
-    )
+    paths: tuple[str, ...] = ()
+    """Files to read: CSV or JSON lines, plain or gzipped (.gz); "-": standard input."""
+    speed: float = Field(default=0.0, ge=0, le=1_000_000)
+    """Replay at this multiple of real time, by the events' timestamps; 0: as fast as possible."""
 
     @field_validator("paths")
     @classmethod

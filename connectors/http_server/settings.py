@@ -17,19 +17,20 @@ MIN_PASSWORD = 12  # characters: nothing slows down who guesses
 class HttpSettings(Section):
     """The [http] section."""
 
-    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 or :: for all.")
-    port: int = Field(default=9464, ge=0, le=65535, description="Port to listen on; 0: any that is free.")
-    username: str = Field(
-        default="", description="User name required (basic authentication) for all but /livez and /readyz; empty: none."
-    )
-    password: SecretStr = Field(
-        default=SecretStr(""), description="Password that goes with username, 12 characters or more."
-    )
-    ssl_certfile: str = Field(
-        default="", description="PEM file of this server's certificate with its chain, for https; empty: plain http."
-    )
-    ssl_keyfile: str = Field(default="", description="PEM file of the private key of ssl_certfile.")
-    ssl_key_password: SecretStr = Field(default=SecretStr(""), description="Password of ssl_keyfile, if it has one.")
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on; 0.0.0.0 or :: for all."""
+    port: int = Field(default=9464, ge=0, le=65535)
+    """Port to listen on; 0: any that is free."""
+    username: str = ""
+    """User name required (basic authentication) for all but /livez and /readyz; empty: none."""
+    password: SecretStr = SecretStr("")
+    """Password that goes with username, 12 characters or more."""
+    ssl_certfile: str = ""
+    """PEM file of this server's certificate with its chain, for https; empty: plain http."""
+    ssl_keyfile: str = ""
+    """PEM file of the private key of ssl_certfile."""
+    ssl_key_password: SecretStr = SecretStr("")
+    """Password of ssl_keyfile, if it has one."""
 
     @model_validator(mode="after")
     def _check(self) -> HttpSettings:

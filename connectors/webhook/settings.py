@@ -16,32 +16,20 @@ MIN_SECRET_BYTES = 24  # Standard Webhooks' least
 class WebhookSettings(Section):
     """The [webhook] section."""
 
-    url: SecretStr = Field(
-        default=SecretStr(""), description="URL that alerts are POSTed to, http:// or https://; empty: none."
-    )
-    secret: SecretStr = Field(
-        default=SecretStr(""),
-        description="Signing key of Standard Webhooks: whsec_<base64>, or plain text of 24 bytes or more; two, "
-        "separated by a space, while one replaces the other; empty: unsigned.",
-    )
-    allowed_hosts: tuple[str, ...] = Field(
-        default=(),
-        description="The only hosts, addresses and networks that url may lead to; empty: any public address. "
-        "Private and loopback addresses need their host or network listed, link-local ones the address itself.",
-    )
-    timeout_seconds: float = Field(default=15.0, gt=0, le=60, description="Time limit of one delivery.")
-    retry_base_seconds: float = Field(
-        default=5.0,
-        gt=0,
-        le=3600,
-        description="Longest wait before the first retry; four times as long before each next one, up to half an hour.",
-    )
-    max_age_seconds: float = Field(
-        default=259_200.0,
-        gt=0,
-        le=MAX_SECONDS,
-        description="An alert that could not be delivered for this long is dropped.",
-    )
+    url: SecretStr = SecretStr("")
+    """URL that alerts are POSTed to, http:// or https://; empty: none."""
+    secret: SecretStr = SecretStr("")
+    """Signing key of Standard Webhooks: whsec_<base64>, or plain text of 24 bytes or more; two, separated by a space,
+    while one replaces the other; empty: unsigned."""
+    allowed_hosts: tuple[str, ...] = ()
+    """The only hosts, addresses and networks that url may lead to; empty: any public address. Private and loopback
+    addresses need their host or network listed, link-local ones the address itself."""
+    timeout_seconds: float = Field(default=15.0, gt=0, le=60)
+    """Time limit of one delivery."""
+    retry_base_seconds: float = Field(default=5.0, gt=0, le=3600)
+    """Longest wait before the first retry; four times as long before each next one, up to half an hour."""
+    max_age_seconds: float = Field(default=259_200.0, gt=0, le=MAX_SECONDS)
+    """An alert that could not be delivered for this long is dropped."""
 
     @field_validator("url")
     @classmethod

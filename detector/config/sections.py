@@ -22,16 +22,11 @@ MIN_STATE_BYTES = 64 << 20  # for states: two streams of the widest, and room to
 class SourceSettings(FileSettings):
     """Section [source]: where events come from; `paths` and `speed` are about files."""
 
-    type: Literal["kafka", "file"] = Field(
-        "kafka", description="Read events from a Kafka cluster (section [kafka]) or from files."
-    )
+    type: Literal["kafka", "file"] = "kafka"
+    """Read events from a Kafka cluster (section [kafka]) or from files."""
 
-    max_poll_records: int | None = Field(
-        None,
-        ge=1,
-        le=1_000_000,
-        description="Most records in one micro-batch; not set: 5,000 from Kafka, 10,000 from files.",
-    )
+    max_poll_records: int | None = Field(None, ge=1, le=1_000_000)
+    """Most records in one micro-batch; not set: 5,000 from Kafka, 10,000 from files."""
 
     @model_validator(mode="after")
     def _files_are_named(self) -> SourceSettings:
@@ -43,17 +38,12 @@ class SourceSettings(FileSettings):
 class ModelSettings(Section):
     """Section [model]: the network that forecasts."""
 
-    cell: Literal["rnn", "lstm", "gru", "esn"] = Field(
-        "lstm", description="Recurrent cell: rnn (vanilla), lstm, gru, or esn (an echo state network's reservoir)."
-    )
-    horizons: tuple[int, ...] = Field(
-        HORIZONS,
-        description="How many events ahead to forecast, rising from 1; each forecast is scored when its event arrives.",
-    )
-    directory: str = Field(
-        "",
-        description="Folder written by `longwatch train`: start with its newest model; empty: the one that ships.",
-    )
+    cell: Literal["rnn", "lstm", "gru", "esn"] = "lstm"
+    """Recurrent cell: rnn (vanilla), lstm, gru, or esn (an echo state network's reservoir)."""
+    horizons: tuple[int, ...] = HORIZONS
+    """How many events ahead to forecast, rising from 1; each forecast is scored when its event arrives."""
+    directory: str = ""
+    """Folder written by `longwatch train`: start with its newest model; empty: the one that ships."""
 
     @field_validator("horizons")
     @classmethod
@@ -65,19 +55,14 @@ class ModelSettings(Section):
 class TrainingSettings(Section):
     """Section [training]: when and how fast the daemon learns."""
 
-    enabled: bool = Field(True, description="Retrain the network on recent events while scoring.")
-    learning_rate: float = Field(
-        5e-4,
-        gt=0,
-        le=10,
-        description="How far each step of a retraining changes the network; higher learns faster and is less stable.",
-    )
-    interval_seconds: float = Field(
-        3600.0, ge=60, le=MAX_SECONDS, description="Time between the starts of two retrainings."
-    )
-    budget_seconds: float = Field(
-        120.0, ge=1, le=MAX_SECONDS, description="CPU time after which a retraining stops learning and is evaluated."
-    )
+    enabled: bool = True
+    """Retrain the network on recent events while scoring."""
+    learning_rate: float = Field(5e-4, gt=0, le=10)
+    """How far each step of a retraining changes the network; higher learns faster and is less stable."""
+    interval_seconds: float = Field(3600.0, ge=60, le=MAX_SECONDS)
+    """Time between the starts of two retrainings."""
+    budget_seconds: float = Field(120.0, ge=1, le=MAX_SECONDS)
+    """CPU time after which a retraining stops learning and is evaluated."""
 
     def learning(self, options: Sequence[str] = ()) -> Learning:
         """Return how a network learns: at this rate, but for `longwatch train --learning` options, "name=value".
@@ -99,35 +84,20 @@ class TrainingSettings(Section):
 class StateSettings(Section):
     """Section [state]: what survives a restart."""
 
-    directory: Path = Field(
-        Path("/var/lib/longwatch"),
-        description="Folder for checkpoints, models and undelivered alerts; an absolute path.",
-    )
-    checkpoint_interval_seconds: float = Field(
-        5.0, ge=0.1, le=3600, description="Time between checkpoints; after a crash, at most this much is scored again."
-    )
-    max_streams: int = Field(
-        100_000,
-        ge=1,
-        le=10_000_000,
-        description="Streams kept in memory; the longest idle ones above that are kept in the directory only.",
-    )
-    memory_bytes: int = Field(
-        0,
-        ge=0,
-        le=1 << 50,
-        description="Memory for the states of streams, 64 MiB or more; the longest idle ones above that are kept in the"
-        " directory only."
-        " 0: 60 % of what the machine or its cgroup leaves beside the program's own 900 MB.",
-    )
-    changelog: bool | None = Field(
-        None,
-        description="Also write states to a compacted Kafka topic, so that they follow their partition to other"
-        " workers; not set: with exactly_once.",
-    )
-    standby: bool = Field(
-        False, description="Follow the changelog of all partitions, to take over any of them within seconds."
-    )
+    directory: Path = Path("/var/lib/longwatch")
+    """Folder for checkpoints, models and undelivered alerts; an absolute path."""
+    checkpoint_interval_seconds: float = Field(5.0, ge=0.1, le=3600)
+    """Time between checkpoints; after a crash, at most this much is scored again."""
+    max_streams: int = Field(100_000, ge=1, le=10_000_000)
+    """Streams kept in memory; the longest idle ones above that are kept in the directory only."""
+    memory_bytes: int = Field(0, ge=0, le=1 << 50)
+    """Memory for the states of streams, 64 MiB or more; the longest idle ones above that are kept in the directory
+    only. 0: 60 % of what the machine or its cgroup leaves beside the program's own 900 MB."""
+    changelog: bool | None = None
+    """Also write states to a compacted Kafka topic, so that they follow their partition to other workers; not set: with
+    exactly_once."""
+    standby: bool = False
+    """Follow the changelog of all partitions, to take over any of them within seconds."""
 
     @field_validator("memory_bytes")
     @classmethod
@@ -147,83 +117,52 @@ class StateSettings(Section):
 class ProcessingSettings(Section):
     """Section [processing]: what is promised about each event."""
 
-    guarantee: Literal["at_least_once", "exactly_once"] = Field(
-        "at_least_once",
-        description="at_least_once: after a crash, events since the last checkpoint are scored again, with equal"
-        " results. exactly_once: Kafka consumers with read_committed see each score and alert once.",
-    )
-    stalled_after_seconds: float = Field(
-        300.0,
-        ge=5,
-        le=86_400,
-        description="/livez fails if events are there and the broker answers, but none has been scored for this long.",
-    )
-    late: Literal["drop", "score"] = Field(
-        "drop",
-        description="What to do with an event older than the last one of its stream: leave it out, or score it too."
-        " Five late events in a row that agree set the stream's time back.",
-    )
-    duplicates: Literal["drop", "score"] = Field(
-        "drop", description="What to do with a second event at the last timestamp of its stream: likewise."
-    )
+    guarantee: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    """at_least_once: after a crash, events since the last checkpoint are scored again, with equal results.
+    exactly_once: Kafka consumers with read_committed see each score and alert once."""
+    stalled_after_seconds: float = Field(300.0, ge=5, le=86_400)
+    """/livez fails if events are there and the broker answers, but none has been scored for this long."""
+    late: Literal["drop", "score"] = "drop"
+    """What to do with an event older than the last one of its stream: leave it out, or score it too. Five late events
+    in a row that agree set the stream's time back."""
+    duplicates: Literal["drop", "score"] = "drop"
+    """What to do with a second event at the last timestamp of its stream: likewise."""
 
 
 class AlertingSettings(Section):
     """Section [alerting]: when a score becomes an alert."""
 
-    alerts_per_stream_per_week: float = Field(
-        7.0,
-        gt=0,
-        le=100_000,
-        description="Alert budget of one stream: its threshold is the score that about this many events a week exceed.",
-    )
-    fleet_alerts_per_day: float = Field(
-        50.0,
-        gt=0,
-        le=1_000_000,
-        description="Alert budget of all streams together. Not in effect yet: only the budget per stream is.",
-    )
-    threshold: float | None = Field(
-        None,
-        gt=0,
-        le=300,
-        description="A fixed score to alert at, instead of the budgets; 6 is once in a million events.",
-    )
-    repeated_anomalies: Literal["learn", "flag"] = Field(
-        "learn", description="learn: an anomaly that repeats becomes normal. flag: each repetition alerts."
-    )
-    direction: Literal["both", "above", "below"] = Field(
-        "both",
-        description="Alert on values above what was expected, below it, or both; by the feature that contributes most.",
-    )
-    min_deviation_absolute: float = Field(
-        0.0, ge=0, description="Alert only if observed and expected differ by at least this, in the unit of the data."
-    )
-    min_deviation_relative: float = Field(
-        0.0,
-        ge=0,
-        description="Alert only if observed and expected differ by at least this share of the expected value.",
-    )
-    min_duration_seconds: float = Field(
-        0.0, ge=0, le=MAX_SECONDS, description="Alert only once an anomaly has lasted this long, in event time."
-    )
-    muted_streams: tuple[str, ...] = Field(
-        (), description='Patterns of names of streams that never alert, such as "test-*/*".'
-    )
-    critical_above_threshold: float = Field(
-        1.0,
-        ge=0,
-        le=300,
-        description="An alert is critical if its score is this far above the threshold; 1 is ten times as rare.",
-    )
+    alerts_per_stream_per_week: float = Field(7.0, gt=0, le=100_000)
+    """Alert budget of one stream: its threshold is the score that about this many events a week exceed."""
+    fleet_alerts_per_day: float = Field(50.0, gt=0, le=1_000_000)
+    """Alert budget of all streams together. Not in effect yet: only the budget per stream is."""
+    threshold: float | None = Field(None, gt=0, le=300)
+    """A fixed score to alert at, instead of the budgets; 6 is once in a million events."""
+    repeated_anomalies: Literal["learn", "flag"] = "learn"
+    """learn: an anomaly that repeats becomes normal. flag: each repetition alerts."""
+    direction: Literal["both", "above", "below"] = "both"
+    """Alert on values above what was expected, below it, or both; by the feature that contributes most."""
+    min_deviation_absolute: float = Field(0.0, ge=0)
+    """Alert only if observed and expected differ by at least this, in the unit of the data."""
+    min_deviation_relative: float = Field(0.0, ge=0)
+    """Alert only if observed and expected differ by at least this share of the expected value."""
+    min_duration_seconds: float = Field(0.0, ge=0, le=MAX_SECONDS)
+    """Alert only once an anomaly has lasted this long, in event time."""
+    muted_streams: tuple[str, ...] = ()
+    """Patterns of names of streams that never alert, such as "test-*/*"."""
+    critical_above_threshold: float = Field(1.0, ge=0, le=300)
+    """An alert is critical if its score is this far above the threshold; 1 is ten times as rare."""
 
 
 class OutputSettings(Section):
     """Section [output]: files to write, beside Kafka's topics or instead of them; JSON lines."""
 
-    scores_file: str = Field("", description="File for every score, about 400 bytes an event; empty: none.")
-    alerts_file: str = Field("", description="File for alerts, when they fire and when they resolve; empty: none.")
-    dead_letter_file: str = Field("", description="File for rejected records, with the reason; empty: none.")
+    scores_file: str = ""
+    """File for every score, about 400 bytes an event; empty: none."""
+    alerts_file: str = ""
+    """File for alerts, when they fire and when they resolve; empty: none."""
+    dead_letter_file: str = ""
+    """File for rejected records, with the reason; empty: none."""
 
     @model_validator(mode="after")
     def _each_its_own(self) -> OutputSettings:
@@ -236,8 +175,10 @@ class OutputSettings(Section):
 class ComputeSettings(Section):
     """Section [compute]: what the network runs on."""
 
-    device: str = Field("auto", description="Compute on cpu, cuda or cuda:N; auto: cuda if there is one.")
-    threads: int = Field(0, ge=0, le=1024, description="Threads for computing; 0: as many as the process may use.")
+    device: str = "auto"
+    """Compute on cpu, cuda or cuda:N; auto: cuda if there is one."""
+    threads: int = Field(0, ge=0, le=1024)
+    """Threads for computing; 0: as many as the process may use."""
 
     @field_validator("device")
     @classmethod
@@ -250,7 +191,7 @@ class ComputeSettings(Section):
 class LoggingSettings(Section):
     """Section [logging]: what is logged on standard error, and how."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Log messages of this level and above."
-    )
-    format: Literal["text", "json"] = Field("text", description="text: lines for people. json: one JSON object a line.")
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Log messages of this level and above."""
+    format: Literal["text", "json"] = "text"
+    """text: lines for people. json: one JSON object a line."""

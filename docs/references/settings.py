@@ -87,7 +87,7 @@ def _table(fields: Mapping[str, FieldInfo]) -> str:
     for name, field in fields.items():
         default = field.get_default(call_default_factory=True)
         shown = "not set" if default is None else f"`{toml(default)}`"
-        cells = (f"`{name}`", _values(field), shown, (field.description or "").replace("<", "&lt;"))
+        cells = (f"`{name}`", _values(field), shown, " ".join((field.description or "").split()).replace("<", "&lt;"))
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"
 
