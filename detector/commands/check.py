@@ -54,9 +54,15 @@ def _directory(directory: Path) -> Finding:
 def _files(settings: Settings) -> Iterator[Finding]:
     paths = settings.source.paths if settings.source.type == "file" else ()
     named = [("source.paths", path) for path in paths if path != "-"]
-    named += [("kafka.sasl_oauth_token_file", path) for path in (settings.kafka.sasl_oauth_token_file,) if path]
+    if settings.kafka.sasl_oauth_token_file:
+        named.append(("kafka.sasl_oauth_token_file", settings.kafka.sasl_oauth_token_file))
     for name, path in named:
-        yield _readable(name, path)
+        problem = ""
+        try:
+            Path(path).open("rb").close()
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}; put that right, or set another"
+        yield Finding(f"{name} {path}", problem, "readable")
     if settings.model.directory:
         yield _model(settings)
     for name in ("scores_file", "alerts_file", "dead_letter_file"):
@@ -66,14 +72,6 @@ def _files(settings: Settings) -> Iterator[Finding]:
             who = f"user id {os.geteuid()} may not write to {place}: grant that, or set another"
             problem = who if place.exists() else f"{place} does not exist: make it, or set another"
             yield Finding(f"output.{name} {path}", "" if writable else problem, "writable")
-
-
-def _readable(name: str, path: str) -> Finding:
-    try:
-        with Path(path).open("rb"):
-            return Finding(f"{name} {path}", note="readable")
-    except OSError as error:
-        return Finding(f"{name} {path}", f"cannot be read: {error.strerror}; put that right, or set another")
 
 
 def _model(settings: Settings) -> Finding:
@@ -89,29 +87,27 @@ def _model(settings: Settings) -> Finding:
 
 def _certificates(settings: Settings) -> Iterator[Finding]:
     kafka, http = settings.kafka, settings.http
-    if kafka.security_protocol.endswith("SSL"):
-        for name in ("ssl_cafile", "ssl_certfile"):
-            if path := getattr(kafka, name):
-                yield _certificate(f"kafka.{name} {path}", path)
-    if kafka.sasl_oauth_ssl_cafile:
-        yield _certificate(f"kafka.sasl_oauth_ssl_cafile {kafka.sasl_oauth_ssl_cafile}", kafka.sasl_oauth_ssl_cafile)
+    names = ["ssl_cafile", "ssl_certfile"] if kafka.security_protocol.endswith("SSL") else []
+    for name in (*names, "sasl_oauth_ssl_cafile"):
+        if path := getattr(kafka, name):
+            yield Finding(f"kafka.{name} {path}", _certificate_problem(path), "in date")
     if http.ssl_certfile:
-        finding = _certificate(f"http.ssl_certfile {http.ssl_certfile}", http.ssl_certfile)
+        problem = _certificate_problem(http.ssl_certfile)
         try:
             http.tls()
         except HttpError as error:
-            finding = finding._replace(problem=finding.problem or str(error))
-        yield finding
+            problem = problem or str(error)
+        yield Finding(f"http.ssl_certfile {http.ssl_certfile}", problem, "in date")
 
 
-def _certificate(what: str, path: str) -> Finding:
+def _certificate_problem(path: str) -> str:
     """Look at a certificate's dates; whether it is good otherwise shows where it is used."""
     try:
-        return Finding(what, expiry_problem(path, datetime.now(UTC)), "in date")
+        return expiry_problem(path, datetime.now(UTC))
     except OSError as error:
-        return Finding(what, f"cannot be read: {error.strerror}")
+        return f"cannot be read: {error.strerror}"
     except ValueError as error:
-        return Finding(what, f"no certificate in PEM: {error}")
+        return f"no certificate in PEM: {error}"
 
 
 def _device(settings: Settings) -> Finding:
