@@ -92,12 +92,9 @@ class Fleet:
 
     def _pasts(self, engine: Engine) -> list[bytes]:
         """Return the saved rows of TEMPLATES streams that have seen PAST - AGES to PAST events."""
-        for first in range(0, PAST, BATCH // TEMPLATES):
-            last = min(first + BATCH // TEMPLATES, PAST)
-            stream = np.tile(np.arange(TEMPLATES), last - first)
-            step = np.repeat(np.arange(first, last), TEMPLATES)
-            old_enough = step >= stream % AGES
-            engine.step(self._batch(self._streams[:TEMPLATES], stream[old_enough], step[old_enough]))
+        step, stream = np.divmod(np.arange(PAST * TEMPLATES), TEMPLATES)
+        for part in np.array_split(np.flatnonzero(step >= stream % AGES), PAST * TEMPLATES // BATCH):
+            engine.step(self._batch(self._streams[:TEMPLATES], stream[part], step[part]))
         rows = [row for _, row in engine.streams.drain()]
         engine.close()
         return rows
