@@ -8,6 +8,7 @@ connection goes to a checked address: a different DNS answer a moment later chan
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,8 +115,8 @@ def parse_url(url: str) -> Endpoint:
         authorization = f"Basic {encoded}"
         hidden.append(encoded)
     spellings = {spelt for part in (*hidden, target) for spelt in (part, quote(part), unquote(part))}
-    known = sorted((spelt for spelt in spellings if len(spelt) >= MIN_HIDDEN), key=lambda spelt: (-len(spelt), spelt))
-    return Endpoint(tls, host, port or (443 if tls else 80), target, authorization, tuple(known))
+    longest_first = sorted((spelt for spelt in spellings if len(spelt) >= MIN_HIDDEN), key=len, reverse=True)
+    return Endpoint(tls, host, port or (443 if tls else 80), target, authorization, tuple(longest_first))
 
 
 class TargetRefusedError(OSError):
@@ -148,9 +149,8 @@ class Targets:
 
     def refuses_host(self, host: str) -> str | None:
         """Return why this host is refused at any address, or None, as far as is known without DNS."""
-        address = _address(host)
-        if address is not None:
-            return self.refuses(host, address)
+        with contextlib.suppress(ValueError):  # it is a name
+            return self.refuses(host, ip_address(host.partition("%")[0]))
         if _name(host) in self._names:
             return None
         if self._names and not self._networks:
@@ -186,13 +186,6 @@ def _ascii(name: str) -> str:
         return name.encode("idna").decode()
     except UnicodeError:
         return ""
-
-
-def _address(host: str) -> Address | None:
-    try:
-        return ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        return None
 
 
 def _embedded(address: Address) -> IPv4Address | None:
