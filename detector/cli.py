@@ -15,9 +15,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from connectors.errors import UserError
 from detector import __version__
 from detector.commands import LOOKAHEAD_NOTE
+from detector.errors import UsageError
+from detector.observability.log_format import printable, set_up_logging
 from detector.service.signals import Signals, end_as_any_process, leave
+from training.errors import UserError as TrainingUserError
 
 if TYPE_CHECKING:
     from detector.config.settings import Settings
@@ -75,11 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Signals(leave).take()  # before all that takes time
     else:
         end_as_any_process()
-    from connectors.errors import UserError  # noqa: PLC0415
-    from detector.config.settings import SettingsError, load_settings  # noqa: PLC0415
-    from detector.errors import UsageError  # noqa: PLC0415
-    from detector.observability.log_format import set_up_logging  # noqa: PLC0415
-    from training.errors import UserError as TrainingUserError  # noqa: PLC0415
+    from detector.config.settings import SettingsError, load_settings  # noqa: PLC0415 - with pydantic
 
     try:
         settings = load_settings(options.config, overrides=options.set, secrets=options.secrets)
@@ -231,7 +231,5 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _fail(error: Exception, code: int) -> None:
-    from detector.observability.log_format import printable  # noqa: PLC0415
-
     print("longwatch:", "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)  # settings: a line for each
     sys.exit(code)
