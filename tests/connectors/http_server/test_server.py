@@ -298,7 +298,7 @@ def test_a_port_in_use_is_a_one_line_error(server: HttpServer, registry: Collect
     second = HttpServer(HttpSettings(port=server.port), registry, lambda: (True, ""), lambda: (True, ""))
     with pytest.raises(HttpError) as refused:
         second.start()
-    expected = f"cannot listen on http.host = 127.0.0.1, http.port = {server.port}: Address already in use"
+    expected = f"cannot listen on http.host = 127.0.0.1, http.port = {server.port}: Address already in use; set them"
     assert str(refused.value).startswith(expected)
     assert "\n" not in str(refused.value)
     second.close()
