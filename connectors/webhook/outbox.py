@@ -7,6 +7,7 @@ out of order because they alone cannot be delivered.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -148,13 +149,13 @@ class Outbox:
             ).fetchall()
         return [Message(*row) for row in rows]
 
-    def next_due(self, now: float) -> float | None:
-        """Return when the next message that waits for its retry is due (monotonic, s), None if none waits for one."""
+    def next_due(self, now: float) -> float:
+        """Return when the next message that waits for its retry is due (monotonic, s); infinite if none does."""
         with self._lock, self._errors():
             (due,) = self._db.execute(
                 "SELECT min(due) FROM message WHERE outcome IS NULL AND due > ?", (now,)
             ).fetchone()
-        return None if due is None else float(due)
+        return math.inf if due is None else float(due)
 
     def finish(self, outcomes: Sequence[tuple[int, str]]) -> None:
         """Record final outcomes, `delivered` or `dropped`, by the messages' sequence numbers."""

@@ -195,8 +195,7 @@ class WebhookSink:
             return self._paused_until - now
         messages = self._outbox.next(now, MAX_TOGETHER)
         if not messages:
-            due = self._outbox.next_due(now)
-            return IDLE_SECONDS if due is None else min(due - now, IDLE_SECONDS)
+            return min(self._outbox.next_due(now) - now, IDLE_SECONDS)
         for message in messages:
             answer = self._client.deliver(message)
             if answer.status is None and self._stop.is_set():
