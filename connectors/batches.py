@@ -37,6 +37,11 @@ def _no_flags() -> Bool:
     return np.zeros(0, np.bool_)
 
 
+def numbered(names: Iterable[str], numbers: dict[str, int]) -> Int64:
+    """Return the number of each name, [names]; new ones are added to `numbers` as they come."""
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
 class Partition(NamedTuple):
     """Where events come from: a Kafka topic's partition, or a file (topic is its path, partition 0)."""
 

@@ -10,15 +10,15 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from connectors.batches import Alert, Scores
+from connectors.batches import Alert, Bool, Float64, Int64, Scores, numbered
 from connectors.decode.decoder import Decoder
 from connectors.files.labels import LabelsError, Window, load_labels, windows_of
 from connectors.files.lines import FileError
@@ -26,7 +26,7 @@ from connectors.files.settings import FileSettings
 from connectors.files.source import FileSource
 from detector.commands import LOOKAHEAD_NOTE
 from detector.commands.outputs import OutputFile
-from detector.commands.score_table import PER_FEATURE, ExtraColumns, ScoreTable, cells, feature_columns
+from detector.commands.score_table import PER_FEATURE, ScoreTable, cells, feature_cells, feature_columns
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.errors import UsageError
@@ -61,21 +61,15 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         from detector.commands.smooth import ScoredHistory  # noqa: PLC0415 - with torch
 
         history = ScoredHistory()
-
-    def write(scores: Scores) -> None:
-        if table is not None:
-            table.write(scores)
-        if history is not None:
-            history.add(scores)
-
-    result = replay(options.files, settings, write)
+    streams = ScoredStreams() if labels is not None else None
+    result = replay(options.files, settings, [part.add for part in (table, history, streams) if part is not None])
     if not result.scored:
         raise FileError(
             f"no event was scored: {result.rejected} records were rejected, {result.dropped} events late or duplicate;"
             " see section [decode]" + (f", and {output.path} stays as it was" if output else "")
         )
     if table is not None:
-        table.close(lookahead_columns(history, settings) if history is not None else None)
+        table.close(*(lookahead_columns(history, settings) if history is not None else ()))
     if history is not None:
         print(f"longwatch: {options.output} has columns named lookahead_... . {LOOKAHEAD_NOTE}", file=sys.stderr)
     report = sys.stderr if output and output.is_standard_output else sys.stdout
@@ -88,67 +82,57 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         f"{result.dropped} late or duplicate, {result.rejected} rejected" + (f"; {output.path}" if output else ""),
         file=report,
     )
-    if labels is not None:
-        print(f"\n{evaluation(result.streams, labels)}", file=report)
+    if labels is not None and streams is not None:
+        print(f"\n{evaluation(streams, labels)}", file=report)
 
 
-@dataclass(slots=True)
-class ScoredStream:
-    """One stream's scored events in their order, for an evaluation; every array is [events]."""
+class ScoredStream(NamedTuple):
+    """One stream's scored events in order of time, for an evaluation; every array is [events]."""
 
-    time: NDArray[np.int64]  # ns
-    score: NDArray[np.float64]
-    alert: NDArray[np.bool_]
+    name: str
+    time: Int64  # ns
+    score: Float64
+    alert: Bool
 
 
 class ScoredStreams:
     """Collects the scores of every stream."""
 
     def __init__(self) -> None:
-        self._parts: dict[str, list[ScoredStream]] = {}
+        self._numbers: dict[str, int] = {}  # by name
+        self._parts: list[tuple[Int64, Int64, Float64, Bool]] = []  # stream, time, score, alert
 
     def add(self, scores: Scores) -> None:
         """Take a batch in."""
-        stream = scores.batch.stream[scores.event]
-        time_ = scores.batch.time[scores.event]
-        order = np.argsort(stream, kind="stable")
-        edges = np.flatnonzero(np.diff(stream[order], prepend=-1, append=-1))
-        for a, b in pairwise(edges):
-            rows = order[a:b]
-            name = scores.batch.streams[stream[rows[0]]]
-            self._parts.setdefault(name, []).append(ScoredStream(time_[rows], scores.score[rows], scores.alert[rows]))
+        batch, event = scores.batch, scores.event
+        stream = numbered(batch.streams, self._numbers)[batch.stream[event]]
+        self._parts.append((stream, batch.time[event], scores.score, scores.alert))
 
-    def all(self) -> dict[str, ScoredStream]:
-        """Return each stream whole, by name."""
-        return {
-            name: ScoredStream(
-                np.concatenate([part.time for part in parts]),
-                np.concatenate([part.score for part in parts]),
-                np.concatenate([part.alert for part in parts]),
-            )
-            for name, parts in sorted(self._parts.items())
-        }
+    def by_name(self) -> list[ScoredStream]:
+        """Return each stream whole, sorted by name."""
+        names = list(self._numbers)
+        stream, time_, score, alert = map(np.concatenate, zip(*self._parts, strict=True))
+        order = np.lexsort((time_, stream))  # stable
+        edges = np.flatnonzero(np.diff(stream[order])) + 1
+        return sorted(
+            ScoredStream(names[stream[rows[0]]], time_[rows], score[rows], alert[rows])
+            for rows in np.split(order, edges)
+        )
 
 
 @dataclass(slots=True)
 class BacktestResult:
     """The outcome of a backtest."""
 
-    events: int = 0
     scored: int = 0
     dropped: int = 0
-    seconds: float = 0.0
-    alerts: list[Alert] = field(default_factory=list)
     rejected: int = 0
-    streams: ScoredStreams = field(default_factory=ScoredStreams)
+    alerts: list[Alert] = field(default_factory=list)
+    seconds: float = 0.0
 
 
-def replay(
-    paths: Sequence[str],
-    settings: Settings,
-    write: Callable[[Scores], None],
-) -> BacktestResult:
-    """Score all events of `paths`, each file at full speed; hand every batch of scores to `write`.
+def replay(paths: Sequence[str], settings: Settings, takers: Sequence[Callable[[Scores], None]]) -> BacktestResult:
+    """Score all events of `paths`, each file at full speed; hand every batch of scores to each of `takers`.
 
     Raises FileError for a file that cannot be read.
     """
@@ -163,52 +147,43 @@ def replay(
     )
     result = BacktestResult()
     began = time.perf_counter()
-    bar = tqdm(unit=" events", unit_scale=True, disable=None)
-    while not source.finished():
-        raw = source.poll(0.5)
-        batch, rejected = decoder.decode(raw)
-        for one in rejected[: max(MAX_LOGGED_REJECTIONS - result.rejected, 0)]:
-            logger.warning("rejected: %s", one.detail)
-        result.rejected += len(rejected)
-        step = engine.step(batch)
-        if engine.streams.pending_count:
-            stored.update(engine.streams.drain())
-        write(step.scores)
-        result.events += len(batch)
-        result.scored += len(step.scores)
-        result.alerts += step.alerts
-        result.streams.add(step.scores)
-        bar.update(len(batch))
-    bar.close()
-    source.close()
-    engine.close()
-    result.dropped = result.events - result.scored
+    with closing(engine), closing(source), tqdm(unit=" events", unit_scale=True, disable=None) as bar:
+        while not source.finished():
+            batch, rejected = decoder.decode(source.poll(0.5))
+            for one in rejected[: max(MAX_LOGGED_REJECTIONS - result.rejected, 0)]:
+                logger.warning("rejected: %s", one.detail)
+            step = engine.step(batch)
+            if engine.streams.pending_count:
+                stored.update(engine.streams.drain())
+            for take in takers:
+                take(step.scores)
+            result.scored += len(step.scores)
+            result.dropped += len(batch) - len(step.scores)
+            result.rejected += len(rejected)
+            result.alerts += step.alerts
+            bar.update(len(batch))
     result.seconds = time.perf_counter() - began
     return result
 
 
-def lookahead_columns(history: ScoredHistory, settings: Settings) -> ExtraColumns:
-    """Return the columns that a pass over all of `history`, backwards too, adds to a ScoreTable of the same events."""
+def lookahead_columns(history: ScoredHistory, settings: Settings) -> tuple[list[str], Iterator[str]]:
+    """Return names and rows of the columns that a pass over all of `history`, backwards too, adds to its table."""
     from training.network.model import Forecaster  # noqa: PLC0415 - with torch, which the engine does not need on a CPU
 
     model = Forecaster.of(first_model(settings)).to(device_of(settings))
     with tqdm(desc="looking ahead", total=len(history), unit=" values", unit_scale=True, disable=None) as bar:
         smoothed = history.smoothed(model, bar.update)
     names = feature_columns([LOOKAHEAD_PREFIX + kind for kind in PER_FEATURE], history.features)
-    return ExtraColumns([LOOKAHEAD_PREFIX + "score", *names], _rows(history, smoothed))
+    return [LOOKAHEAD_PREFIX + "score", *names], _rows(history, smoothed)
 
 
 def _rows(history: ScoredHistory, smoothed: Smoothed) -> Iterator[str]:
-    start, feature, width = history.start(), history.feature(), len(PER_FEATURE)
-    for first in range(0, len(smoothed.score), ROWS_AT_ONCE):
+    start, feature, (score, *bands) = history.start(), history.feature(), smoothed
+    for first in range(0, len(score), ROWS_AT_ONCE):
         edges = start[first : first + ROWS_AT_ONCE + 1]
         here = slice(int(edges[0]), int(edges[-1]))
-        table = np.full((len(edges) - 1, 1 + width * len(history.features)), np.nan)
-        table[:, 0] = smoothed.score[first : first + ROWS_AT_ONCE]
-        row = np.repeat(np.arange(len(table)), np.diff(edges))
-        for k, values in enumerate((smoothed.expected, smoothed.lower, smoothed.upper)):
-            table[row, 1 + width * feature[here] + k] = values[here]
-        yield from map(cells, table.tolist())
+        table = feature_cells(edges, feature[here], [band[here] for band in bands], len(history.features))
+        yield from map(cells, np.column_stack((score[first : first + ROWS_AT_ONCE], table)).tolist())
 
 
 def _some(names: Iterable[str]) -> str:
@@ -222,19 +197,18 @@ def evaluation(streams: ScoredStreams, labels: dict[str, list[Window]]) -> str:
     Raises LabelsError where the labels name none of the streams.
     """
     judged, scores, rows = [], [], []
-    for name, scored in streams.all().items():
-        windows = windows_of(labels, name)
+    scored = streams.by_name()
+    for one in scored:
+        windows = windows_of(labels, one.name)
         if windows is None:
-            logger.warning("stream %r is not named in the labels: left out of the figures", name)
+            logger.warning("stream %r is not named in the labels: left out of the figures", one.name)
             continue
-        order = np.argsort(scored.time, kind="stable")
-        judged.append(incidents(name, scored.time[order], scored.alert[order], windows))
-        scores.append(scored.score[order])
-        rows.append(rows_in_windows(scored.time[order], windows))
+        judged.append(incidents(one.name, one.time, one.alert, windows))
+        scores.append(one.score)
+        rows.append(rows_in_windows(one.time, windows))
     if not judged:
-        raise LabelsError(
-            f"the labels name none of the streams: they name {_some(labels)}, scored were {_some(streams.all())}"
-        )
+        found = _some(one.name for one in scored)
+        raise LabelsError(f"the labels name none of the streams: they name {_some(labels)}, scored were {found}")
     score, labelled = np.concatenate(scores), np.concatenate(rows)
     auc, precision = roc_auc(score, labelled), average_precision(score, labelled)
     return (

@@ -10,15 +10,13 @@ import argparse
 import gzip
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
 import textwrap
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +29,8 @@ from connectors.files.labels import load_labels
 from connectors.files.lines import FileError
 from connectors.http_server.settings import HttpSettings
 from connectors.sink_group import SinkGroup
-from detector.commands.demo_report import COLUMNS, RULES, match_incidents, read_series, summary, write_plots
-from detector.commands.outputs import check_folder
-from detector.commands.plot_style import PlotError
+from detector.commands.demo_report import COLUMNS, RULES, read_series, summary
+from detector.commands.outputs import PlotError, check_folder, require_matplotlib
 from detector.config.settings import Settings
 from detector.observability.alert_text import format_number, format_time, format_value
 from detector.service.factory import build_daemon
@@ -52,16 +49,12 @@ INTRODUCTION = (
 
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
-    """Run the demo in the folder that was asked for."""
-    run_demo(settings, options.output)
+    """Replay the bundled series, print alerts and a table, write plots, scores, alerts and metrics to a folder.
 
-
-def run_demo(settings: Settings, output: Path) -> None:
-    """Replay the bundled series, print alerts and a table, write plots, scores, alerts and metrics to `output`.
-
-    Raises the daemon's own errors, FileError where another demo writes there, OSError where `output` cannot be
+    Raises the daemon's own errors, FileError where another demo writes there, OSError where the folder cannot be
     written, KeyboardInterrupt after CTRL+C.
     """
+    output: Path = options.output
     check_folder("--output", output)
     output.mkdir(parents=True, exist_ok=True)
     folder = os.open(output, os.O_RDONLY)
@@ -84,19 +77,17 @@ def _run_alone(settings: Settings, output: Path) -> None:
         url = _url(chosen)
         print(textwrap.fill(INTRODUCTION.format(streams=len(paths), events=total), COLUMNS))
         print(f"metrics while it runs: {url}/metrics\n")
-        seen, seconds = _replay(chosen, settings.origin("logging.level") is not None, total, f"{url}/metrics", metrics)
-    if seen["events"] < total:
-        print(f"\nstopped after {seen['events']:,} of {total:,} events")
+        events, scored, seconds = _replay(chosen, total, f"{url}/metrics", metrics)
+    if events < total:
+        print(f"\nstopped after {events:,} of {total:,} events")
         raise KeyboardInterrupt
 
     series = read_series(scores, alerts, load_labels(DATA / "labels.json"))
-    judged = [match_incidents(one) for one in series]
-    table = incident_table(judged)
-    dropped = seen["events"] - seen["events_scored"]
+    table = incident_table([one.judged for one in series])
     paragraphs = [
-        f"{seen['events_scored']:,} events scored in {seconds:.1f} s; {dropped} were dropped, since their stream "
+        f"{scored:,} events scored in {seconds:.1f} s; {events - scored} were dropped, since their stream "
         "already had an event of the same time.",
-        *summary(series, judged, settings.alerting.alerts_per_stream_per_week),
+        *summary(series, settings.alerting.alerts_per_stream_per_week),
         RULES,
     ]
     print(f"\n{table}\n")
@@ -104,7 +95,10 @@ def _run_alone(settings: Settings, output: Path) -> None:
         print(textwrap.fill(paragraph, COLUMNS))
     print(f"\nalerts    {alerts}\nscores    {scores}\nmetrics   {metrics}")
     try:
-        plots = write_plots(series, judged, paragraphs, table, output)
+        require_matplotlib()
+        from detector.commands.plots import write_plots  # noqa: PLC0415 - with matplotlib
+
+        plots = write_plots(series, paragraphs, table, output)
     except PlotError as error:
         plots = f"none: {error}"
     print(f"plots     {plots}")
@@ -133,27 +127,24 @@ def _demo_settings(settings: Settings, paths: Sequence[Path], state: Path, score
     )
 
 
-def _replay(
-    settings: Settings, verbose: bool, total: int, metrics_url: str, metrics: Path
-) -> tuple[dict[str, int], float]:
-    """Run the daemon to the end of its files; return what its counters say, and the seconds it took."""
-    bar = tqdm(
-        desc="starting",
-        total=total,
-        unit=" events",
-        unit_scale=True,
-        ncols=COLUMNS,
-        leave=False,
-        disable=None,
-        file=sys.stderr,
-    )
-    with bar, _quiet(verbose), _restored_signals():
-        daemon = build_daemon(settings, SinkGroup([_Progress(bar, metrics_url, metrics)], [_Terminal()], []))
-        began = time.perf_counter()
-        daemon.run()
+def _replay(settings: Settings, total: int, metrics_url: str, metrics: Path) -> tuple[int, int, float]:
+    """Run the daemon to the end of its files; return the events read, those scored, and the seconds it took."""
+    if settings.origin("logging.level") is None:
+        logging.disable(logging.WARNING)  # leaves the terminal to the demo, unless a level was asked for
+    try:
+        with tqdm(
+            desc="starting", total=total, unit=" events", unit_scale=True,
+            ncols=COLUMNS, leave=False, disable=None, file=sys.stderr,
+        ) as bar:  # fmt: skip
+            daemon = build_daemon(settings, SinkGroup([_Progress(bar, metrics_url, metrics)], [_Terminal()], []))
+            began = time.perf_counter()
+            daemon.run()
+    finally:
+        logging.disable(logging.NOTSET)
     seconds = time.perf_counter() - began
     count = daemon.metrics.registry.get_sample_value
-    return {name: int(count(f"longwatch_{name}_total") or 0) for name in ("events", "events_scored")}, seconds
+    events, scored = (int(count(f"longwatch_{name}_total") or 0) for name in ("events", "events_scored"))
+    return events, scored, seconds
 
 
 class _StatelessSink:
@@ -217,44 +208,14 @@ class _Progress(_StatelessSink):
             self._metrics.write_bytes(response.read())
 
 
-@contextmanager
-def _quiet(verbose: bool) -> Iterator[None]:
-    """Leave the terminal to the demo: of the daemon's log only errors, unless a level was asked for."""
-    packages = [logging.getLogger(name) for name in ("connectors", "detector", "training")]
-    before = [logger.level for logger in packages]
-    if not verbose:
-        for logger in packages:
-            logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(packages, before, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _restored_signals() -> Iterator[None]:
-    """Take back the signals that the daemon made its own, so that CTRL+C stops the drawing too."""
-    before = {number_: signal.getsignal(number_) for number_ in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number_, handler in before.items():
-            signal.signal(number_, handler)
-
-
 def _events(path: Path) -> int:
     with gzip.open(path, "rb") as lines:
         return sum(1 for _ in lines) - 1
 
 
 def _free_port(host: str) -> int:
-    with socket.create_server((host, 0), family=_family(host)) as listener:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         return int(listener.getsockname()[1])
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _url(settings: Settings) -> str:

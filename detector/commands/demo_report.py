@@ -1,21 +1,18 @@
-"""What the demo makes of the scores and alerts that it has written: series, a summary in words, plots and a page."""
+"""What the demo makes of the scores and alerts that it has written: series, and a summary in words."""
 
 from __future__ import annotations
 
-import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from tqdm import tqdm
 
-from connectors.batches import Int64
+from connectors.batches import Float64, Int64
 from connectors.files.labels import Window, windows_of
 from connectors.json_records import AlertRecord, ScoreRecord
-from detector.commands.plot_style import html_page, save_png
-from detector.commands.plots import Series, plot_overview, plot_stream
 from detector.scoring.judge import NOVELTY_WARMUP
 from training.evaluate import StreamIncidents, incidents, nab_probation
 
@@ -27,69 +24,62 @@ RULES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One feature of one stream, scored; the columns are [events], in order of time. NaN: not known."""
+
+    stream: str
+    feature: str
+    time: Int64  # ns
+    value: Float64
+    lower: Float64
+    upper: Float64
+    score: Float64
+    threshold: Float64
+    alerts: Int64  # [alerts] ns: when each fired
+    windows: Sequence[Window]  # labelled incidents
+
+    @property
+    def judged(self) -> StreamIncidents:
+        """The alerts that fired, matched with the labelled windows."""
+        return incidents(self.stream, self.time, np.isin(self.time, self.alerts), self.windows)
+
+
 def read_series(scores: Path, alerts: Path, labels: Mapping[str, list[Window]]) -> list[Series]:
     """Return the streams of a file of scores and a file of alerts, by name; of each its first feature."""
-    records: dict[str, list[ScoreRecord]] = {}
-    decoder = msgspec.json.Decoder(ScoreRecord)
-    with scores.open("rb") as lines:
-        for line in lines:
-            record = decoder.decode(line)
-            records.setdefault(record.stream, []).append(record)
-    fired: dict[str, list[str]] = {}
-    with alerts.open("rb") as lines:
-        for line in lines:
-            alert = msgspec.json.decode(line, type=AlertRecord)
-            if alert.status == "firing":
-                fired.setdefault(alert.stream, []).append(alert.started_at)
+    records: dict[str, list[ScoreRecord]] = defaultdict(list)
+    for record in msgspec.json.Decoder(ScoreRecord).decode_lines(scores.read_bytes()):
+        records[record.stream].append(record)
+    fired: dict[str, list[str]] = defaultdict(list)
+    for alert in msgspec.json.Decoder(AlertRecord).decode_lines(alerts.read_bytes()):
+        if alert.status == "firing":
+            fired[alert.stream].append(alert.started_at)
     return [
-        _series(stream, rows, fired.get(stream, []), windows_of(labels, stream) or [])
+        _series(stream, rows, fired[stream], windows_of(labels, stream) or [])
         for stream, rows in sorted(records.items())
     ]
 
 
-def match_incidents(series: Series) -> StreamIncidents:
-    """Match the alerts that fired with the labelled windows."""
-    return incidents(series.stream, series.time, np.isin(series.time, series.alerts), series.windows)
-
-
-def summary(series: Sequence[Series], judged: Sequence[StreamIncidents], budget: float) -> list[str]:
-    """Return in words what the table says, against the budget of alerts (a stream and week)."""
+def found_of(series: Sequence[Series]) -> str:
+    """Return in words how many of all labelled incidents were found."""
+    judged = [one.judged for one in series]
     found, labelled = sum(one.found for one in judged), sum(len(one.incidents) for one in judged)
-    false = sum(len(one.false_alarms) for one in judged)
+    return f"{found} of {labelled} labelled incidents found"
+
+
+def summary(series: Sequence[Series], budget: float) -> list[str]:
+    """Return in words what the alerts come to, against the budget of alerts (a stream and week)."""
+    false = sum(len(one.judged.false_alarms) for one in series)
     weeks = sum(int(one.time[-1] - one.time[0]) for one in series) / WEEK_NS
     early = sum(
-        sum(alarm < one.time[nab_probation(len(one.time))] for alarm in verdict.false_alarms)
-        for one, verdict in zip(series, judged, strict=True)
+        sum(alarm < one.time[nab_probation(len(one.time))] for alarm in one.judged.false_alarms) for one in series
     )
     return [
-        f"{found} of {labelled} labelled incidents found. {false} false alarms in {weeks:.0f} weeks of streams: "
+        f"{found_of(series)}. {false} false alarms in {weeks:.0f} weeks of streams: "
         f"{false / weeks:.2f} a stream and week; the budget, alerting.alerts_per_stream_per_week, is {budget:g}.",
         f"{early} of the false alarms fell into the first 15 % of a series (at most 750 events), which the benchmark "
         f"leaves to learning and does not count. Here they count: a stream warms up for {NOVELTY_WARMUP} events only.",
     ]
-
-
-def write_plots(
-    series: Sequence[Series], judged: Sequence[StreamIncidents], paragraphs: Sequence[str], table: str, output: Path
-) -> str:
-    """Write a PNG for each stream, one for all, and a page with them; return where."""
-    captioned = [
-        replace(one, note=f"{verdict.found} of {len(verdict.incidents)} incidents found, "
-                f"{len(verdict.false_alarms)} false alarms in {len(one.time):,} events")
-        for one, verdict in zip(series, judged, strict=True)
-    ]  # fmt: skip
-    images = []
-    for one in tqdm(
-        captioned, desc="drawing", unit=" plots", ncols=COLUMNS, leave=False, disable=None, file=sys.stderr
-    ):
-        path = output / f"{one.stream}.png"
-        save_png(plot_stream(one), path)
-        images.append((f"{one.stream}: {one.note}", path))
-    found, labelled = sum(one.found for one in judged), sum(len(one.incidents) for one in judged)
-    title = f"longwatch demo: {found} of {labelled} labelled incidents found in {len(series)} real series"
-    save_png(plot_overview(captioned, title), output / "demo.png")
-    (output / "index.html").write_text(html_page(title, paragraphs, table, images), encoding="utf-8")
-    return f"{output / 'index.html'}, {output / 'demo.png'}"
 
 
 def _series(stream: str, rows: Sequence[ScoreRecord], fired: Sequence[str], windows: Sequence[Window]) -> Series:
@@ -99,7 +89,6 @@ def _series(stream: str, rows: Sequence[ScoreRecord], fired: Sequence[str], wind
         feature=feature,
         time=_times([row.timestamp for row in rows]),
         value=np.array([row.observed.get(feature) for row in rows], np.float64),
-        expected=np.array([row.expected.get(feature) for row in rows], np.float64),
         lower=np.array([row.lower.get(feature) for row in rows], np.float64),
         upper=np.array([row.upper.get(feature) for row in rows], np.float64),
         score=np.array([row.score for row in rows]),

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from detector.commands.diagnosis_plots import (
     ForecastSeries,
-    Plot,
     plot_forecasts,
     plot_gradients,
     plot_losses,
@@ -67,38 +66,32 @@ class Diagnosis:
     outcome: RetrainResult
 
     def write(self, path: Path, summary: str) -> None:
-        """Write the page. Raises OSError, and PlotError without matplotlib."""
+        """Write the page. Raises OSError."""
         model = Forecaster.of(self.outcome.model or self.champion)
-        plots = self._plots(model)
+        recorded = self.recording.recorded
+        lags = list(range(1, REACH + 1))
+        plots = [plot_reach(gradient_reach(model, recorded, lags, self.seed), lags)]
+        if self.steps:  # there are none where there was too little to judge by
+            plots.append(plot_gradients(self.steps, self.learning.clip_norm))
+            plots.append(plot_losses(self.steps, self.validations))
+        whose = "the new model" if self.outcome.model else "the model that stays"
+        plots.append(plot_forecasts([forecasts(model, recorded, one) for one in self.recording.excerpts], BAND, whose))
+        used = {
+            "model": self.champion.shape._asdict(),
+            "training": {**self.learning.model_dump(), "seed": self.seed},
+            "windows": asdict(self.plan),
+        }
         body = "\n".join(
             [
                 f"<p>Trained on {html.escape(self.name)}.</p>",
                 f'<pre class="text">{html.escape(summary)}</pre>',
                 *(plot.html() for plot in plots),
                 _parameters(model),
-                _settings(self._effective_settings()),
+                _settings(used),
             ]
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html_document("longwatch train: how it went", body), encoding="utf-8")
-
-    def _plots(self, model: Forecaster) -> list[Plot]:
-        lags = list(range(1, REACH + 1))
-        plots = [plot_reach(gradient_reach(model, self.recording.recorded, lags, self.seed), lags)]
-        if self.steps:  # there are none where there was too little to judge by
-            plots.append(plot_gradients(self.steps, self.learning.clip_norm))
-            plots.append(plot_losses(self.steps, self.validations))
-        ahead = [forecasts(model, self.recording.recorded, excerpt) for excerpt in self.recording.excerpts]
-        whose = "the new model" if self.outcome.model else "the model that stays"
-        plots.append(plot_forecasts(ahead, BAND, whose))
-        return plots
-
-    def _effective_settings(self) -> dict[str, Mapping[str, Any]]:
-        return {
-            "model": self.champion.shape._asdict(),
-            "training": {**self.learning.model_dump(), "seed": self.seed},
-            "windows": asdict(self.plan),
-        }
 
 
 def gradient_reach(
@@ -118,10 +111,8 @@ def gradient_reach(
             return student_t_nll(nearest, targets).sum()
 
         start = network.initial_state(REACH_WINDOWS)
-        found: NDArray[np.float64] = (
-            state_gradient_norms(network.eval(), windows.inputs, start, lags, loss).double().numpy()
-        )
-        return found
+        found = state_gradient_norms(network.eval(), windows.inputs, start, lags, loss)
+        return np.asarray(found, np.float64)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -147,20 +138,12 @@ def forecasts(model: Forecaster, recorded: Recorded, excerpt: Excerpt) -> list[F
 
     found = []
     for column, horizon in enumerate(model.horizons[:MAX_HORIZONS]):
-        shown = min(SHOWN, len(excerpt.value) - horizon + 1)
-        made = slice(len(excerpt.value) - horizon + 1 - shown, len(excerpt.value) - horizon + 1)  # rows that forecast
+        last = len(excerpt.value) - horizon + 1
+        shown = min(SHOWN, last)
+        made = slice(last - shown, last)  # rows that forecast
         came = slice(len(excerpt.value) - shown, None)  # and the events that they forecast
-        found.append(
-            ForecastSeries(
-                excerpt.name,
-                horizon,
-                excerpt.time[came],
-                excerpt.value[came],
-                expected[made, column],
-                lower[made, column],
-                upper[made, column],
-            )
-        )
+        bands = (part[made, column] for part in (expected, lower, upper))
+        found.append(ForecastSeries(excerpt.name, horizon, excerpt.time[came], excerpt.value[came], *bands))
     return found
 
 

@@ -1,24 +1,31 @@
-"""The plots of `longwatch train --diagnose`, each with a sentence that says how to read it. Needs matplotlib."""
+"""The plots of `longwatch train --diagnose`, each with a sentence that says how to read it."""
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from detector.commands.plot_style import ALERT, BAND, DASHES, INK, SCORE, VALUE, new_figure
+from connectors.batches import Float64, Int64
+from detector.commands.plot_style import (
+    ALERT,
+    BAND,
+    DASHES,
+    INK,
+    PLAIN,
+    SCORE,
+    VALUE,
+    image_tag,
+    in_our_style,
+    time_axis,
+)
 from training.learn.tbptt import TrainStep
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Float64 = NDArray[np.float64]
 
 CELL_STYLES = {  # colour and dashes: some readers cannot tell the colours apart
     "rnn": (ALERT, (0, (1.2, 1.2))),
@@ -40,16 +47,11 @@ class Plot(NamedTuple):
 
     def html(self) -> str:
         """Return a heading, the sentence and the plot as an SVG within the page."""
-        import matplotlib  # noqa: PLC0415 - an extra
-
         image = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": "longwatch"}):  # equal plots give equal bytes
+        with rc_context({"svg.hashsalt": "longwatch"}):  # equal plots give equal bytes
             self.figure.savefig(image, format="svg", metadata={"Date": None})
-        data = base64.b64encode(image.getvalue()).decode()
-        return (
-            f"<h2>{html.escape(self.title)}</h2>\n<p>{html.escape(self.reading)}</p>\n"
-            f'<img alt="{html.escape(self.title)}" src="data:image/svg+xml;base64,{data}">'
-        )
+        title, reading = html.escape(self.title), html.escape(self.reading)
+        return f"<h2>{title}</h2>\n<p>{reading}</p>\n{image_tag(self.title, 'svg+xml', image.getvalue())}"
 
 
 class ForecastSeries(NamedTuple):
@@ -57,31 +59,31 @@ class ForecastSeries(NamedTuple):
 
     name: str
     horizon: int
-    time: NDArray[np.int64]  # ns
+    time: Int64  # ns
     value: Float64
     expected: Float64
     lower: Float64
     upper: Float64
 
 
+@in_our_style
 def plot_reach(panels: Mapping[str, Mapping[str, Float64]], lags: Sequence[int]) -> Plot:
     """Plot the gradient's norm against the lag: for each panel, by name, a line for each cell, [lags]."""
-    with new_figure(13, 4.6) as figure:
-        grid = figure.subplots(1, len(panels), sharey=True)
-        figure.subplots_adjust(left=0.065, right=0.98, top=0.9, bottom=0.12, wspace=0.13)
-        for axes, (title, lines) in zip(grid, panels.items(), strict=True):
-            for name, norms in lines.items():
-                colour, dashes = CELL_STYLES.get(name, THIS)
-                seen = np.where(norms >= MIN_NORM, norms, np.nan)
-                axes.plot(lags, seen, color=colour, linestyle=dashes, linewidth=1.6, label=name)
-            axes.set_yscale("log")
-            axes.set_xlim(1, lags[-1])
-            axes.set_xlabel("k, events back")
-            axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-            axes.tick_params(labelleft=True)
-            axes.grid(axis="x")
-            axes.legend(loc="lower left", frameon=False, fontsize=8.5, handlelength=3.2)  # lines fall to the right
-        grid[0].set_ylabel("|dL(t) / ds(t-k)|     s = h; lstm: s = h, C")
+    figure = Figure(figsize=(13, 4.6))
+    grid = figure.subplots(1, len(panels), sharey=True, gridspec_kw={"top": 0.9, "bottom": 0.12, "wspace": 0.13})
+    for axes, (title, lines) in zip(grid, panels.items(), strict=True):
+        for name, norms in lines.items():
+            colour, dashes = CELL_STYLES.get(name, THIS)
+            seen = np.where(norms >= MIN_NORM, norms, np.nan)
+            axes.plot(lags, seen, color=colour, linestyle=dashes, linewidth=1.6, label=name)
+        axes.set_yscale("log")
+        axes.set_xlim(1, lags[-1])
+        axes.set_xlabel("k, events back")
+        axes.set_title(title)
+        axes.tick_params(labelleft=True)
+        axes.grid(axis="x")
+        axes.legend(loc="lower left", fontsize=8.5, handlelength=3.2)  # lines fall to the right
+    grid[0].set_ylabel("|dL(t) / ds(t-k)|     s = h; lstm: s = h, C")
     return Plot(
         "How far back a gradient reaches",
         "Each line falls as the gradient of an event's loss vanishes on its way back through k events: where it has "
@@ -91,22 +93,22 @@ def plot_reach(panels: Mapping[str, Mapping[str, Float64]], lags: Sequence[int])
     )
 
 
+@in_our_style
 def plot_gradients(steps: Sequence[TrainStep], clip_norm: float) -> Plot:
     """Plot each step's gradient norm, before and after clipping; clip_norm: its limit, inf where there is none."""
     number, before, after = _columns(steps, "number", "gradient_norm", "clipped_norm")
     clipped = float(np.mean(before > after * (1 + 1e-6)))
-    with new_figure(13, 3.6) as figure:
-        axes = figure.subplots()
-        figure.subplots_adjust(left=0.065, right=0.98, top=0.9, bottom=0.15)
-        axes.plot(number, before, color=ALERT, linewidth=0.9, label="before clipping")
-        axes.plot(number, after, color=SCORE, linewidth=1.8, label="after")
-        if np.isfinite(clip_norm):
-            axes.axhline(clip_norm, color=INK, linewidth=0.9, linestyle=DASHES, label=f"limit {clip_norm:g}")
-        if before.max() > 10 * after.min():
-            axes.set_yscale("log")
-        _step_axis(axes)
-        axes.set_ylabel("global norm of the gradient")
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=3, fontsize=8)
+    figure = Figure(figsize=(13, 3.6))
+    axes = figure.subplots(gridspec_kw={"top": 0.9, "bottom": 0.15})
+    axes.plot(number, before, color=ALERT, linewidth=0.9, label="before clipping")
+    axes.plot(number, after, color=SCORE, linewidth=1.8, label="after")
+    if np.isfinite(clip_norm):
+        axes.axhline(clip_norm, color=INK, linewidth=0.9, linestyle=DASHES, label=f"limit {clip_norm:g}")
+    if before.max() > 10 * after.min():
+        axes.set_yscale("log")
+    _step_axis(axes)
+    axes.set_ylabel("global norm of the gradient")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     return Plot(
         "Gradients before and after clipping",
         "Where the upper line leaves the lower, the gradient was too long and was cut down to the limit "
@@ -116,31 +118,31 @@ def plot_gradients(steps: Sequence[TrainStep], clip_norm: float) -> Plot:
     )
 
 
+@in_our_style
 def plot_losses(steps: Sequence[TrainStep], validations: Sequence[tuple[int, float]]) -> Plot:
     """Plot the loss of each step, their running mean, and the validation loss where it was asked for."""
     number, loss = _columns(steps, "number", "loss")
     asked = np.array(validations, np.float64).reshape(-1, 2)
-    with new_figure(13, 3.8) as figure:
-        learning, held = figure.subplots(1, 2)
-        figure.subplots_adjust(left=0.065, right=0.98, top=0.87, bottom=0.15, wspace=0.16)
-        learning.plot(number, loss, color=BAND, linewidth=0.8, label="each step")
-        learning.plot(number, _running_mean(loss), color=SCORE, linewidth=1.6, label="running mean")
-        learning.legend(loc="upper right", frameon=False, ncols=2, fontsize=8)
-        held.plot(asked[:, 0], asked[:, 1], color=ALERT, marker="o", markersize=4, linewidth=1.2)
-        if len(asked):
-            best = asked[np.argmin(asked[:, 1])]
-            held.axvline(best[0], color=INK, linewidth=0.9, linestyle=DASHES)
-            right = best[0] < np.mean(asked[[0, -1], 0])  # where there is room for the words
-            held.annotate(
-                f"best: step {best[0]:.0f}", (best[0], 1), (4 if right else -4, -10),
-                xycoords=held.get_xaxis_transform(), textcoords="offset points",
-                ha="left" if right else "right", fontsize=8, color=INK,
-            )  # fmt: skip
-        for axes, title in ((learning, "Training loss"), (held, "Validation loss, on held-back time")):
-            axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-            _step_axis(axes)
-            axes.set_ylabel("nats")
-            axes.margins(y=0.12)
+    figure = Figure(figsize=(13, 3.8))
+    learning, held = figure.subplots(1, 2, gridspec_kw={"top": 0.87, "bottom": 0.15, "wspace": 0.16})
+    learning.plot(number, loss, color=BAND, linewidth=0.8, label="each step")
+    learning.plot(number, _running_mean(loss), color=SCORE, linewidth=1.6, label="running mean")
+    learning.legend(loc="upper right", ncols=2)
+    held.plot(asked[:, 0], asked[:, 1], color=ALERT, marker="o", markersize=4, linewidth=1.2)
+    if len(asked):
+        best = asked[np.argmin(asked[:, 1])]
+        held.axvline(best[0], color=INK, linewidth=0.9, linestyle=DASHES)
+        right = best[0] < np.mean(asked[[0, -1], 0])  # where there is room for the words
+        held.annotate(
+            f"best: step {best[0]:.0f}", (best[0], 1), (4 if right else -4, -10),
+            xycoords=held.get_xaxis_transform(), textcoords="offset points",
+            ha="left" if right else "right", fontsize=8, color=INK,
+        )  # fmt: skip
+    for axes, title in ((learning, "Training loss"), (held, "Validation loss, on held-back time")):
+        axes.set_title(title)
+        _step_axis(axes)
+        axes.set_ylabel("nats")
+        axes.margins(y=0.12)
     return Plot(
         "Training and validation loss",
         "Both should fall and then level off; where the right one rises while the left one still falls, the network is "
@@ -150,19 +152,18 @@ def plot_losses(steps: Sequence[TrainStep], validations: Sequence[tuple[int, flo
     )
 
 
+@in_our_style
 def plot_forecasts(lanes: Sequence[Sequence[ForecastSeries]], share: float, whose: str) -> Plot:
     """Plot forecasts over the values: a row for each lane, a column for each horizon; share: of the band."""
     rows, columns = len(lanes), len(lanes[0])
     height = 0.7 + 2.5 * rows
-    with new_figure(13, height) as figure:
-        grid = figure.subplots(rows, columns, squeeze=False)
-        figure.subplots_adjust(
-            left=0.065, right=0.98, top=1 - 0.55 / height, bottom=0.45 / height, wspace=0.14, hspace=0.42
-        )
-        for panels, lane in zip(grid, lanes, strict=True):
-            for axes, ahead in zip(panels, lane, strict=True):
-                _draw_forecast(axes, ahead)
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper right", frameon=False, ncols=3, fontsize=8)
+    figure = Figure(figsize=(13, height))
+    margins = {"top": 1 - 0.55 / height, "bottom": 0.45 / height, "wspace": 0.14, "hspace": 0.42}
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=margins)
+    for panels, lane in zip(grid, lanes, strict=True):
+        for axes, ahead in zip(panels, lane, strict=True):
+            _draw_forecast(axes, ahead)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper right", ncols=3)
     return Plot(
         f"Forecasts against the data, by {whose}",
         f"The dark line is what came, on held-back time, and the band holds what was thought {share:.0%} likely so "
@@ -176,8 +177,6 @@ def plot_forecasts(lanes: Sequence[Sequence[ForecastSeries]], share: float, whos
 
 
 def _draw_forecast(axes: Axes, forecast: ForecastSeries) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415 - the extra
-
     dates = forecast.time.astype("datetime64[ns]")
     axes.fill_between(dates, forecast.lower, forecast.upper, color=BAND, linewidth=0, label="band")
     axes.plot(dates, forecast.expected, color=SCORE, linewidth=0.8, linestyle=DASHES, label="expected")
@@ -187,13 +186,9 @@ def _draw_forecast(axes: Axes, forecast: ForecastSeries) -> None:
     axes.set_ylim(low - room, high + room)
     events = "event" if forecast.horizon == 1 else "events"
     title = f"{forecast.name}: {forecast.horizon} {events} ahead"
-    # a name may hold dollars, which matplotlib takes for a formula
-    axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold", parse_math=False)
+    axes.set_title(title, fontsize=9.5, **PLAIN)
     axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:,.6g}")
-    locator = AutoDateLocator(minticks=2, maxticks=6)  # type: ignore[no-untyped-call]  # matplotlib.dates has none
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]  # likewise
-    axes.margins(x=0.005)
+    time_axis(axes, 2, 6)
 
 
 def _step_axis(axes: Axes) -> None:
@@ -210,8 +205,5 @@ def _columns(steps: Sequence[TrainStep], *names: str) -> list[Float64]:
 def _running_mean(values: Float64) -> Float64:
     """Return the mean of the last tenth of the run, at most, before each value."""
     width = max(len(values) // 10, 1)
-    total = np.concatenate(([0.0], np.cumsum(values)))
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - width, 0)
-    mean: Float64 = (total[last] - total[first]) / (last - first)
-    return mean
+    total = np.convolve(values, np.ones(width))[: len(values)]
+    return total / np.minimum(np.arange(len(values)) + 1, width)

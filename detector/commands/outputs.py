@@ -1,4 +1,4 @@
-"""What --output names: checked before the work begins, and written whole or not at all."""
+"""What commands write: checked before the work begins, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TextIO
 
+from connectors.errors import UserError
 from connectors.files.lines import FileError
 
 STANDARD_OUTPUT = "-"
@@ -106,3 +108,15 @@ def check_folder(option: str, folder: Path) -> None:
         why = f"user id {os.geteuid()} may not write to {place}"
     if why:
         raise FileError(f"{option} {folder}: cannot be written: {why}")
+
+
+class PlotError(UserError):
+    """No plot can be drawn; the text says what is missing."""
+
+
+def require_matplotlib() -> None:
+    """Raise PlotError without matplotlib."""
+    try:
+        import_module("matplotlib")  # an extra: only who draws must have it
+    except ImportError as error:
+        raise PlotError(f"plots need matplotlib ({error}): pip install 'longwatch[plots]'") from error

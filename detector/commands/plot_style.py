@@ -1,7 +1,7 @@
-"""How all plots and pages look: figures in one style, PNG files with few colours, HTML pages that need no other file.
+"""How all plots and pages look: one style, PNG files with few colours, HTML pages that need no other file.
 
 Colours are Okabe and Ito's, which people who see red and green alike can tell apart; what matters differs in shape too.
-Needs matplotlib, the `plots` extra. Nothing here opens a window.
+Nothing here opens a window. matplotlib is the `plots` extra: import this and the plots only after `require_matplotlib`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from connectors.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from PIL import Image
 
 INK, SOFT, GRID = "#1f2a36", "#66717d", "#e3e7eb"
 VALUE, BAND, WINDOW, ALERT, SCORE = "#1f2a36", "#a6d4f2", "#fae6b4", "#d55e00", "#0072b2"
@@ -39,58 +38,46 @@ STYLE: Any = {  # matplotlib's own type lists every key it knows
     "ytick.color": SOFT,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 11,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
     "figure.facecolor": "white",
+    "figure.dpi": 110,
+    "figure.subplot.left": 0.065,
+    "figure.subplot.right": 0.98,
 }
+in_our_style = style.context(STYLE, after_reset=True)  # decorates what draws: whatever the user's matplotlibrc says
 DASHES = (0, (4, 3))
 PLAIN: dict[str, Any] = {"parse_math": False}  # of texts with names, whose dollars matplotlib takes for a formula
-DPI = 110
 COLOURS = 128  # of a PNG's palette: a third of the bytes, and no difference to the eye
-
-
-class PlotError(UserError):
-    """No plot can be drawn; the text says what is missing."""
-
-
-def require_matplotlib() -> None:
-    """Raise PlotError without matplotlib."""
-    try:
-        import_module("matplotlib")  # an extra: only who draws must have it
-    except ImportError as error:
-        raise PlotError(f"plots need matplotlib ({error}): pip install 'longwatch[plots]'") from error
-
-
-@contextmanager
-def new_figure(width: float, height: float, dpi: int = DPI) -> Iterator[Figure]:
-    """Give an empty figure, inches wide and high, in our style whatever the user's matplotlibrc says.
-
-    Raises PlotError without matplotlib.
-    """
-    require_matplotlib()
-    import matplotlib  # noqa: PLC0415 - an extra
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield Figure(figsize=(width, height), dpi=dpi)
 
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG with few colours. Raises OSError."""
-    from PIL import Image  # noqa: PLC0415 - comes with matplotlib: only who draws must have the extra
-
     whole = io.BytesIO()
     figure.savefig(whole, format="png")
     image = Image.open(whole).convert("RGB")
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
+def time_axis(axes: Axes, least: int, most: int) -> None:
+    """Give the x axis so many ticks of time."""
+    locator = AutoDateLocator(minticks=least, maxticks=most)  # type: ignore[no-untyped-call]  # matplotlib.dates: none
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]  # likewise
+    axes.margins(x=0.005)
+
+
+def image_tag(words: str, kind: str, data: bytes) -> str:
+    """Return an image within the page; `words` describe it, `kind` is of its MIME type."""
+    return f'<img alt="{html.escape(words)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
+
+
 def html_page(title: str, paragraphs: Sequence[str], table: str, images: Sequence[tuple[str, Path]]) -> str:
     """Return an HTML page that holds everything in itself; `images` are descriptions and PNG files."""
-    tags = "\n".join(
-        f'<img alt="{html.escape(words)}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
-        for words, path in images
-    )
+    tags = "\n".join(image_tag(words, "png", path.read_bytes()) for words, path in images)
     text = "\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
     return html_document(title, f"{text}\n<pre>{html.escape(table)}</pre>\n{tags}")
 

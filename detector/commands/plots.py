@@ -1,26 +1,40 @@
-"""Plots of scored streams: values with the band that was expected, the score with its threshold, and the alerts."""
+"""The demo's plots: values with the band that was expected, the score with its threshold, alerts and labels."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpecBase
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from tqdm import tqdm
 
+from connectors.batches import Int64
 from connectors.files.labels import Window
-from detector.commands.plot_style import ALERT, BAND, DASHES, INK, PLAIN, SCORE, SOFT, VALUE, WINDOW, new_figure
+from detector.commands.demo_report import COLUMNS, Series, found_of
+from detector.commands.plot_style import (
+    ALERT,
+    BAND,
+    DASHES,
+    INK,
+    PLAIN,
+    SCORE,
+    SOFT,
+    VALUE,
+    WINDOW,
+    html_page,
+    in_our_style,
+    save_png,
+    time_axis,
+)  # fmt: skip
 from detector.observability.alert_text import format_number, format_return_period, format_time
 from training.evaluate import rows_in_windows
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.gridspec import GridSpecBase
-
-Int64 = NDArray[np.int64]
-Float64 = NDArray[np.float64]
 
 TICKS, CLOSE_UP_TICKS = 9, 6  # of time, at most
 OVERVIEW_WIDTH, OVERVIEW_HEAD, OVERVIEW_ROW, OVERVIEW_FOOT = 9.5, 0.75, 1.55, 0.65  # inches
@@ -29,78 +43,69 @@ CLOSE_UP_EVENTS = 60  # on each side of the strongest alert: few enough for the 
 GAP = 12  # a line is broken where so many usual intervals pass without an event
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One feature of one stream, scored; the columns are [events], in order of time. NaN: not known."""
-
-    stream: str
-    feature: str
-    time: Int64  # ns
-    value: Float64
-    expected: Float64
-    lower: Float64
-    upper: Float64
-    score: Float64
-    threshold: Float64
-    alerts: Int64  # [alerts] ns: when each fired
-    windows: Sequence[Window]  # labelled incidents, if any are known
-    note: str = ""  # a few words behind the name
+def write_plots(series: Sequence[Series], paragraphs: Sequence[str], table: str, output: Path) -> str:
+    """Write a PNG for each stream, one for all, and a page with them; return where."""
+    images = []
+    for one in tqdm(series, desc="drawing", unit=" plots", ncols=COLUMNS, leave=False, disable=None, file=sys.stderr):
+        path = output / f"{one.stream}.png"
+        save_png(plot_stream(one), path)
+        images.append((f"{one.stream}: {_note(one)}", path))
+    title = f"longwatch demo: {found_of(series)} in {len(series)} real series"
+    save_png(plot_overview(series, title), output / "demo.png")
+    (output / "index.html").write_text(html_page(title, paragraphs, table, images), encoding="utf-8")
+    return f"{output / 'index.html'}, {output / 'demo.png'}"
 
 
-class _Strongest(NamedTuple):
-    """The alert with the highest score at its firing."""
-
-    row: int
-    when: str
-    words: str
-
-
+@in_our_style
 def plot_stream(series: Series) -> Figure:
     """Return a stream's plot: all of it on the left, the surroundings of its strongest alert on the right."""
-    with new_figure(13, 4.8) as figure:
-        strongest = _strongest(series)
-        grid = figure.add_gridspec(
-            *(2, 2 if strongest else 1), height_ratios=(2, 1), width_ratios=(2.2, 1) if strongest else None,
-            left=0.055, right=0.985 if strongest else 0.93, top=0.87, bottom=0.17, wspace=0.21, hspace=0.1,
-        )  # fmt: skip
-        panels = _panels(figure, grid, 0, series, slice(None))
-        _head(panels[0], series.stream, series.note)
-        _rarity_axis(panels[1], series)
-        if strongest:
-            near = slice(max(strongest.row - CLOSE_UP_EVENTS, 0), strongest.row + CLOSE_UP_EVENTS)
-            value, _ = _panels(figure, grid, 1, series, near, marker=9.0)
-            _head(value, f"Strongest alert: {strongest.when}", strongest.words)
-        _legend(figure, labelled=bool(series.windows))
-        return figure
+    figure = Figure(figsize=(13, 4.8))
+    fired = np.flatnonzero(np.isin(series.time, series.alerts))
+    grid = figure.add_gridspec(
+        *(2, 2 if len(fired) else 1), height_ratios=(2, 1), width_ratios=(2.2, 1) if len(fired) else None,
+        left=0.055, right=0.985 if len(fired) else 0.93, top=0.87, bottom=0.17, wspace=0.21, hspace=0.1,
+    )  # fmt: skip
+    value, score = _panels(figure, grid, 0, series, slice(None))
+    _head(value, series.stream, _note(series))
+    _rarity_axis(score, series)
+    if len(fired):
+        row = int(fired[np.argmax(series.score[fired])])
+        near = slice(max(row - CLOSE_UP_EVENTS, 0), row + CLOSE_UP_EVENTS)
+        observed, lower, upper = (format_number(float(c[row])) for c in (series.value, series.lower, series.upper))
+        rare = format_return_period(float(series.score[row]))
+        value, _ = _panels(figure, grid, 1, series, near, marker=9.0)
+        when = format_time(int(series.time[row]))[:16]
+        _head(value, f"Strongest alert: {when}Z", f"{observed}, expected {lower} .. {upper}; {rare}")
+    _legend(figure)
+    return figure
 
 
+@in_our_style
 def plot_overview(streams: Sequence[Series], title: str) -> Figure:
     """Return one plot of several streams, one below the other, each with its own axis of time."""
     height = OVERVIEW_HEAD + OVERVIEW_FOOT + OVERVIEW_ROW * len(streams)
-    with new_figure(OVERVIEW_WIDTH, height, OVERVIEW_DPI) as figure:
-        figure.text(0.1, 1 - 0.3 / height, title, fontsize=12, fontweight="bold", va="center", **PLAIN)
-        rows = figure.add_gridspec(
-            len(streams), 1, left=0.1, right=0.91, hspace=0.52,
-            top=1 - OVERVIEW_HEAD / height, bottom=OVERVIEW_FOOT / height,
-        )  # fmt: skip
-        for number_, series in enumerate(streams):
-            grid = rows[number_].subgridspec(2, 1, height_ratios=(1.7, 1), hspace=0.12)
-            value, score = _panels(figure, grid, 0, series, slice(None))
-            value.set_title(series.stream, loc="left", fontsize=9.5, fontweight="bold", pad=4, **PLAIN)
-            value.set_title(series.note, loc="right", fontsize=8, color=SOFT, pad=4, **PLAIN)
-            _rarity_axis(score, series)
-        _legend(figure, labelled=any(series.windows for series in streams))
-        return figure
+    figure = Figure(figsize=(OVERVIEW_WIDTH, height), dpi=OVERVIEW_DPI)
+    figure.text(0.1, 1 - 0.3 / height, title, fontsize=12, fontweight="bold", va="center", **PLAIN)
+    rows = figure.add_gridspec(
+        len(streams), 1, left=0.1, right=0.91, hspace=0.52,
+        top=1 - OVERVIEW_HEAD / height, bottom=OVERVIEW_FOOT / height,
+    )  # fmt: skip
+    for number, series in enumerate(streams):
+        grid = rows[number].subgridspec(2, 1, height_ratios=(1.7, 1), hspace=0.12)
+        value, score = _panels(figure, grid, 0, series, slice(None))
+        value.set_title(series.stream, fontsize=9.5, pad=4, **PLAIN)
+        value.set_title(_note(series), loc="right", fontsize=8, fontweight="normal", color=SOFT, pad=4, **PLAIN)
+        _rarity_axis(score, series)
+    _legend(figure)
+    return figure
 
 
-def _strongest(series: Series) -> _Strongest | None:
-    rows = np.flatnonzero(np.isin(series.time, series.alerts))
-    if not len(rows):
-        return None
-    row = int(rows[np.argmax(series.score[rows])])
-    band = f"{format_number(float(series.lower[row]))} .. {format_number(float(series.upper[row]))}"
-    observed, rare = format_number(float(series.value[row])), format_return_period(float(series.score[row]))
-    return _Strongest(row, f"{format_time(int(series.time[row]))[:16]}Z", f"{observed}, expected {band}; {rare}")
+def _note(series: Series) -> str:
+    judged = series.judged
+    return (
+        f"{judged.found} of {len(judged.incidents)} incidents found, "
+        f"{len(judged.false_alarms)} false alarms in {len(series.time):,} events"
+    )
 
 
 def _panels(
@@ -131,13 +136,13 @@ def _panels(
     value.set_ylabel(series.feature, **PLAIN)
     figure.align_ylabels((value, score))
     value.yaxis.set_major_formatter(lambda tick, _: f"{tick:,.6g}")
-    _time_axis(score, CLOSE_UP_TICKS if column else TICKS)
+    time_axis(score, 3, CLOSE_UP_TICKS if column else TICKS)
     _score_axis(score, series)
     return value, score
 
 
 def _head(axes: Axes, title: str, note: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=19, **PLAIN)
+    axes.set_title(title, pad=19, **PLAIN)
     axes.annotate(
         note, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=8, color=SOFT, **PLAIN
     )
@@ -160,10 +165,10 @@ def _shade(value: Axes, score: Axes, windows: Sequence[Window], time: Int64) -> 
 
 
 def _mark(value: Axes, score: Axes, series: Series, rows: slice, size: float) -> None:
-    """Mark where alerts fired: full triangles inside labelled windows (or where nothing is labelled), else hollow."""
+    """Mark where alerts fired: full triangles inside labelled windows, else hollow."""
     time = series.time[rows]
     fired = np.flatnonzero(np.isin(time, series.alerts))
-    right = rows_in_windows(time[fired], series.windows) | (not series.windows)
+    right = rows_in_windows(time[fired], series.windows)
     for axes, column in ((value, series.value[rows]), (score, series.score[rows])):
         for chosen, fill in ((fired[~right], "white"), (fired[right], ALERT)):
             axes.plot(
@@ -188,40 +193,15 @@ def _rarity_axis(score: Axes, series: Series) -> None:
     axes.spines["right"].set_visible(False)
 
 
-def _time_axis(axes: Axes, most: int) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # noqa: PLC0415 - the extra
-
-    locator = AutoDateLocator(minticks=3, maxticks=most)  # type: ignore[no-untyped-call]  # matplotlib.dates has none
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]  # likewise
-    axes.margins(x=0.005)
-
-
-def _legend(figure: Figure, *, labelled: bool) -> None:
-    from matplotlib.lines import Line2D  # noqa: PLC0415 - the extra
-    from matplotlib.patches import Patch  # noqa: PLC0415
-
-    def triangle(fill: str) -> Line2D:
-        return Line2D([], [], linestyle="none", marker="v", markersize=6, markerfacecolor=fill, markeredgecolor=ALERT)
-
-    entries: dict[str, Line2D | Patch] = {
-        "observed": Line2D([], [], color=VALUE, linewidth=1),
-        "expected band": Patch(color=BAND, linewidth=0),
-        "score": Line2D([], [], color=SCORE, linewidth=1),
-        "threshold": Line2D([], [], color=INK, linewidth=1, linestyle=DASHES),
-    }
-    if labelled:
-        entries["labelled incident"] = Patch(color=WINDOW, linewidth=0)
-        entries["alert in a labelled incident"] = triangle(ALERT)
-        entries["alert outside"] = triangle("white")
-    else:
-        entries["alert"] = triangle(ALERT)
-    figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="lower center",
-        ncols=len(entries),
-        frameon=False,
-        fontsize=8,
-        columnspacing=1.4,
-    )
+def _legend(figure: Figure) -> None:
+    triangle = partial(Line2D, [], [], linestyle="none", marker="v", markersize=6, markeredgecolor=ALERT)
+    entries = [
+        Line2D([], [], color=VALUE, linewidth=1, label="observed"),
+        Patch(color=BAND, linewidth=0, label="expected band"),
+        Line2D([], [], color=SCORE, linewidth=1, label="score"),
+        Line2D([], [], color=INK, linewidth=1, linestyle=DASHES, label="threshold"),
+        Patch(color=WINDOW, linewidth=0, label="labelled incident"),
+        triangle(markerfacecolor=ALERT, label="alert in a labelled incident"),
+        triangle(markerfacecolor="white", label="alert outside"),
+    ]
+    figure.legend(handles=entries, loc="lower center", ncols=len(entries), columnspacing=1.4)

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from connectors.batches import Scores
+from connectors.batches import Float64, Int64, Scores, numbered
 from connectors.encode import rfc3339
 from detector.commands.outputs import OutputFile
 
 FIXED = ("timestamp", "stream", "score", "threshold", "alert")
 PER_FEATURE = ("expected", "lower", "upper")
-
-
-class ExtraColumns(NamedTuple):
-    """Columns that are only known once everything is read; they come last."""
-
-    names: Sequence[str]
-    rows: Iterable[str]  # each row's cells, in the order of the rows, each cell with its comma before it
 
 
 class ScoreTable:
@@ -37,24 +29,17 @@ class ScoreTable:
         self._columns: dict[str, int] = {}
         self._widths: list[tuple[int, int]] = []  # rows so far, and features they were written with
 
-    def write(self, scores: Scores) -> None:
+    def add(self, scores: Scores) -> None:
         """Append a batch's rows."""
         batch = scores.batch
-        for name in batch.features:
-            self._columns.setdefault(name, len(self._columns))
-        width = len(self._columns)
-        count = len(scores)
-        self._widths.append((count, width))
-        table = np.full((count, 3 * width), np.nan)
-        if width:
-            places = np.array([self._columns[name] for name in batch.features], np.int64)
-            row = np.repeat(np.arange(count), np.diff(scores.start))
-            column = 3 * places[batch.feature[scores.observation]]
-            for k, values in enumerate((scores.expected, scores.lower, scores.upper)):
-                table[row, column + k] = values
+        feature = numbered(batch.features, self._columns)[batch.feature[scores.observation]]
+        self._widths.append((len(scores), len(self._columns)))
+        bands = scores.expected, scores.lower, scores.upper
+        table = feature_cells(scores.start, feature, bands, len(self._columns))
         lines: list[list[float | str]] = table.tolist()
         for j in np.flatnonzero(scores.expected_symbol >= 0).tolist():
-            lines[row[j]][column[j]] = _cell(scores.symbols[scores.expected_symbol[j]])
+            row = int(np.searchsorted(scores.start, j, side="right")) - 1
+            lines[row][3 * feature[j]] = _cell(scores.symbols[scores.expected_symbol[j]])
         names = [_cell(name) for name in batch.streams]
         streams = [names[code] for code in batch.stream[scores.event].tolist()]
         rows = zip(
@@ -66,10 +51,13 @@ class ScoreTable:
             for time, stream, score, threshold, alert, numbers in rows
         )
 
-    def close(self, extra: ExtraColumns | None = None) -> None:
-        """Write the header, all rows and their extra columns. Raises FileError."""
-        header = [*FIXED, *feature_columns(PER_FEATURE, self._columns), *(extra.names if extra else ())]
-        behind = iter(extra.rows) if extra else None
+    def close(self, extra: Sequence[str] = (), behind: Iterator[str] | None = None) -> None:
+        """Write the header and all rows. Raises FileError.
+
+        extra: names of columns that are only known once everything is read; they come last. behind: the cells of each
+        row in them, each with its comma before it.
+        """
+        header = [*FIXED, *feature_columns(PER_FEATURE, self._columns), *extra]
         with self._draft as rows, self._output.atomic_write() as out:
             rows.seek(0)
             out.write(",".join(_cell(name) for name in header) + "\n")
@@ -80,6 +68,17 @@ class ScoreTable:
                     break
                 for _ in range(count):
                     out.write(rows.readline().rstrip("\n") + missing + (next(behind) if behind else "") + "\n")
+
+
+def feature_cells(start: Int64, feature: Int64, kinds: Sequence[Float64], features: int) -> Float64:
+    """Return a table [rows, features * kinds], NaN where a row has no such feature.
+
+    start: [rows + 1] first observation of each row; feature, and each of `kinds`: [observations].
+    """
+    row = np.repeat(np.arange(len(start) - 1), np.diff(start))
+    table = np.full((len(start) - 1, features, len(kinds)), np.nan)
+    table[row, feature] = np.column_stack(kinds)
+    return table.reshape(len(table), features * len(kinds))
 
 
 def feature_columns(kinds: Sequence[str], features: Iterable[str]) -> list[str]:

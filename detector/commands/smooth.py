@@ -26,19 +26,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-from connectors.batches import Scores
+from connectors.batches import Float64, Int64, Scores, numbered
 from connectors.errors import UserError
-from training.network.inputs import (
-    LIMIT,
-    MAX_VALUE,
-    WARM_UP_EVENTS,
-    Observations,
-    inputs_of,
-)
+from training.network.inputs import INPUTS, LIMIT, MAX_VALUE, WARM_UP_EVENTS, Observations, inputs_of
 from training.network.model import Forecaster
-
-Float64 = NDArray[np.float64]
-Int64 = NDArray[np.int64]
 
 MAX_OBSERVATIONS = 20_000_000  # held at once: 24 bytes a value as read and 32 of answers, 1.1 GB
 AT_ONCE = 2_000_000  # observations under way: with inputs, frames and forecasts of both directions 250 bytes each
@@ -48,7 +39,8 @@ INSIDE_BAND = 0.99  # share of a lane's events between lower and upper, as of th
 WEEK = 604_800_000_000_000  # ns
 EDGE = 1_000_000  # ns by which a mirrored time lies before its slot's end, so that slots of the day keep their events
 
-_SIN_DAY = 8  # column of the inputs
+_SIN_DAY = INPUTS.index("sin_day")
+_STREAM = 1 << 32  # between the numbers of two streams' lanes: more features than there are
 
 
 class SmoothError(UserError):
@@ -70,14 +62,11 @@ class ScoredHistory:
     def __init__(self, most: int = MAX_OBSERVATIONS) -> None:
         """Hold at most so many observations."""
         self._most = most
-        self._numbers: dict[tuple[str, str], int] = {}  # stream and feature -> lane
-        self._lane = [np.zeros(0, np.int64)]
-        self._time = [np.zeros(0, np.int64)]
-        self._value = [np.zeros(0, np.float64)]
-        self._count = [np.zeros(0, np.int64)]  # [events] observations
-        self._observations = 0
+        self._streams: dict[str, int] = {}
         self.features: dict[str, int] = {}  # numbered as they come: as ScoreTable's columns
-        self._feature = [np.zeros(0, np.int64)]
+        self._parts: list[tuple[Int64, Int64, Float64]] = []  # lane, time and value, each [observations]
+        self._counts = [np.zeros(1, np.int64)]  # [events] observations
+        self._observations = 0
 
     def add(self, scores: Scores) -> None:
         """Add a batch. Raises SmoothError when there are too many values in all."""
@@ -90,19 +79,10 @@ class ScoredHistory:
             )
         count = np.diff(scores.start)
         event = np.repeat(scores.event, count)
-        pairs, lane = np.unique(
-            batch.stream[event].astype(np.int64) * len(batch.features) + batch.feature[rows], return_inverse=True
-        )
-        named = [divmod(pair, len(batch.features)) for pair in pairs.tolist()]
-        numbers = [
-            self._numbers.setdefault((batch.streams[s], batch.features[f]), len(self._numbers)) for s, f in named
-        ]
-        features = [self.features.setdefault(name, len(self.features)) for name in batch.features]
-        self._feature.append(np.array(features, np.int64)[batch.feature[rows]])
-        self._lane.append(np.array(numbers, np.int64)[lane])
-        self._time.append(batch.time[event])
-        self._value.append(batch.value[rows])
-        self._count.append(count)
+        streams, features = numbered(batch.streams, self._streams), numbered(batch.features, self.features)
+        lane = streams[batch.stream[event]] * _STREAM + features[batch.feature[rows]]
+        self._parts.append((lane, batch.time[event], batch.value[rows]))
+        self._counts.append(count)
 
     def __len__(self) -> int:
         """Return the number of observations."""
@@ -110,16 +90,16 @@ class ScoredHistory:
 
     def smoothed(self, model: Forecaster, on_done: Callable[[int], object] = lambda _: None) -> Smoothed:
         """Return what both directions say of all events; `on_done` is called with the number of observations done."""
-        columns = np.concatenate(self._lane), np.concatenate(self._time), np.concatenate(self._value)
-        return smooth(model, *columns, self.start(), on_done)
+        lane, time, value = map(np.concatenate, zip(*self._parts, strict=True))
+        return smooth(model, lane, time, value, self.start(), on_done)
 
     def start(self) -> Int64:
         """Return the first observation of each event, [events + 1]."""
-        return np.concatenate(([0], np.cumsum(np.concatenate(self._count))))
+        return np.cumsum(np.concatenate(self._counts))
 
     def feature(self) -> Int64:
         """Return each observation's index into `features`, [observations]."""
-        return np.concatenate(self._feature)
+        return np.concatenate([lane for lane, _, _ in self._parts]) % _STREAM
 
 
 def smooth(
@@ -154,11 +134,9 @@ def smooth(
 
 def tail_share(tail: Float64) -> Float64:
     """Return for each of a lane's tail probabilities [events] the share of them that are no larger; NaN for NaN."""
-    share = np.full(len(tail), np.nan)
-    known = np.flatnonzero(np.isfinite(tail))
-    if len(known):
-        share[known] = np.searchsorted(np.sort(tail[known]), tail[known], side="right") / len(known)
-    return share
+    known = np.isfinite(tail)
+    no_larger = np.searchsorted(np.sort(tail), tail, side="right")  # NaN comes last
+    return np.where(known, no_larger / max(int(known.sum()), 1), np.nan)
 
 
 def _quantile(sizes: Float64) -> float:

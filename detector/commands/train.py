@@ -3,8 +3,8 @@
 Where the daemon learns from windows of 128 events, here the whole series are there: long windows at random places, the
 state carried on from chunk to chunk, and the last fifth of each series held back.
 
-Of several processes (torchrun), the first reads, judges, writes and prints (`train`); the others only learn
-(`train_as_worker`).
+Of several processes (torchrun), the first reads, judges, writes and prints; the others only learn, on shares of what it
+has read.
 """
 
 from __future__ import annotations
@@ -26,10 +26,16 @@ from connectors.files.settings import FileSettings
 from connectors.files.source import FileSource
 from connectors.kafka.history import KafkaHistory
 from connectors.protocols import Source
-from detector.commands.diagnosis import Diagnosis
-from detector.commands.outputs import check_folder
-from detector.commands.plot_style import require_matplotlib
-from detector.commands.training_data import HELD_BACK, MIN_EVENTS, TrainError, build_training_data, read_events
+from detector.commands.outputs import check_folder, require_matplotlib
+from detector.commands.training_data import (
+    HELD_BACK,
+    MIN_EVENTS,
+    EventColumns,
+    TrainError,
+    TrainingData,
+    build_training_data,
+    read_events,
+)
 from detector.config.settings import Settings
 from detector.errors import UsageError
 from detector.service.engine_setup import device_of
@@ -81,7 +87,9 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
             print(report)
         else:
             logging.disable(logging.WARNING)  # the first process logs
-            train_as_worker(settings, processes, learning, shape, options.seed)
+            torch.set_num_threads(1)
+            champion = _first_in_shape(settings, shape)
+            fine_tune(champion, None, SERIES_PLAN, options.seed, learning=learning, processes=processes)
 
 
 class TrainingSource(NamedTuple):
@@ -110,23 +118,21 @@ class TrainReport:
 
     outcome: RetrainResult
     parent: str  # version of the model that was refined
-    version: str | None  # of the new model; None: it did not prove itself, and nothing was saved
+    events: EventColumns
+    recording: TrainingData  # what of the events was learnt from or held back
     directory: Path
-    events: int  # learnt from or held back
-    dropped: int  # late and duplicate ones
-    rejected: dict[str, int]  # records by reason
-    symbols: int  # observations that are no numbers, left out
-    lanes: int
-    lanes_used: int  # those that are long enough and move
-    diagnosis: Path | None = None  # the page, where one was asked for
+    version: str | None  # of the new model; None: it did not prove itself, and nothing was saved
+    diagnosis: Path | None  # the page, where one was asked for
 
     def __str__(self) -> str:
         """Return the report in a few lines."""
-        symbols = f", {self.symbols} symbols left out" if self.symbols else ""
-        rejected = "".join(f", {count} rejected ({reason})" for reason, count in self.rejected.items())
+        events, recording = self.events, self.recording
+        symbols = f", {events.symbols} symbols left out" if events.symbols else ""
+        rejected = "".join(f", {count} rejected ({reason})" for reason, count in events.rejected.items())
         lines = [
-            f"{self.events:,} events{rejected}{symbols}, {self.dropped} late or duplicate; {self.lanes_used} of "
-            f"{self.lanes} features can be learnt from (at least {MIN_EVENTS} events, not constant)"
+            f"{recording.kept:,} events{rejected}{symbols}, {len(events) - recording.kept} late or duplicate; "
+            f"{len(recording.recorded.held)} of {recording.lanes} features can be learnt from "
+            f"(at least {MIN_EVENTS} events, not constant)"
         ]
         if self.outcome.steps:
             lines.append(
@@ -152,27 +158,22 @@ def train(
     learning: Learning | None = None,
     shape: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,
-    progress: bool = True,
     diagnosis: Path | None = None,
-    now: Callable[[], float] = time.time,
 ) -> TrainReport:
     """Refine model.directory's latest model, or the prior, on history, and save the result into Registry(output).
 
     processes: who learns; by default this one, on the CPU. learning: None: as the daemon's retraining does. shape: what
-    to enlarge of the model's Shape first. progress: show bars where standard error is a terminal. diagnosis: HTML page
-    to write. now: Unix time, s.
+    to enlarge of the model's Shape first. diagnosis: HTML page to write.
     Raises TrainError, ModelError, RegistryError, PlotError and what opening the history raises.
     """
     if diagnosis:
         require_matplotlib()  # not after minutes of training
     torch.set_num_threads(1)  # more are slower at this size
     champion = _first_in_shape(settings, shape)
-    parent = champion.fingerprint()
     decoder = Decoder(settings.decode)
-    events = read_events(history.open(decoder), decoder, history.name, progress=progress)
+    events = read_events(history.open(decoder), decoder, history.name)
     recording = build_training_data(events, settings, champion.shape.horizons)
-    recorded = recording.recorded
-    if not len(recorded.held):
+    if not len(recording.recorded.held):
         raise TrainError(
             f"{history.name}: none of {recording.lanes} features has {MIN_EVENTS} events in order and moves; "
             "train on longer series"
@@ -182,7 +183,7 @@ def train(
     steps: list[TrainStep] = []
     validations: list[tuple[int, float]] = []
     began = time.perf_counter()
-    with tqdm(total=plan.steps, desc="training", unit="step", disable=not progress or None) as bar:
+    with tqdm(total=plan.steps, desc="training", unit="step", disable=None) as bar:
 
         def on_step(step: TrainStep) -> None:
             steps.append(step)
@@ -192,10 +193,7 @@ def train(
                 bar.set_postfix_str(f"loss {step.loss:.3f}, {rate:,.0f} events/s", refresh=False)
 
         outcome = fine_tune(
-            champion,
-            recorded,
-            plan,
-            seed,
+            *(champion, recording.recorded, plan, seed),
             learning=learning,
             processes=processes,
             on_step=on_step,
@@ -203,48 +201,14 @@ def train(
         )
     version = None
     if outcome.model is not None:
-        version = Registry(output).save(outcome.model, outcome.model_card(now()))
-    report = TrainReport(
-        outcome=outcome,
-        parent=parent,
-        version=version,
-        directory=Path(output),
-        events=recording.kept,
-        dropped=len(events) - recording.kept,
-        rejected=dict(events.rejected),
-        symbols=events.symbols,
-        lanes=recording.lanes,
-        lanes_used=len(recorded.held),
-        diagnosis=diagnosis,
-    )
+        version = Registry(output).save(outcome.model, outcome.model_card(time.time()))
+    report = TrainReport(outcome, champion.fingerprint(), events, recording, Path(output), version, diagnosis)
     if diagnosis:
-        Diagnosis(
-            name=history.name,
-            champion=champion,
-            plan=plan,
-            learning=learning,
-            seed=seed,
-            recording=recording,
-            steps=steps,
-            validations=validations,
-            outcome=outcome,
-        ).write(diagnosis, str(report))
+        from detector.commands.diagnosis import Diagnosis  # noqa: PLC0415 - with matplotlib
+
+        page = Diagnosis(history.name, champion, plan, learning, seed, recording, steps, validations, outcome)
+        page.write(diagnosis, str(report))
     return report
-
-
-def train_as_worker(
-    settings: Settings, processes: SingleProcess, learning: Learning, shape: Mapping[str, Any], seed: int
-) -> None:
-    """Learn along with the first process, on a share of what it has read; it does the rest."""
-    torch.set_num_threads(1)
-    fine_tune(
-        _first_in_shape(settings, shape),
-        None,
-        SERIES_PLAN,
-        seed,
-        learning=learning,
-        processes=processes,
-    )
 
 
 def _first_in_shape(settings: Settings, shape: Mapping[str, Any]) -> Weights:

@@ -7,6 +7,7 @@ out, since nobody has labelled them.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,23 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from connectors.batches import EventBatch
+from connectors.batches import EventBatch, Float64, Int64, numbered
 from connectors.decode.decoder import Decoder
 from connectors.errors import UserError
 from connectors.protocols import Source
 from detector.config.settings import Settings
 from detector.scoring.admission import admitted_of
-from training.network.inputs import (
-    WARM_UP_EVENTS,
-    Observations,
-    inputs_of,
-    targets,
-)
+from training.network.inputs import WARM_UP_EVENTS, Observations, inputs_of, targets
 from training.retrain.result import MIN_MOVEMENT
 from training.retrain.windows import VALUE, Recorded
-
-Int64 = NDArray[np.int64]
-Float64 = NDArray[np.float64]
 
 HELD_BACK = 0.2  # of each series, its end
 MIN_EVENTS = 200  # of a feature: with fewer there is nothing to bring a state up and to judge it by
@@ -64,8 +57,7 @@ class EventColumns:
 
     def add(self, batch: EventBatch) -> None:
         """Take a batch in."""
-        streams = np.array([self.streams.setdefault(name, len(self.streams)) for name in batch.streams], np.int64)
-        features = np.array([self.features.setdefault(name, len(self.features)) for name in batch.features], np.int64)
+        streams, features = numbered(batch.streams, self.streams), numbered(batch.features, self.features)
         if len(batch):
             number = np.isfinite(batch.value)  # [observations]; NaN: a symbol
             before = np.concatenate((np.zeros(1, np.int64), np.cumsum(number)))
@@ -97,27 +89,24 @@ class TrainingData(NamedTuple):
     excerpts: list[Excerpt]
 
 
-def read_events(source: Source, decoder: Decoder, name: str, *, progress: bool) -> EventColumns:
+def read_events(source: Source, decoder: Decoder, name: str) -> EventColumns:
     """Read a source to its end; it is closed whatever happens. `name` is what errors call it.
 
     Raises TrainError where there is nothing to learn from, or too much to hold; and the source's own errors.
     """
     events = EventColumns()
     left = total = sum(source.lag().values())  # 0: the source does not know beforehand
-    bar = tqdm(desc="reading", unit=" records", unit_scale=True, total=total or None, disable=not progress or None)
-    with bar:
-        try:
-            while not source.finished():
-                raw = source.poll(1.0)
-                batch, rejected = decoder.decode(raw)
-                events.add(batch)
-                events.rejected.update(refusal.reason for refusal in rejected)
-                before, left = left, sum(source.lag().values())
-                bar.update(before - left if total else len(raw))
-                if events.observations > MAX_OBSERVATIONS:
-                    raise TrainError(f"{name}: over {MAX_OBSERVATIONS} values: train on a part of them")
-        finally:
-            source.close()
+    bar = tqdm(desc="reading", unit=" records", unit_scale=True, total=total or None, disable=None)
+    with bar, closing(source):
+        while not source.finished():
+            raw = source.poll(1.0)
+            batch, rejected = decoder.decode(raw)
+            events.add(batch)
+            events.rejected.update(refusal.reason for refusal in rejected)
+            before, left = left, sum(source.lag().values())
+            bar.update(before - left if total else len(raw))
+            if events.observations > MAX_OBSERVATIONS:
+                raise TrainError(f"{name}: over {MAX_OBSERVATIONS} values: train on a part of them")
     if not events.observations:
         raise TrainError(
             f"{name}: no event with a number could be read; rejected: {dict(events.rejected) or 'none'}, "

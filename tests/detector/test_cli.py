@@ -85,7 +85,7 @@ def test_an_unknown_shell_is_an_error_that_lists_the_known_ones() -> None:
         "connectors.webhook.outbox.OutboxError",
         "detector.config.sources.SettingsError",
         "detector.errors.StateError",
-        "detector.commands.plot_style.PlotError",
+        "detector.commands.outputs.PlotError",
         "detector.commands.smooth.SmoothError",
         "detector.commands.training_data.TrainError",
         "training.retrain.distributed.ProcessesError",

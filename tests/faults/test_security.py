@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from detector.commands.demo import _demo_settings
+from detector.commands.demo_report import Series
 from detector.commands.diagnosis_plots import ForecastSeries, _draw_forecast
-from detector.commands.plot_style import html_page, new_figure, save_png
-from detector.commands.plots import Series, plot_overview, plot_stream
+from detector.commands.plot_style import html_page, save_png
+from detector.commands.plots import plot_overview, plot_stream
 from detector.config.settings import load_settings
 from detector.observability.alert_text import describe
 from detector.observability.log_format import TextLines
@@ -35,7 +37,6 @@ def series(name: str) -> Series:
         feature=name,
         time=time,
         value=value,
-        expected=value,
         lower=value - 0.3,
         upper=value + 0.3,
         score=np.linspace(0, 4, 50),
@@ -49,12 +50,11 @@ def series(name: str) -> Series:
 def test_plots_and_pages_escape_any_name(tmp_path: Path, name: str) -> None:
     save_png(plot_stream(series(name)), tmp_path / "stream.png")
     save_png(plot_overview([series(name)], name), tmp_path / "overview.png")
-    with new_figure(6, 3) as figure:
-        value = np.arange(9.0)
-        _draw_forecast(
-            figure.subplots(), ForecastSeries(name, 1, 10**18 + np.arange(9), value, value, value - 1, value + 1)
-        )
-        figure.savefig(tmp_path / "forecast.svg")
+    figure, value = Figure(figsize=(6, 3)), np.arange(9.0)
+    _draw_forecast(
+        figure.subplots(), ForecastSeries(name, 1, 10**18 + np.arange(9), value, value, value - 1, value + 1)
+    )
+    figure.savefig(tmp_path / "forecast.svg")
     text = html_page(name, [name], name, [(name, tmp_path / "stream.png")])
     for mark in ("<script", "<img src=x"):
         assert mark not in text

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from connectors.files.labels import load_labels
-from detector.commands.demo import COLUMNS, DATA, run_demo
+from detector.commands.demo import COLUMNS, DATA, run
 from detector.config.settings import load_settings
 
 EVENTS = 69_561
@@ -48,7 +49,7 @@ def demo(tmp_path_factory):
     text = io.StringIO()
     handler = signal.getsignal(signal.SIGINT)
     with contextlib.redirect_stdout(text):
-        run_demo(load_settings(environment={}), output)
+        run(load_settings(environment={}), Namespace(output=output))
     assert signal.getsignal(signal.SIGINT) is handler, "CTRL+C still belongs to the daemon that has ended"
     return Demo(output, text.getvalue())
 

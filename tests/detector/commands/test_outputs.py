@@ -110,7 +110,7 @@ def test_an_aborted_backtest_leaves_no_file(history: str, folder: Path, monkeypa
         raise KeyboardInterrupt
 
     for place in (
-        "detector.commands.backtest.ScoredStreams.add",
+        "detector.commands.score_table.ScoreTable.add",
         "detector.commands.score_table.feature_columns",
     ):  # midway, and at the end
         with monkeypatch.context() as patch:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detector.commands.plot_style import PlotError, html_page, save_png
-from detector.commands.plots import Series, plot_overview, plot_stream
+from detector.commands.demo_report import Series
+from detector.commands.outputs import PlotError, require_matplotlib
+from detector.commands.plot_style import html_page, save_png
+from detector.commands.plots import plot_overview, plot_stream
 
 MINUTE_NS = 60 * 10**9
 BEGIN_NS = 1_400_000_000 * 10**9
@@ -24,7 +26,6 @@ def series(events=400, alerts=(300,), windows=((250, 310),)):
         feature="user",
         time=time,
         value=value,
-        expected=value,
         lower=value - 0.3,
         upper=value + 0.3,
         score=np.linspace(0, 4, events),
@@ -92,4 +93,4 @@ def test_names_are_escaped_in_the_page(tmp_path):
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(PlotError, match=r"pip install 'longwatch\[plots\]'"):
-        plot_stream(series())
+        require_matplotlib()

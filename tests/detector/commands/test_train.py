@@ -8,6 +8,7 @@ import logging
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def settings(**sections: dict[str, object]) -> Settings:
 
 
 def train_on_files(paths: list[str], output: Path, chosen: Settings, **options: Any) -> TrainReport:
-    return train(TrainingSource.of_files(paths), output, chosen, **{"progress": False, **options})
+    return train(TrainingSource.of_files(paths), output, chosen, **options)
 
 
 @pytest.fixture
@@ -82,16 +83,20 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short")
 def test_a_trained_model_is_used_at_the_next_start(tmp_path: Path) -> None:
     paths = [write_csv(tmp_path / f"wave-{n}.csv", v) for n, v in enumerate(odd_waves(3, ROWS))]
-    summary = train_on_files(paths, tmp_path / "models", settings(), now=lambda: 5.0)
+    began = time.time()
+    summary = train_on_files(paths, tmp_path / "models", settings())
     assert summary.version is not None, str(summary)
-    assert (summary.events, summary.dropped, summary.lanes, summary.lanes_used) == (3 * ROWS, 0, 3, 3)
+    assert (summary.recording.kept, len(summary.events)) == (3 * ROWS, 3 * ROWS)
+    assert (summary.recording.lanes, len(summary.recording.recorded.held)) == (3, 3)
+    assert "9,000 events, 0 late or duplicate; 3 of 3 features can be learnt from" in str(summary)
     assert summary.outcome.validation_loss < summary.outcome.champion_loss - 0.1
     for text in (summary.version, f"{summary.outcome.champion_loss:.4f} before", "model.directory"):
         assert text in str(summary)
 
     registry = Registry(tmp_path / "models")
     about = registry.card(summary.version)
-    assert (about.parent, about.trained_at) == (load_prior().fingerprint(), 5.0)
+    assert about.parent == load_prior().fingerprint()
+    assert began <= about.trained_at <= time.time()
     begun = settings(model={"directory": str(tmp_path / "models")})
     assert first_model(begun).fingerprint() == summary.version
     again = train_on_files(paths, tmp_path / "models", begun)
@@ -123,7 +128,7 @@ def test_train_and_engine_compute_the_same_inputs(tmp_path: Path) -> None:
 
     decoder = Decoder()
     source = FileSource(FileSettings(paths=(str(path),)), decoder)
-    recording = build_training_data(read_events(source, decoder, "web", progress=False), settings(), HORIZONS)
+    recording = build_training_data(read_events(source, decoder, "web"), settings(), HORIZONS)
     recorded = recording.recorded
     engine, decoder = Engine(load_prior()), Decoder()
     source = FileSource(FileSettings(paths=(str(path),)), decoder)
@@ -149,7 +154,7 @@ def test_symbols_are_skipped_with_a_message(tmp_path: Path) -> None:
     lines += [{"stream": "b", "timestamp": 1_700_000_000 + n, "code": "ok"} for n in range(5)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     decoder = Decoder()
-    events = read_events(FileSource(FileSettings(paths=(str(path),)), decoder), decoder, "mixed", progress=False)
+    events = read_events(FileSource(FileSettings(paths=(str(path),)), decoder), decoder, "mixed")
     assert (events.observations, events.symbols, sum(events.rejected.values())) == (3, 5, 0)
     recording = build_training_data(events, settings(), HORIZONS)
     assert (recording.kept, recording.lanes) == (8, 1)
@@ -224,13 +229,14 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("progress", [True, False])
-def test_progress_is_shown_on_a_terminal_only(progress: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("screen", [Terminal(), io.StringIO()])
+def test_progress_is_shown_on_a_terminal_only(
+    screen: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_csv(tmp_path / "wave.csv", odd_waves(1, ROWS)[0])
-    screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    train_on_files([path], tmp_path / "models", small(tmp_path / "small"), progress=progress)
-    if progress:
+    train_on_files([path], tmp_path / "models", small(tmp_path / "small"))
+    if screen.isatty():
         assert re.search(r"training: 100%.*60/60.*loss \d\.\d+, [\d,]+ events/s", screen.getvalue())
         assert "reading: " in screen.getvalue()
     else:
@@ -249,7 +255,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     chosen = small(directory / "small", cell="gru")
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
-        train(TrainingSource.of_files([path]), directory / "models", chosen, progress=False, diagnosis=target)
+        train(TrainingSource.of_files([path]), directory / "models", chosen, diagnosis=target)
     return target.read_text(encoding="utf-8")
 
 
