@@ -24,7 +24,7 @@ MAX_REASON_CHARACTERS = 300  # of them that are logged
 class DeliveryResult(NamedTuple):
     """The result of one attempt."""
 
-    status: int | None  # None: no HTTP answer
+    status: int  # 0: no HTTP answer
     reason: str  # for the log
     retry_after: float = 0.0  # s
 
@@ -62,11 +62,11 @@ class WebhookClient:
             with self._poster.post(*request, self._timeout) as response:
                 return self._answer(response)
         except TargetRefusedError as error:
-            return DeliveryResult(None, str(error))
+            return DeliveryResult(0, str(error))
         except DeadlineError:
-            return DeliveryResult(None, f"no answer within webhook.timeout_seconds = {self._timeout:g}")
+            return DeliveryResult(0, f"no answer within webhook.timeout_seconds = {self._timeout:g}")
         except (OSError, http.client.HTTPException) as error:
-            return DeliveryResult(None, self.endpoint.redact(f"{type(error).__name__}: {error}"))
+            return DeliveryResult(0, self.endpoint.redact(f"{type(error).__name__}: {error}"))
 
     def end(self) -> None:
         """Cancel the attempt in progress and every later one; thread-safe."""

@@ -50,7 +50,7 @@ IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a l
 # by default, where no other stream's message shows that the receiver works.
 MAX_HOLDING_ATTEMPTS = 12
 
-RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})  # the receiver, or a proxy in front of it, is unavailable
+UNAVAILABLE = frozenset({0, 408, 425, 429, 502, 503, 504})  # the receiver is, or a proxy in front of it; 0: no answer
 
 
 class WebhookSink:
@@ -198,9 +198,9 @@ class WebhookSink:
             return min(self._outbox.next_due(now) - now, IDLE_SECONDS)
         for message in messages:
             answer = self._client.deliver(message)
-            if answer.status is None and self._stop.is_set():
+            if not answer.status and self._stop.is_set():
                 break  # interrupted by close(): says nothing about the receiver
-            if answer.status is None or not 200 <= answer.status < 300:
+            if not 200 <= answer.status < 300:
                 self._record_outcomes()
                 self._failed(message, answer)
                 break
@@ -247,14 +247,13 @@ class WebhookSink:
                 self._outbox.pending,
             )
             return
-        refused = status is not None and status < 500 and status not in RETRYABLE
-        out_of_order = refused
+        unavailable = status in UNAVAILABLE
+        out_of_order = refused = status < 500 and not unavailable
         due = now + self._backoff(attempts)
         if not refused:
             self._failures += 1
             self._paused_until = now + max(self._backoff(self._failures), answer.retry_after)
-            broken = status is not None and status not in RETRYABLE
-            out_of_order = attempts > self._failures or (broken and attempts >= MAX_HOLDING_ATTEMPTS)
+            out_of_order = attempts > self._failures or (not unavailable and attempts >= MAX_HOLDING_ATTEMPTS)
             if not out_of_order:
                 due = self._paused_until
         self._log_once(str(status), f"the webhook at {self._endpoint} does not take alerts: {answer.reason}")
