@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.network.attention import CausalAttention
 from training.network.cells import Cell, EchoStateCell, GruCell, LstmCell, VanillaCell
-from training.network.model import Forecast, Forecaster
+from training.network.model import CausalAttention, Forecast, Forecaster
 from training.network.shape import LEAK_RATE
 
 

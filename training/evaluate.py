@@ -64,8 +64,6 @@ def average_precision(scores: Float64, label: Bool) -> float:
 
 def _by_score(scores: Float64, label: Bool) -> tuple[Float64, Float64]:
     """Return how many labelled and unlabelled rows have each distinct score, the highest first."""
-    same_rows(scores, label)
-    no_nan(scores)
     distinct, which = np.unique(scores, return_inverse=True)
     positives = np.bincount(which[label], minlength=len(distinct))[::-1].astype(np.float64)
     negatives = np.bincount(which[~label], minlength=len(distinct))[::-1].astype(np.float64)
@@ -122,7 +120,6 @@ def incidents(stream: str, times: Int64, alert: Bool, windows: Sequence[Window])
     its receiver does: it is false if it begins outside every window. One that outlasts its window is not a false alarm,
     unlike in strict event metrics.
     """
-    same_rows(times, alert)
     judged = []
     for start, end in windows:
         alerted = times[alert & (times >= start) & (times <= end)]
@@ -160,19 +157,3 @@ def _duration(ns: float) -> str:
             rest = seconds % size // smaller_size
             return f"{seconds // size} {unit} {rest} {smaller}" if rest else f"{seconds // size} {unit}"
     return f"{seconds} s"
-
-
-# --- Checks -----------------------------------------------------------------------------------------------------------
-
-
-def same_rows(one: NDArray[np.generic], other: NDArray[np.generic]) -> None:
-    """Raise ValueError where two columns are not of the same rows."""
-    if one.shape != other.shape or one.ndim != 1:
-        raise ValueError(f"expected two columns of the same rows, found shapes {one.shape} and {other.shape}")
-
-
-def no_nan(scores: Float64) -> None:
-    """Raise ValueError where a row has no score."""
-    if np.isnan(scores).any():
-        row = int(np.flatnonzero(np.isnan(scores))[0])
-        raise ValueError(f"row {row} has no score (NaN); a row that cannot be judged scores 0")

@@ -31,7 +31,7 @@ from training.learn.settings import Learning
 from training.learn.tbptt import TrainStep
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecast, Forecaster, student_t_nll
-from training.network.shape import GATES, PARAMETERS_OF_T, parameter_count
+from training.network.shape import GATES, PARAMETERS_OF_T, Shape, parameter_count
 from training.network.weights import Weights, load_prior
 from training.retrain.challenger import WindowPlan
 from training.retrain.result import RetrainResult
@@ -116,7 +116,7 @@ def gradient_reach(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = {cell: norms(Forecaster(cell, model.hidden_size)) for cell in REACH_CELLS}
+        fresh = {cell: norms(Forecaster(Shape(cell, model.hidden_size))) for cell in REACH_CELLS}
     trained = {cell: norms(Forecaster.of(load_prior(cell))) for cell in REACH_CELLS}
     return {
         f"Fresh cells of {model.hidden_size} units": fresh,

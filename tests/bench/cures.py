@@ -16,6 +16,7 @@ from training.learn.settings import Learning
 from training.learn.tbptt import Sequences, train
 from training.network.inputs import FAST, LIMIT, SLOW
 from training.network.model import Forecast, Forecaster
+from training.network.shape import Shape
 from training.prior.synthetic import make_series, tensors_of
 
 ROWS, CHUNK = 400, 100
@@ -73,7 +74,7 @@ def rolled_on(model: Forecaster, test: Sequences) -> float:
 def learnt(learning: Learning, shape: dict[str, Any], seed: int) -> Forecaster:
     """Train a fresh forecaster on few series by the product's own loop and settings."""
     torch.manual_seed(seed)
-    model = Forecaster(**shape)
+    model = Forecaster(Shape(**shape))
     steps = PASSES * ROWS // CHUNK
     optimiser = build_optimiser(learning, model)
     loss = ScheduledSampling(learning.sampling, steps, learning.sampling_rise, seed)

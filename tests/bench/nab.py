@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluate import Bool, Float64, Int64, Window, nab_probation, no_nan, same_rows, segments
+from training.evaluate import Bool, Float64, Int64, Window, nab_probation, segments
 
 _Number = TypeVar("_Number", np.float64, np.int64)
 
@@ -240,3 +240,19 @@ def _scaled_sigmoid(position: Float64) -> Float64:
     """Return 1 far before position 0, 0 there, -1 far behind it; the benchmark's slope."""
     scaled: Float64 = 2.0 / (1.0 + np.exp(5.0 * position)) - 1.0
     return scaled
+
+
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+
+def same_rows(one: NDArray[np.generic], other: NDArray[np.generic]) -> None:
+    """Raise ValueError where two columns are not of the same rows."""
+    if one.shape != other.shape or one.ndim != 1:
+        raise ValueError(f"expected two columns of the same rows, found shapes {one.shape} and {other.shape}")
+
+
+def no_nan(scores: Float64) -> None:
+    """Raise ValueError where a row has no score."""
+    if np.isnan(scores).any():
+        row = int(np.flatnonzero(np.isnan(scores))[0])
+        raise ValueError(f"row {row} has no score (NaN); a row that cannot be judged scores 0")

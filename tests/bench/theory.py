@@ -38,6 +38,7 @@ from training.network.cells import CELLS, Cell
 from training.network.horizons import SHIPPED_HORIZONS
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
+from training.network.shape import Shape
 from training.network.weights import load_prior
 
 LAGS = (10, 50, 200)
@@ -244,7 +245,7 @@ def part_reservoir() -> None:
     rows = []
     for lag in (1, 5, 10, 20):
         torch.manual_seed(0)
-        model = Forecaster("esn", RESERVOIR, horizons=(1,))
+        model = Forecaster(Shape("esn", RESERVOIR, horizons=(1,)))
         drawn, held_back = values(lag, 300, 16, seed=1), values(lag, 300, 16, seed=2)
         by_gradient = only_heads(model, (1,))
         began = perf_counter()

@@ -30,7 +30,7 @@ from tests.bench.tasks import (
 )
 from training.learn.settings import Learning
 from training.network.model import Forecaster
-from training.network.shape import cell_parameter_count
+from training.network.shape import Shape, cell_parameter_count
 
 ROOT = Path(__file__).parents[2]
 THEORY = ROOT / "docs" / "theory.md"
@@ -134,7 +134,7 @@ def test_the_theorys_parameter_counts_are_the_forecasters() -> None:
     text = THEORY.read_text(encoding="utf-8").replace("{,}", ",")
 
     def numbers(**shape: int) -> int:
-        return sum(p.numel() for p in Forecaster("lstm", 48, **shape).parameters())
+        return sum(p.numel() for p in Forecaster(Shape("lstm", 48, **shape)).parameters())
 
     for reported, counted in {
         "= 12,050$ numbers": numbers(),

@@ -6,31 +6,21 @@ And what the shipped networks are trained with: Adam, its rate along one cycle.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    CosineAnnealingLR,
-    LinearLR,
-    LRScheduler,
-    OneCycleLR,
-    SequentialLR,
-)
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 
 from training.learn.settings import Learning
-from training.learn.tbptt import Batch, Learner, Loss, loss_of, train
+from training.learn.tbptt import Loss, loss_of, train
+from training.network.model import Learner
 
 ONE_CYCLE_RISE = 0.3  # share of the steps up to the peak (Smith and Topin 2019), if warm_up is 0
 
 
-class _Named(Protocol):
-    def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]: ...
-
-
-def build_optimiser(learning: Learning, model: _Named) -> Optimizer:
+def build_optimiser(learning: Learning, model: nn.Module) -> Optimizer:
     """Return an optimiser of the parameters that require a gradient.
 
     Penalties act on weight matrices after the gradient was clipped, as torch's own weight decay does: L2 as
@@ -88,7 +78,13 @@ def build_schedule(learning: Learning, optimiser: Optimizer, steps: int) -> LRSc
 
 
 def train_one_cycle(
-    model: Learner, batches: Iterable[Batch], *, steps: int, chunk: int, peak_rate: float, loss: Loss = loss_of
+    model: Learner,
+    batches: Iterable[tuple[Tensor, ...]],
+    *,
+    steps: int,
+    chunk: int,
+    peak_rate: float,
+    loss: Loss = loss_of,
 ) -> None:
     """Train `model` in place for so many steps, on chunks of so many rows; exit where that diverges."""
     optimiser = torch.optim.Adam(model.parameters(), lr=peak_rate)

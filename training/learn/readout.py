@@ -59,7 +59,7 @@ def _hidden(model: Forecaster, batch: Sequences) -> Tensor:
 def with_heads_of(model: Forecaster, other: Forecaster) -> Forecaster:
     """Return the first model with the second's heads added, horizons rising; both share all else."""
     horizons = sorted({*model.horizons, *other.horizons})
-    combined = Forecaster(*model.shape._replace(horizons=tuple(horizons)))
+    combined = Forecaster(model.shape._replace(horizons=tuple(horizons)))
     combined.load_state_dict(model.state_dict() | {
         name: value for name, value in combined.state_dict().items() if name.startswith("from_")
     })  # fmt: skip
@@ -77,7 +77,7 @@ def with_heads_of(model: Forecaster, other: Forecaster) -> Forecaster:
 
 def only_heads(model: Forecaster, horizons: Sequence[int]) -> Forecaster:
     """Return a forecaster of other horizons on the same recurrent weights: heads fresh, all else frozen."""
-    fresh = Forecaster(*model.shape._replace(horizons=tuple(horizons)))
+    fresh = Forecaster(model.shape._replace(horizons=tuple(horizons)))
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("from_")}
     fresh.load_state_dict(fresh.state_dict() | weights)
     for name, parameter in fresh.named_parameters():

@@ -16,32 +16,22 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, Self, SupportsIndex
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from training.network.model import Forecast, student_t_nll
+from training.network.model import Forecast, Learner, student_t_nll
 
 logger = logging.getLogger(__name__)
 
 FAR_WEIGHT = 0.3  # of the loss of a far horizon; that of the next observation, which scores use most, has 1
 WORST_NLL = 20.0  # nats; beyond, a single row would dominate the batch
 MAX_SKIPPED = 3  # steps in a row without a finite loss and gradient: the run is lost
-
-
-class Batch(Protocol):
-    """Rows of several lanes, side by side: a tuple of tensors [time, lanes, ...] that the loss can read."""
-
-    def __getitem__(self, field: SupportsIndex, /) -> Tensor:
-        """Return one of the tensors."""
-
-    def part(self, first: int, last: int) -> Self:
-        """Return rows first..last of all lanes."""
 
 
 class Sequences(NamedTuple):
@@ -51,35 +41,10 @@ class Sequences(NamedTuple):
     targets: Tensor  # float32 [time, lanes, horizons]
     mask: Tensor  # bool [time, lanes, horizons]
 
-    def part(self, first: int, last: int) -> Sequences:
-        """Return rows first..last of all lanes."""
-        return Sequences(*(tensor[first:last] for tensor in self))
 
-
-class Learner(Protocol):
-    """What the loop needs of a model: a torch module whose state between two calls is kept by the caller."""
-
-    def initial_state(self, batch: int) -> Tensor:
-        """Return the state that sequences begin with, [batch, ...]."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """As torch.nn.Module's, and so the rest."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `parameters`."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> object:
-        """See `parameters`."""
-
-    def train(self) -> object:
-        """See `parameters`."""
-
-    def eval(self) -> object:
-        """See `parameters`."""
-
-
+Batch = TypeVar("Batch", bound=tuple[Tensor, ...])  # rows of several lanes, side by side: each [time, lanes, ...]
 Loss = Callable[[Any, Any, Tensor], tuple[Tensor, Tensor]]
-"""(model that is trained, part of a Batch, state before it) -> (loss to bring down, state after it)."""
+"""(model that is trained, part of a batch, state before it) -> (loss to bring down, state after it)."""
 
 
 class TrainStep(NamedTuple):
@@ -127,7 +92,7 @@ def weighted_mean(total: Tensor, count: Tensor) -> Tensor:
 
 def train(
     model: Learner,
-    batches: Iterable[Batch],
+    batches: Iterable[tuple[Tensor, ...]],
     optimiser: Optimizer,
     *,
     chunk: int,
@@ -168,14 +133,14 @@ def train(
                 break
             if at < cut:  # k1 and k2 differ: bring the state to the cut
                 with torch.no_grad():
-                    _, state = loss(model, batch.part(at, cut), state)
+                    _, state = loss(model, part(batch, at, cut), state)
                 at = cut
 
             optimiser.zero_grad(set_to_none=True)
             after = state
             if cut < first:  # rows of former chunks, for the gradient to flow back through
-                _, after = loss(model, batch.part(cut, first), after)
-            value, after = loss(model, batch.part(first, last), after)
+                _, after = loss(model, part(batch, cut, first), after)
+            value, after = loss(model, part(batch, first, last), after)
             torch.autograd.backward(value)
             norm, clipped = clip_gradient(model, clip_norm, clip_value)
 
@@ -225,6 +190,11 @@ def train(
     return run
 
 
+def part(batch: Batch, first: int, last: int) -> Batch:
+    """Return rows first..last of all lanes."""
+    return type(batch)(*(tensor[first:last] for tensor in batch))
+
+
 def cuts(rows: int, k1: int, k2: int) -> Iterator[tuple[int, int, int]]:
     """Yield for each step: the row that its gradient flows back to, the first row of its loss, and the row after it."""
     for first in range(0, rows, k1):
@@ -235,7 +205,7 @@ def cuts(rows: int, k1: int, k2: int) -> Iterator[tuple[int, int, int]]:
             yield max(first, last - k2), max(first, last - k2), last
 
 
-def clip_gradient(model: Learner, clip_norm: float, clip_value: float) -> tuple[Tensor, Tensor]:
+def clip_gradient(model: nn.Module, clip_norm: float, clip_value: float) -> tuple[Tensor, Tensor]:
     """Clip the gradient by value, then by global norm (Pascanu et al. 2013); return its norm before and after."""
     learnt = [(parameter, parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
     parameters, gradients = [parameter for parameter, _ in learnt], [gradient for _, gradient in learnt]

@@ -1,5 +1,5 @@
 """The forecaster: inputs, cells, attention, weights and files, compiled kernels, and the registry of versions.
 
-`model.Forecaster` is the torch module, `kernels.Network` the same equations compiled for a CPU. Only `model`, `cells`
-and `attention` import torch. Knows nothing of training.
+`model.Forecaster` is the torch module, `kernels.Network` the same equations compiled for a CPU. Only `model` and
+`cells` import torch. Knows nothing of training.
 """

@@ -23,7 +23,7 @@ class ModelError(UserError):
 
 
 class Shape(NamedTuple):
-    """A forecaster's form: `Forecaster(*shape)` has it.
+    """A forecaster's form.
 
     horizons: events ahead that are forecast, rising, the first 1. attention_window: hidden states to look back on; 0
     is no attention. dropout: share of the hidden units that a training leaves out.

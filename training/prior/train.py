@@ -20,6 +20,7 @@ from training.learn.readout import fit_locations, only_heads, with_heads_of
 from training.learn.tbptt import Sequences
 from training.network.horizons import HORIZONS, SHIPPED_HORIZONS
 from training.network.model import Forecaster
+from training.network.shape import Shape
 from training.prior.synthetic import ROWS, make_series, tensors_of
 
 FURTHER_HORIZONS = tuple(horizon for horizon in SHIPPED_HORIZONS if horizon not in HORIZONS)
@@ -36,7 +37,7 @@ def train_prior(cell: str, seed: int, batches: int, series: int) -> Forecaster:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     sequences = tensors_of(make_series(rng, series, ROWS))
-    model = Forecaster(cell)
+    model = Forecaster(Shape(cell))
     if cell == "esn":
         fit_locations(model, _draw(sequences, rng, min(batches, READOUT_BATCHES)))
     drawn = _draw(sequences, rng, batches)

@@ -11,7 +11,7 @@ log-probabilities the network mixes (`network.py` has the equations).
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,16 +69,6 @@ LANE_SYMBOLS = np.dtype(
     ],
     align=True,
 )
-
-
-class Counts(NamedTuple):
-    """What the network sees of events when it is trained; every array is [rows, lanes, ...]."""
-
-    x: Float32  # [..., EXPERTS, SIZE] log-probabilities
-    statistics: Float32  # [..., STATISTICS]
-    used: Int64  # slots in use before each event
-    found: Int64  # the event's slot then, 0 if none
-    slot: Int64  # its slot from then on
 
 
 @compiled
@@ -295,7 +285,7 @@ def replay_counts(
     lanes: LaneRow,  # LANE_SYMBOLS [lanes], carried on
     symbols: Int64,  # [lanes, rows]
     from_row: int,
-    out: Counts,  # of the rows from `from_row` on
+    out: Any,  # network.SymbolSequences of arrays, of the rows from `from_row` on
 ) -> None:
     """Take sequences through counting alone, and write what the network would see from a row on: for its training."""
     x, statistics = np.zeros((EXPERTS, SIZE), np.float32), np.zeros(STATISTICS, np.float32)

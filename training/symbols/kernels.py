@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from training.network.cell_kernels import sigmoid, tanh
 from training.network.compiled import compiled
+from training.network.kernels import sigmoid, tanh
 from training.symbols.counts import (
     EXPERTS,
     HIDDEN,
@@ -68,7 +68,7 @@ def step(w: Weights, r: LaneRow, slot: int, is_new: bool, z: Float32) -> None:
         a = r.hidden[k]
         for j in range(4 * HIDDEN):
             z[j] += a * w.recurrent[k, j]
-    for j in range(HIDDEN):  # not `cell_kernels.lstm`: the compiler fuses other products there, and last bits differ
+    for j in range(HIDDEN):  # not the forecaster's: the compiler fuses other products there, and last bits differ
         i, f = sigmoid(z[j]), sigmoid(z[HIDDEN + j])
         c, o = tanh(z[2 * HIDDEN + j]), sigmoid(z[3 * HIDDEN + j])
         r.cell[j] = f * r.cell[j] + i * c

@@ -27,7 +27,8 @@ from tqdm import trange
 
 from training.learn.optimisers import train_one_cycle
 from training.network.cells import LstmCell
-from training.symbols.counts import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, Counts, replay_counts
+from training.network.model import Learner
+from training.symbols.counts import EXPERTS, HIDDEN, LANE_SYMBOLS, SIZE, STATISTICS, replay_counts
 from training.symbols.synthetic import make_symbols
 from training.symbols.weights import EMBEDDING
 
@@ -37,20 +38,16 @@ PEAK_RATE = 1e-2
 
 
 class SymbolSequences(NamedTuple):
-    """What counting makes of events [rows, lanes]; `found` is the slot an event had, `slot` that from then on."""
+    """What counting makes of events."""
 
-    x: Tensor  # float32 [rows, lanes, EXPERTS, SIZE]
+    x: Tensor  # float32 [rows, lanes, EXPERTS, SIZE] log-probabilities
     statistics: Tensor  # float32 [rows, lanes, STATISTICS]
-    used: Tensor  # int64 [rows, lanes]
-    found: Tensor  # int64 [rows, lanes]
-    slot: Tensor  # int64 [rows, lanes]
-
-    def part(self, first: int, last: int) -> SymbolSequences:
-        """Return rows first..last of all lanes."""
-        return SymbolSequences(*(tensor[first:last] for tensor in self))
+    used: Tensor  # int64 [rows, lanes] slots in use before each event
+    found: Tensor  # int64 [rows, lanes] the event's slot then, 0 if none
+    slot: Tensor  # int64 [rows, lanes] its slot from then on
 
 
-class SymbolNetwork(nn.Module):
+class SymbolNetwork(Learner):
     """LSTM over slots, and how it mixes what was counted; `state` is [lanes, 2 * HIDDEN], the caller's to keep."""
 
     def __init__(self) -> None:
@@ -92,15 +89,11 @@ def surprise(log_p: Tensor, found: Tensor) -> Tensor:
 def count_sequences(symbols: list[NDArray[np.int64]], from_row: int) -> SymbolSequences:
     """Count sequences of one length; return what the network sees of the events from a row on."""
     rows, lanes = len(symbols[0]) - from_row, len(symbols)
-    found = Counts(
-        x=np.zeros((rows, lanes, EXPERTS, SIZE), np.float32),
-        statistics=np.zeros((rows, lanes, STATISTICS), np.float32),
-        used=np.zeros((rows, lanes), np.int64),
-        found=np.zeros((rows, lanes), np.int64),
-        slot=np.zeros((rows, lanes), np.int64),
-    )
-    replay_counts(np.zeros(lanes, LANE_SYMBOLS), np.stack(symbols), from_row, found)
-    return SymbolSequences(*map(torch.from_numpy, found))
+    x, statistics = torch.zeros(rows, lanes, EXPERTS, SIZE), torch.zeros(rows, lanes, STATISTICS)
+    found = SymbolSequences(x, statistics, *torch.zeros(3, rows, lanes, dtype=torch.int64))
+    arrays = SymbolSequences._make(tensor.numpy() for tensor in found)  # of the same memory
+    replay_counts(np.zeros(lanes, LANE_SYMBOLS), np.stack(symbols), from_row, arrays)
+    return found
 
 
 def draw_sequences(rng: np.random.Generator, lanes: int, kind: str | None = None) -> SymbolSequences:

@@ -26,6 +26,7 @@ from tests.fleets import odd_waves
 from tests.ports import own_port
 from training.network.model import Forecaster
 from training.network.registry import ModelCard, Registry
+from training.network.shape import Shape
 from training.retrain import challenger
 
 pytestmark = pytest.mark.kafka
@@ -147,7 +148,7 @@ def test_training_on_a_topic_leaves_no_consumer_group(broker: Broker, topic: Top
     waves = odd_waves(2, 3000)
     write(broker, name, {p: [*events(f"wave-{p}", wave), b"not JSON"] for p, wave in enumerate(waves)})
     Registry(tmp_path / "small").save(
-        Forecaster(hidden_size=8).weights, ModelCard(parent="", trained_at=1.0, seed=0, rows=0, figures={})
+        Forecaster(Shape(hidden_size=8)).weights, ModelCard(parent="", trained_at=1.0, seed=0, rows=0, figures={})
     )
     chosen = Settings.model_validate(
         {

@@ -33,7 +33,7 @@ from training.network.horizons import HORIZONS
 from training.network.input_history import SCALE, WINDOW
 from training.network.model import Forecaster
 from training.network.registry import ModelCard, Registry
-from training.network.shape import ModelError
+from training.network.shape import ModelError, Shape
 from training.network.weights import load_prior
 from training.retrain import challenger
 
@@ -177,7 +177,7 @@ def test_train_reports_what_is_wrong_with_the_files(tmp_path: Path) -> None:
 def small(directory: Path, **shape: object) -> Settings:
     """Return settings whose model.directory holds a small untrained network."""
     torch.manual_seed(0)
-    model = Forecaster(hidden_size=8, **shape).weights
+    model = Forecaster(Shape(hidden_size=8, **shape)).weights
     Registry(directory).save(model, ModelCard(parent="", trained_at=1.0, seed=0, rows=0, figures={}))
     return settings(model={"directory": str(directory), "cell": model.shape.cell, "horizons": model.shape.horizons})
 
@@ -201,7 +201,7 @@ def test_every_cell_and_shape_can_be_trained_saved_and_used(shape: dict[str, obj
     assert summary.outcome.validation_loss < summary.outcome.champion_loss
     begun = first_model(chosen)
     assert begun.fingerprint() == summary.version
-    assert begun.shape == Forecaster(hidden_size=8, **shape).shape
+    assert begun.shape == Shape(hidden_size=8, **shape)
 
 
 @pytest.mark.usefixtures("short")
@@ -212,7 +212,7 @@ def test_a_model_gains_layers_and_attention_by_options_and_the_daemon_takes_its_
     assert summary.version is not None, str(summary)
     begun = first_model(chosen)
     assert begun.fingerprint() == summary.version
-    assert begun.shape == Forecaster(hidden_size=8, layers=2, attention_window=3).shape
+    assert begun.shape == Shape(hidden_size=8, layers=2, attention_window=3)
     with pytest.raises(ModelError, match="layers is 1, the model has 2"):
         train_on_files(paths, tmp_path / "more", chosen, shape={"layers": 1})
 

@@ -144,12 +144,13 @@ def test_the_largest_clip_limit_works(clip: str) -> None:
 
     from training.learn.tbptt import clip_gradient
     from training.network.model import Forecaster
+    from training.network.shape import Shape
 
     field = Learning.model_fields["clip_limit"]
     limit = bound(field, "le")
     assert limit is not None
     learning = Learning.model_validate({"clip": clip, "clip_limit": limit})
-    model = Forecaster()
+    model = Forecaster(Shape())
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     before, after = clip_gradient(model, learning.clip_norm, learning.clip_value)

@@ -20,6 +20,7 @@ from detector.state.tables import Table, block_size
 from tests.streams import DAY, Event, batch_of, clock, in_batches, numbered, run, seasonal, wide
 from training.network.horizons import HORIZONS
 from training.network.model import Forecaster
+from training.network.shape import Shape
 from training.network.weights import Weights, load_prior
 
 LANE = lane_row(HORIZONS)
@@ -140,7 +141,7 @@ def test_a_damaged_or_foreign_row_is_refused_and_leaves_nothing_behind(model: We
         cut = {"empty": 0, "header": 10, "notes": HEADER.size + 5, "half": len(row) // 2, "last byte": len(row) - 1}
         bad = row[: cut[where]] if where in cut else row + b"\0"
         if where == "other horizons":
-            bad = dict(fed(Forecaster(horizons=(1, 5)).weights, of_every_family(rows=3)).streams.drain())[name]
+            bad = dict(fed(Forecaster(Shape(horizons=(1, 5))).weights, of_every_family(rows=3)).streams.drain())[name]
 
         with pytest.raises(StateError, match=rf"state of stream '{name}'"):
             states.unpack(name, bad, 1, engine.version)
@@ -159,7 +160,7 @@ def test_a_row_of_another_layout_is_an_error_with_advice(model: Weights) -> None
 def test_a_row_of_another_network_is_primed_before_its_next_event() -> None:
     """So model.cell and model.directory can be changed without losing what streams have shown."""
     small, events = (
-        Forecaster(hidden_size=8).weights,
+        Forecaster(Shape(hidden_size=8)).weights,
         numbered(wide("s", clock(44), seasonal(NOISE, clock(44))[:, None])),
     )
     rows = dict(fed(small, events[:40]).streams.drain())

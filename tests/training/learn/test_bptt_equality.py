@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from tests import textbook
-from training.learn.tbptt import Sequences, loss_of, train
+from training.learn.tbptt import Sequences, loss_of, part, train
 from training.network.cells import Cell, LstmCell, VanillaCell
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
+from training.network.shape import Shape
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -89,7 +90,7 @@ def unrolled(model: Network, batch: Sequences, cut: int, rows: range) -> dict[st
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_with_k1_and_k2_of_the_sequences_length_the_gradient_is_full_bptt(cell: str) -> None:
-    model = Forecaster(cell, hidden_size=5)
+    model = Forecaster(Shape(cell, hidden_size=5))
     batch = sequences(TIME, LANES, INPUT_SIZE)
     batch = batch._replace(targets=batch.targets.expand(-1, -1, 2), mask=batch.mask.expand(-1, -1, 2))
     kept = Keep(model)
@@ -98,7 +99,7 @@ def test_with_k1_and_k2_of_the_sequences_length_the_gradient_is_full_bptt(cell: 
     model.zero_grad()
     state, total = model.initial_state(LANES), torch.zeros(())
     for t in range(TIME):  # one step at a time, nothing detached
-        value, state = loss_of(model, batch.part(t, t + 1), state)
+        value, state = loss_of(model, part(batch, t, t + 1), state)
         total = total + value / TIME
     total.backward()
     assert len(kept.seen) == 1
@@ -262,14 +263,14 @@ def test_the_gradients_of_a_chunk_equal_finite_differences(cell: type[Cell]) -> 
     model, batch = Network(cell(1, 1)), sequences(6, 1, 1)
     found = gradients(model, batch, 3)[1]
     with torch.no_grad():
-        _, state = squared(model, batch.part(0, 3), model.initial_state(1))
+        _, state = squared(model, part(batch, 0, 3), model.initial_state(1))
         for name, parameter in model.named_parameters():
             flat = parameter.view(-1)
             for i in range(len(flat)):
                 around = []
                 for shift in (1e-6, -2e-6):
                     flat[i] += shift
-                    around.append(float(squared(model, batch.part(3, 6), state)[0]))
+                    around.append(float(squared(model, part(batch, 3, 6), state)[0]))
                 flat[i] += 1e-6
                 slope = (around[0] - around[1]) / 2e-6
                 assert float(found[name].view(-1)[i]) == pytest.approx(slope, rel=1e-6, abs=1e-8)

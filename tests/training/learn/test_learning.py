@@ -20,6 +20,7 @@ from training.learn.settings import Learning
 from training.learn.tbptt import Sequences, TrainStep, train
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
+from training.network.shape import Shape
 from training.network.weights import load_prior
 from training.retrain import challenger as retraining
 from training.retrain.result import RetrainResult
@@ -36,7 +37,7 @@ def sequences(seed: int) -> Sequences:
 
 def forecaster() -> Forecaster:
     torch.manual_seed(0)
-    return Forecaster(hidden_size=8)
+    return Forecaster(Shape(hidden_size=8))
 
 
 def weights(model: nn.Module) -> Tensor:

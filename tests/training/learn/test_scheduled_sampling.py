@@ -17,6 +17,7 @@ from training.learn.scheduled_sampling import AVERAGE_FAST, AVERAGE_SLOW, CHANGE
 from training.learn.tbptt import Sequences, TrainStep, loss_of, train
 from training.network.inputs import FAST, INPUT_SIZE, INPUTS, LIMIT, SLOW
 from training.network.model import Forecast, Forecaster
+from training.network.shape import Shape
 from training.prior.synthetic import Series, tensors_of
 
 LANES, ROWS = 48, 160
@@ -35,7 +36,7 @@ def waves(seed: int, rows: int = ROWS, noise: float = 0.3) -> Sequences:
 
 def forecaster(seed: int = 0, size: int = 8) -> Forecaster:
     torch.manual_seed(seed)
-    return Forecaster(hidden_size=size)
+    return Forecaster(Shape(hidden_size=size))
 
 
 def weights(model: nn.Module) -> Tensor:

@@ -12,6 +12,7 @@ from training.learn.tbptt import FAR_WEIGHT, MAX_SKIPPED, WORST_NLL, Loss, Seque
 from training.network.horizons import HORIZONS
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster, student_t_nll
+from training.network.shape import Shape
 
 TIME, LANES = 24, 5
 
@@ -25,7 +26,7 @@ def sequences(seed: int = 0, time: int = TIME, scale: float = 1.0) -> Sequences:
 
 def forecaster(seed: int = 0) -> Forecaster:
     torch.manual_seed(seed)
-    return Forecaster(hidden_size=8)
+    return Forecaster(Shape(hidden_size=8))
 
 
 class Keep(torch.optim.SGD):

@@ -12,13 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from tests.textbook import forecast_step
 from training.network.cells import CELLS
-from training.network.enlarge import enlarge
 from training.network.horizons import HORIZONS
 from training.network.inputs import INPUT_SIZE
 from training.network.kernels import Network
 from training.network.model import Forecast, Forecaster, student_t_nll
 from training.network.shape import ModelError, Shape, parameter_count
-from training.network.weights import FORMAT, load_weights, to_bytes
+from training.network.weights import FORMAT, enlarge, load_weights, to_bytes
 
 H = len(HORIZONS)
 LOCATION, LOG_SCALE, FREEDOM, OUTPUT_SIZE = 0, H, 2 * H, 3 * H  # columns of the kernel's forecasts
@@ -27,7 +26,7 @@ LOCATION, LOG_SCALE, FREEDOM, OUTPUT_SIZE = 0, H, 2 * H, 3 * H  # columns of the
 def forecaster(hidden_size: int = 48, seed: int = 0, cell: str = "lstm", **shape: Any) -> Forecaster:
     """Random in every weight: zeros and symmetries of a fresh one would hide a slip."""
     torch.manual_seed(seed)
-    model = Forecaster(cell, hidden_size, **shape)
+    model = Forecaster(Shape(cell, hidden_size, **shape))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.3)
@@ -94,7 +93,7 @@ def test_module_and_kernel_compute_the_textbook_gates() -> None:
 @pytest.mark.parametrize(("hidden_size", "layers", "window"), [(1, 1, 0), (8, 2, 0), (48, 1, 16), (51, 3, 5)])
 def test_the_parameter_count_equals_the_theorys(cell: str, hidden_size: int, layers: int, window: int) -> None:
     """Gates ((d + H) H + H) for the first layer, gates ((H + H) H + H) for the others."""
-    model = Forecaster(cell, hidden_size, layers, attention_window=window)
+    model = Forecaster(Shape(cell, hidden_size, layers, attention_window=window))
     count = parameter_count(model.shape)
     gates, H = {"rnn": 1, "lstm": 4, "gru": 3, "esn": 0}[cell], hidden_size
     assert count["cells"] == gates * (((INPUT_SIZE + H) * H + H) + (layers - 1) * ((H + H) * H + H))

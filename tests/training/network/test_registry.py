@@ -17,13 +17,14 @@ import torch
 
 from training.network.model import Forecaster
 from training.network.registry import KEPT, UNFINISHED, ModelCard, Registry, RegistryError
+from training.network.shape import Shape
 
 DEADLINE = 60.0  # s
 
 
 def forecaster(seed: int, hidden_size: int = 4) -> Forecaster:
     torch.manual_seed(seed)
-    return Forecaster(hidden_size=hidden_size).weights
+    return Forecaster(Shape(hidden_size=hidden_size)).weights
 
 
 def card(parent: str = "", trained_at: float = 0.0) -> ModelCard:

@@ -19,6 +19,7 @@ from tests.fleets import odd_waves, rings
 from training.learn.tbptt import Sequences, TrainStep, train
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
+from training.network.shape import Shape
 from training.network.weights import to_bytes
 from training.retrain import challenger
 from training.retrain.distributed import SingleProcess, process_group
@@ -36,7 +37,7 @@ LANES, TIME = 7, 24  # lanes that do not divide by two
 def model(name: str, seed: int = 0) -> Forecaster:
     """Return a small network; other seeds, other weights."""
     torch.manual_seed(seed)
-    return Forecaster(hidden_size=6, **SHAPES[name])
+    return Forecaster(Shape(hidden_size=6, **SHAPES[name]))
 
 
 def batch(seed: int) -> Sequences:
