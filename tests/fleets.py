@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.network.input_history import INPUT_HISTORY, record
-from training.network.inputs import Observations, inputs_of
+from training.network.inputs import INPUT_HISTORY, Observations, inputs_of, record
 
 MINUTE = 60_000_000_000  # ns
 ODD_WAVE = np.array([0, 0, 5, -3, 0, 0, 1, 2, 3, 0, -1, 0, 0], np.float64)  # the prior has seen nothing like it

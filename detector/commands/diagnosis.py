@@ -26,7 +26,7 @@ from detector.commands.diagnosis_plots import (
 )
 from detector.commands.plot_style import html_document
 from detector.commands.training_data import Excerpt, TrainingData
-from training.learn.gradients import state_gradient_norms
+from training.learn.gradients import state_gradients
 from training.learn.settings import Learning
 from training.learn.tbptt import TrainStep
 from training.network.inputs import INPUT_SIZE
@@ -111,8 +111,8 @@ def gradient_reach(
             return student_t_nll(nearest, targets).sum()
 
         start = network.initial_state(REACH_WINDOWS)
-        found = state_gradient_norms(network.eval(), windows.inputs, start, lags, loss)
-        return np.asarray(found, np.float64)
+        gradients = state_gradients(network.eval(), windows.inputs, start, lags, loss)  # [lags, windows, state]
+        return np.asarray(gradients.norm(dim=-1).mean(dim=-1), np.float64)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

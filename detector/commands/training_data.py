@@ -22,9 +22,9 @@ from connectors.errors import UserError
 from connectors.protocols import Source
 from detector.config.settings import Settings
 from detector.scoring.admission import admitted_of
-from training.network.inputs import WARM_UP_EVENTS, Observations, inputs_of, targets
+from training.network.inputs import VALUE, WARM_UP_EVENTS, Observations, inputs_of, targets
 from training.retrain.result import MIN_MOVEMENT
-from training.retrain.windows import VALUE, Recorded
+from training.retrain.windows import Recorded
 
 HELD_BACK = 0.2  # of each series, its end
 MIN_EVENTS = 200  # of a feature: with fewer there is nothing to bring a state up and to judge it by

@@ -21,8 +21,7 @@ from detector.scoring.judge import measure
 from detector.scoring.scan import judge
 from detector.scoring.symbols import measure_symbols, network
 from detector.state.stream_states import StreamStates
-from training.network.input_history import WINDOW, record, unroll
-from training.network.inputs import FRAME, INPUT_SIZE, Observations, featurise
+from training.network.inputs import FRAME, INPUT_SIZE, WINDOW, Observations, featurise, record, unroll
 from training.network.shape import Shape
 from training.symbols.kernels import PREDICTION, predict
 

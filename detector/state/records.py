@@ -17,8 +17,7 @@ from connectors.batches import Alert
 from detector.scoring.admission import ADMISSION
 from detector.scoring.calibration import RETURN
 from detector.scoring.judge import lane_score
-from training.network.input_history import INPUT_HISTORY
-from training.network.inputs import LONG_PAUSE, NORMALISER
+from training.network.inputs import INPUT_HISTORY, LONG_PAUSE, NORMALISER
 
 INCIDENT = np.dtype(
     [

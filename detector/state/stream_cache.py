@@ -21,7 +21,7 @@ from detector.state.names import partition_hash
 from detector.state.records import head_of
 from detector.state.spill import SpillBuffer
 from detector.state.stream_states import StreamStates
-from training.network.input_history import WINDOW
+from training.network.inputs import WINDOW
 
 Int64 = NDArray[np.int64]
 

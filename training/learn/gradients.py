@@ -39,13 +39,3 @@ def state_gradients(
         states.append(state)
     outputs, _ = model(inputs[-1:], state)
     return torch.stack(torch.autograd.grad(loss(outputs), [states[-k] for k in lags]))
-
-
-def state_gradient_norms(
-    model: nn.Module, inputs: Tensor, state: Tensor, lags: Sequence[int], loss: Callable[[Any], Tensor]
-) -> Tensor:
-    """Return |dL_t/ds_(t-k)| for each k of `lags`, the mean over the lanes of each one's norm: [lags].
-
-    Arguments as of state_gradients.
-    """
-    return state_gradients(model, inputs, state, lags, loss).norm(dim=-1).mean(dim=-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.learn.tbptt import Sequences
 from training.network.inputs import INPUT_SIZE
-from training.network.model import Forecast, Forecaster
+from training.network.model import Forecaster
 from training.network.shape import PARAMETERS_OF_T
 
 PENALTY = 1e-3  # of the ridge regression, a row
@@ -83,6 +83,3 @@ def only_heads(model: Forecaster, horizons: Sequence[int]) -> Forecaster:
     for name, parameter in fresh.named_parameters():
         parameter.requires_grad_(name.startswith("from_"))
     return fresh
-
-
-assert Forecast._fields[0] == "location"  # noqa: S101 - the rows that are fitted come first

@@ -35,6 +35,7 @@ INPUTS = (
     "gap",  # log of the time since the lane's last event over its running interval
 )
 INPUT_SIZE = len(INPUTS)
+VALUE = INPUTS.index("value")
 
 MEMORY = 2000  # events the running mean and deviation remember: long against a day of 5-minute data (288)
 LIMIT = 6.0  # every input and target is clipped to +-6: asinh(200) deviations; beyond, only "far" is known
@@ -52,6 +53,9 @@ INTERVAL_MEMORY = 200  # events the running interval remembers
 LONG_PAUSE = 5.0  # intervals that a pause counts for at most: a night without data must not change the interval
 MIN_STEP_SECONDS = 1e-6  # seconds
 GAP_LIMIT = 3.0  # log of a time 20 times the usual one
+
+WINDOW = 128  # events of a lane's ring: enough for a hidden state to warm up, at 3 KB a lane
+HISTORY_SCALE = 32767.0 / LIMIT
 
 NS = 1e-9
 
@@ -80,6 +84,20 @@ NORMALISER = np.dtype(
 
 FRAME = np.dtype([("mean", np.float64), ("deviation", np.float64), ("low", np.float64), ("high", np.float64)])
 """The unit in which a forecast is made: the lane's normaliser and range just before the event."""
+
+INPUT_HISTORY = np.dtype(
+    [
+        ("events", np.int64),  # written so far; row e is at e % WINDOW
+        ("inputs", np.int16, (WINDOW, INPUT_SIZE)),
+        ("masked", np.uint8, WINDOW),  # the event was part of an incident and is not learnt
+    ],
+    align=True,
+)
+"""The recent window of a lane, in one ring: retraining learns from it, and new weights are warmed up with it.
+
+A row is a row of inputs in 16 bits: clipped at +-6, so 0.0002 apart. The target of a row is the "value" column of a
+later one, because that column is the value of the event before its row.
+"""
 
 
 class Observations(NamedTuple):
@@ -232,3 +250,76 @@ def targets(
             out[t] = math.nan
         else:
             out[t] = to_unit(_clip(value[ahead], MAX_VALUE), frames[t].mean, frames[t].deviation)
+
+
+@compiled
+def record(
+    histories: NDArray[np.void],  # INPUT_HISTORY [lanes]
+    lane: NDArray[np.int64],  # [observations]
+    inputs: NDArray[np.float32],  # [observations, INPUT_SIZE]
+    masked: NDArray[np.bool_],  # [observations]
+    first: int,
+    last: int,
+) -> None:
+    """Write observations first..last into their lanes' rings."""
+    for j in range(first, last):
+        h = histories[lane[j]]
+        slot = h.events % WINDOW
+        for k in range(INPUT_SIZE):
+            h.inputs[slot, k] = np.int16(round(inputs[j, k] * HISTORY_SCALE))
+        h.masked[slot] = masked[j]
+        h.events += 1
+
+
+def unroll(histories: NDArray[np.void]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
+    """Return the rings of some lanes in the order of time: inputs, masked and the number of rows.
+
+    Inputs are [lanes, WINDOW, INPUT_SIZE] and masked [lanes, WINDOW]; a young lane's rows are the last, after zeros
+    that are masked.
+    """
+    count = np.minimum(histories["events"], WINDOW)
+    order = (histories["events"][:, None] + np.arange(WINDOW)) % WINDOW  # [lanes, WINDOW], oldest first
+    rows = np.arange(len(histories))[:, None]
+    inputs = histories["inputs"][rows, order].astype(np.float32) / np.float32(HISTORY_SCALE)
+    masked = histories["masked"][rows, order].astype(np.bool_)
+    missing = np.arange(WINDOW)[None] < WINDOW - count[:, None]
+    inputs[missing] = 0.0
+    return inputs, masked | missing, count
+
+
+def undo_normaliser(
+    unit: NDArray[np.float32], events: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Undo the running normaliser of full rings, up to a shift and a scale of each lane, by stepping it along them.
+
+    The lane's own mean and deviation are not in the ring and need not be: values up to shift and scale are all that a
+    target asks for. Not restored exactly: values beyond the limit (clipped, as their targets are), and lanes whose
+    deviation is at its minimum.
+
+    unit: the "value" column [lanes, WINDOW], oldest first; events: written so far [lanes].
+    Returns the values of events 0..WINDOW-2 of the ring [lanes, WINDOW - 1], and the mean and the deviation before
+    each of its rows [lanes, WINDOW]. Before a lane's WARM_UP_EVENTS-th event they mean little.
+    """
+    lanes = len(unit)
+    value = np.empty((lanes, WINDOW - 1))
+    mean, deviation = np.zeros((lanes, WINDOW)), np.ones((lanes, WINDOW))
+    outliers = np.zeros(lanes)
+    with np.errstate(all="ignore"):  # what is not finite is never a target
+        for t in range(WINDOW - 1):
+            number = events - WINDOW + t + 1  # [lanes] of this event in its lane, from 1
+            weight = np.maximum(1.0 / np.maximum(number, 1), 1.0 / MEMORY)
+            seen = np.sinh(unit[:, t + 1].astype(np.float64))  # in the unit of the normaliser after the event
+            # Not clipped: mean' = mean + w z s, s'^2 = (1 - w)(1 + w z^2) s^2, and so seen = z sqrt((1-w)/(1+w z^2)).
+            left = 1.0 - weight - weight * seen**2
+            z = np.where(left > 0, seen / np.sqrt(np.abs(left)), np.copysign(np.inf, seen))
+            outliers = np.where(np.abs(z) > MAX_INCREMENT, outliers + 1, 0)
+            limit = MAX_INCREMENT * 2.0 ** np.maximum(outliers - LASTING_OUTLIERS, 0)
+            limit = np.where(number > WARM_UP_EVENTS, limit, np.inf)
+            spread = np.sqrt((1.0 - weight) * (1.0 + weight * limit**2))
+            far = seen * spread + np.copysign(weight * limit, seen)  # clipped: the increment was the limit itself
+            z = np.where(np.abs(z) > limit, far, z)
+            increment = np.clip(z, -limit, limit)
+            value[:, t] = mean[:, t] + deviation[:, t] * z
+            mean[:, t + 1] = mean[:, t] + weight * deviation[:, t] * increment
+            deviation[:, t + 1] = deviation[:, t] * np.sqrt((1.0 - weight) * (1.0 + weight * increment**2))
+    return value, mean, deviation

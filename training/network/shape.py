@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from training.errors import UserError
 from training.network.horizons import HORIZONS, check_horizons
-from training.network.inputs import INPUT_SIZE, LIMIT
+from training.network.inputs import INPUT_SIZE
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3, "esn": 0}  # that are trained, by cell
 LEAK_RATE = 0.3  # of the echo state network's reservoir: the share that is new at each step
@@ -113,6 +113,3 @@ def parameter_count(shape: Shape) -> dict[str, int]:
         "attention": 2 * size * size if shape.attention_window else 0,
         "heads": PARAMETERS_OF_T * count * (layers * size + 1) + 2 * count * d,
     }
-
-
-assert LIMIT > SCALE_INPUT_LIMIT  # noqa: S101 (a slip here would be silent)

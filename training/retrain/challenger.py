@@ -27,13 +27,13 @@ from training.learn.optimisers import build_optimiser, build_schedule
 from training.learn.scheduled_sampling import ScheduledSampling
 from training.learn.settings import Learning
 from training.learn.tbptt import Sequences, TrainStep, train
-from training.network.input_history import WINDOW
+from training.network.inputs import VALUE, WINDOW
 from training.network.model import Forecaster
 from training.network.weights import Weights, prior_of
 from training.prior.synthetic import replay_set
 from training.retrain.distributed import SINGLE_PROCESS, ProcessesError, SingleProcess
 from training.retrain.result import MIN_MOVEMENT, MIN_STREAMS, RetrainResult, eligible_lanes
-from training.retrain.windows import NOTHING, VALUE, Recorded, from_rings, warmed_state, window_losses
+from training.retrain.windows import NOTHING, Recorded, from_rings, warmed_state, window_losses
 
 HELD_BACK = WINDOW // 4  # last rows of a ring, from which nothing is learnt
 

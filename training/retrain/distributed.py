@@ -119,18 +119,13 @@ class ProcessGroup(SingleProcess):
         return type(empty)(*columns)
 
 
-def launched() -> bool:
-    """Whether torchrun started this process."""
-    return distributed.is_torchelastic_launched()
-
-
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[SingleProcess]:
     """Join the processes that torchrun started, if it did, and leave them at the end.
 
     device: "cpu" or "cuda"; each process takes the GPU of its local rank.
     """
-    if not launched():
+    if not distributed.is_torchelastic_launched():
         yield SingleProcess(device)
         return
     if device.startswith("cuda"):

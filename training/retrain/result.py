@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from training.network.input_history import SCALE, WINDOW
-from training.network.inputs import INPUTS
+from training.network.inputs import HISTORY_SCALE, VALUE, WINDOW
 from training.network.registry import ModelCard
 from training.network.weights import Weights
 
@@ -18,7 +17,6 @@ MAX_LANES = 4096  # drawn from a larger fleet: a sample shows what lanes have in
 MIN_STREAMS = 32  # half of them judge; what fewer agree on may not last (6 streams of ASD: 0.17 nats better on
 # held-back time, 0.05 to 0.1 worse on the 100 events after it)
 MIN_MOVEMENT = 0.05  # deviations: a lane that moves less has an unbounded likelihood and teaches nothing
-_VALUE = INPUTS.index("value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ def eligible_lanes(
     full = np.flatnonzero(histories["events"] >= WINDOW)
     if len(full) > MAX_LANES:
         full = np.sort(np.random.default_rng(seed).choice(full, MAX_LANES, replace=False))
-    moving = full[histories["inputs"][full, :, _VALUE].std(axis=1) > MIN_MOVEMENT * SCALE]
+    moving = full[histories["inputs"][full, :, VALUE].std(axis=1) > MIN_MOVEMENT * HISTORY_SCALE]
     streams = len(np.unique(stream[moving]))
     if streams < MIN_STREAMS:
         reason = f"only {streams} streams have {WINDOW} events of a feature that moves, {MIN_STREAMS} are needed"

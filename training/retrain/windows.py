@@ -1,12 +1,7 @@
 """From recorded lanes to what a training draws: targets out of rings, windows at random places, losses of windows.
 
 A ring holds inputs only. Its "value" column says what each event was in the unit of the normaliser *after* that event;
-a target is in the unit of the row that makes the forecast. `undo_normaliser` steps the normaliser along the ring to
-turn one into the other, for the lane's mean and deviation are not in the ring and need not be: values up to shift
-and scale are all that a target asks for. It follows `inputs.featurise` and must change with it.
-
-Not restored exactly: values beyond the limit (clipped, as their targets are), and lanes whose deviation is at its
-minimum.
+a target is in the unit of the row that makes the forecast. `inputs.undo_normaliser` turns one into the other.
 """
 
 from __future__ import annotations
@@ -19,14 +14,12 @@ from numpy.typing import NDArray
 
 from training.learn.tbptt import Sequences, summed_nll, weighted_mean
 from training.network.horizons import HORIZONS
-from training.network.input_history import WINDOW, unroll
-from training.network.inputs import INPUT_SIZE, INPUTS, LASTING_OUTLIERS, LIMIT, MAX_INCREMENT, MEMORY, WARM_UP_EVENTS
+from training.network.inputs import INPUT_SIZE, LIMIT, VALUE, WARM_UP_EVENTS, WINDOW, undo_normaliser, unroll
 from training.network.model import Forecaster
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
-VALUE = INPUTS.index("value")
 FORWARD_AT_ONCE = 512  # windows: some tens of milliseconds, after which `stop` can be asked again
 
 
@@ -104,38 +97,6 @@ class Recorded(NamedTuple):
 _ROWS = np.zeros((0, 0), np.float32)
 _LANES = np.zeros(0, np.int64)
 NOTHING = Recorded(_ROWS, _ROWS, _ROWS.astype(np.bool_), _LANES, _LANES, _LANES, ())
-
-
-def undo_normaliser(unit: NDArray[np.float32], events: Int64) -> tuple[Float64, Float64, Float64]:
-    """Undo the running normaliser of full rings, up to a shift and a scale of each lane.
-
-    unit: the "value" column [lanes, WINDOW], oldest first; events: written so far [lanes].
-    Returns the values of events 0..WINDOW-2 of the ring [lanes, WINDOW - 1], and the mean and the deviation before
-    each of its rows [lanes, WINDOW]. Before a lane's WARM_UP_EVENTS-th event they mean little.
-    """
-    lanes = len(unit)
-    value = np.empty((lanes, WINDOW - 1))
-    mean, deviation = np.zeros((lanes, WINDOW)), np.ones((lanes, WINDOW))
-    outliers = np.zeros(lanes)
-    with np.errstate(all="ignore"):  # from_rings leaves out what is not finite
-        for t in range(WINDOW - 1):
-            number = events - WINDOW + t + 1  # [lanes] of this event in its lane, from 1
-            weight = np.maximum(1.0 / np.maximum(number, 1), 1.0 / MEMORY)
-            seen = np.sinh(unit[:, t + 1].astype(np.float64))  # in the unit of the normaliser after the event
-            # Not clipped: mean' = mean + w z s, s'^2 = (1 - w)(1 + w z^2) s^2, and so seen = z sqrt((1-w)/(1+w z^2)).
-            left = 1.0 - weight - weight * seen**2
-            z = np.where(left > 0, seen / np.sqrt(np.abs(left)), np.copysign(np.inf, seen))
-            outliers = np.where(np.abs(z) > MAX_INCREMENT, outliers + 1, 0)
-            limit = MAX_INCREMENT * 2.0 ** np.maximum(outliers - LASTING_OUTLIERS, 0)
-            limit = np.where(number > WARM_UP_EVENTS, limit, np.inf)
-            spread = np.sqrt((1.0 - weight) * (1.0 + weight * limit**2))
-            far = seen * spread + np.copysign(weight * limit, seen)  # clipped: the increment was the limit itself
-            z = np.where(np.abs(z) > limit, far, z)
-            increment = np.clip(z, -limit, limit)
-            value[:, t] = mean[:, t] + deviation[:, t] * z
-            mean[:, t + 1] = mean[:, t] + weight * deviation[:, t] * increment
-            deviation[:, t + 1] = deviation[:, t] * np.sqrt((1.0 - weight) * (1.0 + weight * increment**2))
-    return value, mean, deviation
 
 
 def from_rings(

@@ -14,8 +14,7 @@ from detector.state.lane_network import KernelLanes, RecurrentLanes
 from detector.state.tables import Table
 from detector.state.torch_lanes import TorchLanes
 from tests.streams import Event, Outcome, clock, fleet, in_batches, interleaved, numbered, run, seasonal, wide
-from training.network.input_history import INPUT_HISTORY, WINDOW, record, unroll
-from training.network.inputs import INPUT_SIZE
+from training.network.inputs import INPUT_HISTORY, INPUT_SIZE, WINDOW, record, unroll
 from training.network.model import Forecaster
 from training.network.weights import Weights, load_prior
 
