@@ -88,7 +88,7 @@ class Daemon:
         self._moves = 0  # times that reading has got on
         self._lag_due = 0.0  # monotonic, s
 
-    # -- five verbs ---------------------------------------------------------------------------------------------------
+    # -- from outside --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until the source ends or a signal says so; the second signal does not wait."""
@@ -107,7 +107,6 @@ class Daemon:
         self.http.start()
         self.checkpointer.start()
         self.sinks.start()
-        self.promotion.begin()
         # an empty one first, which tells file sinks where this run began
         if not self.checkpointer.commit() and self.checkpointer.last_error is not None:
             raise self.checkpointer.last_error  # nothing has been read yet: better to fail at once than later
@@ -135,7 +134,7 @@ class Daemon:
         self.notifier.stopping()
         logger.info("stopping")
         began = time.monotonic()
-        self.promotion.stop()
+        self.promotion.retrainer.stop()
         try:
             if orderly and not self.broker_wait.given_up:
                 try:

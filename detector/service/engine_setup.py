@@ -1,15 +1,33 @@
-"""What the settings ask of the engine: its limits and rules, and the device that it computes on."""
+"""What the settings ask of the engine: its limits and rules, the device that it computes on, the memory for states.
+
+Memory is what is set, or a share of what the machine or the process's cgroup has. The process needs some more
+(docs/limits.md): the interpreter with torch and compiled kernels, a batch on its way, a retraining.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
+from detector.config.sections import MIN_STATE_BYTES
 from detector.config.settings import Settings, SettingsError
 from detector.engine.engine import EngineSettings
 from detector.scoring.incidents import AlertRules
+from detector.state.arena import machine_bytes
+from detector.state.stream_states import StreamStates
+
+logger = logging.getLogger(__name__)
+
+# What a daemon has without a stream, 340 MB, and what comes on top while it retrains and takes in the largest batches
+BASE_BYTES = 900_000_000
+SHARE = 0.6  # of the rest; what is left is for the page cache under the store, and what the allocator keeps
+CHANGELOG_SHARE = 0.4  # a transaction's states are held compressed, at 30 % of their size, until it is committed
+# A cgroup without a limit says the largest number that it has
+UNLIMITED = 1 << 60
 
 
 def engine_settings(settings: Settings, memory_bytes: int = 0) -> EngineSettings:
@@ -56,3 +74,66 @@ def _driver_is_there() -> bool:
     except OSError:
         return Path("/dev/kfd").exists()
     return True
+
+
+class MemoryLimit(NamedTuple):
+    """What states may take, and why."""
+
+    state_bytes: int
+    reason: str
+
+
+def memory_limit(setting: int, *, changelog: bool, root: Path = Path("/")) -> MemoryLimit:
+    """Return the limit: the setting where there is one, else what the machine and the cgroup allow.
+
+    `root` is where /proc and /sys/fs/cgroup are looked for.
+    """
+    if setting:
+        return MemoryLimit(setting, "state.memory_bytes")
+    whole, of = machine_bytes(), "this machine"
+    for limit in _cgroup_limits(root):
+        if limit < whole:
+            whole, of = limit, "its cgroup"
+    share = CHANGELOG_SHARE if changelog else SHARE
+    rest = round(share * (whole - BASE_BYTES))
+    reason = f"{share:.0%} of what {of} has ({whole / 1e9:.1f} GB) beyond {BASE_BYTES / 1e9:.1f} GB"
+    if rest < MIN_STATE_BYTES:
+        return MemoryLimit(MIN_STATE_BYTES, f"the least that is possible: {of} has {whole / 1e9:.1f} GB")
+    return MemoryLimit(rest, reason)
+
+
+def log_capacity(limit: MemoryLimit, states: StreamStates, usable: float, most: int) -> None:
+    """Log how many streams fit; `usable` is the share of the limit that streams fill before some are evicted."""
+    one, four = (int(usable * limit.state_bytes / states.stream_bytes(lanes)) for lanes in (1, 4))
+    logger.info(
+        "states may take %.2f GB of memory (%s): some %d streams of one feature or %d of four; state.max_streams is %d",
+        *(limit.state_bytes / 1e9, limit.reason, one, four, most),
+    )
+
+
+def _cgroup_limits(root: Path) -> list[int]:
+    """Return the memory limits of the cgroups that the process is in, of version 1 and 2, up to the topmost."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    limits = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mounts, name = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"], "memory.max"
+        elif "memory" in controllers.split(","):
+            mounts, name = [root / "sys/fs/cgroup/memory"], "memory.limit_in_bytes"
+        else:
+            continue
+        for mount in mounts:
+            # in a container the path may be the host's, and the mount the container's own cgroup
+            folder = mount / path.lstrip("/")
+            for place in {mount, folder, *(parent for parent in folder.parents if mount in parent.parents)}:
+                try:
+                    text = (place / name).read_text().strip()
+                except OSError:
+                    continue
+                if text.isdigit() and int(text) < UNLIMITED:
+                    limits.append(int(text))
+    return limits

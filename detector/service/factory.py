@@ -34,9 +34,8 @@ from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
 from detector.observability.metrics import Metrics
 from detector.service.daemon import Daemon
-from detector.service.engine_setup import device_of, engine_settings
+from detector.service.engine_setup import device_of, engine_settings, log_capacity, memory_limit
 from detector.service.health import Health, Notifier
-from detector.service.memory_budget import log_capacity, memory_limit
 from detector.service.model_choice import MODELS_DIR, resumed_model
 from detector.service.poison_events import PoisonGuard
 from detector.service.reporter import Reporter, StageClock

@@ -154,20 +154,16 @@ class ModelPromotion:
         self._settings, self._model, self._registry = settings, model, registry
         self._engine, self._checkpointer = engine, checkpointer
         self._reporter, self._metrics = reporter, metrics
-        self._retrainer = Retrainer()
+        self.retrainer = Retrainer()
         self._retrainings = 0
         self._retrained_at = time.monotonic()
         self.problem = OngoingProblem(calm_seconds=math.inf)  # until one does not fail
-
-    def begin(self) -> None:
-        """Tell which model it begins with."""
-        trained_at = self._registry.trained_at(self._checkpointer.metadata["model"])
-        self._metrics.set_model(self._engine.version, self._model.shape.cell, trained_at)
+        metrics.set_model(engine.version, model.shape.cell, registry.trained_at(checkpointer.metadata["model"]))
 
     def advance(self) -> None:
         """Start a retraining when it is time; when one is over, promote its model if it is the better one."""
         training = self._settings.training
-        if (outcome := self._retrainer.result()) is not None:
+        if (outcome := self.retrainer.result()) is not None:
             self._reporter.retraining(outcome)
             self.problem.clear()
             if outcome.outcome == "failed":
@@ -175,15 +171,11 @@ class ModelPromotion:
             if outcome.model is not None:
                 self._promote(outcome.model, outcome.model_card(time.time()))
         due = time.monotonic() - self._retrained_at >= training.interval_seconds
-        if training.enabled and due and not self._retrainer.running:
+        if training.enabled and due and not self.retrainer.running:
             self._retrained_at = time.monotonic()
             seed, self._retrainings = self._retrainings, self._retrainings + 1
             histories, stream = self._engine.streams.histories(MAX_LANES, seed)
-            self._retrainer.start(self._model, histories, stream, seed, training.budget_seconds, training.learning())
-
-    def stop(self) -> None:
-        """Give up a retraining that is under way."""
-        self._retrainer.stop()
+            self.retrainer.start(self._model, histories, stream, seed, training.budget_seconds, training.learning())
 
     def _promote(self, model: Weights, about: ModelCard) -> None:
         """Score with new weights from here on; the checkpoint makes "here" the same point in any replay."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.service.memory_budget import BASE_BYTES
+from detector.service.engine_setup import BASE_BYTES
 from tests.daemon.fleet import START
 from tests.daemon.support import Longwatch
 from tests.faults.limits import IN_CGROUP, resident

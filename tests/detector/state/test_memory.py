@@ -17,7 +17,7 @@ from connectors.batches import EventBatch
 from detector.config.sections import MIN_STATE_BYTES
 from detector.engine import chunks
 from detector.engine.engine import Engine, EngineSettings
-from detector.service.memory_budget import BASE_BYTES, SHARE, log_capacity, memory_limit
+from detector.service.engine_setup import BASE_BYTES, SHARE, log_capacity, memory_limit
 from detector.state.arena import PAGE, GrowableArray, machine_bytes
 from detector.state.spill import SpillBuffer
 from detector.state.stream_cache import PORTION
