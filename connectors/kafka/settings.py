@@ -24,96 +24,74 @@ _EXTENSION = re.compile(r"[A-Za-z]+=[\t\n\r -~]+")  # RFC 7628
 class KafkaSettings(Section):
     """Section [kafka]: where events come from and where scores, alerts and rejected records go."""
 
-    bootstrap_servers: str = Field(
-        "127.0.0.1:9092",
-        min_length=1,
-        description="Brokers to connect to first: host:port, several separated by commas.",
-    )
-    topics: list[str] = Field(["metrics"], description="Topics to read events from.")
-    topic_pattern: str = Field(
-        "", description="Instead of topics: a regular expression that the whole name of a topic must match."
-    )
-    group_id: str = Field("longwatch", min_length=1, description="Consumer group; its members share the partitions.")
-    group_instance_id: str = Field(
-        "",
-        pattern=r"^[A-Za-z0-9._-]{0,249}$",
-        description="Static membership: a name unique to this member; a restart within session_timeout_seconds then"
-        " moves no partition.",
-    )
-    auto_offset_reset: Literal["earliest", "latest"] = Field(
-        "earliest",
-        description="Where to start in a partition without a known offset, or with one beyond its end (a topic that was"
-        " deleted and created again). Partitions and topics created later are read from their beginning.",
-    )
-    scores_topic: str = Field("", description="Topic for scores; empty: scores are not written to Kafka.")
-    alerts_topic: str = Field("longwatch-alerts", description="Topic for alerts; empty: none.")
-    dead_letter_topic: str = Field("longwatch-rejected", description="Topic for rejected records; empty: none.")
-    changelog_topic: str = Field(
-        "{group}-{topic}-changelog",
-        pattern=r"^[A-Za-z0-9._{}-]{1,249}$",
-        description="Compacted topic that the states of each input topic are written to, if state.changelog is on;"
-        " {group} and {topic} are replaced by their names.",
-    )
-    changelog_replication_factor: int = Field(
-        -1, ge=-1, le=100, description="Replicas of a changelog topic that longwatch creates; -1: the broker's default."
-    )
-    transaction_timeout_seconds: float = Field(
-        60.0,
-        ge=1,
-        le=900,
-        description="The broker aborts a transaction that is open for longer, and its events are scored again; must be"
-        " longer than state.checkpoint_interval_seconds.",
-    )
-    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        "none", description="Compression of the records written."
-    )
-    delivery_timeout_seconds: float = Field(
-        120.0,
-        ge=1,
-        le=3600,
-        description="The daemon stops if the broker has not taken a written record within this time.",
-    )
-    session_timeout_seconds: float = Field(
-        10.0, ge=1, le=1800, description="A member not heard of for this long loses its partitions to the others."
-    )
-    max_poll_interval_seconds: float = Field(
-        300.0,
-        ge=10,
-        le=86_400,
-        description="A member that takes no records for this long (a stuck daemon) leaves the group.",
-    )
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="Protocol to the brokers: with or without TLS and login."
-    )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
-        "SCRAM-SHA-512", description="How to log in, if security_protocol begins with SASL."
-    )
-    sasl_username: str = Field("", description="User name for SASL.")
-    sasl_password: SecretStr = Field(SecretStr(""), description="Password for SASL.")
-    sasl_oauth_token_file: str = Field(
-        "",
-        description="For OAUTHBEARER: file that holds a token, read again at each login; another program"
-        " keeps it fresh.",
-    )
-    sasl_oauth_token_endpoint_url: str = Field(
-        "", description="For OAUTHBEARER: https URL to request a token from, with client id and secret."
-    )
-    sasl_oauth_client_id: str = Field("", description="Client id for the token endpoint.")
-    sasl_oauth_client_secret: SecretStr = Field(SecretStr(""), description="Client secret for the token endpoint.")
-    sasl_oauth_scope: str = Field("", description="Scope to request from the token endpoint; empty: its default.")
-    sasl_oauth_ssl_cafile: str = Field(
-        "", description="PEM file of the authority that signed the token endpoint's certificate; empty: the system's."
-    )
-    sasl_oauth_extensions: tuple[str, ...] = Field(
-        (), description='SASL extensions, "name=value"; Confluent Cloud needs logicalCluster and identityPoolId.'
-    )
-    ssl_cafile: str = Field(
-        "", description="PEM file of the authority that signed the brokers' certificates; empty: the system's."
-    )
-    ssl_certfile: str = Field("", description="PEM file of this client's certificate, if brokers ask for one.")
-    ssl_keyfile: str = Field("", description="PEM file of the private key of ssl_certfile.")
-    ssl_key_password: SecretStr = Field(SecretStr(""), description="Password of ssl_keyfile, if it has one.")
-    ssl_check_hostname: bool = Field(True, description="Require that the broker's certificate names its host.")
+    bootstrap_servers: str = Field("127.0.0.1:9092", min_length=1)
+    """Brokers to connect to first: host:port, several separated by commas."""
+    topics: list[str] = Field(["metrics"])
+    """Topics to read events from."""
+    topic_pattern: str = ""
+    """Instead of topics: a regular expression that the whole name of a topic must match."""
+    group_id: str = Field("longwatch", min_length=1)
+    """Consumer group; its members share the partitions."""
+    group_instance_id: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,249}$")
+    """Static membership: a name unique to this member; a restart within session_timeout_seconds then moves no
+    partition."""
+    auto_offset_reset: Literal["earliest", "latest"] = "earliest"
+    """Where to start in a partition without a known offset, or with one beyond its end (a topic that was deleted and
+    created again). Partitions and topics created later are read from their beginning."""
+    scores_topic: str = ""
+    """Topic for scores; empty: scores are not written to Kafka."""
+    alerts_topic: str = "longwatch-alerts"
+    """Topic for alerts; empty: none."""
+    dead_letter_topic: str = "longwatch-rejected"
+    """Topic for rejected records; empty: none."""
+    changelog_topic: str = Field("{group}-{topic}-changelog", pattern=r"^[A-Za-z0-9._{}-]{1,249}$")
+    """Compacted topic that the states of each input topic are written to, if state.changelog is on; {group} and {topic}
+    are replaced by their names."""
+    changelog_replication_factor: int = Field(-1, ge=-1, le=100)
+    """Replicas of a changelog topic that longwatch creates; -1: the broker's default."""
+    transaction_timeout_seconds: float = Field(60.0, ge=1, le=900)
+    """The broker aborts a transaction that is open for longer, and its events are scored again; must be longer than
+    state.checkpoint_interval_seconds."""
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
+    """Compression of the records written."""
+    delivery_timeout_seconds: float = Field(120.0, ge=1, le=3600)
+    """The daemon stops if the broker has not taken a written record within this time."""
+    session_timeout_seconds: float = Field(10.0, ge=1, le=1800)
+    """A member not heard of for this long loses its partitions to the others."""
+    max_poll_interval_seconds: float = Field(300.0, ge=10, le=86_400)
+    """A member that takes no records for this long (a stuck daemon) leaves the group."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """Protocol to the brokers: with or without TLS and login."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
+    """How to log in, if security_protocol begins with SASL."""
+    sasl_username: str = ""
+    """User name for SASL."""
+    sasl_password: SecretStr = SecretStr("")
+    """Password for SASL."""
+    sasl_oauth_token_file: str = ""
+    """For OAUTHBEARER: file that holds a token, read again at each login; another program keeps it fresh."""
+    sasl_oauth_token_endpoint_url: str = ""
+    """For OAUTHBEARER: https URL to request a token from, with client id and secret."""
+    sasl_oauth_client_id: str = ""
+    """Client id for the token endpoint."""
+    sasl_oauth_client_secret: SecretStr = SecretStr("")
+    """Client secret for the token endpoint."""
+    sasl_oauth_scope: str = ""
+    """Scope to request from the token endpoint; empty: its default."""
+    sasl_oauth_ssl_cafile: str = ""
+    """PEM file of the authority that signed the token endpoint's certificate; empty: the system's."""
+    sasl_oauth_extensions: tuple[str, ...] = ()
+    """SASL extensions, "name=value"; Confluent Cloud needs logicalCluster and identityPoolId."""
+    ssl_cafile: str = ""
+    """PEM file of the authority that signed the brokers' certificates; empty: the system's."""
+    ssl_certfile: str = ""
+    """PEM file of this client's certificate, if brokers ask for one."""
+    ssl_keyfile: str = ""
+    """PEM file of the private key of ssl_certfile."""
+    ssl_key_password: SecretStr = SecretStr("")
+    """Password of ssl_keyfile, if it has one."""
+    ssl_check_hostname: bool = True
+    """Require that the broker's certificate names its host."""
 
     @field_validator("bootstrap_servers")
     @classmethod
