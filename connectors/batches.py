@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,21 +20,13 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
-
+_Name = TypeVar("_Name")
 
 CALM, SILENCE = "calm", "silence"  # Alert.resolved_by
 
-
-def _none() -> Int32:
-    return np.zeros(0, np.int32)
-
-
-def _no_numbers() -> Float64:
-    return np.zeros(0)
-
-
-def _no_flags() -> Bool:
-    return np.zeros(0, np.bool_)
+_no_codes = lambda: np.zeros(0, np.int32)
+_no_numbers = lambda: np.zeros(0)
+_no_flags = lambda: np.zeros(0, np.bool_)
 
 
 def numbered(names: Iterable[str], numbers: dict[str, int]) -> Int64:
@@ -71,7 +63,7 @@ class EventBatch:
     feature: Int32  # [observations] index into features
     value: Float64  # [observations] finite; NaN for a symbol
     symbols: list[str] = field(default_factory=list)  # symbols that occur in this batch, each once
-    symbol: Int32 = field(default_factory=_none)  # [observations] index into symbols, -1: a number; [0] if all are
+    symbol: Int32 = field(default_factory=_no_codes)  # [observations] index into symbols, -1: a number; [0] if all are
 
     @classmethod
     def of(cls, events: Iterable[tuple[str, Any, Mapping[str, float | str]]]) -> EventBatch:
@@ -157,18 +149,13 @@ class EventBatch:
     def slice(self, first: int, last: int) -> EventBatch:
         """Return events first..last as a batch, with the names that occur in them."""
         rows = slice(int(self.start[first]), int(self.start[last]))
-        stream, streams = _recode(self.stream[first:last], self.streams)
-        feature, features = _recode(self.feature[rows], self.features)
-        symbol = self.symbol[rows] if len(self.symbol) else self.symbol
-        symbols: list[str] = []
-        if (symbol >= 0).any():
-            recoded, symbols = _recode(symbol[symbol >= 0], self.symbols)
-            symbol = symbol.copy()
-            symbol[symbol >= 0] = recoded
-        return EventBatch(
+        stream, streams = recode(self.stream[first:last], self.streams)
+        feature, features = recode(self.feature[rows], self.features)
+        symbol, symbols = recode(self.symbol[rows], self.symbols)
+        return replace(
+            self,
             streams=streams,
             features=features,
-            partitions=self.partitions,
             stream=stream,
             time=self.time[first:last],
             received=self.received[first:last],
@@ -178,14 +165,15 @@ class EventBatch:
             feature=feature,
             value=self.value[rows],
             symbols=symbols,
-            symbol=symbol if symbols else _none(),
+            symbol=symbol if symbols else symbol[:0],
         )
 
 
-def _recode(codes: Int32, names: list[str]) -> tuple[Int32, list[str]]:
-    """Return codes of the names that occur, and those names."""
+def recode(codes: Int32, names: Sequence[_Name]) -> tuple[Int32, list[_Name]]:
+    """Return codes [n] of the names that occur, and those names; a code of -1 stays."""
     used, recoded = np.unique(codes, return_inverse=True)
-    return recoded.astype(np.int32), [names[code] for code in used.tolist()]
+    negative = int((used < 0).sum())
+    return (recoded - negative).astype(np.int32), [names[code] for code in used[negative:].tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +211,7 @@ class Scores:
     contribution: Float64  # [scored observations] share of the event's surprise, sums to 1 over an event (or all 0)
     model_version: str = ""
     symbols: list[str] = field(default_factory=list)  # that were expected, each once; the next three: [0] without them
-    expected_symbol: Int32 = field(default_factory=_none)  # [scored observations] index into symbols; -1: none
+    expected_symbol: Int32 = field(default_factory=_no_codes)  # [scored observations] index into symbols; -1: none
     observed_probability: Float64 = field(default_factory=_no_numbers)  # [scored observations] NaN for a number
     expected_probability: Float64 = field(default_factory=_no_numbers)  # [scored observations] likewise
     # [scored] the score is above the threshold, but the stream too young to know what is so rare; [0]: none is

@@ -43,7 +43,11 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
     lower = scores.lower.tolist()
     upper = scores.upper.tolist()
     start = scores.start.tolist()
-    symbols = _Symbols(scores) if batch.symbols else None
+    # By row, if there are symbols: the observed one, None for a number; the likeliest; and how likely they were
+    codes = batch.symbol[scores.observation].tolist() if batch.symbols else []
+    symbols = [batch.symbols[code] if code >= 0 else None for code in codes]
+    likeliest = [scores.symbols[code] if code >= 0 else None for code in scores.expected_symbol.tolist()]
+    observed_p, expected_p = scores.observed_probability.tolist(), scores.expected_probability.tolist()
     encode = _encoder.encode
     records = []
     rows = zip(
@@ -81,8 +85,12 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
             warming,
             "young" if young else "",
         )
-        if symbols is not None:
-            symbols.add_to(record, feature, first, last)
+        for row in range(first, last) if symbols else ():
+            if (symbol := symbols[row]) is not None:  # no band, but probabilities
+                name = feature[row]
+                record.observed[name], record.expected[name] = symbol, likeliest[row]
+                record.observed_probability[name], record.expected_probability[name] = observed_p[row], expected_p[row]
+                del record.lower[name], record.upper[name]
         records.append((keys[stream], encode(record)))
     return records
 
@@ -118,29 +126,6 @@ def shortened(record: bytes, contributions: Mapping[str, float], most_bytes: int
     left_out = before + len(names) - len(kept)
     only = {field: {name: of[name] for name in of if name in kept} for field, of in by_feature.items()}
     return _encoder.encode(fields | only | {"features_left_out": left_out}), left_out
-
-
-class _Symbols:
-    """What score records have for symbols instead of numbers: both by name, no band, and their probabilities."""
-
-    def __init__(self, scores: Scores) -> None:
-        batch = scores.batch
-        self._observed = [batch.symbols[code] if code >= 0 else None for code in batch.symbol[scores.observation]]
-        self._expected = [scores.symbols[code] if code >= 0 else None for code in scores.expected_symbol]
-        self._probabilities = scores.observed_probability.tolist(), scores.expected_probability.tolist()
-
-    def add_to(self, record: ScoreRecord, feature: list[str], first: int, last: int) -> None:
-        """Put the symbols among observations first..last into the event's record."""
-        for row in range(first, last):
-            symbol = self._observed[row]
-            if symbol is not None:
-                name = feature[row]
-                record.observed[name], record.expected[name] = symbol, self._expected[row]
-                record.lower.pop(name, None)
-                record.upper.pop(name, None)
-                observed, expected = self._probabilities
-                record.observed_probability[name] = observed[row]
-                record.expected_probability[name] = expected[row]
 
 
 def alert_record(alert: Alert) -> tuple[bytes, bytes]:

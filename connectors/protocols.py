@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from connectors.batches import Alert, Partition, RawBatch, Rejected, Scores
 from connectors.common.background import OngoingProblem
+
+_Results_contra = TypeVar("_Results_contra", contravariant=True)
 
 
 class NotWrittenError(Exception):
@@ -85,21 +87,15 @@ class DaemonSource(Source, Protocol):
     def fingerprints(self) -> Mapping[str, Sequence[int | str]]:
         """Return what identifies, after a restart, the files that offsets belong to; as JSON can hold it."""
 
-    def member(self) -> Any:
-        """Return the group membership that a transaction needs; None if there is none."""
-
-    def hold(self, partitions: Iterable[Partition]) -> None:
-        """Return no records of these partitions of the group until `seek`."""
-
-    def seek(self, offsets: Mapping[Partition, int | None]) -> None:
-        """Resume held partitions at these offsets; None: as if no state were known."""
-
     def rewind(self, offsets: Mapping[Partition, int]) -> None:
         """Go back to these offsets, which have been polled since the last commit, and read from there again."""
 
 
-class Sink(Protocol):
-    """What every sink can do besides writing."""
+class Sink(Protocol[_Results_contra]):
+    """Takes results of one kind."""
+
+    def write(self, results: _Results_contra) -> None:
+        """Write a batch's results in their order, a record each."""
 
     @property
     def full(self) -> bool:
@@ -118,22 +114,6 @@ class Sink(Protocol):
         """Flush and close."""
 
 
-class ScoreSink(Sink, Protocol):
-    """Takes every score."""
-
-    def write(self, scores: Scores) -> None:
-        """Write a batch's scores, one record an event."""
-
-
-class AlertSink(Sink, Protocol):
-    """Takes alerts, as they fire and as they resolve."""
-
-    def write(self, alerts: Sequence[Alert]) -> None:
-        """Write alerts in their order."""
-
-
-class DeadLetterSink(Sink, Protocol):
-    """Takes what could not be decoded."""
-
-    def write(self, rejected: Sequence[Rejected]) -> None:
-        """Write rejected records in their order."""
+ScoreSink = Sink[Scores]
+AlertSink = Sink[Sequence[Alert]]  # as they fire and as they resolve
+DeadLetterSink = Sink[Sequence[Rejected]]  # what could not be decoded or scored

@@ -24,9 +24,11 @@ class SinkGroup:
     feed: AlertFeed | None = None
     problems: Mapping[str, OngoingProblem] = field(default_factory=dict)  # of those with background threads
 
-    def __iter__(self) -> Iterator[Sink]:
+    def __iter__(self) -> Iterator[Sink[Any]]:
         """Yield every sink."""
-        yield from (*self.scores, *self.alerts, *self.dead_letters)
+        yield from self.scores
+        yield from self.alerts
+        yield from self.dead_letters
 
     def start(self) -> None:
         """Start the feed."""
@@ -37,16 +39,6 @@ class SinkGroup:
         """Raise what has ended the feed."""
         if self.feed is not None:
             self.feed.check()
-
-    def open(self) -> None:
-        """See that every topic can be written; raises what KafkaWriter.open does."""
-        if self.writer is not None:
-            self.writer.open()
-
-    def reopen(self) -> None:
-        """Connect to Kafka again after a failure; what was not delivered is forgotten."""
-        if self.writer is not None:
-            self.writer.reopen()
 
     def write_scores(self, scores: Scores) -> None:
         """Hand a batch's scores to each sink of scores."""

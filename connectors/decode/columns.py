@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from connectors.batches import EventBatch, Int32, RawBatch
+from connectors.batches import EventBatch, Int32, RawBatch, recode
 from connectors.decode.payload import Event, RejectionError, key_name, number_of, shown, symbol_of
 from connectors.decode.settings import DecodeSettings
 from connectors.decode.timestamps import NS_PER_MILLISECOND, parse_time
@@ -113,10 +113,10 @@ class Columns:
         partition, partitions = np.array(raw.partition, np.int32)[row], list(raw.partitions)
         codes, symbols = np.array(self._symbol, np.int32), list(self._symbols)
         if compact:
-            stream, streams = _used(stream, streams)
-            feature, features = _used(feature, features)
-            partition, partitions = _used(partition, partitions)
-            codes, symbols = _used(codes, symbols)
+            stream, streams = recode(stream, streams)
+            feature, features = recode(feature, features)
+            partition, partitions = recode(partition, partitions)
+            codes, symbols = recode(codes, symbols)
         symbol = np.full(len(feature) if symbols else 0, -1, np.int32)
         symbol[self._symbol_at] = codes
         return EventBatch(
@@ -296,9 +296,3 @@ def _coded(column: list[_Name]) -> tuple[Int32, list[_Name]]:
     """Return codes [n], and the distinct names in the order of their first occurrence."""
     codes = {name: code for code, name in enumerate(dict.fromkeys(column))}
     return np.fromiter(map(codes.__getitem__, column), np.int32, len(column)), list(codes)
-
-
-def _used(codes: Int32, names: list[_Name]) -> tuple[Int32, list[_Name]]:
-    """Return codes [n] and names without the unused names."""
-    kept, recoded = np.unique(codes, return_inverse=True)
-    return recoded.astype(np.int32), [names[code] for code in kept.tolist()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -99,15 +99,6 @@ class FileSource:
 
     def subscribe(self, callbacks: RebalanceCallbacks) -> None:
         """Do nothing: no file comes or goes."""
-
-    def member(self) -> None:
-        """There is no group."""
-
-    def hold(self, partitions: Iterable[Partition]) -> None:
-        """Do nothing: no group gives files, so none waits for a state."""
-
-    def seek(self, offsets: Mapping[Partition, int | None]) -> None:
-        """Do nothing, see `hold`."""
 
     def pause(self) -> None:
         """Hand out nothing until `resume`."""

@@ -27,6 +27,7 @@ from connectors.kafka.changelog_format import (
     state_records,
 )
 from connectors.kafka.errors import KafkaConnectorError
+from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
 from connectors.kafka.writer import UndeliveredError
 from connectors.protocols import DEFERRED
@@ -53,6 +54,7 @@ class ChangelogCheckpointer(Checkpointer):
         settings: Settings,
         parts: CheckpointParts,
         metadata: dict[str, Any],
+        source: KafkaSource,
         writer: TransactionalWriter,
         stored: StoredRows,
         *,
@@ -60,7 +62,7 @@ class ChangelogCheckpointer(Checkpointer):
     ) -> None:
         """`former` are offsets that a store has kept from before there was a changelog."""
         super().__init__(settings, parts, {}, metadata)
-        self._source, self._writer, self._stored, self._former = parts.source, writer, stored, former
+        self._source, self._writer, self._stored, self._former = source, writer, stored, former
         self._streams, self._store, self._metrics = parts.streams, parts.store, parts.metrics
         self._recovery = ChangelogRecovery(
             settings.kafka,

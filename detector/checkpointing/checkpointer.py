@@ -280,8 +280,8 @@ class Checkpointer(ABC):
         self._parts.sinks.restore(self._sink_positions)
         self._parts.incidents.clear()
         self._restore(why)
-        if self._parts.sinks.writer is not None:
-            self._parts.broker_wait.until_brokers_answer(self._parts.sinks.reopen)
+        if (writer := self._parts.sinks.writer) is not None:
+            self._parts.broker_wait.until_brokers_answer(writer.reopen)
         self._start_offsets = {}
         self.dirty = False
 

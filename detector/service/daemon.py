@@ -246,9 +246,9 @@ class Daemon:
     # -- as the group gives partitions and takes them away -------------------------------------------------------------
 
     def _on_assigned(self, partitions: list[Partition]) -> None:
-        if not self.assigned:
+        if not self.assigned and self.sinks.writer is not None:
             # a topic that cannot be written fails now, not at the first alert
-            self.broker_wait.until_brokers_answer(self.sinks.open)
+            self.broker_wait.until_brokers_answer(self.sinks.writer.open)
         self.assigned = True
         self.checkpointer.assign(partitions)
 

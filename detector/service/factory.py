@@ -95,10 +95,10 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         )
     parts = CheckpointParts(engine.streams, store, sinks, source, incidents, broker_wait, metrics)
     checkpointer: Checkpointer
-    if transactions is None:
-        checkpointer = LocalCheckpointer(settings, parts, offsets, metadata)
+    if transactions is not None and isinstance(source, KafkaSource):
+        checkpointer = ChangelogCheckpointer(settings, parts, metadata, source, transactions, stored, former=offsets)
     else:
-        checkpointer = ChangelogCheckpointer(settings, parts, metadata, transactions, stored, former=offsets)
+        checkpointer = LocalCheckpointer(settings, parts, offsets, metadata)
     guard = PoisonGuard(engine, always=not source.rewinds)
     promotion = ModelPromotion(settings, model, registry, engine, checkpointer, reporter, metrics)
     problems = {"retraining": promotion.problem, **sinks.problems, **source.problems, **checkpointer.problems}
