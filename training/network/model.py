@@ -60,7 +60,7 @@ class CausalAttention(nn.Module):
 
     O starts as zeros: a network that gains attention forecasts as before until it has learnt to use it.
 
-    Its state, [batch, state_size], is those hidden states, the oldest first, and how many of them there are.
+    Its state, [batch, window * hidden_size + 1], is those hidden states, the oldest first, and how many there are.
     """
 
     def __init__(self, hidden_size: int, window: int) -> None:
@@ -70,11 +70,6 @@ class CausalAttention(nn.Module):
         self.out = nn.Linear(hidden_size, hidden_size, bias=False)
         nn.init.orthogonal_(self.query.weight)
         nn.init.zeros_(self.out.weight)
-
-    @property
-    def state_size(self) -> int:
-        """Numbers a lane carries for it."""
-        return self.window * self.hidden_size + 1
 
     def forward(self, hidden: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Attend from each of a sequence of hidden states [time, batch, hidden_size], on from `state`."""
@@ -137,11 +132,6 @@ class Forecaster(Learner):
         arrays = {name: value.detach().cpu().numpy().copy() for name, value in self.state_dict().items()}
         return Weights(self.shape, arrays)
 
-    @property
-    def state_size(self) -> int:
-        """Numbers a lane carries."""
-        return self.shape.state_size
-
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Forecast, Tensor]:
         """Run the sequence `inputs` [time, batch, INPUT_SIZE] on from `state`; return forecasts and the new state."""
         before, after, outputs = torch.split(state, self.shape.state_sizes, dim=-1), [], []
@@ -170,7 +160,7 @@ class Forecaster(Learner):
     def initial_state(self, batch: int) -> Tensor:
         """Return the state of lanes that have seen nothing: zeros [batch, state_size]. Dropout draws new masks."""
         self._masks = []
-        return torch.zeros(batch, self.state_size, device=self.from_hidden.weight.device)
+        return torch.zeros(batch, self.shape.state_size, device=self.from_hidden.weight.device)
 
     def _dropped(self, hidden: Tensor, layer: int) -> Tensor:
         """Drop units by the sequence's mask and scale the others up."""

@@ -141,7 +141,7 @@ def warmed_state(model: Forecaster, inputs: torch.Tensor, passes: int) -> torch.
     After some tens of rows from zero a state is not yet that of a lane that has run for weeks, and what is learnt or
     judged from it does not last. Several passes over the same rows bring it close.
     """
-    state = torch.zeros(inputs.shape[1], model.state_size, device=inputs.device)
+    state = torch.zeros(inputs.shape[1], model.shape.state_size, device=inputs.device)
     with torch.no_grad():
         for _ in range(passes):
             _, state = model(inputs, state)

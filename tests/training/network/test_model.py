@@ -118,7 +118,7 @@ def test_step_sequence_and_kernel_agree_for_every_shape(cell: str, layers: int, 
     torch.testing.assert_close(torch.stack(steps), by_sequence, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(state, end, atol=1e-5, rtol=1e-5)
 
-    carried = np.zeros((7, model.state_size), np.float32)
+    carried = np.zeros((7, model.shape.state_size), np.float32)
     out = run_kernel(Network(model.weights), lanes, inputs.reshape(-1, INPUT_SIZE), carried)
     np.testing.assert_allclose(out, by_sequence.reshape(-1, 9), atol=2e-5, rtol=1e-5)
     np.testing.assert_allclose(carried, end, atol=1e-5, rtol=1e-5)
@@ -128,7 +128,7 @@ def test_step_sequence_and_kernel_agree_for_every_shape(cell: str, layers: int, 
 @pytest.mark.parametrize(("layers", "window"), SHAPES)
 def test_kernels_of_every_shape_do_not_depend_on_batch_cuts(cell: str, layers: int, window: int) -> None:
     network = Network(forecaster(20, cell=cell, layers=layers, attention_window=window).weights)
-    size = forecaster(20, cell=cell, layers=layers, attention_window=window).state_size
+    size = forecaster(20, cell=cell, layers=layers, attention_window=window).shape.state_size
     lane = np.random.default_rng(3).integers(0, 6, 1400)
     inputs = drawn(1400, INPUT_SIZE)
     whole_state = np.zeros((6, size), np.float32)
