@@ -32,7 +32,7 @@ import msgspec
 import zstandard
 
 from connectors.batches import Partition
-from connectors.errors import UserError
+from connectors.kafka.errors import KafkaConnectorError
 
 MAGIC = b"lwcl"
 VERSION = 1
@@ -53,7 +53,7 @@ _ORIGIN = struct.Struct("<iqHHH")
 _INCIDENT = {CALM: False, OPEN: True}
 
 
-class ChangelogError(UserError):
+class ChangelogError(KafkaConnectorError):
     """A changelog that cannot be used; the text names topic, partition and offset, and says what to do."""
 
 

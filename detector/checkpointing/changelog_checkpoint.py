@@ -9,8 +9,7 @@ and the changelog say, and the source with it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kafka.future import Future
@@ -26,15 +25,13 @@ from connectors.kafka.changelog_format import (
     state_key,
     state_records,
 )
-from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
 from connectors.kafka.writer import UndeliveredError
 from connectors.protocols import DEFERRED
 from detector.checkpointing.checkpointer import Checkpointer, CheckpointParts
 from detector.checkpointing.recovery import ADOPTED, ChangelogRecovery, Restored
-from detector.checkpointing.store import PartitionPosition, PartitionRow
-from detector.checkpointing.stored_rows import StoredRows
+from detector.checkpointing.store import PartitionPosition, PartitionRow, StoredRows
 from detector.config.settings import Settings
 from detector.state.names import partition_hash
 from detector.state.records import head_of, incident_of
@@ -208,7 +205,7 @@ class ChangelogCheckpointer(Checkpointer):
             for partition, some in changed.items():
                 self._write(partition, some)
             ahead = {p: at for p, at in self.offsets.items() if changed[p] or self._committed.get(p) != at}
-            positions = self._write_marks(ahead)
+            marks = self._write_marks(ahead)
             if not self._parts.broker_wait.run(lambda: self._writer.commit(ahead, self._source.member())):
                 return
         except BaseException:
@@ -219,7 +216,19 @@ class ChangelogCheckpointer(Checkpointer):
         self._stored.backfilling.difference_update(ahead)
         changed = {partition: some for partition, some in changed.items() if some}
         self._metrics.transactions["committed"].inc()
-        self._store.save_partitions(changed, {partition: at() for partition, at in positions.items()}, meta)
+        positions = {
+            partition: PartitionPosition(
+                self._recovery.identities[partition.topic],
+                int(mark.value.offset) + 2,  # the transaction's own mark comes next
+                ahead[partition],
+                self._writer.transactional_id,
+            )
+            for partition, mark in marks.items()
+        }
+        self._store.save_partitions(changed, positions, meta)
+
+    def _commit_offsets(self) -> None:
+        pass  # the transaction has them
 
     def _restore(self, why: Exception) -> None:
         self._metrics.transactions["aborted"].inc()
@@ -251,20 +260,20 @@ class ChangelogCheckpointer(Checkpointer):
         changelog, at = self._settings.kafka.changelog_of(partition.topic), self.offsets[partition]
         most = self._writer.sizes.most_bytes(changelog)
         if most < MIN_MESSAGE_BYTES:
-            raise KafkaConnectorError(str(too_small(changelog, most)))
+            raise too_small(changelog, most)
         part = part_bytes(most)
         for stream, frame, incident in changed:
             for key, value in state_records(stream, partition, at, frame or b"", part, incident=incident is not None):
                 self._writer.send(changelog, key, value, None, partition.partition)
 
-    def _write_marks(self, offsets: Mapping[Partition, int]) -> dict[Partition, Callable[[], PartitionPosition]]:
-        """Write what each partition's states stand for; return what gives its place in the store afterwards."""
-        places: dict[Partition, Callable[[], PartitionPosition]] = {}
+    def _write_marks(self, offsets: Mapping[Partition, int]) -> dict[Partition, Future]:
+        """Write what each partition's states stand for; return what says where, once it is committed."""
+        marks: dict[Partition, Future] = {}
         for partition, offset in offsets.items():
             mark = Mark(
                 group=self._settings.kafka.group_id,
                 member=self._writer.transactional_id,
-                layout=self._streams.states.layout,
+                layout=self._streams.states.layouts[0],
                 longwatch=self.metadata["longwatch"],
                 streams=self._store.row_count(partition),
             )
@@ -273,34 +282,34 @@ class ChangelogCheckpointer(Checkpointer):
                 self._settings.kafka.changelog_of(partition.topic), key, value, None, partition.partition
             )
             if sent is not None:  # else the commit fails
-                places[partition] = partial(self._position_of, partition, offset, sent)
-        return places
-
-    def _position_of(self, partition: Partition, offset: int, mark: Future) -> PartitionPosition:
-        """Return the store's position once a mark has been written."""
-        after = int(mark.value.offset) + 2  # the transaction's own mark comes next
-        return PartitionPosition(self._recovery.identity(partition.topic), after, offset, self._writer.transactional_id)
+                marks[partition] = sent
+        return marks
 
     def _adopt_unassigned(self, partition: Partition, offset: int) -> None:
         """Take the store's rows for a partition's whose changelog is empty; the next commit writes them there."""
         self._stored.backfilling.add(partition)
-        mine, names = partition_hash(*partition), self._store.unassigned()
+        names = self._store.unassigned()
         self._store.save_partitions({}, {partition: PartitionPosition(ADOPTED, 0, offset)})
         self._store.restrict_to(None)
         try:
-            for some in _in_portions(names):
-                loaded = zip(some, self._stored.load(some), strict=True)
-                rows = [_row_of(name, row) for name, row in loaded if row and head_of(row).partition == mine]
+            for rows in self._stored_rows(partition, names):
                 self._store.save_partitions({partition: rows}, {})
         finally:
             self._restrict_store()
 
     def _backfill(self, partition: Partition) -> None:
         names = self._store.streams_of(partition)
-        for some in _in_portions(names):
-            loaded = zip(some, self._stored.load(some), strict=True)
-            self._write(partition, [_row_of(name, row) for name, row in loaded if row])
+        for rows in self._stored_rows(partition, names):
+            self._write(partition, rows)
         logger.info("%s/%d: %d states of the local store go into the empty changelog", *partition, len(names))
+
+    def _stored_rows(self, partition: Partition, names: list[str]) -> Iterator[list[PartitionRow]]:
+        """Yield the rows of those of the streams that are of a partition, some at once."""
+        mine = partition_hash(*partition)
+        for at in range(0, len(names), BACKFILL_ROWS):
+            some = names[at : at + BACKFILL_ROWS]
+            loaded = zip(some, self._stored.load(some), strict=True)
+            yield [_row_of(name, row) for name, row in loaded if row and head_of(row).partition == mine]
 
     def _log_restored(self, restored: Restored) -> None:
         m = self._metrics
@@ -319,8 +328,3 @@ class ChangelogCheckpointer(Checkpointer):
 
 def _row_of(name: str, row: bytes) -> PartitionRow:
     return PartitionRow(name, compressed(row), incident_of(row))
-
-
-def _in_portions(names: list[str]) -> Iterator[list[str]]:
-    for at in range(0, len(names), BACKFILL_ROWS):
-        yield names[at : at + BACKFILL_ROWS]

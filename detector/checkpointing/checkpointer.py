@@ -1,12 +1,10 @@
 """Checkpoints: what was done so far made durable as one point in the stream, and the way back to the last of them."""
 
-# ruff: noqa: B027 - hooks that do nothing where states stay on this machine
 from __future__ import annotations
 
 import logging
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -47,10 +45,11 @@ class CheckpointParts(NamedTuple):
     metrics: Metrics
 
 
-class Checkpointer(ABC):
+class Checkpointer:
     """Commits the work since the last checkpoint, or rolls it back. For the daemon's thread, but `overdue`.
 
-    How states and offsets become durable together is for a subclass: in the local store, or in a transaction of Kafka.
+    States stay with this worker, whichever partitions it has: in the local store, in one transaction with offsets and
+    the sinks' positions. `ChangelogCheckpointer` makes them durable in a transaction of Kafka.
     """
 
     def __init__(
@@ -74,10 +73,14 @@ class Checkpointer(ABC):
         self.problems: dict[str, OngoingProblem] = {}  # of threads, by the name that metrics give them
 
     def start(self) -> None:
-        """Start threads, if any."""
+        """Take up what the store holds."""
+        store = self._parts.store
+        if store.positions():
+            store.clear(None)  # what is saved from now on is not in the changelog
+        self._parts.incidents.found(store.open_incidents())
 
     def close(self) -> None:
-        """End them; a transaction that is open is given up."""
+        """End threads, if any; a transaction that is open is given up."""
 
     # -- how far the work has come ------------------------------------------------------------------------------------
 
@@ -121,7 +124,8 @@ class Checkpointer(ABC):
     def backlog_full(self) -> bool:
         """Whether so much waits for a checkpoint that no more should come."""
         streams = self._parts.streams
-        much = streams.pending_count > FORCED_CHECKPOINT or streams.pending_bytes > streams.memory_bytes
+        waiting = streams.spill.nbytes + streams.spill.written_bytes  # a transaction holds all at once, compressed
+        much = len(streams.spill) > FORCED_CHECKPOINT or waiting > streams.memory_bytes
         return much or self._parts.sinks.full
 
     def overdue(self) -> str:
@@ -141,20 +145,24 @@ class Checkpointer(ABC):
         """Whether this worker could take over any partition, in words; None where it is no standby."""
         return None
 
-    @abstractmethod
     def start_offset(self, partition: Partition) -> int | None:
-        """Return where to begin with a partition, None where that is unknown, DEFERRED where a seek follows."""
+        """Return where to begin with a partition, None where that is unknown, DEFERRED where a seek follows.
 
-    @abstractmethod
+        The store's offset rules over what is committed in Kafka.
+        """
+        return self.offsets.get(partition)
+
     def assign(self, partitions: list[Partition]) -> None:
-        """Take over partitions."""
+        """Take over partitions: their states are here."""
 
     def resume_restored(self) -> None:
         """Let reading begin in partitions whose states have come."""
 
-    @abstractmethod
     def on_placed(self, offsets: Mapping[Partition, int]) -> None:
-        """Note where reading starts or resumes."""
+        """Note where reading begins. It is made durable at once: a partition may be silent until after a restart."""
+        if any(self.offsets.get(partition) != offset for partition, offset in offsets.items()):
+            self.offsets.update(offsets)
+            self.commit_soon()
 
     def revoke(self, partitions: list[Partition]) -> None:
         """Save what was done, then forget where these partitions stand: the next owner moves them on."""
@@ -168,9 +176,9 @@ class Checkpointer(ABC):
             self.roll_back(failure)
         self._forget_offsets(partitions)
 
-    @abstractmethod
     def lost(self, partitions: list[Partition]) -> None:
-        """Forget partitions that others may already have."""
+        """Let go of partitions that others may already have: their progress does not touch what is saved here."""
+        self.revoke(partitions)
 
     def _commit_before_revoke(self) -> None:
         self.commit()
@@ -229,7 +237,7 @@ class Checkpointer(ABC):
         """Return what a checkpoint says besides the states."""
         return {
             "version": META_VERSION,
-            "layout": self._parts.streams.states.layout,
+            "layout": self._parts.streams.states.layouts[0],
             "offsets": [[*partition, offset] for partition, offset in sorted(self.offsets.items())],
             "beginnings": self._parts.source.fingerprints(),
             "sinks": self._parts.sinks.position(),
@@ -240,12 +248,13 @@ class Checkpointer(ABC):
         """Return whether all outputs are written; False where a stop cannot wait for that."""
         return self._parts.broker_wait.run(self._parts.sinks.flush)
 
-    @abstractmethod
     def _save(self, rows: Iterator[tuple[str, bytes]], meta: Mapping[str, Any]) -> None:
         """Save changed streams and the meta document, all or nothing."""
+        self._parts.store.save(rows, meta)
 
     def _commit_offsets(self) -> None:
         """Tell the source what has been processed for good."""
+        self._parts.broker_wait.run(lambda: self._parts.source.commit(self.offsets))
 
     def _defer(self, error: Exception) -> None:
         """Go on without a checkpoint, which is tried again after the usual interval."""
@@ -285,17 +294,24 @@ class Checkpointer(ABC):
         self._start_offsets = {}
         self.dirty = False
 
-    @abstractmethod
     def _restore(self, why: Exception) -> None:
         """Bring states, incidents and source back to the last checkpoint."""
+        parts = self._parts
+        if isinstance(why, UndeliveredError):
+            parts.metrics.checkpoint_failures.inc()
+        parts.streams.roll_back()
+        parts.incidents.found(parts.store.open_incidents())
+        self.offsets.update(self._start_offsets)
+        parts.source.rewind(self._start_offsets)
 
 
 def observe_fleet(metrics: Metrics, streams: StreamCache) -> None:
     """Show how many streams in memory are in which condition."""
-    metrics.streams_warming.set(streams.warming())
-    metrics.streams_blocked.set(streams.blocked())
-    metrics.lanes.set(streams.lane_count())
-    metrics.device_memory.set(streams.device_bytes)
+    census = streams.census()
+    metrics.streams_warming.set(census.warming)
+    metrics.streams_blocked.set(census.blocked)
+    metrics.lanes.set(census.lanes)
+    metrics.device_memory.set(streams.states.recurrent.device_bytes)
 
 
 def check_layout(meta: Mapping[str, Any], settings: Settings, layouts: Sequence[str], version: str) -> None:

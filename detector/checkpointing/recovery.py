@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from kafka.errors import KafkaError, OffsetOutOfRangeError
@@ -109,7 +110,7 @@ class ChangelogRecovery(threading.Thread):
         self._failure: BaseException | None = None
         self._stopping = threading.Event()
         self._recovering: dict[Partition, _RecoveringPartition] = {}  # of this thread
-        self._identities: dict[str, str] = {}  # of changelogs, by the source's topic
+        self.identities: dict[str, str] = {}  # what tells one changelog from any other, by the source's topic
         self._progress_throttle = LogThrottle(PROGRESS_LOG_SECONDS)
         self.standby_ready = not standby  # whether everything that stood in the changelogs at the start has been read
         self.problem = OngoingProblem()
@@ -136,10 +137,6 @@ class ChangelogRecovery(threading.Thread):
             finished, self._finished = self._finished, []
             return finished
 
-    def identity(self, topic: str) -> str:
-        """Return what tells a topic's changelog, of which a partition has been restored, from any other."""
-        return self._identities[topic]
-
     def stop(self) -> None:
         """End the thread, within about STOP_SECONDS."""
         self._stopping.set()
@@ -155,10 +152,8 @@ class ChangelogRecovery(threading.Thread):
                 changelogs = connect(self._settings, lambda: Changelogs(self._settings), self._stopping)
                 if changelogs is None:
                     return
-                try:
+                with closing(changelogs):
                     self._recover(changelogs)
-                finally:
-                    changelogs.close()
             except OffsetOutOfRangeError:
                 self._retry("a changelog was truncated: checking its offsets again")
             except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
@@ -169,9 +164,6 @@ class ChangelogRecovery(threading.Thread):
                 self._retry(f"reading the changelog fails: {unreachable_brokers(self._settings) or why}")
             except UnsavedError as error:
                 self._retry(f"restoring paused: {error}")
-            except ChangelogError as error:
-                self._failure = KafkaConnectorError(str(error))
-                return
             except BaseException as error:  # noqa: BLE001 - the daemon's thread raises it
                 self._failure = error
                 return
@@ -232,7 +224,7 @@ class ChangelogRecovery(threading.Thread):
             others -= owned | self._recovering.keys()
         if not (requested or others or left):
             return
-        self._identities = {topic: changelogs.identity(topic) for topic in prepared}
+        self.identities = {topic: changelogs.identity(topic) for topic in prepared}
         ends = changelogs.ends(requested | others) if requested | others else {}
         places = self._store.positions()
         for partition, (first, end) in ends.items():

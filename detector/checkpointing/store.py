@@ -6,7 +6,6 @@ store is an SQLite database, `state.db`; docs/decisions/003-state-store.md has t
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ from detector.checkpointing.state_directory import (
     verified_meta,
 )
 from detector.errors import StateError
+from detector.observability.metrics import Metrics
 from detector.state.records import incident_of
 
 logger = logging.getLogger(__name__)
@@ -121,21 +121,19 @@ class SqliteStore:
             return self._set_aside(explained_error, "will be read, once longwatch is started again,")
         return explained_error
 
-    def save(self, changed: Iterable[tuple[str, bytes]], deleted: Iterable[str], meta: Mapping[str, Any]) -> None:
-        """Store rows, deletions and the meta document in one transaction; durable when it returns."""
+    def save(self, changed: Iterable[tuple[str, bytes]], meta: Mapping[str, Any]) -> None:
+        """Store rows and the meta document in one transaction; durable when it returns."""
         about = _meta_values(meta)
-        with self._mutex, self._transaction() as db:
+        with self._mutex, self._explaining("save to"), transaction(self._db) as db:
             db.executemany(_SAVE_ROW, _checked_rows(changed, self.directory))
-            db.executemany("DELETE FROM streams WHERE name = ?", ((_encode(name),) for name in deleted))
             db.execute(_SAVE_META, about)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _explaining(self, doing: str) -> Iterator[None]:
         try:
-            with transaction(self._db) as db:
-                yield db
+            yield
         except ERRORS as error:
-            raise self._explained(error, "save to") from error
+            raise self._explained(error, doing) from error
 
     def load(self, names: Sequence[str]) -> list[bytes | None]:
         """Return the rows of these streams in order, None for a stream without one.
@@ -196,7 +194,7 @@ class SqliteStore:
         served partition themselves.
         """
         about = None if meta is None else _meta_values(meta)
-        with self._mutex, self._transaction() as db:
+        with self._mutex, self._explaining("save to"), transaction(self._db) as db:
             for partition, place in positions.items():
                 db.execute(_SAVE_POSITION, (*partition, *place))
             for partition, changed in rows.items():
@@ -217,7 +215,7 @@ class SqliteStore:
 
     def clear(self, partition: Partition | None) -> None:
         """Remove a partition's rows, to rebuild them; None: forget how rows belong to partitions, keep them all."""
-        with self._mutex, self._transaction() as db:
+        with self._mutex, self._explaining("save to"), transaction(self._db) as db:
             if partition is None:
                 db.execute("DELETE FROM places")  # their numbers are never given again
                 self._ids.clear()
@@ -258,14 +256,12 @@ class SqliteStore:
             if self._db.execute("PRAGMA user_version").fetchone()[0] == FORMAT_VERSION:
                 return
             began, found = time.monotonic(), []
-            try:
+            with self._explaining("read"):
                 for key, layout, row in self._db.execute("SELECT name, layout, row FROM streams"):
-                    with contextlib.suppress(ValueError):  # a damaged row is seen when its stream comes
+                    with suppress(ValueError):  # a damaged row is seen when its stream comes
                         if (incident := incident_of(restored(row) if layout == ZSTD else row)) is not None:
                             found.append((incident, key))
-            except ERRORS as error:
-                raise self._explained(error, "read") from error
-            with self._transaction() as db:
+            with self._explaining("save to"), transaction(self._db) as db:
                 for statement in UPGRADE:
                     db.execute(statement)
                 db.executemany("UPDATE streams SET incident = ? WHERE name = ?", found)
@@ -275,11 +271,8 @@ class SqliteStore:
         )
 
     def _asked(self, query: str, values: Sequence[object] = ()) -> list[Any]:
-        with self._mutex:
-            try:
-                return self._db.execute(query, values).fetchall()
-            except ERRORS as error:
-                raise self._explained(error, "read") from error
+        with self._mutex, self._explaining("read"):
+            return self._db.execute(query, values).fetchall()
 
     def _id(self, partition: Partition) -> int:
         """Return the number of a place, -1 where it is unknown; the mutex is held."""
@@ -294,10 +287,6 @@ class SqliteStore:
     def _restricted_ids(self) -> set[int]:
         return {self._id(partition) for partition in self._restricted or ()}
 
-    def names(self) -> list[str]:
-        """Return the name of every stream that has a row, in the order of their UTF-8 bytes."""
-        return [_decode(key) for (key,) in self._asked("SELECT name FROM streams ORDER BY name")]
-
     def count(self) -> int:
         """Return the number of rows."""
         return int(self._asked("SELECT count(*) FROM streams")[0][0])
@@ -310,6 +299,41 @@ class SqliteStore:
             self._db.close()
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+
+class StoredRows:
+    """Rows of the store for the engine: a damaged one resets its stream, or is read again from the changelog."""
+
+    def __init__(self, store: SqliteStore, metrics: Metrics) -> None:
+        self._store, self._metrics = store, metrics
+        self.backfilling: set[Partition] = set()  # whose rows the changelog does not have yet
+
+    def load(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        """Yield streams' rows one by one: of a batch that brings many back not all may fit into memory at once.
+
+        Raises DamagedRowError where rolling back brings the row from the changelog.
+        """
+        for name in names:
+            try:
+                yield from self._store.load([name])
+            except DamagedRowError as error:
+                if self._discard_local_copy(name):
+                    raise
+                logger.error("state of stream %r was reset: %s", name, error)  # noqa: TRY400 - one line tells it
+                self._metrics.streams_begun_anew["damaged"].inc()
+                yield None
+
+    def _discard_local_copy(self, stream: str) -> bool:
+        """Drop the local copy of the partition that a damaged row is of; False where the changelog does not have it."""
+        partition = self._store.partition_of(stream)
+        if partition is None or partition in self.backfilling:
+            return False
+        logger.error(
+            "%s/%d: the local copy of its states is damaged at stream %r; it is rebuilt from the changelog",
+            *(*partition, stream),
+        )
+        self._store.clear(partition)
+        return True
 
 
 def _encode(name: str) -> bytes:

@@ -153,7 +153,7 @@ def replay(paths: Sequence[str], settings: Settings, takers: Sequence[Callable[[
             for one in rejected[: max(MAX_LOGGED_REJECTIONS - result.rejected, 0)]:
                 logger.warning("rejected: %s", one.detail)
             step = engine.step(batch)
-            if engine.streams.pending_count:
+            if engine.streams.spill:
                 stored.update(engine.streams.drain())
             for take in takers:
                 take(step.scores)

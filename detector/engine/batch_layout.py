@@ -15,6 +15,7 @@ from connectors.batches import EventBatch
 from detector.scoring.admission import Taken
 from detector.scoring.batch import Ids, Numbers, SortedBatch, Symbols
 from detector.scoring.calibration import Record
+from detector.state.names import identify_observations
 from detector.state.stream_states import StreamStates
 from training.network.compiled import compiled
 from training.network.inputs import MAX_VALUE
@@ -126,6 +127,23 @@ def _new_features(
         room = MAX_LANES - int(states.streams.rows["lanes"][s])
         new[s] = dict(list(features.items())[: max(room, 0)])
     return {s: features for s, features in new.items() if features}
+
+
+def events_within_lanes(states: StreamStates, batch: EventBatch, slots: Int64, events: slice, most: int) -> int:
+    """Return how many of some events, from the first on, show at most so many features new to their streams.
+
+    `slots` are those of the batch's streams, by code.
+    """
+    rows = slice(int(batch.start[events.start]), int(batch.start[events.stop]))
+    start, slot = batch.start[events.start : events.stop + 1] - rows.start, slots[batch.stream[events]]
+    feature, _ = identify_observations(states.features, states.symbol_names, batch, rows)
+    lane, many_row = np.empty((2, len(feature)), np.int64)
+    find_lanes(states.streams.rows, states.lanes.rows, slot, start, feature, lane, many_row)
+    missing = np.flatnonzero(lane < 0)
+    event = np.repeat(np.arange(len(slot)), np.diff(start))[missing]
+    pairs = slot[event] * len(states.features.names) + feature[missing]
+    shown = np.sort(np.unique(pairs, return_index=True)[1])  # each where it first appears
+    return len(slot) if len(shown) <= most else max(int(event[shown[most]]), 1)
 
 
 @compiled

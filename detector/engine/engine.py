@@ -10,19 +10,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from connectors.batches import SILENCE, Alert, EventBatch, Scores
-from detector.engine.batch_layout import sorted_passes
-from detector.engine.chunks import chunk_end
+from detector.engine.batch_layout import events_within_lanes, sorted_passes
 from detector.engine.results import alerts_of, resolved, scores_of
 from detector.engine.stages import ScoredBatch, Stages
 from detector.scoring.admission import MovedBack, admit_events, silence_of
 from detector.scoring.incidents import AlertRules, end_incident
+from detector.scoring.symbols import SYMBOL_ROW
 from detector.state.lane_network import lanes_on
-from detector.state.spill import SpillBuffer
-from detector.state.stream_cache import PACK_BATCH, StreamCache
+from detector.state.stream_cache import PACK_BATCH, PORTION, SpillBuffer, StreamCache
 from detector.state.stream_states import StreamStates
 from training.network.weights import Weights, load_prior
+
+Int64 = NDArray[np.int64]
+
+MAX_OBSERVATIONS = 200_000  # go through at once: inputs, forecasts and verdicts of each take some 300 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,7 @@ class Engine:
             muted_streams=self.settings.muted_streams,
         )
         self._states = self.streams.states
-        self._on_stage = on_stage or (lambda _: None)
-        self._stages = Stages(self._states, model.shape, self.settings.rules, self.settings.threads, self._on_stage)
+        self._stages = Stages(self._states, model.shape, self.settings.rules, self.settings.threads, on_stage)
 
     # -- the way through ---------------------------------------------------------------------------------------------
 
@@ -96,9 +99,9 @@ class Engine:
         steps: list[Step] = []
         edges = [0]
         while not steps or edges[-1] < len(batch):
-            edges.append(chunk_end(self.streams, batch, edges[-1]))
-            whole = edges[-2:] == [0, len(batch)]
-            steps.append(self._step(batch if whole else batch.slice(*edges[-2:])))
+            part, slots = self._load_part(batch, edges[-1])
+            edges.append(edges[-1] + len(part))
+            steps.append(self._step(part, slots))
         if len(steps) == 1:
             return steps[0]
         return Step(
@@ -114,10 +117,32 @@ class Engine:
             blocked=sorted({name for step in steps for name in step.blocked}),
         )
 
-    def _step(self, batch: EventBatch) -> Step:
-        streams, settings = self.streams, self.settings
-        slots = streams.load(batch.streams)
+    def _load_part(self, batch: EventBatch, at: int) -> tuple[EventBatch, Int64]:
+        """Return as much of a batch, from an event on, as may go through at once, and its streams' slots, loaded.
+
+        What that brings into memory is bounded: states that are loaded, and lanes that are new.
+        """
+        streams, start, room = self.streams, batch.start, PORTION * self.settings.memory_bytes
+        end = min(max(int(np.searchsorted(start, start[at] + MAX_OBSERVATIONS, "right")) - 1, at + 1), len(batch))
+        first = np.full(len(batch.streams), len(batch))  # event that shows each stream first
+        first[batch.stream[at:end][::-1]] = np.arange(at, end)[::-1]
+        codes = np.argsort(first, kind="stable")[: np.count_nonzero(first < len(batch))]
+        loaded = streams.load([batch.streams[code] for code in codes.tolist()], room)
+        if len(loaded) < len(codes):
+            end = int(first[codes[len(loaded)]])
+        slots = np.full(len(batch.streams), -1)
+        slots[codes[: len(loaded)]] = loaded
+        lanes = room / (streams.states.lane_bytes + SYMBOL_ROW.itemsize * (len(batch.symbols) > 0))  # that may be new
+        if room and start[end] - start[at] > lanes:
+            end = at + events_within_lanes(streams.states, batch, slots, slice(at, end), max(int(lanes), 1))
+        if (at, end) != (0, len(batch)):
+            slots = slots[np.unique(batch.stream[at:end])]
+            batch = batch.slice(at, end)
         streams.mark_changed(slots)  # from here on, also where something below raises
+        return batch, slots
+
+    def _step(self, batch: EventBatch, slots: Int64) -> Step:
+        streams, settings = self.streams, self.settings
         ids = self._states.identify(batch, slots)
         rows = self._states.streams.rows["admission"]
         admitted = admit_events(rows, batch, ids, duplicates=settings.keep_duplicates, late=settings.keep_late)
@@ -128,7 +153,7 @@ class Engine:
         scores = scores_of(batch, scored, streams.version, self._states.symbol_names)
         alerts = alerts_of(batch, scored, self._states, streams.version, settings.rules.critical_above_threshold)
         for_memory, for_number = streams.evict()
-        self._on_stage("score")
+        self._stages.on_stage("score")
         return Step(
             scores=scores,
             alerts=alerts,
@@ -175,14 +200,14 @@ class Engine:
         Some 31 KB of a stream of one feature. It holds all that scores and alerts of the stream's next events depend on
         but the weights, and is read by any engine with the same `horizons`.
         """
-        return self.streams.pack(stream)
+        return self.streams.snapshot([stream])[stream]
 
     def unpack(self, stream: str, state: bytes) -> None:
         """Give a stream the state that `pack` returned, here or in another process, in the place of what it has.
 
         Raises StateError for a state of another layout or damaged; the stream then starts without one.
         """
-        self.streams.unpack(stream, state)
+        self.streams.replace(stream, state)
 
     @property
     def version(self) -> str:

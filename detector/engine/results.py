@@ -12,6 +12,7 @@ from detector.engine.stages import ScoredBatch
 from detector.scoring.incidents import FIRES, NONE, PEAKS, RESOLVES, alert_id
 from detector.state.names import SymbolNames
 from detector.state.stream_states import StreamStates
+from training.symbols.kernels import PREDICTION
 
 ORIGIN = "id", "started_at", "topic", "partition", "offset"  # what an alert keeps of its incident's first event
 
@@ -28,10 +29,12 @@ def scores_of(batch: EventBatch, scored: ScoredBatch, version: str, names: Symbo
     symbols: dict[int, int] = {}
     likely, p, likely_p = np.zeros(0, np.int32), np.zeros(0), np.zeros(0)
     if batch.symbols:
-        predictions = scored.predictions_by_observation()[rows]
+        is_symbol = work.symbol != 0
+        predictions = np.zeros(len(measured), PREDICTION)  # those of numbers stay zero
+        predictions[is_symbol] = scored.predictions
+        predictions, is_symbol = predictions[rows], is_symbol[rows]
         hashes = predictions["top"].tolist()
         likely = np.array([symbols.setdefault(h, len(symbols)) if h else -1 for h in hashes], np.int32)
-        is_symbol = work.symbol[rows] != 0
         p = np.where(is_symbol, predictions["p"], np.nan)
         likely_p = np.where(is_symbol, predictions["top_p"], np.nan)
     return Scores(

@@ -40,12 +40,6 @@ class ScoredBatch(NamedTuple):
     verdicts: NDArray[np.void]  # VERDICT [events]
     predictions: NDArray[np.void]  # PREDICTION [symbols]
 
-    def predictions_by_observation(self) -> NDArray[np.void]:
-        """Return PREDICTION [observations], zeros for a number."""
-        spread = np.zeros(len(self.measured), PREDICTION)
-        spread[self.batch.symbol != 0] = self.predictions
-        return spread
-
     @staticmethod
     def concat(parts: Sequence[ScoredBatch]) -> ScoredBatch:
         """Return the parts as one; a stream's events stay in their order."""
@@ -60,9 +54,15 @@ class Stages:
     """The stages' order. `on_stage` is called with the name of each but the last as it ends."""
 
     def __init__(
-        self, states: StreamStates, shape: Shape, rules: AlertRules, threads: int, on_stage: Callable[[str], None]
+        self,
+        states: StreamStates,
+        shape: Shape,
+        rules: AlertRules,
+        threads: int,
+        on_stage: Callable[[str], None] | None,
     ) -> None:
-        self._states, self._rules, self._on_stage = states, rules, on_stage
+        self._states, self._rules = states, rules
+        self.on_stage = on_stage or (lambda _: None)
         self._horizons, self._output_size = np.array(shape.horizons, np.int64), shape.output_size
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -97,11 +97,11 @@ class Stages:
             record(lanes["history"], numbers.lane[a:b], inputs[a:b], out.masked[numbers.at[a:b]], 0, b - a)
 
         self._parallel(batch.slot, features)
-        self._on_stage("features")
+        self.on_stage("features")
         self._warm_up(numbers.lane, model)
         self._parallel(batch.slot, forecast, concurrent=states.recurrent.concurrent)
         self._predict_symbols(batch.slot, symbols, predictions)
-        self._on_stage("forecast")
+        self.on_stage("forecast")
         self._parallel(batch.slot, score)
         return ScoredBatch(batch, out.measured, out.verdicts, predictions)
 

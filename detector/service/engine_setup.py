@@ -17,8 +17,8 @@ from detector.config.sections import MIN_STATE_BYTES
 from detector.config.settings import Settings, SettingsError
 from detector.engine.engine import EngineSettings
 from detector.scoring.incidents import AlertRules
-from detector.state.arena import machine_bytes
 from detector.state.stream_states import StreamStates
+from detector.state.tables import machine_bytes
 
 logger = logging.getLogger(__name__)
 

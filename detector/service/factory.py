@@ -26,9 +26,7 @@ from detector import __version__
 from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
 from detector.checkpointing.checkpointer import Checkpointer, CheckpointParts, check_layout
 from detector.checkpointing.deadlines import BrokerWait
-from detector.checkpointing.local_checkpoint import LocalCheckpointer
-from detector.checkpointing.store import SqliteStore
-from detector.checkpointing.stored_rows import StoredRows
+from detector.checkpointing.store import SqliteStore, StoredRows
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
@@ -40,8 +38,7 @@ from detector.service.model_choice import MODELS_DIR, resumed_model
 from detector.service.poison_events import PoisonGuard
 from detector.service.reporter import Reporter, StageClock
 from detector.service.retraining import ModelPromotion
-from detector.state.spill import SpillBuffer
-from detector.state.stream_cache import PORTION
+from detector.state.stream_cache import PORTION, SpillBuffer
 from training.network.registry import Registry
 from training.network.weights import Weights
 
@@ -98,7 +95,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     if transactions is not None and isinstance(source, KafkaSource):
         checkpointer = ChangelogCheckpointer(settings, parts, metadata, source, transactions, stored, former=offsets)
     else:
-        checkpointer = LocalCheckpointer(settings, parts, offsets, metadata)
+        checkpointer = Checkpointer(settings, parts, offsets, metadata)
     guard = PoisonGuard(engine, always=not source.rewinds)
     promotion = ModelPromotion(settings, model, registry, engine, checkpointer, reporter, metrics)
     problems = {"retraining": promotion.problem, **sinks.problems, **source.problems, **checkpointer.problems}

@@ -143,7 +143,7 @@ class PoisonGuard:
         self._failing[name] = self._failing.get(name, 0) + 1
         if self._failing[name] < MAX_FAILURES_OF_A_STREAM:
             return None
-        self._engine.streams.reset(name)
+        self._engine.streams.replace(name, None)
         came = self._try(batch)
         if isinstance(came, Exception):
             self._engine.streams.restore(before)

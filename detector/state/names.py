@@ -27,7 +27,7 @@ class FeatureNames:
         self._ids: dict[str, int] = {}
         self._free: list[int] = []
         self._limit = FEATURES_KEPT
-        self._bytes = 0
+        self.nbytes = 0  # of memory that all of it takes
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -43,7 +43,7 @@ class FeatureNames:
                 number = len(self.names)
                 self.names.append(name)
             self._ids[name] = number
-            self._bytes += sys.getsizeof(name)
+            self.nbytes += sys.getsizeof(name) + FEATURE_OVERHEAD
         return number
 
     def sweep(self, used: NDArray[np.int32]) -> None:
@@ -56,13 +56,8 @@ class FeatureNames:
                 del self._ids[name]
                 self.names[number] = ""
                 self._free.append(number)
-                self._bytes -= sys.getsizeof(name)
+                self.nbytes -= sys.getsizeof(name) + FEATURE_OVERHEAD
         self._limit = max(2 * len(self._ids), FEATURES_KEPT)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that all of it takes."""
-        return self._bytes + FEATURE_OVERHEAD * len(self._ids)
 
 
 class SymbolNames:

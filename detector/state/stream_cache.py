@@ -7,9 +7,15 @@ be undone: back to the last drain (`roll_back`), or to before a step (`snapshot`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +25,102 @@ from detector.scoring.admission import BLOCKED
 from detector.scoring.judge import NOVELTY_WARMUP, RETURN_WARMUP
 from detector.state.names import partition_hash
 from detector.state.records import head_of
-from detector.state.spill import SpillBuffer
 from detector.state.stream_states import StreamStates
 from training.network.inputs import WINDOW
+
+logger = logging.getLogger(__name__)
 
 Int64 = NDArray[np.int64]
 
 PACK_BATCH = 256  # streams whose hidden states are read together: 0.1 MB, of the widest 100 MB
 # Of the memory for states: what a chunk of a batch may load, what it may add, and what may wait for a drain
 PORTION = 1 / 16
+
+
+class _Place(NamedTuple):
+    """Where a row lies in the file, in bytes."""
+
+    at: int
+    size: int
+
+
+class SpillBuffer(MutableMapping[str, bytes]):
+    """Rows of bytes by name, on their way to the store: some in memory, the rest in a file without a name.
+
+    What a flood evicts between two checkpoints has no bound but the disk's; where that is full it stays in memory.
+    """
+
+    def __init__(self, directory: Path | None = None, most_bytes: int = 0) -> None:
+        """Hold up to `most_bytes` in memory, the rest in `directory`; without one, everything in memory."""
+        self._directory, self._most_bytes = directory, most_bytes
+        self._held: dict[str, bytes | _Place] = {}
+        self._file: Any = None
+        self._warned = False
+        self.nbytes = 0  # in memory
+        self.written_bytes = 0  # in the file, still wanted
+
+    def empty_copy(self) -> SpillBuffer:
+        """Return an empty one of the same kind."""
+        return SpillBuffer(self._directory, self._most_bytes)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._held
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __getitem__(self, name: str) -> bytes:
+        held = self._held[name]
+        if isinstance(held, bytes):
+            return held
+        row = os.pread(self._file.fileno(), held.size, held.at)
+        if len(row) != held.size:
+            raise OSError(f"{self._directory}: a file of evicted states breaks off at {held.at + len(row)}")
+        return row
+
+    def __delitem__(self, name: str) -> None:
+        held = self._held.pop(name)
+        if isinstance(held, bytes):
+            self.nbytes -= len(held)
+        else:
+            self.written_bytes -= held.size
+
+    def __setitem__(self, name: str, row: bytes) -> None:
+        if name in self._held:
+            del self[name]
+        if self._directory is not None and self.nbytes + len(row) > self._most_bytes:
+            try:
+                self._held[name] = _Place(self._write(row), len(row))
+            except OSError as error:
+                if not self._warned:
+                    logger.warning("%s: evicted states stay in memory: %s", self._directory, error)
+                self._warned = True
+            else:
+                self.written_bytes += len(row)
+                return
+        self._held[name] = row
+        self.nbytes += len(row)
+
+    def _write(self, row: bytes) -> int:
+        """Append a row to the file; return where it begins."""
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 - closed with us
+        at: int = self._file.seek(0, os.SEEK_END)
+        written = 0
+        while written < len(row):
+            written += self._file.write(memoryview(row)[written:])
+        return at
+
+
+class Census(NamedTuple):
+    """What is in memory."""
+
+    warming: int  # streams too young to be judged
+    blocked: int  # streams that drop everything that comes
+    lanes: int
 
 
 class StreamCache:
@@ -56,23 +149,25 @@ class StreamCache:
         self._fetch = fetch or (lambda names: [None] * len(names))
         self.max_streams, self.memory_bytes, self._muted_streams = max_streams, memory_bytes, tuple(muted_streams)
         self._changed: set[int] = set()
-        self._spill = SpillBuffer() if spill is None else spill  # evicted since the last drain
+        self.spill = SpillBuffer() if spill is None else spill  # evicted since the last drain
         self._uses = 0
         self._last_use = np.zeros(0, np.int64)  # by slot: when it was last asked for; times may be wrong
 
     def __len__(self) -> int:
         return len(self.states.slots)
 
-    def load(self, names: list[str], most_bytes: int = 0) -> Int64:
-        """Return the slots of streams, loaded or new; of the first ones only where they take `most_bytes`."""
+    def load(self, names: list[str], room: float = 0) -> Int64:
+        """Return the slots of streams, loaded or new: of the first ones only, where more take `room` bytes (0: any)."""
         known = self.states.slots
         slots = np.array([known.get(name, -1) for name in names], np.int64)
         absent = np.flatnonzero(slots < 0).tolist()
-        unknown = iter(self._fetch([name for i in absent if (name := names[i]) not in self._spill]))
+        most = self.states.nbytes + room if absent and room else math.inf
+        unknown = iter(self._fetch([name for i in absent if (name := names[i]) not in self.spill]))
         for i in absent:
-            if most_bytes and i and self.states.nbytes >= most_bytes:
-                return slots[:i]
-            row = self._spill.pop(names[i])
+            if i and most < math.inf and self.states.nbytes >= most:
+                slots = slots[:i]
+                break
+            row = self.spill.pop(names[i], None)
             slots[i] = self._insert(names[i], next(unknown) if row is None else row)
             if row is not None:
                 self._changed.add(int(slots[i]))
@@ -99,18 +194,16 @@ class StreamCache:
         self.model_number += 1
 
     def evict(self) -> tuple[int, int]:
-        """Evict the longest idle streams past the limits; return how many for memory and how many for their number."""
-        for_memory = self._evict_for_memory()
-        return for_memory, self._evict(len(self.states.slots) - self.max_streams)
+        """Evict the longest idle streams past the limits; return how many for memory and how many for their number.
 
-    def _evict_for_memory(self) -> int:
-        """Evict the longest idle streams once states take more than `memory_bytes` less three portions."""
-        limit = self.memory_bytes
-        if not limit or (used := self.states.nbytes) <= (1 - 3 * PORTION) * limit:
-            return 0
-        free = np.cumsum(self.states.bytes_by_slot(self._idle()))
-        # a fourth one at once, so that the search for the idle is worth it
-        return self._evict(int(np.searchsorted(free, used - (1 - 4 * PORTION) * limit)) + 1)
+        For memory: once states take more than `memory_bytes` less three portions.
+        """
+        limit, for_memory = self.memory_bytes, 0
+        if limit and (used := self.states.nbytes) > (1 - 3 * PORTION) * limit:
+            free = np.cumsum(self.states.bytes_by_slot(self._idle()))
+            # a fourth one at once, so that the search for the idle is worth it
+            for_memory = self._evict(int(np.searchsorted(free, used - (1 - 4 * PORTION) * limit)) + 1)
+        return for_memory, self._evict(len(self.states.slots) - self.max_streams)
 
     def _idle(self) -> Int64:
         """Return the slots of all streams, the longest idle first."""
@@ -129,7 +222,7 @@ class StreamCache:
         changed = np.array([slot for slot in idle.tolist() if slot in self._changed], np.int64)
         for at in range(0, len(changed), PACK_BATCH):
             some = changed[at : at + PACK_BATCH]
-            self._spill.update(self.states.pack(some, self.model_number, self.version))
+            self.spill.update(self.states.pack(some, self.model_number, self.version))
         for slot in idle.tolist():
             self._changed.discard(slot)
             self.states.remove(slot)
@@ -138,7 +231,7 @@ class StreamCache:
     def drain(self) -> Iterator[tuple[str, bytes]]:
         """Yield name and state of every stream that changed since the last drain; they then count as saved."""
         changed, self._changed = np.array(sorted(self._changed), np.int64), set()
-        spill, self._spill = self._spill, self._spill.empty_copy()
+        spill, self.spill = self.spill, self.spill.empty_copy()
         yield from spill.items()
         for at in range(0, len(changed), PACK_BATCH):
             yield from self.states.pack(changed[at : at + PACK_BATCH], self.model_number, self.version)
@@ -146,55 +239,46 @@ class StreamCache:
     @contextmanager
     def draining(self) -> Iterator[Iterator[tuple[str, bytes]]]:
         """Give what `drain` yields; where the block raises, these streams were not saved and count as changed still."""
-        changed, spill = self._changed, self._spill
+        changed, spill = self._changed, self.spill
         try:
             yield self.drain()
         except BaseException:
             self._changed |= {slot for slot in changed if self.states.names[slot]}  # but for those forgotten meanwhile
-            spill.update(self._spill.items())
-            self._spill = spill
+            spill.update(self.spill)
+            self.spill = spill
             raise
 
     def snapshot(self, names: Iterable[str]) -> dict[str, bytes | None]:
         """Return the states of streams as they are here, for `restore`; None for one that is not in memory."""
         here = np.array([self.states.slots[name] for name in names if name in self.states.slots], np.int64)
         packed = dict(self.states.pack(here, self.model_number, self.version))
-        return {name: packed.get(name, self._spill.get(name)) for name in names}
+        return {name: packed.get(name, self.spill.get(name)) for name in names}
 
     def restore(self, rows: Mapping[str, bytes | None]) -> None:
         """Undo what a step has done to streams, also one that raised half way: they are as `snapshot` found them."""
         self.forget(rows)
-        self._spill.update((name, row) for name, row in rows.items() if row is not None)
+        self.spill.update((name, row) for name, row in rows.items() if row is not None)
 
-    def pack(self, name: str) -> bytes | None:
-        """Return a stream's whole state, for `unpack`; None for one that is not in memory."""
-        return self.snapshot([name])[name]
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop these streams' states, saved or not: their next events load what was saved."""
+        for name in names:
+            self.spill.pop(name, None)
+            slot = self.states.slots.get(name, -1)
+            if slot >= 0:
+                self._changed.discard(slot)
+                self.states.remove(slot)
 
-    def unpack(self, name: str, row: bytes) -> None:
-        """Give a stream the state that `pack` returned, here or in another process.
+    def replace(self, name: str, row: bytes | None) -> None:
+        """Give a stream another state, to be saved in the place of what it has; None: that of one never seen.
 
         Raises StateError, and then forgets the stream, for a row of another layout or damaged.
         """
         self.forget([name])
         self._changed.add(self._insert(name, row))
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Drop these streams' states, saved or not: their next events load what was saved."""
-        for name in names:
-            self._spill.pop(name)
-            slot = self.states.slots.get(name, -1)
-            if slot >= 0:
-                self._changed.discard(slot)
-                self.states.remove(slot)
-
-    def reset(self, name: str) -> None:
-        """Give a stream the state of one that was never seen, and let that be saved in the place of what was."""
-        self.forget([name])
-        self._changed.add(self._insert(name, None))
-
     def roll_back(self) -> None:
         """Forget all streams that have changed since the last drain."""
-        self.forget([*self._spill, *(self.states.names[slot] for slot in self._changed)])
+        self.forget([*self.spill, *(self.states.names[slot] for slot in self._changed)])
 
     def on_partition(self, partition: Partition) -> list[str]:
         """Return the streams, drained or not, that were last seen on a partition."""
@@ -203,18 +287,8 @@ class StreamCache:
         here = slots[self.states.streams.rows["admission"]["partition"][slots] == mark]
         return [
             *(names[slot] for slot in here),
-            *(name for name, row in self._spill.items() if head_of(row).partition == mark),
+            *(name for name, row in self.spill.items() if head_of(row).partition == mark),
         ]
-
-    @property
-    def pending_count(self) -> int:
-        """Streams that changed since the last drain and wait outside the tables: bounded by draining often enough."""
-        return len(self._spill)
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of their states, in memory and on disk: a transaction holds all of them at once, compressed."""
-        return self._spill.nbytes + self._spill.written_bytes
 
     def histories(self, most: int, seed: int) -> tuple[NDArray[np.void], Int64]:
         """Return copies of recent windows, INPUT_HISTORY [lanes], and which stream each lane is of, [lanes].
@@ -233,29 +307,14 @@ class StreamCache:
             full = np.sort(np.random.default_rng(seed).choice(full, most, replace=False))
         return histories[lanes[full]], stream[full]
 
-    def lane_count(self) -> int:
-        """Return the number of lanes in memory."""
-        slots = self._slots()
-        return int(self.states.streams.rows["lanes"][slots].sum())
-
-    def warming(self) -> int:
-        """Return how many streams in memory are too young to be judged."""
-        slots = self._slots()
-        streams = self.states.streams.rows[slots]
-        single = streams["single"] >= 0
-        return int(np.where(single, streams["events"] < NOVELTY_WARMUP, streams["events"] < RETURN_WARMUP).sum())
-
-    def blocked(self) -> int:
-        """Return how many streams in memory drop everything that comes."""
-        slots = self._slots()
-        return int((self.states.streams.rows["admission"]["dropped"][slots] >= BLOCKED).sum())
-
-    @property
-    def device_bytes(self) -> int:
-        """Bytes of a GPU's own memory that hidden states take."""
-        return self.states.recurrent.device_bytes
+    def census(self) -> Census:
+        """Count what is in memory."""
+        streams = self.states.streams.rows[self._slots()]
+        warm_up = np.where(streams["single"] >= 0, NOVELTY_WARMUP, RETURN_WARMUP)
+        warming, blocked = streams["events"] < warm_up, streams["admission"]["dropped"] >= BLOCKED
+        return Census(int(warming.sum()), int(blocked.sum()), int(streams["lanes"].sum()))
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that states take, with those that wait for a drain."""
-        return self.states.nbytes + self._spill.nbytes
+        return self.states.nbytes + self.spill.nbytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import starmap
 from typing import Any
 
 import msgspec
@@ -22,7 +23,6 @@ from detector.scoring.calibration import RETURN
 from detector.scoring.judge import SINGLE_SCORE, many_score
 from detector.scoring.subspace import SUBSPACE_LIMIT
 from detector.scoring.symbols import SYMBOL_ROW, vocabulary
-from detector.state.arena import PAGE
 from detector.state.lane_network import RecurrentLanes
 from detector.state.names import SYMBOLIC, FeatureNames, SymbolNames, identify_observations, partition_hash
 from detector.state.records import (
@@ -38,12 +38,14 @@ from detector.state.records import (
     layout_of,
     stream_of,
 )
-from detector.state.tables import SIZES, Table, block_size
+from detector.state.tables import PAGE, SIZES, Table, block_size
 from training.network.horizons import HORIZONS
 
 # What Python keeps besides a row: entries of dicts and lists, an open incident's part in an alert
 STREAM_OVERHEAD = 500  # bytes a stream, without its name
 LANE_OVERHEAD = 500  # bytes a lane
+
+Flags = NDArray[np.bool_] | bool
 
 
 class StreamStates:
@@ -58,6 +60,7 @@ class StreamStates:
         self._lane, self._many = lane_row(horizons), many_score(horizons)
         others = self._lane, SINGLE_SCORE, self._many, SYMBOL_ROW
         self._layout, self._former = layout_of(STREAM, *others), layout_of(FORMER_STREAM, *others)
+        self.layouts = self._layout.hex(), self._former.hex()  # of rows that `unpack` takes, first that of `pack`
         self.lanes = Table(self._lane)
         self.single = Table(SINGLE_SCORE)
         self.many = Table(self._many)
@@ -65,19 +68,12 @@ class StreamStates:
         self.symbols = Table(SYMBOL_ROW)
         self.symbol_names = SymbolNames()
         self.recurrent = recurrent  # rows as in `lanes`
+        self._lane_bytes = self._lane.itemsize + recurrent.row_bytes + LANE_OVERHEAD
+        # that one more number of a stream of several takes, at most, while its block is moved
+        self.lane_bytes = 2 * (self._lane_bytes + self._many.itemsize + 8 * SUBSPACE_LIMIT)
         self.state_size = state_size
         recurrent.resize(len(self.lanes.rows))
         self.open_alerts: dict[int, Any] = {}  # by slot: what few streams have (an open incident's alert)
-
-    @property
-    def layout(self) -> str:
-        """Digest of the rows that `pack` gives."""
-        return self._layout.hex()
-
-    @property
-    def layouts(self) -> tuple[str, ...]:
-        """Digests of the rows that `unpack` takes."""
-        return self._layout.hex(), self._former.hex()
 
     def identify(self, batch: EventBatch, slots: NDArray[np.int64]) -> Ids:
         """Return what a batch's names are here; `slots` are those of its streams, by code."""
@@ -85,10 +81,11 @@ class StreamStates:
         self.symbol_names.sweep(self.symbols.rows)
         self.features.sweep(self.lanes.rows["feature"][: self.lanes.used])
         observations = identify_observations(self.features, self.symbol_names, batch, slice(None))
-        hashes = np.array([partition_hash(*partition) for partition in batch.partitions], np.int64)
+        hashes = np.array([*starmap(partition_hash, batch.partitions)], np.int64)
         return Ids(slots[batch.stream], hashes[batch.partition], *observations)
 
-    def _new_slot(self, name: str) -> int:
+    def add(self, name: str) -> int:
+        """Give a stream that is not here a slot, with no lanes yet."""
         slot = self.streams.allocate(1)
         if slot == len(self.names):
             self.names.append(name)
@@ -96,11 +93,6 @@ class StreamStates:
             self.names[slot] = name
         self.slots[name] = slot
         self._names_bytes += sys.getsizeof(name)
-        return slot
-
-    def add(self, name: str) -> int:
-        """Give a stream that is not here a slot, with no lanes yet."""
-        slot = self._new_slot(name)
         stream = self.streams.rows[slot]
         stream["single"] = stream["first_many"] = stream["matrix"] = stream["first_lane"] = -1
         return slot
@@ -263,17 +255,7 @@ class StreamStates:
         step. Raises StateError, and then adds nothing, for a row of another layout or damaged.
         """
         damaged = f"state of stream {name!r} is damaged; move the state directory away"
-        try:
-            head = head_of(row)
-        except ValueError as error:
-            raise StateError(f"{damaged} ({error})") from error
-        state_size, numbers, lanes = head.state_size, head.numbers, head.lanes
-        if head.layout not in (self._layout, self._former):
-            raise StateError(
-                f"state of stream {name!r} has the layout of another version or of other model.horizons; "
-                "go back to those, or move the state directory away"
-            )
-        at, former = head.begin + head.notes, head.layout == self._former
+        at = 0  # so far is read
 
         def take(dtype: np.dtype[Any], count: int) -> NDArray[Any]:
             nonlocal at
@@ -282,21 +264,27 @@ class StreamStates:
             return part
 
         try:
+            head = head_of(row)
+            if head.layout not in (self._layout, self._former):
+                raise StateError(
+                    f"state of stream {name!r} has the layout of another version or of other model.horizons; "
+                    "go back to those, or move the state directory away"
+                )
+            at, former = head.begin + head.notes, head.layout == self._former
             written_by, features, note, known, *_ = (FORMER_NOTES if former else NOTES).decode(row[head.begin : at])
             stored = stream_of(take(FORMER_STREAM if former else STREAM, 1)[0])
-        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             raise StateError(f"{damaged} ({error})") from error
-        wanted = at + lanes * (self._lane.itemsize + 4 * state_size) + 4 * numbers
-        wanted += SINGLE_SCORE.itemsize * (stored["single"] >= 0) + self._many.itemsize * lanes * (
-            stored["first_many"] >= 0
-        )
-        wanted += SYMBOL_ROW.itemsize * len(known)
+        state_size, numbers, lanes = head.state_size, head.numbers, head.lanes
+        wanted = at + lanes * (self._lane.itemsize + 4 * state_size) + 4 * numbers + SYMBOL_ROW.itemsize * len(known)
+        wanted += SINGLE_SCORE.itemsize * (stored["single"] >= 0)
+        wanted += self._many.itemsize * lanes * (stored["first_many"] >= 0)
         if len(row) != wanted or len(features) != lanes or stored["lanes"] != lanes:
             raise StateError(f"{damaged} ({len(row)} bytes, expected {wanted})")
         if not self._is_consistent(stored, np.frombuffer(row, self._lane, lanes, at), numbers, known):
             raise StateError(f"{damaged} (its parts do not fit each other)")
 
-        slot = self._new_slot(name)
+        slot = self.add(name)
         self.streams.rows[slot] = stored
         stream = self.streams.rows[slot]
         capacity = int(stream["capacity"])
@@ -344,37 +332,27 @@ class StreamStates:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that all of it takes."""
-        tables = (self.streams, self.lanes, self.single, self.many, self.matrices, self.symbols)
-        rows = sum(table.nbytes for table in tables)
+        tables = self.streams, self.lanes, self.single, self.many, self.matrices, self.symbols
         lanes = self.lanes.used - self.lanes.free
         # of a free row its first and last page may be its neighbours'
         recurrent = lanes * self.recurrent.row_bytes + self.lanes.free * min(self.recurrent.row_bytes, PAGE)
         names = self._names_bytes + self.features.nbytes + self.symbol_names.nbytes
         counted = STREAM_OVERHEAD * len(self.slots) + LANE_OVERHEAD * lanes
-        return rows + recurrent + names + counted
-
-    @property
-    def lane_bytes(self) -> int:
-        """Bytes that one more number of a stream of several takes, at most, while its block is moved."""
-        lane = self._lane.itemsize + self._many.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD
-        return 2 * (lane + 8 * SUBSPACE_LIMIT)
+        return sum([table.nbytes for table in tables]) + recurrent + names + counted
 
     def stream_bytes(self, lanes: int) -> int:
         """Return the bytes that a stream of so many numbers takes."""
         capacity = block_size(lanes)
-        stream = STREAM.itemsize + STREAM_OVERHEAD
-        each = self._lane.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD
-        if lanes == 1:
-            return stream + each + SINGLE_SCORE.itemsize
-        matrix = 8 * capacity * capacity if capacity <= SUBSPACE_LIMIT else 0
-        return stream + capacity * (each + self._many.itemsize) + matrix
+        has_matrix = lanes > 1 and capacity <= SUBSPACE_LIMIT
+        return STREAM.itemsize + int(self._freed(np.array(capacity), lanes == 1, lanes > 1, has_matrix))
 
     def bytes_by_slot(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return about how many bytes come free as each of these streams is removed."""
         streams = self.streams.rows[slots]
-        capacity = streams["capacity"].astype(np.int64)
-        free = capacity * (self._lane.itemsize + self.recurrent.row_bytes + LANE_OVERHEAD)
-        free += np.where(streams["first_many"] >= 0, capacity * self._many.itemsize, 0)
-        free += np.where(streams["single"] >= 0, SINGLE_SCORE.itemsize, 0)
-        free += np.where(streams["matrix"] >= 0, 8 * capacity * capacity, 0)
-        return free + STREAM_OVERHEAD
+        has = (streams[name] >= 0 for name in ("single", "first_many", "matrix"))
+        return self._freed(streams["capacity"].astype(np.int64), *has)
+
+    def _freed(self, capacity: NDArray[np.int64], single: Flags, many: Flags, matrix: Flags) -> NDArray[np.int64]:
+        """Return what streams take besides their STREAM rows; `single`, `many`, `matrix`: who has which."""
+        lanes = capacity * (self._lane_bytes + self._many.itemsize * many)
+        return STREAM_OVERHEAD + lanes + SINGLE_SCORE.itemsize * single + 8 * capacity * capacity * matrix

@@ -1,4 +1,4 @@
-"""Lanes stepped by torch: see lane_network.RecurrentLanes."""
+"""Lanes stepped by torch: does what lane_network.KernelLanes does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TorchLanes:
     """On a GPU (or, for comparison, a CPU): torch on a device tensor, a dense sequence for each stretch of a batch."""
 
     concurrent = False
-    row_bytes = 0
+    row_bytes = 0  # of the machine's memory
 
     def __init__(self, weights: Weights, device: str) -> None:
         torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa would not keep CPU and GPU within 1e-4
@@ -58,9 +58,10 @@ class TorchLanes:
         """Set rows."""
         self._states[torch.from_numpy(lanes).to(self._device)] = torch.from_numpy(states.copy()).to(self._device)
 
-    def release(self, first: int, rows: int) -> None:
-        """Zero rows."""
+    def release(self, first: int, rows: int) -> int:
+        """Zero rows; none of the machine's memory is given back."""
         self._states[first : first + rows] = 0
+        return 0
 
     @torch.inference_mode()
     def step(self, lane: Int64, inputs: Float32, first: int, last: int, out: Float32) -> None:

@@ -87,13 +87,13 @@ def measure(label, store, directory, rows, existing, changed):
     name = "host-{:06d}/cpu/user".format
     for first in range(0, existing, 10_000):
         part = range(first, min(existing, first + 10_000))
-        store.save(((name(i), rows[i % len(rows)]) for i in part), [], {})
+        store.save(((name(i), rows[i % len(rows)]) for i in part), {})
     rng = np.random.default_rng(1)
     seconds, written = [], []
     for save in range(1, SAVES + 1):
         chosen = rng.choice(existing, changed, replace=False).tolist()
         before, began = megabytes_written(directory), time.perf_counter()
-        store.save(((name(i), rows[(i + save) % len(rows)]) for i in chosen), [], {"save": save})
+        store.save(((name(i), rows[(i + save) % len(rows)]) for i in chosen), {"save": save})
         seconds.append(time.perf_counter() - began)
         written.append(megabytes_written(directory) - before)
     wanted = [name(i) for i in rng.choice(existing, 10_000, replace=existing < 10_000).tolist()]

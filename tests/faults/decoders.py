@@ -226,10 +226,10 @@ def targets(folder: Path) -> dict[str, Target]:
         (folder / "state" / DATABASE).write_bytes(data)
         store = SqliteStore(folder / "state")
         try:
-            for name in store.names()[:3]:
+            for name in store.unassigned()[:3]:
                 store.load([name])
             store.meta()
-            store.save([("new", rows[0])], ["s1"], {})
+            store.save([("new", rows[0])], {})
         finally:
             store.close()
 
@@ -303,7 +303,7 @@ SETTINGS = [
 
 def seed_of_store(folder: Path, rows: list[bytes]) -> bytes:
     store = SqliteStore(folder / "state")
-    store.save([(f"s{k}", row[:2_000]) for k, row in enumerate(rows)], (), {"offsets": []})
+    store.save([(f"s{k}", row[:2_000]) for k, row in enumerate(rows)], {"offsets": []})
     store.close()
     return (folder / "state" / DATABASE).read_bytes()
 

@@ -63,15 +63,15 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 def test_a_store_that_cannot_save_keeps_the_former_checkpoint_and_saves_when_it_can(disk: Disk) -> None:
     store = SqliteStore(disk.root / "state")
-    store.save([("a", b"1" * 1000)], [], {"n": 1})
+    store.save([("a", b"1" * 1000)], {"n": 1})
     disk.fill()
     for _ in range(2):
         with pytest.raises(UnsavedError, match="the disk is full"):
-            store.save([(f"{n}", bytes(500_000)) for n in range(50)], [], {"n": 2})
+            store.save([(f"{n}", bytes(500_000)) for n in range(50)], {"n": 2})
     assert store.meta() == {"n": 1}
     assert store.load(["a"]) == [b"1" * 1000]
     disk.free()
-    store.save([(f"{n}", bytes(500_000)) for n in range(50)], [], {"n": 2})
+    store.save([(f"{n}", bytes(500_000)) for n in range(50)], {"n": 2})
     assert store.meta() == {"n": 2}
     store.close()
 

@@ -149,7 +149,7 @@ def test_open_incidents_are_restored_without_loading_their_streams(world: World,
         (world.folder / file).mkdir()
         (world.folder / file / DATABASE).write_bytes(zstandard.decompress((GOLDEN / f"{file}.db.zst").read_bytes()))
         golden = world.store(file)
-        rows |= dict(zip(golden.names(), golden.load(golden.names()), strict=True))
+        rows |= dict(zip(golden.unassigned(), golden.load(golden.unassigned()), strict=True))
     writer, source = world.writer(), world.partitions[0]
     world.make_changelog()
     for name, row in rows.items():

@@ -105,7 +105,7 @@ def write_changelog(store: SqliteStore, path: Path) -> None:
     """Write the rows as this version's changelog records: key and value of each, and of a mark."""
     records = [
         record
-        for name in store.names()
+        for name in store.unassigned()
         for row in store.load([name])
         for record in state_records(name, SOURCE, CUT, compressed(row or b""))
     ]

@@ -257,7 +257,7 @@ def test_world_readable_files_of_an_earlier_version_are_made_private(tmp_path: P
     database = tmp_path / "state.db"
     database.chmod(0o644)
     store = SqliteStore(tmp_path)
-    store.save([("a", b"row")], (), {"version": 1})
+    store.save([("a", b"row")], {"version": 1})
     assert [oct(stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.glob("state.db*")] == ["0o600"] * 2
     store.close()
 

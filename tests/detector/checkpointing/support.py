@@ -16,5 +16,6 @@ def rows(generation: int, size: int = 2000) -> list[tuple[str, bytes]]:
 def generation_of(store: SqliteStore) -> tuple[int, set[int]]:
     """Return the generation of the meta document, and those of all rows."""
     meta = store.meta()
-    found = {int.from_bytes(row[:4], "big") for row in store.load(store.names()) if row}
+    names = [*store.unassigned(), *(name for place in store.positions() for name in store.streams_of(place))]
+    found = {int.from_bytes(row[:4], "big") for row in store.load(names) if row}
     return (0 if meta is None else meta["generation"]), found or {0}

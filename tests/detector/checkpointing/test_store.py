@@ -28,24 +28,24 @@ def test_saved_rows_are_loaded_after_a_restart(directory: Path) -> None:
     store = SqliteStore(directory)
     assert store.meta() is None
     assert store.count() == 0
-    store.save([("b", b"\x00row b"), ("a", b""), ("ä/\ud800", b"odd")], [], {"offsets": {"t:0": 7}})
+    store.save([("b", b"\x00row b"), ("a", b""), ("ä/\ud800", b"odd")], {"offsets": {"t:0": 7}})
     store.close()
     store.close()
     store = SqliteStore(directory)
     assert store.load(["a", "missing", "b", "ä/\ud800", "b"]) == [b"", None, b"\x00row b", b"odd", b"\x00row b"]
-    assert store.names() == ["a", "b", "ä/\ud800"]
+    assert store.unassigned() == ["a", "b", "ä/\ud800"]
     assert store.meta() == {"offsets": {"t:0": 7}}
     store.close()
 
 
 def test_a_save_changes_only_the_given_rows(directory: Path) -> None:
     store = SqliteStore(directory)
-    store.save([("a", b"1"), ("b", b"1"), ("c", b"1")], [], {"n": 1})
-    store.save([("b", b"two")], ["c", "never seen"], {"n": 2})
-    assert store.load(["a", "b", "c"]) == [b"1", b"two", None]
-    assert store.count() == 2
-    store.save([], [], {"n": 3})
-    assert store.load(["a", "b", "c"]) == [b"1", b"two", None]
+    store.save([("a", b"1"), ("b", b"1"), ("c", b"1")], {"n": 1})
+    store.save([("b", b"two")], {"n": 2})
+    assert store.load(["a", "b", "c"]) == [b"1", b"two", b"1"]
+    assert store.count() == 3
+    store.save([], {"n": 3})
+    assert store.load(["a", "b", "c"]) == [b"1", b"two", b"1"]
     assert store.meta() == {"n": 3}
     store.close()
 
@@ -53,34 +53,34 @@ def test_a_save_changes_only_the_given_rows(directory: Path) -> None:
 def test_long_names_and_large_rows_are_stored(directory: Path) -> None:
     store = SqliteStore(directory)
     long, row = "n" * 1024, random.Random(0).randbytes(5_000_000)
-    store.save([(long, row), (long + "x", b"other")], [], {})
+    store.save([(long, row), (long + "x", b"other")], {})
     assert store.load([long, long + "x"]) == [row, b"other"]
     store.close()
 
 
 def test_a_too_large_row_is_refused_by_name_and_nothing_is_stored(directory: Path) -> None:
     store = SqliteStore(directory)
-    store.save(rows(1), [], {"generation": 1})
+    store.save(rows(1), {"generation": 1})
     with pytest.raises(StateError, match=f"stream 'giant' has {MAX_ROW_BYTES + 1} bytes"):
-        store.save([*rows(2), ("giant", bytes(MAX_ROW_BYTES + 1))], [], {"generation": 2})
+        store.save([*rows(2), ("giant", bytes(MAX_ROW_BYTES + 1))], {"generation": 2})
     assert generation_of(store) == (1, {1})
     store.close()
 
 
 def test_a_failed_save_keeps_the_former_checkpoint(directory: Path) -> None:
     store = SqliteStore(directory)
-    store.save(rows(1), [], {"generation": 1})
+    store.save(rows(1), {"generation": 1})
 
     def broken() -> Iterator[tuple[str, bytes]]:
         yield from rows(2)[:20]
         raise RuntimeError("the engine failed")
 
     with pytest.raises(RuntimeError, match="the engine failed"):
-        store.save(broken(), [], {"generation": 2})
+        store.save(broken(), {"generation": 2})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        store.save(rows(2), [], {"generation": float("nan")})
+        store.save(rows(2), {"generation": float("nan")})
     assert generation_of(store) == (1, {1})
-    store.save(rows(3), [], {"generation": 3})
+    store.save(rows(3), {"generation": 3})
     assert generation_of(store) == (3, {3})
     store.close()
 
@@ -113,7 +113,7 @@ def test_an_unusable_state_directory_is_an_error_with_its_reason(tmp_path: Path)
 def test_opening_logs_the_number_of_streams(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         store = SqliteStore(directory)
-        store.save(rows(1), [], {})
+        store.save(rows(1), {})
         store.close()
         SqliteStore(directory).close()
     assert [r.getMessage() for r in caplog.records] == [
@@ -123,11 +123,11 @@ def test_opening_logs_the_number_of_streams(directory: Path, caplog: pytest.LogC
 
 def test_a_save_writes_only_the_changed_rows(directory: Path) -> None:
     store = SqliteStore(directory)
-    store.save(((f"stream-{i}", bytes(8192)) for i in range(10_000)), [], {})
+    store.save(((f"stream-{i}", bytes(8192)) for i in range(10_000)), {})
     log = directory / f"{DATABASE}-wal"
     store.close()
     store = SqliteStore(directory)
-    store.save(((f"stream-{i}", b"1" * 8192) for i in range(0, 10_000, 1000)), [], {})
+    store.save(((f"stream-{i}", b"1" * 8192) for i in range(0, 10_000, 1000)), {})
     assert log.stat().st_size < 10 * 60_000  # ten rows and their pages, of 82 MB
     store.close()
 

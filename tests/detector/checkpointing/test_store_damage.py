@@ -29,7 +29,7 @@ def alter(directory: Path, *statements: str) -> None:
 
 def test_a_damaged_row_is_an_error_naming_its_stream_and_others_stay_readable(directory: Path) -> None:
     store = SqliteStore(directory)
-    store.save([("good", b"g" * 100), ("web-1/cpu", b"a" * 100_000)], [], {"n": 1})
+    store.save([("good", b"g" * 100), ("web-1/cpu", b"a" * 100_000)], {"n": 1})
     store.close()
     path = directory / DATABASE
     content = bytearray(path.read_bytes())
@@ -40,14 +40,14 @@ def test_a_damaged_row_is_an_error_naming_its_stream_and_others_stay_readable(di
         store.load(["good", "web-1/cpu"])
     assert reported.value.stream == "web-1/cpu"
     assert store.load(["good"]) == [b"g" * 100]
-    store.save([("web-1/cpu", b"b")], [], {"n": 2})
+    store.save([("web-1/cpu", b"b")], {"n": 2})
     assert store.load(["good", "web-1/cpu"]) == [b"g" * 100, b"b"]
     store.close()
 
 
 def test_a_row_found_under_another_streams_name_is_damage(directory: Path) -> None:
     store = SqliteStore(directory)
-    store.save([("a", b"row")], [], {})
+    store.save([("a", b"row")], {})
     store.close()
     alter(directory, "UPDATE streams SET name = x'62'")
     store = SqliteStore(directory)
@@ -58,7 +58,7 @@ def test_a_row_found_under_another_streams_name_is_damage(directory: Path) -> No
 
 def test_a_row_of_a_later_layout_is_refused(directory: Path) -> None:
     store = SqliteStore(directory)
-    store.save([("a", b"row")], [], {})
+    store.save([("a", b"row")], {})
     store.close()
     alter(directory, "UPDATE streams SET layout = 9")
     store = SqliteStore(directory)
@@ -69,7 +69,7 @@ def test_a_row_of_a_later_layout_is_refused(directory: Path) -> None:
 
 def test_damaged_offsets_are_refused(directory: Path) -> None:
     store = SqliteStore(directory)
-    store.save([], [], {"offsets": {"t:0": 7}})
+    store.save([], {"offsets": {"t:0": 7}})
     store.close()
     alter(directory, "UPDATE meta SET document = replace(document, '7', '8')")
     for _ in range(2):  # and releases the directory
@@ -85,7 +85,7 @@ DAMAGE = ["text", "zeros", "first page", "cut", "a middle page", "the rows"]
 def damaged(directory: Path, damage: str) -> bytes:
     """Make a store of many pages and damage its file; return the bytes that lie there now."""
     store = SqliteStore(directory)
-    store.save(rows(1, size=20_000), [], {"generation": 1})
+    store.save(rows(1, size=20_000), {"generation": 1})
     store.close()
     path = directory / DATABASE
     content = path.read_bytes()
@@ -131,8 +131,8 @@ def test_a_damaged_cache_of_a_changelog_is_set_aside_and_rebuilt(
                 store.load(NAMES)
     with closing(SqliteStore(directory, is_cache=True)) as store:
         assert store.meta() is None
-        assert store.names() == []
-        store.save(rows(2), [], {"generation": 2})
+        assert store.unassigned() == []
+        store.save(rows(2), {"generation": 2})
     with closing(SqliteStore(directory, is_cache=True)) as store:
         assert generation_of(store) == (2, {2})
     assert (directory / f"{DATABASE}.damaged").read_bytes() == hit

@@ -23,7 +23,10 @@ from tests.detector.checkpointing.support import generation_of, rows
 # Each line of standard input starts a saver: a fork, since importing takes longer than all that is tested
 SAVERS = """
 import os, sys
-from detector.checkpointing.store import SqliteStore
+from connectors.batches import Partition
+from connectors.kafka.changelog_format import compressed
+from detector.checkpointing.store import PartitionPosition, PartitionRow, SqliteStore
+PLACE = Partition("topic", 0)
 names = [f"host-{i}/cpu" for i in range(400)]
 def save_for_ever():
     print("pid", os.getpid(), flush=True)
@@ -33,9 +36,11 @@ def save_for_ever():
     while True:
         generation += 1
         print("saving", generation, flush=True)
-        row = generation.to_bytes(4, "big") * 2500
+        frame = compressed(generation.to_bytes(4, "big") + os.urandom(10_000))
         gone = [names[generation % 400]]
-        store.save(((n, row) for n in names if n not in gone), gone, {"generation": generation, "gone": gone})
+        rows = [PartitionRow(n, None if n in gone else frame) for n in names]
+        place = {PLACE: PartitionPosition("changelog", generation, generation)}
+        store.save_partitions({PLACE: rows}, place, {"generation": generation, "gone": gone})
         print("saved", generation, flush=True)
 for line in sys.stdin:
     if not (saver := os.fork()):
@@ -84,7 +89,7 @@ def test_kill_9_at_any_moment_leaves_exactly_one_checkpoint(directory: Path) -> 
 def test_a_log_torn_by_a_power_cut_leaves_an_earlier_checkpoint_whole(directory: Path, tmp_path: Path) -> None:
     store = SqliteStore(directory)
     for generation in range(1, 6):
-        store.save(rows(generation), [], {"generation": generation})
+        store.save(rows(generation), {"generation": generation})
     copy = tmp_path / "copy"
     shutil.copytree(directory, copy)  # as a power cut finds the files: the log has not been folded into the database
     store.close()
@@ -110,17 +115,17 @@ from detector.errors import StateError
 from detector.checkpointing.store import SqliteStore
 store = SqliteStore(sys.argv[1])
 names = [f"host-{i}/cpu" for i in range(50)]
-store.save([(n, b"\\0\\0\\0\\1" * 500) for n in names], [], {"generation": 1})
+store.save([(n, b"\\0\\0\\0\\1" * 500) for n in names], {"generation": 1})
 if sys.argv[2] == "limit":
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
-    store.save([(n, b"\\0\\0\\0\\2" * 50_000) for n in names], [], {"generation": 2})
+    store.save([(n, b"\\0\\0\\0\\2" * 50_000) for n in names], {"generation": 2})
 except StateError as error:
     print(error)
 print(store.meta()["generation"], {row[:4] for row in store.load(names)} == {b"\\0\\0\\0\\1"})
 if sys.argv[2] == "limit":
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-store.save([(n, b"\\0\\0\\0\\3" * 10) for n in names], [], {"generation": 3})
+store.save([(n, b"\\0\\0\\0\\3" * 10) for n in names], {"generation": 3})
 print(store.meta()["generation"])
 store.close()
 """

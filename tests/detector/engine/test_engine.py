@@ -34,12 +34,12 @@ def test_a_young_stream_is_warming_up_and_scores_zero(model: Weights, features: 
     early = run(engine, in_batches(events[: warmup - 2], 50))
     assert early.warming.all()
     assert not early.score.any()
-    assert engine.streams.warming() == 1
+    assert engine.streams.census().warming == 1
 
     late = run(engine, in_batches(events[warmup - 2 :], 50))
     assert not late.warming[3:].any()
     assert late.score.any()
-    assert engine.streams.warming() == 0
+    assert engine.streams.census().warming == 0
 
 
 def test_forecasts_begin_with_the_second_event(model: Weights) -> None:
@@ -166,7 +166,7 @@ def test_features_above_the_limit_are_dropped_and_counted(model: Weights) -> Non
     steps = [engine.step(batch_of([Event("s", t, crowd)])) for t in range(1, 4)]
 
     assert [step.features_dropped for step in steps] == [5, 5, 5]
-    assert engine.streams.lane_count() == MAX_LANES
+    assert engine.streams.census().lanes == MAX_LANES
     assert np.diff(steps[-1].scores.start).tolist() == [MAX_LANES]
     assert (steps[-1].scores.observation < MAX_LANES).all()
     alone = engine.step(batch_of([Event("s", 9, {"another": 1.0})]))
@@ -192,9 +192,9 @@ def test_above_max_streams_the_longest_idle_streams_are_evicted(model: Weights) 
 
     assert step.evicted == 2
     assert set(engine.streams.states.slots) == {"a", "d", "e"}
-    assert engine.streams.pending_count == 2
+    assert len(engine.streams.spill) == 2
     assert {name for name, _ in engine.streams.drain()} == set("abcde")
-    assert engine.streams.pending_count == 0
+    assert len(engine.streams.spill) == 0
     assert list(engine.streams.drain()) == []
 
 

@@ -156,9 +156,9 @@ def test_a_stream_whose_clock_stands_still_is_logged_once(model: Weights) -> Non
     reported = [name for batch in in_batches([*calm(300), *stuck], 7) for name in engine.step(batch).blocked]
 
     assert reported == ["s"]
-    assert engine.streams.blocked() == 1
+    assert engine.streams.census().blocked == 1
     engine.step(batch_of(calm(1, start=START + 300 * MINUTE)))
-    assert engine.streams.blocked() == 0
+    assert engine.streams.census().blocked == 0
 
 
 def test_an_incident_with_a_time_ahead_starts_before_it_ends(model: Weights) -> None:

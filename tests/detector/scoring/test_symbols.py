@@ -233,7 +233,7 @@ def test_a_replay_from_the_last_checkpoint_gives_the_same_symbol_scores(
     engine = Engine(model, fetch=store.load)
     before = [*in_batches(events[:checkpoint], 500)]
     kept = run(engine, before)
-    store.save(engine.streams.drain(), [], {})
+    store.save(engine.streams.drain(), {})
     run(engine, in_batches(events[checkpoint:cut], 500))  # scored, and lost with the process
     store.close()
 

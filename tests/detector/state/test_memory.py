@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from connectors.batches import EventBatch
 from detector.config.sections import MIN_STATE_BYTES
-from detector.engine import chunks
+from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
 from detector.service.engine_setup import BASE_BYTES, SHARE, log_capacity, memory_limit
-from detector.state.arena import PAGE, GrowableArray, machine_bytes
-from detector.state.spill import SpillBuffer
-from detector.state.stream_cache import PORTION
-from detector.state.tables import Table
+from detector.state.stream_cache import PORTION, SpillBuffer
+from detector.state.tables import PAGE, GrowableArray, Table, machine_bytes
 from tests.detector.engine.restarts import assert_same
 from tests.streams import MINUTE, START, Event, batch_of, in_batches, numbered, run
 from training.network.weights import Weights
@@ -92,7 +90,7 @@ def test_growing_a_table_does_not_copy_its_rows() -> None:
 
 
 def test_an_array_that_outgrows_its_reservation_keeps_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detector.state.arena.RESERVED", 0)
+    monkeypatch.setattr("detector.state.tables.RESERVED", 0)
     array = GrowableArray(np.dtype(np.int64))
     for rows in (10, 1_000, 100_000):
         array.resize(rows)
@@ -186,7 +184,7 @@ def test_streams_of_a_thousand_features_are_scored_one_by_one(model: Weights, tm
 def test_a_very_large_batch_is_scored_in_parts(model: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     events = crowd(2, streams=60, rows=3)
     reference = run(Engine(model), in_batches(events, 1_000))
-    monkeypatch.setattr(chunks, "MAX_OBSERVATIONS", 100)
+    monkeypatch.setattr(engine_module, "MAX_OBSERVATIONS", 100)
     assert_same(run(Engine(model), in_batches(events, 1_000)), reference)
 
 
@@ -244,7 +242,7 @@ def test_spilled_rows_above_the_limit_go_to_disk(tmp_path: Path) -> None:
     assert len(spill) == 20
     assert dict(spill.items()) == rows | {"s3": b"new", "s19": b"newer"}
     assert spill.pop("s7") == rows["s7"]
-    assert spill.pop("s7") is None
+    assert spill.pop("s7", None) is None
     assert "s7" not in spill
     assert not list(tmp_path.iterdir())  # the file has no name: it is gone with the process, however that ends
 
