@@ -9,11 +9,11 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -26,7 +26,7 @@ from connectors.files.settings import FileSettings
 from connectors.files.source import FileSource
 from detector.commands import LOOKAHEAD_NOTE
 from detector.commands.outputs import OutputFile
-from detector.commands.score_table import PER_FEATURE, ScoreTable, cells, feature_cells, feature_columns
+from detector.commands.score_table import ScoreTable
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.errors import UsageError
@@ -36,14 +36,12 @@ from detector.service.model_choice import first_model
 from training.evaluate import average_precision, incident_table, incidents, roc_auc, rows_in_windows
 
 if TYPE_CHECKING:
-    from detector.commands.smooth import ScoredHistory, Smoothed
+    from detector.commands.smooth import ScoredHistory
 
 logger = logging.getLogger(__name__)
 
-LOOKAHEAD_PREFIX = "lookahead_"  # begins the name of every column that knows the future
 MAX_NAMES = 5  # streams named in a line
 MAX_LOGGED_REJECTIONS = 10
-ROWS_AT_ONCE = 10_000  # of the extra columns, as text
 
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
@@ -69,7 +67,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
             " see section [decode]" + (f", and {output.path} stays as it was" if output else "")
         )
     if table is not None:
-        table.close(*(lookahead_columns(history, settings) if history is not None else ()))
+        table.close(*(history.columns(first_model(settings), device_of(settings)) if history is not None else ()))
     if history is not None:
         print(f"longwatch: {options.output} has columns named lookahead_... . {LOOKAHEAD_NOTE}", file=sys.stderr)
     report = sys.stderr if output and output.is_standard_output else sys.stdout
@@ -86,15 +84,6 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         print(f"\n{evaluation(streams, labels)}", file=report)
 
 
-class ScoredStream(NamedTuple):
-    """One stream's scored events in order of time, for an evaluation; every array is [events]."""
-
-    name: str
-    time: Int64  # ns
-    score: Float64
-    alert: Bool
-
-
 class ScoredStreams:
     """Collects the scores of every stream."""
 
@@ -108,16 +97,14 @@ class ScoredStreams:
         stream = numbered(batch.streams, self._numbers)[batch.stream[event]]
         self._parts.append((stream, batch.time[event], scores.score, scores.alert))
 
-    def by_name(self) -> list[ScoredStream]:
-        """Return each stream whole, sorted by name."""
+    def by_name(self) -> dict[str, tuple[Int64, Float64, Bool]]:
+        """Return each stream's times (ns), scores and alerts, [events] in order of time; streams sorted by name."""
         names = list(self._numbers)
         stream, time_, score, alert = map(np.concatenate, zip(*self._parts, strict=True))
         order = np.lexsort((time_, stream))  # stable
-        edges = np.flatnonzero(np.diff(stream[order])) + 1
-        return sorted(
-            ScoredStream(names[stream[rows[0]]], time_[rows], score[rows], alert[rows])
-            for rows in np.split(order, edges)
-        )
+        groups = np.split(order, np.flatnonzero(np.diff(stream[order])) + 1)
+        found = {names[stream[rows[0]]]: (time_[rows], score[rows], alert[rows]) for rows in groups}
+        return dict(sorted(found.items()))
 
 
 @dataclass(slots=True)
@@ -166,26 +153,6 @@ def replay(paths: Sequence[str], settings: Settings, takers: Sequence[Callable[[
     return result
 
 
-def lookahead_columns(history: ScoredHistory, settings: Settings) -> tuple[list[str], Iterator[str]]:
-    """Return names and rows of the columns that a pass over all of `history`, backwards too, adds to its table."""
-    from training.network.model import Forecaster  # noqa: PLC0415 - with torch, which the engine does not need on a CPU
-
-    model = Forecaster.of(first_model(settings)).to(device_of(settings))
-    with tqdm(desc="looking ahead", total=len(history), unit=" values", unit_scale=True, disable=None) as bar:
-        smoothed = history.smoothed(model, bar.update)
-    names = feature_columns([LOOKAHEAD_PREFIX + kind for kind in PER_FEATURE], history.features)
-    return [LOOKAHEAD_PREFIX + "score", *names], _rows(history, smoothed)
-
-
-def _rows(history: ScoredHistory, smoothed: Smoothed) -> Iterator[str]:
-    start, feature, (score, *bands) = history.start(), history.feature(), smoothed
-    for first in range(0, len(score), ROWS_AT_ONCE):
-        edges = start[first : first + ROWS_AT_ONCE + 1]
-        here = slice(int(edges[0]), int(edges[-1]))
-        table = feature_cells(edges, feature[here], [band[here] for band in bands], len(history.features))
-        yield from map(cells, np.column_stack((score[first : first + ROWS_AT_ONCE], table)).tolist())
-
-
 def _some(names: Iterable[str]) -> str:
     shown = [repr(name) for name in islice(names, MAX_NAMES + 1)]
     return ", ".join([*shown[:MAX_NAMES], "..."] if len(shown) > MAX_NAMES else shown) or "none"
@@ -198,17 +165,18 @@ def evaluation(streams: ScoredStreams, labels: dict[str, list[Window]]) -> str:
     """
     judged, scores, rows = [], [], []
     scored = streams.by_name()
-    for one in scored:
-        windows = windows_of(labels, one.name)
+    for name, (time_, score, alert) in scored.items():
+        windows = windows_of(labels, name)
         if windows is None:
-            logger.warning("stream %r is not named in the labels: left out of the figures", one.name)
+            logger.warning("stream %r is not named in the labels: left out of the figures", name)
             continue
-        judged.append(incidents(one.name, one.time, one.alert, windows))
-        scores.append(one.score)
-        rows.append(rows_in_windows(one.time, windows))
+        judged.append(incidents(name, time_, alert, windows))
+        scores.append(score)
+        rows.append(rows_in_windows(time_, windows))
     if not judged:
-        found = _some(one.name for one in scored)
-        raise LabelsError(f"the labels name none of the streams: they name {_some(labels)}, scored were {found}")
+        raise LabelsError(
+            f"the labels name none of the streams: they name {_some(labels)}, scored were {_some(scored)}"
+        )
     score, labelled = np.concatenate(scores), np.concatenate(rows)
     auc, precision = roc_auc(score, labelled), average_precision(score, labelled)
     return (

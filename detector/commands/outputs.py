@@ -15,8 +15,6 @@ from typing import IO, TextIO
 from connectors.errors import UserError
 from connectors.files.lines import FileError
 
-STANDARD_OUTPUT = "-"
-
 
 class OutputFile:
     """A text file that appears whole or not at all; a pipe, a device or a link is written to in place.
@@ -26,12 +24,12 @@ class OutputFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.is_standard_output = str(path) == STANDARD_OUTPUT or _is_standard_output(path)
+        self.is_standard_output = str(path) == "-" or _is_standard_output(path)
         self._open: TextIO | None = None  # what is written to in place
         try:
             if self.is_standard_output:
                 self._open = sys.stdout
-            elif _must_not_be_replaced(path):
+            elif os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):  # must not be replaced
                 # not emptied before there is something to write
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 self._open = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
@@ -82,14 +80,6 @@ def _is_standard_output(path: Path) -> bool:
         return False
 
 
-def _must_not_be_replaced(path: Path) -> bool:
-    """Whether there is something here that a file must not replace."""
-    try:
-        return not stat.S_ISREG(path.lstat().st_mode)
-    except FileNotFoundError:
-        return False
-
-
 def nearest_existing(path: Path) -> Path:
     """Return the path where it exists, else its nearest ancestor that does."""
     place = path.absolute()
@@ -101,13 +91,13 @@ def nearest_existing(path: Path) -> Path:
 def check_folder(option: str, folder: Path) -> None:
     """Raise FileError where a folder cannot be written to or made; changes nothing."""
     place = nearest_existing(folder)
-    why = ""
     if not place.is_dir():
         why = f"{place} is no directory"
     elif not os.access(place, os.W_OK | os.X_OK):
         why = f"user id {os.geteuid()} may not write to {place}"
-    if why:
-        raise FileError(f"{option} {folder}: cannot be written: {why}")
+    else:
+        return
+    raise FileError(f"{option} {folder}: cannot be written: {why}")
 
 
 class PlotError(UserError):

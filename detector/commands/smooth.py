@@ -19,21 +19,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import stdtr
+from tqdm import tqdm
 
 from connectors.batches import Float64, Int64, Scores, numbered
 from connectors.errors import UserError
+from detector.commands.score_table import PER_FEATURE, cells, feature_cells, feature_columns
 from training.network.inputs import INPUTS, LIMIT, MAX_VALUE, WARM_UP_EVENTS, Observations, inputs_of
 from training.network.model import Forecaster
+from training.network.weights import Weights
 
+PREFIX = "lookahead_"  # begins the name of every column that knows the future
 MAX_OBSERVATIONS = 20_000_000  # held at once: 24 bytes a value as read and 32 of answers, 1.1 GB
 AT_ONCE = 2_000_000  # observations under way: with inputs, frames and forecasts of both directions 250 bytes each
 LANES_AT_ONCE = 256  # that torch steps together; the longest of them pads the others
+ROWS_AT_ONCE = 10_000  # of the table, as text
 TIME_AT_ONCE = 1024  # events of each that torch steps in one go, the state carried on: bounds its memory
 INSIDE_BAND = 0.99  # share of a lane's events between lower and upper, as of the engine's band
 WEEK = 604_800_000_000_000  # ns
@@ -59,11 +65,9 @@ class Smoothed(NamedTuple):
 class ScoredHistory:
     """Collects scored events, as the engine hands them out, until all are there to be smoothed."""
 
-    def __init__(self, most: int = MAX_OBSERVATIONS) -> None:
-        """Hold at most so many observations."""
-        self._most = most
+    def __init__(self) -> None:
         self._streams: dict[str, int] = {}
-        self.features: dict[str, int] = {}  # numbered as they come: as ScoreTable's columns
+        self._features: dict[str, int] = {}  # numbered as they come: as ScoreTable's columns
         self._parts: list[tuple[Int64, Int64, Float64]] = []  # lane, time and value, each [observations]
         self._counts = [np.zeros(1, np.int64)]  # [events] observations
         self._observations = 0
@@ -72,34 +76,36 @@ class ScoredHistory:
         """Add a batch. Raises SmoothError when there are too many values in all."""
         batch, rows = scores.batch, scores.observation
         self._observations += len(rows)
-        if self._observations > self._most:
+        if self._observations > MAX_OBSERVATIONS:
             raise SmoothError(
-                f"the files hold over {self._most:,} values, more than --smooth keeps in memory: "
+                f"the files hold over {MAX_OBSERVATIONS:,} values, more than --smooth keeps in memory: "
                 "smooth a part of them, or go without --smooth"
             )
         count = np.diff(scores.start)
         event = np.repeat(scores.event, count)
-        streams, features = numbered(batch.streams, self._streams), numbered(batch.features, self.features)
+        streams, features = numbered(batch.streams, self._streams), numbered(batch.features, self._features)
         lane = streams[batch.stream[event]] * _STREAM + features[batch.feature[rows]]
         self._parts.append((lane, batch.time[event], batch.value[rows]))
         self._counts.append(count)
 
-    def __len__(self) -> int:
-        """Return the number of observations."""
-        return self._observations
-
-    def smoothed(self, model: Forecaster, on_done: Callable[[int], object] = lambda _: None) -> Smoothed:
-        """Return what both directions say of all events; `on_done` is called with the number of observations done."""
+    def columns(self, weights: Weights, device: str) -> tuple[list[str], Iterator[str]]:
+        """Return names and rows of the columns that a pass over all of it, backwards too, adds to a ScoreTable."""
         lane, time, value = map(np.concatenate, zip(*self._parts, strict=True))
-        return smooth(model, lane, time, value, self.start(), on_done)
+        start = np.cumsum(np.concatenate(self._counts))
+        model = Forecaster.of(weights).to(device)
+        with tqdm(desc="looking ahead", total=len(lane), unit=" values", unit_scale=True, disable=None) as bar:
+            smoothed = smooth(model, lane, time, value, start, bar.update)
+        names = feature_columns([PREFIX + kind for kind in PER_FEATURE], self._features)
+        return [PREFIX + "score", *names], _rows(smoothed, start, lane % _STREAM, len(self._features))
 
-    def start(self) -> Int64:
-        """Return the first observation of each event, [events + 1]."""
-        return np.cumsum(np.concatenate(self._counts))
 
-    def feature(self) -> Int64:
-        """Return each observation's index into `features`, [observations]."""
-        return np.concatenate([lane for lane, _, _ in self._parts]) % _STREAM
+def _rows(smoothed: Smoothed, start: Int64, feature: Int64, features: int) -> Iterator[str]:
+    score, *bands = smoothed
+    for first in range(0, len(score), ROWS_AT_ONCE):
+        edges = start[first : first + ROWS_AT_ONCE + 1]
+        here = slice(int(edges[0]), int(edges[-1]))
+        table = feature_cells(edges, feature[here], [band[here] for band in bands], features)
+        yield from map(cells, np.column_stack((score[first : first + ROWS_AT_ONCE], table)).tolist())
 
 
 def smooth(
@@ -122,7 +128,7 @@ def smooth(
     for rows in _whole_lanes(lane, order):
         tail, expected[rows], spread = _both_ways(model, lane[rows], time[rows], value[rows])
         edges = np.flatnonzero(np.diff(lane[rows], prepend=-1, append=-1))
-        for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        for a, b in pairwise(edges.tolist()):
             one = rows[a:b]
             moves = value[one].min() < value[one].max()  # where nothing does, one is as odd as the other: not at all
             share[one] = tail_share(tail[a:b] if moves else 0.0 * tail[a:b])
@@ -161,7 +167,7 @@ def _whole_lanes(lane: Int64, order: Int64) -> Iterator[Int64]:
     """Yield `order` in parts that hold whole lanes, about AT_ONCE observations each or one lane that is longer."""
     edges = np.append(np.flatnonzero(np.diff(lane[order], prepend=-1)), len(order))
     first = 0
-    for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+    for a, b in pairwise(edges.tolist()):
         if a > first and b - first > AT_ONCE:
             yield order[first:a]
             first = a
@@ -176,11 +182,9 @@ def _both_ways(model: Forecaster, lane: Int64, time: Int64, value: Float64) -> t
     # Mirrored at a week's end, so that what shares a slot of the day or week still does: such is the time of profiles.
     mirrored = (int(time.max()) // WEEK + 1) * WEEK - EDGE - time[back]
     future = _one_way(model, lane[back], mirrored, value[back], backwards=True)[:, back]
-    weight = np.stack([past[3], future[3]])
-    total = weight.sum(axis=0)
+    tails, locations, scales, weight = np.stack([past, future], axis=1)  # each [2, observations]
     with np.errstate(invalid="ignore", divide="ignore"):
-        weight /= total  # NaN where neither direction has a forecast
-    tails, locations, scales = (np.stack([past[k], future[k]]) for k in range(3))
+        weight = weight / weight.sum(axis=0)  # NaN where neither direction has a forecast
     expected = (weight * locations).sum(axis=0)
     variance = (weight * (scales**2 + (locations - expected) ** 2)).sum(axis=0)
     return (weight * tails).sum(axis=0), expected, np.sqrt(variance)

@@ -65,8 +65,8 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
             f"train: --diagnose {diagnosis}: a name that ends in .html is expected; name FILEs before --diagnose"
         )
     learning = settings.training.learning(options.learning)
-    asked = {name: getattr(options, name) for name in ("layers", "attention_window", "dropout")}
-    shape = {name: value for name, value in asked.items() if value is not None}
+    named = ("layers", "attention_window", "dropout")
+    shape = {name: value for name in named if (value := getattr(options, name)) is not None}
     check_folder("--output", options.output)  # not after minutes of training
     if diagnosis is not None:
         check_folder("--diagnose", diagnosis.parent)

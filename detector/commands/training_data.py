@@ -134,25 +134,21 @@ def build_training_data(events: EventColumns, settings: Settings, horizons: tupl
     inputs, frames = inputs_of(Observations(lane, clock, value))
 
     edges = np.searchsorted(lane, np.arange(len(numbers) + 1)).tolist()
-    spans = [slice(*edge) for edge in pairwise(edges)]
-    used = [
-        number
-        for number, rows in enumerate(spans)
-        if rows.stop - rows.start >= MIN_EVENTS and inputs[rows, VALUE].std() > MIN_MOVEMENT
-    ]
-    lengths = np.array([spans[number].stop - spans[number].start for number in used], np.int64)
+    target = np.empty((len(horizons), len(lane)), np.float32)
+    usable = np.zeros(len(numbers), np.bool_)  # [lanes]
+    for number, (a, b) in enumerate(pairwise(edges)):
+        usable[number] = b - a >= MIN_EVENTS and inputs[a:b, VALUE].std() > MIN_MOVEMENT
+        if usable[number]:
+            for h, horizon in enumerate(horizons):
+                targets(value[a:b], frames[a:b], horizon, target[h, a:b])
+    used, learnable = np.flatnonzero(usable), usable[lane]  # learnable: [observations]
+    lengths = np.diff(edges)[used]
     start = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    target = np.empty((int(start[-1]), len(horizons)), np.float32)
-    for first, number in zip(start.tolist(), used, strict=False):
-        rows = spans[number]
-        ahead = np.empty((len(horizons), rows.stop - rows.start), np.float32)
-        for h, horizon in enumerate(horizons):
-            targets(value[rows], frames[rows], horizon, ahead[h])
-        target[first : first + len(ahead.T)] = ahead.T
+    target = np.ascontiguousarray(target.T[learnable])  # [rows, horizons]
     known = np.isfinite(target)
     known &= (np.arange(len(target)) - np.repeat(start[:-1], lengths) >= WARM_UP_EVENTS)[:, None]
     recorded = Recorded(
-        np.concatenate([inputs[:0], *(inputs[spans[number]] for number in used)]),
+        inputs[learnable],
         np.nan_to_num(target),
         known,
         start,
@@ -162,8 +158,8 @@ def build_training_data(events: EventColumns, settings: Settings, horizons: tupl
     )
     streams, features = list(events.streams), list(events.features)
     excerpts = []
-    for place in np.unique(np.linspace(0, len(used) - 1, EXCERPTS).astype(np.int64)).tolist() if used else []:
-        rows = spans[used[place]]
+    for place in np.unique(np.linspace(0, len(used) - 1, EXCERPTS).astype(np.int64)).tolist() if len(used) else []:
+        rows = slice(edges[used[place]], edges[used[place] + 1])
         stream_number, feature_number = divmod(int(numbers[used[place]]), len(features))
         name = f"{streams[stream_number]}, {features[feature_number]}"
         excerpts.append(Excerpt(name, int(start[place]), clock[rows].copy(), value[rows].copy(), frames[rows].copy()))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from detector.commands.demo import _demo_settings
 from detector.commands.demo_report import Series
-from detector.commands.diagnosis_plots import ForecastSeries, _draw_forecast
+from detector.commands.diagnosis import _draw_forecast
 from detector.commands.plot_style import html_page, save_png
 from detector.commands.plots import plot_overview, plot_stream
 from detector.config.settings import load_settings
@@ -51,9 +51,7 @@ def test_plots_and_pages_escape_any_name(tmp_path: Path, name: str) -> None:
     save_png(plot_stream(series(name)), tmp_path / "stream.png")
     save_png(plot_overview([series(name)], name), tmp_path / "overview.png")
     figure, value = Figure(figsize=(6, 3)), np.arange(9.0)
-    _draw_forecast(
-        figure.subplots(), ForecastSeries(name, 1, 10**18 + np.arange(9), value, value, value - 1, value + 1)
-    )
+    _draw_forecast(figure.subplots(), name, 10**18 + np.arange(9), value, value, value - 1, value + 1)
     figure.savefig(tmp_path / "forecast.svg")
     text = html_page(name, [name], name, [(name, tmp_path / "stream.png")])
     for mark in ("<script", "<img src=x"):

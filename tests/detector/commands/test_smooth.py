@@ -197,8 +197,9 @@ def test_late_events_are_smoothed_in_their_time_order(prior: Forecaster) -> None
         np.testing.assert_array_equal(one[mixed], other)
 
 
-def test_a_too_long_history_is_an_error_with_advice() -> None:
-    history = ScoredHistory(most=10)
+def test_a_too_long_history_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.commands.smooth.MAX_OBSERVATIONS", 10)
+    history = ScoredHistory()
     history.add(_scores(10))
     with pytest.raises(SmoothError, match=r"over 10 values.*--smooth.*a part of them"):
         history.add(_scores(1))
