@@ -26,6 +26,7 @@ from connectors.decode.payload import (
     csv_layout,
     document,
     field_path,
+    find,
     shown,
 )
 from connectors.decode.settings import REASONS, TEMPLATE_FIELD, DecodeSettings
@@ -62,9 +63,7 @@ class Decoder:
         the record's own bytes (of a batch: those of the rejected event).
         """
         if self._batch is None and not raw.csv:
-            for parser in (self._numbers, self._quick):
-                if parser is None:
-                    continue
+            for parser in filter(None, (self._numbers, self._quick)):
                 batch = plain_batch(raw, parser, self._settings, codes=parser is self._quick)
                 if batch is not None:
                     return batch, []
@@ -136,8 +135,8 @@ class Decoder:
         if type(record) is not dict:
             raise RejectionError("not_an_object", f"found {shown(record)}, expected a JSON object")
         settings = self._settings
-        values, one, stamp = self._values.find(record), self._value.find(record), self._timestamp.find(record)
-        code = self._code.find(record)
+        values, one = find(record, self._values), find(record, self._value)
+        stamp, code = find(record, self._timestamp), find(record, self._code)
         if values is None and one is None and code is None:
             raise RejectionError(
                 "no_value",

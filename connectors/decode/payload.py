@@ -41,32 +41,27 @@ class RejectionError(Exception):
         self.reason = reason
 
 
-class FieldPath:
-    """Where a field is: dots lead into objects; a key that holds the dots itself wins, the longest first."""
-
-    def __init__(self, path: str) -> None:
-        parts = path.split(".")
-        self._cuts = [
-            (".".join(parts[:cut]), field_path(".".join(parts[cut:])) if cut < len(parts) else None)
-            for cut in range(len(parts), 0, -1)
-        ]
-
-    def find(self, node: Any) -> Any:
-        """Return what is there, or None where nothing is, or null."""
-        if type(node) is dict:
-            for key, rest in self._cuts:
-                found = node.get(key)
-                if rest is not None:
-                    found = rest.find(found)
-                if found is not None:
-                    return found
-        return None
+Path = tuple[tuple[str, "Path | None"], ...]  # keys to look for, and where then in what is there; None: it is found
 
 
-@functools.cache
-def field_path(path: str) -> FieldPath:
-    """Return the path, made once, since the paths within a path share their ends."""
-    return FieldPath(path)
+@functools.cache  # the paths within a path share their ends
+def field_path(path: str) -> Path:
+    """Return where a field is: dots lead into objects; a key that holds the dots itself wins, the longest first."""
+    parts = path.split(".")
+    cuts = range(len(parts), 0, -1)
+    return tuple((".".join(parts[:cut]), field_path(".".join(parts[cut:])) if parts[cut:] else None) for cut in cuts)
+
+
+def find(node: Any, path: Path) -> Any:
+    """Return what is there, or None where nothing is, or null."""
+    if type(node) is dict:
+        for key, rest in path:
+            found = node.get(key)
+            if rest is not None:
+                found = find(found, rest)
+            if found is not None:
+                return found
+    return None
 
 
 class NameTemplate:
@@ -83,7 +78,7 @@ class NameTemplate:
 
     def name(self, record: dict[str, Any]) -> str | None:
         """Return the name, None if it is optional and missing. Raises RejectionError."""
-        return self._filled([(field, path.find(record)) for field, path in self._fields])
+        return self._filled([(field, find(record, path)) for field, path in self._fields])
 
     def columns(self, names: Sequence[str]) -> tuple[int, ...] | None:
         """Return where a CSV header has the template's fields, None where one is missing."""
@@ -114,13 +109,10 @@ def document(value: bytes) -> Any:
     if value[0] == 0:
         raise RejectionError("unsupported", "begins with a zero byte, as schema-registry framing does; send plain JSON")
     try:
-        return msgspec.json.decode(value)
-    except RecursionError:
-        raise RejectionError("too_deep", "nested too deeply") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        pass  # NaN, a byte-order mark, a lone surrogate, a number beyond float64: read on
-    try:
-        return _LENIENT.decode(value.decode("utf-8-sig"))
+        try:
+            return msgspec.json.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError):  # NaN, a byte-order mark, a number beyond float64 ...
+            return _LENIENT.decode(value.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise RejectionError("not_utf8", f"{error.reason} (byte {error.start})") from None
     except RecursionError:
