@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from connectors.batches import Alert
@@ -23,11 +22,9 @@ from connectors.common.background import OngoingProblem
 from connectors.decode.timestamps import parse_time
 from connectors.json_records import AlertRecord
 from connectors.kafka.client_internals import position_of, request_rebalance
-from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import connect
 from connectors.kafka.errors import KafkaConnectorError, explain_error, is_permanent
-from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS
-from connectors.kafka.names import feed_group
+from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS, consumer_options
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.sinks import GROUP_HEADER
 from connectors.protocols import AlertSink, NotWrittenError
@@ -35,6 +32,7 @@ from connectors.protocols import AlertSink, NotWrittenError
 log = logging.getLogger(__name__)
 
 POLL_MS = 300
+MAX_POLL_RECORDS = 500  # alerts of one poll: each may have a megabyte
 # A new group begins with the alerts since the worker's start, and a little before: clocks differ, and another worker
 # may have written some. The outbox recognises by their ids those that it has delivered.
 BEFORE_START_SECONDS = 60.0
@@ -65,7 +63,7 @@ class AlertFeed(threading.Thread):
     def __init__(self, settings: KafkaSettings, sink: AlertSink) -> None:
         super().__init__(name="alert-feed", daemon=True)
         self._settings, self._sink = settings, sink
-        self._group, self._own = feed_group(settings.group_id), settings.group_id.encode()
+        self._group, self._own = settings.feed_group, settings.group_id.encode()
         self._since_ms = round((time.time() - BEFORE_START_SECONDS) * 1000)
         self._stopping = threading.Event()
         self._committed: dict[TopicPartition, int] = {}  # as far as this thread knows
@@ -200,19 +198,9 @@ class AlertFeed(threading.Thread):
     def _make_consumer(self) -> KafkaConsumer:
         settings = self._settings
         instance = f"{settings.group_instance_id}-webhook" if settings.group_instance_id else None
-        try:
-            return KafkaConsumer(
-                **client_options(settings),
-                group_id=self._group,
-                group_instance_id=instance,
-                partition_assignment_strategy=[CooperativeStickyAssignor],
-                session_timeout_ms=round(settings.session_timeout_seconds * 1000),
-                heartbeat_interval_ms=round(settings.session_timeout_seconds * 1000 / 4),
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                isolation_level="read_committed",
-                bootstrap_timeout_ms=BOOTSTRAP_MS,
-                metrics_enabled=False,
-            )
-        except ValueError as error:
-            raise KafkaConnectorError(f"kafka-python refuses the settings: {error}") from None
+        options = consumer_options(settings, read_committed=True, max_poll_records=MAX_POLL_RECORDS) | {
+            "group_id": self._group,
+            "group_instance_id": instance,
+            "allow_auto_create_topics": True,  # it may be here before the first alert
+        }
+        return KafkaConsumer(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)

@@ -18,7 +18,6 @@ from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import Conversation, NoAnswerError, conversation
 from connectors.kafka.diagnosis import Cluster, Topic, describe
 from connectors.kafka.errors import KafkaConnectorError, explain_error, principal
-from connectors.kafka.names import feed_group, transactional_id
 from connectors.kafka.settings import KafkaSettings
 
 NOBODY = "config-check"  # a member of no group
@@ -27,12 +26,9 @@ ANSWER_MS = 5_000
 _CREATE = 19  # the request's number
 _BROKER, _TOPIC = 4, 2  # resources that have settings
 _NOT_CONTROLLER, _EXISTS = 41, 36  # error codes
-_REFUSALS = {  # error codes that say that a right is missing; others come after the check of the right
-    29: "TopicAuthorizationFailedError",
-    30: "GroupAuthorizationFailedError",
-    31: "ClusterAuthorizationFailedError",
-    53: "TransactionalIdAuthorizationFailedError",
-}
+# Error codes that say that a right is missing (on a topic, group, the cluster, a transactional id); others come after
+# the check of the right
+_REFUSALS = 29, 30, 31, 53
 
 
 class Uses(NamedTuple):
@@ -171,14 +167,14 @@ def _names(settings: KafkaSettings, uses: Uses, talk: Conversation, writes: bool
     from kafka.protocol.consumer.group import HeartbeatRequest  # noqa: PLC0415 - a release may have none
     from kafka.protocol.producer.transaction import EndTxnRequest, InitProducerIdRequest  # noqa: PLC0415
 
-    for group in (settings.group_id, feed_group(settings.group_id)) if uses.feed else (settings.group_id,):
+    for group in (settings.group_id, settings.feed_group) if uses.feed else (settings.group_id,):
         answer = talk.ask(HeartbeatRequest(version=0, group_id=group, generation_id=-1, member_id=NOBODY))
         yield Finding(f"group {group}", _refusal(settings, answer.error_code, group), "Read")
     if writes:
         answer = talk.ask(InitProducerIdRequest(version=0, transactional_id=None, transaction_timeout_ms=1))
         yield Finding("idempotent writing", _refusal(settings, answer.error_code), "allowed")
     if uses.changelog:
-        name = transactional_id(settings.group_id, settings.group_instance_id or NOBODY)
+        name = settings.transactional_id(settings.group_instance_id or NOBODY)
         answer = talk.ask(
             EndTxnRequest(version=0, transactional_id=name, producer_id=NO_PRODUCER, producer_epoch=0, committed=False)
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ssl
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from connectors.common.certificates import load_key_pair
 from connectors.kafka.errors import TlsError
-from connectors.kafka.oauth import TokenError, Tokens, TokenSource, from_endpoint, from_file
+from connectors.kafka.oauth import Tokens, from_endpoint, from_file
 from connectors.kafka.settings import KafkaSettings
 
 RECONNECT_MAX_MS = 5_000  # the client's own longest back-off after an outage; its default is 30 s
@@ -38,10 +39,7 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ssl_cafile or None)
-    except (OSError, ssl.SSLError) as error:
-        raise TlsError(f"kafka.ssl_cafile {settings.ssl_cafile}: no PEM certificates can be read: {error}") from None
+    context = _trusting("kafka.ssl_cafile", settings.ssl_cafile)
     context.check_hostname = settings.ssl_check_hostname
     if settings.ssl_certfile:
         password = settings.ssl_key_password.get_secret_value()
@@ -50,26 +48,24 @@ def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
     return context
 
 
+def _trusting(setting: str, cafile: str) -> ssl.SSLContext:
+    """Return a context that trusts the authorities in a file, or the system's."""
+    try:
+        return ssl.create_default_context(cafile=cafile or None)
+    except (OSError, ssl.SSLError) as error:
+        raise TlsError(f"{setting} {cafile}: no PEM certificates can be read: {error}") from None
+
+
 def _tokens(settings: KafkaSettings) -> Tokens:
     """Return what the client asks for a token."""
     from kafka.net.sasl.oauth import AbstractTokenProvider  # noqa: PLC0415 - a release may have none
 
     AbstractTokenProvider.register(Tokens)
     extensions = dict(extension.split("=", 1) for extension in settings.sasl_oauth_extensions)
-    return Tokens(_token_source(settings), extensions, time.monotonic)
-
-
-def _token_source(settings: KafkaSettings) -> TokenSource:
     if settings.sasl_oauth_token_file:
-        return from_file(settings.sasl_oauth_token_file)
-    try:
-        return from_endpoint(
-            settings.sasl_oauth_token_endpoint_url,
-            settings.sasl_oauth_client_id,
-            settings.sasl_oauth_client_secret.get_secret_value(),
-            settings.sasl_oauth_scope,
-            settings.sasl_oauth_ssl_cafile,
-            time.monotonic,
-        )
-    except TokenError as error:
-        raise TlsError(str(error)) from None
+        source = from_file(settings.sasl_oauth_token_file)
+    else:
+        https = urlsplit(settings.sasl_oauth_token_endpoint_url).scheme == "https"
+        context = _trusting("kafka.sasl_oauth_ssl_cafile", settings.sasl_oauth_ssl_cafile) if https else None
+        source = from_endpoint(settings, context)
+    return Tokens(source, extensions, time.monotonic)

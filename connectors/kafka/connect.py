@@ -76,25 +76,15 @@ def probe(settings: KafkaSettings) -> str | None:
     refusal: KafkaConnectorError | None = None
     for server in options["bootstrap_servers"]:
         try:
-            reason = _probe_server(settings, options, server)
+            with conversation(settings, options, server):
+                return None
+        except NoAnswerError as error:
+            reasons.append(f"{server}: {error}")
         except KafkaConnectorError as error:
             refusal = refusal or error
-            continue
-        if reason is None:
-            return None
-        reasons.append(f"{server}: {reason}")
     if refusal is not None:
         raise refusal
     return "; ".join(reasons)
-
-
-def _probe_server(settings: KafkaSettings, options: dict[str, Any], server: str) -> str | None:
-    """Connect to one broker as the client would; return None, or why that fails."""
-    try:
-        with conversation(settings, options, server):
-            return None
-    except NoAnswerError as error:
-        return str(error)
 
 
 class NoAnswerError(Exception):
@@ -108,9 +98,10 @@ def conversation(settings: KafkaSettings, options: dict[str, Any], server: str) 
     Yields None if the installed client lacks the parts for that.
     Raises NoAnswerError, also if it stops answering; AuthenticationError or TlsError where it refuses us.
     """
+    host, _, port = server.rpartition(":")
+    host = host.strip("[]")
     try:
-        host, port = split_server(server)
-        connection = socket.create_connection((host, port), timeout=CONNECT_SECONDS)
+        connection = socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS)
     except OSError as error:
         raise NoAnswerError(f"not reachable: {error.strerror or error}") from None
     with contextlib.ExitStack() as stack:
@@ -217,12 +208,6 @@ def _log_in(settings: KafkaSettings, options: dict[str, Any], host: str, talk: C
             raise _RefusedError(f"the broker's answer is not in order: {error}") from None
     if not mechanism.is_authenticated():
         raise _RefusedError("the broker did not prove that it knows the password")
-
-
-def split_server(server: str) -> tuple[str, int]:
-    """Return host and port of `host:port` or `[v6]:port`."""
-    host, _, port = server.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def quieten_client() -> None:

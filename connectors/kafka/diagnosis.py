@@ -6,8 +6,9 @@ topic.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kafka.errors import for_code
 
@@ -81,49 +82,37 @@ def unreachable_brokers(settings: KafkaSettings) -> str:
 
     Raises nothing: it explains another failure.
     """
-    try:
-        cluster = _ask(settings, ())
-        return "" if cluster is None else _unreachable(settings, cluster.brokers)
-    except KafkaConnectorError:
-        return ""
+    return _ask(settings, ())[1]
 
 
-def explain_unseen_topics(settings: KafkaSettings, topics: Collection[str], right: str = "Read") -> dict[str, str]:
+def explain_unseen_topics(settings: KafkaSettings, topics: Collection[str]) -> dict[str, str]:
     """Return why the client does not see each of the topics, as far as that can be found out.
 
     Topics that do not exist are left out, and all are if no broker answers. Raises nothing, see `unreachable_brokers`.
     """
-    try:
-        cluster = _ask(settings, topics)
-        lost = "" if cluster is None else _unreachable(settings, cluster.brokers)
-    except KafkaConnectorError:
-        cluster, lost = None, ""
-    if cluster is None:
-        return {}
+    found, lost = _ask(settings, topics)
     if lost:
         return dict.fromkeys(topics, lost)
     return {
-        name: explain_error(for_code(topic.error)(), settings, topic=name, right=right)
-        for name, topic in cluster.topics.items()
+        name: explain_error(for_code(topic.error)(), settings, topic=name)
+        for name, topic in found.items()
         if topic.error and not topic.missing
     }
 
 
-def _ask(settings: KafkaSettings, topics: Collection[str]) -> Cluster | None:
-    """Return what the first broker that answers says; None where none does."""
-    options = client_options(settings)
-    for server in options["bootstrap_servers"]:
-        try:
-            with conversation(settings, options, server) as talk:
-                return None if talk is None else describe(talk, topics)
-        except NoAnswerError:
-            continue
-    return None
+def _ask(settings: KafkaSettings, topics: Collection[str]) -> tuple[dict[str, Topic], str]:
+    """Return what the first broker that answers says of topics, and why the addresses it names cannot be reached."""
+    with contextlib.suppress(KafkaConnectorError):
+        options = client_options(settings)
+        for server in options["bootstrap_servers"]:
+            with contextlib.suppress(NoAnswerError), conversation(settings, options, server) as talk:
+                cluster = Cluster([], [], {}) if talk is None else describe(talk, topics)
+                return cluster.topics, _unreachable(settings, options, cluster.brokers)
+    return {}, ""
 
 
-def _unreachable(settings: KafkaSettings, brokers: Collection[str]) -> str:
+def _unreachable(settings: KafkaSettings, options: dict[str, Any], brokers: Collection[str]) -> str:
     reasons: list[str] = []
-    options = client_options(settings)
     for server in brokers:
         try:
             with conversation(settings, options, server):

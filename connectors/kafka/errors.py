@@ -32,6 +32,7 @@ class _Cause(NamedTuple):
     permanent: bool = True  # retrying does not help
 
 
+_REPLICAS = _Cause("too few replicas of {topic} are in sync (min.insync.replicas): check the brokers", False)
 _OLD = _Cause("the brokers do not know a request that longwatch needs ({error}): they are too old, upgrade them")
 
 _CAUSES: Mapping[str, _Cause] = {
@@ -92,12 +93,8 @@ _CAUSES: Mapping[str, _Cause] = {
         "records are compressed in a way that this installation cannot read ({error}): install the packages lz4,"
         " zstandard and python-snappy"
     ),
-    "NotEnoughReplicasError": _Cause(
-        "too few replicas of {topic} are in sync (min.insync.replicas): check the brokers", False
-    ),
-    "NotEnoughReplicasAfterAppendError": _Cause(
-        "too few replicas of {topic} are in sync (min.insync.replicas): check the brokers", False
-    ),
+    "NotEnoughReplicasError": _REPLICAS,
+    "NotEnoughReplicasAfterAppendError": _REPLICAS,
     "KafkaStorageError": _Cause("a broker cannot use the disk that holds {topic}: check its log", False),
 }
 _NAME = re.compile(r"\b[A-Z]\w+(?:Error|Version)\b")

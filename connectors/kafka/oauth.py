@@ -13,6 +13,7 @@ import json
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from connectors.common.throttle import LogThrottle
 from connectors.errors import UserError
 from connectors.http_client.post import HttpPoster
+from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
@@ -90,17 +92,10 @@ def from_file(path: str) -> TokenSource:
     return fetch
 
 
-def from_endpoint(
-    url: str, client_id: str, client_secret: str, scope: str, cafile: str, clock: Callable[[], float]
-) -> TokenSource:
-    """Return a source that asks an identity provider, at a checked URL, for a token. Raises TokenError."""
-    parts = urlsplit(url)
-    try:
-        context = ssl.create_default_context(cafile=cafile or None) if parts.scheme == "https" else None
-    except (OSError, ssl.SSLError) as error:
-        raise TokenError(
-            f"kafka.sasl_oauth_ssl_cafile {cafile}: no PEM certificates can be read: {error}", permanent=True
-        ) from None
+def from_endpoint(settings: KafkaSettings, context: ssl.SSLContext | None) -> TokenSource:
+    """Return a source that asks an identity provider for a token; without a context, not by TLS."""
+    parts, scope = urlsplit(settings.sasl_oauth_token_endpoint_url), settings.sasl_oauth_scope
+    client_id, client_secret = settings.sasl_oauth_client_id, settings.sasl_oauth_client_secret.get_secret_value()
     where = f"the token endpoint {parts.scheme}://{parts.netloc} (kafka.sasl_oauth_token_endpoint_url)"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     form = {"grant_type": "client_credentials", **({"scope": scope} if scope else {})}
@@ -111,24 +106,19 @@ def from_endpoint(
         "Content-Type": "application/x-www-form-urlencoded",
         "Accept": "application/json",
     }
-    host, port = (
-        str(parts.hostname),
-        parts.port or (http.client.HTTP_PORT if context is None else http.client.HTTPS_PORT),
-    )
+    host = str(parts.hostname)
+    port = parts.port or (http.client.HTTP_PORT if context is None else http.client.HTTPS_PORT)
     poster = HttpPoster(host, port, context)
 
-    def ask() -> tuple[int, bytes]:
-        with poster.post(target, urlencode(form).encode(), headers, ANSWER_SECONDS) as answer:
-            return answer.status, answer.read(MAX_ANSWER_BYTES)
-
     def fetch() -> tuple[str, float]:
-        began = clock()
+        began = time.monotonic()
         try:
-            status, body = ask()
+            with poster.post(target, urlencode(form).encode(), headers, ANSWER_SECONDS) as response:
+                status, body = response.status, response.read(MAX_ANSWER_BYTES)
         except ssl.SSLCertVerificationError as error:
             raise TokenError(
                 f"{where}: its certificate is not trusted: {error.verify_message}; kafka.sasl_oauth_ssl_cafile is"
-                f" {cafile or 'not set, so the system decides'}",
+                f" {settings.sasl_oauth_ssl_cafile or 'not set, so the system decides'}",
                 permanent=True,
             ) from None
         except (OSError, http.client.HTTPException) as error:
@@ -146,12 +136,10 @@ def from_endpoint(
                 " kafka.sasl_oauth_client_secret and kafka.sasl_oauth_scope",
                 permanent=400 <= status < 500 and status != http.client.TOO_MANY_REQUESTS,
             )
-        life = answer.get("expires_in")
-        seconds = DEFAULT_LIFE_SECONDS
-        if isinstance(life, int | float) and 0 < life < MAX_LIFE_SECONDS:
-            seconds = float(life)
-        token = answer.get("access_token")
-        return _checked(token if isinstance(token, str) else "", where), began + seconds
+        life, token = answer.get("expires_in"), answer.get("access_token")
+        if not isinstance(life, int | float) or not 0 < life < MAX_LIFE_SECONDS:
+            life = DEFAULT_LIFE_SECONDS
+        return _checked(token if isinstance(token, str) else "", where), began + life
 
     return fetch
 

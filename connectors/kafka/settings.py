@@ -5,20 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from connectors.common.section import Section
-from connectors.kafka.names import (
-    FEED_ENDING,
-    changelog_name,
-    changelog_pattern,
-    check_endpoint,
-    server_problem,
-    topic_problem,
-)
 
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_SERVER = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\s:/\[\]]+):(\d{1,5})")
 _EXTENSION = re.compile(r"[A-Za-z]+=[\t\n\r -~]+")  # RFC 7628
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_FEED_ENDING = "-webhook"  # of the group that reads a group's alerts for its webhook; reserved
 
 
 class KafkaSettings(Section):
@@ -97,7 +94,7 @@ class KafkaSettings(Section):
     @classmethod
     def _addresses(cls, servers: str) -> str:
         for server in servers.split(","):
-            if problem := server_problem(server.strip()):
+            if problem := _server_problem(server.strip()):
                 raise ValueError(f"{server.strip()!r}: {problem}")
         return servers
 
@@ -114,9 +111,9 @@ class KafkaSettings(Section):
     @field_validator("group_id")
     @classmethod
     def _no_feeds_group(cls, group: str) -> str:
-        if group.endswith(FEED_ENDING):
+        if group.endswith(_FEED_ENDING):
             raise ValueError(
-                f"names that end in {FEED_ENDING!r} are reserved for the groups that read alerts for a webhook: choose"
+                f"names that end in {_FEED_ENDING!r} are reserved for the groups that read alerts for a webhook: choose"
                 " another"
             )
         return group
@@ -169,7 +166,7 @@ class KafkaSettings(Section):
                     f'kafka.sasl_oauth_extensions: {extension!r:.60}: expected "name=value", letters = text'
                 )
         if self.sasl_oauth_token_endpoint_url:
-            check_endpoint(self.sasl_oauth_token_endpoint_url)
+            _check_endpoint(self.sasl_oauth_token_endpoint_url)
 
     def _check_that_topics_differ(self) -> None:
         """Check that nothing is both read and written, and no two kinds of records go to one topic."""
@@ -204,9 +201,58 @@ class KafkaSettings(Section):
         if not self.topic_pattern:
             return None
         written = [re.escape(t) for t in (self.scores_topic, self.alerts_topic, self.dead_letter_topic) if t]
-        written.append(changelog_pattern(self.changelog_topic, self.group_id))
+        written.append(re.escape(self._changelog_template).replace(re.escape("{topic}"), ".+"))
         return re.compile(rf"(?!(?:{'|'.join(written)})\Z)(?:{self.topic_pattern})\Z")
 
     def changelog_of(self, topic: str) -> str:
         """Return the name of the changelog topic for a topic that is read."""
-        return changelog_name(self.changelog_topic, self.group_id, topic)
+        return self._changelog_template.replace("{topic}", topic)
+
+    @property
+    def _changelog_template(self) -> str:
+        """`changelog_topic` with the group's name, without the characters that a topic's name may not have."""
+        return self.changelog_topic.replace("{group}", re.sub(r"[^A-Za-z0-9._-]", "-", self.group_id))
+
+    @property
+    def feed_group(self) -> str:
+        """The group that reads this group's alerts for its webhook."""
+        return f"{self.group_id}{_FEED_ENDING}"
+
+    def transactional_id(self, member: str) -> str:
+        """Return the name of a worker's transactions: a member's name holds no slash, so the last one ends the group's.
+
+        Two groups must not end each other's transactions.
+        """
+        return f"longwatch/{self.group_id}/{member}"
+
+
+def topic_problem(name: str) -> str:
+    """Return why this is no valid name of a topic; empty if it is."""
+    if name in {".", ".."} or not _TOPIC.fullmatch(name):
+        return "no name for a topic: Kafka takes 1 to 249 of the characters A-Z, a-z, 0-9, '.', '_' and '-'"
+    return ""
+
+
+def _server_problem(server: str) -> str:
+    """Return why this is no valid address of a broker; empty if it is."""
+    if "://" in server:
+        return "no scheme is expected: host:port, and kafka.security_protocol says how to talk to it"
+    found = _SERVER.fullmatch(server)
+    if found is None:
+        return "expected host:port, such as broker-1:9092 or [::1]:9092, several with commas"
+    return "" if 0 < int(found[3]) < 65_536 else "a port is 1 to 65535"
+
+
+def _check_endpoint(url: str) -> None:
+    """Raise ValueError for a token endpoint's URL that is invalid or not encrypted."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in {"https", "http"} and parts.hostname and parts.username is None and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("kafka.sasl_oauth_token_endpoint_url: expected https://host[:port]/path")
+    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise ValueError(
+            "kafka.sasl_oauth_token_endpoint_url: https is needed, since the client's secret is sent there"
+        )

@@ -21,7 +21,7 @@ from connectors.batches import Partition
 from connectors.common.background import run_in_thread
 from connectors.kafka.errors import KafkaConnectorError, explain_error, is_permanent
 from connectors.kafka.settings import KafkaSettings
-from connectors.kafka.writer import KafkaWriter, UndeliveredError
+from connectors.kafka.writer import TOO_LARGE, KafkaWriter, UndeliveredError
 
 log = logging.getLogger(__name__)
 
@@ -132,24 +132,18 @@ class TransactionalWriter(KafkaWriter):
         if self._failure is not None:
             raise self._failure
 
-    def _failed(self, topic: str, error: BaseException, size: int = 0) -> None:
-        self._see_time(error)
-        too_large = self._see_size(topic, error, size)
-        if self._failure is not None:
-            return
+    def _failure_of(self, topic: str, error: BaseException) -> KafkaConnectorError:
+        if isinstance(error, TOO_LARGE) or is_permanent(error):
+            return super()._failure_of(topic, error)
         where = f" (topic {topic})" if topic else ""
-        if too_large or is_permanent(error):
-            super()._failed(topic, error)
-        elif (
-            ProducerFencedError.__name__ in f"{type(error)} {error}"
-        ):  # itself, or an error that the client derives from it
-            self._failure = TransactionError(
+        # itself, or an error that the client derives from it
+        if ProducerFencedError.__name__ in f"{type(error)} {error}":
+            return TransactionError(
                 f"the transaction was ended by the broker{where}: it was longer than kafka.transaction_timeout_seconds,"
                 f" or another process has the transactional id {self.transactional_id}"
             )
-        else:
-            why = explain_error(error, self.settings, topic=topic, right="Write")
-            self._failure = TransactionError(f"the transaction failed{where}: {why}")
+        why = explain_error(error, self.settings, topic=topic, right="Write")
+        return TransactionError(f"the transaction failed{where}: {why}")
 
 
 def end_transaction_of(settings: KafkaSettings, transactional_id: str) -> None:

@@ -48,20 +48,12 @@ class UndeliveredError(KafkaConnectorError):
     """The brokers did not take what was written, for now. After `reopen` it can be retried."""
 
 
-class RefusedTimeError(UndeliveredError):
-    """The broker refused records for their time. The retry is without one."""
-
-
-class RefusedSizeError(UndeliveredError):
-    """The broker refused a record for its size. The retry must be smaller."""
-
-
 class KafkaWriter:
     """One idempotent producer (acks=all), shared by the sinks below. Not connected before `open` or the first record.
 
     The first failure stays: `flush` raises it until `reset`, so that no checkpoint covers what was not delivered. It is
-    an UndeliveredError if a retry may help. `waiting` is called twice a second while
-    `send` waits for room; what it raises ends the wait.
+    an UndeliveredError if a retry may help: what was refused for its time is then written without one, what was refused
+    for its size is cut. `waiting` is called twice a second while `send` waits for room; what it raises ends the wait.
     """
 
     def __init__(self, settings: KafkaSettings, waiting: Callable[[], None] = lambda: None) -> None:
@@ -87,15 +79,17 @@ class KafkaWriter:
                 continue
             try:
                 producer.partitions_for(topic)
-            except KafkaError as error:
-                if isinstance(error, KafkaTimeoutError) and (reason := probe(self.settings)) is not None:
+            except KafkaTimeoutError:
+                if (reason := probe(self.settings)) is not None:
                     raise UndeliveredError(self._no_broker(reason)) from None
-                if isinstance(error, KafkaTimeoutError) and (lost := unreachable_brokers(self.settings)):
+                if lost := unreachable_brokers(self.settings):
                     raise UndeliveredError(lost) from None
                 why = "no such topic: create it, or set the name of one that exists, or an empty one"
-                if not isinstance(error, KafkaTimeoutError):
-                    why = explain_error(error, self.settings, topic=topic, right="Write")
-                raise KafkaConnectorError(f"kafka.{name}: topic {topic!r} cannot be written: {why}") from None
+            except KafkaError as error:
+                why = explain_error(error, self.settings, topic=topic, right="Write")
+            else:
+                continue
+            raise KafkaConnectorError(f"kafka.{name}: topic {topic!r} cannot be written: {why}")
 
     def send(
         self,
@@ -156,25 +150,16 @@ class KafkaWriter:
         self._wrong_clock = None
         return None
 
-    def _see_time(self, error: BaseException) -> bool:
-        """Return whether a broker refused a record for its time; then the next ones are written without."""
+    def _see_time(self, error: BaseException) -> None:
+        """Note whether a broker refused a record for its time: then the next ones are written without."""
         refused = isinstance(error, InvalidTimestampError) or (
             isinstance(error, InvalidRecordError) and "Timestamp" in str(error)
         )
         if refused and self._wrong_clock is None:
             self._wrong_clock = time.time() - time.monotonic()
             log.error(
-                "Kafka refuses this machine's time (%s): correct the clock; until then records have no time",
-                error,
+                "Kafka refuses this machine's time (%s): correct the clock; until then records have no time", error
             )
-        return refused
-
-    def _see_size(self, topic: str, error: BaseException, size: int) -> bool:
-        """Return whether a record was refused for its size; then the next ones of its topic are smaller."""
-        refused = isinstance(error, TOO_LARGE)
-        if refused and size:
-            self.sizes.refused(topic, size)
-        return refused
 
     def close(self) -> None:
         """Close within CLOSE_SECONDS; flush before what must not be lost. A second call does nothing."""
@@ -213,17 +198,18 @@ class KafkaWriter:
 
     def _failed(self, topic: str, error: BaseException, size: int = 0) -> None:
         """Keep the first failure, of a record of `size` bytes (0: of none); called on the producer's thread, too."""
-        kind = KafkaConnectorError if is_permanent(error) else UndeliveredError
-        if self._see_time(error):
-            kind = RefusedTimeError
-        elif self._see_size(topic, error, size):
-            kind = RefusedSizeError
+        self._see_time(error)
+        if size and isinstance(error, TOO_LARGE):
+            self.sizes.refused(topic, size)
         if self._failure is None:
-            why = explain_error(error, self.settings, topic=topic, right="Write")
-            self._failure = kind(
-                f"Kafka at {self.settings.bootstrap_servers} did not take what was written"
-                f"{f' to topic {topic}' if topic else ''}: {why}"
-            )
+            self._failure = self._failure_of(topic, error)
+
+    def _failure_of(self, topic: str, error: BaseException) -> KafkaConnectorError:
+        """Return what an error of the client is for the caller."""
+        kind = KafkaConnectorError if is_permanent(error) else UndeliveredError
+        why = explain_error(error, self.settings, topic=topic, right="Write")
+        where = f" to topic {topic}" if topic else ""
+        return kind(f"Kafka at {self.settings.bootstrap_servers} did not take what was written{where}: {why}")
 
     def _connected(self) -> KafkaProducer:
         if self._closed:

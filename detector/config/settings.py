@@ -17,8 +17,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from connectors.common.section import Section
 from connectors.decode.settings import DecodeSettings
 from connectors.http_server.settings import HttpSettings
-from connectors.kafka.names import topic_problem
-from connectors.kafka.settings import KafkaSettings
+from connectors.kafka.settings import KafkaSettings, topic_problem
 from connectors.webhook.settings import WebhookSettings
 from detector.config import sections
 from detector.config.sources import (

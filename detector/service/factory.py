@@ -14,7 +14,6 @@ from connectors.decode.decoder import Decoder
 from connectors.files.sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
 from connectors.files.source import FileSource
 from connectors.kafka.alert_feed import AlertFeed
-from connectors.kafka.names import transactional_id
 from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
@@ -71,8 +70,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     metadata = {"longwatch": __version__, "member": member, "model": stored_model, "newest": newest}
     transactions: TransactionalWriter | None = None
     if settings.changelog:
-        name = transactional_id(settings.kafka.group_id, member)
-        transactions = TransactionalWriter(settings.kafka, name, broker_wait.check)
+        transactions = TransactionalWriter(settings.kafka, settings.kafka.transactional_id(member), broker_wait.check)
     writer: KafkaWriter | None = None
     if settings.source.type == "kafka" and not settings.exactly_once:
         writer = KafkaWriter(settings.kafka, broker_wait.check)
