@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
+from kafka.errors import PolicyViolationError
 
 from connectors.kafka.changelog_format import compressed, state_records
 from connectors.kafka.errors import KafkaConnectorError
@@ -81,9 +84,22 @@ def test_a_truncated_changelog_is_logged_with_how_much_is_missing(
     world.make_changelog()
     world.write({"a": b"a1", "b": b"b1", "c": b"c1"}, 10, streams=3)
     admin = world.admin()
-    admin.alter_configs([ConfigResource("TOPIC", world.changelog, {"cleanup.policy": "compact,delete"})])
-    admin.delete_records({TopicPartition(world.changelog, 0): 2})
-    admin.alter_configs([ConfigResource("TOPIC", world.changelog, {"cleanup.policy": "compact"})])
+
+    def set_policy(policy: str) -> None:
+        """Set it and see it: a broker applies settings later."""
+        topic = ConfigResource("TOPIC", world.changelog, {"cleanup.policy": policy})
+        admin.alter_configs([topic])
+        described = partial(admin.describe_configs, [topic])
+        until(lambda: described()["topic"][world.changelog]["cleanup.policy"]["value"] == policy, "it is set")
+
+    def deleted() -> bool:
+        with contextlib.suppress(PolicyViolationError):
+            return bool(admin.delete_records({TopicPartition(world.changelog, 0): 2}))
+        return False
+
+    set_policy("compact,delete")
+    until(deleted, "the oldest records are deleted")
+    set_policy("compact")
     assert world.restore(world.store())[0].source_offset == 10
     assert warned(caplog, "holds 1 states of at least 3 that were written: it has been truncated")
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, NewTopic
 from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import MessageSizeTooLargeError
 
 from connectors.batches import Alert, EventBatch, Partition, Rejected, Scores
 from connectors.encode import alert_record, score_records
@@ -139,6 +140,25 @@ def read_topic_of(bootstrap: str, topic: str) -> list[ConsumerRecord]:
     return read_topic(Broker(bootstrap), topic, 1, "read_committed")
 
 
+def taken_until_refused(broker: Broker, topic: str, size: int) -> int:
+    """Write records of a size until the broker refuses one, and return how many it took: it applies limits later."""
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap)
+    taken = 0
+
+    def refused() -> bool:
+        nonlocal taken
+        try:
+            producer.send(topic, bytes(size)).get(timeout=60)
+        except MessageSizeTooLargeError:
+            return True
+        taken += 1
+        return False
+
+    until(refused, "the broker applies the limit")
+    producer.close()
+    return taken
+
+
 def assert_the_largest_are_kept(record: dict[str, Any], features: int) -> None:
     kept = list(record["observed"])
     assert record["features_left_out"] == features - len(kept) > 0
@@ -226,21 +246,22 @@ def test_a_too_large_record_error_states_the_topics_limit(
     admin = KafkaAdminClient(bootstrap_servers=apache.bootstrap)
     admin.alter_configs([ConfigResource("TOPIC", topic, {"max.message.bytes": "60000"})])
     admin.close()
+    taken = taken_until_refused(apache, topic, 100_000)
     if not reported:
         monkeypatch.setattr("connectors.kafka.record_sizes.max_message_bytes", lambda *_: {})
 
-    def refused() -> bool:
+    def refused() -> str:
         try:
             sink.write(wide_scores(500))
             writer.flush()
-        except UndeliveredError:
+        except UndeliveredError as error:
             sink.restore({})
-            return True
-        return False
+            return str(error)
+        return ""
 
-    tries = list(iter(refused, False))
-    assert len(tries) == 1 if reported else 1 < len(tries) < 10, "the daemon gives up after ten in a row"
-    assert_the_largest_are_kept(json.loads(written(writer, topic, 2)[-1].value), 500)
+    tries = list(iter(refused, ""))
+    assert len(tries) == 1 if reported else 1 < len(tries) < 10, f"the daemon gives up after ten in a row: {tries}"
+    assert_the_largest_are_kept(json.loads(written(writer, topic, taken + 2)[-1].value), 500)
 
 
 def test_batches_of_small_records_fit_the_topics_limit(narrow: Narrow, open_writer: Callable[..., KafkaWriter]) -> None:
