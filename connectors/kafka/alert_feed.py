@@ -24,7 +24,7 @@ from connectors.json_records import AlertRecord
 from connectors.kafka.client_internals import position_of, request_rebalance
 from connectors.kafka.connect import connect
 from connectors.kafka.errors import KafkaConnectorError, explain_error, is_permanent
-from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS, consumer_options
+from connectors.kafka.polling import ANSWER_MS, consumer_options
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.sinks import GROUP_HEADER
 from connectors.protocols import AlertSink, NotWrittenError
@@ -203,4 +203,4 @@ class AlertFeed(threading.Thread):
             "group_instance_id": instance,
             "allow_auto_create_topics": True,  # it may be here before the first alert
         }
-        return KafkaConsumer(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
+        return KafkaConsumer(**options)

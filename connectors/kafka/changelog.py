@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, NewTopic
 from kafka.errors import (
     InvalidPartitionsError,
@@ -23,8 +24,7 @@ from connectors.kafka.changelog_format import MIN_MESSAGE_BYTES, ChangelogError
 from connectors.kafka.client_internals import position_of
 from connectors.kafka.client_options import client_options
 from connectors.kafka.errors import explain_error, is_permanent, principal
-from connectors.kafka.fetch_thread import ANSWER_MS, BOOTSTRAP_MS
-from connectors.kafka.polling import polled_records, use_compiled_parser
+from connectors.kafka.polling import ANSWER_MS, BOOTSTRAP_MS, consumer_options, new_consumer, polled_records
 from connectors.kafka.raw_record import RawRecord
 from connectors.kafka.settings import KafkaSettings
 
@@ -48,25 +48,18 @@ class Changelogs:
     def __init__(self, settings: KafkaSettings) -> None:
         """Connect; raises KafkaError if no broker answers, AuthenticationError, TlsError."""
         self._settings = settings
-        options = client_options(settings)
-        self._admin = KafkaAdminClient(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
+        self._admin = KafkaAdminClient(**client_options(settings), bootstrap_timeout_ms=BOOTSTRAP_MS)
+        options = consumer_options(settings, read_committed=True, max_poll_records=MAX_RECORDS) | {
+            "group_id": None,
+            "group_instance_id": None,
+            "max_partition_fetch_bytes": FETCH_BYTES,
+            "fetch_max_wait_ms": WAIT_MS,
+        }
         try:
-            self._consumer = KafkaConsumer(
-                **options,
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                isolation_level="read_committed",
-                max_partition_fetch_bytes=FETCH_BYTES,
-                max_poll_records=MAX_RECORDS,
-                fetch_max_wait_ms=WAIT_MS,
-                bootstrap_timeout_ms=BOOTSTRAP_MS,
-                metrics_enabled=False,
-            )
+            self._consumer = new_consumer(options)
         except BaseException:
             self._admin.close()
             raise
-        use_compiled_parser(self._consumer)
         self._identities: dict[str, str] = {}  # of topics that have been checked, by the source topic's name
 
     def prepare(self, topic: str) -> int:
@@ -75,9 +68,9 @@ class Changelogs:
         Creates it if missing, and adds partitions if the source has more. Raises ChangelogError with what is wrong.
         """
         name = self._settings.changelog_of(topic)
-        wanted = len(self._describe(topic, "Describe"))
+        wanted = len(self._describe(topic, "Describe")["partitions"])
         try:
-            present = len(self._describe(name, RIGHTS))
+            present = len(self._describe(name, RIGHTS)["partitions"])
         except UnknownTopicOrPartitionError:
             self._make(name, wanted)
             present = wanted
@@ -89,7 +82,7 @@ class Changelogs:
                 *(topic, wanted, present, name),
             )
         self._check(name)
-        self._identities[topic] = self._identity(name)
+        self._identities[topic] = str(self._describe(name, RIGHTS).get("topic_id") or "")
         return wanted
 
     def identity(self, topic: str) -> str:
@@ -137,13 +130,13 @@ class Changelogs:
         topic = next(t for t in self._identities if self._settings.changelog_of(t) == changelog.topic)
         return Partition(topic, changelog.partition)
 
-    def _describe(self, topic: str, right: str) -> list[object]:
+    def _describe(self, topic: str, right: str) -> dict[str, Any]:
         found = self._admin.describe_topics([topic])
         if not found or not found[0]["partitions"]:
             error = for_code(found[0]["error_code"]) if found else UnknownTopicOrPartitionError
             with self._explained(topic, right):
                 raise (UnknownTopicOrPartitionError if error is NoError else error)(topic)
-        return list(found[0]["partitions"])
+        return dict(found[0])
 
     @contextlib.contextmanager
     def _explained(self, topic: str, right: str, otherwise: str = "") -> Iterator[None]:
@@ -155,10 +148,6 @@ class Changelogs:
                 raise
             why = explain_error(error, self._settings, topic=topic, right=right)
             raise ChangelogError(f"the changelog of group {self._settings.group_id}: {why}{otherwise}") from None
-
-    def _identity(self, name: str) -> str:
-        found = self._admin.describe_topics([name])
-        return str(found[0].get("topic_id") or "") if found else ""
 
     def _make(self, name: str, partitions: int) -> None:
         replicas = self._settings.changelog_replication_factor

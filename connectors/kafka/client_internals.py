@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -33,6 +32,24 @@ _LOST = {
     "rejoin": "a partition that a killed static member was giving away waits for the group's next rebalance",
     "client": "missing topics are not reported, and a rebalance may wait for the next heartbeat",
 }
+# What they consist of, besides what is tried below: module, class, and an attribute of the class or of its instances
+_NEEDED = (
+    ("records", "kafka", "KafkaConsumer", "_fetcher"),
+    ("records", "kafka.consumer.fetcher", "Fetcher", "_subscriptions"),
+    ("records", "kafka.consumer.fetcher", "Fetcher", "_isolation_level"),
+    ("paused_fetch", "kafka", "KafkaConsumer", "_fetcher"),
+    ("paused_fetch", "kafka.consumer.fetcher", "Fetcher", "_paused_completed_fetches"),
+    ("paused_fetch", "kafka.consumer.fetcher", "Fetcher", "_paused_partition_records"),
+    ("position", "kafka", "KafkaConsumer", "_subscription"),
+    ("position", "kafka.consumer.subscription_state", "SubscriptionState", "assignment"),
+    ("sender", "kafka", "KafkaProducer", "_sender"),
+    ("sender", "kafka.producer.sender", "Sender", "force_close"),
+    ("rejoin", "kafka", "KafkaConsumer", "_coordinator"),
+    ("rejoin", "kafka.coordinator.consumer", "ConsumerCoordinator", "request_rejoin"),
+    ("client", "kafka.net.compat", "KafkaNetClient", "wakeup"),
+    ("client", "kafka.cluster", "ClusterMetadata", "topics"),
+    ("client", "kafka.cluster", "ClusterMetadata", "request_update"),
+)
 
 
 def drop_paused_fetch(consumer: KafkaConsumer, partition: TopicPartition) -> None:
@@ -98,39 +115,16 @@ def has(part: str) -> bool:
 @cache
 def _missing() -> frozenset[str]:
     """Check every part, and warn once of those that are missing."""
-    checks: dict[str, Callable[[], bool]] = {
-        "records": _records_are_alike,
-        "paused_fetch": lambda: (
-            _keeps(KafkaConsumer, "_fetcher")
-            and _keeps(_found("kafka.consumer.fetcher", "Fetcher"), "_paused_completed_fetches")
-            and _keeps(_found("kafka.consumer.fetcher", "Fetcher"), "_paused_partition_records")
-        ),
-        "position": lambda: (
-            _keeps(KafkaConsumer, "_subscription")
-            and _keeps(_found("kafka.consumer.subscription_state", "SubscriptionState"), "assignment")
-        ),
-        "sender": lambda: (
-            _keeps(KafkaProducer, "_sender") and hasattr(_found("kafka.producer.sender", "Sender"), "force_close")
-        ),
-        "rejoin": lambda: (
-            _keeps(KafkaConsumer, "_coordinator")
-            and hasattr(_found("kafka.coordinator.consumer", "ConsumerCoordinator"), "request_rejoin")
-        ),
-        "probe": _speaks,
-        "client": lambda: (
-            hasattr(_found("kafka.net.compat", "KafkaNetClient"), "wakeup")
-            and all(hasattr(_found("kafka.cluster", "ClusterMetadata"), name) for name in ("topics", "request_update"))
-        ),
-    }
-    gone = frozenset(part for part, there in checks.items() if not there())
+    gone = {part for part, *place in _NEEDED if not _there(*place)}
+    gone |= {part for part, works in (("records", _records_are_alike), ("probe", _speaks)) if not works()}
     if gone:
         log.warning(
             "kafka-python %s has other internals than those longwatch is written for (3.0): %s. No event is lost; to"
             " avoid this, install kafka-python<3.1",
             kafka.__version__,
-            "; ".join(_LOST[part] for part in _LOST if part in gone),
+            "; ".join(lost for part, lost in _LOST.items() if part in gone),
         )
-    return gone
+    return frozenset(gone)
 
 
 def _found(module: str, name: str) -> Any | None:
@@ -139,9 +133,11 @@ def _found(module: str, name: str) -> Any | None:
     return None
 
 
-def _keeps(kind: Any, attribute: str) -> bool:
-    """Return whether a class's constructor sets an attribute."""
-    return attribute in getattr(getattr(getattr(kind, "__init__", None), "__code__", None), "co_names", ())
+def _there(module: str, name: str, attribute: str) -> bool:
+    """Return whether a class has an attribute, or its constructor sets it."""
+    kind = _found(module, name)
+    code = getattr(getattr(kind, "__init__", None), "__code__", None)
+    return hasattr(kind, attribute) or attribute in getattr(code, "co_names", ())
 
 
 def _speaks() -> bool:
@@ -177,9 +173,7 @@ def _records_are_alike() -> bool:
         plain: Any = Fetcher.PartitionRecords(0, at, MemoryRecords(data))
         append, parse = Fetcher._append.__code__, Fetcher._parse_fetched_data.__code__
         return (
-            _keeps(KafkaConsumer, "_fetcher")
-            and all(_keeps(Fetcher, name) for name in ("_subscriptions", "_isolation_level"))
-            and append.co_varnames[1 : append.co_argcount] == ("drained", "part", "max_records", "update_offsets")
+            append.co_varnames[1 : append.co_argcount] == ("drained", "part", "max_records", "update_offsets")
             and parse.co_varnames[1 : parse.co_argcount] == ("completed_fetch",)
             and {"PartitionRecords", "_append", "_parse_fetched_data"}
             <= {*parse.co_names, *Fetcher.fetched_records.__code__.co_names}

@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
 
 import lz4.frame  # type: ignore[import-untyped]  # it publishes no types, nor does the next
 import snappy  # type: ignore[import-untyped]
@@ -22,23 +22,20 @@ _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _XERIAL = b"\x82SNAPPY\x00"  # how Java's producers frame snappy's blocks: 16 bytes, then size and block
 _XERIAL_HEADER = 16
 
+# Takes a piece and max_length=bytes; returns the next bytes unpacked, how many of the piece were used, and whether a
+# frame ended there
+Feed = Callable[..., tuple[bytes, int, bool]]
+
 
 class TooLargeError(Exception):
     """The bytes decompress to more than the limit."""
-
-
-class Feed(Protocol):
-    """Reads frames piece by piece."""
-
-    def __call__(self, piece: memoryview, *, max_length: int) -> tuple[bytes, int, bool]:
-        """Return the next bytes unpacked, how many bytes of the piece were used, and whether a frame ended there."""
 
 
 def decompressed(codec: int, data: bytes, most_bytes: int) -> bytes:
     """Return what a batch's bytes are when unpacked. Raises TooLargeError, and ValueError if they are damaged."""
     try:
         if codec == GZIP:
-            return _frames(data, most_bytes, _Members().feed, "a gzip stream")
+            return _frames(data, most_bytes, _members(), "a gzip stream")
         if codec == SNAPPY:
             return _snappy(data, most_bytes)
         if codec == LZ4:
@@ -82,20 +79,20 @@ def _frames(data: bytes, most_bytes: int, feed: Feed, frame: str) -> bytes:
     return b"".join(parts)
 
 
-class _Members:
-    """The members of a gzip stream, for `_frames`."""
+def _members() -> Feed:
+    """Return what reads the members of a gzip stream."""
+    current = zlib.decompressobj(_GZIP_WINDOW)
 
-    def __init__(self) -> None:
-        self._member = zlib.decompressobj(_GZIP_WINDOW)
-
-    def feed(self, piece: memoryview, *, max_length: int) -> tuple[bytes, int, bool]:
-        """Read as `Feed` does."""
-        member = self._member
+    def feed(piece: memoryview, *, max_length: int) -> tuple[bytes, int, bool]:
+        nonlocal current
+        member = current
         part = member.decompress(piece, max_length)
         used = len(piece) - len(member.unused_data if member.eof else member.unconsumed_tail)
         if member.eof:
-            self._member = zlib.decompressobj(_GZIP_WINDOW)
+            current = zlib.decompressobj(_GZIP_WINDOW)
         return part, used, member.eof
+
+    return feed
 
 
 def _snappy(data: bytes, most_bytes: int) -> bytes:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
     IllegalStateError,
     KafkaError,
@@ -30,11 +29,10 @@ from kafka.future import Future
 
 from connectors.common.background import OngoingProblem
 from connectors.kafka.client_internals import client_class, drop_paused_fetch, position_of, request_rebalance
-from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import connect, probe
 from connectors.kafka.diagnosis import explain_unseen_topics, unreachable_brokers
 from connectors.kafka.errors import KafkaConnectorError, explain_error
-from connectors.kafka.polling import polled_records, use_compiled_parser
+from connectors.kafka.polling import ANSWER_MS, consumer_options, new_consumer, polled_records
 from connectors.kafka.raw_record import RawRecord
 from connectors.kafka.settings import KafkaSettings
 
@@ -45,13 +43,9 @@ POLL_MS = 500  # one wait; close() and pause() take effect within it
 # answered meanwhile: if a poll has no time for both, it never joins
 PATTERN_POLL_MS = 2_000
 HELD_POLL_MS = 20  # while a partition is held: reading begins so soon after `seek`
-ANSWER_MS = 5_000  # limit of one question to the broker: offsets, commit, leaving the group
 QUIET_SECONDS = 5.0  # without records for so long, ask the broker whether it is there
 TOPIC_CHECK_SECONDS = 2.0  # how often to look for a topic that does not exist yet
 DIAGNOSIS_SECONDS = 30.0  # how often to ask why it is not seen
-MAX_POLL_RECORDS = 5_000  # unless source.max_poll_records says otherwise
-METADATA_MAX_AGE_MS = 60_000  # new partitions, and topics that fit the pattern, are found in a minute, not in five
-BOOTSTRAP_MS = 10_000  # the probe has just found a broker, so this is ample
 
 # What the client raises about a partition that is not assigned. It revokes partitions in its own thread before the
 # caller handles the event, so this may happen at any call, and is harmless
@@ -86,34 +80,12 @@ class RebalanceEvent:
     tokens: dict[TopicPartition, object] = field(default_factory=dict)  # placed: of the assignment concerned
 
 
-def consumer_options(
-    settings: KafkaSettings, *, read_committed: bool = False, max_poll_records: int = MAX_POLL_RECORDS
-) -> dict[str, Any]:
-    """Return kafka-python's options for the consumer that the settings ask for; offsets are kept by the caller."""
-    return client_options(settings) | {
-        "group_id": settings.group_id,
-        "group_instance_id": settings.group_instance_id or None,
-        "partition_assignment_strategy": [CooperativeStickyAssignor],
-        "session_timeout_ms": round(settings.session_timeout_seconds * 1000),
-        "heartbeat_interval_ms": round(settings.session_timeout_seconds * 1000 / 4),
-        "max_poll_interval_ms": round(settings.max_poll_interval_seconds * 1000),
-        "max_poll_records": max_poll_records,
-        "enable_auto_commit": False,
-        "isolation_level": "read_committed" if read_committed else "read_uncommitted",
-        "auto_offset_reset": "none",  # missing and impossible offsets are resolved and logged here
-        "allow_auto_create_topics": False,
-        "metadata_max_age_ms": METADATA_MAX_AGE_MS,
-        "metrics_enabled": False,
-    }
-
-
 class FetchThread(threading.Thread):
     """Reads for one source. `consumer` is None until connected; `outage` is true while the broker gives no answer."""
 
     def __init__(
         self,
         settings: KafkaSettings,
-        problem: OngoingProblem,
         *,
         read_committed: bool,
         max_poll_records: int,
@@ -123,7 +95,8 @@ class FetchThread(threading.Thread):
         super().__init__(name="kafka-reader", daemon=True)
         self.inbox: queue.SimpleQueue[Polled | RebalanceEvent | BaseException] = queue.SimpleQueue()
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()  # runs with the consumer between two polls
-        self.held: set[TopicPartition] = set()  # assigned, but not read before `seek`
+        # assigned, but not read before `seek`; the value, written by the caller, identifies the assignment
+        self.held: dict[TopicPartition, object] = {}
         self._read_committed, self._max_poll_records = read_committed, max_poll_records
         self.demand = threading.Semaphore(0)  # released by the caller for each batch of records that it takes
         self.closing = threading.Event()
@@ -131,7 +104,8 @@ class FetchThread(threading.Thread):
         self.consumer: KafkaConsumer | None = None
         self.outage = False
         self.progress = time.monotonic()  # when the client last returned
-        self._settings, self._problem = settings, problem
+        self._settings = settings
+        self.problem = OngoingProblem()
         self._client: Any | None = None  # kafka-python's network client
         self._heard = self.progress  # when the broker last answered
         self._poll_ms = PATTERN_POLL_MS if settings.topic_pattern else POLL_MS
@@ -160,10 +134,8 @@ class FetchThread(threading.Thread):
             self.inbox.put(error)
 
     def _make_consumer(self) -> KafkaConsumer:
-        settings = self._settings
-
         options = consumer_options(
-            settings, read_committed=self._read_committed, max_poll_records=self._max_poll_records
+            self._settings, read_committed=self._read_committed, max_poll_records=self._max_poll_records
         )
         if (kind := client_class()) is not None:
 
@@ -174,9 +146,7 @@ class FetchThread(threading.Thread):
                 return self._client
 
             options["kafka_client"] = make_client
-        consumer = KafkaConsumer(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
-        use_compiled_parser(consumer)
-        return consumer
+        return new_consumer(options)
 
     def _subscribe(self, consumer: KafkaConsumer) -> None:
         settings = self._settings
@@ -214,7 +184,7 @@ class FetchThread(threading.Thread):
     def _apply_pause(self, consumer: KafkaConsumer) -> None:
         """Pause or resume every assigned partition, also those assigned since."""
         assigned, paused = consumer.assignment(), consumer.paused()
-        wanted = assigned if self.paused else assigned & self.held
+        wanted = assigned if self.paused else assigned & self.held.keys()
         for partition in wanted ^ paused:
             with contextlib.suppress(*UNASSIGNED_ERRORS):
                 (consumer.pause if partition in wanted else consumer.resume)(partition)
@@ -237,7 +207,7 @@ class FetchThread(threading.Thread):
     def _moved(self, consumer: KafkaConsumer) -> dict[TopicPartition, int]:
         """Return the next offsets of the partitions where they have changed."""
         # a held partition has no meaningful position
-        read = consumer.assignment() - self.held
+        read = consumer.assignment() - self.held.keys()
         try:
             found = {p: at for p in read if (at := position_of(consumer, p, ANSWER_MS)) is not None}
         except (KafkaError, *UNASSIGNED_ERRORS):  # only if the client has to be asked
@@ -250,9 +220,7 @@ class FetchThread(threading.Thread):
         """Poll once; what the client raises becomes a rebalance event, an error for a person, or a retry."""
         try:
             return polled_records(consumer, HELD_POLL_MS if self.held else self._poll_ms)
-        except NoOffsetForPartitionError as error:
-            self.deliver("misplaced", error.args[0])
-        except OffsetOutOfRangeError as error:
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
             self.deliver("misplaced", error.args[0])
         except LogTruncationError as error:
             at = {partition: end.offset for partition, end in error.divergent_offsets.items() if end is not None}
@@ -315,19 +283,22 @@ class FetchThread(threading.Thread):
     def _report_missing(self, missing: Collection[str], setting: str) -> None:
         """Log why each topic cannot be seen, unless that was logged."""
         settings = self._settings
-        pattern = setting == "topic_pattern"
-        known = {} if pattern else explain_unseen_topics(settings, missing)
-        lost = unreachable_brokers(settings) if pattern else ""
+        if setting == "topic_pattern":
+            known = dict.fromkeys(missing, unreachable_brokers(settings))
+        else:
+            known = explain_unseen_topics(settings, missing)
         for topic in sorted(missing):
-            why = lost or known.get(topic, "")
-            if why and self._reasons.get(topic) != why:
+            why = known.get(topic, "")
+            if self._reasons.get(topic) == why:
+                continue
+            self._reasons[topic] = why
+            if why:
                 log.warning("Topic %s (kafka.%s) cannot be read: %s; trying again", topic, setting, why)
-            elif not why and self._reasons.get(topic) != why:
+            else:
                 log.warning(
                     "No such topic on %s yet: %s (kafka.%s); waiting for it to be created",
                     *(settings.bootstrap_servers, topic, setting),
                 )
-            self._reasons[topic] = why
 
     def _watch_broker(self, consumer: KafkaConsumer) -> None:
         """After some quiet, ask the broker for its newest offsets; log once that it is down, once that it is back."""
@@ -347,7 +318,7 @@ class FetchThread(threading.Thread):
         if reason is None:
             self._answered()
             return
-        self._problem.report(f"Kafka gives no answer: {reason}")
+        self.problem.report(f"Kafka gives no answer: {reason}")
         if not self.outage:
             self.outage = True
             log.warning("Kafka gives no answer (%s); waiting, reading resumes by itself", reason)
@@ -357,7 +328,7 @@ class FetchThread(threading.Thread):
         if self.outage:
             log.info("Kafka answers again after %.0f s", now - self._heard)
             self.outage = False
-            self._problem.clear()
+            self.problem.clear()
         self._heard = now
 
 

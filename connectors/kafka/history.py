@@ -11,15 +11,14 @@ import time
 from collections import deque
 from collections.abc import Mapping
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaConfigurationError, KafkaError, RetriableError
+from kafka import TopicPartition
+from kafka.errors import KafkaError, RetriableError
 
 from connectors.batches import Partition, RawBatch
 from connectors.kafka.connect import probe, quieten_client
 from connectors.kafka.diagnosis import explain_unseen_topics, unreachable_brokers
 from connectors.kafka.errors import KafkaConnectorError, explain_error
-from connectors.kafka.fetch_thread import BOOTSTRAP_MS, MAX_POLL_RECORDS, consumer_options
-from connectors.kafka.polling import polled_records, use_compiled_parser
+from connectors.kafka.polling import MAX_POLL_RECORDS, add_records, consumer_options, new_consumer, polled_records
 from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -54,10 +53,9 @@ class KafkaHistory:
             "auto_offset_reset": "earliest",  # what is deleted meanwhile is skipped
         }
         try:
-            self._consumer = KafkaConsumer(**options, bootstrap_timeout_ms=BOOTSTRAP_MS)
-        except (KafkaError, KafkaConfigurationError) as error:
+            self._consumer = new_consumer(options)
+        except KafkaError as error:
             raise self._failed("Connecting to", error) from None
-        use_compiled_parser(self._consumer)
         try:
             self._find_ends(self._partitions())
             self._begin_next()
@@ -91,15 +89,9 @@ class KafkaHistory:
                 self._left.popleft()
                 self._begin_next()
             if records:
-                offset, received, key, value = zip(*records, strict=True)
-                return RawBatch(
-                    partitions=[Partition(*partition)],
-                    partition=[0] * len(records),
-                    offset=list(offset),
-                    received=list(received),
-                    key=list(key),
-                    value=[data or b"" for data in value],  # a tombstone: decoding rejects it, with its offset
-                )
+                batch = RawBatch()
+                add_records(batch, partition, records)
+                return batch
             if time.monotonic() >= deadline:
                 break
         return RawBatch()
@@ -126,21 +118,22 @@ class KafkaHistory:
         wanted = settings.topics if pattern is None else sorted(filter(pattern.match, known))
         missing = [topic for topic in wanted if topic not in known]
         if missing or not wanted:
-            names = sorted(topic for topic in known if not topic.startswith("__"))  # Kafka's own
-            there = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-            name, found = "topics", ", ".join(missing)
-            if pattern is not None:
-                name, found = "topic_pattern", settings.topic_pattern
-            if pattern is None and (reasons := explain_unseen_topics(settings, missing)):
+            if missing and (reasons := explain_unseen_topics(settings, missing)):
                 found = "; ".join(f"{topic}: {why}" for topic, why in reasons.items())
                 raise KafkaConnectorError(f"{settings.bootstrap_servers} does not show (kafka.topics) {found}")
-            raise KafkaConnectorError(
-                f"{settings.bootstrap_servers} shows no topic {found} (kafka.{name}); it shows: {there or 'none'}"
+            found = (
+                f"{settings.topic_pattern} (kafka.topic_pattern)" if pattern else f"{', '.join(missing)} (kafka.topics)"
             )
-        return [TopicPartition(topic, number) for topic in wanted for number in sorted(self._numbers(topic))]
-
-    def _numbers(self, topic: str) -> set[int]:
-        return self._consumer.partitions_for_topic(topic)  # type: ignore[no-any-return]  # kafka-python has no types
+            names = sorted(topic for topic in known if not topic.startswith("__"))  # Kafka's own
+            there = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+            raise KafkaConnectorError(
+                f"{settings.bootstrap_servers} shows no topic {found}; it shows: {there or 'none'}"
+            )
+        return [
+            TopicPartition(topic, number)
+            for topic in wanted
+            for number in sorted(self._consumer.partitions_for_topic(topic))
+        ]
 
     def _find_ends(self, partitions: list[TopicPartition]) -> None:
         """Look up where each partition begins and, for now, ends. Raises KafkaConnectorError if all are empty."""

@@ -23,7 +23,7 @@ from kafka.protocol.consumer import IsolationLevel
 from numpy.typing import NDArray
 
 from connectors.kafka.decompress import TooLargeError, decompressed
-from connectors.kafka.raw_record import RawRecord
+from connectors.kafka.raw_record import RawRecord, raw_record
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] 
             if self.check_crcs and not record.validate_crc():
                 raise _corrupt(tp, record.offset)
             self.next_fetch_offset = record.offset + 1
-            yield _record_of(record)
+            yield raw_record(record)
 
     def _wanted(self, batch: Any) -> bool:
         """Return whether a batch holds records to read: no transaction marker, nothing that was aborted."""
@@ -157,10 +157,6 @@ class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] 
 
 def _corrupt(tp: TopicPartition, offset: int) -> CorruptRecordError:
     return CorruptRecordError(f"{tp.topic}/{tp.partition}: the records from offset {offset} on are damaged")
-
-
-def _record_of(slow: Any) -> RawRecord:
-    return slow.offset, -1 if slow.timestamp is None else slow.timestamp, slow.key, slow.value
 
 
 def _bounded(tp: TopicPartition, codec: int, packed: bytes, first: int, last: int) -> bytes | None:

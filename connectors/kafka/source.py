@@ -16,14 +16,8 @@ from kafka.structs import ConsumerGroupMetadata
 from connectors.batches import Partition, RawBatch
 from connectors.common.background import OngoingProblem
 from connectors.kafka.errors import KafkaConnectorError, explain_error
-from connectors.kafka.fetch_thread import (
-    ANSWER_MS,
-    MAX_POLL_RECORDS,
-    UNASSIGNED_ERRORS,
-    FetchThread,
-    Polled,
-    RebalanceEvent,
-)
+from connectors.kafka.fetch_thread import UNASSIGNED_ERRORS, FetchThread, Polled, RebalanceEvent
+from connectors.kafka.polling import ANSWER_MS, MAX_POLL_RECORDS, add_records
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.start_offsets import StartOffsets
 from connectors.protocols import DEFERRED, RebalanceCallbacks
@@ -56,23 +50,24 @@ class KafkaSource:
         """`owned`: the partitions that this member owned when it ended, as far as it knows."""
         self._settings = settings
         self._callbacks = RebalanceCallbacks()
-        self._read_committed, self._max_poll_records = read_committed, max_poll_records or MAX_POLL_RECORDS
-        self._reader: FetchThread | None = None
-        self._problem = OngoingProblem()
+        before = [TopicPartition(*partition) for partition in owned]
+        self._reader = FetchThread(
+            settings,
+            read_committed=read_committed,
+            max_poll_records=max_poll_records or MAX_POLL_RECORDS,
+            owned=before,
+        )
         self._failure: BaseException | None = None
-        self._paused = False
         self._held: deque[Polled] = deque()  # taken from the thread, but paused before they were returned
         self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to return
         self._revoked_offsets: dict[TopicPartition, int] = {}  # likewise, of revoked and lost partitions
-        self._owned = [TopicPartition(*partition) for partition in owned]
-        self._start_offsets = StartOffsets(settings, {partition.topic for partition in self._owned})
-        self._deferred: dict[TopicPartition, object] = {}  # waiting for `seek`; the value identifies the assignment
+        self._start_offsets = StartOffsets(settings, {partition.topic for partition in before})
         self._commit_failed = False
 
     @property
     def problems(self) -> dict[str, OngoingProblem]:
         """What fails in the thread that reads."""
-        return {"kafka": self._problem}
+        return {"kafka": self._reader.problem}
 
     def subscribe(self, callbacks: RebalanceCallbacks) -> None:
         """Call these as partitions come and go."""
@@ -86,16 +81,9 @@ class KafkaSource:
         deadline = time.monotonic() + timeout_seconds
         if self._failure is not None:
             raise self._failure
-        if self._reader is None:
-            self._reader = FetchThread(
-                self._settings,
-                self._problem,
-                read_committed=self._read_committed,
-                max_poll_records=self._max_poll_records,
-                owned=self._owned,
-            )
+        if self._reader.ident is None:
             self._reader.start()
-        while self._held and not self._paused:
+        while self._held and not self._reader.paused:
             batch = self._columns(self._held.popleft())
             if batch or batch.passed:
                 return batch
@@ -103,7 +91,7 @@ class KafkaSource:
             try:
                 item = self._reader.inbox.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                self._check_that_it_moves(self._reader)
+                self._check_that_it_moves()
                 return RawBatch()
             if isinstance(item, BaseException):
                 self._failure = item
@@ -114,9 +102,9 @@ class KafkaSource:
                 continue
             self._reader.progress = time.monotonic()
             self._reader.demand.release()
-            for partition in self._deferred:
+            for partition in self._reader.held:
                 item.drop(partition)  # read before it was held
-            if not self._paused:
+            if not self._reader.paused:
                 return self._columns(item)
             self._held.append(item)
 
@@ -130,11 +118,11 @@ class KafkaSource:
 
     def pause(self) -> None:
         """Return no records until `resume`. Keep calling `poll`: it keeps this member in the group."""
-        self._set_paused(True)
+        self._reader.paused = True
 
     def resume(self) -> None:
         """Return records again, first those that were fetched before the pause."""
-        self._set_paused(False)
+        self._reader.paused = False
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit the offset of the next record to read of each assigned partition; others are ignored.
@@ -142,15 +130,14 @@ class KafkaSource:
         A failed commit is only logged: the local store's offsets take precedence, and the next commit retries. Raises
         KafkaConnectorError if another member uses this one's group_instance_id: only a commit reveals that.
         """
-        reader = self._reader
-        consumer = reader.consumer if reader is not None else None
+        consumer = self._reader.consumer
         mine = {
             TopicPartition(*partition): OffsetAndMetadata(offset, "", -1)
             for partition, offset in offsets.items()
             if TopicPartition(*partition) in self._next
         }
         # in an outage every checkpoint would wait for its time-out
-        if reader is None or consumer is None or not mine or reader.outage:
+        if consumer is None or not mine or self._reader.outage:
             return
         try:
             consumer.commit(mine, timeout_ms=ANSWER_MS)
@@ -169,29 +156,24 @@ class KafkaSource:
 
     def hold(self, partitions: Iterable[Partition]) -> None:
         """Return no records of these assigned partitions, not even those already fetched, until `seek`."""
-        if self._reader is None:
-            return
-        for partition in {TopicPartition(*p) for p in partitions} & (self._next.keys() | self._deferred.keys()):
-            self._hold(self._reader, partition)
+        for partition in {TopicPartition(*p) for p in partitions} & (self._next.keys() | self._reader.held.keys()):
+            self._hold(partition)
 
     def seek(self, offsets: Mapping[Partition, int | None]) -> None:
         """Resume held partitions at these offsets; None: as if no state were known."""
-        reader = self._reader
-        if reader is None:
-            return
         known = {TopicPartition(*partition): offset for partition, offset in offsets.items()}
-        tokens = {partition: self._deferred[partition] for partition in known if partition in self._deferred}
+        tokens = {partition: self._reader.held[partition] for partition in known if partition in self._reader.held}
 
         def work(consumer: KafkaConsumer) -> None:  # on the fetch thread, since the broker may be slow
             # skip partitions revoked (and maybe reassigned) since: the newer assignment seeks them
-            mine = {p: known[p] for p, token in tokens.items() if self._deferred.get(p) is token}
+            mine = {p: known[p] for p, token in tokens.items() if self._reader.held.get(p) is token}
             found = self._start_offsets.resolve(consumer, mine, {}) if mine else {}
-            reader.inbox.put(RebalanceEvent("placed", list(found), lambda: None, found, tokens))
+            self._reader.inbox.put(RebalanceEvent("placed", list(found), lambda: None, found, tokens))
             if mine.keys() - found.keys():  # the broker did not answer
-                reader.closing.wait(RETRY_SECONDS)
-                reader.work.put(work)
+                self._reader.closing.wait(RETRY_SECONDS)
+                self._reader.work.put(work)
 
-        reader.work.put(work)
+        self._reader.work.put(work)
 
     @property
     def rewinds(self) -> bool:
@@ -208,20 +190,20 @@ class KafkaSource:
 
     def member(self) -> ConsumerGroupMetadata | None:
         """Return the group membership that a transaction needs; None before this member has joined."""
-        consumer = self._reader.consumer if self._reader is not None else None
+        consumer = self._reader.consumer
         return None if consumer is None else consumer.group_metadata()
 
     @property
     def outage(self) -> bool:
         """Whether the broker gives no answer at present."""
-        return self._reader is not None and self._reader.outage
+        return self._reader.outage
 
     def lag(self) -> dict[Partition, int]:
         """Return how far each assigned partition is from the end of what can be read, as of the last fetch.
 
         In offsets, transaction markers included. With read_committed, records of open transactions do not count.
         """
-        consumer = self._reader.consumer if self._reader is not None else None
+        consumer = self._reader.consumer
         lags = {}
         for partition, position in self._next.copy().items():
             end = self._start_offsets.end.get(partition, 0)
@@ -233,10 +215,8 @@ class KafkaSource:
 
     def close(self) -> None:
         """Leave the group (a static member stays until its session ends). No callback is called: checkpoint before."""
-        reader, self._reader = self._reader, None
+        reader = self._reader
         self._failure = KafkaConnectorError("the Kafka source is closed")
-        if reader is None:
-            return
         reader.closing.set()
         reader.demand.release()
         deadline = time.monotonic() + CLOSE_SECONDS
@@ -250,32 +230,20 @@ class KafkaSource:
         if reader.is_alive():
             log.warning("the Kafka client did not close within %.0f s; abandoned", CLOSE_SECONDS)
 
-    def _set_paused(self, paused: bool) -> None:
-        self._paused = paused
-        if self._reader is not None:
-            self._reader.paused = paused
-
     def _columns(self, polled: Polled) -> RawBatch:
         batch = RawBatch()
-        for code, (partition, records) in enumerate(polled.records.items()):
-            batch.partitions.append(Partition(*partition))
-            batch.partition += [code] * len(records)
-            offset, received, key, value = zip(*records, strict=True)
-            batch.offset += offset
-            batch.received += received
-            batch.key += key
-            # a tombstone has no value: decoding rejects the empty one, with its offset
-            batch.value += [data or b"" for data in value]
-            self._next[partition] = offset[-1] + 1
+        for partition, records in polled.records.items():
+            add_records(batch, partition, records)
+            self._next[partition] = records[-1][0] + 1
         for partition, position in polled.positions.items():
             if position > self._next.get(partition, position):
                 self._next[partition] = batch.passed[Partition(*partition)] = position
         return batch
 
-    def _check_that_it_moves(self, reader: FetchThread) -> None:
+    def _check_that_it_moves(self) -> None:
         """Raise if the client hangs: better to exit and be restarted than to be alive without processing."""
-        stalled = time.monotonic() - reader.progress
-        if reader.consumer is not None and stalled > STALLED_SECONDS:
+        stalled = time.monotonic() - self._reader.progress
+        if self._reader.consumer is not None and stalled > STALLED_SECONDS:
             raise KafkaConnectorError(f"The Kafka client has not returned for {stalled:.0f} s: restart the daemon")
 
     def _handle_rebalance(self, change: RebalanceEvent) -> None:
@@ -288,14 +256,12 @@ class KafkaSource:
             log.info("Partitions %s: %s", change.kind, ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
         try:
             if change.kind == "assigned":
-                there = None if self._reader is None else self._reader.topics_at_first
-                self._start_offsets.note_assigned(change.partitions, there)
+                self._start_offsets.note_assigned(change.partitions, self._reader.topics_at_first)
                 self._callbacks.on_assigned(partitions)
                 starts = {partition: self._callbacks.start(Partition(*partition)) for partition in change.partitions}
-                if self._reader is not None:
-                    for partition in [partition for partition, at in starts.items() if at == DEFERRED]:
-                        self._hold(self._reader, partition)
-                        del starts[partition]
+                for partition in [partition for partition, at in starts.items() if at == DEFERRED]:
+                    self._hold(partition)
+                    del starts[partition]
                 self._place(starts)
             elif change.kind == "revoked":
                 self._callbacks.on_revoked(partitions)
@@ -304,7 +270,7 @@ class KafkaSource:
                 self._forget(change.partitions)
                 self._callbacks.on_lost(partitions)
             else:
-                wrong = [partition for partition in change.partitions if partition not in self._deferred]
+                wrong = [partition for partition in change.partitions if partition not in self._reader.held]
                 self._place({p: change.offsets.get(p, self._next.get(p)) for p in wrong}, refused=True)
         finally:
             change.finish()
@@ -314,39 +280,33 @@ class KafkaSource:
             if (reached := self._next.pop(partition, None)) is not None:
                 self._revoked_offsets[partition] = reached
             self._start_offsets.end.pop(partition, None)
-            self._deferred.pop(partition, None)
-            if self._reader is not None:
-                self._reader.held.discard(partition)
+            self._reader.held.pop(partition, None)
             for polled in self._held:
                 polled.drop(partition)
 
-    def _hold(self, reader: FetchThread, partition: TopicPartition) -> None:
+    def _hold(self, partition: TopicPartition) -> None:
         """Hold a partition until `seek`. A position, any, keeps the client from looking for one itself."""
-        self._deferred[partition] = object()
-        reader.held.add(partition)
+        self._reader.held[partition] = object()
         first = self._next.pop(partition, None) is None
         for polled in self._held:
             polled.drop(partition)
-        if reader.consumer is not None and first:
+        if (consumer := self._reader.consumer) is not None and first:
             with contextlib.suppress(*UNASSIGNED_ERRORS):
-                reader.consumer.pause(partition)
-                reader.consumer.seek(partition, 0)
+                consumer.pause(partition)
+                consumer.seek(partition, 0)
 
     def _resume_at(self, offsets: Mapping[TopicPartition, int], tokens: Mapping[TopicPartition, object]) -> None:
         """Resume at these offsets the partitions that are still held since the same assignment."""
-        reader, placed = self._reader, {}
+        placed = {}
         for partition, offset in offsets.items():
-            still = reader is not None and self._deferred.get(partition) is tokens[partition]
-            if reader is not None and still and self._seek(partition, offset):
-                del self._deferred[partition]
-                reader.held.discard(partition)  # last: now the fetch thread resumes it
+            if self._reader.held.get(partition) is tokens[partition] and self._seek(partition, offset):
+                del self._reader.held[partition]  # now the fetch thread resumes it
                 placed[Partition(*partition)] = offset
         self._callbacks.on_placed(placed)
 
     def _seek(self, partition: TopicPartition, offset: int) -> bool:
         """Seek in the client; False if the partition was revoked, of which an event is under way."""
-        consumer = self._reader.consumer if self._reader is not None else None
-        if consumer is None:
+        if (consumer := self._reader.consumer) is None:
             return False
         try:
             consumer.seek(partition, offset)
@@ -357,7 +317,7 @@ class KafkaSource:
 
     def _place(self, known: Mapping[TopicPartition, int | None], *, refused: bool = False) -> None:
         """Seek each partition to its start offset; one that comes back resumes where it was left."""
-        consumer = self._reader.consumer if self._reader is not None else None
+        consumer = self._reader.consumer
         if consumer is not None and known:
             found = self._start_offsets.resolve(consumer, known, self._revoked_offsets, refused=refused)
             self._callbacks.on_placed({Partition(*p): offset for p, offset in found.items() if self._seek(p, offset)})

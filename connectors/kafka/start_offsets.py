@@ -9,7 +9,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from connectors.kafka.errors import explain_error
-from connectors.kafka.fetch_thread import ANSWER_MS
+from connectors.kafka.polling import ANSWER_MS
 from connectors.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from statistics import median
 
 from kafka import KafkaConsumer, KafkaProducer
 
-from connectors.kafka.fetch_thread import MAX_POLL_RECORDS
+from connectors.kafka.polling import MAX_POLL_RECORDS
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.source import KafkaSource
 from tests.brokers import find_broker

@@ -29,7 +29,7 @@ from connectors.http_server.settings import HttpSettings
 from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import probe, quieten_client
 from connectors.kafka.errors import KafkaConnectorError
-from connectors.kafka.fetch_thread import consumer_options
+from connectors.kafka.polling import consumer_options
 from connectors.webhook.settings import WebhookSettings
 from detector.config.sections import OutputSettings
 from detector.config.settings import Settings

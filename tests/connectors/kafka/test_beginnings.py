@@ -72,7 +72,7 @@ def test_topics_and_partitions_created_later_are_read_from_their_beginning(
     apache: Broker, topic: Topic, monkeypatch: pytest.MonkeyPatch, made: str, placed: str
 ) -> None:
     """Otherwise records written before the topic is discovered would be skipped."""
-    monkeypatch.setattr("connectors.kafka.fetch_thread.METADATA_MAX_AGE_MS", 3_000)
+    monkeypatch.setattr("connectors.kafka.polling.METADATA_MAX_AGE_MS", 3_000)
     prefix = f"p{uuid.uuid4().hex[:8]}"
     events = topic(prefix=prefix)
     produce(apache, events, range(5))

@@ -156,12 +156,10 @@ def test_holding_and_seeking_partitions_revoked_meanwhile_is_harmless(
     placed: list[dict[Partition, int]] = []
     source = open_source(config, start=lambda _: DEFERRED, on_placed=placed.append)
     mine = [Partition(name, 0), Partition(name, 1)]
-    until(lambda: source.poll(0.1) is not None and len(source._deferred) == 2, "both partitions are assigned")
-    reader = source._reader
-    assert reader is not None
+    until(lambda: source.poll(0.1) is not None and len(source._reader.held) == 2, "both partitions are assigned")
     source.seek({mine[0]: 0, mine[1]: 0})
     other = open_member(config)
-    consumer = reader.consumer
+    consumer = source._reader.consumer
     assert consumer is not None
     until(lambda: len(consumer.assignment()) == 1, "the client has let one go")
     source.hold(mine)  # raised KeyError

@@ -82,7 +82,7 @@ def test_a_topic_pattern_must_match_the_whole_name(
 def test_a_matching_topic_created_later_is_read(
     apache: Broker, topic: Topic, open_source: Callable[..., KafkaSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.kafka.fetch_thread.METADATA_MAX_AGE_MS", 1_000)
+    monkeypatch.setattr("connectors.kafka.polling.METADATA_MAX_AGE_MS", 1_000)
     prefix = f"p{time.monotonic_ns()}"
     produce(apache, topic(prefix=f"{prefix}-a"), range(5))
     source = open_source(settings(apache, topic_pattern=rf"{prefix}-.*"))
