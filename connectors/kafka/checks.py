@@ -72,8 +72,7 @@ def _reach(settings: KafkaSettings, options: dict[str, Any], what: str, server: 
 
 
 def _ask(settings: KafkaSettings, options: dict[str, Any], uses: Uses, talk: Conversation) -> Iterator[Finding]:
-    outputs = {name: getattr(settings, name) for name in ("scores_topic", "alerts_topic", "dead_letter_topic")}
-    outputs = {name: topic for name, topic in outputs.items() if topic}
+    outputs = settings.outputs
     pattern = settings.whole_name_pattern()
     sources = settings.topics
     if pattern is not None:
@@ -117,7 +116,7 @@ def _topic(
     topic, what, right = cluster.topics[name], f"{setting} {name}", " and ".join(rights)
     if topic.missing:
         return Finding(what, f"does not exist: {mend}")
-    if not topic.there:
+    if topic.error:
         return Finding(what, explain_error(for_code(topic.error)(), settings, topic=name, right=right))
     return Finding(what, _lacks(settings, topic, name, rights), f"{topic.partitions} partitions, {right}")
 
@@ -130,7 +129,7 @@ def _lacks(settings: KafkaSettings, topic: Topic, name: str, rights: Iterable[st
 def _changelog(settings: KafkaSettings, talk: Conversation, name: str, cluster: Cluster, partitions: int) -> Finding:
     """Check a changelog, or whether it may be created."""
     topic, what = cluster.topics[name], f"kafka.changelog_topic {name}"
-    if topic.there:
+    if not topic.error:
         lacking = _lacks(settings, topic, name, ("Describe", "DescribeConfigs", "Read", "Write"))
         found = _settings_of(talk, _TOPIC, [name])
         return Finding(what, lacking or settings_problem(name, found), f"{topic.partitions} partitions, Read and Write")

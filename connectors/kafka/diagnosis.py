@@ -27,14 +27,9 @@ _NO_SUCH_TOPIC = 3, 100  # error codes
 class Topic(NamedTuple):
     """A topic as a broker describes it."""
 
-    error: int  # Kafka's number; 0: none
+    error: int  # Kafka's number; 0: it exists and may be seen
     partitions: int
     rights: frozenset[str] | None  # of RIGHTS; None: the broker does not say
-
-    @property
-    def there(self) -> bool:
-        """Whether it exists and may be seen."""
-        return not self.error
 
     @property
     def missing(self) -> bool:

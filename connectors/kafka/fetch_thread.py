@@ -2,7 +2,8 @@
 
 It prefetches one poll's records while the caller processes those before, so that the client's work in Python overlaps
 with the engine's, which releases the interpreter's lock. The inbox brings to the caller, in order: records, rebalance
-events (the thread waits until `finish` is called, heartbeats continue), and the error that ended the thread.
+events (the thread waits until `finish` is called, heartbeats continue), answers to work that the caller has asked for,
+and the error that ended the thread.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
@@ -32,7 +33,7 @@ from connectors.kafka.client_internals import client_class, drop_paused_fetch, p
 from connectors.kafka.connect import connect, probe
 from connectors.kafka.diagnosis import explain_unseen_topics, unreachable_brokers
 from connectors.kafka.errors import KafkaConnectorError, explain_error
-from connectors.kafka.polling import ANSWER_MS, consumer_options, new_consumer, polled_records
+from connectors.kafka.polling import ANSWER_MS, new_consumer, polled_records
 from connectors.kafka.raw_record import RawRecord
 from connectors.kafka.settings import KafkaSettings
 
@@ -51,7 +52,9 @@ DIAGNOSIS_SECONDS = 30.0  # how often to ask why it is not seen
 # caller handles the event, so this may happen at any call, and is harmless
 UNASSIGNED_ERRORS = (KeyError, ValueError, IllegalStateError)
 
+Answer = Callable[[], None]  # of work, for the caller to run
 Work = Callable[[KafkaConsumer], None]
+_NOWHERE: Mapping[TopicPartition, int] = MappingProxyType({})
 
 
 class Polled(NamedTuple):
@@ -66,45 +69,37 @@ class Polled(NamedTuple):
         self.positions.pop(partition, None)
 
 
-@dataclass(frozen=True, slots=True)
-class RebalanceEvent:
+class RebalanceEvent(NamedTuple):
     """A change of the assignment that the caller must handle; the thread waits for `finish()`.
 
-    `kind` is "assigned", "revoked", "lost", "misplaced" (the broker has no record at a partition's position), "placed".
+    `kind` is "assigned", "revoked", "lost" or "misplaced" (the broker has no record at a partition's position).
     """
 
     kind: str
     partitions: list[TopicPartition]
     finish: Callable[[], None]
-    offsets: dict[TopicPartition, int] = field(default_factory=dict)  # misplaced: end of the common log
-    tokens: dict[TopicPartition, object] = field(default_factory=dict)  # placed: of the assignment concerned
+    offsets: Mapping[TopicPartition, int] = _NOWHERE  # misplaced: end of the common log
 
 
 class FetchThread(threading.Thread):
     """Reads for one source. `consumer` is None until connected; `outage` is true while the broker gives no answer."""
 
     def __init__(
-        self,
-        settings: KafkaSettings,
-        *,
-        read_committed: bool,
-        max_poll_records: int,
-        owned: Collection[TopicPartition],
+        self, settings: KafkaSettings, options: Callable[[], dict[str, Any]], *, owned: Collection[TopicPartition]
     ) -> None:
-        """`owned`: what this member owned when it ended, as far as it knows."""
+        """`options` returns the consumer's; `owned`: what this member owned when it ended, as far as it knows."""
         super().__init__(name="kafka-reader", daemon=True)
-        self.inbox: queue.SimpleQueue[Polled | RebalanceEvent | BaseException] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Polled | RebalanceEvent | Answer | BaseException] = queue.SimpleQueue()
         self.work: queue.SimpleQueue[Work] = queue.SimpleQueue()  # runs with the consumer between two polls
         # assigned, but not read before `seek`; the value, written by the caller, identifies the assignment
         self.held: dict[TopicPartition, object] = {}
-        self._read_committed, self._max_poll_records = read_committed, max_poll_records
         self.demand = threading.Semaphore(0)  # released by the caller for each batch of records that it takes
         self.closing = threading.Event()
         self.paused = False
         self.consumer: KafkaConsumer | None = None
         self.outage = False
         self.progress = time.monotonic()  # when the client last returned
-        self._settings = settings
+        self._settings, self._options = settings, options
         self.problem = OngoingProblem()
         self._client: Any | None = None  # kafka-python's network client
         self._heard = self.progress  # when the broker last answered
@@ -134,9 +129,7 @@ class FetchThread(threading.Thread):
             self.inbox.put(error)
 
     def _make_consumer(self) -> KafkaConsumer:
-        options = consumer_options(
-            self._settings, read_committed=self._read_committed, max_poll_records=self._max_poll_records
-        )
+        options = self._options()
         if (kind := client_class()) is not None:
 
             def make_client(**options: Any) -> Any:
@@ -184,7 +177,7 @@ class FetchThread(threading.Thread):
     def _apply_pause(self, consumer: KafkaConsumer) -> None:
         """Pause or resume every assigned partition, also those assigned since."""
         assigned, paused = consumer.assignment(), consumer.paused()
-        wanted = assigned if self.paused else assigned & self.held.keys()
+        wanted = assigned if self.paused else assigned.intersection(list(self.held))  # the caller may change it
         for partition in wanted ^ paused:
             with contextlib.suppress(*UNASSIGNED_ERRORS):
                 (consumer.pause if partition in wanted else consumer.resume)(partition)
@@ -207,7 +200,7 @@ class FetchThread(threading.Thread):
     def _moved(self, consumer: KafkaConsumer) -> dict[TopicPartition, int]:
         """Return the next offsets of the partitions where they have changed."""
         # a held partition has no meaningful position
-        read = consumer.assignment() - self.held.keys()
+        read = consumer.assignment().difference(list(self.held))
         try:
             found = {p: at for p in read if (at := position_of(consumer, p, ANSWER_MS)) is not None}
         except (KafkaError, *UNASSIGNED_ERRORS):  # only if the client has to be asked
@@ -233,11 +226,11 @@ class FetchThread(threading.Thread):
         return {}
 
     def deliver(
-        self, kind: str, partitions: Collection[TopicPartition], truncated: dict[TopicPartition, int] | None = None
+        self, kind: str, partitions: Collection[TopicPartition], truncated: Mapping[TopicPartition, int] = _NOWHERE
     ) -> None:
         """Deliver an event to the caller and wait, in this thread, until it is handled."""
         seen = threading.Event()
-        self.inbox.put(RebalanceEvent(kind, sorted(partitions), seen.set, truncated or {}))
+        self.inbox.put(RebalanceEvent(kind, sorted(partitions), seen.set, truncated))
         seen.wait()
 
     async def deliver_from_client(self, kind: str, partitions: Collection[TopicPartition]) -> None:

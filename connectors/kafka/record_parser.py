@@ -97,7 +97,21 @@ class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] 
 
     def _unpack_records(self, tp: TopicPartition, records: Any, *deserializers: None) -> Iterator[RawRecord]:
         try:
-            yield from self._unpack(tp, records)
+            while (batch := records.next_batch()) is not None:
+                if self.check_crcs and not batch.validate_crc():
+                    raise _corrupt(tp, batch.base_offset)
+                if batch.magic < 2:  # written before Kafka 0.11
+                    yield from self._unpack_old(tp, batch)
+                    continue
+                self.leader_epoch = batch.leader_epoch
+                if self._wanted(batch):
+                    size, found = _unpacked(tp, batch)
+                    self.unpacked += size
+                    for record in found:
+                        self.next_fetch_offset = record[0] + 1
+                        yield record
+                self.next_fetch_offset = batch.next_offset  # compaction may have taken the last record
+            self.drain()
         except KafkaError:
             raise
         except MALFORMED as error:  # raised by the client's parsers for malformed bytes
@@ -105,23 +119,6 @@ class CompiledPartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc] 
                 f"{tp.topic}/{tp.partition}: what was fetched from offset {self.next_fetch_offset} on is no batch of"
                 f" records ({type(error).__name__})"
             ) from None
-
-    def _unpack(self, tp: TopicPartition, records: Any) -> Iterator[RawRecord]:
-        while (batch := records.next_batch()) is not None:
-            if self.check_crcs and not batch.validate_crc():
-                raise _corrupt(tp, batch.base_offset)
-            if batch.magic < 2:  # written before Kafka 0.11
-                yield from self._unpack_old(tp, batch)
-                continue
-            self.leader_epoch = batch.leader_epoch
-            if self._wanted(batch):
-                size, found = _unpacked(tp, batch)
-                self.unpacked += size
-                for record in found:
-                    self.next_fetch_offset = record[0] + 1
-                    yield record
-            self.next_fetch_offset = batch.next_offset  # compaction may have taken the last record
-        self.drain()
 
     def _unpack_old(self, tp: TopicPartition, message: Any) -> Iterator[RawRecord]:
         """Yield the records of a message in format 0 or 1; a compressed one holds others, the last under its offset."""

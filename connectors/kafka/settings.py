@@ -171,9 +171,8 @@ class KafkaSettings(Section):
     def _check_that_topics_differ(self) -> None:
         """Check that nothing is both read and written, and no two kinds of records go to one topic."""
         uses: dict[str, str] = {} if self.topic_pattern else dict.fromkeys(self.topics, "topics")
-        for name in ("scores_topic", "alerts_topic", "dead_letter_topic"):
-            topic = getattr(self, name)
-            if topic in uses and uses[topic] == "topics":
+        for name, topic in self.outputs.items():
+            if uses.get(topic) == "topics":
                 raise ValueError(
                     f"kafka.{name} {topic!r} is also read from (kafka.topics): the daemon would read its own output;"
                     " rename one of them"
@@ -183,8 +182,7 @@ class KafkaSettings(Section):
                     f"kafka.{name} {topic!r} is also kafka.{uses[topic]}: their records differ, so each needs its"
                     " own topic"
                 )
-            if topic:
-                uses[topic] = name
+            uses[topic] = name
         for topic in ["topic"] if self.topic_pattern else self.topics:
             changelog = self.changelog_of(topic)
             if changelog == topic or changelog in uses:
@@ -193,6 +191,12 @@ class KafkaSettings(Section):
                     f" also kafka.{uses.get(changelog, 'topic_pattern')}: rename one of them"
                 )
 
+    @property
+    def outputs(self) -> dict[str, str]:
+        """Topics for results by their setting's name, without those that are switched off."""
+        names = ("scores_topic", "alerts_topic", "dead_letter_topic")
+        return {name: topic for name in names if (topic := getattr(self, name))}
+
     def whole_name_pattern(self) -> re.Pattern[str] | None:
         """Return topic_pattern such that `match` asks for the whole name; None where topics are listed.
 
@@ -200,7 +204,7 @@ class KafkaSettings(Section):
         """
         if not self.topic_pattern:
             return None
-        written = [re.escape(t) for t in (self.scores_topic, self.alerts_topic, self.dead_letter_topic) if t]
+        written = list(map(re.escape, self.outputs.values()))
         written.append(re.escape(self._changelog_template).replace(re.escape("{topic}"), ".+"))
         return re.compile(rf"(?!(?:{'|'.join(written)})\Z)(?:{self.topic_pattern})\Z")
 

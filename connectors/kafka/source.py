@@ -8,6 +8,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import FencedInstanceIdError, KafkaError
@@ -17,7 +18,7 @@ from connectors.batches import Partition, RawBatch
 from connectors.common.background import OngoingProblem
 from connectors.kafka.errors import KafkaConnectorError, explain_error
 from connectors.kafka.fetch_thread import UNASSIGNED_ERRORS, FetchThread, Polled, RebalanceEvent
-from connectors.kafka.polling import ANSWER_MS, MAX_POLL_RECORDS, add_records
+from connectors.kafka.polling import ANSWER_MS, MAX_POLL_RECORDS, add_records, consumer_options
 from connectors.kafka.settings import KafkaSettings
 from connectors.kafka.start_offsets import StartOffsets
 from connectors.protocols import DEFERRED, RebalanceCallbacks
@@ -51,12 +52,9 @@ class KafkaSource:
         self._settings = settings
         self._callbacks = RebalanceCallbacks()
         before = [TopicPartition(*partition) for partition in owned]
-        self._reader = FetchThread(
-            settings,
-            read_committed=read_committed,
-            max_poll_records=max_poll_records or MAX_POLL_RECORDS,
-            owned=before,
-        )
+        most = max_poll_records or MAX_POLL_RECORDS
+        options = partial(consumer_options, settings, read_committed=read_committed, max_poll_records=most)
+        self._reader = FetchThread(settings, options, owned=before)
         self._failure: BaseException | None = None
         self._held: deque[Polled] = deque()  # taken from the thread, but paused before they were returned
         self._next: dict[TopicPartition, int] = {}  # assigned partitions: offset of the next record to return
@@ -99,6 +97,9 @@ class KafkaSource:
             if isinstance(item, RebalanceEvent):
                 self._handle_rebalance(item)
                 self._reader.progress = time.monotonic()  # until now it waited for this thread
+                continue
+            if not isinstance(item, Polled):
+                item()
                 continue
             self._reader.progress = time.monotonic()
             self._reader.demand.release()
@@ -168,7 +169,7 @@ class KafkaSource:
             # skip partitions revoked (and maybe reassigned) since: the newer assignment seeks them
             mine = {p: known[p] for p, token in tokens.items() if self._reader.held.get(p) is token}
             found = self._start_offsets.resolve(consumer, mine, {}) if mine else {}
-            self._reader.inbox.put(RebalanceEvent("placed", list(found), lambda: None, found, tokens))
+            self._reader.inbox.put(partial(self._resume_at, found, tokens))
             if mine.keys() - found.keys():  # the broker did not answer
                 self._reader.closing.wait(RETRY_SECONDS)
                 self._reader.work.put(work)
@@ -249,9 +250,6 @@ class KafkaSource:
     def _handle_rebalance(self, change: RebalanceEvent) -> None:
         """Run the callback and seek partitions; the fetch thread continues, whatever is raised."""
         partitions = [Partition(*partition) for partition in change.partitions]
-        if change.kind == "placed":
-            self._resume_at(change.offsets, change.tokens)
-            return
         if change.kind != "misplaced":
             log.info("Partitions %s: %s", change.kind, ", ".join(f"{p.topic}/{p.partition}" for p in partitions))
         try:

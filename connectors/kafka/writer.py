@@ -73,10 +73,7 @@ class KafkaWriter:
         UndeliveredError if no broker answers.
         """
         producer = self._connected()
-        for name in ("scores_topic", "alerts_topic", "dead_letter_topic"):
-            topic = getattr(self.settings, name)
-            if not topic:
-                continue
+        for name, topic in self.settings.outputs.items():
             try:
                 producer.partitions_for(topic)
             except KafkaTimeoutError:
@@ -117,12 +114,12 @@ class KafkaWriter:
             self._failed(topic, error, size)
         self._unflushed_bytes += len(value or b"") + RECORD_BYTES
         if self._unflushed_bytes > MAX_UNFLUSHED_BYTES:
-            self._flush(self._most_seconds, self._waiting)
+            self._flush(waiting=self._waiting)
         return sent
 
     def flush(self) -> None:
         """Return when the brokers have all that was sent; KafkaConnectorError if they have not, or not in time."""
-        self._flush(self._most_seconds)
+        self._flush()
 
     def reopen(self) -> None:
         """Forget what has failed, and connect again; the topics were checked by `open`."""
@@ -172,11 +169,9 @@ class KafkaWriter:
             if self._producer is not None:
                 _close(self._producer, CLOSE_SECONDS if self._failure is None else 0.0)
 
-    @property
-    def _most_seconds(self) -> float:
-        return self.settings.delivery_timeout_seconds + CLOSE_SECONDS  # the producer gives up earlier
-
-    def _flush(self, seconds: float, waiting: Callable[[], None] = lambda: None) -> None:
+    def _flush(self, seconds: float | None = None, waiting: Callable[[], None] = lambda: None) -> None:
+        if seconds is None:
+            seconds = self.settings.delivery_timeout_seconds + CLOSE_SECONDS  # the producer gives up earlier
         producer, deadline = self._producer, time.monotonic() + seconds
         while producer is not None and self._unflushed_bytes and self._failure is None:
             left = deadline - time.monotonic()
@@ -233,9 +228,8 @@ class KafkaWriter:
         return f"No Kafka broker at kafka.bootstrap_servers={self.settings.bootstrap_servers} to write to: {reason}"
 
     def _topics(self) -> list[str]:
-        """Return the topics that are written; "" if disabled."""
-        settings = self.settings
-        return [settings.scores_topic, settings.alerts_topic, settings.dead_letter_topic]
+        """Return the topics that are written."""
+        return list(self.settings.outputs.values())
 
     def _before_record(self, producer: KafkaProducer) -> None:
         """Do what must come before a record is sent; raises as `send` does."""
@@ -255,7 +249,7 @@ class KafkaWriter:
                 enable_idempotence=True,
                 compression_type=None if settings.compression == "none" else settings.compression,
                 linger_ms=LINGER_MS,
-                batch_size=min(BATCH_BYTES, self.sizes.smallest(filter(None, self._topics()))),
+                batch_size=min(BATCH_BYTES, self.sizes.smallest(self._topics())),
                 max_request_size=MAX_REQUEST_BYTES,
                 delivery_timeout_ms=delivery_ms,
                 request_timeout_ms=min(30_000, delivery_ms // 2),  # the client wants it shorter than the whole
