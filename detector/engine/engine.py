@@ -138,7 +138,7 @@ class Engine:
         if (at, end) != (0, len(batch)):
             slots = slots[np.unique(batch.stream[at:end])]
             batch = batch.slice(at, end)
-        streams.mark_changed(slots)  # from here on, also where something below raises
+        streams.mark_changed(slots[slots >= 0])  # from here on, also where something below raises
         return batch, slots
 
     def _step(self, batch: EventBatch, slots: Int64) -> Step:

@@ -1,6 +1,7 @@
 """How streams with known problems fare at the shipped settings: the engine as the daemon runs it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,17 @@ def test_drain_yields_only_changed_streams(model: Weights) -> None:
     assert {name for name, _ in engine.streams.drain()} == set("abc")
 
     engine.step(batch_of([Event("b", 2, {"x": 1.0})]))
+
+    assert {name for name, _ in engine.streams.drain()} == {"b"}
+
+
+def test_a_name_that_no_event_has_changes_no_stream(model: Weights) -> None:
+    engine = Engine(model)
+    engine.step(batch_of([Event(name, 1, {"x": 1.0}) for name in "abc"]))
+    list(engine.streams.drain())
+    batch = batch_of([Event("b", 2, {"x": 1.0})])
+
+    engine.step(replace(batch, streams=[*batch.streams, "d"]))
 
     assert {name for name, _ in engine.streams.drain()} == {"b"}
 
