@@ -1,10 +1,9 @@
 """Categorical lanes on HDFS logs: sessions classified by their surprise; and what a symbol costs.
 
-Run as: python -m tests.bench.bench_symbols            (the sets: see data.py; folder `hdfs`)
+Run as: python -m tests.bench.bench_symbols            (the set: see hdfs.py)
 
-The files are those of the DeepLog split: 4,855 normal sessions and 16,838 anomalous ones, each a row of log templates;
-the 553,366 normal sessions of its test part are not among them. So the false-positive rate is taken on held-back
-normal sessions, in five folds, and precision is worked out for the true shares:
+The sessions are those of hdfs.py. Most normal ones are not among them, so the false-positive rate is taken on held-back
+ones, in five folds, and precision is worked out for the true shares:
 
     P = 16838 R / (16838 R + 553366 FPR),  F1 = 2 P R / (P + R)
 
@@ -19,6 +18,7 @@ normal sessions, in five folds, and precision is worked out for the true shares:
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,29 +27,22 @@ from connectors.batches import EventBatch, Partition
 from detector.engine.engine import Engine, EngineSettings
 from detector.scoring.incidents import AlertRules
 from detector.scoring.symbols import network
-from tests.bench.data import data_folder
+from tests.bench.hdfs import (
+    ANOMALOUS,
+    BOUNDARY,
+    NORMAL,
+    Sessions,
+    mixed_sessions,
+    read_sessions,
+    symbol_times,
+    with_boundaries,
+)
 from tests.streams import auc
 from training.network.weights import load_prior
 from training.symbols.counts import LANE_SYMBOLS
 from training.symbols.kernels import PREDICTION, predict
 
 FOLDS, QUANTILE = 5, 0.998
-NORMAL, ANOMALOUS = 553_366, 16_838  # sessions of the test part, for the correction
-BOUNDARY = 1_000
-SECOND = 1_000_000_000
-
-Sessions = list[NDArray[np.int64]]
-
-
-def read_sessions(name: str) -> Sessions:
-    """Return sessions of template numbers."""
-    text = (data_folder("hdfs") / name).read_text()
-    return [np.array(line.split(), np.int64) for line in text.splitlines() if line.strip()]
-
-
-def with_boundaries(sessions: Sessions) -> NDArray[np.int64]:
-    """Return sessions as one sequence, a boundary after each."""
-    return np.concatenate([np.append(session, BOUNDARY) for session in sessions])
 
 
 def seen(lanes: NDArray[np.void], symbols: NDArray[np.int64]) -> NDArray[np.void]:
@@ -78,14 +71,21 @@ def scored(settled: NDArray[np.void], sessions: Sessions) -> dict[str, NDArray[n
     return {name: np.array(values) for name, values in found.items()}
 
 
-def corrected_f1(recall: float, false_positives: float) -> float:
-    """Return F1 at the true shares of normal and anomalous sessions."""
-    hits = ANOMALOUS * recall
-    return 2 * hits / (hits + NORMAL * false_positives + ANOMALOUS) if hits else 0.0
+class Separated(NamedTuple):
+    """How well a score of sessions tells anomalous ones, mean over the folds."""
+
+    recall: float
+    false_positives: float  # share of normal sessions
+
+    @property
+    def corrected_f1(self) -> float:
+        """Return F1 at the true shares of normal and anomalous sessions."""
+        hits = ANOMALOUS * self.recall
+        return 2 * hits / (hits + NORMAL * self.false_positives + ANOMALOUS) if hits else 0.0
 
 
-def sessions_by_surprise() -> None:
-    """Protocol 1."""
+def sessions_by_surprise() -> dict[str, Separated]:
+    """Protocol 1, by score."""
     normal, anomalous = read_sessions("hdfs_train"), read_sessions("hdfs_test_abnormal")
     order = np.random.default_rng(0).permutation(len(normal))
     recalls: dict[str, list[float]] = {}
@@ -103,35 +103,29 @@ def sessions_by_surprise() -> None:
             threshold = np.quantile(values, QUANTILE)
             false_positives.setdefault(name, []).append(float((judged[name] > threshold).mean()))
             recalls.setdefault(name, []).append(float((wrong[name] > threshold).mean()))
-    print(f"{'score of a session':32} {'recall':>7} {'FPR':>8} {'corrected F1':>13}")
-    for name, found in recalls.items():
-        recall, fpr = float(np.mean(found)), float(np.mean(false_positives[name]))
-        print(f"{name:32} {recall:7.3f} {fpr:8.5f} {corrected_f1(recall, fpr):13.3f}")
+    return {
+        name: Separated(float(np.mean(found)), float(np.mean(false_positives[name]))) for name, found in recalls.items()
+    }
+
+
+def session_table(separated: dict[str, Separated]) -> str:
+    """Return protocol 1's figures as text."""
+    lines = [f"{'score of a session':32} {'recall':>7} {'FPR':>8} {'corrected F1':>13}"]
+    for name, one in separated.items():
+        lines.append(f"{name:32} {one.recall:7.3f} {one.false_positives:8.5f} {one.corrected_f1:13.3f}")
+    return "\n".join(lines)
 
 
 def one_stream(per_week: float) -> None:
     """Protocol 2, at a budget of alerts."""
-    anomalous_share = ANOMALOUS / (ANOMALOUS + NORMAL)
-    rng = np.random.default_rng(1)
-    normal, anomalous = read_sessions("hdfs_train"), read_sessions("hdfs_test_abnormal")
-    count = round(len(normal) * anomalous_share / (1 - anomalous_share))
-    picked = [anomalous[i] for i in rng.choice(len(anomalous), count, replace=False)]
-    first = len(normal) // 4  # normal alone until then
-    places = np.sort(rng.integers(first, len(normal), count))
-    sessions, wrong = [], []
-    for i, session in enumerate(normal):
-        for k in np.flatnonzero(places == i):
-            sessions.append(picked[k])
-            wrong.append(True)
-        sessions.append(session)
-        wrong.append(False)
+    sessions, truth, first = mixed_sessions()
     number = np.repeat(np.arange(len(sessions)), [len(s) + 1 for s in sessions])
     symbols = with_boundaries(sessions)
     names, symbol = np.unique(symbols, return_inverse=True)
     settings = EngineSettings(rules=AlertRules(alerts_per_stream_per_week=per_week))
     engine, fired, strongest = Engine(load_prior(), settings), np.zeros(len(sessions), bool), np.zeros(len(sessions))
     rows = len(symbols)
-    stamps = 1_600_000_000 * SECOND + 10 * SECOND * np.arange(rows)
+    stamps = symbol_times(rows)
     began = time.perf_counter()
     for a in range(0, rows, 5000):
         b = min(a + 5000, rows)
@@ -147,14 +141,13 @@ def one_stream(per_week: float) -> None:
             if alert.status == "firing":
                 fired[number[alert.offset]] = True
     seconds = time.perf_counter() - began
-    truth = np.array(wrong)
     hits = int((fired & truth).sum())
     print(f"{per_week:>14.0f} {int(fired[first:].sum()):>8} {hits:>10} of {int(truth.sum())}", end="")
     print(f" {auc(strongest[first:], truth[first:]):>9.3f} {rows / seconds:>13,.0f}")
 
 
 if __name__ == "__main__":
-    sessions_by_surprise()
+    print(session_table(sessions_by_surprise()))
     print(f"\n{'alerts a week':>14} {'fired':>8} {'anomalous':>17} {'AUC':>9} {'symbols/s':>13}")
     for budget in (7.0, 100.0, 1000.0):
         one_stream(budget)

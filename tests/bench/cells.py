@@ -1,7 +1,7 @@
 """The cells side by side: the demo's incidents, likelihood, speed and bytes: python -m tests.bench.cells [--quick].
 
 Each cell runs `longwatch demo` end to end with its shipped prior; nothing else differs. Speeds are of engines measured
-turn by turn in one process. NAB's own scores of a cell: python -m tests.bench.quality nab --cell gru.
+turn by turn in one process. NAB's own scores of a cell: python -m tests.bench.quality nab --cell gru --peers.
 """
 
 from __future__ import annotations

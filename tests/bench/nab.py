@@ -1,17 +1,10 @@
-"""Scores and labels in, benchmark figures out.
-
-Three ways to judge a detector, each with the rule that its field publishes, besides those of `training/evaluate.py`:
-
-- `nab_sweep`: the Numenta Anomaly Benchmark's scoring (Lavin and Ahmad 2015, arXiv:1510.03336, and its scorer 1.1).
-- `event_counts`: strict events: a labelled segment counts once, every run of alerted rows outside is a false alarm.
-- `delayed_point_counts`: the AIOps challenge's point F1, where a segment must be found within its first points.
+"""The Numenta Anomaly Benchmark's scoring at all thresholds (Lavin and Ahmad 2015, arXiv:1510.03336; scorer 1.1).
 
 Times are ns since 1970-01-01 UTC; a window is (start, end), both inclusive.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -19,78 +12,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluate import Bool, Float64, Int64, Window, nab_probation, segments
+from tests.bench.counts import no_nan, same_rows
+from training.evaluate import Float64, Int64, Window, nab_probation
 
 _Number = TypeVar("_Number", np.float64, np.int64)
-
-# --- Counting found and missed ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """True and false positives and false negatives; their sum pools the streams of a set."""
-
-    true_positives: int = 0
-    false_positives: int = 0
-    false_negatives: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        """Pool two streams."""
-        return Counts(
-            self.true_positives + other.true_positives,
-            self.false_positives + other.false_positives,
-            self.false_negatives + other.false_negatives,
-        )
-
-    @property
-    def precision(self) -> float:
-        """Return the share of positives that are true; NaN where there is none."""
-        return _ratio(self.true_positives, self.true_positives + self.false_positives)
-
-    @property
-    def recall(self) -> float:
-        """Return the share of what is labelled that was found; NaN where nothing is labelled."""
-        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
-
-    @property
-    def f1(self) -> float:
-        """Return the harmonic mean of precision and recall; NaN where nothing is labelled and nothing was alerted."""
-        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
-
-
-def event_counts(alert: Bool, label: Bool) -> Counts:
-    """Count one stream's events strictly; both arrays are [rows].
-
-    A labelled segment is found if an alerted row lies in it. Every maximal run of alerted rows outside the segments is
-    one false positive, the tail of an alert that outlasts its segment too: held-on alarms would win otherwise.
-    """
-    same_rows(alert, label)
-    labelled = segments(label)
-    alerted_before = np.concatenate(([0], np.cumsum(alert)))
-    found = int((alerted_before[labelled[:, 1]] > alerted_before[labelled[:, 0]]).sum())
-    return Counts(found, len(segments(alert & ~label)), len(labelled) - found)
-
-
-def delayed_point_counts(alert: Bool, label: Bool, delay: int = 7) -> Counts:
-    """Count one stream's points by the AIOps challenge's rule; both arrays are [rows].
-
-    A segment with an alert at most `delay` points after its first counts with all its points as found, any other with
-    all its points as missed; alerted points outside the segments are false, one by one.
-    """
-    same_rows(alert, label)
-    labelled = segments(label)
-    first, stop = labelled[:, 0], labelled[:, 1]
-    alerted_before = np.concatenate(([0], np.cumsum(alert)))
-    in_time = alerted_before[np.minimum(first + delay + 1, stop)] > alerted_before[first]
-    points = stop - first
-    return Counts(int(points[in_time].sum()), int((alert & ~label).sum()), int(points[~in_time].sum()))
-
-
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
-
-
-# --- The Numenta Anomaly Benchmark ------------------------------------------------------------------------------------
 
 
 class Profile(NamedTuple):
@@ -240,19 +165,3 @@ def _scaled_sigmoid(position: Float64) -> Float64:
     """Return 1 far before position 0, 0 there, -1 far behind it; the benchmark's slope."""
     scaled: Float64 = 2.0 / (1.0 + np.exp(5.0 * position)) - 1.0
     return scaled
-
-
-# --- Checks -----------------------------------------------------------------------------------------------------------
-
-
-def same_rows(one: NDArray[np.generic], other: NDArray[np.generic]) -> None:
-    """Raise ValueError where two columns are not of the same rows."""
-    if one.shape != other.shape or one.ndim != 1:
-        raise ValueError(f"expected two columns of the same rows, found shapes {one.shape} and {other.shape}")
-
-
-def no_nan(scores: Float64) -> None:
-    """Raise ValueError where a row has no score."""
-    if np.isnan(scores).any():
-        row = int(np.flatnonzero(np.isnan(scores))[0])
-        raise ValueError(f"row {row} has no score (NaN); a row that cannot be judged scores 0")

@@ -1,302 +1,206 @@
-"""Benchmark of detection quality: `longwatch backtest` with its defaults over open, labelled sets and their goals.
+"""Benchmark of detection quality: one table by set, for `longwatch backtest` with its defaults and for other detectors.
 
-    python -m tests.bench.quality [nab|smd|asd|aiops|all ...] [--cell CELL] [--limit N] [--keep DIR] [--judge DIR]
+    python -m tests.bench.quality [SET ...] [--limit N] [--peers NAME ...] [--jobs N] [--keep DIR | --judge DIR]
+    python -m tests.bench.quality panel [--seeds N ...] [--steps S ...] [--features N ...] [--kinds NAME ...]
 
-The product reads CSV files and writes its scores, as anybody would have it do; only then are the labels looked at. Of
-SMD, ASD and AIOPS it sees the train part, then the test part, which alone is judged. A set that is not on this machine
-is named and left out.
+The product reads CSV files and writes its scores, as anybody would have it do; only then are the labels looked at.
+Where a set has a train part, detectors see it first, and the test part alone is judged. A set that is not on this
+machine is named and left out, and so is a detector that is not installed. All of it takes hours, the product alone
+(--peers, with no name behind it) some minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tests.bench.data import DataMissing, NabSeries, data_folder, labelled_files, labelled_series, nab_series
-from tests.bench.nab import NAB_PROFILES, Counts, NabFigure, delayed_point_counts, event_counts, nab_sweep
-from training.evaluate import average_precision, roc_auc
+from tests.bench import bench_symbols, panel, product
+from tests.bench.data import (
+    DataMissing,
+    LabelledSeries,
+    NabSeries,
+    data_folder,
+    labelled_series,
+    msl_series,
+    nab_series,
+    touchstone_series,
+)
+from tests.bench.hdfs import hdfs_series
+from tests.bench.measures import (
+    EVENT_F1,
+    HIGHEST,
+    LEGEND,
+    MEASURES,
+    MORE_MEASURES,
+    POINTS_F1,
+    RANK_AP,
+    RANK_ROC,
+    Judged,
+    heading,
+    judge_all,
+    line,
+)
+from tests.bench.nab import NAB_PROFILES, NabFigure, nab_sweep
+from tests.bench.panel_kinds import KINDS
+from tests.bench.peers import AT_ONCE, BUDGET, PEERS, SLOW
+from tests.bench.scored import Detector, ScoredRows, keep, kept
+from training.evaluate import Float64
 from training.network.cells import CELLS
 
-NAB_GOAL = (70.0, 60.0, 75.0)
-NAB_PUBLISHED = {
-    "ARTime (looks ahead)": (74.85, 65.15, 80.36),
-    "Numenta HTM (looks ahead)": (70.10, 63.12, 74.32),
-    "best causal known (CAD OSE)": (65.6, 59.7, 69.6),
-    "Random Cut Forest": (51.72, 38.36, 59.75),
-    "Windowed Gaussian": (39.65, 20.87, 47.41),
+PRODUCT = "longwatch"
+SETS: dict[str, Callable[[Path], Iterator[LabelledSeries]]] = {
+    "nab": nab_series,
+    "aiops": labelled_series,
+    "wsd": labelled_series,
+    "ucr": labelled_series,
+    "touchstone": touchstone_series,
+    "smd": labelled_series,
+    "asd": labelled_series,
+    "msl": msl_series,
+    "hdfs": hdfs_series,
+}
+BARS = {  # what the product has to reach
+    "aiops": {EVENT_F1: 0.75, POINTS_F1: 0.78},
+    "ucr": {HIGHEST: 28.0},
+    "touchstone": {RANK_ROC: 0.80, RANK_AP: 0.37},
+    "smd": {EVENT_F1: 0.66},
+    "asd": {EVENT_F1: 0.70},
+    "msl": {EVENT_F1: 0.45},
+}
+SHOWN_BESIDE = {"aiops": (POINTS_F1,), "ucr": (HIGHEST,)}
+NAB_BAR = (73.0, 63.0)  # standard and low FP, at the scorer's best threshold
+NAB_OWN_WITHIN = 1.0  # points of it, at the product's own alerts
+PANEL_BAR = (0.94, 0.22)  # found, false alarms a stream and week
+PUBLISHED = {
+    "nab": {
+        "ARTime (looks ahead)": (74.85, 65.15, 80.36),
+        "Numenta HTM (looks ahead)": (70.10, 63.12, 74.32),
+        "best causal known (CAD OSE)": (65.6, 59.7, 69.6),
+        "Random Cut Forest": (51.72, 38.36, 59.75),
+        "Windowed Gaussian": (39.65, 20.87, 47.41),
+    },
 }
 
 
-class Goal(NamedTuple):
-    """What a set of labelled series is judged by."""
-
-    measure: str
-    f1: float
-    published: str
-    counts: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Counts]  # of alert and label, each [rows]
-
-
-GOALS = {
-    "smd": Goal("strict event F1", 0.55, "others use other formulas (one-step difference 0.641, oracle)", event_counts),
-    "asd": Goal("strict event F1", 0.65, "others use other formulas (one-step difference 0.671, oracle)", event_counts),
-    "aiops": Goal("point F1, k = 7", 0.78, "FluxEV 0.790 unsupervised, 0.811 supervised", delayed_point_counts),
-}
-BEST = "longwatch, best threshold"
-SETS = ("nab", *GOALS)
-# NAB's 365,558 rows may take 20 minutes on two cores, and no set is ten times as large
-DEADLINE_SECONDS = 3 * 3600
+def detectors(peers: Sequence[str], cell: str, jobs: int) -> dict[str, Detector]:
+    """Return the product and those peers that are asked for, by name."""
+    found = {PRODUCT: Detector(partial(product.score, cell=cell, jobs=jobs), True, lambda _: None)}
+    for name in peers:
+        peer = PEERS[name]
+        found[name] = Detector(partial(peer, jobs=jobs), peer.calibrated, peer.lacks)
+    return found
 
 
-# --- Files in and out of the product ----------------------------------------------------------------------------------
-
-
-def write_events(path: Path, stream: str, times: NDArray[np.int64], values: NDArray[np.floating]) -> None:
-    """Write a stream as CSV: timestamp (Unix s), stream, f0 .. fN; `times` (ns) is [rows], `values` [rows, features].
-
-    Nine digits hold any float32, 17 any float64.
-    """
-    digits = 9 if values.dtype == np.float32 else 17
-    row = f"%d,{stream}" + f",%.{digits}g" * values.shape[1] + "\n"
-    with path.open("w", encoding="utf-8") as file:
-        file.write("timestamp,stream," + ",".join(f"f{feature}" for feature in range(values.shape[1])) + "\n")
-        seconds = (times // 1_000_000_000).tolist()
-        file.writelines(row % (second, *observed) for second, observed in zip(seconds, values.tolist(), strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredRows:
-    """What the product said of one stream: columns of [rows], in its order."""
-
-    times: NDArray[np.int64]  # ns
-    score: NDArray[np.float64]
-    threshold: NDArray[np.float64]
-    alert: NDArray[np.bool_]
-
-    def on(self, times: NDArray[np.int64]) -> ScoredRows:
-        """Return these columns on the rows that were read, `times` [rows]: what was dropped (late, twice) scores 0.
-
-        Raises ValueError where a scored row is none of those that were read.
-        """
-        if np.array_equal(times, self.times):
-            return self
-        rows, next_row = [], 0
-        read = times.tolist()
-        try:
-            for moment in self.times.tolist():
-                next_row = read.index(moment, next_row) + 1
-                rows.append(next_row - 1)
-        except ValueError:
-            raise ValueError(f"a row at {moment} ns was scored that was not read, or out of order") from None
-        score, threshold = np.zeros(len(times)), np.full(len(times), np.inf)
-        alert = np.zeros(len(times), dtype=np.bool_)
-        score[rows], threshold[rows], alert[rows] = self.score, self.threshold, self.alert
-        return ScoredRows(times, score, threshold, alert)
-
-
-def read_scores(path: Path) -> dict[str, ScoredRows]:
-    """Read the CSV that `longwatch backtest` writes, by stream."""
-    rows: dict[str, list[tuple[str, str, str, str]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        wanted = ("stream", "timestamp", "score", "threshold", "alert")
-        if missing := [name for name in wanted if name not in header]:
-            raise ValueError(f"{path}: no column {', '.join(missing)}; found {', '.join(header)[:200]}")
-        stream, *columns = (header.index(name) for name in wanted)
-        moment, score, threshold, alert = columns
-        for row in reader:
-            rows.setdefault(row[stream], []).append((row[moment], row[score], row[threshold], row[alert]))
-    return {name: _scored_rows(path, of_stream) for name, of_stream in rows.items()}
-
-
-def _scored_rows(path: Path, rows: Sequence[tuple[str, str, str, str]]) -> ScoredRows:
-    times, scores, thresholds, alerts = zip(*rows, strict=True)
-    if times[0].endswith(("Z", "+00:00")):
-        # numpy's parser knows no zones
-        ns = np.array([text[:-1] if text[-1] == "Z" else text[:-6] for text in times], dtype="datetime64[ns]")
-    else:
-        raise ValueError(f"{path}: expected times such as 2014-04-10T07:15:00Z, found {times[0]!r}")
-    known = {"0": False, "1": True, "false": False, "true": True, "False": False, "True": True}
-    return ScoredRows(
-        ns.astype(np.int64),
-        np.array(scores, dtype=np.float64),
-        np.array(thresholds, dtype=np.float64),
-        np.array([known[text] for text in alerts], dtype=np.bool_),
-    )
-
-
-def backtest(files: Sequence[Path], output: Path, *, cell: str, threads: int) -> float:
-    """Run the product over `files`, all else by default; returns the wall time in s. `threads` 0: its own choice."""
-    program = Path(sys.executable).with_name("longwatch")
-    if not program.exists():
-        raise SystemExit(f"{program} is not there: install the project first (make install)")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LONGWATCH_")}
-    environment["LONGWATCH_MODEL__CELL"] = cell
-    if threads:
-        environment["LONGWATCH_COMPUTE__THREADS"] = str(threads)
-    started = time.monotonic()
-    done = subprocess.run(  # in the files' folder, so that nobody's longwatch.toml is found
-        [program, "backtest", *files, "--output", output],
-        cwd=output.parent,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"longwatch backtest exited {done.returncode} on {files[0]} ...:\n{done.stderr[-4000:]}")
-    return time.monotonic() - started
-
-
-# --- Judging ----------------------------------------------------------------------------------------------------------
+# --- NAB's own score --------------------------------------------------------------------------------------------------
 
 
 def judge_nab(series: Sequence[NabSeries], scored: dict[str, ScoredRows]) -> list[tuple[str, list[NabFigure]]]:
-    """Return NAB's figures by profile, for the scorer's best thresholds and for two that the product sets itself."""
-    missing = [one.stream for one in series if one.stream not in scored]
-    if missing:
-        raise ValueError(f"{len(missing)} of {len(series)} streams were not scored: {', '.join(missing[:3])} ...")
+    """Return NAB's figures by profile, for the scorer's best thresholds and for two that the detector sets itself."""
     rows = [scored[one.stream].on(one.times) for one in series]
 
-    def sweep(column: Callable[[ScoredRows], NDArray[np.float64]]) -> list[NabFigure]:
+    def sweep(column: Callable[[ScoredRows], Float64], *, best: bool = False) -> list[NabFigure]:
         swept = nab_sweep((one.times, column(row), one.windows) for one, row in zip(series, rows, strict=True))
-        best = column is _score
         return [swept.best(weights) if best else swept.at(1.0, weights) for weights in NAB_PROFILES.values()]
 
     return [
-        (BEST, sweep(_score)),
-        ("longwatch, score >= threshold", sweep(lambda row: (row.score >= row.threshold).astype(np.float64))),
-        ("longwatch, alert rows", sweep(lambda row: row.alert.astype(np.float64))),
+        ("best threshold", sweep(lambda row: row.score, best=True)),
+        ("score >= threshold", sweep(lambda row: (row.score >= row.threshold).astype(np.float64))),
+        ("alert rows", sweep(lambda row: row.alert.astype(np.float64))),
     ]
 
 
-def _score(row: ScoredRows) -> NDArray[np.float64]:
-    return row.score
-
-
-class Judged(NamedTuple):
-    """One stream's figures on its test part."""
-
-    stream: str
-    rows: int
-    counts: Counts
-    average_precision: float
-    roc_auc: float
-
-
-def judge_labelled(
-    stream: str,
-    scored: ScoredRows,
-    judged_from: int,
-    label: NDArray[np.bool_],
-    count: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Counts],
-) -> Judged:
-    """Judge a stream's rows from `judged_from` on; `scored` is on all its rows."""
-    score, alert = scored.score[judged_from:], scored.alert[judged_from:]
-    ranking = average_precision(score, label), roc_auc(score, label)
-    return Judged(stream, len(label), count(alert, label), *ranking)
+def nab_table(judged: dict[str, list[tuple[str, list[NabFigure]]]], *, whole: bool) -> str:
+    """Return NAB's scores as text; `whole`: bar and published figures, too, which are of the whole corpus."""
+    lines = [f"{'NAB':<34}{'standard':>10}{'low FP':>10}{'low FN':>10}{'found':>9}{'FP rows':>9}"]
+    for detector, of_detector in judged.items():
+        for name, figures in of_detector:
+            scores = "".join(f"{figure.score:10.2f}" for figure in figures)
+            found = f"{figures[0].windows_found:9}{figures[0].false_positive_rows:9}"
+            lines.append(f"{f'{detector}, {name}':<34}{scores}{found}")
+    if whole:
+        (_, best), _, (_, own) = judged[PRODUCT]
+        bars_ = NAB_BAR, [figure.score - NAB_OWN_WITHIN for figure in best[:2]]
+        for name, figures, wanted in zip(("best threshold", "alert rows"), (best, own), bars_, strict=True):
+            met = all(figure.score >= bar for figure, bar in zip(figures, wanted, strict=False))
+            lines.append(f"{f'bar, {name}':<34}{wanted[0]:10.2f}{wanted[1]:10.2f}  {_verdict(met)}")
+        for name, published in PUBLISHED["nab"].items():
+            lines.append(f"{name:<34}" + "".join(f"{figure:10.2f}" for figure in published))
+    return "\n".join(lines)
 
 
 # --- The sets ---------------------------------------------------------------------------------------------------------
 
 
-def run_nab(folder: Path, limit: int | None, cell: str, *, judge_only: bool) -> None:
-    """Score the corpus in one call of the product and print its table."""
-    series = nab_series(data_folder("nab"))[:limit]
-    output = folder / "nab.scores.csv"
-    rows, windows = sum(len(one.times) for one in series), sum(len(one.windows) for one in series)
-    title = f"NAB: {len(series)} files, {rows:,} rows, {windows} windows"
-    if not judge_only:
-        with tempfile.TemporaryDirectory(dir=folder) as events:
-            files = [Path(events) / f"{one.stream.replace('/', '-')}.csv" for one in series]
-            for path, one in zip(files, series, strict=True):
-                write_events(path, one.stream, one.times, one.values)
-            title += _wall(backtest(files, output, cell=cell, threads=0), rows)
-    judged = judge_nab(series, read_scores(output))
-    print(f"\n{title}")
-    print(f"{'':<34}{'standard':>10}{'low FP':>10}{'low FN':>10}{'found':>9}{'FP rows':>9}{'threshold':>11}")
-    for name, figures in judged:
-        standard = figures[0]
-        threshold = f"{standard.threshold:11.4g}" if name == BEST else ""
-        print(f"{name:<34}{_figures(figure.score for figure in figures)}", end="")
-        print(f"{standard.windows_found:9}{standard.false_positive_rows:9}{threshold}")
-    if limit is None:
-        met = all(figure.score >= goal for figure, goal in zip(judged[0][1], NAB_GOAL, strict=True))
-        print(f"{'goal, best threshold':<34}{_figures(NAB_GOAL)}  {_verdict(met)}")
-        for name, published in NAB_PUBLISHED.items():
-            print(f"{name:<34}{_figures(published)}")
+class Kept(NamedTuple):
+    """Where scores are kept, and whether they are taken from there."""
+
+    folder: Path | None
+    read: bool
+
+    def scores(self, name: str, detector: str, make: Callable[[], dict[str, ScoredRows]]) -> dict[str, ScoredRows]:
+        """Return what a detector said of a set; raises FileNotFoundError where it was to be read and is not there."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name}.{detector}.npz"
+        if self.read:
+            return kept(path)
+        scored = make()
+        keep(path, scored)
+        return scored
 
 
-def run_labelled(name: str, folder: Path, limit: int | None, cell: str, jobs: int, *, judge_only: bool) -> None:
-    """Score smd, asd or aiops, one call of the product a stream and `jobs` at a time, and print the table."""
-    goal = GOALS[name]
-    files = labelled_files(name)[:limit]
-
-    def score_and_judge(path: Path) -> tuple[Judged, float, int]:
-        one = labelled_series(path)
-        output = folder / f"{name}-{one.stream}.scores.csv"
-        seconds = 0.0
-        if not judge_only:
-            events = folder / f"{name}-{one.stream}.csv"
-            write_events(events, one.stream, one.times, one.values)
-            seconds = backtest([events], output, cell=cell, threads=1 if jobs > 1 else 0)
-            events.unlink()
-        scored = read_scores(output)
-        if one.stream not in scored:
-            raise ValueError(f"{output}: stream {one.stream} was not scored; found {', '.join(scored)[:200]}")
-        row = scored[one.stream].on(one.times)
-        return judge_labelled(one.stream, row, one.judged_from, one.label, goal.counts), seconds, len(one.times)
-
-    print(f"\n{name.upper()}: {goal.measure}")
-    print(f"{'':<38}{'F1':>7}{'precision':>11}{'recall':>8}{'FP':>7}{'AP':>7}{'AUC':>7}")
-    judged: list[Judged] = []
-    seconds, rows = 0.0, 0
-    with ThreadPoolExecutor(jobs) as pool:
-        for figures, took, read in pool.map(score_and_judge, files):
-            judged.append(figures)
-            seconds, rows = seconds + took, rows + read
-            print(_line(figures.stream, figures.counts, figures.average_precision, figures.roc_auc), flush=True)
-    pooled = sum((figures.counts for figures in judged), Counts())
-    mean = [
-        float(np.mean([each.average_precision for each in judged])),
-        float(np.mean([each.roc_auc for each in judged])),
-    ]
-    print(_line("pooled; AP, AUC: mean", pooled, *mean))
-    if limit is None:
-        print(f"{'goal, at its own threshold':<38}{goal.f1:7.3f}  {_verdict(pooled.f1 >= goal.f1)}")
-    print(f"published: {goal.published}")
-    if seconds:
-        print(f"{len(judged)} streams{_wall(seconds, rows)}, {jobs} at a time")
+def run_set(name: str, shown: dict[str, Detector], limit: int | None, at: Kept) -> str:
+    """Print a set's lines of the table; returns what has no column there. Raises DataMissing."""
+    series = list(islice(SETS[name](data_folder(name)), limit))
+    notes = [f"{name}: {len(series)} streams, {sum(len(one.times) for one in series):,} rows"]
+    of_nab = {}
+    for detector, how in shown.items():
+        if why := how.lacks(series):
+            notes.append(f"{detector} is left out of {name}: {why}")
+            continue
+        scored = at.scores(name, detector, partial(how.score, series))
+        judged = judge_all(series, scored)
+        print(line(name, detector, judged, calibrated=how.calibrated), flush=True)
+        beside = {measure: MORE_MEASURES[measure](judged) for measure in SHOWN_BESIDE.get(name, ())}
+        notes += [f"{detector}: {measure} {value:.3g}" for measure, value in beside.items()]
+        if name == "nab" and any(one.label.any() for one in series):  # else its score has no meaning
+            of_nab[detector] = judge_nab(series, scored)
+        if detector == PRODUCT and limit is None:
+            notes += bars(name, judged)
+    if of_nab:
+        notes.append(nab_table(of_nab, whole=limit is None))
+    if name == "hdfs":
+        notes.append(bench_symbols.session_table(bench_symbols.sessions_by_surprise()))
+    return "\n".join(notes)
 
 
-def _figures(figures: Iterable[float]) -> str:
-    return "".join(f"{figure:10.2f}" for figure in figures)
+def bars(name: str, judged: Sequence[Judged]) -> list[str]:
+    """Say which of a set's bars are met."""
+    lines = []
+    for measure, bar in BARS.get(name, {}).items():
+        value = (MEASURES | MORE_MEASURES)[measure](judged)
+        lines.append(f"bar, {measure} {bar:g}: {value:.3g}, {_verdict(value >= bar)}")
+    return lines
 
 
-def _line(name: str, counts: Counts, precision: float, area: float) -> str:
-    return (
-        f"{name:<38}{counts.f1:7.3f}{counts.precision:11.3f}{counts.recall:8.3f}{counts.false_positives:7}"
-        f"{precision:7.3f}{area:7.3f}"
-    )
-
-
-def _wall(seconds: float, rows: int) -> str:
-    return f"; backtest took {seconds:,.1f} s ({rows / seconds:,.0f} rows/s)"
+def run_panel(shown: dict[str, Detector], asked: argparse.Namespace) -> str:
+    """Return the panel's tables."""
+    kinds = (asked.kinds or list(KINDS))[: asked.limit]
+    lines = [f"{name} is left out of the panel: {why}" for name, how in shown.items() if (why := how.lacks([]))]
+    parts = panel.groups(asked.seeds, asked.steps, asked.features, kinds)
+    for name, told in panel.run(parts, shown).items():
+        lines += [f"panel, {name}, seeds {asked.seeds}", panel.found_table(told), panel.false_table(told)]
+        lines.append(panel.summary(told, BUDGET) + "\n")
+    lines.append(f"bar: {PANEL_BAR[0]:.3f} found, {PANEL_BAR[1]:.2f} false alarms a week")
+    return "\n".join(lines)
 
 
 def _verdict(met: bool) -> str:
@@ -306,31 +210,42 @@ def _verdict(met: bool) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sets that are asked for; returns 0 when each that is here was judged, whatever the figures say."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.quality", description=__doc__.splitlines()[0])
-    parser.add_argument("sets", nargs="*", choices=[*SETS, "all"], default="all", help="one or more; default: all")
+    names = [*SETS, "panel"]
+    parser.add_argument("sets", nargs="*", choices=[*names, "all"], default="all", help="one or more; default: all")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N streams of each set")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=min(2, os.cpu_count() or 1),
-        help="streams of SMD, ASD and AIOPS at once (%(default)s)",
-    )
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes (%(default)s)")
     parser.add_argument("--cell", choices=CELLS, default="lstm", help="model.cell (%(default)s, the default)")
+    usual = [name for name in PEERS if name not in SLOW]
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=usual, help=f"default: {' '.join(usual)}")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the panel (1)")
+    parser.add_argument(
+        "--steps", nargs="+", type=int, choices=panel.STEPS, default=panel.STEPS, help="of the panel, s"
+    )
+    parser.add_argument("--features", nargs="+", type=int, default=panel.FEATURES, help="of the panel's streams")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND", help="of the panel: panel_kinds.py")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--keep", type=Path, metavar="DIR", help="keep the product's scores there")
-    where.add_argument("--judge", type=Path, metavar="DIR", help="judge the scores kept there, run nothing")
+    where.add_argument("--keep", type=Path, metavar="DIR", help="keep what was said of the sets there")
+    where.add_argument("--judge", type=Path, metavar="DIR", help="judge what is kept there, run nothing but the panel")
     asked = parser.parse_args(arguments)
-    names = SETS if "all" in asked.sets else [name for name in SETS if name in asked.sets]
-    for name in names:
-        with tempfile.TemporaryDirectory(prefix="longwatch-quality-") as temporary:
-            folder = (asked.keep or asked.judge or Path(temporary)).resolve()
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                if name == "nab":
-                    run_nab(folder, asked.limit, asked.cell, judge_only=bool(asked.judge))
-                else:
-                    run_labelled(name, folder, asked.limit, asked.cell, asked.jobs, judge_only=bool(asked.judge))
-            except DataMissing as missing:
-                print(f"\n{name.upper()}: left out: {missing}")
+    at = Kept(asked.keep or asked.judge, bool(asked.judge))
+    if asked.keep:
+        asked.keep.mkdir(parents=True, exist_ok=True)
+    shown = detectors(asked.peers, asked.cell, min(asked.jobs, AT_ONCE))
+    print(f"alerts: {PRODUCT} by its defaults ({BUDGET:g} a stream and week)", end="")
+    print("".join(f"\n        {name}: {PEERS[name].alerts}" for name in asked.peers))
+    print(
+        "".join(f"        {name}: not shown, it is slow; --peers {name}\n" for name in SLOW if name not in asked.peers)
+    )
+    wanted = names if "all" in asked.sets else [name for name in names if name in asked.sets]
+    if wanted != ["panel"]:
+        print(f"\n{LEGEND}\n\n{heading()}")
+    notes = []
+    for name in wanted:
+        try:
+            notes.append(run_panel(shown, asked) if name == "panel" else run_set(name, shown, asked.limit, at))
+        except DataMissing as missing:
+            notes.append(f"{name}: left out: {missing}")
+    print("\n" + "\n\n".join(notes))
     return 0
 
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from tests.bench.counts import Counts, delayed_point_counts, delays, event_counts
 from tests.bench.data import DataMissing, data_folder, nab_series
-from tests.bench.nab import NAB_PROFILES, Counts, Profile, delayed_point_counts, event_counts, nab_sweep
+from tests.bench.nab import NAB_PROFILES, Profile, nab_sweep
 from training.evaluate import (
     Bool,
     Float64,
@@ -186,7 +187,7 @@ PUBLISHED = {
 def test_published_nab_figures_are_reproduced_from_published_scores(detector: str) -> None:
     try:
         folder = data_folder("nab_results")
-        series = nab_series(data_folder("nab"))
+        series = list(nab_series(data_folder("nab")))
     except DataMissing as missing:
         pytest.skip(str(missing))
     with np.load(folder / f"{detector}.npz", allow_pickle=False) as stored:
@@ -211,6 +212,23 @@ def test_a_permanent_alarm_is_one_false_alarm_between_each_two_segments() -> Non
     counts = event_counts(np.ones(7, dtype=np.bool_), label)
     assert counts == Counts(3, 4, 0)
     assert counts.f1 == pytest.approx(0.6)
+
+
+def test_a_segment_found_late_does_not_count_where_it_has_to_be_found_soon() -> None:
+    label = mask("..xxxxxxxxx...xxxxxxxxx")
+    alert = mask("........xx.......x...x.")  # after 6 points of the first, after 3 of the second
+    assert delays(alert, label).tolist() == [6, 3]
+    assert event_counts(alert, label, within=7) == Counts(2, 0, 0)
+    assert event_counts(alert, label, within=6) == Counts(1, 0, 1)
+    assert event_counts(alert, label, within=3) == Counts(0, 0, 2)
+
+
+def test_false_alarms_stay_runs_where_segments_have_to_be_found_soon() -> None:
+    label = mask(".......xxxx....")
+    alert = mask("xx.x......xxx..")  # two runs before it, a late find, and its tail
+    assert event_counts(alert, label, within=2) == Counts(0, 3, 1)
+    assert delays(alert, label).tolist() == [3]
+    assert delays(mask("..............."), label).tolist() == [-1]
 
 
 def test_streams_are_pooled_by_adding_their_counts() -> None:
