@@ -231,14 +231,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.keep:
         asked.keep.mkdir(parents=True, exist_ok=True)
     shown = detectors(asked.peers, asked.cell, min(asked.jobs, AT_ONCE))
-    print(f"alerts: {PRODUCT} by its defaults ({BUDGET:g} a stream and week)", end="")
-    print("".join(f"\n        {name}: {PEERS[name].alerts}" for name in asked.peers))
-    print(
-        "".join(f"        {name}: not shown, it is slow; --peers {name}\n" for name in SLOW if name not in asked.peers)
-    )
+    alerts = {PRODUCT: f"its defaults ({BUDGET:g} a stream and week)"}
+    alerts |= {name: PEERS[name].alerts for name in asked.peers}
+    alerts |= {name: f"not shown, it is slow; --peers {name}" for name in SLOW if name not in asked.peers}
+    print("alerts by\n" + "\n".join(f"  {name:<11}{how}" for name, how in alerts.items()))
     wanted = names if "all" in asked.sets else [name for name in names if name in asked.sets]
     if wanted != ["panel"]:
-        print(f"\n{LEGEND}\n\n{heading()}")
+        print(f"\n{LEGEND}\n\n{heading()}", flush=True)
     notes = []
     for name in wanted:
         try:
