@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.scoring.units import STATISTICS
+
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 Records = NDArray[np.void]
@@ -22,12 +24,27 @@ MEASURED = np.dtype(  # one row an observation
         ("lower", np.float64),
         ("upper", np.float64),
         ("error", np.float64),
-        ("units", np.float64),  # u
-        ("slow_units", np.float64),
-        ("tail", np.float64),  # -log10 of the two-sided probability the forecast gave to such an error
         ("surprise", np.float64),
-        ("contribution", np.float64),
-    ]
+        ("contribution", np.float64),  # share in the channel that speaks
+        ("known", np.bool_),  # a number of a lane that had a forecast
+        ("levelled", np.bool_),  # the usual of its hour is known well enough
+        ("symbol", np.float64),  # a symbol's claim: log10 of the events between such
+        ("tail", np.float64),  # -log10 of the two-sided probability that the network gave to such an error
+        ("network_low", np.float64),  # its 99 % band
+        ("network_high", np.float64),
+        ("least", np.float64),  # smallest unit of an error
+        ("smoothed_error", np.float64),
+        ("far_error", np.float64),
+        ("usual", np.float64),  # level of this hour; NaN: not known yet
+        ("sizes", np.float64, len(STATISTICS)),  # of the lane's statistics; NaN: not known
+        ("units", np.float64, len(STATISTICS)),  # the same in units
+        ("slow_units", np.float64),  # of all, by their slow memory: for the rank
+        ("still", np.float64),  # claims of channels that need no units
+        ("novel", np.float64),
+        ("nearest", np.float64),  # value met before, and how many events ago, about
+        ("nearest_age", np.float64),
+    ],
+    align=True,
 )
 
 VERDICT = np.dtype(  # one row an event
@@ -35,13 +52,23 @@ VERDICT = np.dtype(  # one row an event
         ("score", np.float64),
         ("threshold", np.float64),
         ("surprise", np.float64),
+        ("rank", np.float64),
         ("warming", np.bool_),
+        ("channel", np.int8),  # that claims most; -1: none
         ("lead", np.int64),  # observation that contributes most; -1: none
         ("alert", np.bool_),
         ("young", np.bool_),  # it would be, were the stream old enough for its threshold
         ("lapses", np.bool_),  # an incident had ended before it, in the stream's silence
         ("change", np.int8),  # what becomes of the incident: see incidents.py
-    ]
+        # what the channel's own sentence is made of, where an alert fires or peaks: see explain.py
+        ("observed", np.float64),
+        ("expected", np.float64),
+        ("lower", np.float64),
+        ("upper", np.float64),
+        ("seconds", np.float64),
+        ("usual_seconds", np.float64),
+    ],
+    align=True,
 )
 
 
@@ -65,7 +92,6 @@ class SortedBatch(NamedTuple):
     start: Int64  # [events + 1]
     observation: Int64  # [observations] index into the batch
     lane: Int64  # [observations]
-    many_row: Int64  # [observations] row of `Tables.many`; -1: a stream of one feature
     value: Float64  # [observations] of a symbol its surprise, once that is known
     symbol: Int64  # [observations] hash; 0: a number
 
@@ -76,7 +102,6 @@ class Numbers(NamedTuple):
     start: Int64  # [events + 1]
     at: Int64  # [numbers] row among all observations
     lane: Int64  # [numbers], as are the others
-    many_row: Int64
     time: Int64
     value: Float64
 
@@ -96,15 +121,6 @@ class Forecasts(NamedTuple):
     horizons: Int64
     frames: Records  # FRAME [numbers]
     outputs: NDArray[np.float32]  # [numbers, 3 horizons]: locations, log scales, degrees of freedom
-
-
-class Tables(NamedTuple):
-    """What is remembered of streams, for the verdict."""
-
-    streams: Records  # STREAM, by slot
-    single: Records  # SINGLE_SCORE
-    many: Records  # many_score
-    matrices: NDArray[np.float32]
 
 
 class Verdicts(NamedTuple):

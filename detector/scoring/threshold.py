@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import math
 
-from detector.scoring.calibration import Record
 from training.network.compiled import compiled
 
 WEEK_SECONDS = 604_800.0
-MIN_THRESHOLD_MANY = 2.0  # once in 100 events: rarer data than hourly would else alert on noise
-MIN_THRESHOLD_SINGLE = 3.0  # the score's own anchor for one feature: see judge.ALARMING_NOVELTY
+MIN_THRESHOLD_SEVERAL = 2.8  # once in 630 events: rarer data than hourly would else alert on noise
+MIN_THRESHOLD_ONE = 3.0  # novelty's own anchor: see channels.novel.ALARMING
 
 
 @compiled
-def threshold_of(s: Record, interval: float, per_week: float, fixed: float) -> float:
+def threshold_of(interval: float, per_week: float, fixed: float, several: bool) -> float:
     """Return the score above which a stream may alert: its budget of alerts at its own rate of events.
 
     `interval` is the running mean time between events as of the event that is judged, in seconds; 0: not known yet.
+    `several`: its events have several features.
     """
     if not math.isnan(fixed):
         return fixed
-    least = MIN_THRESHOLD_SINGLE if s.lanes == 1 else MIN_THRESHOLD_MANY
+    least = MIN_THRESHOLD_SEVERAL if several else MIN_THRESHOLD_ONE
     if interval <= 0.0:
         return least
     return max(math.log10(WEEK_SECONDS / interval / per_week), least)
+
+
+@compiled
+def youth(threshold: float, events: float) -> float:
+    """Return what a stream's claims must exceed the threshold by, for want of a past that bears them out.
+
+    From `events` alone nobody knows what comes once in more: a young stream may speak if what it says is large.
+    """
+    return max(threshold - math.log10(max(events, 1.0)), 0.0)

@@ -1,0 +1,120 @@
+"""The forecast channel's statistics: by how much the network was wrong, in the data's own unit.
+
+Three sizes of error a lane: of the forecast of this event, of the running mean of such errors (a shift, a burst), and of
+what was forecast of this event nine events ago (a slow rise that one step at a time never surprises). The forecast is
+clipped to the range seen lately. Beside them stands the network's own word: how rare it held such an error to be.
+
+Finds spikes, bursts, shifts and noise. Does not find what stays within usual errors: a standstill at a usual value.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from detector.scoring.student import BAND_DEVIATE, normal_deviate, rarity, student_deviate
+from detector.scoring.units import ERROR, FAR, SLOW, SMOOTHED, Record
+from training.network.compiled import compiled
+from training.network.inputs import LIMIT, to_unit
+
+SMOOTHING = 0.4  # weight of the newest error in the running mean
+SLOW_SMOOTHING = 0.03  # and of the far error in its slow mean, for the rank
+RANGE_EVENTS = 4000  # the range is that of the last one to two times so many events
+REACH = 3.0  # a value widens the range by at most so many times itself: one wild value widens nothing
+MIN_UNIT = 0.01  # of the range: an error below is never an event
+HAIR = 1e-6  # of the value's size: a lesser difference is none
+
+
+def forecast_state(horizon: int) -> np.dtype[Any]:
+    """Return what is remembered of a lane's errors; `horizon`: how many events ahead the farthest forecast is."""
+    return np.dtype(
+        [
+            ("smoothed", np.float64),
+            ("slow", np.float64),
+            ("low", np.float64),  # range of the values since the last turn of RANGE_EVENTS ...
+            ("high", np.float64),
+            ("former_low", np.float64),  # ... and between the last two
+            ("former_high", np.float64),
+            ("ahead", np.float64, max(horizon - 1, 1)),  # forecasts that wait for their event; NaN: none
+        ],
+        align=True,
+    )
+
+
+@compiled
+def _widen_range(r: Record, events: int, x: float) -> tuple[float, float]:
+    """Return the lane's range before a value, and take that in; `r` is the forecast state."""
+    if events % RANGE_EVENTS == 0:
+        r.former_low, r.former_high = (x, x) if events == 0 else (r.low, r.high)
+        r.low, r.high = math.inf, -math.inf
+    low, high = min(r.low, r.former_low), max(r.high, r.former_high)
+    reach = REACH * (high - low) if high > low else math.inf
+    r.low, r.high = min(r.low, max(x, low - reach)), max(r.high, min(x, high + reach))
+    return low, high
+
+
+@compiled
+def measure_errors(
+    r: Record,  # forecast state
+    events: int,  # of the lane before this one
+    x: float,
+    last: float,  # value before
+    frame: Record,
+    location: float,
+    log_scale: float,
+    freedom: float,
+    far_location: float,  # of the event that is `wait` arrivals ahead
+    wait: int,  # 0: there is no far forecast
+    gap: bool,  # the event ends a gap
+    m: Record,  # out MEASURED
+) -> None:
+    """Measure one event's errors; what is wrong by less than a hair is not wrong."""
+    mean, deviation = frame.mean, frame.deviation
+    if events == 0:
+        r.ahead[:] = math.nan
+    low, high = _widen_range(r, events, x)
+    m.least = max(MIN_UNIT * (high - low), HAIR * abs(mean), 1e-12)
+    expected = _in_data_unit(location, mean, deviation, low, high)
+    error = x - expected
+
+    scale = math.exp(log_scale)
+    t = (to_unit(x, mean, deviation) - location) / scale
+    hair = HAIR * abs(mean)
+    m.surprise = (
+        math.lgamma(0.5 * freedom)
+        + 0.5723649429247001
+        - math.lgamma(0.5 * (freedom + 1.0))
+        + 0.5 * math.log(freedom)
+        + log_scale
+        + 0.5 * (freedom + 1.0) * math.log1p(t * t / freedom)
+    )
+    if abs(x - mean) <= hair and abs(x - last) <= hair:
+        t = 0.0
+    m.tail = rarity(normal_deviate(abs(t), freedom))
+    m.expected, m.error = expected, error
+
+    far_error = 0.0
+    if gap:
+        r.smoothed = 0.0
+        r.ahead[:] = math.nan
+    else:
+        r.smoothed += SMOOTHING * (error - r.smoothed)
+    if wait > 0:
+        place = events % wait
+        if not math.isnan(r.ahead[place]):
+            far_error = x - r.ahead[place]
+        r.ahead[place] = _in_data_unit(far_location, mean, deviation, low, high)
+    r.slow += SLOW_SMOOTHING * (abs(far_error) - r.slow)
+    m.sizes[ERROR], m.sizes[SMOOTHED], m.sizes[FAR], m.sizes[SLOW] = abs(error), abs(r.smoothed), abs(far_error), r.slow
+    m.smoothed_error, m.far_error = r.smoothed, far_error
+    edge = scale * student_deviate(BAND_DEVIATE, freedom)
+    m.network_low = mean + deviation * math.sinh(min(max(location - edge, -LIMIT), LIMIT))
+    m.network_high = mean + deviation * math.sinh(min(max(location + edge, -LIMIT), LIMIT))
+
+
+@compiled(inline="always")
+def _in_data_unit(location: float, mean: float, deviation: float, low: float, high: float) -> float:
+    value = mean + deviation * math.sinh(min(max(location, -LIMIT), LIMIT))
+    return min(max(value, low), high)

@@ -1,0 +1,67 @@
+"""The still channel's claim: for how long a value has not changed, against the lane's usual pauses.
+
+Runs of equal values have an exponential tail of their own over log length, learnt beyond the length that one run in
+twenty exceeds. Finds stuck sensors and counters that stopped. Says nothing of a series that never repeats a value
+until it has changed some twenty times, nor of one that always rests.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from detector.scoring.return_period import LOG10_E
+from detector.scoring.units import Record
+from training.network.compiled import compiled
+
+LONG = 0.05  # share of runs that are long: those whose tail is learnt
+MEMORY = 2000.0  # runs
+MIN_RUNS, MIN_EVENTS = 20, 60  # before a run can be called long
+MIN_SCALE = 0.15  # nats of log length
+
+STILL_STATE = np.dtype(
+    [
+        ("run", np.int64),  # events in a row that repeated the value
+        ("runs", np.int64),  # ended
+        ("since", np.int64),  # ns: when the value came
+        ("bound", np.float32),  # log length that a share LONG of runs exceeds
+        ("scale", np.float32),  # mean of what they exceed it by; 0: none yet
+    ],
+    align=True,
+)
+
+
+@compiled
+def measure_still(r: Record, events: int, time: int, x: float, last: float) -> float:
+    """Return log10 of the events between runs as long as the present one, 0 for a usual length; learn ended runs."""
+    scale = float(r.scale) if r.scale > 0.0 else 0.5
+    if x == last and events > 0:
+        r.run += 1
+    else:
+        if events > 1:
+            y = math.log(r.run + 1.0)
+            r.runs += 1
+            weight = max(1.0 / (r.runs + 20.0), 1.0 / MEMORY)
+            bound = float(r.bound)
+            if y > bound:
+                excess = min(y - bound, 5.0 * scale + 0.05)
+                r.bound = bound + scale * weight * (1.0 - LONG) / LONG
+                step = max(1.0 / (r.runs * LONG + 3.0), 1.0 / (MEMORY * LONG))
+                scale = max(scale + step * (excess - scale), MIN_SCALE)
+            else:
+                r.bound = max(bound - scale * weight, 0.0)
+        r.run, r.since = 0, time
+    r.scale = scale
+    if r.run == 0 or events <= MIN_EVENTS or r.runs <= MIN_RUNS:
+        return 0.0
+    y = math.log(r.run + 1.0)
+    if y <= r.bound:
+        return 0.0
+    return max(-math.log10(r.runs / (events + 1.0) * LONG + 1e-9) + LOG10_E * (y - r.bound) / scale, 0.0)
+
+
+@compiled
+def usual_longest(r: Record) -> float:
+    """Return about the longest run to be expected of so many, in events."""
+    return math.exp(r.bound + r.scale * math.log(max(r.runs * LONG, 1.0)))

@@ -1,0 +1,210 @@
+"""Which values were met before: a grid of cells over their range, each with the least and largest place and an age.
+
+It answers how far a value lies from the nearest remembered one, in 304 bytes. The grid doubles as the range grows and
+halves as an eighth of it holds everything; a cell that was not met for a while is forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.scoring.units import Record
+from training.network.compiled import compiled
+
+CELLS = 128
+PLACES = 16  # in a cell: four bits each for its least and its largest value
+AGES = 255  # 8 bits, 0 for an empty cell
+REACH = 8000  # events after which a cell is forgotten
+TICK = REACH // 128  # events that an age stands for
+SWEEP = 32  # events between two looks for what is too old
+WARM_UP_EVENTS = 50
+STRETCH = 10.0  # a value stretches the grid by at most so many ranges
+DAMPING = 2.0 ** (-1.0 / 300.0)  # of the recent highest distance
+HAIR = 1e-6  # of the value's size: a lesser difference is none
+
+GRID = np.dtype(
+    [
+        ("origin", np.float64),
+        ("width", np.float64),  # of a cell; 0: all values were alike
+        ("first", np.float64),
+        ("low", np.float64),  # range of what is remembered
+        ("high", np.float64),
+        ("highest", np.float32),  # distance of late
+        ("age", np.uint8, CELLS),
+        ("ends", np.uint8, CELLS),
+    ],
+    align=True,
+)
+
+
+@compiled
+def distance(g: Record, x: float, events: int, weight: float) -> tuple[float, float, float]:
+    """Return how new a value is and remember it: its distance, the nearest value met before, and that one's age.
+
+    The distance is over the range of all that is remembered, 0 to 1, times `weight`, and damped by its own recent
+    highest. The age is in events, coarse; NaN where nothing is near. `events` are those of the lane before this one.
+    """
+    now = 1 + (events // TICK) % AGES
+    raw, nearest, age = 0.0, math.nan, math.nan
+    if g.width > 0.0 and events % SWEEP == 0:
+        _sweep(g, now)
+    if events >= WARM_UP_EVENTS:
+        if g.width == 0.0:
+            raw = 0.0 if x == g.first else 1.0
+            nearest, age = g.first, 1.0
+        else:
+            near, nearest, cell = _nearest(g, x)
+            if cell >= 0:
+                age = float((now - np.int64(g.age[cell])) % AGES) * TICK
+            extent = max(g.high, x) - min(g.low, x)
+            if extent > 0.0:
+                raw = min(near / extent, 1.0)
+    raw *= weight
+    damped = raw * raw / (raw + 2.0 * g.highest + 1e-12)
+    g.highest = max(g.highest * DAMPING, raw)
+    _remember(g, x, events, now)
+    return damped, nearest, age
+
+
+@compiled
+def _remember(g: Record, x: float, events: int, now: int) -> None:
+    if g.width == 0.0:
+        change = abs(x - g.first)
+        if events <= 1 or change == 0.0:
+            g.first = x
+            return
+        if change < HAIR * abs(g.first):
+            return
+        g.width = change * 4.0 / CELLS
+        g.origin = min(x, g.first) - 1.5 * change
+        g.low, g.high = min(x, g.first), max(x, g.first)
+        _store(g, g.first, now)
+    span = g.high - g.low
+    if events > WARM_UP_EVENTS:
+        x = min(max(x, g.low - STRETCH * span), g.high + STRETCH * span)
+    while x < g.origin:
+        _widen(g, True, now)
+    while x >= g.origin + CELLS * g.width:
+        _widen(g, False, now)
+    _store(g, x, now)
+    g.low, g.high = min(g.low, x), max(g.high, x)
+
+
+@compiled
+def _nearest(g: Record, x: float) -> tuple[float, float, int]:
+    """Return the distance to the nearest value remembered, that value, and its cell; -1: nothing is remembered."""
+    place = min(max((x - g.origin) / g.width, -1.0), CELLS + 1.0)
+    home = min(max(int(place), 0), CELLS - 1)
+    best, value, found = 1e300, math.nan, -1
+    for k in range(CELLS):
+        if (k - 1) * g.width > best:
+            break
+        for side in range(2):
+            cell = home - k if side == 0 else home + k
+            if cell < 0 or cell >= CELLS or g.age[cell] == 0:
+                continue
+            ends = np.int64(g.ends[cell])
+            low = g.origin + (cell + (ends >> 4) / PLACES) * g.width
+            high = g.origin + (cell + ((ends & 15) + 1) / PLACES) * g.width
+            near = low - x if x < low else (x - high if x > high else 0.0)
+            if near < best:
+                best, found = near, cell
+                value = min(max(x, low), high)
+    return best, value, found
+
+
+@compiled
+def _put(g: Record, cell: int, low: int, high: int, age: int) -> None:
+    if g.age[cell] != 0:
+        low = min(low, np.int64(g.ends[cell]) >> 4)
+        high = max(high, np.int64(g.ends[cell]) & 15)
+    g.ends[cell] = (low << 4) | high
+    g.age[cell] = age
+
+
+@compiled
+def _store(g: Record, x: float, age: int) -> None:
+    place = (x - g.origin) / g.width
+    cell = min(max(int(math.floor(place)), 0), CELLS - 1)
+    part = int(min(max((place - cell) * PLACES, 0.0), PLACES - 1.0))
+    _put(g, cell, part, part, age)
+
+
+@compiled
+def _newer(a: int, b: int, now: int) -> int:
+    if a == 0:
+        return b
+    if b == 0:
+        return a
+    return a if (now - a) % AGES < (now - b) % AGES else b
+
+
+@compiled
+def _join(g: Record, cell: int, to: int, now: int) -> None:
+    """Make one cell of two that lie side by side."""
+    x, y = np.int64(g.age[cell]), np.int64(g.age[cell + 1])
+    low = high = 0
+    if x != 0 or y != 0:
+        left, right = np.int64(g.ends[cell]), np.int64(g.ends[cell + 1])
+        half = PLACES // 2
+        low = (left >> 4) // 2 if x != 0 else half + (right >> 4) // 2
+        high = half + (right & 15) // 2 if y != 0 else (left & 15) // 2
+    g.ends[to] = (low << 4) | high
+    g.age[to] = _newer(x, y, now)
+
+
+@compiled
+def _widen(g: Record, down: bool, now: int) -> None:
+    """Double the cells' width; the grid grows downwards or upwards."""
+    half = CELLS // 2
+    if down:
+        g.origin -= CELLS * g.width
+        for k in range(half - 1, -1, -1):
+            _join(g, 2 * k, half + k, now)
+        g.age[:half] = 0
+    else:
+        for k in range(half):
+            _join(g, 2 * k, k, now)
+        g.age[half:] = 0
+    g.width *= 2.0
+
+
+@compiled
+def _sweep(g: Record, now: int) -> None:
+    """Drop what is too old, measure the range again, and halve the cells where an eighth of them holds everything."""
+    first = last = -1
+    for k in range(CELLS):
+        if g.age[k] != 0:
+            if (now - np.int64(g.age[k])) % AGES > REACH // TICK:
+                g.age[k] = 0
+            else:
+                first = k if first < 0 else first
+                last = k
+    if first < 0:
+        return
+    g.low = g.origin + (first + ((np.int64(g.ends[first]) >> 4) + 0.5) / PLACES) * g.width
+    g.high = g.origin + (last + ((np.int64(g.ends[last]) & 15) + 0.5) / PLACES) * g.width
+    if last - first < CELLS // 8 and g.width > 1e-300:
+        _halve(g, first, last, now)
+
+
+@compiled
+def _halve(g: Record, first: int, last: int, now: int) -> None:
+    age: NDArray[np.uint8] = g.age[first : last + 1].copy()
+    ends: NDArray[np.uint8] = g.ends[first : last + 1].copy()
+    origin, width = g.origin, g.width
+    g.width = 0.5 * width
+    g.origin = origin + ((first + last) * 0.5 + 0.5) * width - CELLS * 0.25 * width
+    g.age[:] = 0
+    for k in range(len(age)):
+        if age[k] == 0:
+            continue
+        for side in range(2):
+            end = np.int64(ends[k]) >> 4 if side == 0 else np.int64(ends[k]) & 15
+            place = (origin + (first + k + (end + 0.5) / PLACES) * width - g.origin) / g.width
+            cell = min(max(int(place), 0), CELLS - 1)
+            part = int(min(max((place - cell) * PLACES, 0.0), PLACES - 1.0))
+            _put(g, cell, part, part, _newer(np.int64(g.age[cell]), np.int64(age[k]), now))

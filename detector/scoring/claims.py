@@ -1,0 +1,143 @@
+"""An event's severity by channel, and what each channel claims of it: log10 of a return period, less its price.
+
+A channel's severity sums over the stream's features, or takes the worst of them. Its claim is the return period of such
+peaks less the price -log10 of its share of the alarm budget, so that all channels together keep to the budget of one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from detector.scoring.return_period import PERIOD, begin, return_period
+from detector.scoring.units import COUPLING as COUPLED
+from detector.scoring.units import ERROR, FAR, SMOOTHED, Record
+from detector.scoring.units import LEVEL as LEVELLED
+from training.network.compiled import compiled
+
+# a new channel: its name and price here, its severity below
+CHANNELS = ("forecast", "level", "still", "coupling", "novel", "symbol")
+FORECAST, LEVEL, STILL, COUPLING, NOVEL, SYMBOL = range(len(CHANNELS))
+PRICES = np.array([0.1, 0.9, 1.5, 1.5, 0.0, 0.3])
+NETWORK_PRICE = 0.65  # of the network's own word, the second witness of a stream of one feature
+WITNESS = 0.5  # its weight beside the errors in the data's unit
+SEVERAL_PRICE = 1.5  # what novelty costs a stream of several features besides
+
+WARM_UP_EVENTS = 60  # of a stream before severities mean something
+NOVEL_WARM_UP_EVENTS, LEVEL_WARM_UP_EVENTS = 50, 200
+CALM_SEVERITY = 0.1  # added, so that the logarithm of nothing is something
+SEVERE = 10.0  # severity that adds nothing to the return period; beyond, each decade adds two
+SEVERITY_GAIN = 2.0
+COUPLING_WEIGHT = 0.3  # of what the others leave unexplained in the forecast's severity
+CROWD = 3  # where more features are there, one alone may exceed the second by LONE at most: a lone jump in an
+LONE = 6.0  # otherwise constant feature is the typical false alarm
+WIDTH_WEIGHT = 0.02  # of the newest event in how many features an event of the stream has
+RANK_WEIGHT = 0.3
+
+NETWORK = len(CHANNELS)  # its period beside the channels'
+STREAM_SCORE = np.dtype(
+    [
+        ("time", np.int64),  # of the last event, ns
+        ("interval", np.float64),  # usual, as of then, seconds
+        ("events", np.int64),  # judged
+        ("width", np.float32),  # features of a usual event
+        ("rank", np.float32),
+        ("periods", PERIOD, len(CHANNELS) + 1),
+        ("told", np.float32, len(CHANNELS)),  # score of the peak that was told; 0: none
+        ("quiet", np.uint8, len(CHANNELS)),  # events below the threshold since
+    ],
+    align=True,
+)
+
+
+@compiled
+def severity_of(m: Record, channel: int, limit: float) -> float:
+    """Return how large an observation is to a channel; squares, where the channel sums over features."""
+    if channel == FORECAST:
+        units = min(max(m.units[ERROR], m.units[SMOOTHED], m.units[FAR]), limit)
+        return units * units + (COUPLING_WEIGHT * m.units[COUPLED]) ** 2
+    if channel == LEVEL:
+        return m.units[LEVELLED] ** 2
+    if channel == STILL:
+        return m.still
+    if channel == COUPLING:
+        return m.units[COUPLED] ** 2
+    if channel == NOVEL:
+        return m.novel
+    return m.symbol
+
+
+@compiled
+def claim(s: Record, measured: Record, several: bool, gap: bool, claims: Record, leads: Record) -> float:
+    """Write each channel's claim and the observation that leads it, -1 for none; return the limit on a lone feature.
+
+    `s` is STREAM_SCORE, `measured` MEASURED of the event's observations.
+    """
+    count = len(measured)
+    present = 0
+    first = second = square = 0.0
+    levelled = False
+    for k in range(count):
+        m = measured[k]
+        if not m.known:
+            continue
+        present += 1
+        units = max(m.units[ERROR], m.units[SMOOTHED], m.units[FAR])
+        if units > first:
+            first, second = units, first
+        elif units > second:
+            second = units
+        square += m.slow_units * m.slow_units
+        levelled = levelled or m.levelled
+    limit = second + LONE if present > CROWD else math.inf
+    if not gap:
+        s.rank += RANK_WEIGHT * (math.sqrt(square) - s.rank)
+
+    warming = s.events <= WARM_UP_EVENTS
+    log_present = math.log10(max(present, 1))
+    for c in range(len(CHANNELS)):
+        total = worst = 0.0
+        leads[c] = -1
+        for k in range(count):
+            if (c == SYMBOL) == measured[k].known:
+                continue
+            value = severity_of(measured[k], c, limit)
+            total += value
+            if value > worst or leads[c] < 0:
+                worst, leads[c] = value, k
+        period = 0.0
+        if c == STILL:
+            period = worst - log_present if worst > 0.0 else 0.0
+        elif c == NOVEL:
+            if worst > 0.0 and s.events > NOVEL_WARM_UP_EVENTS and not gap:
+                period = worst - log_present - (SEVERAL_PRICE if several else 0.0)
+        elif c == SYMBOL:
+            period = worst if not warming else 0.0
+        elif present == 0 or gap or warming or (c == LEVEL and not levelled) or (c == COUPLING and not several):
+            pass
+        else:
+            period = _period(s.periods[c], math.sqrt(total))
+            if c == LEVEL and s.periods[c].events < LEVEL_WARM_UP_EVENTS:
+                period = 0.0
+            if c == FORECAST:
+                period += max(SEVERITY_GAIN * math.log10(math.sqrt(total) / SEVERE + 1e-12), 0.0)
+        claims[c] = period - PRICES[c]
+    if present > 0 and not gap and not warming:
+        q, tail = s.periods[NETWORK], 0.0
+        for k in range(count):
+            if measured[k].known:
+                tail = max(tail, measured[k].tail)
+        if q.events == 0:
+            begin(q, 1.7, 0.4343, 0.01)
+        own = return_period(q, tail) - NETWORK_PRICE
+        if not several:
+            claims[FORECAST] += WITNESS * (own - claims[FORECAST])
+    return limit
+
+
+@compiled
+def _period(q: Record, severity: float) -> float:
+    if q.events == 0:
+        begin(q, 0.0, 0.25, 0.005)
+    return return_period(q, math.log(severity + CALM_SEVERITY))

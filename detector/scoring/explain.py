@@ -1,0 +1,50 @@
+"""The numbers an alert's sentence is made of, from the channel that spoke."""
+
+from __future__ import annotations
+
+import math
+
+from detector.scoring.channels.still import usual_longest
+from detector.scoring.claims import COUPLING, FORECAST, LEVEL, NOVEL, STILL
+from detector.scoring.units import ERROR, FAR, SMOOTHED, Record
+from detector.scoring.units import LEVEL as LEVELLED
+from training.network.compiled import compiled
+
+
+@compiled
+def explain(v: Record, m: Record, lane: Record, x: float, time: int, interval: float) -> None:
+    """Write to `v`, VERDICT, what the leading observation `m` of its lane says; NaN for what the channel has not.
+
+    forecast: observed, expected, band of the statistic that is largest. level: today's level, the hour's usual, its
+    band. still: for how long, and the usual longest, in seconds. coupling: observed, and what the others let expect.
+    novel: observed, the nearest value met before and how long ago, in seconds.
+    """
+    u = lane.units
+    v.observed, v.expected = x, m.expected
+    v.lower = v.upper = v.seconds = v.usual_seconds = math.nan
+    if v.channel == FORECAST:
+        error, unit = m.error, _unit(u, ERROR, m.least)
+        if m.units[SMOOTHED] > m.units[ERROR] and m.units[SMOOTHED] >= m.units[FAR]:
+            error, unit = m.smoothed_error, _unit(u, SMOOTHED, m.least)
+        elif m.units[FAR] > m.units[ERROR]:
+            error, unit = m.far_error, _unit(u, FAR, m.least)
+        v.expected = x - error
+        v.lower, v.upper = v.expected - unit, v.expected + unit
+        if v.lower <= x <= v.upper:
+            v.expected, v.lower, v.upper = m.expected, m.network_low, m.network_high
+    elif v.channel == LEVEL:
+        unit = max(u.slow_unit[LEVELLED], m.least)
+        v.observed, v.expected = m.usual + lane.level.difference, m.usual
+        v.lower, v.upper = m.usual - unit, m.usual + unit
+    elif v.channel == STILL:
+        v.seconds = (time - lane.still.since) * 1e-9
+        v.usual_seconds = usual_longest(lane.still) * interval
+    elif v.channel == COUPLING:
+        v.expected = x - lane.coupling.residual * math.sqrt(lane.coupling.variance)
+    elif v.channel == NOVEL:
+        v.expected, v.seconds = m.nearest, m.nearest_age * interval
+
+
+@compiled
+def _unit(u: Record, statistic: int, least: float) -> float:
+    return max(u.slow_unit[statistic], u.fast_unit[statistic], least)

@@ -1,0 +1,68 @@
+"""What is remembered of a lane for its score, and one event of it measured by every channel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.scoring.channels.coupling import COUPLING_STATE, learn_moments
+from detector.scoring.channels.forecast import forecast_state, measure_errors
+from detector.scoring.channels.level import LEVEL_STATE, measure_level
+from detector.scoring.channels.novel import NOVEL_STATE, measure_novelty
+from detector.scoring.channels.still import STILL_STATE, measure_still
+from detector.scoring.units import ERROR, LEVEL, UNITS, WARM_UP_EVENTS, Record, to_units
+from training.network.compiled import compiled
+from training.network.horizons import HORIZONS
+
+
+def lane_score(horizons: Sequence[int] = HORIZONS) -> np.dtype[Any]:
+    """Return what is remembered of a lane; the layout depends on how many forecasts wait for their event."""
+    return np.dtype(
+        [
+            ("events", np.int64),
+            ("last", np.float64),  # value
+            ("units", UNITS),
+            ("forecast", forecast_state(horizons[-1])),
+            ("level", LEVEL_STATE),
+            ("still", STILL_STATE),
+            ("coupling", COUPLING_STATE),
+            ("novel", NOVEL_STATE),
+        ],
+        align=True,
+    )
+
+
+@compiled
+def measure_lane(
+    r: Record,  # lane_score
+    time: int,
+    x: float,
+    frame: Record,
+    output: NDArray[np.float32],  # what the network said: locations, log scales, degrees of freedom, by horizon
+    horizons: NDArray[np.int64],
+    gap: bool,
+    m: Record,  # out MEASURED
+) -> None:
+    """Measure one event of a lane and learn it; at a gap's end only the channels that need no rhythm speak."""
+    count = len(horizons)
+    wait = horizons[count - 1] - 1
+    location, log_scale, freedom = float(output[0]), float(output[count]), float(output[2 * count])
+    measure_errors(
+        r.forecast, r.events, x, r.last, frame, location, log_scale, freedom, float(output[count - 1]), wait, gap, m
+    )
+    difference, m.usual = measure_level(r.level, time, x)
+    m.sizes[LEVEL] = abs(difference)
+    m.still = measure_still(r.still, r.events, time, x, r.last)
+    learn_moments(r.coupling, r.events, x, m.least)
+    measure_novelty(r.novel, r.events, x, abs(frame.mean), m)
+    m.lower, m.upper = m.network_low, m.network_high
+    if r.units.seen[ERROR] >= WARM_UP_EVENTS:
+        band = max(r.units.slow_unit[ERROR], r.units.fast_unit[ERROR], m.least)
+        m.lower, m.upper = m.expected - band, m.expected + band
+    r.last = x
+    r.events += 1
+    if not gap:
+        to_units(r.units, m.sizes, m.least, m)

@@ -1,0 +1,130 @@
+"""How large is large for this lane: each statistic of its errors in units of what is usual.
+
+A statistic's unit is the size that one in a hundred of its own past exceeds: measured worth more than the network
+itself. Its past is a histogram of log size that forgets by a half-life in events; each value is shared between its two
+nearest bins, so that quantiles move smoothly with the data. Errors have a second one, which forgets fast: a lane that
+turned noisy has its new unit within hours, and a burst is not told again and again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.network.compiled import compiled
+
+Record = Any  # a row of a structured array, or an array of rows: compiled code reads its fields as attributes
+
+STATISTICS = ("error", "smoothed_error", "far_error", "level", "coupling", "slow_error")
+ERROR, SMOOTHED, FAR, LEVEL, COUPLING, SLOW = range(len(STATISTICS))
+FAST_STATISTICS = 3  # the first so many have the fast memory, too
+
+BINS = 40
+WIDTH = 0.4  # nats a bin: 40 bins hold seven decades around the first value seen
+SLOW_HALF_LIFE, FAST_HALF_LIFE = 8000.0, 250.0  # events
+SLOW_GROWTH, FAST_GROWTH = 2.0 ** (1.0 / SLOW_HALF_LIFE), 2.0 ** (1.0 / FAST_HALF_LIFE)
+MAX_WEIGHT = 1e4  # of the next value, before all are scaled down: float32 still tells the oldest from nothing
+QUANTILE = 0.01  # share of a statistic's past above its unit
+REFRESH = 16  # events between two looks at a quantile: it moves slowly, and looking costs a scan
+WARM_UP_EVENTS, LEVEL_WARM_UP_EVENTS = 60, 200  # before a statistic has a unit; levels change slowly
+MIN_COUPLING_UNIT = 0.02  # running deviations of the lane
+LINEAR_UNITS = 15.0  # beyond so many units a size counts by its logarithm only ...
+LOG_UNITS = 1.5  # ... so many units for each factor of e: a larger surprise is always a larger score
+
+UNITS = np.dtype(
+    [
+        ("slow_weight", np.float64),  # of the next value: it grows, so that nothing old needs to be touched
+        ("fast_weight", np.float64),
+        ("slow", np.float32, (len(STATISTICS), BINS)),
+        ("fast", np.float32, (FAST_STATISTICS, BINS)),
+        ("origin", np.float32, len(STATISTICS)),  # log of bin 0's value; exactly 0: nothing above zero was seen
+        ("slow_unit", np.float64, len(STATISTICS)),
+        ("fast_unit", np.float64, FAST_STATISTICS),
+        ("seen", np.int32, len(STATISTICS)),  # values learnt
+    ],
+    align=True,
+)
+
+
+@compiled
+def to_units(r: Record, sizes: NDArray[np.float64], least: float, m: Record) -> None:
+    """Say in units how large one event's statistics are (`m.units`, `m.slow_units`), then learn them.
+
+    `r` is UNITS, `sizes` [STATISTICS] of the event, NaN where one is not known: what is not known teaches nothing.
+    `least` is the smallest unit of an error, `m` MEASURED.
+    """
+    r.slow_weight = 1.0 if r.slow_weight == 0.0 else r.slow_weight * SLOW_GROWTH
+    r.fast_weight = 1.0 if r.fast_weight == 0.0 else r.fast_weight * FAST_GROWTH
+    if r.slow_weight > MAX_WEIGHT:
+        _rescale(r.slow, r.slow_weight)
+        r.slow_weight = 1.0
+    if r.fast_weight > MAX_WEIGHT:
+        _rescale(r.fast, r.fast_weight)
+        r.fast_weight = 1.0
+    worst = square = 0.0
+    for c in range(len(STATISTICS)):
+        size = sizes[c]
+        if math.isnan(size):
+            continue
+        smallest = MIN_COUPLING_UNIT if c == COUPLING else least
+        if r.seen[c] >= (LEVEL_WARM_UP_EVENTS if c == LEVEL else WARM_UP_EVENTS):
+            unit = max(r.slow_unit[c], smallest)
+            slow = softened(size / unit)
+            m.units[c] = slow
+            if c < FAST_STATISTICS:
+                worst = max(worst, slow)
+                if r.fast_unit[c] > unit:
+                    m.units[c] = softened(size / r.fast_unit[c])
+            elif c != LEVEL:
+                square += slow * slow
+        r.seen[c] += 1
+        position = 0.0
+        if size > 0.0:
+            if r.origin[c] == 0.0:
+                r.origin[c] = math.log(size) - 0.5 * BINS * WIDTH + 1e-6
+            position = min(max((math.log(size) - r.origin[c]) / WIDTH, 0.0), BINS - 1.0)
+        lower = int(position)
+        part = position - lower
+        r.slow[c, lower] += np.float32(r.slow_weight * (1.0 - part))
+        if part > 0.0:
+            r.slow[c, lower + 1] += np.float32(r.slow_weight * part)
+        if c < FAST_STATISTICS:
+            r.fast[c, lower] += np.float32(r.fast_weight * (1.0 - part))
+            if part > 0.0:
+                r.fast[c, lower + 1] += np.float32(r.fast_weight * part)
+        if r.seen[c] % REFRESH == c:
+            r.slow_unit[c] = _quantile(r.slow[c], r.origin[c])
+            if c < FAST_STATISTICS:
+                r.fast_unit[c] = _quantile(r.fast[c], r.origin[c])
+    m.slow_units = math.sqrt(worst * worst + square)
+
+
+@compiled(inline="always")
+def softened(units: float) -> float:
+    """Return a size in units, in logarithms beyond LINEAR_UNITS."""
+    return units if units <= LINEAR_UNITS else LINEAR_UNITS + LOG_UNITS * math.log(units / LINEAR_UNITS)
+
+
+@compiled
+def _rescale(bins: NDArray[np.float32], weight: float) -> None:
+    for c in range(bins.shape[0]):
+        for b in range(BINS):
+            bins[c, b] /= np.float32(weight)
+
+
+@compiled
+def _quantile(bins: NDArray[np.float32], origin: float) -> float:
+    """Return the size that a share QUANTILE of the mass lies above; 0 where that is bin 0."""
+    mass = 0.0
+    for b in range(BINS):
+        mass += bins[b]
+    wanted, above = QUANTILE * mass, 0.0
+    for b in range(BINS - 1, 0, -1):
+        inside = float(bins[b])
+        if inside > 0.0 and above + inside >= wanted:
+            return math.exp(origin + (b + 0.5 - (wanted - above) / inside) * WIDTH)
+        above += inside
+    return 0.0
