@@ -59,6 +59,7 @@ VERDICT = np.dtype(  # one row an event
         ("alert", np.bool_),
         ("young", np.bool_),  # it would be, were the stream old enough for its threshold
         ("lapses", np.bool_),  # an incident had ended before it, in the stream's silence
+        ("accepted", np.bool_),  # where an incident resolves: the new level was taken as normal
         ("change", np.int8),  # what becomes of the incident: see incidents.py
         # what the channel's own sentence is made of, where an alert fires or peaks: see explain.py
         ("observed", np.float64),

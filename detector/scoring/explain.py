@@ -19,9 +19,11 @@ def explain(v: Record, m: Record, lane: Record, x: float, time: int, interval: f
     band. still: for how long, and the usual longest, in seconds. coupling: observed, and what the others let expect.
     novel: observed, the nearest value met before and how long ago, in seconds.
     """
+    v.observed = v.expected = v.lower = v.upper = v.seconds = v.usual_seconds = math.nan
+    if not m.known:  # a symbol
+        return
     u = lane.units
     v.observed, v.expected = x, m.expected
-    v.lower = v.upper = v.seconds = v.usual_seconds = math.nan
     if v.channel == FORECAST:
         error, unit = m.error, _unit(u, ERROR, m.least)
         if m.units[SMOOTHED] > m.units[ERROR] and m.units[SMOOTHED] >= m.units[FAR]:

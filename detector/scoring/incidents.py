@@ -20,6 +20,7 @@ NONE, FIRES, PEAKS, RESOLVES = 0, 1, 2, 3  # VERDICT.change: what becomes of the
 
 REFRACTORY = 20  # events without news after which an incident is over: a lasting condition must not blind the stream
 RECENT = 0b11111  # confirmation, for several features: two of the last five events ...
+LEVEL_WEIGHT = 0.2  # of the newest value in the level that an incident leaves behind
 CLEAR = 0.3  # ... or one that is above the threshold by a factor of two
 
 
@@ -81,6 +82,24 @@ def watch(
         v.alert, v.change = True, FIRES
     elif news:  # not told after all, so it is news still
         s.score.told[v.channel] = 0.0
+
+
+@compiled
+def begin_incident(i: Record, lead: int, observed: float, expected: float) -> None:
+    """Remember what an incident began with: the lane that leads, by its place in the stream, and its values then."""
+    i.lead, i.observed, i.expected, i.level = lead, observed, expected, observed
+
+
+@compiled
+def follow(i: Record, x: float) -> None:
+    """Carry the level of an open incident's leading lane on."""
+    i.level += LEVEL_WEIGHT * (x - i.level)
+
+
+@compiled
+def is_accepted(i: Record) -> bool:
+    """Whether what ends an incident is that the new level was taken as normal; else the old one came back."""
+    return bool(abs(i.level - i.observed) < abs(i.level - i.expected))
 
 
 @compiled

@@ -15,7 +15,18 @@ from detector.scoring.batch import Forecasts, Numbers, SortedBatch, Verdicts
 from detector.scoring.channels.coupling import measure_coupling
 from detector.scoring.claims import CHANNELS, WARM_UP_EVENTS, WIDTH_WEIGHT, claim, severity_of
 from detector.scoring.explain import explain
-from detector.scoring.incidents import NONE, RESOLVES, AlertRules, end_incident, watch
+from detector.scoring.incidents import (
+    FIRES,
+    NONE,
+    PEAKS,
+    RESOLVES,
+    AlertRules,
+    begin_incident,
+    end_incident,
+    follow,
+    is_accepted,
+    watch,
+)
 from detector.scoring.lane import measure_lane
 from detector.scoring.news import newest
 from detector.scoring.threshold import threshold_of, youth
@@ -57,7 +68,7 @@ def judge(
             end_incident(s)
         if b == a:
             v.threshold = threshold_of(interval, rules.alerts_per_stream_per_week, rules.fixed_threshold, False)
-            v.alert, v.young, v.change = False, False, NONE
+            v.alert, v.young, v.accepted, v.change = False, False, False, NONE
             continue
         q.width = b - a if q.events == 0 else q.width + WIDTH_WEIGHT * (b - a - q.width)
         several = q.width >= SEVERAL
@@ -71,6 +82,8 @@ def judge(
         v.score, channel, above = newest(q, claims, v.threshold)
         q.events += 1
         v.rank, v.channel, v.warming = q.rank, channel, q.events <= WARM_UP_EVENTS
+        for j in range(a, b):
+            v.surprise += measured[j].surprise / (b - a)
         deviation = expected = 0.0
         if channel >= 0:
             v.lead = a + leads[channel]
@@ -82,15 +95,18 @@ def judge(
                 total += measured[j].contribution
             for j in range(a, b):
                 measured[j].contribution /= total if total > 0.0 else 1.0
-            for j in range(a, b):
-                v.surprise += measured[j].surprise
             if not m.known:  # a symbol: neither above nor below, nor by how much
                 deviation, expected = math.inf if rules.direction >= 0 else -math.inf, 0.0
         watch(s, v, time, above, several, held_back, deviation, expected, rules)
-        if v.change != NONE and v.change != RESOLVES and measured[v.lead].known:
+        incident = s.incident
+        if v.change == FIRES or v.change == PEAKS:
             explain(v, measured[v.lead], lanes[lane[v.lead]].score, value[v.lead], time, interval)
+            begin_incident(incident, lane[v.lead] - s.first_lane, v.observed, v.expected)
+        v.accepted = v.change == RESOLVES and is_accepted(incident)
         for j in range(a, b):
-            masked[j] = s.incident.open
+            masked[j] = incident.open
+            if incident.open and lane[j] - s.first_lane == incident.lead:
+                follow(incident, value[j])
 
 
 @compiled
@@ -108,11 +124,13 @@ def _measure(
         m.expected = m.lower = m.upper = m.usual = math.nan
         m.sizes[:] = math.nan
         m.units[:] = 0.0
-    if end > n and s.lanes > 1:
-        measure_coupling(lanes, numbers.lane[n:end], s.first_lane, numbers.value[n:end], s.score.events, out, numbers.at[n:end])
+    if end > n + 1:
+        rows = numbers.lane[n:end], numbers.value[n:end], numbers.at[n:end]
+        measure_coupling(lanes, rows[0], s.first_lane, rows[1], s.score.events, out, rows[2])
     for k in range(n, end):
         m = out[numbers.at[k]]
         if m.known:
             r = lanes[numbers.lane[k]].score
-            measure_lane(r, time, numbers.value[k], forecasts.frames[k], forecasts.outputs[k], forecasts.horizons, gap, m)
+            frame, output = forecasts.frames[k], forecasts.outputs[k]
+            measure_lane(r, time, numbers.value[k], frame, output, forecasts.horizons, gap, m)
             m.levelled = not math.isnan(m.usual) and r.units.seen[LEVEL] > LEVEL_WARM_UP_EVENTS

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from detector.scoring.batch import Symbols
 from detector.scoring.calibration import RETURN, Record, return_period
-from detector.scoring.judge import RETURN_WARMUP
 from training.network.compiled import compiled
 from training.symbols.counts import LANE_SYMBOLS
 from training.symbols.kernels import Weights
@@ -28,9 +27,6 @@ from training.symbols.weights import kernel_weights, shipped_arrays
 MIN_SURPRISE = 0.7  # nats: a coin's toss is never an event
 MIN_MEAN_TAIL = 1.0  # nats: what it is on average
 SMOOTHING = 0.1  # of the mean tail: a burst is some ten events
-SHARED_BUDGET = 0.3  # of the three channels; they mostly speak together, so log10 2 and not 3
-UNIT_PERIOD = 2.0  # log10 of events: a lane's unit is what one event in 100 exceeds ...
-UNITS_A_DECADE = 3.0  # ... and ten times as rare counts for so many times as much beside a stream's numbers
 
 SYMBOL_ROW = np.dtype(
     [
@@ -67,7 +63,7 @@ def measure_symbols(
     measured: Record,  # out MEASURED [observations]
     value: NDArray[np.float64],  # out [observations] the surprise: what of a symbol is a number
 ) -> None:
-    """Scan symbols first..last: how surprising each was, and in `tail` how rare that is."""
+    """Scan symbols first..last: how surprising each was, and in `symbol` how rare that is."""
     row, place = symbols.row, symbols.at
     for j in range(first, last):
         at = place[j]
@@ -77,15 +73,7 @@ def measure_symbols(
         period = max(period, return_period(r.mean_tail, r.smoothed if r.smoothed > MIN_MEAN_TAIL else 0.0))
         period = max(period, return_period(r.new, f.surprise if f.is_new else 0.0))
         out.expected = out.lower = out.upper = math.nan
-        out.slow_units = out.contribution = 0.0
+        out.known = out.levelled = False
+        out.contribution = 0.0
         out.error = out.surprise = value[at] = f.surprise
-        out.tail = max(period - SHARED_BUDGET, 0.0)
-        out.units = UNITS_A_DECADE ** (out.tail - UNIT_PERIOD) if out.tail > 0.0 else 0.0
-
-
-@compiled
-def judge_symbol(s: Record, m: Record) -> tuple[float, float, bool]:
-    """Judge one event of a stream that has nothing but symbols: return score, surprise and whether it is warming."""
-    m.contribution = 1.0
-    warming = s.events < RETURN_WARMUP
-    return (0.0 if warming else m.tail), m.surprise, warming
+        out.symbol = period

@@ -2,5 +2,5 @@
 
 A channel's file has what is remembered for it of a lane, and a compiled function that measures one event against that
 and then learns it. What it measured is a size, which `units` compares with the usual, or already a claim: log10 of the
-events between such. `channel.py` beside this folder makes severities and claims of them.
+events between such. `scoring.claims` makes severities and claims of them.
 """
