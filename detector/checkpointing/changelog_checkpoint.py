@@ -33,8 +33,8 @@ from detector.checkpointing.checkpointer import Checkpointer, CheckpointParts
 from detector.checkpointing.recovery import ADOPTED, ChangelogRecovery, Restored
 from detector.checkpointing.store import PartitionPosition, PartitionRow, StoredRows
 from detector.config.settings import Settings
+from detector.state.former import head_of, incident_of
 from detector.state.names import partition_hash
-from detector.state.records import head_of, incident_of
 
 logger = logging.getLogger(__name__)
 

@@ -32,8 +32,8 @@ from connectors.kafka.transactions import end_transaction_of
 from detector.checkpointing.state_directory import UnsavedError
 from detector.checkpointing.store import PartitionPosition, PartitionRow, SqliteStore
 from detector.errors import StateError
+from detector.state.former import incident_of
 from detector.state.names import partition_hash
-from detector.state.records import incident_of
 
 logger = logging.getLogger(__name__)
 

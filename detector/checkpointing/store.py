@@ -34,7 +34,7 @@ from detector.checkpointing.state_directory import (
 )
 from detector.errors import StateError
 from detector.observability.metrics import Metrics
-from detector.state.records import incident_of
+from detector.state.former import incident_of
 
 logger = logging.getLogger(__name__)
 

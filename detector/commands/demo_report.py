@@ -13,7 +13,7 @@ import numpy as np
 from connectors.batches import Float64, Int64
 from connectors.files.labels import Window, windows_of
 from connectors.json_records import AlertRecord, ScoreRecord
-from detector.scoring.judge import NOVELTY_WARMUP
+from detector.scoring.claims import WARM_UP_EVENTS
 from training.evaluate import StreamIncidents, incidents, nab_probation
 
 COLUMNS = 100  # of a terminal
@@ -78,7 +78,7 @@ def summary(series: Sequence[Series], budget: float) -> list[str]:
         f"{found_of(series)}. {false} false alarms in {weeks:.0f} weeks of streams: "
         f"{false / weeks:.2f} a stream and week; the budget, alerting.alerts_per_stream_per_week, is {budget:g}.",
         f"{early} of the false alarms fell into the first 15 % of a series (at most 750 events), which the benchmark "
-        f"leaves to learning and does not count. Here they count: a stream warms up for {NOVELTY_WARMUP} events only.",
+        f"leaves to learning and does not count. Here they count: a stream warms up for {WARM_UP_EVENTS} events only.",
     ]
 
 

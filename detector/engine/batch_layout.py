@@ -5,7 +5,6 @@ What a batch's names and offsets say ends here; from here on everything is rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from connectors.batches import EventBatch
 from detector.scoring.admission import Taken
 from detector.scoring.batch import Ids, Numbers, SortedBatch, Symbols
-from detector.scoring.calibration import Record
+from detector.scoring.units import Record
 from detector.state.names import identify_observations
 from detector.state.stream_states import StreamStates
 from training.network.compiled import compiled
@@ -33,34 +32,24 @@ class Pass(NamedTuple):
     symbols: Symbols
 
 
-def sorted_passes(states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken, model: int) -> Iterator[Pass]:
-    """Yield the admitted events sorted by stream, each observation with its lane; lanes are added for what is new.
+def sorted_pass(states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken, model: int) -> Pass:
+    """Return the admitted events sorted by stream, each observation with its lane; lanes are added for what is new.
 
-    A stream that gains a feature is judged in another way from that event on, no sooner. So where streams gain some
-    midway there are several passes; each must have gone through all stages before the next is asked for. What a stream
-    shows beyond MAX_LANES is left out. `model` is the number of the weights that new lanes belong to.
+    What a stream shows beyond MAX_LANES is left out. `model` is the number of the weights that new lanes belong to.
     """
     slot = ids.slot[taken.event]
     counts = (batch.start[1:] - batch.start[:-1])[taken.event]
     start = np.concatenate(([0], np.cumsum(counts)))
     observation = np.repeat(batch.start[taken.event] - start[:-1], counts) + np.arange(start[-1])
     feature = ids.feature[observation]
-    lane, many_row = np.empty((2, len(observation)), np.int64)
-    tables = states.streams.rows, states.lanes.rows
-    if find_lanes(*tables, slot, start, feature, lane, many_row):
-        new = _new_features(states, slot, counts, feature, lane)
-        number = pass_numbers(slot, new)
-        if number is not None:
-            for k in range(int(number.max()) + 1):
-                yield from sorted_passes(states, batch, ids, taken.at(number == k), model)
-            return
-        for s, features in new.items():
-            states.add_lanes(s, list(features), model)
-        tables = states.streams.rows, states.lanes.rows
-        if find_lanes(*tables, slot, start, feature, lane, many_row):
+    lane = np.empty(len(observation), np.int64)
+    if find_lanes(states.streams.rows, states.lanes.rows, slot, start, feature, lane):
+        for s, features in _new_features(states, slot, counts, feature, lane).items():
+            states.add_lanes(s, features, model)
+        if find_lanes(states.streams.rows, states.lanes.rows, slot, start, feature, lane):
             known = lane >= 0
             start = _starts(start, known)
-            observation, lane, many_row = observation[known], lane[known], many_row[known]
+            observation, lane = observation[known], lane[known]
     sorted_batch = SortedBatch(
         event=taken.event,
         slot=slot,
@@ -70,26 +59,10 @@ def sorted_passes(states: StreamStates, batch: EventBatch, ids: Ids, taken: Take
         start=start,
         observation=observation,
         lane=lane,
-        many_row=many_row,
         value=np.clip(batch.value[observation], -MAX_VALUE, MAX_VALUE),  # what is squared must stay finite
         symbol=ids.symbol[observation],
     )
-    yield Pass(sorted_batch, *_split_kinds(sorted_batch, states.lanes.rows["symbols"]))
-
-
-def pass_numbers(slot: Int64, new: dict[int, dict[int, int]]) -> Int64 | None:
-    """Return in which pass each event is to go through: a stream that gains features begins another; None: all in one.
-
-    Events [events] are sorted by slot; `new` says by which of them a slot gains its features.
-    """
-    begins = np.zeros(len(slot), np.int64)
-    begins[[event for features in new.values() for event in features.values()]] = 1
-    first = np.flatnonzero(np.diff(slot, prepend=-1))
-    begins[first] = 0
-    if not begins.any():
-        return None
-    passes = np.cumsum(begins)
-    return passes - np.repeat(passes[first], np.diff(first, append=len(slot)))
+    return Pass(sorted_batch, *_split_kinds(sorted_batch, states.lanes.rows["symbols"]))
 
 
 def _split_kinds(batch: SortedBatch, symbol_rows: Int64) -> tuple[Numbers, Symbols]:
@@ -97,13 +70,13 @@ def _split_kinds(batch: SortedBatch, symbol_rows: Int64) -> tuple[Numbers, Symbo
     time = np.repeat(batch.time, batch.start[1:] - batch.start[:-1])
     if not batch.symbol.any():  # nearly always: nothing is copied
         nothing = np.zeros(0, np.int64)
-        numbers = Numbers(batch.start, np.arange(len(time)), batch.lane, batch.many_row, time, batch.value)
+        numbers = Numbers(batch.start, np.arange(len(time)), batch.lane, time, batch.value)
         return numbers, Symbols(nothing, nothing, nothing, nothing)
     is_number = batch.symbol == 0
     at, symbols = np.flatnonzero(is_number), np.flatnonzero(~is_number)
     rows = symbol_rows[batch.lane[symbols]] - 1
     return (
-        Numbers(_starts(batch.start, is_number), at, batch.lane[at], batch.many_row[at], time[at], batch.value[at]),
+        Numbers(_starts(batch.start, is_number), at, batch.lane[at], time[at], batch.value[at]),
         Symbols(_starts(batch.start, ~is_number), symbols, rows, batch.symbol[symbols]),
     )
 
@@ -116,17 +89,14 @@ def _starts(start: Int64, kept: NDArray[np.bool_]) -> Int64:
 
 def _new_features(
     states: StreamStates, slot: Int64, counts: Int64, feature: Int64, lane: Int64
-) -> dict[int, dict[int, int]]:
-    """Return each slot's features that have no lane and may have one, with the event that shows them first."""
+) -> dict[int, list[int]]:
+    """Return each slot's features that have no lane and may have one, in the order in which they appear."""
     missing = lane < 0
-    events = np.repeat(np.arange(len(slot)), counts)[missing]
-    new: dict[int, dict[int, int]] = {}
-    for s, f, i in zip(slot[events].tolist(), feature[missing].tolist(), events.tolist(), strict=True):
-        new.setdefault(s, {}).setdefault(f, i)
-    for s, features in new.items():
-        room = MAX_LANES - int(states.streams.rows["lanes"][s])
-        new[s] = dict(list(features.items())[: max(room, 0)])
-    return {s: features for s, features in new.items() if features}
+    new: dict[int, dict[int, None]] = {}
+    for s, f in zip(np.repeat(slot, counts)[missing].tolist(), feature[missing].tolist(), strict=True):
+        new.setdefault(s, {})[f] = None
+    room = {s: max(MAX_LANES - int(states.streams.rows["lanes"][s]), 0) for s in new}
+    return {s: list(features)[: room[s]] for s, features in new.items() if room[s]}
 
 
 def events_within_lanes(states: StreamStates, batch: EventBatch, slots: Int64, events: slice, most: int) -> int:
@@ -137,8 +107,8 @@ def events_within_lanes(states: StreamStates, batch: EventBatch, slots: Int64, e
     rows = slice(int(batch.start[events.start]), int(batch.start[events.stop]))
     start, slot = batch.start[events.start : events.stop + 1] - rows.start, slots[batch.stream[events]]
     feature, _ = identify_observations(states.features, states.symbol_names, batch, rows)
-    lane, many_row = np.empty((2, len(feature)), np.int64)
-    find_lanes(states.streams.rows, states.lanes.rows, slot, start, feature, lane, many_row)
+    lane = np.empty(len(feature), np.int64)
+    find_lanes(states.streams.rows, states.lanes.rows, slot, start, feature, lane)
     missing = np.flatnonzero(lane < 0)
     event = np.repeat(np.arange(len(slot)), np.diff(start))[missing]
     pairs = slot[event] * len(states.features.names) + feature[missing]
@@ -154,7 +124,6 @@ def find_lanes(
     start: Int64,  # [events + 1]
     feature: Int64,  # [observations] number of the feature
     lane: Int64,  # out [observations] -1 where the stream has no such lane
-    many_row: Int64,  # out [observations] -1 for a stream of one feature
 ) -> int:
     """Look lanes up; return how many are missing."""
     missing = 0
@@ -170,9 +139,8 @@ def find_lanes(
                     break
             if found < 0:
                 missing += 1
-                lane[j] = many_row[j] = -1
+                lane[j] = -1
             else:
                 guess = found + 1
                 lane[j] = s.first_lane + found
-                many_row[j] = s.first_many + found if s.first_many >= 0 else -1
     return missing

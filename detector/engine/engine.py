@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import SILENCE, Alert, EventBatch, Scores
-from detector.engine.batch_layout import events_within_lanes, sorted_passes
+from detector.engine.batch_layout import events_within_lanes, sorted_pass
 from detector.engine.results import alerts_of, resolved, scores_of
-from detector.engine.stages import ScoredBatch, Stages
+from detector.engine.stages import Stages
 from detector.scoring.admission import MovedBack, admit_events, silence_of
 from detector.scoring.incidents import AlertRules, end_incident
 from detector.scoring.symbols import SYMBOL_ROW
@@ -147,9 +147,8 @@ class Engine:
         rows = self._states.streams.rows["admission"]
         admitted = admit_events(rows, batch, ids, duplicates=settings.keep_duplicates, late=settings.keep_late)
         taken = admitted.taken.event
-        passes = sorted_passes(self._states, batch, ids, admitted.taken, streams.model_number)
-        parts = [self._stages.run(one, streams.model_number) for one in passes]
-        scored = parts[0] if len(parts) == 1 else ScoredBatch.concat(parts)
+        one = sorted_pass(self._states, batch, ids, admitted.taken, streams.model_number)
+        scored = self._stages.run(one, streams.model_number)
         scores = scores_of(batch, scored, streams.version, self._states.symbol_names)
         alerts = alerts_of(batch, scored, self._states, streams.version, settings.rules.critical_above_threshold)
         for_memory, for_number = streams.evict()

@@ -6,7 +6,7 @@ inputs know nothing of scores, the network nothing of thresholds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.engine.batch_layout import Pass
-from detector.scoring.batch import MEASURED, VERDICT, Forecasts, SortedBatch, Symbols, Tables, Verdicts
+from detector.scoring.batch import MEASURED, VERDICT, Forecasts, SortedBatch, Symbols, Verdicts
 from detector.scoring.incidents import AlertRules
-from detector.scoring.judge import measure
-from detector.scoring.scan import judge
+from detector.scoring.judge import judge
 from detector.scoring.symbols import measure_symbols, network
 from detector.state.stream_states import StreamStates
 from training.network.inputs import FRAME, INPUT_SIZE, WINDOW, Observations, featurise, record, unroll
@@ -39,15 +38,6 @@ class ScoredBatch(NamedTuple):
     measured: NDArray[np.void]  # MEASURED [observations]
     verdicts: NDArray[np.void]  # VERDICT [events]
     predictions: NDArray[np.void]  # PREDICTION [symbols]
-
-    @staticmethod
-    def concat(parts: Sequence[ScoredBatch]) -> ScoredBatch:
-        """Return the parts as one; a stream's events stay in their order."""
-        batches = [part.batch for part in parts]
-        columns = {name: np.concatenate([getattr(b, name) for b in batches]) for name in SortedBatch._fields}
-        columns["start"] = np.concatenate(([0], np.cumsum(np.concatenate([np.diff(b.start) for b in batches]))))
-        _, *results = zip(*parts, strict=True)
-        return ScoredBatch(SortedBatch(**columns), *map(np.concatenate, results))
 
 
 class Stages:
@@ -78,7 +68,6 @@ class Stages:
         out = Verdicts(np.empty(observations, MEASURED), np.empty(events, VERDICT), np.empty(observations, np.bool_))
         values = Observations(numbers.lane, numbers.time, numbers.value)
         forecasts = Forecasts(self._horizons, frames, outputs)
-        tables = Tables(states.streams.rows, states.single.rows, states.many.rows, states.matrices.rows)
 
         def features(first: int, last: int) -> None:
             a, b = int(numbers.start[first]), int(numbers.start[last])
@@ -89,11 +78,10 @@ class Stages:
 
         def score(first: int, last: int) -> None:
             a, b = int(numbers.start[first]), int(numbers.start[last])
-            measure(lanes["score"], tables.many, numbers, forecasts, a, b, out.measured)
             if len(symbols.at):
                 span = int(symbols.start[first]), int(symbols.start[last])
                 measure_symbols(states.symbols.rows, symbols, predictions, *span, out.measured, batch.value)
-            judge(tables, batch, self._rules, first, last, out)
+            judge(states.streams.rows, lanes, batch, numbers, forecasts, self._rules, first, last, out)
             record(lanes["history"], numbers.lane[a:b], inputs[a:b], out.masked[numbers.at[a:b]], 0, b - a)
 
         self._parallel(batch.slot, features)

@@ -64,7 +64,7 @@ def watch(
         i.since = time
     i.on = above
     confirmed = news and (time - i.since) * 1e-9 >= rules.min_duration_seconds
-    if several and v.channel != NOVEL and v.channel != STILL:
+    if several and v.channel not in (NOVEL, STILL):
         lone = (i.recent & (i.recent - 1)) == 0
         confirmed = confirmed and (not lone or v.score > v.threshold + CLEAR)
 

@@ -99,7 +99,7 @@ def judge(
                 deviation, expected = math.inf if rules.direction >= 0 else -math.inf, 0.0
         watch(s, v, time, above, several, held_back, deviation, expected, rules)
         incident = s.incident
-        if v.change == FIRES or v.change == PEAKS:
+        if v.change in (FIRES, PEAKS):
             explain(v, measured[v.lead], lanes[lane[v.lead]].score, value[v.lead], time, interval)
             begin_incident(incident, lane[v.lead] - s.first_lane, v.observed, v.expected)
         v.accepted = v.change == RESOLVES and is_accepted(incident)

@@ -1,9 +1,9 @@
 """Severity -> return period: log10 of how many events pass between peaks as high, learnt from the stream's own peaks.
 
 The 98 % quantile of log severity is followed by stochastic approximation (Robbins and Monro 1951). Above it lie peaks:
-their rate is counted, one a cluster (runs declustering, as in Coles 2001, 5.3), and their excess is exponential, its mean
-learnt from excesses cut at WINSOR means and corrected for the cut: an estimator that takes anomalies in full learns
-them as its tail, and finds none.
+their rate is counted, one a cluster (runs declustering, as in Coles 2001, 5.3), and their excess is exponential, its
+mean learnt from excesses cut at WINSOR means and corrected for the cut: an estimator that takes anomalies in full
+learns them as its tail, and finds none.
 """
 
 from __future__ import annotations

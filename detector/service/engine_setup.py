@@ -48,7 +48,6 @@ def engine_settings(settings: Settings, memory_bytes: int = 0) -> EngineSettings
             min_deviation_relative=alerting.min_deviation_relative,
             min_duration_seconds=alerting.min_duration_seconds,
             critical_above_threshold=alerting.critical_above_threshold,
-            flag_repeats=alerting.repeated_anomalies == "flag",
         ),
     )
 

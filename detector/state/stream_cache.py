@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from connectors.batches import Partition
 from detector.scoring.admission import BLOCKED
-from detector.scoring.judge import NOVELTY_WARMUP, RETURN_WARMUP
+from detector.scoring.claims import WARM_UP_EVENTS
+from detector.state.former import head_of
 from detector.state.names import partition_hash
-from detector.state.records import head_of
 from detector.state.stream_states import StreamStates
 from training.network.inputs import WINDOW
 
@@ -310,8 +310,7 @@ class StreamCache:
     def census(self) -> Census:
         """Count what is in memory."""
         streams = self.states.streams.rows[self._slots()]
-        warm_up = np.where(streams["single"] >= 0, NOVELTY_WARMUP, RETURN_WARMUP)
-        warming, blocked = streams["events"] < warm_up, streams["admission"]["dropped"] >= BLOCKED
+        warming, blocked = streams["score"]["events"] <= WARM_UP_EVENTS, streams["admission"]["dropped"] >= BLOCKED
         return Census(int(warming.sum()), int(blocked.sum()), int(streams["lanes"].sum()))
 
     @property

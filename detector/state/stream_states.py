@@ -19,33 +19,17 @@ from numpy.typing import NDArray
 from connectors.batches import EventBatch
 from detector.errors import StateError
 from detector.scoring.batch import Ids
-from detector.scoring.calibration import RETURN
-from detector.scoring.judge import SINGLE_SCORE, many_score
-from detector.scoring.subspace import SUBSPACE_LIMIT
 from detector.scoring.symbols import SYMBOL_ROW, vocabulary
+from detector.state.former import LAYOUTS, converted, head_of, is_former
 from detector.state.lane_network import RecurrentLanes
 from detector.state.names import SYMBOLIC, FeatureNames, SymbolNames, identify_observations, partition_hash
-from detector.state.records import (
-    FORMER,
-    FORMER_NOTES,
-    FORMER_STREAM,
-    HEADER,
-    NOTES,
-    PRESENT,
-    STREAM,
-    head_of,
-    lane_row,
-    layout_of,
-    stream_of,
-)
+from detector.state.records import FORMER, HEADER, NOTES, PRESENT, STREAM, lane_row, layout_of
 from detector.state.tables import PAGE, SIZES, Table, block_size
 from training.network.horizons import HORIZONS
 
 # What Python keeps besides a row: entries of dicts and lists, an open incident's part in an alert
 STREAM_OVERHEAD = 500  # bytes a stream, without its name
 LANE_OVERHEAD = 500  # bytes a lane
-
-Flags = NDArray[np.bool_] | bool
 
 
 class StreamStates:
@@ -57,20 +41,17 @@ class StreamStates:
         self._names_bytes = 0  # of streams
         self.features = FeatureNames()
         self.streams = Table(STREAM)
-        self._lane, self._many = lane_row(horizons), many_score(horizons)
-        others = self._lane, SINGLE_SCORE, self._many, SYMBOL_ROW
-        self._layout, self._former = layout_of(STREAM, *others), layout_of(FORMER_STREAM, *others)
-        self.layouts = self._layout.hex(), self._former.hex()  # of rows that `unpack` takes, first that of `pack`
+        self._lane = lane_row(horizons)
+        self._layout = layout_of(STREAM, self._lane, SYMBOL_ROW)
+        former = LAYOUTS if tuple(horizons) == HORIZONS else ()
+        self.layouts = self._layout.hex(), *former  # of rows that `unpack` takes, first that of `pack`
         self.lanes = Table(self._lane)
-        self.single = Table(SINGLE_SCORE)
-        self.many = Table(self._many)
-        self.matrices = Table(np.dtype(np.float32))
         self.symbols = Table(SYMBOL_ROW)
         self.symbol_names = SymbolNames()
         self.recurrent = recurrent  # rows as in `lanes`
         self._lane_bytes = self._lane.itemsize + recurrent.row_bytes + LANE_OVERHEAD
         # that one more number of a stream of several takes, at most, while its block is moved
-        self.lane_bytes = 2 * (self._lane_bytes + self._many.itemsize + 8 * SUBSPACE_LIMIT)
+        self.lane_bytes = 2 * self._lane_bytes
         self.state_size = state_size
         recurrent.resize(len(self.lanes.rows))
         self.open_alerts: dict[int, Any] = {}  # by slot: what few streams have (an open incident's alert)
@@ -93,8 +74,7 @@ class StreamStates:
             self.names[slot] = name
         self.slots[name] = slot
         self._names_bytes += sys.getsizeof(name)
-        stream = self.streams.rows[slot]
-        stream["single"] = stream["first_many"] = stream["matrix"] = stream["first_lane"] = -1
+        self.streams.rows[slot]["first_lane"] = -1
         return slot
 
     def remove(self, slot: int) -> None:
@@ -103,12 +83,6 @@ class StreamStates:
         capacity, symbol_rows = int(stream["capacity"]), self._symbol_rows(slot)
         if capacity:
             self._free_lanes(int(stream["first_lane"]), capacity)
-        if stream["single"] >= 0:
-            self.single.release(int(stream["single"]), 1)
-        if stream["first_many"] >= 0:
-            self.many.release(int(stream["first_many"]), capacity)
-        if stream["matrix"] >= 0:
-            self.matrices.release(int(stream["matrix"]), 2 * capacity * capacity)
         for row in symbol_rows.tolist():
             self.symbols.release(row, 1)
         self._names_bytes -= sys.getsizeof(self.names[slot])
@@ -155,11 +129,6 @@ class StreamStates:
             if self.features.names[feature].startswith(SYMBOLIC):
                 self.lanes.rows["symbols"][lane] = self.symbols.allocate(1) + 1
         stream["lanes"] = has
-        if has == 1:
-            if not self.lanes.rows["symbols"][first]:
-                stream["single"] = self.single.allocate(1)
-        else:
-            self._make_many(slot)
 
     def _move(self, slot: int, capacity: int) -> None:
         stream = self.streams.rows[slot]
@@ -171,40 +140,6 @@ class StreamStates:
             self.recurrent.write(np.arange(first, first + had), states)
             self._free_lanes(old_first, old)
         stream["first_lane"], stream["capacity"] = first, capacity
-        if stream["first_many"] >= 0:
-            old_many = int(stream["first_many"])
-            stream["first_many"] = self.many.allocate(capacity)
-            moved = int(stream["first_many"])
-            self.many.rows[moved : moved + had] = self.many.rows[old_many : old_many + had]
-            self.many.release(old_many, old)
-        if stream["matrix"] >= 0:
-            self._move_matrix(slot, old)
-
-    def _move_matrix(self, slot: int, old: int) -> None:
-        """Carry the covariance over into a larger block; components are computed again at the next fit."""
-        stream = self.streams.rows[slot]
-        before, capacity = int(stream["matrix"]), int(stream["capacity"])
-        kept = self.matrices.rows[before : before + old * old].reshape(old, old).copy()
-        self.matrices.release(before, 2 * old * old)
-        stream["matrix"], stream["components"] = -1, 0
-        if capacity <= SUBSPACE_LIMIT:
-            first = stream["matrix"] = self.matrices.allocate(2 * capacity * capacity)
-            grown = self.matrices.rows[first : first + capacity * capacity].reshape(capacity, capacity)
-            grown[:old, :old] = kept
-
-    def _make_many(self, slot: int) -> None:
-        """Let a stream of one feature become one of many: judging starts over with its next event."""
-        stream = self.streams.rows[slot]
-        if stream["single"] >= 0:
-            self.single.release(int(stream["single"]), 1)
-            stream["single"] = -1
-        if stream["first_many"] < 0:
-            capacity = int(stream["capacity"])
-            stream["first_many"] = self.many.allocate(capacity)
-            stream["events"] = 0
-            stream["severity"] = stream["slow_severity"] = np.zeros((), RETURN)
-            if capacity <= SUBSPACE_LIMIT:
-                stream["matrix"] = self.matrices.allocate(2 * capacity * capacity)
 
     def pack(self, slots: NDArray[np.int64], model: int, version: str) -> Iterator[tuple[str, bytes]]:
         """Yield name and whole state of streams.
@@ -218,9 +153,7 @@ class StreamStates:
         recurrent = self.recurrent.read(rows)  # at once: it may have to come from a device
         for slot, end in zip(slots.tolist(), ends.tolist(), strict=True):
             stream = self.streams.rows[slot]
-            lanes, capacity = int(stream["lanes"]), int(stream["capacity"])
-            first, many, matrix = int(stream["first_lane"]), int(stream["first_many"]), int(stream["matrix"])
-            numbers = 2 * capacity * capacity if matrix >= 0 else 0
+            lanes, first = int(stream["lanes"]), int(stream["first_lane"])
             # not JSON: it has no NaN, and an alert may hold one (what was expected of a feature never seen before)
             symbols = self.symbols.rows[self._symbol_rows(slot)]
             known = [[self.symbol_names.name_of(number) for number in vocabulary(row)] for row in symbols]
@@ -230,7 +163,7 @@ class StreamStates:
             lane_rows["model"] = np.where(lane_rows["model"] == model, PRESENT, FORMER)
             parts = [
                 HEADER.pack(
-                    *(self._layout, self.state_size, numbers, lanes, len(notes)),
+                    *(self._layout, self.state_size, lanes, len(notes)),
                     *(int(stream["admission"]["partition"]), bool(stream["incident"]["open"])),
                 ),
                 notes,
@@ -238,12 +171,6 @@ class StreamStates:
                 lane_rows.tobytes(),
                 recurrent[end - lanes : end].tobytes(),
             ]
-            if stream["single"] >= 0:
-                parts.append(self.single.rows[int(stream["single"])].tobytes())
-            if many >= 0:
-                parts.append(self.many.rows[many : many + lanes].tobytes())
-            if numbers:
-                parts.append(self.matrices.rows[matrix : matrix + numbers].tobytes())
             if len(symbols):
                 parts.append(symbols.tobytes())
             yield self.names[slot], b"".join(parts)
@@ -255,6 +182,11 @@ class StreamStates:
         step. Raises StateError, and then adds nothing, for a row of another layout or damaged.
         """
         damaged = f"state of stream {name!r} is damaged; move the state directory away"
+        if row[:8].hex() not in self.layouts:
+            raise StateError(
+                f"state of stream {name!r} has the layout of another version or of other model.horizons; "
+                "go back to those, or move the state directory away"
+            )
         at = 0  # so far is read
 
         def take(dtype: np.dtype[Any], count: int) -> NDArray[Any]:
@@ -264,24 +196,19 @@ class StreamStates:
             return part
 
         try:
+            if is_former(row):
+                row = converted(row, self._layout, self._lane)
             head = head_of(row)
-            if head.layout not in (self._layout, self._former):
-                raise StateError(
-                    f"state of stream {name!r} has the layout of another version or of other model.horizons; "
-                    "go back to those, or move the state directory away"
-                )
-            at, former = head.begin + head.notes, head.layout == self._former
-            written_by, features, note, known, *_ = (FORMER_NOTES if former else NOTES).decode(row[head.begin : at])
-            stored = stream_of(take(FORMER_STREAM if former else STREAM, 1)[0])
+            at = head.begin + head.notes
+            written_by, features, note, known = NOTES.decode(row[head.begin : at])
+            stored = take(STREAM, 1)[0]
         except (msgspec.MsgspecError, ValueError) as error:
             raise StateError(f"{damaged} ({error})") from error
-        state_size, numbers, lanes = head.state_size, head.numbers, head.lanes
-        wanted = at + lanes * (self._lane.itemsize + 4 * state_size) + 4 * numbers + SYMBOL_ROW.itemsize * len(known)
-        wanted += SINGLE_SCORE.itemsize * (stored["single"] >= 0)
-        wanted += self._many.itemsize * lanes * (stored["first_many"] >= 0)
+        state_size, lanes = head.state_size, head.lanes
+        wanted = at + lanes * (self._lane.itemsize + 4 * state_size) + SYMBOL_ROW.itemsize * len(known)
         if len(row) != wanted or len(features) != lanes or stored["lanes"] != lanes:
             raise StateError(f"{damaged} ({len(row)} bytes, expected {wanted})")
-        if not self._is_consistent(stored, np.frombuffer(row, self._lane, lanes, at), numbers, known):
+        if not self._is_consistent(stored, np.frombuffer(row, self._lane, lanes, at), known):
             raise StateError(f"{damaged} (its parts do not fit each other)")
 
         slot = self.add(name)
@@ -298,15 +225,6 @@ class StreamStates:
         states = take(np.dtype(np.float32), lanes * state_size).reshape(lanes, state_size)
         if state_size == self.state_size:  # else of another network: the lanes are primed before their next step
             self.recurrent.write(np.arange(first, first + lanes), states)
-        if stream["single"] >= 0:
-            stream["single"] = self.single.allocate(1)
-            self.single.rows[int(stream["single"])] = take(SINGLE_SCORE, 1)[0]
-        if stream["first_many"] >= 0:
-            many = stream["first_many"] = self.many.allocate(capacity)
-            self.many.rows[many : many + lanes] = take(self._many, lanes)
-        if numbers:
-            matrix = stream["matrix"] = self.matrices.allocate(numbers)
-            self.matrices.rows[matrix : matrix + numbers] = take(np.dtype(np.float32), numbers)
         lane_symbols = self.lanes.rows["symbols"][first : first + lanes]
         for names, lane in zip(known, np.flatnonzero(lane_symbols).tolist(), strict=True):
             for symbol in names:
@@ -318,21 +236,15 @@ class StreamStates:
         return slot
 
     @staticmethod
-    def _is_consistent(stored: np.void, lanes: NDArray[np.void], numbers: int, known: list[list[str]]) -> bool:
-        """Whether a row's parts agree on how many lanes, symbols and numbers there are: compiled code trusts them."""
+    def _is_consistent(stored: np.void, lanes: NDArray[np.void], known: list[list[str]]) -> bool:
+        """Whether a row's parts agree on how many lanes and symbols there are: compiled code trusts them."""
         capacity = block_size(len(lanes)) if 0 < len(lanes) <= SIZES[-1] else 0
-        return bool(
-            stored["capacity"] == capacity
-            and (stored["single"] < 0 or len(lanes) == 1)
-            and numbers == (2 * capacity * capacity if stored["matrix"] >= 0 else 0)
-            and 0 <= stored["components"] <= capacity
-            and len(known) == np.count_nonzero(lanes["symbols"])
-        )
+        return bool(stored["capacity"] == capacity and len(known) == np.count_nonzero(lanes["symbols"]))
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that all of it takes."""
-        tables = self.streams, self.lanes, self.single, self.many, self.matrices, self.symbols
+        tables = self.streams, self.lanes, self.symbols
         lanes = self.lanes.used - self.lanes.free
         # of a free row its first and last page may be its neighbours'
         recurrent = lanes * self.recurrent.row_bytes + self.lanes.free * min(self.recurrent.row_bytes, PAGE)
@@ -342,17 +254,8 @@ class StreamStates:
 
     def stream_bytes(self, lanes: int) -> int:
         """Return the bytes that a stream of so many numbers takes."""
-        capacity = block_size(lanes)
-        has_matrix = lanes > 1 and capacity <= SUBSPACE_LIMIT
-        return STREAM.itemsize + int(self._freed(np.array(capacity), lanes == 1, lanes > 1, has_matrix))
+        return STREAM.itemsize + STREAM_OVERHEAD + block_size(lanes) * self._lane_bytes
 
     def bytes_by_slot(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return about how many bytes come free as each of these streams is removed."""
-        streams = self.streams.rows[slots]
-        has = (streams[name] >= 0 for name in ("single", "first_many", "matrix"))
-        return self._freed(streams["capacity"].astype(np.int64), *has)
-
-    def _freed(self, capacity: NDArray[np.int64], single: Flags, many: Flags, matrix: Flags) -> NDArray[np.int64]:
-        """Return what streams take besides their STREAM rows; `single`, `many`, `matrix`: who has which."""
-        lanes = capacity * (self._lane_bytes + self._many.itemsize * many)
-        return STREAM_OVERHEAD + lanes + SINGLE_SCORE.itemsize * single + 8 * capacity * capacity * matrix
+        return STREAM_OVERHEAD + self.streams.rows["capacity"][slots].astype(np.int64) * self._lane_bytes

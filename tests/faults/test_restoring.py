@@ -14,7 +14,7 @@ from connectors.batches import Partition
 from connectors.kafka.changelog_format import compressed, part_bytes, state_records
 from connectors.kafka.errors import KafkaConnectorError
 from detector.checkpointing.state_directory import DATABASE
-from detector.state.records import incident_of
+from detector.state.former import incident_of
 from tests.daemon.support import until
 from tests.faults.changelogs import FORMER_LAYOUT, World, warned
 from tests.golden.make_golden import GONE

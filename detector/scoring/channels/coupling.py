@@ -1,7 +1,7 @@
 """The coupling channel's statistic: what of a feature the stream's other features do not explain.
 
 Features, standardised, are followed by two principal directions (CCIPCA: Weng, Zhang and Hwang 2003); a feature's
-residual is taken with its own share left out of the directions' scores (leave one out), so that it cannot explain itself.
+residual is taken with its own share left out of the directions' scores (leave one out): it cannot explain itself.
 
 Finds a feature that parts from the others though each looks usual alone. Needs features that arrive in one event.
 """

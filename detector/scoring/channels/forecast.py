@@ -1,8 +1,8 @@
 """The forecast channel's statistics: by how much the network was wrong, in the data's own unit.
 
-Three sizes of error a lane: of the forecast of this event, of the running mean of such errors (a shift, a burst), and of
-what was forecast of this event nine events ago (a slow rise that one step at a time never surprises). The forecast is
-clipped to the range seen lately. Beside them stands the network's own word: how rare it held such an error to be.
+Three sizes of error a lane: of the forecast of this event, of the running mean of such errors (a shift, a burst), and
+of what was forecast of this event nine events ago (a slow rise that one step at a time never surprises). The forecast
+is clipped to the range seen lately. Beside them stands the network's own word: how rare it held such an error to be.
 
 Finds spikes, bursts, shifts and noise. Does not find what stays within usual errors: a standstill at a usual value.
 """

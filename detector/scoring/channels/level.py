@@ -3,8 +3,8 @@
 The usual of each hour is a running mean of its daily means, which an hour's own values join only when it is over;
 between the middles of two hours it is interpolated. The level of late is a running mean of the differences.
 
-Finds standstills at a value that is usual at another hour, drift, shifts, bursts at night. Says nothing before the second
-day, and does not find what is over within a few events.
+Finds standstills at a value that is usual at another hour, drift, shifts, bursts at night. Says nothing before the
+second day, and does not find what is over within a few events.
 """
 
 from __future__ import annotations

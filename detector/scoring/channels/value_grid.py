@@ -7,6 +7,7 @@ halves as an eighth of it holds everything; a cell that was not met for a while 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def _nearest(g: Record, x: float) -> tuple[float, float, int]:
 
 
 @compiled
-def _put(g: Record, cell: int, low: int, high: int, age: int) -> None:
+def _put(g: Record, cell: int, low: Any, high: Any, age: Any) -> None:
     if g.age[cell] != 0:
         low = min(low, np.int64(g.ends[cell]) >> 4)
         high = max(high, np.int64(g.ends[cell]) & 15)
@@ -128,7 +129,7 @@ def _put(g: Record, cell: int, low: int, high: int, age: int) -> None:
 @compiled
 def _store(g: Record, x: float, age: int) -> None:
     place = (x - g.origin) / g.width
-    cell = min(max(int(math.floor(place)), 0), CELLS - 1)
+    cell = min(max(math.floor(place), 0), CELLS - 1)
     part = int(min(max((place - cell) * PLACES, 0.0), PLACES - 1.0))
     _put(g, cell, part, part, age)
 
@@ -146,7 +147,8 @@ def _newer(a: int, b: int, now: int) -> int:
 def _join(g: Record, cell: int, to: int, now: int) -> None:
     """Make one cell of two that lie side by side."""
     x, y = np.int64(g.age[cell]), np.int64(g.age[cell + 1])
-    low = high = 0
+    low: Any = 0
+    high: Any = 0
     if x != 0 or y != 0:
         left, right = np.int64(g.ends[cell]), np.int64(g.ends[cell + 1])
         half = PLACES // 2

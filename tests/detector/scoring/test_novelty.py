@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-
 from detector.scoring.novelty import (
     CELLS,
     DAMPING_DECAY,

@@ -2,6 +2,18 @@
 
 import numpy as np
 import pytest
+from detector.scoring.subspace import (
+    FAR,
+    FAR_LEARNT,
+    FIRST_FIT,
+    FIT_EVERY,
+    MEMORY,
+    MIN_UNIT,
+    SETTLED,
+    SOFTENING,
+    VARIANCE_KEPT,
+    outside,
+)
 
 from detector.scoring.calibration import (
     HISTOGRAM,
@@ -15,18 +27,6 @@ from detector.scoring.calibration import (
     quantile,
 )
 from detector.scoring.judge import MANY_SCORE
-from detector.scoring.subspace import (
-    FAR,
-    FAR_LEARNT,
-    FIRST_FIT,
-    FIT_EVERY,
-    MEMORY,
-    MIN_UNIT,
-    SETTLED,
-    SOFTENING,
-    VARIANCE_KEPT,
-    outside,
-)
 from detector.state.records import STREAM
 
 
