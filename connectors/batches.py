@@ -22,7 +22,10 @@ Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 _Name = TypeVar("_Name")
 
-CALM, SILENCE = "calm", "silence"  # Alert.resolved_by
+# Scores.channel counts them: what can claim that an event is rare; docs/scoring.md
+CHANNELS = ("forecast", "level", "still", "coupling", "novel", "symbol")
+# Alert.resolved_by: the old level came back, the new one was taken as normal, the stream sends nothing any more
+BACK, ACCEPTED, SILENCE = "back", "accepted", "silence"
 
 _no_codes = lambda: np.zeros(0, np.int32)
 _no_numbers = lambda: np.zeros(0)
@@ -200,6 +203,9 @@ class Scores:
     event: Int64  # [scored] index into the batch's events, ascending
     score: Float64  # [scored] log10 of the return period in events, >= 0
     threshold: Float64  # [scored] score above which this stream may alert
+    rank: Float64  # [scored] how unusual it is now, >= 0, no ties: to sort and to draw by
+    channel: NDArray[np.int8]  # [scored] index into CHANNELS of what claims most; -1: nothing is claimed
+    interval: Float64  # [scored] usual time between the stream's events, seconds; 0: not known yet
     alert: Bool  # [scored] the event is part of an alert
     warming: Bool  # [scored] the stream is too young to be judged: score is 0
     surprise: Float64  # [scored] mean negative log-likelihood of the event's features, in nats
@@ -208,7 +214,7 @@ class Scores:
     expected: Float64  # [scored observations] in the data's own unit; NaN before the first forecast
     lower: Float64  # [scored observations] band that the model allowed
     upper: Float64  # [scored observations]
-    contribution: Float64  # [scored observations] share of the event's surprise, sums to 1 over an event (or all 0)
+    contribution: Float64  # [scored observations] share in the channel, sums to 1 over an event (or all 0)
     model_version: str = ""
     symbols: list[str] = field(default_factory=list)  # that were expected, each once; the next three: [0] without them
     expected_symbol: Int32 = field(default_factory=_no_codes)  # [scored observations] index into symbols; -1: none
@@ -261,7 +267,8 @@ class Alert:
 
     Times are ns since 1970-01-01 UTC, by the events' clock. `observed`, `expected`, `lower`, `upper` and
     `contributions` are by feature and belong to the event with the highest score so far. For a symbol, `expected` is
-    the likeliest (None: the stream knew none yet), there is no band, and both have probabilities.
+    the likeliest (None: the stream knew none yet), there is no band, and both have probabilities. The leading feature
+    has a band only if it lies outside; else NaN.
     """
 
     id: str  # the same for an incident's firing and resolved, and after any restart
@@ -283,8 +290,14 @@ class Alert:
     offset: int
     observed_probability: dict[str, float] = field(default_factory=dict)  # by feature that is a symbol
     expected_probability: dict[str, float] = field(default_factory=dict)  # likewise
-    resolved_by: str = ""  # CALM | SILENCE: what ended it; "" while it fires
+    resolved_by: str = ""  # BACK | ACCEPTED | SILENCE: what ended it; "" while it fires
     features_left_out: int = 0  # for which the record had no room
+    channel: str = ""  # of CHANNELS; "" and so on: an incident that began before alerts had it
+    feature: str = ""  # that leads
+    rank: float = 0.0
+    return_period: str = ""  # in words
+    summary: str = ""  # one sentence, made of `evidence`
+    evidence: dict[str, float] = field(default_factory=dict)  # the channel's own numbers, by their names
 
 
 class CsvLayout(NamedTuple):

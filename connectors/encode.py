@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from connectors.batches import Alert, Int64, Rejected, Scores
+from connectors.batches import CHANNELS, Alert, Int64, Rejected, Scores
 from connectors.json_records import AlertRecord, RejectedRecord, ScoreRecord
+from connectors.words import return_periods
 
 NS_PER_SECOND = 1_000_000_000
+CHANNEL_NAMES = (*CHANNELS, "")  # by number; -1 is none
 
 _encoder = msgspec.json.Encoder()
 
@@ -56,6 +58,9 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
         scores.score.tolist(),
         scores.threshold.tolist(),
         scores.alert.tolist(),
+        scores.rank.tolist(),
+        [CHANNEL_NAMES[number] for number in scores.channel.tolist()],
+        return_periods(scores.score, scores.interval),
         scores.surprise.tolist(),
         batch.partition[event].tolist(),
         batch.offset[event].tolist(),
@@ -65,7 +70,10 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
         start[1:],
         strict=True,
     )
-    for stream, timestamp, score, threshold, alert, surprise, partition, offset, warming, young, first, last in rows:
+    for (
+        stream, timestamp, score, threshold, alert, rank, channel, period, surprise,
+        partition, offset, warming, young, first, last,
+    ) in rows:  # fmt: skip
         topic, number = batch.partitions[partition]
         record = ScoreRecord(  # in their order: by name each record would take 1.2 µs more
             batch.streams[stream],
@@ -73,6 +81,9 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
             score,
             threshold,
             alert,
+            rank,
+            channel,
+            period,
             surprise,
             {feature[row]: observed[row] for row in range(first, last)},
             {feature[row]: expected[row] for row in range(first, last)},
@@ -111,7 +122,7 @@ def shortened(record: bytes, contributions: Mapping[str, float], most_bytes: int
     is so without any feature.
     """
     fields: dict[str, Any] = msgspec.json.decode(record)
-    by_feature = {name: values for name, values in fields.items() if type(values) is dict}
+    by_feature = {name: values for name, values in fields.items() if type(values) is dict and name != "evidence"}
     names = sorted(fields["observed"], key=lambda name: -contributions.get(name, 0.0))
     before = fields.get("features_left_out", 0)
     bare = fields | {name: {} for name in by_feature} | {"features_left_out": before + len(names)}

@@ -11,6 +11,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from connectors.batches import ACCEPTED, BACK, CHANNELS, SILENCE
+
+EVIDENCE = (
+    "the channel's own numbers, in the data's unit, of the leading feature. forecast: observed, expected, lower, upper."
+    " level: level, usual (of this hour), lower, upper. still: seconds, usual_longest_seconds. coupling: observed,"
+    " expected (what the other features let expect). novel: observed, nearest, nearest_seconds_ago; where only the"
+    " forecast's error is new, observed and expected. symbol: observed_probability, expected_probability."
+    " What is not known is left out"
+)
+
 
 def _field(description: str, **schema: Any) -> msgspec.Meta:
     """Describe a field; `schema` goes into the JSON Schema only, so that decoding old records is no stricter."""
@@ -25,6 +35,11 @@ _Score = Annotated[
     float, _field("log10 of the return period in events: 5 is as rare as once in 100,000 events", minimum=0)
 ]
 _Threshold = Annotated[float, _field("the score above which this stream alerts", minimum=0)]
+_Rank = Annotated[float, _field("how unusual the event is: to sort and to draw by; every event has one", minimum=0)]
+_Channel = Annotated[
+    str, _field("what claims most that the event is rare (docs/scoring.md); empty: nothing", enum=[*CHANNELS, ""])
+]
+_ReturnPeriod = Annotated[str, _field('the score in words: "once in 11 days"')]
 _Observed = Annotated[dict[str, float | str], _field("by feature: a number in the data's own unit, or a symbol")]
 _Expected = Annotated[
     dict[str, float | str | None],
@@ -32,7 +47,10 @@ _Expected = Annotated[
 ]
 _Lower = Annotated[
     dict[str, float | None],
-    _field("by feature that is a number: lower end of the band that the model allowed; null before the first forecast"),
+    _field(
+        "by feature that is a number: lower end of the band that the model allowed; null before the first forecast,"
+        " and in an alert for a feature that leads by something else than its distance from the forecast"
+    ),
 ]
 _Upper = Annotated[dict[str, float | None], _field("by feature that is a number: upper end of that band")]
 _ObservedProbability = Annotated[
@@ -58,6 +76,9 @@ class ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
     score: _Score
     threshold: _Threshold
     alert: Annotated[bool, _field("whether the event is part of an alert")]
+    rank: _Rank
+    channel: _Channel
+    return_period: _ReturnPeriod
     surprise: Annotated[float, _field("mean negative log-likelihood of the event's features, in nats")]
     observed: _Observed
     expected: _Expected
@@ -76,7 +97,7 @@ class ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
     features_left_out: _FeaturesLeftOut = 0
 
 
-class AlertRecord(msgspec.Struct, omit_defaults=True):
+class AlertRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     """One incident of one stream, when it fires and again when it resolves.
 
     A line of output.alerts_file, a record of kafka.alerts_topic (key: the stream's name, header `group`: the consumer
@@ -89,15 +110,25 @@ class AlertRecord(msgspec.Struct, omit_defaults=True):
     severity: Annotated[
         Literal["warning", "critical"], _field("critical: above the threshold by alerting.critical_above_threshold")
     ]
+    summary: Annotated[str, _field("what was found, as a sentence made of the evidence")] = ""
+    channel: Annotated[
+        str, _field("what claims that the event is rare: docs/scoring.md explains each", enum=list(CHANNELS))
+    ] = ""
+    feature: Annotated[str, _field("the feature that leads: it contributes most")] = ""
+    return_period: _ReturnPeriod = ""
     started_at: Annotated[_Time, _field("time of the first event")]
     ended_at: Annotated[_Time | None, _field("time at which the incident ended; null while it fires")]
     score: _Score
     threshold: _Threshold
+    rank: _Rank = 0.0
+    evidence: Annotated[dict[str, float], _field(EVIDENCE)] = {}
     observed: _Observed
     expected: _Expected
     lower: _Lower
     upper: _Upper
-    contributions: Annotated[dict[str, _Share], _field("by feature: its share of the surprise; all add up to 1")]
+    contributions: Annotated[
+        dict[str, _Share], _field("by feature: its share in what the channel claims; all add up to 1")
+    ]
     model_version: _ModelVersion
     topic: _Topic
     partition: _Partition
@@ -107,7 +138,9 @@ class AlertRecord(msgspec.Struct, omit_defaults=True):
     resolved_by: Annotated[
         str,
         _field(
-            'what ended it: "calm" events, or "silence" of the stream; absent while it fires', enum=["calm", "silence"]
+            'what ended it: the old level came "back", the new one was "accepted" as normal, or the "silence" of the'
+            " stream; absent while it fires",
+            enum=[BACK, ACCEPTED, SILENCE],
         ),
     ] = ""
     features_left_out: _FeaturesLeftOut = 0

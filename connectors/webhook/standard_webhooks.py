@@ -71,7 +71,7 @@ def leading_features(alert: Alert, count: int) -> Alert:
     by_feature: dict[str, Any] = {
         field: {name: values[name] for name in names if name in values}
         for field in Alert.__slots__
-        if isinstance(values := getattr(alert, field), dict)
+        if field != "evidence" and isinstance(values := getattr(alert, field), dict)
     }
     left_out = alert.features_left_out + len(alert.observed) - len(names)
     return replace(alert, **by_feature, features_left_out=left_out)

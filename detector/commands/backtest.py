@@ -85,25 +85,25 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
 
 
 class ScoredStreams:
-    """Collects the scores of every stream."""
+    """Collects the ranks and alerts of every stream."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}  # by name
-        self._parts: list[tuple[Int64, Int64, Float64, Bool]] = []  # stream, time, score, alert
+        self._parts: list[tuple[Int64, Int64, Float64, Bool]] = []  # stream, time, rank, alert
 
     def add(self, scores: Scores) -> None:
         """Take a batch in."""
         batch, event = scores.batch, scores.event
         stream = numbered(batch.streams, self._numbers)[batch.stream[event]]
-        self._parts.append((stream, batch.time[event], scores.score, scores.alert))
+        self._parts.append((stream, batch.time[event], scores.rank, scores.alert))
 
     def by_name(self) -> dict[str, tuple[Int64, Float64, Bool]]:
-        """Return each stream's times (ns), scores and alerts, [events] in order of time; streams sorted by name."""
+        """Return each stream's times (ns), ranks and alerts, [events] in order of time; streams sorted by name."""
         names = list(self._numbers)
-        stream, time_, score, alert = map(np.concatenate, zip(*self._parts, strict=True))
+        stream, time_, rank, alert = map(np.concatenate, zip(*self._parts, strict=True))
         order = np.lexsort((time_, stream))  # stable
         groups = np.split(order, np.flatnonzero(np.diff(stream[order])) + 1)
-        found = {names[stream[rows[0]]]: (time_[rows], score[rows], alert[rows]) for rows in groups}
+        found = {names[stream[rows[0]]]: (time_[rows], rank[rows], alert[rows]) for rows in groups}
         return dict(sorted(found.items()))
 
 
@@ -159,26 +159,27 @@ def _some(names: Iterable[str]) -> str:
 
 
 def evaluation(streams: ScoredStreams, labels: dict[str, list[Window]]) -> str:
-    """Return a table of found and missed incidents and false alarms, and how well scores rank labelled rows.
+    """Return a table of found and missed incidents and false alarms, and how well the rank finds labelled rows.
 
     Raises LabelsError where the labels name none of the streams.
     """
-    judged, scores, rows = [], [], []
+    judged, ranks, rows = [], [], []
     scored = streams.by_name()
-    for name, (time_, score, alert) in scored.items():
+    for name, (time_, rank, alert) in scored.items():
         windows = windows_of(labels, name)
         if windows is None:
             logger.warning("stream %r is not named in the labels: left out of the figures", name)
             continue
         judged.append(incidents(name, time_, alert, windows))
-        scores.append(score)
+        ranks.append(rank)
         rows.append(rows_in_windows(time_, windows))
     if not judged:
         raise LabelsError(
             f"the labels name none of the streams: they name {_some(labels)}, scored were {_some(scored)}"
         )
-    score, labelled = np.concatenate(scores), np.concatenate(rows)
-    auc, precision = roc_auc(score, labelled), average_precision(score, labelled)
+    rank, labelled = np.concatenate(ranks), np.concatenate(rows)
+    auc, precision = roc_auc(rank, labelled), average_precision(rank, labelled)
     return (
-        f"{incident_table(judged)}\n\nROC AUC {auc:.3f}, average precision {precision:.3f}, over {len(score):,} events"
+        f"{incident_table(judged)}\n\n"
+        f"rank: ROC AUC {auc:.3f}, average precision {precision:.3f}, over {len(rank):,} events"
     )

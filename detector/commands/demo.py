@@ -29,10 +29,10 @@ from connectors.files.labels import load_labels
 from connectors.files.lines import FileError
 from connectors.http_server.settings import HttpSettings
 from connectors.sink_group import SinkGroup
+from connectors.words import format_time
 from detector.commands.demo_report import COLUMNS, RULES, read_series, summary
 from detector.commands.outputs import PlotError, check_folder, require_matplotlib
 from detector.config.settings import Settings
-from detector.observability.alert_text import format_number, format_time, format_value
 from detector.service.factory import build_daemon
 from training.evaluate import incident_table
 
@@ -166,11 +166,11 @@ class _StatelessSink:
 
 
 class _Terminal(_StatelessSink):
-    """An alert sink that prints alerts as they fire, a row each, within COLUMNS."""
+    """An alert sink that prints alerts as they fire, two lines each, within COLUMNS."""
 
     def __init__(self) -> None:
-        self._form = "{:1} {:16}  {:34}  {:>8}  {:^20}  {:>9}"
-        head = self._form.format("", "when (UTC)", "stream", "observed", "expected", "once in")
+        self._form = "{:1} {:16}  {:40}  {:8}  {:25}"
+        head = self._form.format("", "when (UTC)", "stream", "channel", "so rare")
         tqdm.write(f"{head}\n{'-' * len(head)}", file=sys.stdout)
 
     def write(self, alerts: Sequence[Alert]) -> None:
@@ -179,16 +179,16 @@ class _Terminal(_StatelessSink):
                 tqdm.write(self._row(alert), file=sys.stdout)
 
     def _row(self, alert: Alert) -> str:
-        feature = max(alert.contributions, key=lambda name: alert.contributions[name])
+        critical = alert.severity == "critical" and sys.stdout.isatty()
         row = self._form.format(
             "!" if alert.severity == "critical" else "",
             format_time(alert.started_at)[:16],
             alert.stream,
-            format_value(alert.observed[feature]),
-            f"{format_number(alert.lower[feature])} .. {format_number(alert.upper[feature])}",
-            f"{10.0 ** min(alert.score, 15.0):,.0f}",
-        )
-        return f"{BOLD}{row}{PLAIN}" if alert.severity == "critical" and sys.stdout.isatty() else row
+            alert.channel,
+            alert.return_period,
+        ).rstrip()
+        found = textwrap.fill(alert.summary, COLUMNS, initial_indent=20 * " ", subsequent_indent=20 * " ")
+        return f"{BOLD if critical else ''}{row}{PLAIN if critical else ''}\n{found}"
 
 
 class _Progress(_StatelessSink):

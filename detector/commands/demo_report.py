@@ -37,6 +37,7 @@ class Series:
     score: Float64
     threshold: Float64
     alerts: Int64  # [alerts] ns: when each fired
+    told: Sequence[str]  # [alerts] what each found, and how rare that is
     windows: Sequence[Window]  # labelled incidents
 
     @property
@@ -50,10 +51,10 @@ def read_series(scores: Path, alerts: Path, labels: Mapping[str, list[Window]]) 
     records: dict[str, list[ScoreRecord]] = defaultdict(list)
     for record in msgspec.json.Decoder(ScoreRecord).decode_lines(scores.read_bytes()):
         records[record.stream].append(record)
-    fired: dict[str, list[str]] = defaultdict(list)
+    fired: dict[str, list[AlertRecord]] = defaultdict(list)
     for alert in msgspec.json.Decoder(AlertRecord).decode_lines(alerts.read_bytes()):
         if alert.status == "firing":
-            fired[alert.stream].append(alert.started_at)
+            fired[alert.stream].append(alert)
     return [
         _series(stream, rows, fired[stream], windows_of(labels, stream) or [])
         for stream, rows in sorted(records.items())
@@ -82,7 +83,9 @@ def summary(series: Sequence[Series], budget: float) -> list[str]:
     ]
 
 
-def _series(stream: str, rows: Sequence[ScoreRecord], fired: Sequence[str], windows: Sequence[Window]) -> Series:
+def _series(
+    stream: str, rows: Sequence[ScoreRecord], fired: Sequence[AlertRecord], windows: Sequence[Window]
+) -> Series:
     feature = next(iter(rows[0].observed))
     return Series(
         stream=stream,
@@ -93,7 +96,8 @@ def _series(stream: str, rows: Sequence[ScoreRecord], fired: Sequence[str], wind
         upper=np.array([row.upper.get(feature) for row in rows], np.float64),
         score=np.array([row.score for row in rows]),
         threshold=np.array([row.threshold for row in rows]),
-        alerts=_times(fired),
+        alerts=_times([alert.started_at for alert in fired]),
+        told=[f"{alert.summary}; {alert.return_period}" for alert in fired],
         windows=windows,
     )
 

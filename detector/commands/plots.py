@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from connectors.batches import Int64
 from connectors.files.labels import Window
+from connectors.words import format_time, return_periods
 from detector.commands.demo_report import COLUMNS, Series, found_of
 from detector.commands.plot_style import (
     ALERT,
@@ -33,7 +34,6 @@ from detector.commands.plot_style import (
     save_png,
     time_axis,
 )  # fmt: skip
-from detector.observability.alert_text import format_number, format_return_period, format_time
 from training.evaluate import rows_in_windows
 
 TICKS, CLOSE_UP_TICKS = 9, 6  # of time, at most
@@ -71,11 +71,10 @@ def plot_stream(series: Series) -> Figure:
     if len(fired):
         row = int(fired[np.argmax(series.score[fired])])
         near = slice(max(row - CLOSE_UP_EVENTS, 0), row + CLOSE_UP_EVENTS)
-        observed, lower, upper = (format_number(float(c[row])) for c in (series.value, series.lower, series.upper))
-        rare = format_return_period(float(series.score[row]))
         value, _ = _panels(figure, grid, 1, series, near, marker=9.0)
         when = format_time(int(series.time[row]))[:16]
-        _head(value, f"Strongest alert: {when}Z", f"{observed}, expected {lower} .. {upper}; {rare}")
+        told = series.told[int(np.flatnonzero(series.alerts == series.time[row])[0])]
+        _head(value, f"Strongest alert: {when}Z", told)
     _legend(figure)
     return figure
 
@@ -188,7 +187,8 @@ def _rarity_axis(score: Axes, series: Series) -> None:
     """Say at the right how rare the threshold is."""
     level = float(series.threshold[-1])
     axes = score.secondary_yaxis("right")
-    axes.set_yticks([level], [f"1 in {10**level:,.0f}"])
+    interval = float(np.median(np.diff(series.time))) * 1e-9 if len(series.time) > 1 else 0.0
+    axes.set_yticks([level], return_periods(np.array([level]), np.array([interval])))
     axes.tick_params(length=0, labelsize=7.5)
     axes.spines["right"].set_visible(False)
 

@@ -9,15 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from connectors.batches import Float64, Int64, Scores, numbered
-from connectors.encode import rfc3339
+from connectors.encode import CHANNEL_NAMES, rfc3339
+from connectors.words import return_periods
 from detector.commands.outputs import OutputFile
 
-FIXED = ("timestamp", "stream", "score", "threshold", "alert")
+FIXED = ("timestamp", "stream", "score", "threshold", "alert", "rank", "channel", "return_period")
 PER_FEATURE = ("expected", "lower", "upper")
 
 
 class ScoreTable:
-    """Writes `timestamp,stream,score,threshold,alert,expected,lower,upper`, the last three for each feature.
+    """Writes the columns FIXED, and `expected,lower,upper` for each feature.
 
     With one feature they have these names, with several `expected_<feature>` and so on. Of a symbol the likeliest was
     expected, and there is no band. Features that first appear later get columns at the end, and the rows before them
@@ -44,11 +45,13 @@ class ScoreTable:
         streams = [names[code] for code in batch.stream[scores.event].tolist()]
         rows = zip(
             rfc3339(batch.time[scores.event]), streams, scores.score.tolist(), scores.threshold.tolist(),
-            scores.alert.tolist(), lines, strict=True,
+            scores.alert.tolist(), scores.rank.tolist(), scores.channel.tolist(),
+            return_periods(scores.score, scores.interval), lines, strict=True,
         )  # fmt: skip
         self._draft.writelines(
-            f"{time},{stream},{score:.6g},{threshold:.6g},{alert:d}{cells(numbers)}\n"
-            for time, stream, score, threshold, alert, numbers in rows
+            f"{time},{stream},{score:.6g},{threshold:.6g},{alert:d},{rank:.6g},{CHANNEL_NAMES[channel]},{_cell(period)}"
+            f"{cells(numbers)}\n"
+            for time, stream, score, threshold, alert, rank, channel, period, numbers in rows
         )
 
     def close(self, extra: Sequence[str] = (), behind: Iterator[str] | None = None) -> None:

@@ -16,6 +16,7 @@ REFERENCE = "docs/settings.md lists them all"
 
 Name = tuple[str, ...]  # ("kafka", "topics")
 _OF_TRAIN = "it is an option of longwatch train now, "
+_REPEATED = "it was removed, a repeated anomaly alerts as long as it is rare: leave it out"
 # What files written for an earlier version may still hold: the new name, or what to do
 REMOVED: dict[Name, Name | str] = {
     ("model", "scope"): "it was removed, all streams share one model: leave it out",
@@ -23,7 +24,8 @@ REMOVED: dict[Name, Name | str] = {
     ("alerting", "least_deviation_relative"): ("alerting", "min_deviation_relative"),
     ("alerting", "least_duration_seconds"): ("alerting", "min_duration_seconds"),
     ("alerting", "mute"): ("alerting", "muted_streams"),
-    ("alerting", "repeats"): ("alerting", "repeated_anomalies"),
+    ("alerting", "repeats"): _REPEATED,
+    ("alerting", "repeated_anomalies"): _REPEATED,
     ("kafka", "max_poll_records"): ("source", "max_poll_records"),
     ("decode", "max_name_bytes"): "it was removed, names have 255 bytes at most: leave it out",
     ("decode", "max_code_bytes"): "it was removed, symbols have 1,024 bytes at most: leave it out",

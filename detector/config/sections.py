@@ -132,14 +132,12 @@ class ProcessingSettings(Section):
 class AlertingSettings(Section):
     """Section [alerting]: when a score becomes an alert."""
 
-    alerts_per_stream_per_week: float = Field(7.0, gt=0, le=100_000)
+    alerts_per_stream_per_week: float = Field(3.0, gt=0, le=100_000)
     """Alert budget of one stream: its threshold is the score that about this many events a week exceed."""
     fleet_alerts_per_day: float = Field(50.0, gt=0, le=1_000_000)
     """Alert budget of all streams together. Not in effect yet: only the budget per stream is."""
     threshold: float | None = Field(None, gt=0, le=300)
     """A fixed score to alert at, instead of the budgets; 6 is once in a million events."""
-    repeated_anomalies: Literal["learn", "flag"] = "learn"
-    """learn: an anomaly that repeats becomes normal. flag: each repetition alerts."""
     direction: Literal["both", "above", "below"] = "both"
     """Alert on values above what was expected, below it, or both; by the feature that contributes most."""
     min_deviation_absolute: float = Field(0.0, ge=0)

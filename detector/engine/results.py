@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.batches import CALM, SILENCE, Alert, EventBatch, Scores
+from connectors.batches import ACCEPTED, BACK, CHANNELS, SILENCE, Alert, EventBatch, Scores
+from connectors.words import return_periods, summary
 from detector.engine.stages import ScoredBatch
+from detector.scoring.batch import Records
 from detector.scoring.incidents import FIRES, NONE, PEAKS, RESOLVES, alert_id
 from detector.state.names import SymbolNames
 from detector.state.stream_states import StreamStates
@@ -42,6 +45,9 @@ def scores_of(batch: EventBatch, scored: ScoredBatch, version: str, names: Symbo
         event=work.event[back],
         score=verdicts["score"][back],  # column by column: numpy takes ten times as long for rows of many fields
         threshold=verdicts["threshold"][back],
+        rank=verdicts["rank"][back],
+        channel=verdicts["channel"][back],
+        interval=work.interval[back],
         alert=verdicts["alert"][back],
         warming=verdicts["warming"][back],
         young=verdicts["young"][back],
@@ -72,7 +78,8 @@ def alerts_of(
         if verdicts["lapses"][i]:
             alerts.append(resolved(open_alerts.pop(slot), int(work.lapse[i]), SILENCE))
         if change == RESOLVES:
-            alerts.append(resolved(open_alerts.pop(slot), int(work.time[i]), CALM))
+            by = ACCEPTED if verdicts["accepted"][i] else BACK
+            alerts.append(resolved(open_alerts.pop(slot), int(work.time[i]), by))
         elif change in {FIRES, PEAKS}:
             alert = _alert_of(batch, scored, i, version, critical_above, states.symbol_names)
             if change == PEAKS:
@@ -99,6 +106,7 @@ def _alert_of(
     observed: dict[str, float | str] = {**by_feature(batch.value[work.observation[rows]])}
     expected: dict[str, float | str | None] = {**by_feature(measured["expected"][rows])}
     lower, upper = by_feature(measured["lower"][rows]), by_feature(measured["upper"][rows])
+    contributions = by_feature(measured["contribution"][rows])
     observed_probability, expected_probability = {}, {}
     first = int(np.count_nonzero(work.symbol[: rows.start]))
     for k, j in enumerate(np.flatnonzero(work.symbol[rows]).tolist(), first):
@@ -107,6 +115,20 @@ def _alert_of(
         expected[feature] = symbols.name_of(int(f["top"])) if f["top"] else None
         observed_probability[feature], expected_probability[feature] = float(f["p"]), float(f["top_p"])
         del lower[feature], upper[feature]
+
+    channel, lead = CHANNELS[verdict["channel"]], max(contributions, key=lambda name: contributions[name])
+    if channel == "symbol":
+        evidence = {
+            "observed_probability": observed_probability[lead],
+            "expected_probability": expected_probability[lead],
+        }
+    else:
+        evidence = evidence_of(channel, verdict, float(measured["expected"][rows][names.index(lead)]))
+        lower[lead] = upper[lead] = math.nan
+        if channel == "forecast":
+            expected[lead] = evidence["expected"]
+            lower[lead], upper[lead] = (evidence.get(name, math.nan) for name in ("lower", "upper"))
+    sentence = summary(channel, lead, evidence, observed[lead], expected[lead], several=len(names) > 1)
 
     name = batch.streams[batch.stream[event]]
     where = batch.partitions[batch.partition[event]]
@@ -124,14 +146,47 @@ def _alert_of(
         expected=expected,
         lower=lower,
         upper=upper,
-        contributions=by_feature(measured["contribution"][rows]),
+        contributions=contributions,
         model_version=version,
         topic=where.topic,
         partition=where.partition,
         offset=int(batch.offset[event]),
         observed_probability=observed_probability,
         expected_probability=expected_probability,
+        channel=channel,
+        feature=lead,
+        rank=float(verdict["rank"]),
+        return_period=return_periods(verdict["score"].reshape(1), work.interval[i : i + 1])[0],
+        summary=sentence,
+        evidence=evidence,
     )
+
+
+# what explain.py writes to VERDICT, by channel: the evidence's name of each number
+EVIDENCE: dict[str, dict[str, str]] = {
+    "forecast": {"observed": "observed", "expected": "expected", "lower": "lower", "upper": "upper"},
+    "level": {"level": "observed", "usual": "expected", "lower": "lower", "upper": "upper"},
+    "still": {"seconds": "seconds", "usual_longest_seconds": "usual_seconds"},
+    "coupling": {"observed": "observed", "expected": "expected"},
+    "novel": {"observed": "observed", "nearest": "expected", "nearest_seconds_ago": "seconds"},
+}
+
+
+def evidence_of(channel: str, verdict: Records, forecast: float) -> dict[str, float]:
+    """Return a channel's numbers by name; left out are those that are not known, or that would belie the alert.
+
+    `forecast` is that of the leading feature: where a value is not new but its distance from there, it is told instead.
+    """
+    found = {name: float(verdict[column]) for name, column in EVIDENCE[channel].items()}
+    if channel in {"forecast", "level"}:  # many features can be unusual together, and each within its own band
+        value = found["observed" if channel == "forecast" else "level"]
+        if found["lower"] <= value <= found["upper"]:
+            del found["lower"], found["upper"]
+    elif channel == "still" and not 0.0 < found["usual_longest_seconds"] < found["seconds"]:
+        del found["usual_longest_seconds"]
+    elif channel == "novel" and (math.isnan(found["nearest"]) or found["nearest"] == found["observed"]):
+        found = {"observed": found["observed"], "expected": forecast}
+    return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def resolved(alert: Alert, ended_at: int, by: str) -> Alert:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from connectors.batches import Partition
+from connectors.batches import CHANNELS, Partition
 from connectors.decode.settings import REASONS
 
 ENGINE_ERROR = "engine_error"  # the reason for rejecting an event on which the engine raised
@@ -30,6 +31,8 @@ REJECTED_REASONS = (*REASONS, ENGINE_ERROR)
 
 # log10 of a return period in events: 3 is once in a thousand. Alerts live between 4 and 7.
 SCORE_BUCKETS = (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8)
+# how far from usual, in sizes that one event in a hundred exceeds
+RANK_BUCKETS = (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50, 100)
 BATCH_BUCKETS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 STEP_BUCKETS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 # from a batch that is waited for (ms) to a backlog that is worked off (a day)
@@ -168,7 +171,15 @@ class Metrics:
         self.score = histogram(
             "score", "Scores: log10 of how many events come between two as surprising as this.", SCORE_BUCKETS
         )
-        self.alerts = counters("alerts_total", "Alerts that fired, by severity.", severity=("warning", "critical"))
+        self.rank = histogram(
+            "rank",
+            "Ranks: how far events are from what is usual, in sizes that one in a hundred exceeds.",
+            RANK_BUCKETS,
+        )
+        alerts = counter(
+            "alerts_total", "Alerts that fired, by severity and by the channel that found them.", "severity", "channel"
+        )
+        self.alerts = {labels: alerts.labels(*labels) for labels in product(("warning", "critical"), CHANNELS)}
         self.alerts_firing = gauge("alerts_firing", "Alerts that have fired and not resolved.")
         self.streams = gauge("streams", "Streams held in memory.")
         self.streams_warming = gauge("streams_warming", "Streams held in memory that are too young to be judged.")

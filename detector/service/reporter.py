@@ -10,9 +10,10 @@ import numpy as np
 
 from connectors.batches import Alert, EventBatch, Rejected
 from connectors.common.throttle import LogThrottle
+from connectors.words import format_duration, format_time
 from detector.config.settings import Settings
 from detector.engine.engine import Step
-from detector.observability.alert_text import format_duration, format_time, log_alert
+from detector.observability.alert_text import log_alert
 from detector.observability.counted_lines import RejectionLog, RunSummary, StreamWarnings
 from detector.observability.metrics import Metrics
 from detector.scoring.admission import BLOCKED
@@ -95,8 +96,9 @@ class Reporter:
         m.state_bytes.set(self._streams.nbytes)
         m.batch_events.observe([len(batch)])
         m.score.observe(scores.score)
+        m.rank.observe(scores.rank)
         for alert in firing:
-            m.alerts[alert.severity].inc()
+            m.alerts[alert.severity, alert.channel].inc()
         m.streams.set(len(self._streams))
         if len(batch):
             # a clock that is ahead must not hide that nothing comes any more

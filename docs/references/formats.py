@@ -25,8 +25,11 @@ class _Format(NamedTuple):
 
 _ALERT = AlertRecord(
     id="ac133362c28049ca9ded75c7", stream="nyc_taxi", status="firing", severity="critical",
-    started_at="2014-11-02T01:00:00Z", ended_at=None, score=4.489, threshold=3.0,
-    observed={"value": 39197.0}, expected={"value": 21360.8}, lower={"value": 17661.9}, upper={"value": 25059.7},
+    summary="observed 39,197, expected 21,361 [17,414 .. 25,308]", channel="forecast", feature="value",
+    return_period="once in 100 years", started_at="2014-11-02T01:00:00Z", ended_at=None,
+    score=6.278, threshold=3.0, rank=1.966,
+    evidence={"observed": 39197.0, "expected": 21360.8, "lower": 17414.0, "upper": 25307.6},
+    observed={"value": 39197.0}, expected={"value": 21360.8}, lower={"value": 17414.0}, upper={"value": 25307.6},
     contributions={"value": 1.0}, model_version="8b82654a9d45", topic="metrics", partition=0, offset=5954,
 )  # fmt: skip
 FORMATS = {
@@ -34,6 +37,7 @@ FORMATS = {
         "Scores",
         ScoreRecord(
             stream="web-1/log", timestamp="2026-11-20T08:15:00.25Z", score=2.31, threshold=4.5, alert=False,
+            rank=0.83, channel="forecast", return_period="once in 3 hours",
             surprise=1.94, observed={"seconds": 0.41, "code": "E17"}, expected={"seconds": 0.38, "code": "E12"},
             lower={"seconds": 0.3}, upper={"seconds": 0.47}, model_version="8b82654a9d45", topic="metrics",
             partition=2, offset=981, observed_probability={"code": 0.02}, expected_probability={"code": 0.9},

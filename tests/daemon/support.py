@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -75,9 +76,12 @@ class Samples:
         return sum(value for (found, _), value in self._samples.items() if found == f"longwatch_{name}")
 
     def by(self, name: str, label: str) -> dict[str, float]:
-        """Return the values of longwatch_<name> by one label's value."""
-        wanted = f"longwatch_{name}"
-        return {dict(labels)[label]: value for (found, labels), value in self._samples.items() if found == wanted}
+        """Return the values of longwatch_<name> by one label's value, over all others' values."""
+        sums: dict[str, float] = defaultdict(float)
+        for (found, labels), value in self._samples.items():
+            if found == f"longwatch_{name}":
+                sums[dict(labels)[label]] += value
+        return dict(sums)
 
 
 class EndedError(Exception):

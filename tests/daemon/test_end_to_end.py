@@ -18,6 +18,7 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
+from connectors.batches import CHANNELS
 from tests.brokers import Broker
 from tests.daemon.fleet import Fleet, make_fleet
 from tests.daemon.receiver import SECRET, Delivery, Receiver
@@ -32,8 +33,8 @@ EVENTS = STREAMS * ROWS
 
 # What an operator's dashboards and rules are built on: the list in the design, in its order
 METRICS = (
-    "events", "events_rejected", "score", "alerts", "alerts_firing", "streams", "streams_evicted", "batch_events",
-    "step_seconds", "end_to_end_latency_seconds", "consumer_lag", "checkpoint_seconds",
+    "events", "events_rejected", "score", "rank", "alerts", "alerts_firing", "streams", "streams_evicted",
+    "batch_events", "step_seconds", "end_to_end_latency_seconds", "consumer_lag", "checkpoint_seconds",
     "last_checkpoint_timestamp_seconds", "retrain", "retrain_seconds", "training_loss", "gradient_norm", "model_info",
     "model_trained_timestamp_seconds", "webhook_deliveries", "outbox_pending", "device_memory_bytes",
 )  # fmt: skip
@@ -282,6 +283,8 @@ def test_metrics_agree_with_the_outputs(done: Done) -> None:
     assert {reason: count for reason, count in rejected.items() if count} == dict.fromkeys(GARBAGE, 1)
     assert found.by("consumer_lag", "partition") == dict.fromkeys(map(str, range(PARTITIONS)), 0)
     assert {name: count for name, count in found.by("alerts_total", "severity").items() if count} == firing
+    by_channel = Counter(alert["channel"] for alert in alerts if alert["status"] == "firing")
+    assert {name: count for name, count in found.by("alerts_total", "channel").items() if count} == by_channel
     assert found("alerts_firing") == 2 * sum(firing.values()) - len(alerts)
     assert found("webhook_deliveries_total", sink="webhook", outcome="delivered") == len(done.delivered)
     assert found("outbox_pending") == 0
@@ -290,6 +293,7 @@ def test_metrics_agree_with_the_outputs(done: Done) -> None:
     assert abs(found("last_checkpoint_timestamp_seconds") - time.time()) < 600
     assert abs(found("last_loop_timestamp_seconds") - time.time()) < 600
     assert found("score_sum") == pytest.approx(sum(record["score"] for record in done.scores), rel=1e-9)
+    assert found("rank_sum") == pytest.approx(sum(record["rank"] for record in done.scores), rel=1e-9)
     for name in ("duplicate", "late"):
         assert found(f"events_{name}_total") == found("events_dropped_total", reason=name) == 0
     assert found("streams_on_two_partitions_total") == 0
@@ -301,6 +305,7 @@ def test_every_metric_of_the_design_is_served_and_known_labels_start_at_zero(don
     assert not missing
     begun = done.begun
     assert set(begun.by("alerts_total", "severity")) == {"warning", "critical"}
+    assert set(begun.by("alerts_total", "channel")) == set(CHANNELS)
     assert GARBAGE.keys() <= begun.by("events_rejected_total", "reason").keys()
     assert set(begun.by("retrain_total", "outcome")) == {"promoted", "rejected", "failed", "skipped"}
     assert set(begun.by("webhook_deliveries_total", "outcome")) == {"delivered", "retried", "failed", "dropped"}

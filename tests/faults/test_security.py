@@ -42,6 +42,7 @@ def series(name: str) -> Series:
         score=np.linspace(0, 4, 50),
         threshold=np.full(50, 3.0),
         alerts=time[[30]],
+        told=[name],
         windows=[],
     )
 

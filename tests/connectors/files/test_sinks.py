@@ -38,6 +38,9 @@ def scores():
         event=np.array([0, 2]),
         score=np.array([0.0, 4.25]),
         threshold=np.array([3.0, 3.0]),
+        rank=np.array([0.25, 7.5]),
+        channel=np.array([-1, 3], np.int8),
+        interval=np.array([0.0, 60.0]),
         alert=np.array([False, True]),
         warming=np.array([True, False]),
         surprise=np.array([NAN, 1.25]),
@@ -62,6 +65,9 @@ def test_a_score_line_is_the_documented_record(tmp_path):
         "score": 4.25,
         "threshold": 3.0,
         "alert": True,
+        "rank": 7.5,
+        "channel": "coupling",
+        "return_period": "once in 12 days",
         "surprise": 1.25,
         "observed": {"cpu": 2.5, "mem": 3.5},
         "expected": {"cpu": 1.0, "mem": 2.0},
@@ -73,6 +79,7 @@ def test_a_score_line_is_the_documented_record(tmp_path):
         "offset": 9,
     }
     assert list(alerting) == list(young)[:-1]
+    assert (young["rank"], young["channel"], young["return_period"]) == (0.25, "", "all the time")
     assert (young["warming"], young["surprise"], young["expected"]) == (True, None, {"cpu": None})
 
 
@@ -80,6 +87,8 @@ def alert(status="firing", ended_at=None):
     return Alert(
         "id-1", "a/b", status, "critical", 1_500_000_000, ended_at, 6.5, 4.0, {"cpu": 9.0}, {"cpu": 1.0},
         {"cpu": 0.0}, {"cpu": 2.0}, {"cpu": 1.0}, "v1", "t", 2, 17,
+        channel="still", feature="cpu", rank=0.5, return_period="once in 11 days", summary="no change for 3 h",
+        evidence={"seconds": 10_800.0},
     )  # fmt: skip
 
 
@@ -92,7 +101,14 @@ def test_an_alert_line_is_the_documented_record(tmp_path):
         "id-1", "firing", "1970-01-01T00:00:01.5Z", None,
     )  # fmt: skip
     assert resolved["ended_at"] == "1970-01-01T00:01:00Z"
-    fields = "id stream status severity started_at ended_at score threshold observed expected lower upper"
+    fields = (
+        "id stream status severity summary channel feature return_period started_at ended_at score threshold rank"
+        " evidence observed expected lower upper"
+    )
+    told = ("still", "cpu", 0.5, "once in 11 days", "no change for 3 h", {"seconds": 10_800.0})
+    assert (
+        tuple(firing[name] for name in ("channel", "feature", "rank", "return_period", "summary", "evidence")) == told
+    )
     assert list(firing) == [*fields.split(), "contributions", "model_version", "topic", "partition", "offset"]
 
 

@@ -90,6 +90,9 @@ def wide_scores(features: int, events: int = 1) -> Scores:
         event=np.arange(events),
         score=np.full(events, 2.5),
         threshold=np.full(events, 4.0),
+        rank=np.full(events, 0.7),
+        channel=np.zeros(events, np.int8),
+        interval=np.ones(events),
         alert=np.zeros(events, np.bool_),
         warming=np.zeros(events, np.bool_),
         surprise=np.ones(events),
@@ -123,6 +126,10 @@ def wide_alert(features: int) -> Alert:
         topic="events",
         partition=0,
         offset=17,
+        channel="novel",
+        feature=FEATURES[features - 1],
+        summary="12.7 is new",
+        evidence={"observed": 12.7, "nearest": 9.1},
     )
 
 
@@ -189,6 +196,7 @@ def test_scores_and_alerts_keep_the_largest_contributions_that_fit(
         assert (0.9 if most < 1 << 20 else 0.99) * min(most, 1 << 20) < len(record.value) < min(most, 1 << 20)
         cut, full = json.loads(record.value), json.loads(before[1])
         assert_the_largest_are_kept(cut, 1_000)
+        assert cut.get("evidence") == full.get("evidence"), "it is not by feature"
         assert {name: cut[name] for name in full if type(full[name]) is not dict} == {
             name: value for name, value in full.items() if type(value) is not dict
         }

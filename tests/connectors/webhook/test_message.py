@@ -137,7 +137,13 @@ def test_an_alert_with_thousands_of_features_has_a_small_body() -> None:
     values = {f"feature-{number:05d}": float(number) for number in range(5_000)}
     shares = {name: value / sum(values.values()) for name, value in values.items()}
     wide = dataclasses.replace(
-        alert(), observed=values, expected=values, lower=values, upper=values, contributions=shares
+        alert(),
+        observed=values,
+        expected=values,
+        lower=values,
+        upper=values,
+        contributions=shares,
+        evidence={"observed": 1.0, "nearest": 2.0},
     )
     body = webhook_body(wide)
     assert len(body) <= 20_000
@@ -147,6 +153,7 @@ def test_an_alert_with_thousands_of_features_has_a_small_body() -> None:
     assert len(kept) >= 20
     assert min(kept.values()) >= sorted(shares.values())[-len(kept)], "the largest shares are kept"
     assert message["data"]["observed"].keys() == kept.keys()
+    assert message["data"]["evidence"] == wide.evidence, "it is not by feature"
     assert "features_left_out" not in json.loads(webhook_body(alert()))
 
 

@@ -15,7 +15,7 @@ import pytest
 from detector.cli import main
 
 EVENTS = 60
-HEADER = "timestamp,stream,score,threshold,alert,expected,lower,upper"
+HEADER = "timestamp,stream,score,threshold,alert,rank,channel,return_period,expected,lower,upper"
 
 
 @pytest.fixture

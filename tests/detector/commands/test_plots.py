@@ -31,6 +31,7 @@ def series(events=400, alerts=(300,), windows=((250, 310),)):
         score=np.linspace(0, 4, events),
         threshold=np.full(events, 3.0),
         alerts=time[list(alerts)],
+        told=["observed 9.1, expected 2.3 [2.1 .. 2.5]; once in 11 days"] * len(alerts),
         windows=[(int(time[a]), int(time[b])) for a, b in windows],
     )
 

@@ -79,7 +79,7 @@ class Watched:
         return [(alert.status, alert.resolved_by) for alert in self.of(stream)]
 
 
-FIRES, SILENT, CALM = ("firing", ""), ("resolved", "silence"), ("resolved", "calm")
+FIRES, SILENT = ("firing", ""), ("resolved", "silence")
 LAST = START + (ROWS + 2) * MINUTE  # of the stream that falls silent
 OVER = LAST + 600 * SECOND  # ten times its longest pause later
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import subprocess
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
-from connectors.batches import Partition
+from connectors.batches import CHANNELS, Partition
 from detector.observability.metrics import REJECTED_REASONS, ArrayHistogram, Metrics
 from docs.references.metrics import reference
 from tests.brokers import CHECKOUT
@@ -25,6 +26,7 @@ DOCUMENTED = {
     "longwatch_events_total",
     "longwatch_events_rejected_total",
     "longwatch_score_bucket",
+    "longwatch_rank_bucket",
     "longwatch_alerts_total",
     "longwatch_alerts_firing",
     "longwatch_streams",
@@ -109,12 +111,13 @@ def test_known_labels_start_at_zero(metrics: Metrics) -> None:
         ("events_rejected_total", "reason", REJECTED_REASONS),
         ("events_dropped_total", "reason", ("duplicate", "late")),
         ("streams_begun_anew_total", "reason", ("damaged", "engine_error")),
-        ("alerts_total", "severity", ("warning", "critical")),
         ("step_seconds_count", "stage", ("decode", "features", "forecast", "score", "emit")),
         ("retrain_total", "outcome", ("promoted", "rejected", "failed", "skipped")),
     ):
         for known in values:
             assert value(metrics, f"longwatch_{name}", **{label: known}) == 0
+    for severity, channel in product(("warning", "critical"), CHANNELS):
+        assert value(metrics, "longwatch_alerts_total", severity=severity, channel=channel) == 0
     for outcome in ("delivered", "retried", "failed", "dropped"):
         assert value(metrics, "longwatch_webhook_deliveries_total", sink="webhook", outcome=outcome) == 0
 
@@ -122,12 +125,12 @@ def test_known_labels_start_at_zero(metrics: Metrics) -> None:
 def test_counted_values_are_exported(metrics: Metrics) -> None:
     metrics.events.inc(7)
     metrics.events_rejected["not_json"].inc()
-    metrics.alerts["critical"].inc(2)
+    metrics.alerts["critical", "still"].inc(2)
     metrics.step_seconds["score"].observe(0.02)
     metrics.webhook_deliveries["retried"].inc()
     assert value(metrics, "longwatch_events_total") == 7
     assert value(metrics, "longwatch_events_rejected_total", reason="not_json") == 1
-    assert value(metrics, "longwatch_alerts_total", severity="critical") == 2
+    assert value(metrics, "longwatch_alerts_total", severity="critical", channel="still") == 2
     assert value(metrics, "longwatch_step_seconds_bucket", stage="score", le="0.03") == 1
     assert value(metrics, "longwatch_webhook_deliveries_total", sink="webhook", outcome="retried") == 1
 

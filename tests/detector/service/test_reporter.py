@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
+from connectors.words import format_duration
 from detector.checkpointing.checkpointer import observe_fleet
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
-from detector.observability.alert_text import format_duration
 from detector.observability.metrics import Metrics
 from detector.service.reporter import Reporter
 from tests.streams import HOUR, MINUTE, START, Event, batch_of
