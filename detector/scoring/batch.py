@@ -30,8 +30,6 @@ MEASURED = np.dtype(  # one row an observation
         ("levelled", np.bool_),  # the usual of its hour is known well enough
         ("symbol", np.float64),  # a symbol's claim: log10 of the events between such
         ("tail", np.float64),  # -log10 of the two-sided probability that the network gave to such an error
-        ("network_low", np.float64),  # its 99 % band
-        ("network_high", np.float64),
         ("least", np.float64),  # smallest unit of an error
         ("smoothed_error", np.float64),
         ("far_error", np.float64),

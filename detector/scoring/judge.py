@@ -13,6 +13,7 @@ import numpy as np
 
 from detector.scoring.batch import Forecasts, Numbers, SortedBatch, Verdicts
 from detector.scoring.channels.coupling import measure_coupling
+from detector.scoring.channels.forecast import network_band
 from detector.scoring.claims import CHANNELS, WARM_UP_EVENTS, WIDTH_WEIGHT, claim, severity_of
 from detector.scoring.explain import explain
 from detector.scoring.incidents import (
@@ -100,7 +101,11 @@ def judge(
         watch(s, v, time, above, several, held_back, deviation, expected, rules)
         incident = s.incident
         if v.change in (FIRES, PEAKS):
-            explain(v, measured[v.lead], lanes[lane[v.lead]].score, value[v.lead], time, interval)
+            low = high = math.nan
+            for k in range(numbers.start[i], numbers.start[i + 1]):
+                if numbers.at[k] == v.lead:
+                    low, high = network_band(forecasts.frames[k], forecasts.outputs[k])
+            explain(v, measured[v.lead], lanes[lane[v.lead]].score, value[v.lead], time, interval, low, high)
             begin_incident(incident, lane[v.lead] - s.first_lane, v.observed, v.expected)
         v.accepted = v.change == RESOLVES and is_accepted(incident)
         for j in range(a, b):

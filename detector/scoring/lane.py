@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.scoring.channels.coupling import COUPLING_STATE, learn_moments
-from detector.scoring.channels.forecast import forecast_state, measure_errors
+from detector.scoring.channels.forecast import forecast_state, measure_errors, network_band
 from detector.scoring.channels.level import LEVEL_STATE, measure_level
 from detector.scoring.channels.novel import NOVEL_STATE, measure_novelty
 from detector.scoring.channels.still import STILL_STATE, measure_still
@@ -58,8 +58,9 @@ def measure_lane(
     m.still = measure_still(r.still, r.events, time, x, r.last)
     learn_moments(r.coupling, r.events, x, m.least)
     measure_novelty(r.novel, r.events, x, abs(frame.mean), m)
-    m.lower, m.upper = m.network_low, m.network_high
-    if r.units.seen[ERROR] >= WARM_UP_EVENTS:
+    if r.units.seen[ERROR] < WARM_UP_EVENTS:
+        m.lower, m.upper = network_band(frame, output)
+    else:
         band = max(r.units.slow_unit[ERROR], r.units.fast_unit[ERROR], m.least)
         m.lower, m.upper = m.expected - band, m.expected + band
     r.last = x

@@ -13,6 +13,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.scoring.student import BAND_DEVIATE, normal_deviate, rarity, student_deviate
 from detector.scoring.units import ERROR, FAR, SLOW, SMOOTHED, Record
@@ -109,9 +110,16 @@ def measure_errors(
     r.slow += SLOW_SMOOTHING * (abs(far_error) - r.slow)
     m.sizes[ERROR], m.sizes[SMOOTHED], m.sizes[FAR], m.sizes[SLOW] = abs(error), abs(r.smoothed), abs(far_error), r.slow
     m.smoothed_error, m.far_error = r.smoothed, far_error
-    edge = scale * student_deviate(BAND_DEVIATE, freedom)
-    m.network_low = mean + deviation * math.sinh(min(max(location - edge, -LIMIT), LIMIT))
-    m.network_high = mean + deviation * math.sinh(min(max(location + edge, -LIMIT), LIMIT))
+
+
+@compiled
+def network_band(frame: Record, output: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the ends of the network's own 99 % band for the next event, in the data's unit."""
+    count = len(output) // 3
+    location, log_scale, freedom = float(output[0]), float(output[count]), float(output[2 * count])
+    edge = math.exp(log_scale) * student_deviate(BAND_DEVIATE, freedom)
+    low, high = max(location - edge, -LIMIT), min(location + edge, LIMIT)
+    return frame.mean + frame.deviation * math.sinh(low), frame.mean + frame.deviation * math.sinh(high)
 
 
 @compiled(inline="always")
