@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from connectors.batches import EventBatch
 from detector.scoring.batch import Ids
-from detector.scoring.calibration import Record
+from detector.scoring.units import Record
 from training.network.compiled import compiled
 from training.network.inputs import INTERVAL_MEMORY, LONG_PAUSE, carried_interval
 

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.scoring.batch import Symbols
-from detector.scoring.calibration import RETURN, Record, return_period
+from detector.scoring.symbol_periods import RETURN, return_period
+from detector.scoring.units import Record
 from training.network.compiled import compiled
 from training.symbols.counts import LANE_SYMBOLS
 from training.symbols.kernels import Weights

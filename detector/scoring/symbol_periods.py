@@ -1,32 +1,24 @@
-"""How large is large, for this lane and this stream: decayed histograms, error units and return periods.
+"""How rare a symbol's surprise is: log10 of how many events pass between such, from decayed histograms.
 
-Everything here is a record and the compiled functions that read and change it: O(1) in the length of the stream.
-A histogram's bins are logarithmic, so it needs no unit; each value is shared between its two nearest bins, so that
-quantiles move smoothly with the data (a value's last bit can never jump a bin).
+Surprises have few sizes and long rests, which the exponential tail of `return_period` does not follow: here every
+severity and every peak is counted. A histogram's bins are logarithmic, so it needs no unit; each value is shared
+between its two nearest bins, so that quantiles move smoothly with the data (a value's last bit can never jump a bin).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
+from detector.scoring.units import Record
 from training.network.compiled import compiled
-
-Record = Any  # a row of a structured array, or an array of rows: compiled code reads its fields as attributes
 
 BINS = 192
 WIDTH = 0.18  # nats a bin: 192 bins hold 15 decades around the first value seen
-SLOW_HALF_LIFE = 15_000  # events; long, so that one long incident does not become the norm
-FAST_HALF_LIFE = 500  # events; a lane that turns noisy for good gets its new unit within hours
-SLOW_GROWTH = 2.0 ** (1.0 / SLOW_HALF_LIFE)
-FAST_GROWTH = 2.0 ** (1.0 / FAST_HALF_LIFE)
+HALF_LIFE = 15_000  # events; long, so that one long incident does not become the norm
+GROWTH = 2.0 ** (1.0 / HALF_LIFE)
 REFRESH = 16  # events between two looks at a quantile: it moves slowly, and looking costs a scan
-
-UNIT_QUANTILE = 0.99  # an error's unit is the size that one in a hundred of its kind exceeds
-UNIT_WARMUP = 60  # events before a lane's errors have a unit
-UNIT_LIMIT = 15.0  # an error counts as at most so many units: beyond, larger says nothing new
 
 PEAK_QUANTILE = 0.97  # severities above are peaks
 STILL = 200  # events after which a bound of 0 is believed: who never erred must not be blind to the first error
@@ -42,8 +34,6 @@ HISTOGRAM = np.dtype(
     ],
     align=True,
 )
-
-UNIT = np.dtype([("slow", HISTOGRAM), ("fast", HISTOGRAM), ("slow_unit", np.float64), ("fast_unit", np.float64)])
 
 RETURN = np.dtype(
     [
@@ -124,29 +114,6 @@ def mass_above(h: Record, x: float) -> float:
 
 
 @compiled
-def in_units(c: Record, events: int, size: float, least: float, fast: bool) -> float:
-    """Return an error's size in units of its own kind's 99 % quantile, 0..UNIT_LIMIT, and learn it.
-
-    `least` is the smallest unit allowed (a share of the lane's range). With `fast` the larger of the slow and the fast
-    unit holds, so that a lane which turned noisy is not an alarm for ever; without, the slow one alone is kept.
-    """
-    unit = max(c.slow_unit, c.fast_unit, least) if fast else max(c.slow_unit, least)
-    result = 0.0
-    if events >= UNIT_WARMUP and size > 0.0:
-        result = UNIT_LIMIT if size >= UNIT_LIMIT * unit else size / unit
-    grow(c.slow, SLOW_GROWTH)
-    learn(c.slow, size)
-    if fast:
-        grow(c.fast, FAST_GROWTH)
-        learn(c.fast, size)
-    if events % REFRESH == 0:
-        c.slow_unit = quantile(c.slow, UNIT_QUANTILE)
-        if fast:
-            c.fast_unit = quantile(c.fast, UNIT_QUANTILE)
-    return result
-
-
-@compiled
 def return_period(c: Record, severity: float) -> float:
     """Return log10 of how many events pass between peaks as high as `severity`, judged by the past; then learn it."""
     common = -math.log10(1.0 - PEAK_QUANTILE)
@@ -162,8 +129,8 @@ def return_period(c: Record, severity: float) -> float:
         else:
             result = min(-math.log10(min((mass_above(c.rows, severity) + 0.5) / (mass + 0.5), 1.0)), common)
 
-    grow(c.rows, SLOW_GROWTH)
-    grow(c.peaks, SLOW_GROWTH)
+    grow(c.rows, GROWTH)
+    grow(c.peaks, GROWTH)
     learn(c.rows, severity)
     if is_peak:
         c.peak = max(c.peak, severity)
