@@ -22,8 +22,9 @@ STATISTICS = ("error", "smoothed_error", "far_error", "level", "coupling", "slow
 ERROR, SMOOTHED, FAR, LEVEL, COUPLING, SLOW = range(len(STATISTICS))
 FAST_STATISTICS = 3  # the first so many have the fast memory, too
 
+HAIR = 1e-6  # of a value's size: a lesser difference is none
 BINS = 40
-WIDTH = 0.4  # nats a bin: 40 bins hold seven decades around the first value seen
+WIDTH = 0.4  # nats a bin: 40 bins hold seven decades, around the first size at first
 SLOW_HALF_LIFE, FAST_HALF_LIFE = 8000.0, 250.0  # events
 SLOW_GROWTH, FAST_GROWTH = 2.0 ** (1.0 / SLOW_HALF_LIFE), 2.0 ** (1.0 / FAST_HALF_LIFE)
 MAX_WEIGHT = 1e4  # of the next value, before all are scaled down: float32 still tells the oldest from nothing
@@ -85,7 +86,10 @@ def to_units(r: Record, sizes: NDArray[np.float64], least: float, m: Record) -> 
         if size > 0.0:
             if r.origin[c] == 0.0:
                 r.origin[c] = math.log(size) - 0.5 * BINS * WIDTH + 1e-6
-            position = min(max((math.log(size) - r.origin[c]) / WIDTH, 0.0), BINS - 1.0)
+            position = (math.log(size) - r.origin[c]) / WIDTH
+            if position > BINS - 1.0 or position < 0.0:
+                position -= _move(r, c, position)
+            position = min(max(position, 0.0), BINS - 1.0)
         lower = int(position)
         part = position - lower
         r.slow[c, lower] += np.float32(r.slow_weight * (1.0 - part))
@@ -106,6 +110,40 @@ def to_units(r: Record, sizes: NDArray[np.float64], least: float, m: Record) -> 
 def softened(units: float) -> float:
     """Return a size in units, in logarithms beyond LINEAR_UNITS."""
     return units if units <= LINEAR_UNITS else LINEAR_UNITS + LOG_UNITS * math.log(units / LINEAR_UNITS)
+
+
+@compiled
+def _move(r: Record, c: int, position: float) -> int:
+    """Move a statistic's bins to where its sizes are, and return by how many; `position` lies beside them.
+
+    They stand around the first size seen, which may have been rounding dust or a wild value. They move up when a
+    hundredth of the sizes lies above them, and down when nothing but what lies below has a share worth a unit.
+    """
+    unit = r.slow_unit[c]
+    if c < FAST_STATISTICS:
+        unit = max(unit, r.fast_unit[c])
+    by = 0
+    if position > 0.0:
+        if unit >= math.exp(r.origin[c] + (BINS - 1.5) * WIDTH):
+            by = BINS // 2
+    elif unit == 0.0 and r.seen[c] > WARM_UP_EVENTS:
+        by = int(position) - BINS // 2
+    if by != 0:
+        r.origin[c] += by * WIDTH
+        _shift(r.slow[c], by)
+        if c < FAST_STATISTICS:
+            _shift(r.fast[c], by)
+    return by
+
+
+@compiled
+def _shift(bins: NDArray[np.float32], by: int) -> None:
+    """Shift a histogram by so many bins; what falls off joins the last on that side, and bin 0 stays bin 0."""
+    old = bins.copy()
+    bins[:] = 0.0
+    bins[0] = old[0]
+    for b in range(1, BINS):
+        bins[min(max(b - by, 0), BINS - 1)] += old[b]
 
 
 @compiled
