@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.scoring.units import Record
+from detector.scoring.units import HAIR, Record
 from training.network.compiled import compiled
 
 CELLS = 128
+NARROW = CELLS // 8  # cells: what holds less is given narrower ones
 PLACES = 16  # in a cell: four bits each for its least and its largest value
 AGES = 255  # 8 bits, 0 for an empty cell
 REACH = 8000  # events after which a cell is forgotten
@@ -23,8 +24,8 @@ TICK = REACH // 128  # events that an age stands for
 SWEEP = 32  # events between two looks for what is too old
 WARM_UP_EVENTS = 50
 STRETCH = 10.0  # a value stretches the grid by at most so many ranges
+FINEST = 1e-12  # of the value's size: a cell is never narrower, or places were rounding dust
 DAMPING = 2.0 ** (-1.0 / 300.0)  # of the recent highest distance
-HAIR = 1e-6  # of the value's size: a lesser difference is none
 
 GRID = np.dtype(
     [
@@ -54,15 +55,14 @@ def distance(g: Record, x: float, events: int, weight: float) -> tuple[float, fl
         _sweep(g, now)
     if events >= WARM_UP_EVENTS:
         if g.width == 0.0:
-            raw = 0.0 if x == g.first else 1.0
+            raw = 0.0 if abs(x - g.first) <= HAIR * abs(g.first) else 1.0
             nearest, age = g.first, 1.0
         else:
             near, nearest, cell = _nearest(g, x)
             if cell >= 0:
                 age = float((now - np.int64(g.age[cell])) % AGES) * TICK
-            extent = max(g.high, x) - min(g.low, x)
-            if extent > 0.0:
-                raw = min(near / extent, 1.0)
+            extent = max(max(g.high, x) - min(g.low, x), NARROW * g.width)  # or where a value lay were too coarse
+            raw = min(near / extent, 1.0)
     raw *= weight
     damped = raw * raw / (raw + 2.0 * g.highest + 1e-12)
     g.highest = max(g.highest * DAMPING, raw)
@@ -77,7 +77,7 @@ def _remember(g: Record, x: float, events: int, now: int) -> None:
         if events <= 1 or change == 0.0:
             g.first = x
             return
-        if change < HAIR * abs(g.first):
+        if change <= HAIR * abs(g.first):
             return
         g.width = change * 4.0 / CELLS
         g.origin = min(x, g.first) - 1.5 * change
@@ -107,9 +107,9 @@ def _nearest(g: Record, x: float) -> tuple[float, float, int]:
             cell = home - k if side == 0 else home + k
             if cell < 0 or cell >= CELLS or g.age[cell] == 0:
                 continue
-            ends = np.int64(g.ends[cell])
-            low = g.origin + (cell + (ends >> 4) / PLACES) * g.width
-            high = g.origin + (cell + ((ends & 15) + 1) / PLACES) * g.width
+            least, largest = _places(g.ends[cell])
+            low = g.origin + (cell + least / PLACES) * g.width
+            high = g.origin + (cell + (largest + 1) / PLACES) * g.width
             near = low - x if x < low else (x - high if x > high else 0.0)
             if near < best:
                 best, found = near, cell
@@ -117,11 +117,17 @@ def _nearest(g: Record, x: float) -> tuple[float, float, int]:
     return best, value, found
 
 
+@compiled(inline="always")
+def _places(ends: np.uint8) -> tuple[Any, Any]:
+    """Return the least and the largest place in a cell."""
+    return np.int64(ends) >> 4, np.int64(ends) & 15
+
+
 @compiled
 def _put(g: Record, cell: int, low: Any, high: Any, age: Any) -> None:
     if g.age[cell] != 0:
-        low = min(low, np.int64(g.ends[cell]) >> 4)
-        high = max(high, np.int64(g.ends[cell]) & 15)
+        least, largest = _places(g.ends[cell])
+        low, high = min(low, least), max(high, largest)
     g.ends[cell] = (low << 4) | high
     g.age[cell] = age
 
@@ -150,10 +156,10 @@ def _join(g: Record, cell: int, to: int, now: int) -> None:
     low: Any = 0
     high: Any = 0
     if x != 0 or y != 0:
-        left, right = np.int64(g.ends[cell]), np.int64(g.ends[cell + 1])
+        left, right = _places(g.ends[cell]), _places(g.ends[cell + 1])
         half = PLACES // 2
-        low = (left >> 4) // 2 if x != 0 else half + (right >> 4) // 2
-        high = half + (right & 15) // 2 if y != 0 else (left & 15) // 2
+        low = left[0] // 2 if x != 0 else half + right[0] // 2
+        high = half + right[1] // 2 if y != 0 else left[1] // 2
     g.ends[to] = (low << 4) | high
     g.age[to] = _newer(x, y, now)
 
@@ -187,26 +193,27 @@ def _sweep(g: Record, now: int) -> None:
                 last = k
     if first < 0:
         return
-    g.low = g.origin + (first + ((np.int64(g.ends[first]) >> 4) + 0.5) / PLACES) * g.width
-    g.high = g.origin + (last + ((np.int64(g.ends[last]) & 15) + 0.5) / PLACES) * g.width
-    if last - first < CELLS // 8 and g.width > 1e-300:
-        _halve(g, first, last, now)
+    g.low = g.origin + (first + (_places(g.ends[first])[0] + 0.5) / PLACES) * g.width
+    g.high = g.origin + (last + (_places(g.ends[last])[1] + 0.5) / PLACES) * g.width
+    if last - first < NARROW and g.width > FINEST * max(abs(g.low), abs(g.high), 1e-290):
+        _halve(g, first, last)
 
 
 @compiled
-def _halve(g: Record, first: int, last: int, now: int) -> None:
+def _halve(g: Record, first: int, last: int) -> None:
+    """Make two cells of each from first to last; they come to lie in the middle."""
     age: NDArray[np.uint8] = g.age[first : last + 1].copy()
     ends: NDArray[np.uint8] = g.ends[first : last + 1].copy()
-    origin, width = g.origin, g.width
-    g.width = 0.5 * width
-    g.origin = origin + ((first + last) * 0.5 + 0.5) * width - CELLS * 0.25 * width
+    at = CELLS // 2 - len(age)
+    g.origin += (first - 0.5 * at) * g.width
+    g.width *= 0.5
     g.age[:] = 0
+    half = PLACES // 2
     for k in range(len(age)):
         if age[k] == 0:
             continue
-        for side in range(2):
-            end = np.int64(ends[k]) >> 4 if side == 0 else np.int64(ends[k]) & 15
-            place = (origin + (first + k + (end + 0.5) / PLACES) * width - g.origin) / g.width
-            cell = min(max(int(place), 0), CELLS - 1)
-            part = int(min(max((place - cell) * PLACES, 0.0), PLACES - 1.0))
-            _put(g, cell, part, part, _newer(np.int64(g.age[cell]), np.int64(age[k]), now))
+        low, high = _places(ends[k])
+        if low < half:
+            _put(g, at + 2 * k, 2 * low, min(2 * high + 1, PLACES - 1), age[k])
+        if high >= half:
+            _put(g, at + 2 * k + 1, max(2 * (low - half), 0), 2 * (high - half) + 1, age[k])
