@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detector.scoring.return_period import PERIOD, begin, return_period
 from detector.scoring.units import COUPLING as COUPLED
@@ -69,7 +70,9 @@ def severity_of(m: Record, channel: int, limit: float) -> float:
 
 
 @compiled
-def claim(s: Record, measured: Record, several: bool, gap: bool, claims: Record, leads: Record) -> float:
+def claim(
+    s: Record, measured: Record, several: bool, gap: bool, claims: NDArray[np.float64], leads: NDArray[np.int64]
+) -> float:
     """Write each channel's claim and the observation that leads it, -1 for none; return the limit on a lone feature.
 
     `s` is STREAM_SCORE, `measured` MEASURED of the event's observations.
@@ -108,9 +111,9 @@ def claim(s: Record, measured: Record, several: bool, gap: bool, claims: Record,
                 worst, leads[c] = value, k
         period = 0.0
         if c == STILL:
-            period = worst - log_present if worst > 0.0 else 0.0
+            period = worst - log_present if worst > 0.0 and not gap else 0.0
         elif c == NOVEL:
-            if worst > 0.0 and s.events > NOVEL_WARM_UP_EVENTS and not gap:
+            if worst > 0.0 and s.events > NOVEL_WARM_UP_EVENTS:
                 period = worst - log_present - (SEVERAL_PRICE if several else 0.0)
         elif c == SYMBOL:
             period = worst if not warming else 0.0

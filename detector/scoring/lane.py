@@ -46,7 +46,7 @@ def measure_lane(
     gap: bool,
     m: Record,  # out MEASURED
 ) -> None:
-    """Measure one event of a lane and learn it; at a gap's end only the channels that need no rhythm speak."""
+    """Measure one event of a lane and learn it; at a gap's end no unit learns, and only novelty speaks."""
     count = len(horizons)
     wait = horizons[count - 1] - 1
     location, log_scale, freedom = float(output[0]), float(output[count]), float(output[2 * count])
@@ -57,7 +57,7 @@ def measure_lane(
     m.sizes[LEVEL] = abs(difference)
     m.still = measure_still(r.still, r.events, time, x, r.last)
     learn_moments(r.coupling, r.events, x, m.least)
-    measure_novelty(r.novel, r.events, x, abs(frame.mean), m)
+    measure_novelty(r.novel, r.events, x, abs(frame.mean), gap, m)
     if r.units.seen[ERROR] < WARM_UP_EVENTS:
         m.lower, m.upper = network_band(frame, output)
     else:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.scoring.student import BAND_DEVIATE, normal_deviate, rarity, student_deviate
-from detector.scoring.units import ERROR, FAR, SLOW, SMOOTHED, Record
+from detector.scoring.units import ERROR, FAR, HAIR, SLOW, SMOOTHED, Record
 from training.network.compiled import compiled
 from training.network.inputs import LIMIT, to_unit
 
@@ -25,7 +25,7 @@ SLOW_SMOOTHING = 0.03  # and of the far error in its slow mean, for the rank
 RANGE_EVENTS = 4000  # the range is that of the last one to two times so many events
 REACH = 3.0  # a value widens the range by at most so many times itself: one wild value widens nothing
 MIN_UNIT = 0.01  # of the range: an error below is never an event
-HAIR = 1e-6  # of the value's size: a lesser difference is none
+HALF_LOG_PI = 0.5 * math.log(math.pi)
 
 
 def forecast_state(horizon: int) -> np.dtype[Any]:
@@ -76,16 +76,16 @@ def measure_errors(
     if events == 0:
         r.ahead[:] = math.nan
     low, high = _widen_range(r, events, x)
-    m.least = max(MIN_UNIT * (high - low), HAIR * abs(mean), 1e-12)
+    hair = HAIR * abs(mean)
+    m.least = max(MIN_UNIT * (high - low), hair, 1e-12)
     expected = _in_data_unit(location, mean, deviation, low, high)
     error = x - expected
 
     scale = math.exp(log_scale)
     t = (to_unit(x, mean, deviation) - location) / scale
-    hair = HAIR * abs(mean)
-    m.surprise = (
+    m.surprise = (  # -log of the density of Student's t
         math.lgamma(0.5 * freedom)
-        + 0.5723649429247001
+        + HALF_LOG_PI
         - math.lgamma(0.5 * (freedom + 1.0))
         + 0.5 * math.log(freedom)
         + log_scale
@@ -96,20 +96,21 @@ def measure_errors(
     m.tail = rarity(normal_deviate(abs(t), freedom))
     m.expected, m.error = expected, error
 
-    far_error = 0.0
     if gap:
         r.smoothed = 0.0
         r.ahead[:] = math.nan
     else:
         r.smoothed += SMOOTHING * (error - r.smoothed)
+    m.far_error = math.nan
     if wait > 0:
         place = events % wait
-        if not math.isnan(r.ahead[place]):
-            far_error = x - r.ahead[place]
+        m.far_error = x - r.ahead[place]
         r.ahead[place] = _in_data_unit(far_location, mean, deviation, low, high)
-    r.slow += SLOW_SMOOTHING * (abs(far_error) - r.slow)
-    m.sizes[ERROR], m.sizes[SMOOTHED], m.sizes[FAR], m.sizes[SLOW] = abs(error), abs(r.smoothed), abs(far_error), r.slow
-    m.smoothed_error, m.far_error = r.smoothed, far_error
+    if not math.isnan(m.far_error):
+        r.slow += SLOW_SMOOTHING * (abs(m.far_error) - r.slow)
+        m.sizes[FAR], m.sizes[SLOW] = abs(m.far_error), r.slow
+    m.smoothed_error = r.smoothed
+    m.sizes[ERROR], m.sizes[SMOOTHED] = abs(error), abs(r.smoothed)
 
 
 @compiled
