@@ -7,6 +7,7 @@ import math
 from training.network.compiled import compiled
 
 LN_10 = math.log(10.0)
+ASYMPTOTIC = 20.0  # deviates from which on the tail's asymptotic series is exact to 1e-5, and erfc near underflow
 BAND_DEVIATE = 2.576  # normal deviates that hold 99 %
 
 
@@ -26,6 +27,6 @@ def student_deviate(z: float, nu: float) -> float:
 @compiled
 def rarity(z: float) -> float:
     """Return -log10 of the two-sided tail of the normal distribution beyond z >= 0."""
-    if z < 5.0:
-        return -math.log10(max(math.erfc(z * math.sqrt(0.5)), 1e-300))
-    return (0.5 * z * z + math.log(z) + 0.5 * math.log(0.5 * math.pi)) / LN_10
+    if z < ASYMPTOTIC:
+        return -math.log10(math.erfc(z * math.sqrt(0.5)))
+    return (0.5 * z * z + math.log(z) + 0.5 * math.log(0.5 * math.pi) + 1.0 / (z * z)) / LN_10
