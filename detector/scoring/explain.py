@@ -45,6 +45,8 @@ def explain(v: Record, m: Record, lane: Record, x: float, time: int, interval: f
         v.expected = x - lane.coupling.residual * math.sqrt(lane.coupling.variance)
     elif v.channel == NOVEL:
         v.expected, v.seconds = m.nearest, m.nearest_age * interval
+    if v.lower <= v.observed <= v.upper:  # no alert stands inside the band it prints
+        v.lower = v.upper = math.nan
 
 
 @compiled

@@ -11,6 +11,8 @@ import hashlib
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from detector.scoring.claims import NOVEL, STILL
 from detector.scoring.news import AGAIN
 from detector.scoring.units import Record
@@ -22,6 +24,23 @@ REFRACTORY = 20  # events without news after which an incident is over: a lastin
 RECENT = 0b11111  # confirmation, for several features: two of the last five events ...
 LEVEL_WEIGHT = 0.2  # of the newest value in the level that an incident leaves behind
 CLEAR = 0.3  # ... or one that is above the threshold by a factor of two
+
+
+INCIDENT = np.dtype(
+    [
+        ("open", np.bool_),
+        ("on", np.bool_),  # the last event was above the threshold, news or not
+        ("recent", np.uint8),  # one bit for each of the last events: above the threshold or not
+        ("calm", np.int64),  # events since the last news
+        ("peak", np.float64),
+        ("since", np.int64),  # ns: when the present run above the threshold began
+        ("lead", np.int64),  # lane that leads, by its place in the stream
+        ("observed", np.float64),  # its value when the incident began, what was expected then, and its level since
+        ("expected", np.float64),
+        ("level", np.float64),
+    ],
+    align=True,
+)
 
 
 class AlertRules(NamedTuple):
@@ -80,7 +99,7 @@ def watch(
     if confirmed:
         i.open, i.peak, i.calm = True, v.score, 0
         v.alert, v.change = True, FIRES
-    elif news:  # not told after all, so it is news still
+    elif v.score > v.threshold:  # not told after all, so it is news still
         s.score.told[v.channel] = 0.0
 
 

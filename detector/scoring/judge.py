@@ -94,8 +94,10 @@ def judge(
             for j in range(a, b):
                 measured[j].contribution = severity_of(measured[j], channel, limit)
                 total += measured[j].contribution
+            if total <= 0.0:  # the network's word alone
+                m.contribution = total = 1.0
             for j in range(a, b):
-                measured[j].contribution /= total if total > 0.0 else 1.0
+                measured[j].contribution /= total
             if not m.known:  # a symbol: neither above nor below, nor by how much
                 deviation, expected = math.inf if rules.direction >= 0 else -math.inf, 0.0
         watch(s, v, time, above, several, held_back, deviation, expected, rules)

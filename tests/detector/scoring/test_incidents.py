@@ -1,4 +1,4 @@
-"""From scores to alerts: one incident, one alert. Scores are given here; test_alerts.py makes them from streams."""
+"""From scores to alerts: one incident, one alert. Scores are given here; test_judge.py makes them from streams."""
 
 import math
 from collections.abc import Sequence
@@ -8,24 +8,26 @@ import numpy as np
 import pytest
 
 from detector.scoring.batch import VERDICT
+from detector.scoring.claims import CHANNELS, FORECAST, NOVEL, STILL
 from detector.scoring.incidents import (
-    CLAIM,
     CLEAR,
     FIRES,
-    FLARE,
+    INCIDENT,
     NONE,
     PEAKS,
-    REFRACTORY_MANY,
-    REFRACTORY_SINGLE,
+    REFRACTORY,
     RESOLVES,
     AlertRules,
     alert_id,
+    begin_incident,
+    end_incident,
+    follow,
+    is_accepted,
     watch,
 )
-from detector.scoring.threshold import MIN_THRESHOLD_MANY, MIN_THRESHOLD_SINGLE, threshold_of
-from detector.state.records import STREAM
+from detector.scoring.news import AGAIN
+from tests.detector.scoring.support import SECOND, STREAM
 
-SECOND = 1_000_000_000
 THRESHOLD = 3.0
 QUIET, HIGH = 0.5, THRESHOLD + 2 * CLEAR
 
@@ -33,10 +35,10 @@ QUIET, HIGH = 0.5, THRESHOLD + 2 * CLEAR
 def watched(
     scores: Sequence[float],
     *,
-    single: bool = True,
+    several: bool = False,
+    channel: int = FORECAST,
     muted: bool = False,
-    warming: bool = False,
-    events: int = 10_000,
+    held_back: float = 0.0,
     deviations: float | Sequence[float] = 5.0,
     expected: float = 10.0,
     direction: int = 0,
@@ -44,72 +46,76 @@ def watched(
     min_relative: float = 0.0,
     min_duration: float = 0.0,
     step: int = SECOND,
-    fixed: bool = False,
-) -> tuple[list[int], list[bool]]:
-    """Watch a stream with these scores, an event every `step` ns; return changes and alerts."""
-    s, v = np.zeros(1, STREAM), np.zeros(1, VERDICT)
-    s["lanes"], s["muted"], s["events"] = 1 if single else 2, muted, events
-    fixed_threshold = THRESHOLD if fixed else math.nan
+) -> tuple[list[int], np.ndarray]:
+    """Watch a stream with these scores, all of them news, an event every `step` ns; return changes and VERDICT."""
+    s, verdicts = np.zeros(1, STREAM), np.zeros(len(scores), VERDICT)
+    s["muted"] = muted
     rules = AlertRules(
-        fixed_threshold=fixed_threshold,
         direction=direction,
         min_deviation_absolute=min_absolute,
         min_deviation_relative=min_relative,
         min_duration_seconds=min_duration,
     )
-    changes, alerts = [], []
-    for k, (score, deviation) in enumerate(zip(scores, np.broadcast_to(deviations, len(scores)).tolist(), strict=True)):
-        v["score"], v["threshold"], v["warming"] = score, THRESHOLD, warming
-        watch(s[0], v[0], k * step, deviation, expected, rules)
-        changes.append(int(v["change"][0]))
-        alerts.append(bool(v["alert"][0]))
-    return changes, alerts
+    deviations = np.broadcast_to(deviations, len(scores)).tolist()
+    for k, (score, deviation) in enumerate(zip(scores, deviations, strict=True)):
+        v = verdicts[k]
+        v["score"], v["threshold"], v["channel"] = score, THRESHOLD, channel
+        watch(s[0], v, k * step, score > THRESHOLD, several, held_back, deviation, expected, rules)
+    return verdicts["change"].tolist(), verdicts
 
 
 def at(changes: Sequence[int], what: int) -> list[int]:
     return [k for k, change in enumerate(changes) if change == what]
 
 
-@pytest.mark.parametrize(("single", "refractory"), [(True, REFRACTORY_SINGLE), (False, REFRACTORY_MANY)])
-def test_one_incident_fires_once_follows_its_peak_and_resolves(single: bool, refractory: int) -> None:
-    incident = [QUIET, HIGH, HIGH + 1, HIGH, HIGH + 2, QUIET, HIGH + 1.5]
-    changes, alerts = watched(incident + [QUIET] * 100, single=single)
+def fired(scores: Sequence[float], **options: Any) -> list[int]:
+    return at(watched(scores, **options)[0], FIRES)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_one_incident_fires_once_follows_its_peak_and_resolves(several: bool) -> None:
+    incident = [QUIET, HIGH, HIGH + 1, HIGH, HIGH * AGAIN + 0.1, QUIET, HIGH * AGAIN]
+    changes, verdicts = watched([*incident, *[QUIET] * (REFRACTORY + 5)], several=several)
 
     assert at(changes, FIRES) == [1]
-    assert at(changes, PEAKS) == [2, 4]
-    assert at(changes, RESOLVES) == [6 + refractory]
-    assert [k for k, alert in enumerate(alerts) if alert] == [1, 2, 3, 4]
+    assert at(changes, PEAKS) == [4]
+    assert at(changes, RESOLVES) == [6 + REFRACTORY]
+    assert np.flatnonzero(verdicts["alert"]).tolist() == [1, 4]
 
 
-def test_a_flare_up_within_an_incident_is_silent_unless_it_is_a_new_peak() -> None:
-    changes, alerts = watched([HIGH, QUIET, HIGH + FLARE - 0.1, QUIET, HIGH + FLARE + 0.5, QUIET])
+def test_after_an_incident_the_next_one_fires_again() -> None:
+    changes, _ = watched([HIGH, *[QUIET] * REFRACTORY, QUIET, HIGH])
 
-    assert at(changes, FIRES) == [0]
-    assert alerts == [True, False, False, False, True, False]
-    assert at(changes, PEAKS) == [2, 4]
+    assert at(changes, FIRES) == [0, REFRACTORY + 2]
 
 
-def test_a_new_incident_after_the_end_fires_again() -> None:
-    changes, _ = watched([HIGH] + [QUIET] * REFRACTORY_SINGLE + [QUIET, HIGH])
-
-    assert at(changes, FIRES) == [0, REFRACTORY_SINGLE + 2]
-
-
-def test_the_calm_period_starts_after_the_last_event_above_the_threshold() -> None:
-    flickering = ([HIGH] + [QUIET] * (REFRACTORY_SINGLE - 1)) * 5
+def test_twenty_events_without_news_end_an_incident() -> None:
+    """News, not what stands above the threshold: a lasting condition must not blind the stream."""
+    flickering = ([HIGH] + [QUIET] * (REFRACTORY - 1)) * 5
     changes, _ = watched([*flickering, QUIET])
-
     assert at(changes, FIRES) == [0]
     assert at(changes, RESOLVES) == [len(flickering)]
 
+    s, v, ends = np.zeros(1, STREAM), np.zeros(1, VERDICT), []
+    for k in range(REFRACTORY + 1):
+        v["score"], v["threshold"] = HIGH if k == 0 else 0.95 * THRESHOLD, THRESHOLD
+        watch(s[0], v[0], k * SECOND, True, False, 0.0, 5.0, 10.0, AlertRules())
+        ends.append(int(v["change"][0]))
+    assert at(ends, RESOLVES) == [REFRACTORY]
 
-def test_a_stream_of_many_features_needs_two_of_five_events_or_a_clear_one() -> None:
+
+def test_a_stream_of_several_features_needs_two_of_five_events_or_a_clear_one() -> None:
     slight = THRESHOLD + CLEAR / 2
 
-    assert at(watched([slight, QUIET, QUIET, QUIET, QUIET, slight], single=False)[0], FIRES) == []
-    assert at(watched([slight, QUIET, QUIET, QUIET, slight], single=False)[0], FIRES) == [4]
-    assert at(watched([QUIET, THRESHOLD + CLEAR + 0.01], single=False)[0], FIRES) == [1]
-    assert at(watched([QUIET, slight], single=True)[0], FIRES) == [1]
+    assert fired([slight, QUIET, QUIET, QUIET, QUIET, slight], several=True) == []
+    assert fired([slight, QUIET, QUIET, QUIET, slight], several=True) == [4]
+    assert fired([QUIET, THRESHOLD + CLEAR + 0.01], several=True) == [1]
+    assert fired([QUIET, slight]) == [1]
+
+
+@pytest.mark.parametrize("channel", [STILL, NOVEL])
+def test_still_and_novel_need_no_second_event(channel: int) -> None:
+    assert fired([QUIET, THRESHOLD + CLEAR / 2], several=True, channel=channel) == [1]
 
 
 def test_scores_at_the_threshold_do_not_alert() -> None:
@@ -118,12 +124,11 @@ def test_scores_at_the_threshold_do_not_alert() -> None:
 
 @pytest.mark.parametrize(("direction", "fires"), [(0, [1, 100]), (1, [1]), (-1, [100])])
 def test_direction_limits_alerts_to_one_side(direction: int, fires: list[int]) -> None:
-    scores = [QUIET] * 200
+    scores, deviations = [QUIET] * 200, [0.0] * 200
     scores[1] = scores[100] = HIGH
-    deviations = [0.0] * 200
     deviations[1], deviations[100] = 5.0, -5.0
 
-    assert at(watched(scores, direction=direction, deviations=deviations)[0], FIRES) == fires
+    assert fired(scores, direction=direction, deviations=deviations) == fires
 
 
 @pytest.mark.parametrize(
@@ -139,52 +144,100 @@ def test_direction_limits_alerts_to_one_side(direction: int, fires: list[int]) -
 )
 def test_deviations_below_min_deviation_do_not_alert(rules: dict[str, Any], fires: bool) -> None:
     for deviation in (5.0, -5.0):
-        changes, _ = watched([QUIET, HIGH, QUIET], deviations=deviation, **rules)
-        assert bool(at(changes, FIRES)) == fires
+        assert bool(fired([QUIET, HIGH, QUIET], deviations=deviation, **rules)) == fires
 
 
 def test_min_duration_counts_event_time_of_an_unbroken_run() -> None:
     def fires(scores: Sequence[float], step: int = SECOND) -> list[int]:
-        return at(watched(scores, min_duration=3.0, step=step)[0], FIRES)
+        return fired(scores, min_duration=3.0, step=step)
 
     assert fires([QUIET, HIGH, HIGH, HIGH, HIGH]) == [4]
     assert fires([HIGH, HIGH, HIGH, QUIET, HIGH, HIGH, HIGH]) == []
     assert fires([QUIET, HIGH, HIGH], step=60 * SECOND) == [2]
 
 
-@pytest.mark.parametrize("why", ["muted", "warming"])
-def test_muted_streams_and_streams_in_warm_up_never_alert(why: str) -> None:
-    changes, alerts = watched([HIGH] * 50, **{why: True})
+def test_muted_streams_never_alert() -> None:
+    changes, verdicts = watched([HIGH] * 50, muted=True)
 
     assert set(changes) == {NONE}
-    assert not any(alerts)
+    assert not verdicts["alert"].any()
 
 
-def test_a_stream_alerts_once_its_history_supports_its_threshold() -> None:
-    enough = math.ceil(10**THRESHOLD / CLAIM)
+@pytest.mark.parametrize("rules", [{"direction": -1}, {"min_absolute": 9.0}, {"muted": True}, {"min_duration": 9.0}])
+def test_what_was_not_told_is_news_still(rules: dict[str, Any]) -> None:
+    s, v = np.zeros(1, STREAM), np.zeros(1, VERDICT)
+    s["score"]["told"] = HIGH
+    s["muted"] = rules.pop("muted", False)
+    given = AlertRules(
+        direction=rules.get("direction", 0),
+        min_deviation_absolute=rules.get("min_absolute", 0.0),
+        min_duration_seconds=rules.get("min_duration", 0.0),
+    )
+    v["score"], v["threshold"] = HIGH, THRESHOLD
+    watch(s[0], v[0], 0, True, False, 0.0, 5.0, 10.0, given)
 
-    assert at(watched([HIGH], events=enough - 1)[0], FIRES) == []
-    assert at(watched([HIGH], events=enough)[0], FIRES) == [0]
-    assert at(watched([HIGH], events=enough - 1, fixed=True)[0], FIRES) == [0]  # the operator's own threshold
+    assert v["change"] == NONE
+    assert s["score"]["told"][0].tolist() == pytest.approx([0.0, *[HIGH] * (len(CHANNELS) - 1)])
 
 
-def test_the_threshold_follows_from_the_budget_and_the_streams_rate() -> None:
-    single, many = np.zeros(1, STREAM), np.zeros(1, STREAM)
-    single["lanes"], many["lanes"] = 1, 2
+def test_what_only_youth_holds_back_is_called_young() -> None:
+    """The threshold contains what youth adds."""
+    young = watched([THRESHOLD - 0.5, THRESHOLD - 1.5, HIGH], held_back=1.0)[1]["young"]
 
-    def of(stream: np.ndarray, interval: float, per_week: float = 7.0, fixed: float = math.nan) -> float:
-        return threshold_of(stream[0], interval, per_week, fixed)
+    assert young.tolist() == [True, False, False]
+    assert not watched([THRESHOLD - 0.5], held_back=1.0, muted=True)[1]["young"].any()
 
-    assert of(many, 60.0) == pytest.approx(math.log10(10_080 / 7))
-    assert of(many, 1.0, per_week=1.0) == pytest.approx(math.log10(604_800))
-    assert of(many, 300.0, per_week=0.7) == pytest.approx(math.log10(2016 / 0.7))
-    assert of(many, 3600.0) == MIN_THRESHOLD_MANY
-    assert of(many, 0.0) == MIN_THRESHOLD_MANY
-    assert of(single, 300.0) == MIN_THRESHOLD_SINGLE
-    assert of(single, 1.0) > MIN_THRESHOLD_SINGLE
-    assert of(single, 300.0, fixed=1.5) == 1.5
+
+@pytest.mark.parametrize(("levels", "accepted"), [([50.0] * 20, True), ([10.0] * 20, False), ([50.0] * 5, True)])
+def test_an_incident_that_ends_at_its_new_level_is_accepted(levels: list[float], accepted: bool) -> None:
+    i = np.zeros(1, INCIDENT)
+    begin_incident(i[0], 2, 50.0, 10.0)
+    for x in levels:
+        follow(i[0], x)
+
+    assert is_accepted(i[0]) == accepted
+    assert i["lead"] == 2
+
+
+def test_a_spike_that_went_is_not_accepted() -> None:
+    i = np.zeros(1, INCIDENT)
+    begin_incident(i[0], 0, 50.0, 10.0)
+    for x in (50.0, *[10.5] * (REFRACTORY - 1)):
+        follow(i[0], x)
+
+    assert not is_accepted(i[0])
+
+
+def test_silence_ends_an_incident_whole() -> None:
+    s = np.zeros(1, STREAM)
+    incident = s["incident"]
+    incident["open"], incident["on"], incident["peak"], incident["recent"], incident["calm"] = True, True, 5.0, 3, 7
+
+    end_incident(s[0])
+
+    assert not any(incident[name][0] for name in ("open", "on", "peak", "recent", "calm"))
+
+
+def test_time_that_moves_back_begins_the_run_anew() -> None:
+    s, v = np.zeros(1, STREAM), np.zeros(1, VERDICT)
+    found = []
+    for time in (100, 101, 50, 52, 54):
+        v["score"], v["threshold"] = HIGH, THRESHOLD
+        rules = AlertRules(min_duration_seconds=3.0)
+        watch(s[0], v[0], time * SECOND, True, False, 0.0, 5.0, 10.0, rules)
+        found.append(int(v["change"][0]))
+
+    assert at(found, FIRES) == [4]
 
 
 def test_an_alert_id_depends_on_stream_and_start_only() -> None:
     assert alert_id("web-1/cpu", 1_790_000_000 * SECOND) == "65b672b5cb48c1ce80bf76ae"  # as ever: receivers know it
     assert len({alert_id("a", 1), alert_id("a", 2), alert_id("b", 1), alert_id("a\x001", 1)}) == 4
+
+
+def test_the_defaults_are_three_alerts_a_week_on_both_sides() -> None:
+    rules = AlertRules()
+
+    assert rules.alerts_per_stream_per_week == 3.0
+    assert math.isnan(rules.fixed_threshold)
+    assert rules.direction == 0
