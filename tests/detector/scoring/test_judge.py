@@ -1,314 +1,430 @@
-"""From forecasts and values to scores: each piece by itself, and whole families on streams with known anomalies."""
-
-import math
+"""Streams with known anomalies through `judge`: what is told and when, and that cutting a batch changes nothing."""
 
 import numpy as np
 import pytest
-from scipy import stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from detector.engine.engine import Engine, EngineSettings
-from detector.scoring.batch import MEASURED, Forecasts, Numbers
-from detector.scoring.calibration import UNIT_LIMIT, UNIT_WARMUP
-from detector.scoring.judge import (
-    BAND_WARMUP_DEVIATIONS,
-    LANE_SCORE,
-    MANY_SCORE,
-    RANGE_EVENTS,
-    SINGLE_LIMIT,
-    _tail_probability,
-    judge_many,
-    lane_score,
-    many_score,
-    measure,
+from detector.scoring.claims import CHANNELS, FORECAST, LEVEL, NOVEL, STILL
+from detector.scoring.incidents import FIRES, PEAKS, REFRACTORY, RESOLVES, AlertRules
+from tests.detector.scoring.support import (
+    DAY,
+    HOUR,
+    MINUTE,
+    SECOND,
+    Judged,
+    Streams,
+    assert_same,
+    clocked,
+    daily,
+    judged,
 )
-from detector.state.records import STREAM
-from tests.streams import (
-    Outcome,
-    auc,
-    clock,
-    in_batches,
-    numbered,
-    run,
-    seasonal,
-    wide,
-)
-from training.network.horizons import HORIZONS
-from training.network.inputs import FRAME
-from training.network.shape import PARAMETERS_OF_T
-from training.network.weights import Weights
 
-WAIT = HORIZONS[1] - 1  # arrivals between the ten-step forecast and its event
+ROWS = 10 * 288  # ten days of five minutes
+AT = 8 * 288 + 150
 
 
-def outcome_of(model: Weights, value: np.ndarray, **settings: object) -> Outcome:
-    """Score one stream, value [rows, features], a row every five minutes."""
-    events = numbered(wide("s", clock(len(value)), value))
-    return run(Engine(model, EngineSettings(**settings)), in_batches(events, 2000))
+def calm(seed: int = 1, rows: int = ROWS, noise: float = 1.0) -> np.ndarray:
+    return daily(np.random.default_rng(seed), clocked(rows), noise)
 
 
-# --- The pieces -------------------------------------------------------------------------------------------------------
+def several(seed: int = 1, features: int = 4, rows: int = ROWS) -> np.ndarray:
+    """Return features that share a daily wave, each in its unit: [rows, features]."""
+    rng = np.random.default_rng(seed)
+    common = daily(rng, clocked(rows), 0.5) - 100.0
+    return 50.0 + (common[:, None] + rng.standard_normal((rows, features))) * rng.uniform(0.5, 20.0, features)
 
 
-@pytest.mark.parametrize("nu", [1.5, 2.0, 3.7, 10.0, 60.0])
-def test_the_tail_probability_equals_scipys_student_t(nu: float) -> None:
-    log_beta = math.lgamma(0.5 * nu) + 0.5 * math.log(math.pi) - math.lgamma(0.5 * (nu + 1))
-
-    for t in [0.0, 1e-9, 1e-3, 0.5, 1.0, 2.0, 10.0, 1e3, 1e6]:
-        assert _tail_probability(t, nu, log_beta) == pytest.approx(2 * stats.t.sf(t, nu), rel=1e-4, abs=1e-12)
+def told(found: Judged, first: int = AT, length: int = 40) -> list[str]:
+    """Return the channels of the alerts in a stretch."""
+    return [channel for k, channel in found.channels() if first <= k < first + length]
 
 
-def one_lane(values: np.ndarray, many_row: int) -> Numbers:
-    """Return events of one number each, all of the first lane."""
-    rows, lane = np.arange(len(values) + 1), np.zeros(len(values), np.int64)
-    return Numbers(rows, rows[:-1], lane, lane + many_row, lane, values)
+# --- What is found ----------------------------------------------------------------------------------------------------
 
 
-def measured(values: np.ndarray, location: float, log_scale: float, nu: float, *, many: bool) -> np.ndarray:
-    """Measure a lane whose forecasts all say the same, in a frame of mean 100, deviation 10, range 0..200."""
-    count = len(values)
-    outputs = np.zeros((count, PARAMETERS_OF_T * 2), np.float32)
-    outputs[:, :2], outputs[:, 2], outputs[:, 4] = location, log_scale, nu
-    frames = np.zeros(count, FRAME)
-    frames["mean"], frames["deviation"], frames["low"], frames["high"] = 100.0, 10.0, 0.0, 200.0
-    lanes, rows, out = np.zeros(1, LANE_SCORE), np.zeros(1, MANY_SCORE), np.zeros(count, MEASURED)
-    forecasts = Forecasts(np.array(HORIZONS), frames, outputs)
-    measure(lanes, rows, one_lane(values, 0 if many else -1), forecasts, 0, count, out)
-    return out
+@pytest.mark.parametrize("size", [12.0, -12.0, 300.0])
+def test_a_spike_is_told_at_once_by_the_forecast(size: float) -> None:
+    value = calm()
+    value[AT] += size
+
+    found = judged(value)
+
+    assert told(found, length=1) == ["forecast"]
+    v = found.verdict[AT]
+    assert v["observed"] == value[AT]
+    assert (v["observed"] > v["upper"]) == (size > 0)
+    assert v["expected"] == pytest.approx(value[AT] - size, abs=6.0)
 
 
-@pytest.mark.parametrize("many", [False, True])
-def test_expected_value_error_and_surprise_follow_from_the_forecast(many: bool) -> None:
-    values = np.array([100.0, 112.0, 60.0, 1e6])
+def test_a_shift_that_lasts_is_one_incident_and_taken_as_normal() -> None:
+    value = calm()
+    value[AT:] += 15.0
 
-    found = measured(values, 0.5, -0.7, 4.0, many=many)
+    found = judged(value)
 
-    np.testing.assert_allclose(found["expected"], 100 + 10 * math.sinh(0.5), rtol=1e-6)
-    np.testing.assert_allclose(found["error"], values - found["expected"], rtol=1e-6)
-    unit = np.minimum(np.arcsinh((values - 100) / 10), 6.0)
-    wanted = -stats.t.logpdf(unit, 4.0, loc=0.5, scale=math.exp(-0.7))
-    np.testing.assert_allclose(found["surprise"], wanted, rtol=1e-4)
-    if not many:
-        tail = -np.log10(2 * stats.t.sf(np.abs(unit - 0.5) / math.exp(-0.7), 4.0))
-        np.testing.assert_allclose(found["tail"], tail, rtol=1e-3)
+    change = found.verdict["change"]
+    fires, resolves = np.flatnonzero(change[AT:] == FIRES), AT + np.flatnonzero(change[AT:] == RESOLVES)
+    assert fires[0] == 0
+    assert found.verdict["accepted"][resolves[0]]
 
 
-def test_an_expected_value_stays_within_the_lanes_range() -> None:
-    assert measured(np.array([100.0]), 6.0, 0.0, 3.0, many=True)["expected"][0] == 200.0
-    assert measured(np.array([100.0]), -6.0, 0.0, 3.0, many=True)["expected"][0] == 0.0
+def test_a_spike_resolves_as_the_old_level_is_back() -> None:
+    value = calm()
+    value[AT] += 30.0
+
+    found = judged(value)
+
+    resolves = AT + np.flatnonzero(found.verdict["change"][AT:] == RESOLVES)[0]
+    assert resolves >= AT + REFRACTORY
+    assert not found.verdict["accepted"][resolves]
 
 
-def test_the_band_is_the_forecasts_at_first_and_the_lanes_own_quantile_later() -> None:
-    rng = np.random.default_rng(1)
-    values = 100 + 2.0 * rng.standard_normal(3000)
+def test_an_outage_that_begins_at_night_is_told() -> None:
+    """A standstill at a value that is usual at its hour: the day that does not come is what is odd."""
+    value = np.abs(calm() - 90.0)
+    night = int(8.75 * 288)
+    value[night : night + 250] = value[night - 1] + 0.01 * np.random.default_rng(2).standard_normal(250)
 
-    found = measured(values, 0.0, 0.0, 3.0, many=True)
-
-    half = (found["upper"] - found["lower"]) / 2
-    np.testing.assert_allclose(half[:UNIT_WARMUP], BAND_WARMUP_DEVIATIONS * 10)
-    assert 2 * 2.2 < half[-1] < 2 * 3.2
-    inside = (values >= found["lower"]) & (values <= found["upper"])
-    assert 0.98 < inside[1000:].mean() < 0.998
+    assert set(told(judged(value), night, 250)) & {"level", "still", "forecast"}
 
 
-def test_error_units_begin_after_a_warm_up_and_are_limited() -> None:
-    values = 100 + np.random.default_rng(2).standard_normal(1000)
-    values[[30, 900]] = 1e9
+def test_a_stuck_sensor_is_told_as_still_with_its_time() -> None:
+    value = np.round(np.random.default_rng(2).normal(100.0, 1.0, ROWS), 3)
+    value[AT : AT + 150] = value[AT]
 
-    for many in (False, True):
-        units = measured(values, 0.0, 0.0, 3.0, many=many)["units"]
-        assert not units[:UNIT_WARMUP].any()
-        assert units[900] == UNIT_LIMIT
+    found = judged(value)
+
+    still = [k for k, channel in found.channels() if channel == "still" and AT <= k < AT + 150]
+    assert still
+    v = found.verdict[still[0]]
+    assert v["seconds"] == pytest.approx((still[0] - AT) * 300.0)
+    assert v["usual_seconds"] < v["seconds"]
 
 
-def test_a_slow_drift_shows_in_the_ten_step_forecast_only() -> None:
-    """The third channel: errors of the forecast made nine arrivals before."""
+def test_a_burst_at_night_moves_the_level() -> None:
+    """Within the day's range, and forecast by nobody at its hour."""
+    value = calm(noise=0.5)
+    night = int(8.6 * 288)  # the wave's lowest
+    value[night : night + 60] += 8.0
+
+    assert told(judged(value), night, 60)
+
+
+def test_a_feature_that_parts_from_the_others_is_told_by_the_coupling() -> None:
+    rng = np.random.default_rng(9)
+    common = rng.standard_normal(ROWS)
+    value = (common[:, None] + 0.2 * rng.standard_normal((ROWS, 5))) * [1.0, 20.0, 3.0, 0.5, 7.0]
+    value[AT : AT + 20, 2] = value[100:120, 2]  # as usual as ever, and none of the others' doing
+
+    found = judged(value)
+
+    assert "coupling" in told(found)
+    k = next(k for k, channel in found.channels() if channel == "coupling" and k >= AT)
+    assert found.feature[found.verdict["lead"][k]] == 2
+    v = found.verdict[k]
+    assert v["observed"] == value[k, 2]
+    assert abs(v["expected"] - 3.0 * common[k]) < 0.6 * abs(v["observed"] - 3.0 * common[k])  # nearer to the others'
+
+
+def test_several_features_at_once_are_one_alert() -> None:
+    value = several()
+    value[AT : AT + 5] += 6 * value.std(axis=0)
+
+    assert len(told(judged(value))) in (1, 2)  # and its peak
+    assert np.sum(judged(value).verdict["change"][AT : AT + 40] == FIRES) == 1
+
+
+@pytest.mark.parametrize("step", [SECOND, 10 * SECOND, MINUTE])
+def test_a_fast_stream_can_be_told_of(step: int) -> None:
+    """No ceiling: the threshold rises with the rate, and so does what a large surprise scores."""
     rng = np.random.default_rng(3)
-    values = 100 + rng.standard_normal(1500)
-    values[1400 : 1400 + WAIT] += 8.0
+    value = 50.0 + rng.standard_normal(6_000)
+    value[5_000:5_003] += 40.0
 
-    units = measured(values, 0.0, 0.0, 3.0, many=True)["units"]
-
-    assert units[1400 : 1400 + WAIT].min() > 2.0
-    assert np.quantile(units[500:1400], 0.95) < 1.1
+    assert 5_000 in judged(value, step=step).alerts
 
 
-def test_each_long_horizon_forecast_is_scored_at_its_target_event() -> None:
-    """Of horizons 3 and 20 each one's wild forecast, made at event 1000, shows 2 and 19 arrivals later, no sooner."""
-    horizons, count = (1, 3, 20), 1100
-    values = 100 + np.random.default_rng(5).standard_normal(count)
-    outputs = np.zeros((count, PARAMETERS_OF_T * 3), np.float32)
-    outputs[:, 6:] = 3.0
-    outputs[1000, 1:3] = 1.5, -1.5
-    frames = np.zeros(count, FRAME)
-    frames["mean"], frames["deviation"], frames["low"], frames["high"] = 100.0, 10.0, 0.0, 200.0
-    lanes, rows = np.zeros(1, lane_score(horizons)), np.zeros(1, many_score(horizons))
-    out = np.zeros(count, MEASURED)
-
-    measure(lanes, rows, one_lane(values, 0), Forecasts(np.array(horizons), frames, outputs), 0, count, out)
-
-    loud = 500 + np.flatnonzero(out["units"][500:] > 4.0)
-    assert loud.tolist() == [1002, 1019]
-    assert out["slow_units"][1002] > 1.5 * out["slow_units"][1001]
+# --- What is not told -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wild", [1e3, 1e12, 1e30])
-def test_one_outlier_does_not_desensitise_a_lane(wild: float) -> None:
-    """The least unit is a share of the lane's range, which no single value may own."""
-    values = 100 + np.random.default_rng(4).standard_normal(4000)
-    values[3900] = 120.0
-    disturbed = values.copy()
-    disturbed[2000] = wild
+@pytest.mark.parametrize("features", [1, 4])
+@pytest.mark.parametrize("step", [10 * SECOND, 5 * MINUTE])
+def test_clean_streams_keep_to_their_budget(features: int, step: int) -> None:
+    """Twice over all streams, wide: three a week each."""
+    rows, alerts = 4_000, 0
+    for seed in range(8):
+        value = several(seed, features, rows)
+        found = judged(value, step=step)
+        alerts += sum(k > DAY // step for k in found.alerts) if step > MINUTE else len(found.alerts)
 
-    for many in (False, True):
-        units = run_lane(disturbed, many=many)["units"]
-        assert units[2000] == UNIT_LIMIT
-        assert units[3900] == pytest.approx(run_lane(values, many=many)["units"][3900], rel=0.2)
-
-
-def test_a_range_stretched_by_outliers_recovers() -> None:
-    values = 100 + np.random.default_rng(4).standard_normal(2 * RANGE_EVENTS + 5000)
-    values[1000:1100:10] = 1e9
-    values[[30_000, -100]] = 150.0
-
-    units = run_lane(values, many=True)["units"]
-
-    assert units[30_000] < 1.0
-    assert units[-100] > 3.0
+    weeks = 8 * rows * step / (7 * DAY)
+    assert alerts <= 2 * max(3.0 * weeks, 3.0)
 
 
-def run_lane(values: np.ndarray, *, many: bool) -> np.ndarray:
-    """As `measured`, in the lane's real running range."""
-    count = len(values)
-    outputs = np.zeros((count, PARAMETERS_OF_T * 2), np.float32)
-    outputs[:, 4] = 3.0
-    frames = np.zeros(count, FRAME)
-    frames["mean"], frames["deviation"] = 100.0, 10.0
-    frames["low"] = np.minimum.accumulate(np.append(values[0], values[:-1]))
-    frames["high"] = np.maximum.accumulate(np.append(values[0], values[:-1]))
-    lanes, rows, out = np.zeros(1, LANE_SCORE), np.zeros(1, MANY_SCORE), np.zeros(count, MEASURED)
-    forecasts = Forecasts(np.array(HORIZONS), frames, outputs)
-    measure(lanes, rows, one_lane(values, 0 if many else -1), forecasts, 0, count, out)
-    return out
+def test_a_rounding_difference_of_one_ulp_is_nothing() -> None:
+    for constant in (7.25, 0.1, 1e9):
+        value = np.full(1_500, constant)
+        value[700::91] = np.nextafter(constant, np.inf)
+
+        assert judged(value).alerts == []
 
 
-# --- Contributions ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("wild", [65_535.0, -65_535.0, 1e30, -1e308, np.inf])
+def test_a_wild_value_blinds_nothing_that_comes_after(wild: float) -> None:
+    value = calm()
+    value[1_500] = wild
+    value[AT] += 30.0
+
+    found = judged(value)
+
+    assert 1_500 in found.alerts
+    assert told(found, length=1) == ["forecast"]
+    for name in ("score", "threshold", "rank", "surprise"):
+        assert np.isfinite(found.verdict[name]).all()
 
 
-@pytest.mark.parametrize("features", [2, 3, 6, 25])
-def test_contributions_identify_the_anomalous_feature_and_sum_to_one(model: Weights, features: int) -> None:
-    rng = np.random.default_rng(features)
-    value = seasonal(rng, clock(1000))[:, None] * rng.uniform(1, 100, features) + rng.standard_normal((1000, features))
-    guilty = {700: 0, 800: features - 1, 900: features // 2}
+@pytest.mark.parametrize("pause", [6 * HOUR, 2 * DAY, 30 * DAY + 5 * HOUR])
+def test_a_gaps_end_is_no_alert(pause: int) -> None:
+    """Whatever the hour at which the stream is back."""
+    for seed in range(4):
+        time = clocked(ROWS)
+        time[AT:] += pause
+        value = daily(np.random.default_rng(seed), time)
+        found = judged(value, time=time)
+
+        assert AT not in found.alerts
+        assert found.verdict["score"][AT] < found.verdict["threshold"][AT]
+
+
+def test_but_a_value_out_of_the_range_at_a_gaps_end_is() -> None:
+    time = clocked(ROWS)
+    time[AT:] += 2 * DAY
+    value = daily(np.random.default_rng(1), time)
+    value[AT] = 160.0
+
+    assert told(judged(value, time=time), length=1) == ["novel"]
+
+
+def test_a_gaps_end_teaches_no_unit_and_no_return_period() -> None:
+    time = clocked(2_001)
+    time[2_000:] += 3 * DAY
+    value = daily(np.random.default_rng(1), time)
+    streams = Streams(1)
+    streams.step((time[:2_000], value[:2_000, None]))
+    periods, units = streams.streams["score"]["periods"].copy(), streams.lanes["score"]["units"].copy()
+
+    streams.step((time[2_000:], value[2_000:, None]))
+
+    assert_same(streams.streams["score"]["periods"], periods)
+    assert_same(streams.lanes["score"]["units"], units)
+
+
+def test_a_peak_is_told_once_while_it_lasts() -> None:
+    value = calm(noise=0.3)
+    value[AT : AT + 12] += np.where(np.arange(12) % 2, 20.0, -20.0)
+
+    changes = judged(value).verdict["change"][AT : AT + 12]
+
+    assert (changes == FIRES).sum() == 1
+    assert (changes == PEAKS).sum() <= 2
+
+
+@pytest.mark.parametrize("features", [1, 6])
+def test_no_alert_stands_inside_the_band_it_prints(features: int) -> None:
+    rng = np.random.default_rng(5)
+    seen = set()
+    for seed in range(6):
+        value = several(seed, features) if features > 1 else calm(seed)[:, None]
+        value = np.round(value, 2)
+        for row in rng.choice(np.arange(600, ROWS - 60), 12, replace=False):
+            kind, feature = rng.integers(5), rng.integers(features)
+            size = value[:, feature].std() * rng.uniform(2, 12)
+            if kind == 0:
+                value[row, feature] += size
+            elif kind == 1:
+                value[row : row + 40, feature] -= size
+            elif kind == 2:
+                value[row : row + 60, feature] = value[row, feature]
+            elif kind == 3:
+                value[row : row + 40, feature] += np.linspace(0, size, 40)
+            else:
+                value[row : row + 20, feature] += size * rng.standard_normal(20)
+        v = judged(value).verdict
+        v = v[v["alert"]]
+        seen |= {CHANNELS[c] for c in v["channel"]}
+        assert not ((v["lower"] <= v["observed"]) & (v["observed"] <= v["upper"])).any()
+        still = v["channel"] == STILL
+        assert (v["seconds"][still] > 0).all()
+        assert np.isfinite(v["observed"]).all()
+        assert np.isfinite(v["expected"][v["channel"] != NOVEL]).all()
+
+    assert "forecast" in seen
+    assert len(seen) >= 3
+
+
+@pytest.mark.parametrize("features", [1, 2, 3, 6, 25])
+def test_contributions_add_up_to_one_and_name_the_guilty_feature(features: int) -> None:
+    value = several(features, features, 1_200)
+    guilty = {700: 0, 900: features - 1, 1_100: features // 2}
     for row, feature in guilty.items():
-        value[row, feature] += 400.0
+        value[row : row + 2, feature] += 40 * value[:, feature].std()
 
-    outcome = outcome_of(model, value)
+    found = judged(value)
 
-    share = outcome.contribution.reshape(1000, features)
-    total = share.sum(axis=1)
-    assert np.all((np.abs(total - 1) < 1e-9) | (total == 0))
-    assert (total[UNIT_WARMUP + 5 :] > 0).mean() > 0.99
+    share = found.measured["contribution"].reshape(1_200, features)
+    spoken = found.verdict["channel"] >= 0
+    np.testing.assert_allclose(share[spoken].sum(axis=1), 1.0)
+    assert not share[~spoken].any()
+    assert spoken[100:].mean() > 0.3
     for row, feature in guilty.items():
+        assert row in found.alerts
         assert share[row].argmax() == feature
-        assert share[row, feature] > 0.25  # a feature alone may say only so much: scoring.SINGLE_LIMIT
-        assert outcome.score[row] > 2.0
+        assert found.feature[found.verdict["lead"][row]] == feature
 
 
-def test_a_single_wild_features_weight_is_capped(model: Weights) -> None:
-    rng = np.random.default_rng(6)
-    value = rng.standard_normal((1500, 6))
-    value[1200, 0] = 1e5
-    value[1400, :4] = 1e5
+def test_a_stray_feature_does_not_restart_the_others() -> None:
+    """One that comes once a day: the stream remains one of one feature, with its units and its past."""
+    value = np.column_stack([calm(), np.full(ROWS, np.nan)])
+    alone = judged(value[:, :1])
+    stray = value.copy()
+    stray[288::288, 1] = 3.0
+    stray[AT, 0] += 30.0
 
-    outcome = outcome_of(model, value)
+    found = judged(stray)
 
-    share = outcome.contribution.reshape(1500, 6)
-    assert share[1200, 0] > 0.5
-    assert outcome.score[1400] >= outcome.score[1200] > 2.0
-    assert SINGLE_LIMIT < UNIT_LIMIT
-
-
-# --- Whole families ---------------------------------------------------------------------------------------------------
-
-
-def dead(value: np.ndarray, row: int, length: int) -> None:
-    """A flat line at 0, as of a source that died. (One at a usual level is not seen: it is well predicted.)"""
-    value[row : row + length] = 0.0
+    before = np.arange(ROWS) < AT
+    difference = np.abs(found.verdict["score"] - alone.verdict["score"])[before]
+    assert (difference > 0.05).mean() < 0.01
+    assert not found.verdict["warming"][300:].any()
+    np.testing.assert_array_equal(found.verdict["threshold"], alone.verdict["threshold"])
+    assert AT in found.alerts
 
 
-def level_shift(value: np.ndarray, row: int, length: int) -> None:
-    value[row : row + length] += 2.5
+def test_a_feature_that_ends_does_not_restart_the_others() -> None:
+    value = several(features=3)
+    value[1_200:, 2] = np.nan
+    value[AT : AT + 3, 0] += 30 * value[:, 0].std()
+
+    found = judged(value)
+
+    assert AT in found.alerts
+    assert not [k for k in found.alerts if 1_200 <= k < 1_260]
 
 
-def spike(value: np.ndarray, row: int, length: int) -> None:
-    value[row] += 2.5
+# --- Youth ------------------------------------------------------------------------------------------------------------
 
 
-def dip(value: np.ndarray, row: int, length: int) -> None:
-    value[row] -= 2.5
+def test_a_young_stream_tells_what_is_large_and_holds_back_what_is_slight() -> None:
+    value = 50.0 + np.random.default_rng(6).standard_normal(400)
+    value[120] += 30.0
+
+    found = judged(value)
+
+    assert 120 in found.alerts
+    threshold = found.verdict["threshold"]
+    assert threshold[120] > threshold[399] > 0.0
+    slight = found.verdict["young"]
+    assert (found.verdict["score"][slight] <= threshold[slight]).all()
 
 
-def wrong_phase(value: np.ndarray, row: int, length: int) -> None:
-    """What is usual twelve hours later: every value is familiar, its time is not."""
-    value[row : row + length] = value[row - 144 : row - 144 + length]
+def test_the_first_day_stays_within_three_budgets() -> None:
+    for step, rows in ((MINUTE, 1_440), (5 * MINUTE, 288)):
+        alerts = sum(len(judged(several(seed, 1, rows), step=step).alerts) for seed in range(12))
+        assert alerts <= 3 * 12 * 3 / 7 + 3
 
 
-# kind, events it lasts, ranking that is asked of streams of one feature and of eight
-KINDS = [
-    (spike, 1, 0.97, 0.95),
-    (dip, 1, 0.97, 0.95),
-    (level_shift, 24, 0.9, 0.9),
-    (wrong_phase, 24, 0.75, 0.8),
-    (dead, 24, 0.85, 0.98),
-]
+def test_scores_of_the_warm_up_are_marked() -> None:
+    warming = judged(calm(rows=200)).verdict["warming"]
+
+    assert warming[:59].all()
+    assert not warming[62:].any()
 
 
-@pytest.mark.parametrize("features", [1, 8])
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[0].__name__)
-def test_injected_anomalies_score_higher_than_normal_events(model: Weights, kind: tuple, features: int) -> None:
-    """Noise 0.1 on a daily wave of amplitude 1. Each anomaly is judged by its highest score in its first events."""
-    inject, length, *floors = kind
-    rows, streams, engine = 12 * 288, 12, Engine(model)
-    hit, normal = [], []
-    for number in range(streams):
-        rng = np.random.default_rng(number)
-        value = np.stack([seasonal(rng, clock(rows)) for _ in range(features)], axis=1)
-        at = [6 * 288 + int(rng.integers(288)) + 430 * k for k in range(4)]
-        for row in at:
-            for feature in range(0, features, 2):  # every other one takes part
-                inject(value[:, feature], row, length)
-        outcome = run(engine, in_batches(numbered(wide(f"s{number}", clock(rows), value)), 4000))
-        near = np.zeros(rows, np.bool_)
-        for row in at:
-            near[row - 2 : row + length + 60] = True
-            hit.append(outcome.score[row : row + length].max())
-        calm = outcome.score[2 * 288 :][~near[2 * 288 :]]
-        # as long a stretch of normal events is judged in the same way: by its highest
-        calm = calm[: len(calm) // length * length].reshape(-1, length).max(axis=1)
-        normal.append(calm)
-    score = np.concatenate([hit, *normal])
-    area = auc(score, np.arange(len(score)) < len(hit))
+def test_a_fixed_threshold_is_the_operators_own() -> None:
+    found = judged(calm(rows=300), rules=AlertRules(fixed_threshold=2.0))
 
-    floor = floors[features > 1]
-    assert area > floor, f"{inject.__name__}, {features} features: AUC {area:.3f}, expected above {floor}"
+    assert set(found.verdict["threshold"].tolist()) == {2.0}
+    assert not found.verdict["young"].any()
 
 
-@pytest.mark.parametrize(("features", "counts"), [(3, False), (4, True)])
-def test_subspace_residuals_count_from_four_features_on(features: int, counts: bool) -> None:
+# --- Ranks ------------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_are_for_every_event_without_ties_and_without_an_end() -> None:
+    value = calm()
+    ranks = []
+    for size in (0.0, 20.0, 200.0, 20_000.0):
+        disturbed = value.copy()
+        disturbed[AT] += size
+        found = judged(disturbed).verdict["rank"]
+        assert (found >= 0.0).all()
+        assert len(np.unique(found[200:])) > 0.999 * len(found[200:])
+        ranks.append(found[AT])
+
+    assert ranks == sorted(set(ranks))
+
+
+# --- The same, however it is cut --------------------------------------------------------------------------------------
+
+
+def test_an_events_verdict_and_the_state_do_not_depend_on_how_the_scan_is_cut() -> None:
+    """Bit for bit, with streams of one and of several features side by side, gaps, and features that are missing."""
+    rows = 700
     rng = np.random.default_rng(7)
-    values = np.sin(np.arange(900) / 20)[:, None] * np.arange(1, features + 1) + 0.01 * rng.standard_normal(
-        (900, features)
-    )
-    values[800, 0] *= -1.0
-    s, many = np.zeros(1, STREAM), np.zeros(features, MANY_SCORE)
-    s["lanes"] = s["capacity"] = features
-    matrices, place = np.zeros(2 * features * features, np.float32), np.arange(features)
-    contributions = np.zeros(900)
-    for row, value in enumerate(values):
-        parts = np.zeros(features, MEASURED)  # as if no forecast had erred
-        judge_many(s[0], many, matrices, place, place, value, parts)
-        s["events"] += 1
-        contributions[row] = parts["contribution"].sum()
+    parts = []
+    for features in (1, 3, 2):
+        time = clocked(rows) + rng.integers(0, 3) * HOUR
+        time[400:] += 2 * DAY
+        value = several(features, features, rows)
+        value[rng.random(value.shape) < 0.05] = np.nan
+        value[300:305] += 9 * np.nanstd(value, axis=0)
+        value[500:560, 0] = 50.0
+        parts.append((time, value))
+    whole = Streams(1, 3, 2)
+    at_once = whole.step(*parts)
 
-    assert (contributions[800] > 0) == counts
-    assert counts or not contributions.any()
+    for seed in range(3):
+        cut = Streams(1, 3, 2)
+        ends = [np.sort(np.random.default_rng([seed, k]).choice(rows + 1, 9)) for k in range(3)]
+        bounds = [np.concatenate(([0], end, [rows])) for end in ends]
+        pieces = [
+            cut.step(*[(t[b[k] : b[k + 1]], x[b[k] : b[k + 1]]) for (t, x), b in zip(parts, bounds, strict=True)])
+            for k in range(10)
+        ]
+        for k, one in enumerate(at_once):
+            verdicts = np.concatenate([piece[k].verdict for piece in pieces])
+            one.verdict["lead"], verdicts["lead"] = 0, 0  # rows of their batch
+            assert_same(one.verdict, verdicts)
+            assert_same(one.measured, np.concatenate([piece[k].measured for piece in pieces]))
+            np.testing.assert_array_equal(one.masked, np.concatenate([piece[k].masked for piece in pieces]))
+        assert_same(whole.streams, cut.streams)
+        assert_same(whole.lanes, cut.lanes)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_nothing_breaks_whatever_the_values(data: st.DataObject) -> None:
+    """Finite scores, shares that add up, and a lead where a channel speaks."""
+    features, rows = data.draw(st.integers(1, 4)), 150
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    kinds = data.draw(st.lists(st.sampled_from([0.0, 1.0, -1.0, 1e30, -1e30, 1e-300, 5.0]), min_size=1, max_size=4))
+    value = rng.choice(kinds, (rows, features)) * rng.choice([1.0, 1.0, rng.standard_normal()], (rows, features))
+    value[rng.random(value.shape) < data.draw(st.floats(0.0, 0.9))] = np.nan
+    step = rng.choice([0, SECOND, MINUTE, DAY, 400 * DAY], rows)
+
+    found = judged(value, time=clocked(1)[0] + np.cumsum(step))
+
+    v = found.verdict
+    for name in ("score", "threshold", "rank", "surprise"):
+        assert np.isfinite(v[name]).all()
+    share = np.bincount(found.event, found.measured["contribution"], rows)
+    np.testing.assert_allclose(share[v["channel"] >= 0], 1.0)
+    assert ((v["lead"] >= 0) == (v["channel"] >= 0)).all()
+    assert (v["channel"][v["alert"]] >= 0).all()
+
+
+def test_channels_have_their_places() -> None:
+    assert CHANNELS[FORECAST] == "forecast"
+    assert CHANNELS[LEVEL] == "level"
+    assert CHANNELS[NOVEL] == "novel"

@@ -1,4 +1,4 @@
-"""How large is large: histograms, units and return periods against plain re-implementations that keep every value."""
+"""Histograms and return periods of symbols against plain re-implementations that keep every value."""
 
 import math
 from collections.abc import Callable
@@ -6,20 +6,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from detector.scoring.calibration import (
+from detector.scoring.symbol_periods import (
     BEYOND,
+    GROWTH,
     HISTOGRAM,
     PEAK_GAP,
     PEAK_QUANTILE,
     REFRESH,
     RETURN,
-    SLOW_GROWTH,
-    UNIT,
-    UNIT_LIMIT,
-    UNIT_WARMUP,
     WIDTH,
     grow,
-    in_units,
     learn,
     mass_above,
     quantile,
@@ -49,7 +45,7 @@ def weights(count: int, growth: float) -> np.ndarray:
     return growth ** np.arange(1 - count, 1, dtype=np.float64)
 
 
-@pytest.mark.parametrize("growth", [1.0, SLOW_GROWTH, 2 ** (1 / 500)], ids=["none", "slow", "fast"])
+@pytest.mark.parametrize("growth", [1.0, GROWTH, 2 ** (1 / 500)], ids=["none", "slow", "fast"])
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_a_quantile_equals_the_weighted_samples_to_half_a_bin(kind: str, growth: float) -> None:
     values = SAMPLES[kind](np.random.default_rng(1))
@@ -65,7 +61,7 @@ def test_a_quantile_equals_the_weighted_samples_to_half_a_bin(kind: str, growth:
         assert low * math.exp(-0.5 * WIDTH) <= found <= high * math.exp(0.5 * WIDTH), f"{q}: {found}, wanted {wanted}"
 
 
-@pytest.mark.parametrize("growth", [1.0, SLOW_GROWTH, 2 ** (1 / 500)], ids=["none", "slow", "fast"])
+@pytest.mark.parametrize("growth", [1.0, GROWTH, 2 ** (1 / 500)], ids=["none", "slow", "fast"])
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_mass_above_equals_the_weight_above_to_one_bin(kind: str, growth: float) -> None:
     values = SAMPLES[kind](np.random.default_rng(2))
@@ -91,7 +87,7 @@ def test_mass_above_zero_is_everything_and_above_the_maximum_nothing() -> None:
 
 
 def test_a_histogram_of_zeros_has_quantile_zero_and_no_mass_above() -> None:
-    histogram = learnt(np.zeros(100), SLOW_GROWTH)
+    histogram = learnt(np.zeros(100), GROWTH)
 
     assert quantile(histogram[0], 0.99) == 0.0
     assert mass_above(histogram[0], 1e-300) == 0.0
@@ -102,7 +98,7 @@ def test_a_values_last_bit_changes_the_quantile_little() -> None:
     values = np.random.default_rng(3).lognormal(0.0, 1.0, 3000)
     edges = values[0] * np.exp(WIDTH * np.arange(-8, 8))  # values on bins' own places and edges are the worst
     values = np.concatenate([values, np.repeat(edges, 40), np.repeat(edges * math.exp(0.5 * WIDTH), 40)])
-    one, two = learnt(values, SLOW_GROWTH), learnt(values * (1 + 1e-9), SLOW_GROWTH)
+    one, two = learnt(values, GROWTH), learnt(values * (1 + 1e-9), GROWTH)
 
     for q in np.linspace(0.5, 0.999, 200):
         assert quantile(two[0], q) == pytest.approx(quantile(one[0], q), rel=1e-5)
@@ -121,47 +117,6 @@ def test_decay_never_overflows() -> None:
     assert mass_above(histogram[0], 1e-9) == pytest.approx(1 / (1 - 1 / growth), rel=1e-3)
 
 
-# --- Units ------------------------------------------------------------------------------------------------------------
-
-
-def units(sizes: np.ndarray, *, least: float = 0.0, fast: bool = True) -> np.ndarray:
-    unit = np.zeros(1, UNIT)
-    return np.array([in_units(unit[0], k, x, least, fast) for k, x in enumerate(sizes.tolist())])
-
-
-def test_errors_are_scaled_by_their_own_99_percent_quantile() -> None:
-    sizes = np.abs(np.random.default_rng(5).standard_normal(5000)) * 1e6
-
-    found = units(sizes)
-
-    assert not found[:UNIT_WARMUP].any()
-    assert np.median(found[2000:] / sizes[2000:]) * 2.576e6 == pytest.approx(1.0, rel=0.15)
-
-
-def test_scaled_errors_are_capped() -> None:
-    sizes = np.append(np.abs(np.random.default_rng(6).standard_normal(500)), [50.0, 1e30, 1e300])
-
-    assert units(sizes)[-3:].tolist() == [UNIT_LIMIT] * 3
-
-
-def test_the_minimum_unit_keeps_errors_small_against_the_range_small() -> None:
-    sizes = np.append(np.full(500, 1e-9), 1e-3)
-
-    assert units(sizes)[-1] == UNIT_LIMIT
-    assert units(sizes, least=0.1)[-1] == pytest.approx(0.01)
-
-
-def test_a_lane_that_turns_noisy_adapts_its_unit_within_hours() -> None:
-    rng = np.random.default_rng(7)
-    sizes = np.abs(np.concatenate([rng.standard_normal(10_000), 10 * rng.standard_normal(600)]))
-
-    found, slow = units(sizes), units(sizes, fast=False)
-
-    assert found[10_000:10_020].max() > 3.0
-    assert np.quantile(found[10_300:], 0.9) < 1.2
-    assert np.quantile(slow[10_300:], 0.9) >= np.quantile(found[10_300:], 0.9)
-
-
 # --- Return periods ---------------------------------------------------------------------------------------------------
 
 
@@ -178,11 +133,11 @@ class PlainReturnPeriod:
         common = -math.log10(1 - PEAK_QUANTILE)
         # both histograms weigh a value by its age in events at the time of asking
         rows = np.array(self.rows)
-        weight = SLOW_GROWTH ** (np.arange(now) - now + 1.0)
+        weight = GROWTH ** (np.arange(now) - now + 1.0)
         result, mass = 0.0, weight.sum()
         if now and severity > self.bound > 0.0:
             sizes = np.array([size for _, size in self.peaks])
-            ages = SLOW_GROWTH ** (np.array([at for at, _ in self.peaks]) - now + 1.0)
+            ages = GROWTH ** (np.array([at for at, _ in self.peaks]) - now + 1.0)
             higher = float(ages[sizes >= severity].sum()) if len(sizes) else 0.0
             result = max(-math.log10(min((higher + 0.5) / mass, 1.0)), common)
             if higher == 0.0:
@@ -199,7 +154,7 @@ class PlainReturnPeriod:
         self.rows.append(severity)
         if now % REFRESH == 0:
             order = np.argsort(self.rows)
-            share = np.cumsum((SLOW_GROWTH ** np.arange(now + 1.0))[order])
+            share = np.cumsum((GROWTH ** np.arange(now + 1.0))[order])
             self.bound = float(np.array(self.rows)[order][np.searchsorted(share, PEAK_QUANTILE * share[-1])])
         return result
 

@@ -1,0 +1,108 @@
+"""The usual level of each hour against a plain one that keeps every day."""
+
+import math
+
+import numpy as np
+import pytest
+
+from detector.scoring.channels.level import DAY_WEIGHT, HOURS, LEVEL_STATE, SMOOTHING, measure_level
+from tests.detector.scoring.support import DAY, HOUR, MIDNIGHT, MINUTE, clocked
+
+
+def measured(time: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return differences and usuals [events, 2]."""
+    record = np.zeros(1, LEVEL_STATE)
+    return np.array([measure_level(record[0], t, x) for t, x in zip(time.tolist(), value.tolist(), strict=True)])
+
+
+def plain(time: np.ndarray, value: np.ndarray) -> np.ndarray:
+    hour_of = time // HOUR
+    usual, days, difference = np.full(HOURS, math.nan), np.zeros(HOURS), 0.0
+    found = np.full((len(time), 2), math.nan)
+    for k, (t, hour) in enumerate(zip(time.tolist(), hour_of.tolist(), strict=True)):
+        if k and hour_of[k - 1] != hour:
+            over = hour_of[k - 1]
+            mean, slot = value[:k][hour_of[:k] == over].mean(), over % HOURS
+            days[slot] += 1
+            weight = max(DAY_WEIGHT, 1 / days[slot])
+            usual[slot] = mean if days[slot] == 1 else (1 - weight) * usual[slot] + weight * mean
+        middles = [(hour + d + 0.5) * HOUR for d in (-1, 0, 1)]
+        now = float(np.interp(t, middles, [usual[(hour + d) % HOURS] for d in (-1, 0, 1)]))
+        if not math.isnan(now):
+            difference += SMOOTHING * (value[k] - now - difference)
+            found[k] = difference, now
+    return found
+
+
+@pytest.mark.parametrize("step", [MINUTE * 7, HOUR, 3 * HOUR])
+def test_the_usual_is_each_hours_own_mean_interpolated(step: int) -> None:
+    """But at the very change of an hour, where the hour that is just over is not in yet."""
+    rng = np.random.default_rng(1)
+    time = clocked(6 * DAY // step, step) + 13
+    value = 50.0 + 20.0 * np.sin(2 * np.pi * time / DAY) + rng.standard_normal(len(time))
+
+    found, wanted = measured(time, value), plain(time, value)
+
+    same_hour = np.append(False, np.diff(time // HOUR) == 0)
+    if same_hour.any():
+        np.testing.assert_allclose(found[same_hour, 1], wanted[same_hour, 1], rtol=1e-9)
+    assert np.isnan(found[time < MIDNIGHT + DAY - HOUR]).all()
+    known = ~np.isnan(found[:, 0])
+    assert known.any() == (step <= HOUR)  # of every third hour the neighbours are never known
+    assert (np.abs(found[known, 0]) < 25.0).all()
+
+
+def test_an_hour_joins_the_usual_when_it_is_over() -> None:
+    time = clocked(48 * 12)
+    value = np.where(time // HOUR % HOURS < 12, 10.0, 30.0)
+    disturbed = value.copy()
+    disturbed[24 * 12 + 12 : 24 * 12 + 24] = 500.0  # the second day's hour 1
+
+    found = measured(time, disturbed)[:, 1]
+
+    hour = time // HOUR
+    assert found[hour == MIDNIGHT // HOUR + 25] == pytest.approx(10.0)
+    half = slice(24 * 12 + 24 + 1, 24 * 12 + 24 + 6)  # the first half of hour 2 leans on hour 1
+    assert (found[half] > 15.0).all()
+
+
+def test_the_level_of_late_is_a_running_mean_of_the_differences() -> None:
+    time = clocked(3 * 288)
+    value = np.full(len(time), 20.0)
+    value[700:] += 8.0
+
+    difference = measured(time, value)[:, 0]
+
+    assert difference[699] == pytest.approx(0.0, abs=1e-9)
+    np.testing.assert_allclose(difference[700:708], 8.0 * (1 - (1 - SMOOTHING) ** np.arange(1, 9)), rtol=1e-6)
+
+
+def test_what_is_usual_now_follows_a_lasting_change_in_days() -> None:
+    time = clocked(8 * 288)
+    value = np.where(time < MIDNIGHT + 3 * DAY, 10.0, 20.0)
+
+    usual = measured(time, value)[:, 1].reshape(8, 288)[:, 102]  # half past eight: no other hour joins in
+
+    np.testing.assert_allclose(usual[3:], 20.0 - 10.0 * (1 - DAY_WEIGHT) ** np.arange(5), rtol=1e-9)
+
+
+def test_hours_without_events_stay_as_they_were() -> None:
+    """A night without data teaches nothing of the night."""
+    time = clocked(4 * 288)
+    time = time[(time // HOUR % HOURS >= 6) | (time < MIDNIGHT + DAY)]
+    value = np.where(time // HOUR % HOURS >= 6, 40.0, 5.0)
+    night = MIDNIGHT + 4 * DAY + 3 * HOUR + HOUR // 2
+
+    found = measured(np.append(time, night), np.append(value, 5.0))
+
+    assert found[-1, 1] == pytest.approx(5.0)
+
+
+def test_times_before_1970_have_hours_too() -> None:
+    time = clocked(3 * 288) - 40_000 * DAY
+    value = 50.0 + 20.0 * np.sin(2 * np.pi * time / DAY)
+
+    found = measured(time, value)[600:]
+
+    assert np.abs(found).max() < 75.0
+    assert np.abs(found[:, 0]).max() < 2.0
