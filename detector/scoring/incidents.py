@@ -34,10 +34,10 @@ INCIDENT = np.dtype(
         ("calm", np.int64),  # events since the last news
         ("peak", np.float64),
         ("since", np.int64),  # ns: when the present run above the threshold began
-        ("lead", np.int64),  # lane that leads, by its place in the stream
-        ("observed", np.float64),  # its value when the incident began, what was expected then, and its level since
+        ("lead", np.int32),  # the lane that led as it fired, by its place in the stream
+        ("observed", np.float64),  # of that lane, then
         ("expected", np.float64),
-        ("level", np.float64),
+        ("level", np.float64),  # of that lane since
     ],
     align=True,
 )

@@ -13,24 +13,9 @@ import numpy as np
 from connectors.batches import Alert
 from detector.scoring.admission import ADMISSION
 from detector.scoring.claims import STREAM_SCORE
+from detector.scoring.incidents import INCIDENT
 from detector.scoring.lane import lane_score
 from training.network.inputs import INPUT_HISTORY, NORMALISER
-
-INCIDENT = np.dtype(
-    [
-        ("open", np.bool_),
-        ("on", np.bool_),  # the last event was above the threshold
-        ("recent", np.uint8),  # one bit for each of the last events: above the threshold or not
-        ("calm", np.int64),  # events since the last news
-        ("peak", np.float64),
-        ("since", np.int64),  # ns: when the present run above the threshold began
-        ("lead", np.int32),  # the lane that led as it fired, by its place in the stream
-        ("observed", np.float64),  # of that lane, then
-        ("expected", np.float64),
-        ("level", np.float64),  # of that lane since
-    ],
-    align=True,
-)
 
 STREAM = np.dtype(
     [

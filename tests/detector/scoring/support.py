@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.scoring.batch import MEASURED, VERDICT, Forecasts, Numbers, SortedBatch, Verdicts
-from detector.scoring.claims import CHANNELS, STREAM_SCORE
-from detector.scoring.incidents import INCIDENT, AlertRules
+from detector.scoring.claims import CHANNELS
+from detector.scoring.incidents import AlertRules
 from detector.scoring.judge import judge
-from detector.scoring.lane import lane_score
-from training.network.inputs import FRAME, INPUT_SIZE, MAX_VALUE, NORMALISER, Observations, carried_interval, featurise
+from detector.state.records import STREAM, lane_row
+from training.network.inputs import FRAME, INPUT_SIZE, MAX_VALUE, Observations, carried_interval, featurise
 from training.network.kernels import Network
 from training.network.weights import load_prior
 
@@ -21,28 +21,13 @@ SECOND, MINUTE, HOUR, DAY = (seconds * 1_000_000_000 for seconds in (1, 60, 3600
 MIDNIGHT = 20_717 * DAY  # 2026-09-21, a Monday
 RULES = AlertRules()
 
-STREAM = np.dtype(  # what `judge` reads of the engine's record of a stream
-    [
-        ("muted", np.bool_),
-        ("lanes", np.int32),
-        ("first_lane", np.int64),
-        ("score", STREAM_SCORE),
-        ("incident", INCIDENT),
-    ],
-    align=True,
-)
-
 
 @functools.cache
 def network() -> tuple[Network, NDArray[np.int64], np.dtype[np.void]]:
     """Return the shipped network, its horizons, and the record of a lane that fits them."""
     weights = load_prior()
     horizons = np.array(weights.shape.horizons, np.int64)
-    return (
-        Network(weights),
-        horizons,
-        np.dtype([("input", NORMALISER), ("score", lane_score(weights.shape.horizons))], align=True),
-    )
+    return Network(weights), horizons, lane_row(weights.shape.horizons)
 
 
 class Judged(NamedTuple):

@@ -26,7 +26,8 @@ from detector.scoring.incidents import (
     watch,
 )
 from detector.scoring.news import AGAIN
-from tests.detector.scoring.support import SECOND, STREAM
+from detector.state.records import STREAM
+from tests.detector.scoring.support import SECOND
 
 THRESHOLD = 3.0
 QUIET, HIGH = 0.5, THRESHOLD + 2 * CLEAR
