@@ -54,7 +54,12 @@ STREAM_SCORE = np.dtype(
 
 @compiled
 def severity_of(m: Record, channel: int, limit: float) -> float:
-    """Return how large an observation is to a channel; squares, where the channel sums over features."""
+    """Return how large an observation is to a channel; squares, where the channel sums over features.
+
+    Symbols are nothing to the channels of numbers, whose fields are not written for them, and the other way round.
+    """
+    if m.known == (channel == SYMBOL):
+        return 0.0
     if channel == FORECAST:
         units = min(max(m.units[ERROR], m.units[SMOOTHED], m.units[FAR]), limit)
         return units * units + (COUPLING_WEIGHT * m.units[COUPLED]) ** 2

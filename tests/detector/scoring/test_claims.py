@@ -86,7 +86,7 @@ def asked(record: np.ndarray, channel: int, y: float) -> float:
 def test_severities_are_what_each_channel_measures() -> None:
     row = np.zeros(1, MEASURED)
     row["units"] = np.arange(1.0, 7.0)
-    row["still"], row["novel"], row["symbol"] = 7.0, 8.0, 9.0
+    row["still"], row["novel"], row["symbol"], row["known"] = 7.0, 8.0, 9.0, True
     largest = max(row["units"][0, [ERROR, SMOOTHED, FAR]])
 
     found = [severity_of(row[0], channel, math.inf) for channel in range(len(CHANNELS))]
@@ -98,10 +98,20 @@ def test_severities_are_what_each_channel_measures() -> None:
         7.0,
         coupling**2,
         8.0,
-        9.0,
+        0.0,
     ]
     assert found == pytest.approx(wanted)
     assert severity_of(row[0], FORECAST, 2.0) == pytest.approx(2.0**2 + (COUPLING_WEIGHT * coupling) ** 2)
+
+
+def test_a_symbol_is_nothing_to_the_channels_of_numbers() -> None:
+    """Their fields are not written for it."""
+    row = np.zeros(1, MEASURED)
+    row["units"], row["still"], row["novel"], row["symbol"] = math.nan, math.nan, math.nan, 9.0
+
+    found = [severity_of(row[0], channel, math.inf) for channel in range(len(CHANNELS))]
+
+    assert found == [9.0 if channel == SYMBOL else 0.0 for channel in range(len(CHANNELS))]
 
 
 def test_one_features_excess_over_the_second_is_limited_where_more_than_three_are(settled: np.ndarray) -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -38,6 +38,7 @@ def test_rarity_by_way_of_the_normal_is_near_students_own_tail(nu: float) -> Non
 
 
 @given(st.floats(1e-6, 1e6), st.floats(2.0, 100.0))
+@settings(deadline=None)
 def test_the_two_deviates_are_inverse_to_each_other(t: float, nu: float) -> None:
     assert student_deviate(normal_deviate(t, nu), nu) == pytest.approx(t, rel=1e-6)
 

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.scoring.threshold import MIN_THRESHOLD_ONE, MIN_THRESHOLD_SEVERAL, threshold_of, youth
@@ -38,5 +38,6 @@ def test_a_young_stream_needs_more_by_what_its_past_does_not_bear_out() -> None:
 
 
 @given(st.floats(2.0, 7.0), st.floats(-60.0, 1e7), st.floats(0.0, 1e7))
+@settings(deadline=None)
 def test_youth_only_passes(threshold: float, events: float, more: float) -> None:
     assert 0.0 <= youth(threshold, events + more) <= youth(threshold, events) <= threshold

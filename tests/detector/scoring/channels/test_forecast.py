@@ -15,6 +15,7 @@ from detector.scoring.channels.forecast import (
     SMOOTHING,
     forecast_state,
     measure_errors,
+    network_band,
 )
 from detector.scoring.student import BAND_DEVIATE
 from detector.scoring.units import ERROR, FAR, HAIR, SLOW, SMOOTHED
@@ -61,9 +62,11 @@ def test_expected_value_error_and_surprise_follow_from_the_forecast() -> None:
 
 
 def test_the_networks_band_holds_99_percent_of_its_distribution() -> None:
-    found = measured(np.full(3, 100.0), location=0.3, log_scale=-1.0, freedom=8.0)[2]
+    frame = np.zeros(1, FRAME)
+    frame["mean"], frame["deviation"] = MEAN, DEVIATION
+    output = np.array([0.3, 9.0, -1.0, 9.0, 8.0, 9.0], np.float32)  # of two horizons
 
-    edges = np.arcsinh((np.array([found["network_low"], found["network_high"]]) - MEAN) / DEVIATION)
+    edges = np.arcsinh((np.array(network_band(frame[0], output)) - MEAN) / DEVIATION)
     low, high = stats.t.cdf(edges, 8.0, loc=0.3, scale=math.exp(-1.0))
     assert high - low == pytest.approx(2 * stats.norm.cdf(BAND_DEVIATE) - 1, abs=1e-3)
     assert low == pytest.approx(1 - high)
