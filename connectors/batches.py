@@ -26,10 +26,13 @@ _Name = TypeVar("_Name")
 CHANNELS = ("forecast", "level", "still", "coupling", "novel", "symbol")
 # Alert.resolved_by: the old level came back, the new one was taken as normal, the stream sends nothing any more
 BACK, ACCEPTED, SILENCE = "back", "accepted", "silence"
+# Scores.held_back counts them: why an event above its stream's threshold is no alert. The stream is too young to know
+# what is so rare, or it is not rare enough among those of the whole fleet
+HELD_BACK = ("", "young", "fleet")
 
 _no_codes = lambda: np.zeros(0, np.int32)
 _no_numbers = lambda: np.zeros(0)
-_no_flags = lambda: np.zeros(0, np.bool_)
+_no_numbers8 = lambda: np.zeros(0, np.int8)
 
 
 def numbered(names: Iterable[str], numbers: dict[str, int]) -> Int64:
@@ -220,8 +223,7 @@ class Scores:
     expected_symbol: Int32 = field(default_factory=_no_codes)  # [scored observations] index into symbols; -1: none
     observed_probability: Float64 = field(default_factory=_no_numbers)  # [scored observations] NaN for a number
     expected_probability: Float64 = field(default_factory=_no_numbers)  # [scored observations] likewise
-    # [scored] the score is above the threshold, but the stream too young to know what is so rare; [0]: none is
-    young: Bool = field(default_factory=_no_flags)
+    held_back: NDArray[np.int8] = field(default_factory=_no_numbers8)  # [scored] index into HELD_BACK; [0]: none is
 
     def __len__(self) -> int:
         """Return the number of scored events."""

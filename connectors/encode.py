@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from connectors.batches import CHANNELS, Alert, Int64, Rejected, Scores
+from connectors.batches import CHANNELS, HELD_BACK, Alert, Int64, Rejected, Scores
 from connectors.json_records import AlertRecord, RejectedRecord, ScoreRecord
 from connectors.words import return_periods
 
@@ -65,14 +65,14 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
         batch.partition[event].tolist(),
         batch.offset[event].tolist(),
         scores.warming.tolist(),
-        scores.young.tolist() if len(scores.young) else [False] * len(scores),
+        scores.held_back.tolist() if len(scores.held_back) else [0] * len(scores),
         start[:-1],
         start[1:],
         strict=True,
     )
     for (
         stream, timestamp, score, threshold, alert, rank, channel, period, surprise,
-        partition, offset, warming, young, first, last,
+        partition, offset, warming, held, first, last,
     ) in rows:  # fmt: skip
         topic, number = batch.partitions[partition]
         record = ScoreRecord(  # in their order: by name each record would take 1.2 µs more
@@ -94,7 +94,7 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
             number,
             offset,
             warming,
-            "young" if young else "",
+            HELD_BACK[held],
         )
         for row in range(first, last) if symbols else ():
             if (symbol := symbols[row]) is not None:  # no band, but probabilities

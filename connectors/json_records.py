@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from connectors.batches import ACCEPTED, BACK, CHANNELS, SILENCE
+from connectors.batches import ACCEPTED, BACK, CHANNELS, HELD_BACK, SILENCE
 
 EVIDENCE = (
     "the channel's own numbers, in the data's unit, of the leading feature. forecast: observed, expected, lower, upper."
@@ -90,7 +90,13 @@ class ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
     offset: _Offset
     warming: Annotated[bool, _field("true while the stream is too young to be judged: its score is 0")] = False
     held_back: Annotated[
-        str, _field('"young": the score is above the threshold, but the stream too young to alert', enum=["young"])
+        str,
+        _field(
+            "why an event above the threshold of its stream's own budget is no alert."
+            ' "young": the stream has seen too little to know what is so rare.'
+            ' "fleet": alerting.fleet_alerts_per_day; events of other streams are rarer',
+            enum=[name for name in HELD_BACK if name],
+        ),
     ] = ""
     observed_probability: _ObservedProbability = {}
     expected_probability: _ExpectedProbability = {}

@@ -84,6 +84,9 @@ class DaemonSource(Source, Protocol):
     def resume(self) -> None:
         """Return records again."""
 
+    def share(self) -> float:
+        """Return the share of all partitions that are read here; 0 while that is none, or not known."""
+
     def fingerprints(self) -> Mapping[str, Sequence[int | str]]:
         """Return what identifies, after a restart, the files that offsets belong to; as JSON can hold it."""
 

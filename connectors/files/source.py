@@ -108,6 +108,10 @@ class FileSource:
         """Hand out records again."""
         self._paused = False
 
+    def share(self) -> float:
+        """Return 1: all files are read here."""
+        return 1.0
+
     @property
     def rewinds(self) -> bool:
         """Whether all files can be read again."""

@@ -252,6 +252,14 @@ class FetchThread(threading.Thread):
         if self.topics_at_first is None and self._client is not None:
             self.topics_at_first = set(self._client.cluster.topics())
 
+    def partitions(self) -> int:
+        """Return how many partitions the topics read have together, as far as is known. For any thread."""
+        if self._client is None:
+            return 0
+        cluster, pattern = self._client.cluster, self._settings.whole_name_pattern()
+        topics = self._settings.topics if pattern is None else filter(pattern.match, cluster.topics())
+        return sum(len(cluster.partitions_for_topic(topic) or ()) for topic in topics)
+
     def _watch_topics(self) -> None:
         """Log once which topics do not exist, and keep looking for them."""
         now = time.monotonic()

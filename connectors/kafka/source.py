@@ -214,6 +214,11 @@ class KafkaSource:
             lags[Partition(*partition)] = max(0, end - position)
         return lags
 
+    def share(self) -> float:
+        """Return the share of all partitions of the topics read that this member has; 0: none, or not known."""
+        count = self._reader.partitions()
+        return len(self._next.keys() | self._reader.held.keys()) / count if count else 0.0
+
     def close(self) -> None:
         """Leave the group (a static member stays until its session ends). No callback is called: checkpoint before."""
         reader = self._reader

@@ -58,7 +58,7 @@ class Checkpointer:
         """`offsets` are those of the next events, and are kept up; `metadata` is what a checkpoint says of the daemon.
 
         `metadata`: `longwatch`, its version; `member`, the worker's name; `model`, "" while it is the first one;
-        `newest`, the time of the newest event, s.
+        `newest`, the time of the newest event, s; `fleet_events_per_day`, what the engine goes by from there on.
         """
         self._settings, self._parts, self.metadata = settings, parts, metadata
         self.offsets = offsets

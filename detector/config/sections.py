@@ -135,7 +135,7 @@ class AlertingSettings(Section):
     alerts_per_stream_per_week: float = Field(3.0, gt=0, le=100_000)
     """Alert budget of one stream: its threshold is the score that about this many events a week exceed."""
     fleet_alerts_per_day: float = Field(50.0, gt=0, le=1_000_000)
-    """Alert budget of all streams together. Not in effect yet: only the budget per stream is."""
+    """Alert budget of all streams together, those of other workers included; the stricter of the two budgets holds."""
     threshold: float | None = Field(None, gt=0, le=300)
     """A fixed score to alert at, instead of the budgets; 6 is once in a million events."""
     direction: Literal["both", "above", "below"] = "both"

@@ -209,6 +209,19 @@ class Engine:
         self.streams.replace(stream, state)
 
     @property
+    def fleet_events_per_day(self) -> float:
+        """Rate of all streams' events, these and those of other workers, that the fleet's budget goes by; 0: unknown.
+
+        Between two settings of it scores are the same however batches are cut; the same settings at the same points in
+        the stream give the same scores again.
+        """
+        return self._stages.rules.fleet_events_per_day
+
+    @fleet_events_per_day.setter
+    def fleet_events_per_day(self, rate: float) -> None:
+        self._stages.rules = self._stages.rules._replace(fleet_events_per_day=float(rate))
+
+    @property
     def version(self) -> str:
         """Name of the weights in use."""
         return self.streams.version

@@ -50,7 +50,7 @@ def scores_of(batch: EventBatch, scored: ScoredBatch, version: str, names: Symbo
         interval=work.interval[back],
         alert=verdicts["alert"][back],
         warming=verdicts["warming"][back],
-        young=verdicts["young"][back],
+        held_back=verdicts["held_back"][back],
         surprise=verdicts["surprise"][back],
         start=start,
         observation=work.observation[rows],

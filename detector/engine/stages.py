@@ -51,7 +51,7 @@ class Stages:
         threads: int,
         on_stage: Callable[[str], None] | None,
     ) -> None:
-        self._states, self._rules = states, rules
+        self._states, self.rules = states, rules
         self.on_stage = on_stage or (lambda _: None)
         self._horizons, self._output_size = np.array(shape.horizons, np.int64), shape.output_size
         self._threads = threads
@@ -81,7 +81,7 @@ class Stages:
             if len(symbols.at):
                 span = int(symbols.start[first]), int(symbols.start[last])
                 measure_symbols(states.symbols.rows, symbols, predictions, *span, out.measured, batch.value)
-            judge(states.streams.rows, lanes, batch, numbers, forecasts, self._rules, first, last, out)
+            judge(states.streams.rows, lanes, batch, numbers, forecasts, self.rules, first, last, out)
             record(lanes["history"], numbers.lane[a:b], inputs[a:b], out.masked[numbers.at[a:b]], 0, b - a)
 
         self._parallel(batch.slot, features)

@@ -23,7 +23,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from connectors.batches import CHANNELS, Partition
+from connectors.batches import CHANNELS, HELD_BACK, Partition
 from connectors.decode.settings import REASONS
 
 ENGINE_ERROR = "engine_error"  # the reason for rejecting an event on which the engine raised
@@ -180,6 +180,15 @@ class Metrics:
             "alerts_total", "Alerts that fired, by severity and by the channel that found them.", "severity", "channel"
         )
         self.alerts = {labels: alerts.labels(*labels) for labels in product(("warning", "critical"), CHANNELS)}
+        self.events_held_back = counters(
+            "events_held_back_total",
+            "Events above the threshold of their stream's budget that were no alert, by reason.",
+            reason=HELD_BACK[1:],
+        )
+        self.fleet_events_per_day = gauge(
+            "fleet_events_per_day",
+            "Events a day of the whole fleet, estimated, that alerting.fleet_alerts_per_day goes by; 0: not known yet.",
+        )
         self.alerts_firing = gauge("alerts_firing", "Alerts that have fired and not resolved.")
         self.streams = gauge("streams", "Streams held in memory.")
         self.streams_warming = gauge("streams_warming", "Streams held in memory that are too young to be judged.")

@@ -55,7 +55,7 @@ VERDICT = np.dtype(  # one row an event
         ("channel", np.int8),  # that claims most; -1: none
         ("lead", np.int64),  # observation that contributes most; -1: none
         ("alert", np.bool_),
-        ("young", np.bool_),  # it would be, were the stream old enough for its threshold
+        ("held_back", np.int8),  # index into HELD_BACK: what keeps it from being one, news as it is
         ("lapses", np.bool_),  # an incident had ended before it, in the stream's silence
         ("accepted", np.bool_),  # where an incident resolves: the new level was taken as normal
         ("change", np.int8),  # what becomes of the incident: see incidents.py

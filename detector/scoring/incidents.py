@@ -13,12 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from connectors.batches import HELD_BACK
 from detector.scoring.claims import NOVEL, STILL
 from detector.scoring.news import AGAIN
 from detector.scoring.units import Record
 from training.network.compiled import compiled
 
 NONE, FIRES, PEAKS, RESOLVES = 0, 1, 2, 3  # VERDICT.change: what becomes of the stream's incident
+FREE, YOUNG, FLEET = range(len(HELD_BACK))  # VERDICT.held_back
 
 REFRACTORY = 20  # events without news after which an incident is over: a lasting condition must not blind the stream
 RECENT = 0b11111  # confirmation, for several features: two of the last five events ...
@@ -47,6 +49,8 @@ class AlertRules(NamedTuple):
     """What an operator asks of alerts. `direction`: 1 above the expectation only, -1 below only, 0 both."""
 
     alerts_per_stream_per_week: float = 3.0
+    fleet_alerts_per_day: float = 50.0  # of all streams together
+    fleet_events_per_day: float = 0.0  # likewise; 0: not known, so that only the budget of a stream holds
     fixed_threshold: float = math.nan  # a score; NaN: from the budget
     direction: int = 0
     min_deviation_absolute: float = 0.0  # of observed from expected, in the data's unit
@@ -58,11 +62,12 @@ class AlertRules(NamedTuple):
 @compiled
 def watch(
     s: Record,  # STREAM, one record
-    v: Record,  # VERDICT, one record: score, threshold, channel in; alert, young, change out
+    v: Record,  # VERDICT, one record: score, threshold, channel in; alert, held_back, change out
     time: int,
     above: bool,  # a claim stands above the threshold, news or not
     several: bool,  # the stream's events have several features
-    held_back: float,  # what of the threshold is the stream's youth
+    own: float,  # threshold by the stream's budget alone, whatever its age
+    fleet: float,  # threshold by that of all streams
     deviation: float,  # observed - expected of the feature that contributes most
     expected: float,
     rules: AlertRules,
@@ -76,7 +81,9 @@ def watch(
         and abs(deviation) >= rules.min_deviation_absolute
         and abs(deviation) >= rules.min_deviation_relative * abs(expected)
     )
-    v.young = wanted and v.score > v.threshold - held_back and v.score <= v.threshold
+    v.held_back = FREE
+    if wanted and own < v.score <= v.threshold and s.score.told[v.channel] == 0.0:  # else it is told already
+        v.held_back = FLEET if v.score <= fleet else YOUNG
     news = wanted and v.score > v.threshold
     i.recent = ((i.recent << 1) | above) & RECENT
     if above and (not i.on or time < i.since):  # the stream's time may have moved back

@@ -18,6 +18,7 @@ from detector.scoring.claims import CHANNELS, WARM_UP_EVENTS, WIDTH_WEIGHT, clai
 from detector.scoring.explain import explain
 from detector.scoring.incidents import (
     FIRES,
+    FREE,
     NONE,
     PEAKS,
     RESOLVES,
@@ -30,7 +31,7 @@ from detector.scoring.incidents import (
 )
 from detector.scoring.lane import measure_lane
 from detector.scoring.news import newest
-from detector.scoring.threshold import threshold_of, youth
+from detector.scoring.threshold import fleet_threshold, threshold_of, youth
 from detector.scoring.units import LEVEL, LEVEL_WARM_UP_EVENTS, Record
 from training.network.compiled import compiled
 
@@ -54,6 +55,8 @@ def judge(
     # columns once, outside the loop: in it each would count references
     start, slot, times, lane, value = batch.start, batch.slot, batch.time, batch.lane, batch.value
     measured, verdicts, masked = out.measured, out.verdicts, out.masked
+    weekly, fixed = rules.alerts_per_stream_per_week, rules.fixed_threshold
+    fleet = fleet_threshold(rules.fleet_events_per_day, rules.fleet_alerts_per_day, fixed)
     claims, leads = np.zeros(len(CHANNELS)), np.zeros(len(CHANNELS), np.int64)
     for i in range(first, last):
         s, v = streams[slot[i]], verdicts[i]
@@ -68,18 +71,17 @@ def judge(
         if lapses:
             end_incident(s)
         if b == a:
-            v.threshold = threshold_of(interval, rules.alerts_per_stream_per_week, rules.fixed_threshold, False)
-            v.alert, v.young, v.accepted, v.change = False, False, False, NONE
+            v.threshold = max(threshold_of(interval, weekly, fixed, False), fleet)
+            v.alert, v.held_back, v.accepted, v.change = False, FREE, False, NONE
             continue
         q.width = b - a if q.events == 0 else q.width + WIDTH_WEIGHT * (b - a - q.width)
         several = q.width >= SEVERAL
         _measure(s, lanes, batch, numbers, forecasts, i, gap, measured)
         limit = claim(q, measured[a:b], several, gap, claims, leads)
-        threshold = threshold_of(interval, rules.alerts_per_stream_per_week, rules.fixed_threshold, several)
-        held_back = 0.0
-        if math.isnan(rules.fixed_threshold):
-            held_back = youth(threshold, q.events - WARM_UP_EVENTS)
-        v.threshold = threshold + held_back
+        own = threshold_of(interval, weekly, fixed, several)
+        v.threshold = own
+        if math.isnan(fixed):
+            v.threshold = max(own + youth(own, q.events - WARM_UP_EVENTS), fleet)
         v.score, channel, above = newest(q, claims, v.threshold)
         q.events += 1
         v.rank, v.channel, v.warming = q.rank, channel, q.events <= WARM_UP_EVENTS
@@ -100,7 +102,7 @@ def judge(
                 measured[j].contribution /= total
             if not m.known:  # a symbol: neither above nor below, nor by how much
                 deviation, expected = math.inf if rules.direction >= 0 else -math.inf, 0.0
-        watch(s, v, time, above, several, held_back, deviation, expected, rules)
+        watch(s, v, time, above, several, own, fleet, deviation, expected, rules)
         incident = s.incident
         if v.change in (FIRES, PEAKS):
             low = high = math.nan

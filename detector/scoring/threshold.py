@@ -1,8 +1,8 @@
-"""The threshold of a stream: the score that about as many of its events exceed as its budget of alerts allows.
+"""The threshold of a stream: the score that about as many of its events exceed as budgets of alerts allow.
 
 A score is log10 of a return period in events, so the threshold is log10 of the events a week over the alerts a week. It
 rises with the rate of events: a stream at one a second has 60 times as many chances of a false alarm as one at one a
-minute.
+minute. The fleet's threshold is the same of all streams' events together; the higher of the two holds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 
 from training.network.compiled import compiled
 
-WEEK_SECONDS = 604_800.0
+WEEK_SECONDS, DAY_SECONDS = 604_800.0, 86_400.0
 MIN_THRESHOLD_SEVERAL = 2.8  # once in 630 events: rarer data than hourly would else alert on noise
 MIN_THRESHOLD_ONE = 3.0  # novelty's own anchor: see channels.novel.ALARMING
 
@@ -29,6 +29,17 @@ def threshold_of(interval: float, per_week: float, fixed: float, several: bool) 
     if interval <= 0.0:
         return least
     return max(math.log10(WEEK_SECONDS / interval / per_week), least)
+
+
+@compiled
+def fleet_threshold(events_per_day: float, alerts_per_day: float, fixed: float) -> float:
+    """Return the score above which any stream may alert: all streams' budget together.
+
+    0, which holds nothing back, where the rate of all streams' events is not known (0), or a threshold is fixed.
+    """
+    if not math.isnan(fixed) or events_per_day <= 0.0:
+        return 0.0
+    return max(math.log10(events_per_day / alerts_per_day), 0.0)
 
 
 @compiled

@@ -28,6 +28,7 @@ from detector.checkpointing.store import DamagedRowError, SqliteStore
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
 from detector.observability.metrics import Metrics
+from detector.service.fleet_rate import FleetRate
 from detector.service.health import Health, Notifier
 from detector.service.poison_events import FaultError, PoisonGuard
 from detector.service.reporter import Reporter, StageClock
@@ -58,6 +59,7 @@ class Daemon:
     sinks: SinkGroup
     store: SqliteStore
     checkpointer: Checkpointer
+    fleet_rate: FleetRate
     broker_wait: BrokerWait
     incidents: OpenIncidents
     guard: PoisonGuard
@@ -209,7 +211,7 @@ class Daemon:
             self._lag_due = time.monotonic() + LAG_SECONDS
         self._resolve_silent()
         if self.checkpointer.due:
-            self.checkpointer.commit()
+            self.fleet_rate.commit()
         self.promotion.advance()
 
     def _poll(self) -> RawBatch:
@@ -250,6 +252,7 @@ class Daemon:
             # a topic that cannot be written fails now, not at the first alert
             self.broker_wait.until_brokers_answer(self.sinks.writer.open)
         self.assigned = True
+        self.fleet_rate.assigned()
         self.checkpointer.assign(partitions)
 
     def _on_revoked(self, partitions: list[Partition]) -> None:

@@ -42,6 +42,7 @@ def engine_settings(settings: Settings, memory_bytes: int = 0) -> EngineSettings
         muted_streams=tuple(alerting.muted_streams),
         rules=AlertRules(
             alerts_per_stream_per_week=alerting.alerts_per_stream_per_week,
+            fleet_alerts_per_day=alerting.fleet_alerts_per_day,
             fixed_threshold=math.nan if alerting.threshold is None else alerting.threshold,
             direction={"above": 1, "below": -1, "both": 0}[alerting.direction],
             min_deviation_absolute=alerting.min_deviation_absolute,

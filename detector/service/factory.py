@@ -32,6 +32,7 @@ from detector.engine.open_incidents import OpenIncidents
 from detector.observability.metrics import Metrics
 from detector.service.daemon import Daemon
 from detector.service.engine_setup import device_of, engine_settings, log_capacity, memory_limit
+from detector.service.fleet_rate import FLEET_EVENTS, FleetRate
 from detector.service.health import Health, Notifier
 from detector.service.model_choice import MODELS_DIR, resumed_model
 from detector.service.poison_events import PoisonGuard
@@ -68,6 +69,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     store.upgrade()
     member = _member(settings, meta)
     metadata = {"longwatch": __version__, "member": member, "model": stored_model, "newest": newest}
+    metadata[FLEET_EVENTS] = meta.get(FLEET_EVENTS, 0.0)
     transactions: TransactionalWriter | None = None
     if settings.changelog:
         transactions = TransactionalWriter(settings.kafka, settings.kafka.transactional_id(member), broker_wait.check)
@@ -110,6 +112,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         sinks=sinks,
         store=store,
         checkpointer=checkpointer,
+        fleet_rate=FleetRate(engine, checkpointer, source, store, metrics),
         broker_wait=broker_wait,
         incidents=incidents,
         guard=guard,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from connectors.batches import Alert, EventBatch, Rejected
+from connectors.batches import HELD_BACK, Alert, EventBatch, Rejected
 from connectors.common.throttle import LogThrottle
 from connectors.words import format_duration, format_time
 from detector.config.settings import Settings
@@ -97,6 +97,8 @@ class Reporter:
         m.batch_events.observe([len(batch)])
         m.score.observe(scores.score)
         m.rank.observe(scores.rank)
+        for code, reason in enumerate(HELD_BACK[1:], 1):
+            m.events_held_back[reason].inc(int((scores.held_back == code).sum()))
         for alert in firing:
             m.alerts[alert.severity, alert.channel].inc()
         m.streams.set(len(self._streams))

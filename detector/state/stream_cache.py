@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import Partition
-from detector.scoring.admission import BLOCKED
+from detector.scoring.admission import BLOCKED, MIN_SILENCE, PAUSES
 from detector.scoring.claims import WARM_UP_EVENTS
 from detector.state.former import head_of
 from detector.state.names import partition_hash
@@ -35,6 +35,8 @@ Int64 = NDArray[np.int64]
 PACK_BATCH = 256  # streams whose hidden states are read together: 0.1 MB, of the widest 100 MB
 # Of the memory for states: what a chunk of a batch may load, what it may add, and what may wait for a drain
 PORTION = 1 / 16
+SECONDS_PER_DAY = 86_400.0
+KNOWN_INTERVAL_EVENTS = 10  # of a stream before its mean interval says how many events a day it has
 
 
 class _Place(NamedTuple):
@@ -150,6 +152,7 @@ class StreamCache:
         self.max_streams, self.memory_bytes, self._muted_streams = max_streams, memory_bytes, tuple(muted_streams)
         self._changed: set[int] = set()
         self.spill = SpillBuffer() if spill is None else spill  # evicted since the last drain
+        self.has_evicted = False  # so that not all streams that speak are here
         self._uses = 0
         self._last_use = np.zeros(0, np.int64)  # by slot: when it was last asked for; times may be wrong
 
@@ -218,6 +221,7 @@ class StreamCache:
         """Evict so many of the longest idle streams; return how many that was. What changed waits for `drain`."""
         if count <= 0:
             return 0
+        self.has_evicted = True
         idle = self._idle()[:count]
         changed = np.array([slot for slot in idle.tolist() if slot in self._changed], np.int64)
         for at in range(0, len(changed), PACK_BATCH):
@@ -312,6 +316,16 @@ class StreamCache:
         streams = self.states.streams.rows[self._slots()]
         warming, blocked = streams["score"]["events"] <= WARM_UP_EVENTS, streams["admission"]["dropped"] >= BLOCKED
         return Census(int(warming.sum()), int(blocked.sum()), int(streams["lanes"].sum()))
+
+    def events_per_day(self, newest: float) -> float:
+        """Return how many events a day the streams in memory have, by their own time.
+
+        Those that have fallen silent by `newest`, a time in s, count no more.
+        """
+        rows = self.states.streams.rows["admission"][self._slots()]
+        silent = newest - rows["time"] * 1e-9 > np.maximum(MIN_SILENCE, PAUSES * rows["pause"])
+        known = (rows["arrived"] >= KNOWN_INTERVAL_EVENTS) & (rows["interval"] > 0.0)
+        return float((SECONDS_PER_DAY / rows["interval"][known & ~silent]).sum())
 
     @property
     def nbytes(self) -> int:
