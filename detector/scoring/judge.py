@@ -66,6 +66,8 @@ def judge(
         q.time, q.interval = time, interval
         v.score = v.surprise = v.rank = 0.0
         v.warming, v.lead, v.channel = True, -1, -1
+        if batch.lapse[i] != 0:  # what comes after a silence is news, whether or not an incident was still open
+            q.told[:] = 0.0
         lapses = batch.lapse[i] != 0 and s.incident.open
         v.lapses = lapses
         if lapses:
@@ -108,7 +110,7 @@ def judge(
             low = high = math.nan
             for k in range(numbers.start[i], numbers.start[i + 1]):
                 if numbers.at[k] == v.lead:
-                    low, high = network_band(forecasts.frames[k], forecasts.outputs[k])
+                    low, high = network_band(forecasts.frames[k], forecasts.outputs[k], measured[v.lead].expected)
             explain(v, measured[v.lead], lanes[lane[v.lead]].score, value[v.lead], time, interval, low, high)
             begin_incident(incident, lane[v.lead] - s.first_lane, v.observed, v.expected)
         v.accepted = v.change == RESOLVES and is_accepted(incident)

@@ -50,16 +50,16 @@ def measure_lane(
     count = len(horizons)
     wait = horizons[count - 1] - 1
     location, log_scale, freedom = float(output[0]), float(output[count]), float(output[2 * count])
-    measure_errors(
+    low, high = measure_errors(
         r.forecast, r.events, x, r.last, frame, location, log_scale, freedom, float(output[count - 1]), wait, gap, m
     )
-    difference, m.usual = measure_level(r.level, time, x)
+    difference, m.usual = measure_level(r.level, time, min(max(x, low), high))  # else one wild value fills its hour
     m.sizes[LEVEL] = abs(difference)
     m.still = measure_still(r.still, r.events, time, x, r.last)
     learn_moments(r.coupling, r.events, x, m.least)
     measure_novelty(r.novel, r.events, x, abs(frame.mean), gap, m)
     if r.units.seen[ERROR] < WARM_UP_EVENTS:
-        m.lower, m.upper = network_band(frame, output)
+        m.lower, m.upper = network_band(frame, output, m.expected)
     else:
         band = max(r.units.slow_unit[ERROR], r.units.fast_unit[ERROR], m.least)
         m.lower, m.upper = m.expected - band, m.expected + band

@@ -70,8 +70,8 @@ def measure_errors(
     wait: int,  # 0: there is no far forecast
     gap: bool,  # the event ends a gap
     m: Record,  # out MEASURED
-) -> None:
-    """Measure one event's errors; what is wrong by less than a hair is not wrong."""
+) -> tuple[float, float]:
+    """Measure one event's errors; what is wrong by less than a hair is not wrong. Return the range seen before it."""
     mean, deviation = frame.mean, frame.deviation
     if events == 0:
         r.ahead[:] = math.nan
@@ -96,31 +96,38 @@ def measure_errors(
     m.tail = rarity(normal_deviate(abs(t), freedom))
     m.expected, m.error = expected, error
 
+    # that a mean takes in: it would take hundreds of events to forget one wild value
+    furthest = REACH * (high - low) if high > low else math.inf
     if gap:
         r.smoothed = 0.0
         r.ahead[:] = math.nan
     else:
-        r.smoothed += SMOOTHING * (error - r.smoothed)
+        r.smoothed += SMOOTHING * (min(max(error, -furthest), furthest) - r.smoothed)
     m.far_error = math.nan
     if wait > 0:
         place = events % wait
         m.far_error = x - r.ahead[place]
         r.ahead[place] = _in_data_unit(far_location, mean, deviation, low, high)
     if not math.isnan(m.far_error):
-        r.slow += SLOW_SMOOTHING * (abs(m.far_error) - r.slow)
+        r.slow += SLOW_SMOOTHING * (min(abs(m.far_error), furthest) - r.slow)
         m.sizes[FAR], m.sizes[SLOW] = abs(m.far_error), r.slow
     m.smoothed_error = r.smoothed
     m.sizes[ERROR], m.sizes[SMOOTHED] = abs(error), abs(r.smoothed)
+    return low, high
 
 
 @compiled
-def network_band(frame: Record, output: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the ends of the network's own 99 % band for the next event, in the data's unit."""
+def network_band(frame: Record, output: NDArray[np.float32], expected: float) -> tuple[float, float]:
+    """Return the ends of the network's own 99 % band for the next event, in the data's unit.
+
+    It takes in what is `expected`: the forecast may have been clipped to beyond its own band.
+    """
     count = len(output) // 3
     location, log_scale, freedom = float(output[0]), float(output[count]), float(output[2 * count])
     edge = math.exp(log_scale) * student_deviate(BAND_DEVIATE, freedom)
     low, high = max(location - edge, -LIMIT), min(location + edge, LIMIT)
-    return frame.mean + frame.deviation * math.sinh(low), frame.mean + frame.deviation * math.sinh(high)
+    low, high = frame.mean + frame.deviation * math.sinh(low), frame.mean + frame.deviation * math.sinh(high)
+    return min(low, expected), max(high, expected)
 
 
 @compiled(inline="always")
