@@ -9,7 +9,7 @@ import pytest
 from connectors.batches import Partition
 from detector.engine.batch_layout import MAX_LANES
 from detector.engine.engine import Engine, EngineSettings
-from detector.scoring.judge import NOVELTY_WARMUP, RETURN_WARMUP
+from detector.scoring.claims import NOVEL_WARM_UP_EVENTS, WARM_UP_EVENTS
 from tests.detector.engine.support import fired, noisy, rows_of, scored
 from tests.streams import (
     DAY,
@@ -27,18 +27,18 @@ from tests.streams import (
 from training.network.weights import Weights
 
 
-@pytest.mark.parametrize(("features", "warmup"), [(1, NOVELTY_WARMUP), (3, RETURN_WARMUP), (8, RETURN_WARMUP)])
-def test_a_young_stream_is_warming_up_and_scores_zero(model: Weights, features: int, warmup: int) -> None:
+@pytest.mark.parametrize("features", [1, 3, 8])
+def test_a_young_stream_is_warming_up_and_scores_zero(model: Weights, features: int) -> None:
     engine = Engine(model)
     events = numbered(wide("s", clock(400), noisy(400, features)))
 
-    early = run(engine, in_batches(events[: warmup - 2], 50))
+    early = run(engine, in_batches(events[:WARM_UP_EVENTS], 7))
     assert early.warming.all()
-    assert not early.score.any()
+    assert not early.score[: NOVEL_WARM_UP_EVENTS + 1].any()
     assert engine.streams.census().warming == 1
 
-    late = run(engine, in_batches(events[warmup - 2 :], 50))
-    assert not late.warming[3:].any()
+    late = run(engine, in_batches(events[WARM_UP_EVENTS:], 50))
+    assert not late.warming.any()
     assert late.score.any()
     assert engine.streams.census().warming == 0
 
@@ -222,7 +222,6 @@ def test_a_name_that_no_event_has_changes_no_stream(model: Weights) -> None:
 
 def test_these_tests_use_the_shipped_defaults() -> None:
     """What these tests prove they prove of the defaults."""
-    assert EngineSettings().rules.alerts_per_stream_per_week == 7.0
-    assert EngineSettings().rules.flag_repeats is False
+    assert EngineSettings().rules.alerts_per_stream_per_week == 3.0
     assert EngineSettings().keep_late is EngineSettings().keep_duplicates is False
     assert DAY == 86_400 * 1_000_000_000

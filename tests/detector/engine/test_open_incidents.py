@@ -261,6 +261,7 @@ def served(work: Path, events: Sequence[Event], **more: str) -> tuple[list[dict[
         "state.directory": str(work / "state"),
         "output.alerts_file": str(work / "alerts.jsonl"),
         "training.enabled": "false",
+        "alerting.threshold": "5",  # above what noise reaches
         "http.port": "0",
         **{name.replace("__", "."): value for name, value in more.items()},
     }

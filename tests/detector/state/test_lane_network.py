@@ -10,6 +10,7 @@ from connectors.batches import EventBatch
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
 from detector.engine.stages import WARM_UP_PASSES
+from detector.scoring.threshold import MIN_THRESHOLD_ONE
 from detector.state.lane_network import KernelLanes, RecurrentLanes
 from detector.state.tables import Table
 from detector.state.torch_lanes import TorchLanes
@@ -172,10 +173,11 @@ def test_a_swap_to_the_same_weights_hardly_changes_scores(model: Weights, events
     found = run(swapped, swapping(swapped, events, 8000, model, 500))
 
     difference = np.abs(found.score - wanted.score)
-    assert np.quantile(difference, 0.98) < 0.1, (
+    assert np.quantile(difference, 0.95) < 0.1
+    assert np.quantile(difference, 0.98) < 0.05 * MIN_THRESHOLD_ONE, (
         f"0.98 quantile of the scores' differences: {np.quantile(difference, 0.98)}"
     )
-    assert len({a.id for a in found.alerts} ^ {a.id for a in wanted.alerts}) <= 2
+    assert {a.id for a in found.alerts} == {a.id for a in wanted.alerts}
     names = list(never.streams.states.slots)
     true, primed = (np.concatenate([hidden(engine, name) for name in names]) for engine in (never, swapped))
     assert np.abs(primed - true).mean() < 0.3 * np.abs(true).mean()
@@ -216,7 +218,7 @@ def same(rows: np.ndarray, others: np.ndarray) -> bool:
 
 def tables(engine: Engine) -> dict[str, Table]:
     states = engine.streams.states
-    return {name: getattr(states, name) for name in ("streams", "lanes", "single", "many", "matrices")}
+    return {name: getattr(states, name) for name in ("streams", "lanes", "symbols")}
 
 
 @pytest.mark.parametrize("size", [1, 997])

@@ -317,7 +317,7 @@ def test_the_logged_stream_capacity_is_right(model: Weights, tmp_path: Path, cap
         log_capacity(memory_limit(LIMIT, changelog=False), engine.streams.states, 1 - 3 * PORTION, 100_000)
     reported = int(caplog.messages[-1].partition("some ")[2].split()[0])
     most = 0
-    for batch in in_batches([Event(f"s{k}", START, {"x": 1.0}) for k in range(4_000)], 100):
+    for batch in in_batches([Event(f"s{k}", START, {"x": 1.0}) for k in range(8_000)], 100):
         engine.step(batch)
         most = max(most, len(engine.streams))
     assert reported == pytest.approx(most, rel=0.05)

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from numpy.lib.recfunctions import repack_fields
@@ -11,10 +10,9 @@ from numpy.typing import NDArray
 
 from detector.engine.engine import Engine, EngineSettings
 from detector.errors import StateError
-from detector.scoring.admission import ADMISSION
-from detector.scoring.judge import LANE_SCORE, MANY_SCORE, SINGLE_SCORE
+from detector.state.former import head_of
 from detector.state.lane_network import KernelLanes
-from detector.state.records import FORMER_HEADER, FORMER_STREAM, HEADER, STREAM, head_of, lane_row
+from detector.state.records import HEADER, STREAM, lane_row
 from detector.state.stream_states import StreamStates
 from detector.state.tables import Table, block_size
 from tests.streams import DAY, Event, batch_of, clock, in_batches, numbered, run, seasonal, wide
@@ -34,7 +32,7 @@ def fed(model: Weights, events: list[Event]) -> Engine:
 
 
 def of_every_family(seed: int = 0, rows: int = 260) -> list[Event]:
-    """One, three, 20 and 200 features: a single stream, few, many, and too many for a subspace."""
+    """One, three, 20 and 200 features."""
     rng, events = np.random.default_rng(seed), []
     for features in (1, 3, 20, 200):
         value = seasonal(rng, clock(rows))[:, None] + rng.standard_normal((rows, features))
@@ -116,16 +114,11 @@ def neutral(row: bytes) -> tuple[Any, ...]:
     lanes, at = head.lanes, head.begin + head.notes
     notes = row[:at]
     stream = without_padding(np.frombuffer(row, STREAM, 1, at))
-    for name in ("first_lane", "single", "first_many", "matrix"):
-        stream[name] = stream[name] >= 0
+    stream["first_lane"] = stream["first_lane"] >= 0
     lane = without_padding(np.frombuffer(row, LANE, lanes, at + STREAM.itemsize))
     lane["feature"] = 0
     at += STREAM.itemsize + lanes * LANE.itemsize
-    end = at + lanes * 4 * head.state_size
-    family, count = (SINGLE_SCORE, 1) if stream["single"][0] else (MANY_SCORE, lanes)
-    scores = without_padding(np.frombuffer(row, family, count, end))
-    rest = row[end + count * family.itemsize :]
-    return notes, stream.tobytes(), lane.tobytes(), row[at:end], scores.tobytes(), rest
+    return notes, stream.tobytes(), lane.tobytes(), row[at:]
 
 
 def without_padding(rows: NDArray[np.void]) -> NDArray[np.void]:
@@ -189,40 +182,6 @@ def alarmed(rows: int = 400) -> list[Event]:
     return wide("s", clock(rows), value)
 
 
-def test_a_row_with_per_stream_weights_resumes_with_shared_weights(model: Weights) -> None:
-    """As versions with `model.scope = "stream"` wrote them: weights among the notes, and more than a state by lane."""
-    events = numbered(wide("s", clock(304), seasonal(NOISE, clock(304))[:, None]))
-    (name, row), *_ = fed(model, events[:300]).streams.drain()
-    engine = Engine(model, fetch=lambda names: [written for _ in names])
-    head = head_of(row)
-    at, size = head.begin + head.notes, head.state_size
-    version, *notes = msgspec.msgpack.decode(row[head.begin : at])
-    notes = msgspec.msgpack.encode([f"{version}-own", *notes, bytes(144_616)])
-    stream = former(np.frombuffer(row, STREAM, 1, at)[0]).tobytes()
-    lane = row[at + STREAM.itemsize : at + STREAM.itemsize + head.lanes * LANE.itemsize]
-    scores = row[at + STREAM.itemsize + len(lane) + 4 * head.lanes * size :]
-    more = FORMER_HEADER.pack(
-        bytes.fromhex(engine.streams.states.layouts[1]), size + 500, head.numbers, head.lanes, len(notes)
-    )
-    written = b"".join([more, notes, stream, lane, bytes(4 * head.lanes * (size + 500)), scores])
-
-    found = run(engine, in_batches(events[300:], 100))
-
-    assert len(found.score) == 4
-    assert not found.warming.any()
-    wanted = run(Engine(model), in_batches(events, 100)).surprise[300:]
-    assert found.surprise.mean() == pytest.approx(wanted.mean(), abs=0.3)  # primed by a window, not carried on
-    assert len(dict(engine.streams.drain())[name]) < len(row) + 100  # the weights are not kept
-
-
-def former(stream: np.void) -> np.void:
-    """Return a STREAM record in the former layout."""
-    written = np.zeros(1, FORMER_STREAM)[0]
-    for name in FORMER_STREAM.names or ():
-        written[name] = (stream["admission"] if name in (ADMISSION.names or ()) else stream)[name]
-    return written
-
-
 def test_an_open_incident_round_trips_even_without_expected_values(model: Weights) -> None:
     events = numbered(alarmed())
     engine = Engine(model)
@@ -248,5 +207,4 @@ def test_tables_report_their_memory(model: Weights) -> None:
 
     engine.step(batch_of([Event(f"b{k}", 1, {"x": 1.0}) for k in range(100)]))
 
-    single = STREAM.itemsize + LANE.itemsize + LANE_SCORE.itemsize
-    assert engine.streams.nbytes - before > 100 * single
+    assert engine.streams.nbytes - before > 100 * (STREAM.itemsize + LANE.itemsize)
