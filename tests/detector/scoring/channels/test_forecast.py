@@ -66,7 +66,7 @@ def test_the_networks_band_holds_99_percent_of_its_distribution() -> None:
     frame["mean"], frame["deviation"] = MEAN, DEVIATION
     output = np.array([0.3, 9.0, -1.0, 9.0, 8.0, 9.0], np.float32)  # of two horizons
 
-    edges = np.arcsinh((np.array(network_band(frame[0], output)) - MEAN) / DEVIATION)
+    edges = np.arcsinh((np.array(network_band(frame[0], output, MEAN)) - MEAN) / DEVIATION)
     low, high = stats.t.cdf(edges, 8.0, loc=0.3, scale=math.exp(-1.0))
     assert high - low == pytest.approx(2 * stats.norm.cdf(BAND_DEVIATE) - 1, abs=1e-3)
     assert low == pytest.approx(1 - high)
