@@ -44,6 +44,7 @@ _EXAMPLES = {
   torchrun --nproc-per-node 2 -m detector train history/*.csv --output models""",
     "backtest": """examples:
   longwatch backtest cpu.csv --output scores.csv
+  longwatch backtest *.csv.gz --budgets
   longwatch backtest *.csv.gz --output scores.csv --labels incidents.csv
   longwatch backtest cpu.csv --output history.csv --smooth
   longwatch backtest cpu.csv --output - | head""",
@@ -188,6 +189,10 @@ def _parser() -> argparse.ArgumentParser:
     backtest.add_argument(
         "--labels", **a_file, help="labelled incidents (CSV stream,start,end or JSON), to evaluate the alerts"
     )
+    backtest.add_argument(
+        "--budgets", action="store_true",
+        help="show what each budget of alerts would have cost, by channel and by stream; six engines run, not one",
+    )  # fmt: skip
     backtest.add_argument(
         "--smooth", action="store_true",
         help=f"add columns named lookahead_...: each event judged by what came before and after it. {LOOKAHEAD_NOTE}",

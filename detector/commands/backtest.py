@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from connectors.batches import Alert, Bool, Float64, Int64, Scores, numbered
+from connectors.batches import Alert, Bool, EventBatch, Float64, Int64, Scores, numbered
 from connectors.decode.decoder import Decoder
 from connectors.files.labels import LabelsError, Window, load_labels, windows_of
 from connectors.files.lines import FileError
 from connectors.files.settings import FileSettings
 from connectors.files.source import FileSource
 from detector.commands import LOOKAHEAD_NOTE
+from detector.commands.budgets import BUDGETS, Spans, Trial, budget_table
 from detector.commands.outputs import OutputFile
 from detector.commands.score_table import ScoreTable
 from detector.config.settings import Settings
-from detector.engine.engine import Engine
+from detector.engine.engine import Engine, Step
 from detector.errors import UsageError
 from detector.observability.alert_text import describe
 from detector.service.engine_setup import device_of, engine_settings
@@ -60,7 +61,10 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
 
         history = ScoredHistory()
     streams = ScoredStreams() if labels is not None else None
-    result = replay(options.files, settings, [part.add for part in (table, history, streams) if part is not None])
+    spans = Spans() if options.budgets else None
+    trials = [_trial(settings, budget) for budget in BUDGETS] if options.budgets else []
+    parts = (table, history, streams, spans, *trials)
+    result = replay(options.files, settings, [part.add for part in parts if part is not None])
     if not result.scored:
         raise FileError(
             f"no event was scored: {result.rejected} records were rejected, {result.dropped} events late or duplicate;"
@@ -72,7 +76,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         print(f"longwatch: {options.output} has columns named lookahead_... . {LOOKAHEAD_NOTE}", file=sys.stderr)
     report = sys.stderr if output and output.is_standard_output else sys.stdout
     firing = [alert for alert in result.alerts if alert.status == "firing"]
-    for alert in firing:
+    for alert in firing if spans is None else ():
         print(describe(alert), file=report)
     print(
         f"{result.scored:,} events scored in {result.seconds:.1f} s "
@@ -80,6 +84,8 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         f"{result.dropped} late or duplicate, {result.rejected} rejected" + (f"; {output.path}" if output else ""),
         file=report,
     )
+    if spans is not None:
+        print(f"\n{budget_table(trials, spans, settings)}", file=report)
     if labels is not None and streams is not None:
         print(f"\n{evaluation(streams, labels)}", file=report)
 
@@ -118,6 +124,38 @@ class BacktestResult:
     seconds: float = 0.0
 
 
+class Scorer:
+    """An engine that keeps evicted states itself, and goes by the rate of all events that it has seen."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._stored: dict[str, bytes] = {}  # states of evicted streams
+        self._engine = Engine(
+            first_model(settings),
+            engine_settings(settings),
+            device_of(settings),
+            lambda names: [self._stored.get(name) for name in names],
+        )
+
+    def step(self, batch: EventBatch) -> Step:
+        """Score a batch."""
+        engine = self._engine
+        step = engine.step(batch)
+        if engine.streams.spill:
+            self._stored.update(engine.streams.drain())
+        engine.fleet_events_per_day = engine.streams.events_per_day()
+        return step
+
+    def close(self) -> None:
+        """End the engine's threads."""
+        self._engine.close()
+
+
+def _trial(settings: Settings, budget: float) -> Trial:
+    alerting = settings.alerting.model_copy(update={"alerts_per_stream_per_week": budget, "threshold": None})
+    scorer = Scorer(settings.model_copy(update={"alerting": alerting}))
+    return Trial(budget, lambda scores: scorer.step(scores.batch).alerts)
+
+
 def replay(paths: Sequence[str], settings: Settings, takers: Sequence[Callable[[Scores], None]]) -> BacktestResult:
     """Score all events of `paths`, each file at full speed; hand every batch of scores to each of `takers`.
 
@@ -125,23 +163,15 @@ def replay(paths: Sequence[str], settings: Settings, takers: Sequence[Callable[[
     """
     decoder = Decoder(settings.decode)
     source = FileSource(FileSettings(paths=tuple(paths)), decoder)
-    stored: dict[str, bytes] = {}  # states of evicted streams
-    engine = Engine(
-        first_model(settings),
-        engine_settings(settings),
-        device_of(settings),
-        lambda names: [stored.get(name) for name in names],
-    )
+    scorer = Scorer(settings)
     result = BacktestResult()
     began = time.perf_counter()
-    with closing(engine), closing(source), tqdm(unit=" events", unit_scale=True, disable=None) as bar:
+    with closing(scorer), closing(source), tqdm(unit=" events", unit_scale=True, disable=None) as bar:
         while not source.finished():
             batch, rejected = decoder.decode(source.poll(0.5))
             for one in rejected[: max(MAX_LOGGED_REJECTIONS - result.rejected, 0)]:
                 logger.warning("rejected: %s", one.detail)
-            step = engine.step(batch)
-            if engine.streams.spill:
-                stored.update(engine.streams.drain())
+            step = scorer.step(batch)
             for take in takers:
                 take(step.scores)
             result.scored += len(step.scores)

@@ -317,10 +317,10 @@ class StreamCache:
         warming, blocked = streams["score"]["events"] <= WARM_UP_EVENTS, streams["admission"]["dropped"] >= BLOCKED
         return Census(int(warming.sum()), int(blocked.sum()), int(streams["lanes"].sum()))
 
-    def events_per_day(self, newest: float) -> float:
+    def events_per_day(self, newest: float = -math.inf) -> float:
         """Return how many events a day the streams in memory have, by their own time.
 
-        Those that have fallen silent by `newest`, a time in s, count no more.
+        Those that have fallen silent by `newest`, a time in s, count no more; by default all count.
         """
         rows = self.states.streams.rows["admission"][self._slots()]
         silent = newest - rows["time"] * 1e-9 > np.maximum(MIN_SILENCE, PAUSES * rows["pause"])
