@@ -123,7 +123,7 @@ def _alert_of(
             "expected_probability": expected_probability[lead],
         }
     else:
-        evidence = evidence_of(channel, verdict, float(measured["expected"][rows][names.index(lead)]))
+        evidence = evidence_of(channel, verdict)
         lower[lead] = upper[lead] = math.nan
         if channel == "forecast":
             expected[lead] = evidence["expected"]
@@ -172,11 +172,8 @@ EVIDENCE: dict[str, dict[str, str]] = {
 }
 
 
-def evidence_of(channel: str, verdict: Records, forecast: float) -> dict[str, float]:
-    """Return a channel's numbers by name; left out are those that are not known, or that would belie the alert.
-
-    `forecast` is that of the leading feature: where a value is not new but its distance from there, it is told instead.
-    """
+def evidence_of(channel: str, verdict: Records) -> dict[str, float]:
+    """Return a channel's numbers by name; left out are those that are not known, or that would belie the alert."""
     found = {name: float(verdict[column]) for name, column in EVIDENCE[channel].items()}
     if channel in {"forecast", "level"}:  # many features can be unusual together, and each within its own band
         value = found["observed" if channel == "forecast" else "level"]
@@ -184,8 +181,8 @@ def evidence_of(channel: str, verdict: Records, forecast: float) -> dict[str, fl
             del found["lower"], found["upper"]
     elif channel == "still" and not 0.0 < found["usual_longest_seconds"] < found["seconds"]:
         del found["usual_longest_seconds"]
-    elif channel == "novel" and (math.isnan(found["nearest"]) or found["nearest"] == found["observed"]):
-        found = {"observed": found["observed"], "expected": forecast}
+    elif channel == "novel" and math.isnan(found["nearest_seconds_ago"]):  # it is the error that is new
+        found = {"observed": found["observed"], "expected": found["nearest"]}
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 

@@ -17,7 +17,8 @@ def explain(v: Record, m: Record, lane: Record, x: float, time: int, interval: f
 
     forecast: observed, expected, band of the statistic that is largest. level: today's level, the hour's usual, its
     band. still: for how long, and the usual longest, in seconds. coupling: observed, and what the others let expect.
-    novel: observed, the nearest value met before and how long ago, in seconds. `low` and `high` are the network's band.
+    novel: observed, the nearest value met before and how long ago, in seconds; where it is the error that is new, what
+    was forecast, and NaN. `low` and `high` are the network's band.
     """
     v.observed = v.expected = v.lower = v.upper = v.seconds = v.usual_seconds = math.nan
     if not m.known:  # a symbol
@@ -43,7 +44,7 @@ def explain(v: Record, m: Record, lane: Record, x: float, time: int, interval: f
         v.usual_seconds = usual_longest(lane.still) * interval
     elif v.channel == COUPLING:
         v.expected = x - lane.coupling.residual * math.sqrt(lane.coupling.variance)
-    elif v.channel == NOVEL:
+    elif v.channel == NOVEL and not math.isnan(m.nearest):
         v.expected, v.seconds = m.nearest, m.nearest_age * interval
     if v.lower <= v.observed <= v.upper:  # no alert stands inside the band it prints
         v.lower = v.upper = math.nan

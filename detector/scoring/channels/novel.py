@@ -47,6 +47,7 @@ def measure_novelty(r: Record, events: int, x: float, size: float, gap: bool, m:
     else:
         error = m.error if abs(m.error) > HAIR * size else 0.0
         by_error, _, _ = distance(r.error, error, events, skill)
-        far = max(far, ERROR_WEIGHT * by_error)
+        if ERROR_WEIGHT * by_error > far:  # not the value is new but its distance from the forecast
+            far, m.nearest, m.nearest_age = ERROR_WEIGHT * by_error, math.nan, math.nan
         r.context += max(CONTEXT_WEIGHT, 1.0 / (events + 1.0)) * (min(m.tail, MAX_TAIL) - r.context)
     m.novel = max(math.log10(far / ALARMING) + ALARMING_PERIOD, 0.0) if far > 0.0 else 0.0
