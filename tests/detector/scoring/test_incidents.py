@@ -12,11 +12,14 @@ from detector.scoring.claims import CHANNELS, FORECAST, NOVEL, STILL
 from detector.scoring.incidents import (
     CLEAR,
     FIRES,
+    FLEET,
+    FREE,
     INCIDENT,
     NONE,
     PEAKS,
     REFRACTORY,
     RESOLVES,
+    YOUNG,
     AlertRules,
     alert_id,
     begin_incident,
@@ -39,7 +42,8 @@ def watched(
     several: bool = False,
     channel: int = FORECAST,
     muted: bool = False,
-    held_back: float = 0.0,
+    own: float = THRESHOLD,
+    fleet: float = 0.0,
     deviations: float | Sequence[float] = 5.0,
     expected: float = 10.0,
     direction: int = 0,
@@ -61,7 +65,7 @@ def watched(
     for k, (score, deviation) in enumerate(zip(scores, deviations, strict=True)):
         v = verdicts[k]
         v["score"], v["threshold"], v["channel"] = score, THRESHOLD, channel
-        watch(s[0], v, k * step, score > THRESHOLD, several, held_back, deviation, expected, rules)
+        watch(s[0], v, k * step, score > THRESHOLD, several, own, fleet, deviation, expected, rules)
     return verdicts["change"].tolist(), verdicts
 
 
@@ -100,7 +104,7 @@ def test_twenty_events_without_news_end_an_incident() -> None:
     s, v, ends = np.zeros(1, STREAM), np.zeros(1, VERDICT), []
     for k in range(REFRACTORY + 1):
         v["score"], v["threshold"] = HIGH if k == 0 else 0.95 * THRESHOLD, THRESHOLD
-        watch(s[0], v[0], k * SECOND, True, False, 0.0, 5.0, 10.0, AlertRules())
+        watch(s[0], v[0], k * SECOND, True, False, THRESHOLD, 0.0, 5.0, 10.0, AlertRules())
         ends.append(int(v["change"][0]))
     assert at(ends, RESOLVES) == [REFRACTORY]
 
@@ -175,18 +179,19 @@ def test_what_was_not_told_is_news_still(rules: dict[str, Any]) -> None:
         min_duration_seconds=rules.get("min_duration", 0.0),
     )
     v["score"], v["threshold"] = HIGH, THRESHOLD
-    watch(s[0], v[0], 0, True, False, 0.0, 5.0, 10.0, given)
+    watch(s[0], v[0], 0, True, False, THRESHOLD, 0.0, 5.0, 10.0, given)
 
     assert v["change"] == NONE
     assert s["score"]["told"][0].tolist() == pytest.approx([0.0, *[HIGH] * (len(CHANNELS) - 1)])
 
 
-def test_what_only_youth_holds_back_is_called_young() -> None:
-    """The threshold contains what youth adds."""
-    young = watched([THRESHOLD - 0.5, THRESHOLD - 1.5, HIGH], held_back=1.0)[1]["young"]
+@pytest.mark.parametrize(("fleet", "by"), [(0.0, YOUNG), (THRESHOLD - 0.2, FLEET)])
+def test_what_only_youth_or_the_fleet_holds_back_is_marked(fleet: float, by: int) -> None:
+    """The threshold contains both; what the stream's own budget would let through is told apart."""
+    scores = [THRESHOLD - 0.5, THRESHOLD - 1.5, HIGH]
 
-    assert young.tolist() == [True, False, False]
-    assert not watched([THRESHOLD - 0.5], held_back=1.0, muted=True)[1]["young"].any()
+    assert watched(scores, own=THRESHOLD - 1.0, fleet=fleet)[1]["held_back"].tolist() == [by, FREE, FREE]
+    assert not watched(scores, own=THRESHOLD - 1.0, fleet=fleet, muted=True)[1]["held_back"].any()
 
 
 @pytest.mark.parametrize(("levels", "accepted"), [([50.0] * 20, True), ([10.0] * 20, False), ([50.0] * 5, True)])
@@ -225,7 +230,7 @@ def test_time_that_moves_back_begins_the_run_anew() -> None:
     for time in (100, 101, 50, 52, 54):
         v["score"], v["threshold"] = HIGH, THRESHOLD
         rules = AlertRules(min_duration_seconds=3.0)
-        watch(s[0], v[0], time * SECOND, True, False, 0.0, 5.0, 10.0, rules)
+        watch(s[0], v[0], time * SECOND, True, False, THRESHOLD, 0.0, 5.0, 10.0, rules)
         found.append(int(v["change"][0]))
 
     assert at(found, FIRES) == [4]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.scoring.claims import CHANNELS, FORECAST, LEVEL, NOVEL, STILL
-from detector.scoring.incidents import FIRES, PEAKS, REFRACTORY, RESOLVES, AlertRules
+from detector.scoring.incidents import FIRES, PEAKS, REFRACTORY, RESOLVES, YOUNG, AlertRules
 from tests.detector.scoring.support import (
     DAY,
     HOUR,
@@ -324,7 +324,7 @@ def test_a_young_stream_tells_what_is_large_and_holds_back_what_is_slight() -> N
     assert 120 in found.alerts
     threshold = found.verdict["threshold"]
     assert threshold[120] > threshold[399] > 0.0
-    slight = found.verdict["young"]
+    slight = found.verdict["held_back"] == YOUNG
     assert (found.verdict["score"][slight] <= threshold[slight]).all()
 
 
@@ -345,7 +345,7 @@ def test_a_fixed_threshold_is_the_operators_own() -> None:
     found = judged(calm(rows=300), rules=AlertRules(fixed_threshold=2.0))
 
     assert set(found.verdict["threshold"].tolist()) == {2.0}
-    assert not found.verdict["young"].any()
+    assert not found.verdict["held_back"].any()
 
 
 # --- Ranks ------------------------------------------------------------------------------------------------------------
