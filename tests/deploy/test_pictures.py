@@ -1,4 +1,4 @@
-"""The pictures of docs/scoring.md show what the engine does now: make pictures."""
+"""docs/scoring.md is true: its pictures show what the engine does now (make pictures), its prices are the code's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from detector.scoring.claims import CHANNELS
+from detector.scoring.claims import CHANNELS, PRICES
 from docs.references.pictures import FOLDER, PICTURES, columns_of
 from docs.references.svg import drawn
 
@@ -40,3 +40,10 @@ def test_the_picture_on_disk_is_what_the_engine_makes(shown):
 
 def test_every_picture_is_small():
     assert all(path.stat().st_size < 30_000 for path in FOLDER.glob("*.svg"))
+
+
+@pytest.mark.parametrize(("channel", "price"), list(zip(CHANNELS, PRICES, strict=True)))
+def test_a_channels_price_is_said_in_its_section(channel, price):
+    text = (FOLDER.parents[1] / "scoring.md").read_text()
+    section = text.partition(f"\n### {channel}\n")[2].partition("\n##")[0]
+    assert float(re.search(r"^\| price \| (\d+(?:\.\d+)?)", section, re.MULTILINE)[1]) == price
