@@ -52,6 +52,7 @@ def test_two_members_share_partitions_and_one_takes_over_when_the_other_leaves(
     second = open_member(config)
     until(lambda: len(first.owned) == 2 and len(second.owned) == 2, "each member owns 2 partitions")
     assert first.owned.isdisjoint(second.owned)
+    until(lambda: first.source.share() == second.source.share() == 0.5, "each knows that it has half of all")
     revoked = [partitions for kind, partitions in first.events if kind == "revoked"]
     assert [len(partitions) for partitions in revoked] == [2], "only the partitions that move are revoked"
     assert first.threads == {first.thread.name}, "callbacks run on the thread that polls"
@@ -62,6 +63,7 @@ def test_two_members_share_partitions_and_one_takes_over_when_the_other_leaves(
     assert second.values
     second.close()
     until(lambda: len(first.owned) == 4, "the first member owns all again")
+    until(lambda: first.source.share() == 1.0, "it knows that there is no other")
     produce(apache, name, range(400, 500), partitions=4)
     until(lambda: set(range(400, 500)) <= set(first.values), "the records of all partitions come to the first")
 
