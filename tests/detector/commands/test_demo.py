@@ -74,14 +74,16 @@ def test_every_event_is_scored_once(demo):
     assert len({score["stream"] for score in scores}) == 7
 
 
-def test_each_alert_is_printed_when_it_fires_with_observed_and_expected_values(demo):
+def test_each_alert_is_printed_when_it_fires_with_what_was_found_and_how_rare_that_is(demo):
+    words = " ".join(demo.text.split())
     rows = re.findall(r"^[! ] \d{4}-\d\d-\d\d \d\d:\d\d  .*$", demo.text, re.MULTILINE)
     firing = demo.firing()
     assert len(rows) == len(firing) > 0
     for row, alert in zip(rows, firing, strict=True):
         assert alert["started_at"][:16].replace("T", " ") in row
         assert alert["stream"] in row
-        assert " .. " in row
+        assert row.endswith(f"{alert['channel']:8}  {alert['return_period']}")
+        assert f"{alert['channel']} {alert['return_period']} {alert['summary']}" in words
         assert row.startswith("!") == (alert["severity"] == "critical")
 
 
