@@ -23,6 +23,7 @@ from detector.config.settings import Settings
 from detector.engine.open_incidents import OpenIncidents
 from detector.errors import StateError
 from detector.observability.metrics import Metrics
+from detector.state.former import TAKEN_OVER
 from detector.state.stream_cache import StreamCache
 
 logger = logging.getLogger(__name__)
@@ -317,9 +318,15 @@ def observe_fleet(metrics: Metrics, streams: StreamCache) -> None:
 def check_layout(meta: Mapping[str, Any], settings: Settings, layouts: Sequence[str], version: str) -> None:
     """Refuse states that this version cannot read at once, not when the first of these streams comes.
 
-    `meta` is the store's, `layouts` are those that this version reads, its own first; raises StateError.
+    `meta` is the store's, `layouts` are those that this version reads, its own first; raises StateError. Of states that
+    a former version wrote the log says what becomes of them: once, as the next checkpoint names the present layout.
     """
-    if meta.get("layout", layouts[0]) not in layouts:
+    if meta.get("layout", layouts[0]) in layouts[1:]:
+        logger.warning(
+            "state directory %s: its states were written by longwatch %s in a former layout: %s",
+            *(settings.state.directory, meta.get("longwatch"), TAKEN_OVER),
+        )
+    elif meta.get("layout", layouts[0]) != layouts[0]:
         changelog = ", and kafka.changelog_topic to a new name" if settings.changelog else ""
         raise StateError(
             f"state directory {settings.state.directory}: its states were written by longwatch"

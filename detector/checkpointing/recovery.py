@@ -32,7 +32,7 @@ from connectors.kafka.transactions import end_transaction_of
 from detector.checkpointing.state_directory import UnsavedError
 from detector.checkpointing.store import PartitionPosition, PartitionRow, SqliteStore
 from detector.errors import StateError
-from detector.state.former import incident_of
+from detector.state.former import TAKEN_OVER, incident_of
 from detector.state.names import partition_hash
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ class ChangelogRecovery(threading.Thread):
         super().__init__(name="changelog-recovery", daemon=True)
         self._settings, self._store = settings, store
         self._layouts, self._member, self._standby = layouts, member, standby
+        self._former_found = False  # states of a former layout: it is said once
         self._lock = threading.Lock()
         self._requested: set[Partition] = set()  # to be restored
         self._owned: set[Partition] = set()  # restored, or to be
@@ -277,6 +278,12 @@ class ChangelogRecovery(threading.Thread):
                 offset, member, task.mark = entry.offset, entry.mark.member, entry.mark
                 if entry.mark.layout not in self._layouts:
                     raise self._other_layout(partition, entry.mark)
+                if entry.mark.layout != self._layouts[0] and not self._former_found:
+                    self._former_found = True
+                    logger.warning(
+                        "changelog %s: its states were written by longwatch %s in a former layout: %s",
+                        *(self._settings.changelog_of(partition.topic), entry.mark.longwatch, TAKEN_OVER),
+                    )
                 if entry.mark.group != self._settings.group_id:
                     raise ChangelogError(
                         f"changelog {self._settings.changelog_of(partition.topic)}/{partition.partition} is of group"

@@ -81,6 +81,10 @@ _LAYOUTS = {
         msgspec.msgpack.Decoder(tuple[str, list[str], Alert | None, list[list[str]], bytes]),
     ),
 }  # fmt: skip
+TAKEN_OVER = (  # what a log says of such rows
+    "what their streams have shown, the network's states and open incidents are taken over; the score of each stream"
+    " begins anew with its next event, as that of a young one"
+)
 LAYOUTS = tuple(layout.hex() for layout in _LAYOUTS)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import sqlite3
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import crc32c
+import zstandard
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
@@ -45,6 +47,7 @@ from training.network.registry import ModelCard, Registry, RegistryError
 from training.network.shape import ModelError
 from training.network.weights import load_prior
 
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 NOW_MS = 1_790_000_000_000
 
 JSON = [
@@ -280,6 +283,7 @@ def targets(folder: Path) -> dict[str, Target]:
         ),
         "changelog records": Target(states.seeds, states),  # type: ignore[attr-defined]
         "states' rows": Target(rows, refusing(unpack, StateError)),
+        "states' rows of former versions": Target(former_rows(folder), refusing(unpack, StateError)),
         "alerts to be sent": Target(
             [alert_record(alert())[1]], refusing(lambda data: webhook_body(alert_of(data)), ValueError)
         ),
@@ -299,6 +303,17 @@ SETTINGS = [
     b'[alerting]\nthreshold = 3.5\nmute = ["test-*"]\n'
     b'[model]\nhorizons = [1, 3]\n[http]\nport = 0\n[compute]\ndevice = "cpu"\n',
 ]
+
+
+def former_rows(folder: Path) -> list[bytes]:
+    """Return the rows of the former layouts that are still taken over."""
+    rows = []
+    for name in ("format-2", "format-3"):
+        path = folder / f"{name}.db"
+        path.write_bytes(zstandard.decompress((GOLDEN / name / "state.db.zst").read_bytes()))
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            rows += [row for (row,) in db.execute("SELECT row FROM streams ORDER BY name")]
+    return rows
 
 
 def seed_of_store(folder: Path, rows: list[bytes]) -> bytes:

@@ -78,7 +78,8 @@ def measure_errors(
     low, high = _widen_range(r, events, x)
     hair = HAIR * abs(mean)
     m.least = max(MIN_UNIT * (high - low), hair, 1e-12)
-    expected = _in_data_unit(location, mean, deviation, low, high)
+    lowest, highest = (low, high) if events > 0 else (-math.inf, math.inf)  # else a forecast would know its own event
+    expected = _in_data_unit(location, mean, deviation, lowest, highest)
     error = x - expected
 
     scale = math.exp(log_scale)
@@ -107,7 +108,7 @@ def measure_errors(
     if wait > 0:
         place = events % wait
         m.far_error = x - r.ahead[place]
-        r.ahead[place] = _in_data_unit(far_location, mean, deviation, low, high)
+        r.ahead[place] = _in_data_unit(far_location, mean, deviation, lowest, highest)
     if not math.isnan(m.far_error):
         r.slow += SLOW_SMOOTHING * (min(abs(m.far_error), furthest) - r.slow)
         m.sizes[FAR], m.sizes[SLOW] = abs(m.far_error), r.slow

@@ -1,6 +1,6 @@
 """State that another version has written: resumed without a difference, or refused in one line and kept.
 
-tests/golden/ holds what longwatch has left behind, by the store's format; `make_golden` there says how it is made.
+tests/golden/ holds what longwatch has left behind, a folder for each change; `make_golden` there says how it is made.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from detector.checkpointing.state_directory import DATABASE
 from detector.checkpointing.store import SqliteStore
 from detector.config.settings import load_settings
 from detector.errors import StateError
+from detector.scoring.claims import NOVEL_WARM_UP_EVENTS, WARM_UP_EVENTS
 from detector.service.daemon import Daemon
 from detector.service.factory import build_daemon
+from detector.state.former import TAKEN_OVER
 from tests.daemon.records import TOLERANCE
 from tests.golden.make_golden import CUT, GONE, NAMES, SOURCE, START, STEP, alarmed, events, settings
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
-# What this version writes; what it takes over, with other rows and another format of the store; what it refuses
-PRESENT, FORMER, OLD = GOLDEN / "format-3", GOLDEN / "format-2", GOLDEN / "format-1"
+# What this version writes; what it takes over, with the rows of another score, the older one with another format of the
+# store, too; what it refuses
+PRESENT, FORMER, OLDER, OLD = (GOLDEN / f"format-{number}" for number in (4, 3, 2, 1))
 
 
 @pytest.fixture
@@ -63,21 +66,55 @@ def assert_as_before(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) 
     assert sorted(differences)[round(0.95 * len(differences))] < TOLERANCE
 
 
-@pytest.mark.parametrize("golden", [PRESENT, FORMER], ids=["present", "former"])
-def test_resuming_the_golden_state_gives_its_versions_scores(work: Path, golden: Path) -> None:
+def scored(work: Path, scores: str = "scores.jsonl", **more: str) -> list[dict[str, Any]]:
+    """Let a daemon read on to the end of the events; return what it wrote."""
+    open_daemon(work, output__scores_file=str(work / scores), **more).run()
+    return [msgspec.json.decode(line) for line in (work / scores).read_bytes().splitlines()]
+
+
+def golden_scores() -> list[dict[str, Any]]:
+    return [msgspec.json.decode(line) for line in (PRESENT / "scores.jsonl").read_bytes().splitlines()]
+
+
+def test_resuming_the_golden_state_gives_its_versions_scores(work: Path) -> None:
     """Fails with a change of what rows hold: then FORMAT_VERSION, or the rows' layout, must tell the two apart."""
-    unpack(golden, work)
-    open_daemon(work, output__scores_file=str(work / "scores.jsonl")).run()
-    found = [msgspec.json.decode(line) for line in (work / "scores.jsonl").read_bytes().splitlines()]
-    wanted = [msgspec.json.decode(line) for line in (FORMER / "scores.jsonl").read_bytes().splitlines()]
+    unpack(PRESENT, work)
+    found, wanted = scored(work), golden_scores()
     assert len(found) == len(wanted) == len(events().splitlines()) - CUT * len(NAMES)
     assert max(record["score"] for record in wanted) > 3.0
     assert_as_before(found, wanted)
 
 
+@pytest.mark.parametrize("golden", [FORMER, OLDER], ids=["former", "older"])
+def test_a_former_state_is_taken_over_but_for_its_score(
+    work: Path, golden: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Forecasts and symbols go on as if there had been no change of version; the score is that of a young stream."""
+    unpack(golden, work)
+    found = scored(work)
+    assert caplog.text.count(TAKEN_OVER) == 1
+    assert scored(work, "again.jsonl") == []
+    assert caplog.text.count(TAKEN_OVER) == 1, "the next start has nothing to say"
+
+    wanted = scored(work, "whole.jsonl", state__directory=str(work / "from-the-start"))[CUT * len(NAMES) :]
+    assert [record["stream"] for record in found] == [record["stream"] for record in wanted]
+    for record, expected in zip(found, wanted, strict=True):
+        assert record["surprise"] == pytest.approx(expected["surprise"], abs=0.01), record
+        for name in ("observed_probability", "expected_probability"):
+            assert record.get(name) == (pytest.approx(expected[name], rel=1e-3) if name in expected else None), record
+    for record, expected in zip(found[:2], wanted[:2], strict=True):  # later ones are clipped to the range seen since
+        assert record["expected"] == pytest.approx(expected["expected"], rel=1e-3)
+    for stream in NAMES:
+        ours = [record for record in found if record["stream"] == stream]
+        assert [record.get("warming", False) for record in ours] == [k < WARM_UP_EVENTS for k in range(len(ours))]
+        assert not any(record["score"] for record in ours[: NOVEL_WARM_UP_EVENTS + 1])
+        assert not any(record["alert"] for record in ours)
+
+
 @pytest.mark.parametrize("damaged", [False, True])
-def test_an_open_incident_of_the_golden_state_ends_without_its_stream(work: Path, damaged: bool) -> None:
-    unpack(FORMER, work, "incident.db.zst")
+@pytest.mark.parametrize("golden", [PRESENT, OLDER], ids=["present", "older"])
+def test_an_open_incident_of_the_golden_state_ends_without_its_stream(work: Path, golden: Path, damaged: bool) -> None:
+    unpack(golden, work, "incident.db.zst")
     if damaged:
         with contextlib.closing(sqlite3.connect(work / "state" / DATABASE)) as db, db:
             db.execute("UPDATE streams SET row = zeroblob(length(row))")
@@ -102,7 +139,7 @@ def test_a_stream_with_a_damaged_row_is_reset_and_the_others_resume(
     daemon = open_daemon(work, output__scores_file=str(work / "scores.jsonl"))
     daemon.run()
     found = [msgspec.json.decode(line) for line in (work / "scores.jsonl").read_bytes().splitlines()]
-    wanted = [msgspec.json.decode(line) for line in (FORMER / "scores.jsonl").read_bytes().splitlines()]
+    wanted = golden_scores()
     assert wanted[0]["stream"] == found[0]["stream"] == NAMES[0]
     assert wanted[0]["score"] > 0
     assert found[0]["warming"]
@@ -112,7 +149,7 @@ def test_a_stream_with_a_damaged_row_is_reset_and_the_others_resume(
     assert daemon.metrics.registry.get_sample_value("longwatch_streams_begun_anew_total", {"reason": "damaged"}) == 1
 
 
-@pytest.mark.parametrize("golden", [PRESENT, FORMER], ids=["present", "former"])
+@pytest.mark.parametrize("golden", [PRESENT, FORMER, OLDER], ids=["present", "former", "older"])
 def test_golden_changelog_records_give_the_golden_rows(work: Path, golden: Path) -> None:
     unpack(golden, work)
     store = SqliteStore(work / "state")

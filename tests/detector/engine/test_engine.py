@@ -44,9 +44,11 @@ def test_a_young_stream_is_warming_up_and_scores_zero(model: Weights, features: 
 
 
 def test_forecasts_begin_with_the_second_event(model: Weights) -> None:
-    outcome = scored(model, wide("s", clock(5), noisy(5)))
+    value = noisy(5)
+    outcome = scored(model, wide("s", clock(5), value))
 
     assert math.isnan(outcome.expected[0])
+    assert (np.abs(outcome.expected[1:] - value[1:, 0]) > 1e-3).all()  # none knows its own event
     assert np.isfinite(outcome.expected[1:]).all()
     assert (outcome.lower[1:] <= outcome.expected[1:]).all()
     assert (outcome.upper[1:] >= outcome.expected[1:]).all()
