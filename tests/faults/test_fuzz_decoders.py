@@ -22,7 +22,8 @@ MAX_MEMORY_BYTES = 1 << 30  # bytes that the process may come to need on top
 NAMES = (
     "JSON", "JSON, Telegraf's", "JSON, features left out", "CSV rows", "CSV headers", "files, plain and gzipped",
     "times", "Kafka's record batches", "Kafka's codecs", "changelog records", "states' rows",
-    "states' rows of former versions", "alerts to be sent", "state files", "outbox files", "settings", "tokens", "models' weights", "models' descriptions",
+    "states' rows of former versions", "alerts to be sent", "state files", "outbox files", "settings", "tokens",
+    "models' weights", "models' descriptions",
 )  # fmt: skip
 
 

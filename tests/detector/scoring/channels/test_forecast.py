@@ -96,7 +96,7 @@ def test_three_errors_and_a_slow_one_are_measured() -> None:
         if k >= 9:
             past = values[: k - 8]  # what was known as the forecast was made
             said = MEAN + DEVIATION * math.sinh(far[k - 9])
-            low, high = (past[:-1].min(), past[:-1].max()) if k > 9 else (past[0], past[0])
+            low, high = (past[:-1].min(), past[:-1].max()) if k > 9 else (-math.inf, math.inf)
             far_error[k] = values[k] - min(max(said, low), high)
             slow = slow_errors[k] = slow + SLOW_SMOOTHING * (abs(far_error[k]) - slow)
     np.testing.assert_allclose(found["sizes"][:, ERROR], np.abs(error))
