@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("tests.bench.panel", reason="the panel is on main")
 
-from tests.bench.budgets import LEVELS, Tail, batches, clean_kinds, fleet, parts  # noqa: E402
-from tests.bench.panel_kinds import DAY  # noqa: E402
+from tests.bench.budgets import LEVELS, Tail, batches, clean_kinds, fleet, parts
+from tests.bench.panel_kinds import DAY
 
 STEP, DAYS = 3600, 30
 
