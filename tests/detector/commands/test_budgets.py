@@ -1,5 +1,7 @@
 """What each budget would have cost: every column is what a backtest at that budget tells."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,9 @@ WEEKS = {"ec2_request_latency_system_failure": 4031 / 2016}
 @pytest.fixture(scope="module")
 def table() -> dict[str, list[str]]:
     """The table of two bundled series: its rows by name."""
-    with pytest.MonkeyPatch.context() as patch:
-        lines: list[str] = []
-        patch.setattr("builtins.print", lambda text, **_: lines.extend(str(text).splitlines()))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         main(["backtest", *FILES, "--budgets"])
+    lines = printed.getvalue().splitlines()
     return {line[:42].strip(): line[42:].split() for line in lines if len(line) > 42}
 
 
