@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.scoring.student import BAND_DEVIATE, normal_deviate, rarity, student_deviate
+from detector.scoring.student import BAND_DEVIATE, log_normaliser, normal_deviate, rarity, student_deviate
 from detector.scoring.units import ERROR, FAR, HAIR, SLOW, SMOOTHED, Record
 from training.network.compiled import compiled
 from training.network.inputs import LIMIT, to_unit
@@ -25,7 +25,6 @@ SLOW_SMOOTHING = 0.03  # and of the far error in its slow mean, for the rank
 RANGE_EVENTS = 4000  # the range is that of the last one to two times so many events
 REACH = 3.0  # a value widens the range by at most so many times itself: one wild value widens nothing
 MIN_UNIT = 0.01  # of the range: an error below is never an event
-HALF_LOG_PI = 0.5 * math.log(math.pi)
 
 
 def forecast_state(horizon: int) -> np.dtype[Any]:
@@ -85,12 +84,7 @@ def measure_errors(
     scale = math.exp(log_scale)
     t = (to_unit(x, mean, deviation) - location) / scale
     m.surprise = (  # -log of the density of Student's t
-        math.lgamma(0.5 * freedom)
-        + HALF_LOG_PI
-        - math.lgamma(0.5 * (freedom + 1.0))
-        + 0.5 * math.log(freedom)
-        + log_scale
-        + 0.5 * (freedom + 1.0) * math.log1p(t * t / freedom)
+        log_normaliser(freedom) + log_scale + 0.5 * (freedom + 1.0) * math.log1p(t * t / freedom)
     )
     if abs(x - mean) <= hair and abs(x - last) <= hair:
         t = 0.0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from detector.scoring.student import BAND_DEVIATE, normal_deviate, rarity, student_deviate
+from detector.scoring.student import BAND_DEVIATE, log_normaliser, normal_deviate, rarity, student_deviate
 
 
 @pytest.mark.parametrize("z", [0.0, 1e-9, 0.5, 1.0, 3.0, 4.999, 5.0, 12.0, 19.9, 20.1, 37.0])
@@ -23,6 +23,11 @@ def test_a_larger_deviate_is_always_rarer() -> None:
     z = np.concatenate([np.linspace(0.0, 30.0, 3001), np.geomspace(31.0, 1e6, 100)])
 
     assert (np.diff([rarity(x) for x in z.tolist()]) > 0.0).all()
+
+
+@given(st.floats(1.0, 1e4))
+def test_the_densitys_normaliser_is_students(nu: float) -> None:
+    assert log_normaliser(nu) == pytest.approx(-stats.t.logpdf(0.0, nu), abs=1e-8)
 
 
 @pytest.mark.parametrize("nu", [2.0, 3.0, 5.0, 10.0, 60.0])
