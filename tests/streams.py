@@ -204,6 +204,9 @@ class Outcome(NamedTuple):
     alert: NDArray[np.bool_]
     warming: NDArray[np.bool_]
     surprise: Float64
+    rank: Float64
+    channel: NDArray[np.int8]
+    interval: Float64
     observations: Int64  # [scored] how many each has
     expected: Float64  # [observations]
     lower: Float64
@@ -226,7 +229,8 @@ def run(engine: Engine, batches: Iterable[EventBatch]) -> Outcome:
         step = engine.step(batch)
         s = step.scores
         offset, counts = batch.offset[s.event], np.diff(s.start)
-        events.append([offset, s.score, s.threshold, s.alert, s.warming, s.surprise, counts])
+        of_events = [s.score, s.threshold, s.alert, s.warming, s.surprise, s.rank, s.channel, s.interval]
+        events.append([offset, *of_events, counts])
         observations.append([np.repeat(offset, counts), s.expected, s.lower, s.upper, s.contribution])
         alerts += step.alerts
         duplicates, late = duplicates + step.duplicates, late + step.late

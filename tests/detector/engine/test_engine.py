@@ -1,6 +1,7 @@
 """How streams with known problems fare at the shipped settings: the engine as the daemon runs it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -52,6 +53,25 @@ def test_forecasts_begin_with_the_second_event(model: Weights) -> None:
     assert np.isfinite(outcome.expected[1:]).all()
     assert (outcome.lower[1:] <= outcome.expected[1:]).all()
     assert (outcome.upper[1:] >= outcome.expected[1:]).all()
+
+
+@pytest.mark.parametrize("appears", [[800], range(800, 1500, 144)], ids=["once", "now and then"])
+def test_a_feature_that_appears_midway_restarts_nothing(model: Weights, appears: Sequence[int]) -> None:
+    value = np.column_stack([noisy(1500), np.full(1500, np.nan)])
+    value[1300, 0] += 6.0
+    alone = scored(model, wide("s", clock(1500), value[:, :1]))
+    value[appears, 1] = 3.0
+
+    outcome = scored(model, wide("s", clock(1500), value))
+
+    assert (outcome.warming == alone.warming).all()
+    lone = outcome.observations == 1
+    np.testing.assert_array_equal(outcome.score[:800], alone.score[:800])
+    assert outcome.score[1300] > outcome.threshold[1300]
+    of_first = np.cumsum(outcome.observations) - outcome.observations  # the first feature's place in each event
+    np.testing.assert_array_equal(outcome.expected[of_first], alone.expected)
+    assert (np.abs(outcome.score - alone.score)[lone] < 0.5).all()
+    assert len(fired(outcome)) == len(fired(alone))
 
 
 @pytest.mark.parametrize("features", [1, 3, 6])
