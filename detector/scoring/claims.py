@@ -20,7 +20,7 @@ from training.network.compiled import compiled
 # a new channel: its name and price here, its severity below
 CHANNELS = ("forecast", "level", "still", "coupling", "novel", "symbol")
 FORECAST, LEVEL, STILL, COUPLING, NOVEL, SYMBOL = range(len(CHANNELS))
-PRICES = np.array([0.1, 0.9, 1.5, 1.5, 0.0, 0.3])
+PRICES = np.array([0.1, 1.2, 1.5, 1.5, 0.0, 0.3])
 NETWORK_PRICE = 0.65  # of the network's own word, the second witness of a stream of one feature
 WITNESS = 0.5  # its weight beside the errors in the data's unit
 SEVERAL_PRICE = 1.5  # what novelty costs a stream of several features besides
@@ -30,7 +30,7 @@ NOVEL_WARM_UP_EVENTS, LEVEL_WARM_UP_EVENTS = 50, 200
 CALM_SEVERITY = 0.1  # added, so that the logarithm of nothing is something
 SEVERE = 10.0  # severity that adds nothing to the return period; beyond, each decade adds two
 SEVERITY_GAIN = 2.0
-COUPLING_WEIGHT = 0.3  # of what the others leave unexplained in the forecast's severity
+COUPLING_WEIGHT = 0.6  # of what the others leave unexplained in the forecast's severity
 CROWD = 3  # where more features are there, one alone may exceed the second by LONE at most: a lone jump in an
 LONE = 6.0  # otherwise constant feature is the typical false alarm
 WIDTH_WEIGHT = 0.02  # of the newest event in how many features an event of the stream has

@@ -1,7 +1,9 @@
 """The level channel's statistic: by how much the level of late differs from what is usual at this hour.
 
 The usual of each hour is a running mean of its daily means, which an hour's own values join only when it is over;
-between the middles of two hours it is interpolated. The level of late is a running mean of the differences.
+between the middles of two hours it is interpolated. Working days and weekends are kept beside all days, and take their
+place for as long as they miss less: a stream with a week has its own weekends from the second one on, any other keeps
+the steadier mean of all days. The level of late is a running mean of the differences.
 
 Finds standstills at a value that is usual at another hour, drift, shifts, bursts at night. Says nothing before the
 second day, and does not find what is over within a few events.
@@ -20,15 +22,20 @@ HOURS = 24
 HOUR_NS = 3_600_000_000_000
 SMOOTHING = 1.0 / 16.0  # weight of the newest difference
 DAY_WEIGHT = 0.3  # of the newest day in the usual: about three days are remembered
+ANY, WORKING, WEEKEND = range(3)  # kinds of days
+MISS_WEIGHT = 1.0 / 168.0  # of the newest hour in how much the kinds missed
+BETTER = 0.8  # of what all days miss: what working days and weekends, on half the data, must miss less than
+MIN_DAYS = 2  # of its kind before an hour counts by it: one weekend was seen
 
 LEVEL_STATE = np.dtype(
     [
         ("difference", np.float64),  # of late
-        ("usual", np.float64, HOURS),
-        ("days", np.uint8, HOURS),  # learnt, up to 255
         ("hour", np.int64),  # since 1970, plus 1; 0: none
         ("sum", np.float64),  # of the values of this hour
         ("count", np.int64),
+        ("usual", np.float32, (3, HOURS)),  # by kind of day
+        ("missed", np.float32, 2),  # by all days, and by days of a kind, at the hours that both know
+        ("days", np.uint8, (3, HOURS)),  # learnt, up to 255
     ],
     align=True,
 )
@@ -39,20 +46,40 @@ def measure_level(r: Record, time: int, x: float) -> tuple[float, float]:
     """Return the difference of late from the usual, and the usual of now; NaN while that is not known. Learn `x`."""
     hour = time // HOUR_NS
     part = (time - hour * HOUR_NS) / HOUR_NS
-    slot = hour % HOURS
-    neighbour = (slot + 1) % HOURS if part >= 0.5 else (slot + HOURS - 1) % HOURS
-    difference = usual = math.nan
-    if r.days[slot] > 0 and r.days[neighbour] > 0:
-        weight = abs(part - 0.5)
-        usual = (1.0 - weight) * r.usual[slot] + weight * r.usual[neighbour]
+    weight = abs(part - 0.5)
+    usual = (1.0 - weight) * _usual(r, hour) + weight * _usual(r, hour + 1 if part >= 0.5 else hour - 1)
+    difference = math.nan
+    if not math.isnan(usual):
         r.difference += SMOOTHING * (x - usual - r.difference)
         difference = r.difference
     if r.hour != hour + 1:
         if r.count > 0:
-            over = (r.hour - 1) % HOURS
-            r.days[over] = min(r.days[over] + 1, 255)
-            r.usual[over] += max(DAY_WEIGHT, 1.0 / r.days[over]) * (r.sum / r.count - r.usual[over])
+            _learn_hour(r, r.hour - 1, r.sum / r.count)
         r.hour, r.sum, r.count = hour + 1, 0.0, 0
     r.sum += x
     r.count += 1
     return difference, usual
+
+
+@compiled(inline="always")
+def _kind(hour: int) -> int:
+    return WEEKEND if (hour // HOURS + 3) % 7 >= 5 else WORKING  # 1970 began on a Thursday
+
+
+@compiled
+def _usual(r: Record, hour: int) -> float:
+    slot, kind = hour % HOURS, _kind(hour)
+    if r.missed[1] < BETTER * r.missed[0] and r.days[kind, slot] >= MIN_DAYS:
+        return float(r.usual[kind, slot])
+    return float(r.usual[ANY, slot]) if r.days[ANY, slot] > 0 else math.nan
+
+
+@compiled
+def _learn_hour(r: Record, hour: int, mean: float) -> None:
+    slot, kind = hour % HOURS, _kind(hour)
+    if r.days[kind, slot] >= MIN_DAYS:
+        r.missed[0] += MISS_WEIGHT * (abs(mean - r.usual[ANY, slot]) - r.missed[0])
+        r.missed[1] += MISS_WEIGHT * (abs(mean - r.usual[kind, slot]) - r.missed[1])
+    for k in (ANY, kind):
+        r.days[k, slot] = min(r.days[k, slot] + 1, 255)
+        r.usual[k, slot] += max(DAY_WEIGHT, 1.0 / r.days[k, slot]) * (mean - r.usual[k, slot])

@@ -3,6 +3,9 @@
 The distance to the nearest remembered value over the range remembered, damped by its own recent highest, and weighed
 by how well the network did of late: novelty in a series that surprises all the time is no news.
 
+Where the network predicts well, a third memory doubts: an error far from all it knows is not taken into it at first,
+and so is told again when it comes back. Up to MAX_DOUBT of late; what is new all the time is worth no doubt.
+
 Finds the never seen, also inside the range. Most false alarms on clean noise are its; a value seen before is never one.
 """
 
@@ -12,7 +15,7 @@ import math
 
 import numpy as np
 
-from detector.scoring.channels.value_grid import GRID, distance
+from detector.scoring.channels.value_grid import GRID, compare, distance, remember
 from detector.scoring.units import HAIR, Record
 from training.network.compiled import compiled
 
@@ -21,12 +24,23 @@ ALARMING_PERIOD = 3.0  # log10 of 1,000
 ERROR_WEIGHT = 0.15  # a new error is worth less than a new value
 CONTEXT_WEIGHT = 1.0 - 2.0 ** (-1.0 / 80.0)  # of the newest tail in how surprising the recent past was
 MAX_TAIL = 6.0
+DOUBT_WEIGHT = 0.3  # an error that only the doubting memory has not met is worth so much of a new value
+DOUBTFUL = 0.03  # distance from which on an error is doubted
+MAX_DOUBT = 10.0  # doubted errors of late, beyond which all are remembered
+DOUBT_DECAY = 2.0 ** (-1.0 / 2000.0)
+SKILL_WEIGHT = 1.0 - DOUBT_DECAY  # of the newest error in their usual size
+SKILLED, ABLE = 0.15, 0.25  # usual error over the values' spread: at most so much for full trust, and for any
 
 NOVEL_STATE = np.dtype(
     [
         ("context", np.float64),
         ("value", GRID),
         ("error", GRID),
+        ("doubted", GRID),
+        ("doubt", np.float64),
+        ("size", np.float64),  # usual, of errors
+        ("mean", np.float64),  # of values
+        ("spread", np.float64),  # of values: mean distance from that
     ],
     align=True,
 )
@@ -47,7 +61,31 @@ def measure_novelty(r: Record, events: int, x: float, size: float, gap: bool, m:
     else:
         error = m.error if abs(m.error) > HAIR * size else 0.0
         by_error, _, _ = distance(r.error, error, events, skill)
-        if ERROR_WEIGHT * by_error > far:  # not the value is new but its distance from the forecast
-            far, m.nearest, m.nearest_age = ERROR_WEIGHT * by_error, math.nan, math.nan
+        by_error = max(ERROR_WEIGHT * by_error, DOUBT_WEIGHT * _doubt(r, events, error, skill))
+        if by_error > far:  # not the value is new but its distance from the forecast
+            far, m.nearest, m.nearest_age = by_error, math.nan, math.nan
+        _learn_skill(r, events, x, abs(m.error))
         r.context += max(CONTEXT_WEIGHT, 1.0 / (events + 1.0)) * (min(m.tail, MAX_TAIL) - r.context)
     m.novel = max(math.log10(far / ALARMING) + ALARMING_PERIOD, 0.0) if far > 0.0 else 0.0
+
+
+@compiled
+def _doubt(r: Record, events: int, error: float, skill: float) -> float:
+    """Return how new an error is to the memory that doubts, as far as the network is to be trusted."""
+    far, plain, _, _ = compare(r.doubted, error, events, skill)
+    r.doubt *= DOUBT_DECAY
+    if plain <= DOUBTFUL or r.doubt >= MAX_DOUBT:
+        remember(r.doubted, error, events)
+    if plain > DOUBTFUL:  # counted whether doubted or not: where all is new all the time, nothing is worth a doubt
+        r.doubt += 1.0
+    if r.size >= ABLE * r.spread:
+        return 0.0
+    return far * min((ABLE * r.spread - r.size) / ((ABLE - SKILLED) * r.spread), 1.0)
+
+
+@compiled
+def _learn_skill(r: Record, events: int, x: float, size: float) -> None:
+    weight = max(SKILL_WEIGHT, 1.0 / (events + 1.0))
+    r.size += weight * (size - r.size)
+    r.mean += weight * (x - r.mean)
+    r.spread += weight * (abs(x - r.mean) - r.spread)

@@ -43,35 +43,50 @@ GRID = np.dtype(
 
 
 @compiled
-def distance(g: Record, x: float, events: int, weight: float) -> tuple[float, float, float]:
-    """Return how new a value is and remember it: its distance, the nearest value met before, and that one's age.
+def compare(g: Record, x: float, events: int, weight: float) -> tuple[float, float, float, float]:
+    """Return how new a value is: its damped distance, the plain one, the nearest value met before, and that one's age.
 
-    The distance is over the range of all that is remembered, 0 to 1, times `weight`, and damped by its own recent
-    highest. The age is in events, coarse; NaN where nothing is near. `events` are those of the lane before this one.
+    The plain distance is over the range of all that is remembered, 0 to 1; the damped one is that times `weight`,
+    damped by its own recent highest. The age is in events, coarse; NaN where nothing is near. `events` are those of the
+    lane before this one.
     """
-    now = 1 + (events // TICK) % AGES
-    raw, nearest, age = 0.0, math.nan, math.nan
+    now = _now(events)
+    plain, nearest, age = 0.0, math.nan, math.nan
     if g.width > 0.0 and events % SWEEP == 0:
         _sweep(g, now)
     if events >= WARM_UP_EVENTS:
         if g.width == 0.0:
-            raw = 0.0 if abs(x - g.first) <= HAIR * abs(g.first) else 1.0
+            plain = 0.0 if abs(x - g.first) <= HAIR * abs(g.first) else 1.0
             nearest, age = g.first, 1.0
         else:
             near, nearest, cell = _nearest(g, x)
             if cell >= 0:
                 age = float((now - np.int64(g.age[cell])) % AGES) * TICK
             extent = max(max(g.high, x) - min(g.low, x), NARROW * g.width)  # or where a value lay were too coarse
-            raw = min(near / extent, 1.0)
-    raw *= weight
+            plain = min(near / extent, 1.0)
+    raw = plain * weight
     damped = raw * raw / (raw + 2.0 * g.highest + 1e-12)
     g.highest = max(g.highest * DAMPING, raw)
-    _remember(g, x, events, now)
-    return damped, nearest, age
+    return damped, plain, nearest, age
 
 
 @compiled
-def _remember(g: Record, x: float, events: int, now: int) -> None:
+def distance(g: Record, x: float, events: int, weight: float) -> tuple[float, float, float]:
+    """Compare a value and remember it: return its damped distance, the nearest value met before, and that one's age."""
+    damped, _, nearest, age = compare(g, x, events, weight)
+    remember(g, x, events)
+    return damped, nearest, age
+
+
+@compiled(inline="always")
+def _now(events: int) -> int:
+    return 1 + (events // TICK) % AGES
+
+
+@compiled
+def remember(g: Record, x: float, events: int) -> None:
+    """Take a value in; `events` of the lane before this one."""
+    now = _now(events)
     if g.width == 0.0:
         change = abs(x - g.first)
         if events <= 1 or change == 0.0:

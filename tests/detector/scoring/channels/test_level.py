@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from detector.scoring.channels.level import DAY_WEIGHT, HOURS, LEVEL_STATE, SMOOTHING, measure_level
+from detector.scoring.channels.level import BETTER, DAY_WEIGHT, HOURS, LEVEL_STATE, SMOOTHING, measure_level
 from tests.detector.scoring.support import DAY, HOUR, MIDNIGHT, MINUTE, clocked
+
+STORED = 2.0**-23  # usual levels are kept as float32
 
 
 def measured(time: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -45,7 +47,7 @@ def test_the_usual_is_each_hours_own_mean_interpolated(step: int) -> None:
 
     same_hour = np.append(False, np.diff(time // HOUR) == 0)
     if same_hour.any():
-        np.testing.assert_allclose(found[same_hour, 1], wanted[same_hour, 1], rtol=1e-9)
+        np.testing.assert_allclose(found[same_hour, 1], wanted[same_hour, 1], rtol=STORED)
     assert np.isnan(found[time < MIDNIGHT + DAY - HOUR]).all()
     known = ~np.isnan(found[:, 0])
     assert known.any() == (step <= HOUR)  # of every third hour the neighbours are never known
@@ -83,7 +85,7 @@ def test_what_is_usual_now_follows_a_lasting_change_in_days() -> None:
 
     usual = measured(time, value)[:, 1].reshape(8, 288)[:, 102]  # half past eight: no other hour joins in
 
-    np.testing.assert_allclose(usual[3:], 20.0 - 10.0 * (1 - DAY_WEIGHT) ** np.arange(5), rtol=1e-9)
+    np.testing.assert_allclose(usual[3:], 20.0 - 10.0 * (1 - DAY_WEIGHT) ** np.arange(5), rtol=STORED)
 
 
 def test_hours_without_events_stay_as_they_were() -> None:
@@ -106,3 +108,29 @@ def test_times_before_1970_have_hours_too() -> None:
 
     assert np.abs(found).max() < 75.0
     assert np.abs(found[:, 0]).max() < 2.0
+
+
+WEEK = np.array([50.0, 50.0, 50.0, 50.0, 50.0, 20.0, 20.0])  # by day, Monday first
+
+
+def test_weekends_have_a_usual_of_their_own_from_the_second_one_on() -> None:
+    """And working days one that no weekend is in."""
+    time = clocked(21 * 24, HOUR)
+    value = WEEK[(time - MIDNIGHT) // DAY % 7] + np.random.default_rng(1).standard_normal(len(time))
+
+    missed = np.abs(value - measured(time, value)[:, 1]).reshape(21, 24)[:, 3:21].max(axis=1)
+
+    assert missed[5] > 25.0  # the first Saturday: no past tells it from any day
+    assert missed[[12, 13, 19, 20]].max() < 8.0
+    assert missed[[14, 15]].max() < 8.0  # a Monday after two weekends
+
+
+def test_days_that_are_all_alike_keep_the_mean_of_all() -> None:
+    time = clocked(28 * 24, HOUR)
+    value = 50.0 + 20.0 * np.sin(2 * np.pi * time / DAY) + np.random.default_rng(1).standard_normal(len(time))
+
+    record = np.zeros(1, LEVEL_STATE)
+    for t, x in zip(time.tolist(), value.tolist(), strict=True):
+        measure_level(record[0], t, x)
+
+    assert record["missed"][0, 1] > BETTER * record["missed"][0, 0]

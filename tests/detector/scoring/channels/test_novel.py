@@ -140,3 +140,23 @@ def test_across_a_gap_only_the_value_is_remembered() -> None:
 
 def test_nothing_is_claimed_while_the_lane_is_young() -> None:
     assert not claimed(series(50))["novel"].any()
+
+
+def spiked(spikes: range, spread: float = 10.0) -> np.ndarray:
+    """Return claims of a series that is well predicted, but for an error of 4 now and then."""
+    errors = np.random.default_rng(2).uniform(-1.0, 1.0, 3000)
+    errors[spikes] = 4.0
+    rng = np.random.default_rng(3)
+    return claimed(100.0 + rng.uniform(-spread, spread, 3000), errors=errors)["novel"]
+
+
+def test_an_error_that_was_doubted_is_told_again() -> None:
+    """Another of its size tells the doubting memory as much as the first did; the plain one knows it."""
+    again = spiked(range(1500, 2900, 700))[2200]
+
+    assert again > ALARMING_PERIOD
+    assert spiked(range(1500, 2900, 700), spread=1.5)[2200] < 1.0  # no trust in a network that predicts nothing
+
+
+def test_what_is_new_all_the_time_is_worth_no_doubt() -> None:
+    assert spiked(range(1500, 2900, 20))[2880] < 1.0
