@@ -84,7 +84,7 @@ def judge(
         v.threshold = own
         if math.isnan(fixed):
             v.threshold = max(own + youth(own, q.events - WARM_UP_EVENTS), fleet)
-        v.score, channel, above = newest(q, claims, v.threshold)
+        v.score, channel, above = newest(q, claims, v.threshold, s.incident.open)
         q.events += 1
         v.rank, v.channel, v.warming = q.rank, channel, q.events <= WARM_UP_EVENTS
         for j in range(a, b):

@@ -3,20 +3,22 @@
 import numpy as np
 import pytest
 
-from detector.scoring.claims import CHANNELS, FORECAST, LEVEL, NOVEL, STREAM_SCORE
+from detector.scoring.claims import CHANNELS, FORECAST, LEVEL, NOVEL, STILL, STREAM_SCORE
 from detector.scoring.news import AGAIN, OLD, QUIET, newest
 
 THRESHOLD = 3.0
 
 
-def told(*claims: float, channel: int = FORECAST, record: np.ndarray | None = None) -> list[tuple[float, int, bool]]:
+def told(
+    *claims: float, channel: int = FORECAST, record: np.ndarray | None = None, opened: bool = False
+) -> list[tuple[float, int, bool]]:
     """Return score, channel and whether anything is above, event by event; one channel claims, the others nothing."""
     record = np.zeros(1, STREAM_SCORE) if record is None else record
     found = []
     for claim in claims:
         row = np.full(len(CHANNELS), -0.5)
         row[channel] = claim
-        found.append(newest(record[0], row, THRESHOLD))
+        found.append(newest(record[0], row, THRESHOLD, opened))
     return found
 
 
@@ -52,10 +54,10 @@ def test_what_was_told_still_stands_above_but_scores_below_the_threshold() -> No
 
 def test_the_largest_claim_leads_and_none_leads_where_nothing_is_claimed() -> None:
     record, claims = np.zeros(1, STREAM_SCORE), np.full(len(CHANNELS), -0.1)
-    assert newest(record[0], claims, THRESHOLD) == (0.0, -1, False)
+    assert newest(record[0], claims, THRESHOLD, False) == (0.0, -1, False)
 
     claims[LEVEL], claims[NOVEL] = 1.0, 2.0
-    assert newest(record[0], claims, THRESHOLD) == (2.0, NOVEL, False)
+    assert newest(record[0], claims, THRESHOLD, False) == (2.0, NOVEL, False)
 
 
 def test_one_channels_news_does_not_silence_another() -> None:
@@ -64,4 +66,25 @@ def test_one_channels_news_does_not_silence_another() -> None:
 
     claims = np.full(len(CHANNELS), -0.1)
     claims[FORECAST], claims[LEVEL] = 5.0, 3.5
-    assert newest(record[0], claims, THRESHOLD) == (3.5, LEVEL, True)
+    assert newest(record[0], claims, THRESHOLD, False) == (3.5, LEVEL, True)
+
+
+def test_a_pause_is_news_once_however_long() -> None:
+    """While its incident is open it may still top its peak; the incident over, it is known."""
+    record = np.zeros(1, STREAM_SCORE)
+
+    first, topped = told(4.0, 6.5, channel=STILL, record=record, opened=True)
+    later = told(7.0, 12.0, 30.0, channel=STILL, record=record)
+
+    assert [first[0], topped[0]] == [4.0, 6.5]
+    assert max(score for score, _, _ in later) < THRESHOLD
+
+
+def test_the_level_that_a_pause_leaves_behind_is_no_news_of_its_own() -> None:
+    record, claims = np.zeros(1, STREAM_SCORE), np.full(len(CHANNELS), -0.1)
+    told(4.0, channel=STILL, record=record)
+
+    claims[STILL], claims[LEVEL] = 4.5, 5.0
+    assert newest(record[0], claims, THRESHOLD, False)[0] < THRESHOLD
+    claims[STILL], claims[LEVEL] = -0.1, 6.0
+    assert newest(record[0], claims, THRESHOLD, False)[0] < THRESHOLD
