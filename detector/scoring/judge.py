@@ -31,7 +31,7 @@ from detector.scoring.incidents import (
 )
 from detector.scoring.lane import measure_lane
 from detector.scoring.news import newest
-from detector.scoring.threshold import fleet_threshold, threshold_of, youth
+from detector.scoring.threshold import YOUTH, fleet_threshold, threshold_of, youth
 from detector.scoring.units import LEVEL, LEVEL_WARM_UP_EVENTS, Record
 from training.network.compiled import compiled
 
@@ -81,10 +81,11 @@ def judge(
         _measure(s, lanes, batch, numbers, forecasts, i, gap, measured)
         limit = claim(q, measured[a:b], several, gap, claims, leads)
         own = threshold_of(interval, weekly, fixed, several)
-        v.threshold = own
+        v.threshold, more = own, 0.0
         if math.isnan(fixed):
-            v.threshold = max(own + youth(own, q.events - WARM_UP_EVENTS), fleet)
-        v.score, channel, above = newest(q, claims, v.threshold, s.incident.open)
+            lacks = youth(own, q.events)
+            v.threshold, more = max(own + YOUTH * lacks, fleet), (1.0 - YOUTH) * lacks
+        v.score, channel, above = newest(q, claims, v.threshold, s.incident.open, more)
         q.events += 1
         v.rank, v.channel, v.warming = q.rank, channel, q.events <= WARM_UP_EVENTS
         for j in range(a, b):

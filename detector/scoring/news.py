@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.scoring.claims import CHANNELS, LEVEL, STILL
+from detector.scoring.claims import CHANNELS, LEVEL, NOVEL, STILL
 from detector.scoring.units import Record
 from training.network.compiled import compiled
 
@@ -18,15 +18,19 @@ OLD = 0.95  # of the threshold: what a claim is worth that is no news
 
 
 @compiled
-def newest(s: Record, claims: NDArray[np.float64], threshold: float, opened: bool) -> tuple[float, int, bool]:
+def newest(
+    s: Record, claims: NDArray[np.float64], threshold: float, opened: bool, more: float
+) -> tuple[float, int, bool]:
     """Return the score, the channel that leads it (-1: none), and whether any claim stands above the threshold.
 
     `s` is STREAM_SCORE, `opened`: its incident is open. The score is the largest claim; one that was told already
-    counts for less than the threshold.
+    counts for less than the threshold, and a new value that does not exceed it by `more`, for no more than it.
     """
     score, lead, above = 0.0, -1, False
     for c in range(len(CHANNELS)):
         value = claims[c]
+        if c == NOVEL and threshold < value <= threshold + more:
+            value = threshold
         if value > threshold:
             above = True
             s.quiet[c] = 0

@@ -13,6 +13,7 @@ from training.network.compiled import compiled
 
 WEEK_SECONDS, DAY_SECONDS = 604_800.0, 86_400.0
 MIN_THRESHOLD_SEVERAL = 2.8  # once in 630 events: rarer data than hourly would else alert on noise
+YOUTH = 0.2  # of the decades that a young stream's past lacks, added to its threshold: see `youth`
 MIN_THRESHOLD_ONE = 3.0  # novelty's own anchor: see channels.novel.ALARMING
 
 
@@ -44,8 +45,9 @@ def fleet_threshold(events_per_day: float, alerts_per_day: float, fixed: float) 
 
 @compiled
 def youth(threshold: float, events: float) -> float:
-    """Return what a stream's claims must exceed the threshold by, for want of a past that bears them out.
+    """Return the decades that a stream's past lacks: from `events` alone nobody knows what comes once in more.
 
-    From `events` alone nobody knows what comes once in more: a young stream may speak if what it says is large.
+    A claim must exceed the threshold by YOUTH of them, so that a young stream may speak if what it says is large; that
+    a value is new says little where little was seen, and must exceed it by all.
     """
     return max(threshold - math.log10(max(events, 1.0)), 0.0)

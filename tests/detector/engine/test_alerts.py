@@ -9,9 +9,8 @@ import pytest
 from connectors.batches import Partition
 from connectors.encode import score_records
 from detector.engine.engine import Engine
-from detector.scoring.claims import WARM_UP_EVENTS
 from detector.scoring.incidents import REFRACTORY, AlertRules, alert_id
-from detector.scoring.threshold import MIN_THRESHOLD_ONE, MIN_THRESHOLD_SEVERAL, threshold_of, youth
+from detector.scoring.threshold import MIN_THRESHOLD_ONE, MIN_THRESHOLD_SEVERAL, YOUTH, threshold_of, youth
 from tests.detector.engine.support import fired, noisy, rows_of, ruled, scored
 from tests.streams import (
     MINUTE,
@@ -203,7 +202,7 @@ def test_a_young_stream_speaks_if_what_it_says_is_large_and_else_is_marked_young
 
     records = [msgspec.json.decode(body) for _, body in score_records(step.scores)]
     old_enough = threshold_of(60.0, AlertRules().alerts_per_stream_per_week, math.nan, False)
-    wanted = [old_enough + youth(old_enough, k - WARM_UP_EVENTS) for k in range(len(records))]
+    wanted = [old_enough + YOUTH * youth(old_enough, k) for k in range(len(records))]
     assert [record["threshold"] for record in records[2:]] == pytest.approx(wanted[2:])
     above = [k for k, record in enumerate(records) if record["score"] > record["threshold"]]
     held_back = [k for k, record in enumerate(records) if record.get("held_back") == "young"]

@@ -18,7 +18,7 @@ def told(
     for claim in claims:
         row = np.full(len(CHANNELS), -0.5)
         row[channel] = claim
-        found.append(newest(record[0], row, THRESHOLD, opened))
+        found.append(newest(record[0], row, THRESHOLD, opened, 0.0))
     return found
 
 
@@ -54,10 +54,10 @@ def test_what_was_told_still_stands_above_but_scores_below_the_threshold() -> No
 
 def test_the_largest_claim_leads_and_none_leads_where_nothing_is_claimed() -> None:
     record, claims = np.zeros(1, STREAM_SCORE), np.full(len(CHANNELS), -0.1)
-    assert newest(record[0], claims, THRESHOLD, False) == (0.0, -1, False)
+    assert newest(record[0], claims, THRESHOLD, False, 0.0) == (0.0, -1, False)
 
     claims[LEVEL], claims[NOVEL] = 1.0, 2.0
-    assert newest(record[0], claims, THRESHOLD, False) == (2.0, NOVEL, False)
+    assert newest(record[0], claims, THRESHOLD, False, 0.0) == (2.0, NOVEL, False)
 
 
 def test_one_channels_news_does_not_silence_another() -> None:
@@ -66,7 +66,7 @@ def test_one_channels_news_does_not_silence_another() -> None:
 
     claims = np.full(len(CHANNELS), -0.1)
     claims[FORECAST], claims[LEVEL] = 5.0, 3.5
-    assert newest(record[0], claims, THRESHOLD, False) == (3.5, LEVEL, True)
+    assert newest(record[0], claims, THRESHOLD, False, 0.0) == (3.5, LEVEL, True)
 
 
 def test_a_pause_is_news_once_however_long() -> None:
@@ -85,6 +85,17 @@ def test_the_level_that_a_pause_leaves_behind_is_no_news_of_its_own() -> None:
     told(4.0, channel=STILL, record=record)
 
     claims[STILL], claims[LEVEL] = 4.5, 5.0
-    assert newest(record[0], claims, THRESHOLD, False)[0] < THRESHOLD
+    assert newest(record[0], claims, THRESHOLD, False, 0.0)[0] < THRESHOLD
     claims[STILL], claims[LEVEL] = -0.1, 6.0
-    assert newest(record[0], claims, THRESHOLD, False)[0] < THRESHOLD
+    assert newest(record[0], claims, THRESHOLD, False, 0.0)[0] < THRESHOLD
+
+
+def test_a_new_value_is_held_to_the_threshold_while_the_stream_is_young() -> None:
+    claims = np.full(len(CHANNELS), -0.1)
+    claims[NOVEL] = 3.9
+    assert newest(np.zeros(1, STREAM_SCORE)[0], claims, THRESHOLD, False, 1.0) == (THRESHOLD, NOVEL, False)
+
+    claims[NOVEL] = 4.1
+    assert newest(np.zeros(1, STREAM_SCORE)[0], claims, THRESHOLD, False, 1.0) == (4.1, NOVEL, True)
+    claims[NOVEL], claims[FORECAST] = 3.9, 3.5
+    assert newest(np.zeros(1, STREAM_SCORE)[0], claims, THRESHOLD, False, 1.0) == (3.5, FORECAST, True)
