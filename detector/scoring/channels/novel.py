@@ -71,8 +71,13 @@ def measure_novelty(r: Record, events: int, x: float, size: float, gap: bool, m:
 
 @compiled
 def _doubt(r: Record, events: int, error: float, skill: float) -> float:
-    """Return how new an error is to the memory that doubts, as far as the network is to be trusted."""
-    far, plain, _, _ = compare(r.doubted, error, events, skill)
+    """Return how new an error is to the memory that doubts, as far as the network is to be trusted.
+
+    Its distance is over the range of all errors met, doubted or not: else a small one among still smaller ones were new.
+    """
+    scale = min(_extent(r.doubted, error) / max(_extent(r.error, error), 1e-300), 1.0)
+    far, plain, _, _ = compare(r.doubted, error, events, skill * scale)
+    plain *= scale
     r.doubt *= DOUBT_DECAY
     if plain <= DOUBTFUL or r.doubt >= MAX_DOUBT:
         remember(r.doubted, error, events)
@@ -81,6 +86,11 @@ def _doubt(r: Record, events: int, error: float, skill: float) -> float:
     if r.size >= ABLE * r.spread:
         return 0.0
     return far * min((ABLE * r.spread - r.size) / ((ABLE - SKILLED) * r.spread), 1.0)
+
+
+@compiled(inline="always")
+def _extent(g: Record, x: float) -> float:
+    return max(g.high, x) - min(g.low, x)
 
 
 @compiled

@@ -139,8 +139,8 @@ def test_an_incident_ends_with_the_reason(step: Step) -> None:
     ends = defaultdict(set)
     for alert in step.alerts:
         if alert.status == "resolved":
-            ends[alert.stream].add(alert.resolved_by)
-    assert ends["spike"] == {"back"}
+            ends[alert.stream, alert.channel].add(alert.resolved_by)
+    assert ends["spike", "forecast"] == {"back"}
     assert set().union(*ends.values()) == {"back", "accepted"}
 
 
