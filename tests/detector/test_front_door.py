@@ -46,7 +46,7 @@ def test_the_examples_of_the_documents_run(capsys: pytest.CaptureFixture[str]) -
     digits = re.compile(r"\d[\d.,]*")  # the last ones differ from machine to machine
     assert shown
     assert digits.sub("", printed).startswith(digits.sub("", shown[1]))
-    assert printed.startswith("critical alert: web-1 at 2026-11-07 06:00:00Z: load 14.06, expected 11.3")
+    assert printed.startswith("critical alert: web-1 at 2026-11-07 06:00:00Z: observed 14.06, expected 11.3")
 
 
 def test_a_batch_keeps_the_order_of_its_events() -> None:
