@@ -89,6 +89,7 @@ def claim(
     for k in range(count):
         m = measured[k]
         if not m.known:
+            square += m.symbol * m.symbol
             continue
         present += 1
         units = max(m.units[ERROR], m.units[SMOOTHED], m.units[FAR])

@@ -246,3 +246,11 @@ def test_the_rank_is_a_running_mean_of_all_units_by_the_slow_memory(settled: np.
     claim(record[0], rows, True, False, np.zeros(len(CHANNELS)), np.zeros(len(CHANNELS), np.int64))
 
     assert record["rank"][0] == pytest.approx(before + RANK_WEIGHT * (5.0 - before), rel=1e-5)
+
+
+def test_a_symbol_counts_for_the_rank_by_its_claim() -> None:
+    record = stream(events=0)
+
+    claim(record[0], event(0.0, known=False, symbol=4.0), False, False, np.zeros(len(CHANNELS)), np.zeros(9, np.int64))
+
+    assert record["rank"][0] == pytest.approx(RANK_WEIGHT * 4.0, rel=1e-5)
