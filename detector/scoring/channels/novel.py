@@ -73,7 +73,7 @@ def measure_novelty(r: Record, events: int, x: float, size: float, gap: bool, m:
 def _doubt(r: Record, events: int, error: float, skill: float) -> float:
     """Return how new an error is to the memory that doubts, as far as the network is to be trusted.
 
-    Its distance is over the range of all errors met, doubted or not: else a small one among still smaller ones were new.
+    Its distance is over the range of all errors met, doubted or not: else a small one among smaller ones were new.
     """
     scale = min(_extent(r.doubted, error) / max(_extent(r.error, error), 1e-300), 1.0)
     far, plain, _, _ = compare(r.doubted, error, events, skill * scale)
