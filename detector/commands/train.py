@@ -42,8 +42,9 @@ from detector.service.engine_setup import device_of
 from detector.service.model_choice import first_model
 from training.learn.settings import Learning
 from training.learn.tbptt import TrainStep
+from training.network.enlarge import enlarge
 from training.network.registry import Registry
-from training.network.weights import Weights, enlarge
+from training.network.weights import Weights
 from training.retrain.challenger import WindowPlan, fine_tune
 from training.retrain.distributed import SINGLE_PROCESS, SingleProcess, process_group
 from training.retrain.result import RetrainResult

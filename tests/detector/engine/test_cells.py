@@ -14,9 +14,10 @@ from detector.state.lane_network import KernelLanes
 from detector.state.torch_lanes import TorchLanes
 from tests.streams import Event, batch_of, fleet, in_batches, interleaved, run
 from training.network.cells import CELLS
+from training.network.enlarge import enlarge
 from training.network.inputs import INPUT_SIZE
 from training.network.model import Forecaster
-from training.network.weights import Weights, enlarge, load_prior
+from training.network.weights import Weights, load_prior
 
 EVENTS, SWAP = 5000, 3000
 SHAPES: dict[str, dict[str, Any]] = {

@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.textbook import forecast_step
 from training.network.cells import CELLS
+from training.network.enlarge import enlarge
 from training.network.horizons import HORIZONS
 from training.network.inputs import INPUT_SIZE
 from training.network.kernels import Network
 from training.network.model import Forecast, Forecaster, student_t_nll
 from training.network.shape import ModelError, Shape, parameter_count
-from training.network.weights import FORMAT, enlarge, load_weights, to_bytes
+from training.network.weights import FORMAT, load_weights, to_bytes
 
 H = len(HORIZONS)
 LOCATION, LOG_SCALE, FREEDOM, OUTPUT_SIZE = 0, H, 2 * H, 3 * H  # columns of the kernel's forecasts
