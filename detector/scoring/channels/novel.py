@@ -83,9 +83,10 @@ def _doubt(r: Record, events: int, error: float, skill: float) -> float:
         remember(r.doubted, error, events)
     if plain > DOUBTFUL:  # counted whether doubted or not: where all is new all the time, nothing is worth a doubt
         r.doubt += 1.0
-    if r.size >= ABLE * r.spread:
+    trust = (ABLE - SKILLED) * r.spread
+    if r.size >= ABLE * r.spread or trust <= 0.0:  # nothing, where the spread is next to it
         return 0.0
-    return far * min((ABLE * r.spread - r.size) / ((ABLE - SKILLED) * r.spread), 1.0)
+    return far * min((ABLE * r.spread - r.size) / trust, 1.0)
 
 
 @compiled(inline="always")

@@ -25,6 +25,7 @@ SWEEP = 32  # events between two looks for what is too old
 WARM_UP_EVENTS = 50
 STRETCH = 10.0  # a value stretches the grid by at most so many ranges
 FINEST = 1e-12  # of the value's size: a cell is never narrower, or places were rounding dust
+TINY = 1e-290  # a lesser difference is none: a cell's width would be nothing to divide by
 DAMPING = 2.0 ** (-1.0 / 300.0)  # of the recent highest distance
 
 GRID = np.dtype(
@@ -56,7 +57,7 @@ def compare(g: Record, x: float, events: int, weight: float) -> tuple[float, flo
         _sweep(g, now)
     if events >= WARM_UP_EVENTS:
         if g.width == 0.0:
-            plain = 0.0 if abs(x - g.first) <= HAIR * abs(g.first) else 1.0
+            plain = 0.0 if abs(x - g.first) <= max(HAIR * abs(g.first), TINY) else 1.0
             nearest, age = g.first, 1.0
         else:
             near, nearest, cell = _nearest(g, x)
@@ -92,7 +93,7 @@ def remember(g: Record, x: float, events: int) -> None:
         if events <= 1 or change == 0.0:
             g.first = x
             return
-        if change <= HAIR * abs(g.first):
+        if change <= max(HAIR * abs(g.first), TINY):
             return
         g.width = change * 4.0 / CELLS
         g.origin = min(x, g.first) - 1.5 * change
@@ -210,7 +211,7 @@ def _sweep(g: Record, now: int) -> None:
         return
     g.low = g.origin + (first + (_places(g.ends[first])[0] + 0.5) / PLACES) * g.width
     g.high = g.origin + (last + (_places(g.ends[last])[1] + 0.5) / PLACES) * g.width
-    if last - first < NARROW and g.width > FINEST * max(abs(g.low), abs(g.high), 1e-290):
+    if last - first < NARROW and g.width > FINEST * max(abs(g.low), abs(g.high), TINY):
         _halve(g, first, last)
 
 

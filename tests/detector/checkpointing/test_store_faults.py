@@ -28,25 +28,27 @@ from connectors.kafka.changelog_format import compressed
 from detector.checkpointing.store import PartitionPosition, PartitionRow, SqliteStore
 PLACE = Partition("topic", 0)
 names = [f"host-{i}/cpu" for i in range(400)]
+def say(text):  # in one write: with PYTHONUNBUFFERED a print is several, and a kill between two tears the line
+    os.write(1, f"{text}\\n".encode())
 def save_for_ever():
-    print("pid", os.getpid(), flush=True)
+    say(f"pid {os.getpid()}")
     store = SqliteStore(sys.argv[1])
     meta = store.meta()
     generation = 0 if meta is None else meta["generation"]
     while True:
         generation += 1
-        print("saving", generation, flush=True)
+        say(f"saving {generation}")
         frame = compressed(generation.to_bytes(4, "big") + os.urandom(10_000))
         gone = [names[generation % 400]]
         rows = [PartitionRow(n, None if n in gone else frame) for n in names]
         place = {PLACE: PartitionPosition("changelog", generation, generation)}
         store.save_partitions({PLACE: rows}, place, {"generation": generation, "gone": gone})
-        print("saved", generation, flush=True)
+        say(f"saved {generation}")
 for line in sys.stdin:
     if not (saver := os.fork()):
         save_for_ever()
     os.waitpid(saver, 0)
-    print("ended", flush=True)
+    say("ended")
 """
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from detector.scoring.channels.value_grid import (
@@ -63,6 +63,7 @@ def test_the_distance_is_that_to_the_nearest_value_met_before(kind: str) -> None
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12), st.integers(0, 2**32 - 1))
+@example([0.0, 5e-324], 0)  # a difference that nothing can be divided by
 @settings(max_examples=50, deadline=None)
 def test_a_value_met_before_is_never_new(levels: list[float], seed: int) -> None:
     """However the grid has grown, and whatever was between."""
