@@ -11,14 +11,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from connectors.batches import CHANNELS
 from detector.scoring.return_period import PERIOD, begin, return_period
 from detector.scoring.units import COUPLING as COUPLED
 from detector.scoring.units import ERROR, FAR, SMOOTHED, Record
 from detector.scoring.units import LEVEL as LEVELLED
 from training.network.compiled import compiled
 
-# a new channel: its name and price here, its severity below
-CHANNELS = ("forecast", "level", "still", "coupling", "novel", "symbol")
+# a new channel: its name in `connectors.batches`, its price here, its severity below
 FORECAST, LEVEL, STILL, COUPLING, NOVEL, SYMBOL = range(len(CHANNELS))
 PRICES = np.array([0.1, 1.2, 1.4, 1.5, 0.0, 0.3])
 NETWORK_PRICE = 0.65  # of the network's own word, the second witness of a stream of one feature

@@ -6,7 +6,7 @@ import math
 
 from detector.scoring.channels.still import usual_longest
 from detector.scoring.claims import COUPLING, FORECAST, LEVEL, NOVEL, STILL
-from detector.scoring.units import ERROR, FAR, SMOOTHED, Record
+from detector.scoring.units import ERROR, FAR, SMOOTHED, Record, unit_of
 from detector.scoring.units import LEVEL as LEVELLED
 from training.network.compiled import compiled
 
@@ -26,11 +26,11 @@ def explain(v: Record, m: Record, lane: Record, x: float, time: int, interval: f
     u = lane.units
     v.observed, v.expected = x, m.expected
     if v.channel == FORECAST:
-        error, unit = m.error, _unit(u, ERROR, m.least)
+        error, unit = m.error, unit_of(u, ERROR, m.least)
         if m.units[SMOOTHED] > m.units[ERROR] and m.units[SMOOTHED] >= m.units[FAR]:
-            error, unit = m.smoothed_error, _unit(u, SMOOTHED, m.least)
+            error, unit = m.smoothed_error, unit_of(u, SMOOTHED, m.least)
         elif m.units[FAR] > m.units[ERROR]:
-            error, unit = m.far_error, _unit(u, FAR, m.least)
+            error, unit = m.far_error, unit_of(u, FAR, m.least)
         v.expected = x - error
         v.lower, v.upper = v.expected - unit, v.expected + unit
         if v.lower <= x <= v.upper:
@@ -48,8 +48,3 @@ def explain(v: Record, m: Record, lane: Record, x: float, time: int, interval: f
         v.expected, v.seconds = m.nearest, m.nearest_age * interval
     if v.lower <= v.observed <= v.upper:  # no alert stands inside the band it prints
         v.lower = v.upper = math.nan
-
-
-@compiled
-def _unit(u: Record, statistic: int, least: float) -> float:
-    return max(u.slow_unit[statistic], u.fast_unit[statistic], least)

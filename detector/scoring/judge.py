@@ -66,11 +66,11 @@ def judge(
         q.time, q.interval = time, interval
         v.score = v.surprise = v.rank = 0.0
         v.warming, v.lead, v.channel = True, -1, -1
-        if batch.lapse[i] != 0:  # what comes after a silence is news, whether or not an incident was still open
+        silent = batch.lapse[i] != 0
+        v.lapses = silent and s.incident.open
+        if silent:  # what comes after is news, whether or not an incident was still open
             q.told[:] = 0.0
-        lapses = batch.lapse[i] != 0 and s.incident.open
-        v.lapses = lapses
-        if lapses:
+        if v.lapses:
             end_incident(s)
         if b == a:
             v.threshold = max(threshold_of(interval, weekly, fixed, False), fleet)

@@ -13,7 +13,7 @@ from detector.scoring.channels.forecast import forecast_state, measure_errors, n
 from detector.scoring.channels.level import LEVEL_STATE, measure_level
 from detector.scoring.channels.novel import NOVEL_STATE, measure_novelty
 from detector.scoring.channels.still import STILL_STATE, measure_still
-from detector.scoring.units import ERROR, LEVEL, UNITS, WARM_UP_EVENTS, Record, to_units
+from detector.scoring.units import ERROR, LEVEL, UNITS, WARM_UP_EVENTS, Record, to_units, unit_of
 from training.network.compiled import compiled
 from training.network.horizons import HORIZONS
 
@@ -61,7 +61,7 @@ def measure_lane(
     if r.units.seen[ERROR] < WARM_UP_EVENTS:
         m.lower, m.upper = network_band(frame, output, m.expected)
     else:
-        band = max(r.units.slow_unit[ERROR], r.units.fast_unit[ERROR], m.least)
+        band = unit_of(r.units, ERROR, m.least)
         m.lower, m.upper = m.expected - band, m.expected + band
     r.last = x
     r.events += 1

@@ -107,6 +107,12 @@ def to_units(r: Record, sizes: NDArray[np.float64], least: float, m: Record) -> 
 
 
 @compiled(inline="always")
+def unit_of(r: Record, error: int, least: float) -> float:
+    """Return the unit of one of the first FAST_STATISTICS, the larger of both memories; `r` is UNITS."""
+    return max(r.slow_unit[error], r.fast_unit[error], least)
+
+
+@compiled(inline="always")
 def softened(units: float) -> float:
     """Return a size in units, in logarithms beyond LINEAR_UNITS."""
     return units if units <= LINEAR_UNITS else LINEAR_UNITS + LOG_UNITS * math.log(units / LINEAR_UNITS)
