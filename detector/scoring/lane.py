@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.scoring.channels.coupling import COUPLING_STATE, learn_moments
-from detector.scoring.channels.forecast import forecast_state, measure_errors, network_band
+from detector.scoring.channels.forecast import forecast_of, forecast_state, measure_errors, network_band
 from detector.scoring.channels.level import LEVEL_STATE, measure_level
 from detector.scoring.channels.novel import NOVEL_STATE, measure_novelty
 from detector.scoring.channels.still import STILL_STATE, measure_still
@@ -47,12 +47,7 @@ def measure_lane(
     m: Record,  # out MEASURED
 ) -> None:
     """Measure one event of a lane and learn it; at a gap's end no unit learns, and only novelty speaks."""
-    count = len(horizons)
-    wait = horizons[count - 1] - 1
-    location, log_scale, freedom = float(output[0]), float(output[count]), float(output[2 * count])
-    low, high = measure_errors(
-        r.forecast, r.events, x, r.last, frame, location, log_scale, freedom, float(output[count - 1]), wait, gap, m
-    )
+    low, high = measure_errors(r, x, frame, forecast_of(output), horizons[len(horizons) - 1] - 1, gap, m)
     difference, m.usual = measure_level(r.level, time, min(max(x, low), high))  # else one wild value fills its hour
     m.sizes[LEVEL] = abs(difference)
     m.still = measure_still(r.still, r.events, time, x, r.last)

@@ -10,7 +10,7 @@ Finds spikes, bursts, shifts and noise. Does not find what stays within usual er
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,22 +55,35 @@ def _widen_range(r: Record, events: int, x: float) -> tuple[float, float]:
     return low, high
 
 
+class Forecast(NamedTuple):
+    """What the network said of an event, and of the farthest that it forecasts; locations are in the frame's unit."""
+
+    location: float
+    log_scale: float
+    freedom: float
+    far_location: float
+
+
+@compiled(inline="always")
+def forecast_of(output: NDArray[np.float32]) -> Forecast:
+    """Take apart what the network said: locations, log scales, degrees of freedom, by horizon."""
+    count = len(output) // 3
+    return Forecast(float(output[0]), float(output[count]), float(output[2 * count]), float(output[count - 1]))
+
+
 @compiled
 def measure_errors(
-    r: Record,  # forecast state
-    events: int,  # of the lane before this one
+    lane: Record,  # lane_score, before this event
     x: float,
-    last: float,  # value before
     frame: Record,
-    location: float,
-    log_scale: float,
-    freedom: float,
-    far_location: float,  # of the event that is `wait` arrivals ahead
-    wait: int,  # 0: there is no far forecast
+    said: Forecast,
+    wait: int,  # arrivals until the event of the far forecast; 0: there is none
     gap: bool,  # the event ends a gap
     m: Record,  # out MEASURED
 ) -> tuple[float, float]:
     """Measure one event's errors; what is wrong by less than a hair is not wrong. Return the range seen before it."""
+    r, events, last = lane.forecast, lane.events, lane.last
+    location, log_scale, freedom, far_location = said
     mean, deviation = frame.mean, frame.deviation
     if events == 0:
         r.ahead[:] = math.nan
@@ -117,8 +130,7 @@ def network_band(frame: Record, output: NDArray[np.float32], expected: float) ->
 
     It takes in what is `expected`: the forecast may have been clipped to beyond its own band.
     """
-    count = len(output) // 3
-    location, log_scale, freedom = float(output[0]), float(output[count]), float(output[2 * count])
+    location, log_scale, freedom, _ = forecast_of(output)
     edge = math.exp(log_scale) * student_deviate(BAND_DEVIATE, freedom)
     low, high = max(location - edge, -LIMIT), min(location + edge, LIMIT)
     low, high = frame.mean + frame.deviation * math.sinh(low), frame.mean + frame.deviation * math.sinh(high)

@@ -13,10 +13,11 @@ from detector.scoring.channels.forecast import (
     REACH,
     SLOW_SMOOTHING,
     SMOOTHING,
-    forecast_state,
+    Forecast,
     measure_errors,
     network_band,
 )
+from detector.scoring.lane import lane_score
 from detector.scoring.student import BAND_DEVIATE
 from detector.scoring.units import ERROR, FAR, HAIR, SLOW, SMOOTHED
 from training.network.inputs import FRAME
@@ -36,15 +37,15 @@ def measured(
 ) -> np.ndarray:
     """Measure a lane in a frame of mean 100 and deviation 10; forecasts are in its units."""
     count = len(values)
-    out, record = np.zeros(count, MEASURED), np.zeros(1, forecast_state(horizon))
+    out, record = np.zeros(count, MEASURED), np.zeros(1, lane_score([1, horizon]))
     out["sizes"] = math.nan
     frame = np.zeros(1, FRAME)
     frame["mean"], frame["deviation"] = MEAN, DEVIATION
     location, far = np.broadcast_to(location, count), np.broadcast_to(far, count)
     for k, x in enumerate(values.tolist()):
-        last = values[k - 1] if k else 0.0
-        said = float(location[k]), log_scale, freedom, float(far[k])
-        measure_errors(record[0], k, x, last, frame[0], *said, horizon - 1, k in gaps, out[k])
+        record["events"], record["last"] = k, values[k - 1] if k else 0.0
+        said = Forecast(float(location[k]), log_scale, freedom, float(far[k]))
+        measure_errors(record[0], x, frame[0], said, horizon - 1, k in gaps, out[k])
     return out
 
 
