@@ -11,10 +11,11 @@ import math
 
 import numpy as np
 
+from connectors.batches import CHANNELS
 from detector.scoring.batch import Forecasts, Numbers, SortedBatch, Verdicts
 from detector.scoring.channels.coupling import measure_coupling
 from detector.scoring.channels.forecast import network_band
-from detector.scoring.claims import CHANNELS, WARM_UP_EVENTS, WIDTH_WEIGHT, claim, severity_of
+from detector.scoring.claims import WARM_UP_EVENTS, WIDTH_WEIGHT, claim, severity_of
 from detector.scoring.explain import explain
 from detector.scoring.incidents import (
     FIRES,

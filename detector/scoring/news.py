@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.scoring.claims import CHANNELS, LEVEL, NOVEL, STILL
+from connectors.batches import CHANNELS
+from detector.scoring.claims import LEVEL, NOVEL, STILL
 from detector.scoring.units import Record
 from training.network.compiled import compiled
 

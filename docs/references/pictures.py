@@ -14,12 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.batches import EventBatch
+from connectors.batches import CHANNELS, EventBatch
 from detector.engine.batch_layout import Pass
 from detector.engine.engine import Engine
 from detector.engine.stages import ScoredBatch
 from detector.scoring import units
-from detector.scoring.claims import CHANNELS
 from detector.scoring.incidents import FIRES, RESOLVES
 from docs.references.svg import Column, Line, Mark, Panel, drawn
 

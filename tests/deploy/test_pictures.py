@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from detector.scoring.claims import CHANNELS, PRICES
+from connectors.batches import CHANNELS
+from detector.scoring.claims import PRICES
 from docs.references.pictures import FOLDER, PICTURES, columns_of
 from docs.references.svg import drawn
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from connectors.batches import CHANNELS
 from detector.scoring.batch import MEASURED
 from detector.scoring.claims import (
     CALM_SEVERITY,
-    CHANNELS,
     COUPLING,
     COUPLING_WEIGHT,
     FORECAST,
