@@ -206,7 +206,17 @@ def train(
     if diagnosis:
         from detector.commands.diagnosis import Diagnosis  # noqa: PLC0415 - with matplotlib
 
-        page = Diagnosis(history.name, champion, plan, learning, seed, recording, steps, validations, outcome)
+        page = Diagnosis(
+            name=history.name,
+            champion=champion,
+            plan=plan,
+            learning=learning,
+            seed=seed,
+            recording=recording,
+            steps=steps,
+            validations=validations,
+            outcome=outcome,
+        )
         page.write(diagnosis, str(report))
     return report
 

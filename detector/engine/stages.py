@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.engine.batch_layout import Pass
-from detector.scoring.batch import MEASURED, VERDICT, Forecasts, SortedBatch, Symbols, Verdicts
+from detector.scoring.batch import MEASURED, VERDICT, Forecasts, SortedBatch, Symbols, Tables, Verdicts
 from detector.scoring.incidents import AlertRules
 from detector.scoring.judge import judge
 from detector.scoring.symbols import measure_symbols, network
@@ -68,6 +68,7 @@ class Stages:
         out = Verdicts(np.empty(observations, MEASURED), np.empty(events, VERDICT), np.empty(observations, np.bool_))
         values = Observations(numbers.lane, numbers.time, numbers.value)
         forecasts = Forecasts(self._horizons, frames, outputs)
+        tables = Tables(states.streams.rows, lanes)
 
         def features(first: int, last: int) -> None:
             a, b = int(numbers.start[first]), int(numbers.start[last])
@@ -81,7 +82,7 @@ class Stages:
             if len(symbols.at):
                 span = int(symbols.start[first]), int(symbols.start[last])
                 measure_symbols(states.symbols.rows, symbols, predictions, *span, out.measured, batch.value)
-            judge(states.streams.rows, lanes, batch, numbers, forecasts, self.rules, first, last, out)
+            judge(tables, batch, numbers, forecasts, self.rules, (first, last), out)
             record(lanes["history"], numbers.lane[a:b], inputs[a:b], out.masked[numbers.at[a:b]], 0, b - a)
 
         self._parallel(batch.slot, features)

@@ -71,6 +71,13 @@ VERDICT = np.dtype(  # one row an event
 )
 
 
+class Tables(NamedTuple):
+    """What is remembered of streams and of their lanes."""
+
+    streams: Records  # STREAM, by slot
+    lanes: Records  # lane table
+
+
 class Ids(NamedTuple):
     """What the names of an EventBatch are to the engine; its own order."""
 

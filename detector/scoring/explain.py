@@ -12,13 +12,15 @@ from training.network.compiled import compiled
 
 
 @compiled
-def explain(v: Record, m: Record, lane: Record, x: float, time: int, interval: float, low: float, high: float) -> None:
+def explain(
+    v: Record, m: Record, lane: Record, x: float, time: int, interval: float, band: tuple[float, float]
+) -> None:
     """Write to `v`, VERDICT, what the leading observation `m` of its lane says; NaN for what the channel has not.
 
     forecast: observed, expected, band of the statistic that is largest. level: today's level, the hour's usual, its
     band. still: for how long, and the usual longest, in seconds. coupling: observed, and what the others let expect.
     novel: observed, the nearest value met before and how long ago, in seconds; where it is the error that is new, what
-    was forecast, and NaN. `low` and `high` are the network's band.
+    was forecast, and NaN. `band` is the network's, lower and upper.
     """
     v.observed = v.expected = v.lower = v.upper = v.seconds = v.usual_seconds = math.nan
     if not m.known:  # a symbol
@@ -34,7 +36,7 @@ def explain(v: Record, m: Record, lane: Record, x: float, time: int, interval: f
         v.expected = x - error
         v.lower, v.upper = v.expected - unit, v.expected + unit
         if v.lower <= x <= v.upper:
-            v.expected, v.lower, v.upper = m.expected, low, high
+            v.expected, v.lower, v.upper = m.expected, *band
     elif v.channel == LEVEL:
         unit = max(u.slow_unit[LEVELLED], m.least)
         v.observed, v.expected = m.usual + lane.level.difference, m.usual

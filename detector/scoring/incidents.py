@@ -59,20 +59,31 @@ class AlertRules(NamedTuple):
     critical_above_threshold: float = 1.0  # a score so far above the threshold is critical: ten times as rare
 
 
+class Case(NamedTuple):
+    """What an event's score stands for."""
+
+    time: int  # ns
+    above: bool  # a claim stands above the threshold, news or not
+    several: bool  # the stream's events have several features
+    deviation: float  # observed - expected of the feature that contributes most
+    expected: float
+
+
+class Limits(NamedTuple):
+    """What a score is held against, whatever the stream's age."""
+
+    own: float  # threshold by the stream's budget alone
+    fleet: float  # threshold by that of all streams
+
+
 @compiled
-def watch(
-    s: Record,  # STREAM, one record
-    v: Record,  # VERDICT, one record: score, threshold, channel in; alert, held_back, change out
-    time: int,
-    above: bool,  # a claim stands above the threshold, news or not
-    several: bool,  # the stream's events have several features
-    own: float,  # threshold by the stream's budget alone, whatever its age
-    fleet: float,  # threshold by that of all streams
-    deviation: float,  # observed - expected of the feature that contributes most
-    expected: float,
-    rules: AlertRules,
-) -> None:
-    """Carry one stream's incident on by one event."""
+def watch(s: Record, v: Record, case: Case, limits: Limits, rules: AlertRules) -> None:
+    """Carry one stream's incident on by one event.
+
+    `s` is its STREAM record, `v` the event's VERDICT: score, threshold, channel in; alert, held_back, change out.
+    """
+    time, above, several, deviation, expected = case
+    own, fleet = limits
     i = s.incident
     v.alert, v.change = False, NONE
     wanted = (

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from connectors.batches import CHANNELS
-from detector.scoring.batch import Forecasts, Numbers, SortedBatch, Verdicts
+from detector.scoring.batch import Forecasts, Numbers, SortedBatch, Tables, Verdicts
 from detector.scoring.channels.coupling import measure_coupling
 from detector.scoring.channels.forecast import network_band
 from detector.scoring.claims import WARM_UP_EVENTS, WIDTH_WEIGHT, claim, severity_of
@@ -24,13 +24,15 @@ from detector.scoring.incidents import (
     PEAKS,
     RESOLVES,
     AlertRules,
+    Case,
+    Limits,
     begin_incident,
     end_incident,
     follow,
     is_accepted,
     watch,
 )
-from detector.scoring.lane import measure_lane
+from detector.scoring.lane import Arrival, measure_lane
 from detector.scoring.news import newest
 from detector.scoring.threshold import YOUTH, fleet_threshold, threshold_of, youth
 from detector.scoring.units import LEVEL, LEVEL_WARM_UP_EVENTS, Record
@@ -42,24 +44,23 @@ SEVERAL = 1.5  # features of a usual event from which on a stream counts as one 
 
 @compiled
 def judge(
-    streams: Record,  # STREAM, by slot
-    lanes: Record,  # lane table
+    tables: Tables,
     batch: SortedBatch,
     numbers: Numbers,
     forecasts: Forecasts,
     rules: AlertRules,
-    first: int,
-    last: int,
+    span: tuple[int, int],
     out: Verdicts,
 ) -> None:
-    """Judge events first..last, and carry their streams' incidents on. Symbols have been measured."""
+    """Judge the events of `span`, first to last, and carry their streams' incidents on. Symbols have been measured."""
+    streams, lanes = tables
     # columns once, outside the loop: in it each would count references
     start, slot, times, lane, value = batch.start, batch.slot, batch.time, batch.lane, batch.value
     measured, verdicts, masked = out.measured, out.verdicts, out.masked
     weekly, fixed = rules.alerts_per_stream_per_week, rules.fixed_threshold
     fleet = fleet_threshold(rules.fleet_events_per_day, rules.fleet_alerts_per_day, fixed)
     claims, leads = np.zeros(len(CHANNELS)), np.zeros(len(CHANNELS), np.int64)
-    for i in range(first, last):
+    for i in range(*span):
         s, v = streams[slot[i]], verdicts[i]
         q = s.score
         a, b, time, interval = start[i], start[i + 1], times[i], batch.interval[i]
@@ -79,7 +80,7 @@ def judge(
             continue
         q.width = b - a if q.events == 0 else q.width + WIDTH_WEIGHT * (b - a - q.width)
         several = q.width >= SEVERAL
-        _measure(s, lanes, batch, numbers, forecasts, i, gap, measured)
+        _measure(s, lanes, numbers, forecasts, i, gap, measured)
         limit = claim(q, measured[a:b], several, gap, claims, leads)
         own = threshold_of(interval, weekly, fixed, several)
         v.threshold, more = own, 0.0
@@ -106,14 +107,14 @@ def judge(
                 measured[j].contribution /= total
             if not m.known:  # a symbol: neither above nor below, nor by how much
                 deviation, expected = math.inf if rules.direction >= 0 else -math.inf, 0.0
-        watch(s, v, time, above, several, own, fleet, deviation, expected, rules)
+        watch(s, v, Case(time, above, several, deviation, expected), Limits(own, fleet), rules)
         incident = s.incident
         if v.change in (FIRES, PEAKS):
-            low = high = math.nan
+            band = math.nan, math.nan
             for k in range(numbers.start[i], numbers.start[i + 1]):
                 if numbers.at[k] == v.lead:
-                    low, high = network_band(forecasts.frames[k], forecasts.outputs[k], measured[v.lead].expected)
-            explain(v, measured[v.lead], lanes[lane[v.lead]].score, value[v.lead], time, interval, low, high)
+                    band = network_band(forecasts.frames[k], forecasts.outputs[k], measured[v.lead].expected)
+            explain(v, measured[v.lead], lanes[lane[v.lead]].score, value[v.lead], time, interval, band)
             begin_incident(incident, lane[v.lead] - s.first_lane, v.observed, v.expected)
         v.accepted = v.change == RESOLVES and is_accepted(incident)
         for j in range(a, b):
@@ -123,12 +124,9 @@ def judge(
 
 
 @compiled
-def _measure(
-    s: Record, lanes: Record, batch: SortedBatch, numbers: Numbers, forecasts: Forecasts, i: int, gap: bool, out: Record
-) -> None:
+def _measure(s: Record, lanes: Record, numbers: Numbers, forecasts: Forecasts, i: int, gap: bool, out: Record) -> None:
     """Measure the numbers of event `i`."""
     n, end = numbers.start[i], numbers.start[i + 1]
-    time = batch.time[i]
     for k in range(n, end):
         m = out[numbers.at[k]]
         m.known = not math.isnan(forecasts.frames[k].mean)
@@ -145,5 +143,6 @@ def _measure(
         if m.known:
             r = lanes[numbers.lane[k]].score
             frame, output = forecasts.frames[k], forecasts.outputs[k]
-            measure_lane(r, time, numbers.value[k], frame, output, forecasts.horizons, gap, m)
+            arrival = Arrival(numbers.time[k], numbers.value[k], gap)
+            measure_lane(r, arrival, frame, output, forecasts.horizons, m)
             m.levelled = not math.isnan(m.usual) and r.units.seen[LEVEL] > LEVEL_WARM_UP_EVENTS

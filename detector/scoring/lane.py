@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,18 +35,25 @@ def lane_score(horizons: Sequence[int] = HORIZONS) -> np.dtype[Any]:
     )
 
 
+class Arrival(NamedTuple):
+    """A number as it came: when, in ns, what, and whether it ends a gap."""
+
+    time: int
+    value: float
+    gap: bool
+
+
 @compiled
 def measure_lane(
     r: Record,  # lane_score
-    time: int,
-    x: float,
+    arrival: Arrival,
     frame: Record,
     output: NDArray[np.float32],  # what the network said: locations, log scales, degrees of freedom, by horizon
     horizons: NDArray[np.int64],
-    gap: bool,
     m: Record,  # out MEASURED
 ) -> None:
     """Measure one event of a lane and learn it; at a gap's end no unit learns, and only novelty speaks."""
+    time, x, gap = arrival
     low, high = measure_errors(r, x, frame, forecast_of(output), horizons[len(horizons) - 1] - 1, gap, m)
     difference, m.usual = measure_level(r.level, time, min(max(x, low), high))  # else one wild value fills its hour
     m.sizes[LEVEL] = abs(difference)

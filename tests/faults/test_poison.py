@@ -24,7 +24,7 @@ from connectors.encode import score_records
 from detector.engine import stages
 from detector.engine.engine import Engine, EngineSettings, Step
 from detector.observability.metrics import ENGINE_ERROR
-from detector.scoring.batch import Records, SortedBatch
+from detector.scoring.batch import SortedBatch, Tables
 from detector.service.poison_events import (
     CAREFUL_SECONDS,
     MAX_FAILURES_OF_A_STREAM,
@@ -48,12 +48,12 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the last kernel raise where it meets one of the values."""
     judge = getattr(stages, "judge")  # noqa: B009 - a kernel of the scans', which the stages do not export
 
-    def raising(streams: Records, lanes: Records, batch: SortedBatch, *rest: Any) -> None:
-        *_, first, last, _ = rest
+    def raising(tables: Tables, batch: SortedBatch, *rest: Any) -> None:
+        *_, (first, last), _ = rest
         here = batch.value[batch.start[first] : batch.start[last]]
         if (here == BEFORE).any():
             raise IndexError("before")
-        judge(streams, lanes, batch, *rest)
+        judge(tables, batch, *rest)
         if (here == AFTER).any():
             raise ZeroDivisionError("after")
 
@@ -194,12 +194,12 @@ def test_a_stream_whose_state_raises_is_reset_and_the_others_continue(
     engine = Engine(model, fetch=store.fetch)
     judge = getattr(stages, "judge")  # noqa: B009 - as in `poison`
 
-    def raising(streams: Records, lanes: Records, batch: SortedBatch, *rest: Any) -> None:
-        judge(streams, lanes, batch, *rest)
-        *_, first, last, _ = rest
+    def raising(tables: Tables, batch: SortedBatch, *rest: Any) -> None:
+        judge(tables, batch, *rest)
+        *_, (first, last), _ = rest
         slots = batch.slot[first:last]
         poisoned = slots == engine.streams.states.slots.get("noisy", -1)
-        if (streams["score"]["events"][slots[poisoned]] > 100).any():
+        if (tables.streams["score"]["events"][slots[poisoned]] > 100).any():
             raise IndexError("state")
 
     monkeypatch.setattr(stages, "judge", raising)
@@ -250,8 +250,8 @@ POISONED = (
         from detector import cli
         from detector.engine import stages
         judge = stages.judge
-        def raising(streams, lanes, batch, *rest):
-            judge(streams, lanes, batch, *rest)
+        def raising(tables, batch, *rest):
+            judge(tables, batch, *rest)
             if (batch.value == 12346.5).any():
                 raise ZeroDivisionError("after")
         stages.judge = raising

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.scoring.batch import MEASURED, VERDICT, Forecasts, Numbers, SortedBatch, Verdicts
+from detector.scoring.batch import MEASURED, VERDICT, Forecasts, Numbers, SortedBatch, Tables, Verdicts
 from detector.scoring.claims import CHANNELS
 from detector.scoring.incidents import AlertRules
 from detector.scoring.judge import judge
@@ -86,7 +86,7 @@ class Streams:
         numbers = Numbers(start, at, lane, times, value)
         out = Verdicts(np.zeros(len(lane), MEASURED), np.zeros(len(time), VERDICT), np.zeros(len(lane), np.bool_))
         forecasts = Forecasts(self.horizons, frames, outputs)
-        judge(self.streams, self.lanes, batch, numbers, forecasts, self.rules, 0, len(time), out)
+        judge(Tables(self.streams, self.lanes), batch, numbers, forecasts, self.rules, (0, len(time)), out)
 
         event = np.repeat(events, counts)
         result = []

@@ -31,7 +31,7 @@ def explained(channel: int, record: np.ndarray, *, observed: float = 50.0, **mea
     m["known"], m["expected"], m["error"], m["least"] = True, 40.0, observed - 40.0, 0.1
     for name, value in measured.items():
         m[name] = value
-    explain(v[0], m[0], record[0], observed, 100 * SECOND, 5.0, 35.0, 45.0)
+    explain(v[0], m[0], record[0], observed, 100 * SECOND, 5.0, (35.0, 45.0))
     return {name: float(v[name][0]) for name in NUMBERS if not math.isnan(v[name][0])}
 
 

@@ -21,6 +21,8 @@ from detector.scoring.incidents import (
     RESOLVES,
     YOUNG,
     AlertRules,
+    Case,
+    Limits,
     alert_id,
     begin_incident,
     end_incident,
@@ -65,7 +67,8 @@ def watched(
     for k, (score, deviation) in enumerate(zip(scores, deviations, strict=True)):
         v = verdicts[k]
         v["score"], v["threshold"], v["channel"] = score, THRESHOLD, channel
-        watch(s[0], v, k * step, score > THRESHOLD, several, own, fleet, deviation, expected, rules)
+        case = Case(k * step, score > THRESHOLD, several, deviation, expected)
+        watch(s[0], v, case, Limits(own, fleet), rules)
     return verdicts["change"].tolist(), verdicts
 
 
@@ -104,7 +107,7 @@ def test_twenty_events_without_news_end_an_incident() -> None:
     s, v, ends = np.zeros(1, STREAM), np.zeros(1, VERDICT), []
     for k in range(REFRACTORY + 1):
         v["score"], v["threshold"] = HIGH if k == 0 else 0.95 * THRESHOLD, THRESHOLD
-        watch(s[0], v[0], k * SECOND, True, False, THRESHOLD, 0.0, 5.0, 10.0, AlertRules())
+        watch(s[0], v[0], Case(k * SECOND, True, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), AlertRules())
         ends.append(int(v["change"][0]))
     assert at(ends, RESOLVES) == [REFRACTORY]
 
@@ -179,7 +182,7 @@ def test_what_was_not_told_is_news_still(rules: dict[str, Any]) -> None:
         min_duration_seconds=rules.get("min_duration", 0.0),
     )
     v["score"], v["threshold"] = HIGH, THRESHOLD
-    watch(s[0], v[0], 0, True, False, THRESHOLD, 0.0, 5.0, 10.0, given)
+    watch(s[0], v[0], Case(0, True, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), given)
 
     assert v["change"] == NONE
     assert s["score"]["told"][0].tolist() == pytest.approx([0.0, *[HIGH] * (len(CHANNELS) - 1)])
@@ -230,7 +233,7 @@ def test_time_that_moves_back_begins_the_run_anew() -> None:
     for time in (100, 101, 50, 52, 54):
         v["score"], v["threshold"] = HIGH, THRESHOLD
         rules = AlertRules(min_duration_seconds=3.0)
-        watch(s[0], v[0], time * SECOND, True, False, THRESHOLD, 0.0, 5.0, 10.0, rules)
+        watch(s[0], v[0], Case(time * SECOND, True, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), rules)
         found.append(int(v["change"][0]))
 
     assert at(found, FIRES) == [4]
