@@ -20,7 +20,7 @@ from training.network.compiled import compiled
 
 # a new channel: its name in `connectors.batches`, its price here, its severity below
 FORECAST, LEVEL, STILL, COUPLING, NOVEL, SYMBOL = range(len(CHANNELS))
-PRICES = np.array([0.1, 1.2, 1.4, 1.5, 0.0, 0.3])
+PRICES = np.array([0.1, 1.1, 1.4, 1.5, 0.0, 0.3])
 NETWORK_PRICE = 0.65  # of the network's own word, the second witness of a stream of one feature
 WITNESS = 0.5  # its weight beside the errors in the data's unit
 SEVERAL_PRICE = 1.5  # what novelty costs a stream of several features besides

@@ -90,7 +90,8 @@ def test_each_alert_is_printed_when_it_fires_with_what_was_found_and_how_rare_th
 def test_most_labelled_incidents_are_found_with_few_false_alarms(demo):
     found, labelled = map(int, re.search(r"(\d+) of (\d+) labelled incidents found", demo.text).groups())
     assert labelled == sum(map(len, load_labels(DATA / "labels.json").values()))
-    assert found > labelled / 2
+    assert labelled == 19
+    assert found >= 16
     assert float(re.search(r"([\d.]+) a stream and week", demo.text)[1]) < 1.0
 
 
