@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from training.network.compiled import compiled
 from training.network.inputs import INPUT_SIZE
+from training.network.products import COLUMNS, LANES, ROWS, multiply, padded, part
 from training.network.shape import (
     FREEDOM_SLOPE,
     LEAK_RATE,
@@ -38,10 +39,11 @@ _KINDS = {"lstm": _LSTM, "gru": _GRU, "rnn": _LEAKY, "esn": _LEAKY}
 
 
 class _Layer(NamedTuple):
-    """A recurrent layer's weights, and where its numbers are. A matrix's rows: the bias, then what goes in."""
+    """A recurrent layer's weights, and where its numbers are. A matrix's rows: the bias, then what goes in; padded."""
 
     kind: int
     size: int  # hidden
+    width: int  # of what goes in
     gates: Float32  # [1 + inputs + hidden, gates * hidden] torch's two biases summed; of a GRU only reset and update
     candidate: Float32  # [1 + inputs, hidden] of a GRU, whose candidate's products stay apart
     recurrent: Float32  # [1 + hidden, hidden]
@@ -52,16 +54,19 @@ class _Layer(NamedTuple):
 
 
 class _Attention(NamedTuple):
-    query: Float32  # [hidden, hidden]
-    out: Float32  # [hidden, hidden]
+    size: int  # hidden
+    query: Float32  # [1 + hidden, hidden, padded], without a bias
+    out: Float32  # likewise
     window: int
     state_at: int
     hidden_at: int
 
 
 class _Heads(NamedTuple):
-    weights: Float32  # [outputs, hidden + 2 inputs, filled up]
-    bias: Float32  # [outputs]
+    matrix: Float32  # [1 + hidden + 2 inputs, outputs, padded]: the bias, then what goes in
+    low: Float32  # [outputs, padded] limits
+    high: Float32
+    is_freedom: NDArray[np.bool_]  # [outputs, padded]
 
 
 class Network:
@@ -73,9 +78,12 @@ class Network:
         self._attention = None
         if shape.attention_window:
             names = ("attention.query.weight", "attention.out.weight")
-            query, out = (np.ascontiguousarray(weights.arrays[name].T) for name in names)
-            at = shape.state_size - shape.state_sizes[-1]
-            self._attention = _Attention(query, out, shape.attention_window, at, self._layers[-1].hidden_at)
+            none = np.zeros(shape.hidden_size, np.float32)
+            query, out = (_matrix(none, weights.arrays[name]) for name in names)
+            self._attention = _Attention(
+                *(shape.hidden_size, query, out, shape.attention_window),
+                *(shape.state_size - shape.state_sizes[-1], self._layers[-1].hidden_at),
+            )
         self._heads = _heads(weights)
 
     def step(
@@ -113,6 +121,7 @@ def _layer(weights: Weights, k: int) -> _Layer:
     return _Layer(
         kind=_KINDS[shape.cell],
         size=size,
+        width=W.shape[1],
         gates=_matrix(b + c, W, U),
         candidate=candidate,
         recurrent=recurrent,
@@ -124,26 +133,29 @@ def _layer(weights: Weights, k: int) -> _Layer:
 
 
 def _matrix(bias: Float32, *weights: Float32) -> Float32:
-    return np.ascontiguousarray(np.concatenate([bias[None], *(matrix.T for matrix in weights)]))
+    return padded(np.concatenate([bias[None], *(matrix.T for matrix in weights)]), COLUMNS)
 
 
 def _heads(weights: Weights) -> _Heads:
-    """Return one row a number of the forecast: hidden states, inputs for locations, clipped inputs for scales."""
+    """Return one column a number of the forecast: hidden states, inputs for locations, clipped inputs for scales."""
     count, value = len(weights.shape.horizons), weights.arrays
     from_hidden, from_input = value["from_hidden.weight"], value["from_input.weight"]
-    filling = -(from_hidden.shape[1] + 2 * INPUT_SIZE) % 8  # a multiple of a vector register's numbers
-    skip = np.zeros((PARAMETERS_OF_T * count, 2 * INPUT_SIZE + filling), np.float32)
-    skip[:count, :INPUT_SIZE] = from_input[:count]
-    skip[count : 2 * count, INPUT_SIZE : 2 * INPUT_SIZE] = from_input[count:]
-    return _Heads(np.concatenate([from_hidden, skip], axis=1), value["from_hidden.bias"])
+    skip = np.zeros((2 * INPUT_SIZE, PARAMETERS_OF_T * count), np.float32)
+    skip[:INPUT_SIZE, :count] = from_input[:count].T
+    skip[INPUT_SIZE:, count : 2 * count] = from_input[count:].T
+    matrix = padded(np.concatenate([value["from_hidden.bias"][None], from_hidden.T, skip]), LANES)
+    low, high = np.full((2, matrix.shape[1]), np.inf, np.float32)
+    low[:] *= -1
+    low[count : 2 * count], high[count : 2 * count] = MIN_LOG_SCALE, MAX_LOG_SCALE
+    return _Heads(matrix, low, high, np.arange(matrix.shape[1]) // count == PARAMETERS_OF_T - 1)
 
 
 # --- Cells: each takes the sums that go into its gates, and changes the lane's state in place -------------------------
 
 
 @compiled(inline="always", fastmath=_FAST)
-def tanh(x: Any) -> Any:
-    """Return tanh as a rational minimax fit on |x| <= 9: relative error 2e-8 before rounding; it vectorises."""
+def _fraction(x: Any) -> Any:
+    """Return the numerator and the denominator of `tanh`: one division serves several that are multiplied."""
     x = min(max(x, np.float32(-9)), np.float32(9))
     z = x * x
     p = np.float32(1.335467411e-08)
@@ -156,7 +168,14 @@ def tanh(x: Any) -> Any:
     q = q * z + np.float32(2.5876986193106e-02)
     q = q * z + np.float32(4.6714342137711e-01)
     q = q * z + _ONE
-    return x * p / q
+    return x * p, q
+
+
+@compiled(inline="always", fastmath=_FAST)
+def tanh(x: Any) -> Any:
+    """Return tanh as a rational minimax fit on |x| <= 9: relative error 2e-8 before rounding; it vectorises."""
+    p, q = _fraction(x)
+    return p / q
 
 
 @compiled(inline="always", fastmath=_FAST)
@@ -166,85 +185,69 @@ def sigmoid(x: Any) -> Any:
 
 
 @compiled(inline="always", fastmath=_FAST)
-def _lstm(gates: Float32, h: Float32, C: Float32) -> None:
-    """Step h and C [hidden]; gates [4 hidden]: input, forget, candidate, output; overwritten."""
-    size = len(h)
-    i, f, c, o = gates[:size], gates[size : 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
-    for k in range(size):
-        i[k] = sigmoid(i[k]) * tanh(c[k])
-    for k in range(size):
-        C[k] = sigmoid(f[k]) * C[k] + i[k]
-        h[k] = sigmoid(o[k]) * tanh(C[k])
+def _softplus(x: Any) -> Any:
+    """Return log(1 + exp(x)), to 1e-7: by tanh and the series of 2 atanh(s), s at most a third; it vectorises."""
+    t = tanh(_HALF * abs(x))
+    s = (_ONE - t) / (np.float32(3) + t)
+    z = s * s
+    series = np.float32(2 / 13)
+    series = series * z + np.float32(2 / 11)
+    series = series * z + np.float32(2 / 9)
+    series = series * z + np.float32(2 / 7)
+    series = series * z + np.float32(2 / 5)
+    series = series * z + np.float32(2 / 3)
+    series = series * z + np.float32(2)
+    return max(x, np.float32(0)) + s * series
 
 
-@compiled(inline="always", fastmath=_FAST)
-def _gru(gates: Float32, c: Float32, d: Float32, h: Float32) -> None:
-    """Step h [hidden]; gates [2 hidden]: reset, update; c and d: the candidate's sums of input and of state."""
-    size = len(h)
-    r, u = gates[:size], gates[size:]
-    for k in range(size):
-        c[k] = tanh(c[k] + sigmoid(r[k]) * d[k])
-    for k in range(size):
-        u[k] = sigmoid(u[k])
-        h[k] = (_ONE - u[k]) * c[k] + u[k] * h[k]
+@compiled(fastmath=_FAST, error_model="numpy")
+def _lstm(i: Float32, f: Float32, c: Float32, o: Float32, h: Float32, C: Float32) -> None:
+    """Step h and C by the sums of the gates (input, forget, candidate, output); all are [hidden]."""
+    for k in range(len(h)):
+        a, b = _fraction(_HALF * i[k])  # its logistic function is (a + b) / 2b
+        p, q = _fraction(_HALF * f[k])
+        t, u = _fraction(c[k])
+        bu = b * u
+        C[k] = _HALF * ((p + q) * C[k] * bu + (a + b) * t * q) / (q * bu)
+    for k in range(len(h)):
+        p, q = _fraction(_HALF * o[k])
+        t, u = _fraction(C[k])
+        h[k] = _HALF * (p + q) * t / (q * u)
 
 
-@compiled(inline="always", fastmath=_FAST)
+@compiled(fastmath=_FAST, error_model="numpy")
+def _gru(r: Float32, u: Float32, c: Float32, d: Float32, h: Float32) -> None:
+    """Step h by the sums of reset and update, and the candidate's of input and of state; all are [hidden]."""
+    for k in range(len(h)):
+        update = sigmoid(u[k])
+        h[k] = (_ONE - update) * tanh(c[k] + sigmoid(r[k]) * d[k]) + update * h[k]
+
+
+@compiled(fastmath=_FAST, error_model="numpy")
 def _leaky(y: Float32, leak: Any, h: Float32) -> None:
-    """Step h [hidden] by its sums y [hidden]: the echo state's cell, and with a leak of 1 the vanilla one."""
+    """Step h by its sums y, [hidden]: the echo state's cell, and with a leak of 1 the vanilla one."""
     for k in range(len(h)):
         h[k] = (_ONE - leak) * h[k] + leak * tanh(y[k])
+
+
+@compiled
+def _copy(from_: Float32, to: Float32) -> None:
+    for k in range(len(to)):
+        to[k] = from_[k]
 
 
 # --- Layers, attention and heads --------------------------------------------------------------------------------------
 
 
-@compiled(inline="always", fastmath=_FAST, error_model="numpy")
-def _product(matrix: Float32, bias: Float32, v: Float32, z: Float32) -> None:
-    """Write z = bias + v matrix, for matrix [depth, columns]."""
-    depth = len(v)
-    z[:] = bias
-    whole = depth - depth % 4
-    for k in range(0, whole, 4):  # four rows at once: a quarter of the loads and stores of z
-        a, b, c, d = v[k], v[k + 1], v[k + 2], v[k + 3]
-        for j in range(len(z)):
-            z[j] = z[j] + a * matrix[k, j] + b * matrix[k + 1, j] + c * matrix[k + 2, j] + d * matrix[k + 3, j]
-    for k in range(whole, depth):
-        a = v[k]
-        for j in range(len(z)):
-            z[j] = z[j] + a * matrix[k, j]
-
-
-@compiled(inline="always", fastmath=_FAST, error_model="numpy")
-def _product_of_two(matrix: Float32, bias: Float32, v: Float32, z: Float32, w: Float32, y: Float32) -> None:
-    """As `_product` for v -> z and w -> y, the same bits: weights are loaded once for both."""
-    depth = len(v)
-    z[:] = bias
-    y[:] = bias
-    whole = depth - depth % 4
-    for k in range(0, whole, 4):
-        a, b, c, d = v[k], v[k + 1], v[k + 2], v[k + 3]
-        e, f, g, h = w[k], w[k + 1], w[k + 2], w[k + 3]
-        for j in range(len(z)):
-            p, q, r, s = matrix[k, j], matrix[k + 1, j], matrix[k + 2, j], matrix[k + 3, j]
-            z[j] = z[j] + a * p + b * q + c * r + d * s
-            y[j] = y[j] + e * p + f * q + g * r + h * s
-    for k in range(whole, depth):
-        a, e = v[k], w[k]
-        for j in range(len(z)):
-            z[j] = z[j] + a * matrix[k, j]
-            y[j] = y[j] + e * matrix[k, j]
-
-
 @compiled(inline="always")
-def _products(weights: Float32, v: Float32, at: int, z: Float32, count: int) -> None:
-    """Multiply one or two vectors: v [2, depth] from column `at` on -> z [2, columns]; weights: a layer's."""
-    bias, matrix = weights[0], weights[1:]
-    end = at + len(matrix)
-    if count == 1:
-        _product(matrix, bias, v[0, at:end], z[0])
-    else:
-        _product_of_two(matrix, bias, v[0, at:end], z[0], v[1, at:end], z[1])
+def _distinct(lane: Int64, j: int) -> int:
+    """Return how many observations from j on may go through a tile: none needs what another of them leaves behind."""
+    most = min(ROWS, len(lane) - j)
+    for count in range(1, most):
+        for k in range(j, j + count):
+            if lane[k] == lane[j + count]:
+                return count
+    return most
 
 
 @compiled(fastmath=_FAST, error_model="numpy")
@@ -255,30 +258,30 @@ def _run_layer(
     state: Float32,  # [lanes, ...]
     hidden: Float32,  # out [observations, ...]
 ) -> None:
-    size, width = layer.size, len(layer.gates) - 1 - layer.size
-    v, z = np.empty((2, width + size), np.float32), np.empty((2, layer.gates.shape[1]), np.float32)
-    c, d = np.empty((2, size), np.float32), np.empty((2, size), np.float32)
+    size, width, at = layer.size, layer.width, layer.state_at
+    v, z = np.zeros((ROWS, width + size), np.float32), np.empty((ROWS, layer.gates.shape[1]), np.float32)
+    x, y = np.empty((2, ROWS, layer.candidate.shape[1]), np.float32)
     j = 0
     while j < len(lane):
-        # one load of weights serves two observations; the second of one lane would need what the first leaves behind
-        count = 2 if j + 1 < len(lane) and lane[j + 1] != lane[j] else 1
-        for p in range(count):
-            v[p, :width] = below[j + p, layer.below_at : layer.below_at + width]
-            v[p, width:] = state[lane[j + p], layer.state_at : layer.state_at + size]
-        _products(layer.gates, v, 0, z, count)
+        rows = _distinct(lane, j)
+        for p in range(rows):
+            _copy(part(below, j + p, layer.below_at, width), part(v, p, 0, width))
+            _copy(part(state, lane[j + p], at, size), part(v, p, width, size))
+        multiply(layer.gates, v, 0, z, rows)
         if layer.kind == _GRU:
-            _products(layer.candidate, v, 0, c, count)
-            _products(layer.recurrent, v, width, d, count)
-        for p in range(count):
-            h = state[lane[j + p], layer.state_at : layer.state_at + size]
+            multiply(layer.candidate, v, 0, x, rows)
+            multiply(layer.recurrent, v, width, y, rows)
+        for p in range(rows):
+            h, first = part(state, lane[j + p], at, size), part(z, p, 0, size)
             if layer.kind == _LSTM:
-                _lstm(z[p], h, state[lane[j + p], layer.state_at + size : layer.state_at + 2 * size])
+                f, c, o = part(z, p, size, size), part(z, p, 2 * size, size), part(z, p, 3 * size, size)
+                _lstm(first, f, c, o, h, part(state, lane[j + p], at + size, size))
             elif layer.kind == _GRU:
-                _gru(z[p], c[p], d[p], h)
+                _gru(first, part(z, p, size, size), part(x, p, 0, size), part(y, p, 0, size), h)
             else:
-                _leaky(z[p], np.float32(layer.leak), h)
-            hidden[j + p, layer.hidden_at : layer.hidden_at + size] = h
-        j += count
+                _leaky(first, np.float32(layer.leak), h)
+            _copy(h, part(hidden, j + p, layer.hidden_at, size))
+        j += rows
 
 
 @compiled(fastmath=_FAST, error_model="numpy")
@@ -288,10 +291,8 @@ def _attend(
     state: Float32,
     hidden: Float32,  # changed in place
 ) -> None:
-    query, out, window, at, hidden_at = attention
-    size = len(query)
-    none = np.zeros(size, np.float32)
-    h, q, context = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    size, query, out, window, at, hidden_at = attention
+    context, q = np.empty((1, size), np.float32), np.empty((1, query.shape[1]), np.float32)
     a = np.empty(window, np.float32)
     scale = np.float32(1.0 / math.sqrt(size))
     for j in range(len(lane)):
@@ -301,11 +302,10 @@ def _attend(
         kept[(window - 1) * size : window * size] = hidden[j, hidden_at : hidden_at + size]
         count = min(int(kept[window * size]) + 1, window)
         kept[window * size] = count
-        h[:] = hidden[j, hidden_at : hidden_at + size]
-        _product(query, none, h, q)
+        multiply(query, hidden[j : j + 1], hidden_at, q, 1)
         largest = np.float32(-np.inf)
         for k in range(window - count, window):
-            a[k] = scale * _dot(q, kept[k * size : (k + 1) * size])
+            a[k] = scale * _dot(q[0, :size], kept[k * size : (k + 1) * size])
             largest = max(largest, a[k])
         total = np.float32(0)
         context[:] = 0
@@ -313,11 +313,12 @@ def _attend(
             e = np.exp(a[k] - largest)
             total += e
             for i in range(size):
-                context[i] += e * kept[k * size + i]
+                context[0, i] += e * kept[k * size + i]
         for i in range(size):
-            context[i] /= total
-        _product(out, h, context, q)
-        hidden[j, hidden_at : hidden_at + size] = q
+            context[0, i] /= total
+        multiply(out, context, 0, q, 1)
+        for i in range(size):
+            hidden[j, hidden_at + i] += q[0, i]
 
 
 @compiled(fastmath=_FASTER, error_model="numpy")
@@ -328,38 +329,29 @@ def _dot(v: Float32, w: Float32) -> Any:
     return total
 
 
-@compiled(fastmath=_FASTER, error_model="numpy")
-def _three_dots(v: Float32, a: Float32, b: Float32, c: Float32) -> Any:
-    of_a, of_b, of_c = np.float32(0), np.float32(0), np.float32(0)
-    for k in range(len(v)):  # outputs come in threes, and v is loaded once for them
-        of_a += v[k] * a[k]
-        of_b += v[k] * b[k]
-        of_c += v[k] * c[k]
-    return of_a, of_b, of_c
-
-
-@compiled(fastmath=_FAST, error_model="numpy")
+@compiled(error_model="numpy")
 def _read_out(
     heads: _Heads,
     hidden: Float32,  # [observations, hidden]
     inputs: Float32,  # [observations, INPUT_SIZE]
     out: Float32,  # [observations, outputs]
 ) -> None:
-    weights, bias = heads
-    size, outputs = hidden.shape[1], len(weights)
-    horizons = outputs // PARAMETERS_OF_T
+    matrix, low, high, is_freedom = heads
+    size, columns, outputs = hidden.shape[1], matrix.shape[1], out.shape[1]
     limit = np.float32(SCALE_INPUT_LIMIT)
-    v = np.zeros(weights.shape[1], np.float32)
-    for j in range(len(inputs)):
-        v[:size] = hidden[j]
-        for k in range(INPUT_SIZE):
-            v[size + k] = inputs[j, k]
-            v[size + INPUT_SIZE + k] = min(max(inputs[j, k], -limit), limit)
-        for i in range(0, outputs, 3):
-            p, q, r = _three_dots(v, weights[i], weights[i + 1], weights[i + 2])
-            out[j, i], out[j, i + 1], out[j, i + 2] = bias[i] + p, bias[i + 1] + q, bias[i + 2] + r
-        for i in range(horizons, 2 * horizons):
-            out[j, i] = min(max(out[j, i], np.float32(MIN_LOG_SCALE)), np.float32(MAX_LOG_SCALE))
-        for i in range(2 * horizons, outputs):
-            softplus = max(out[j, i], np.float32(0)) + np.log1p(np.exp(-abs(out[j, i])))
-            out[j, i] = np.float32(MIN_DEGREES_OF_FREEDOM) + np.float32(FREEDOM_SLOPE) * softplus
+    v, z = np.zeros((ROWS, size + 2 * INPUT_SIZE), np.float32), np.zeros((ROWS, columns), np.float32)
+    for j in range(0, len(inputs), ROWS):
+        rows = min(ROWS, len(inputs) - j)
+        for p in range(rows):
+            _copy(part(hidden, j + p, 0, size), part(v, p, 0, size))
+            for k in range(INPUT_SIZE):
+                v[p, size + k] = inputs[j + p, k]
+                v[p, size + INPUT_SIZE + k] = min(max(inputs[j + p, k], -limit), limit)
+        multiply(matrix, v, 0, z, rows)
+        for p in range(rows):
+            for i in range(columns):  # with those that pad, which go through the same registers
+                value = min(max(z[p, i], low[i]), high[i])
+                freedom = np.float32(MIN_DEGREES_OF_FREEDOM) + np.float32(FREEDOM_SLOPE) * _softplus(value)
+                z[p, i] = freedom if is_freedom[i] else value
+            for i in range(outputs):
+                out[j + p, i] = z[p, i]
