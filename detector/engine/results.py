@@ -12,7 +12,7 @@ from connectors.batches import ACCEPTED, BACK, CHANNELS, SILENCE, Alert, EventBa
 from connectors.words import return_periods, summary
 from detector.engine.stages import ScoredBatch
 from detector.scoring.batch import Records
-from detector.scoring.incidents import FIRES, NONE, PEAKS, RESOLVES, alert_id
+from detector.scoring.incidents import FIRES, NONE, PEAKS, RENEWS, RESOLVES, alert_id
 from detector.state.names import SymbolNames
 from detector.state.stream_states import StreamStates
 from training.symbols.kernels import PREDICTION
@@ -77,10 +77,10 @@ def alerts_of(
         slot, change = int(work.slot[i]), verdicts["change"][i]
         if verdicts["lapses"][i]:
             alerts.append(resolved(open_alerts.pop(slot), int(work.lapse[i]), SILENCE))
-        if change == RESOLVES:
+        if change in {RESOLVES, RENEWS}:
             by = ACCEPTED if verdicts["accepted"][i] else BACK
             alerts.append(resolved(open_alerts.pop(slot), int(work.time[i]), by))
-        elif change in {FIRES, PEAKS}:
+        if change in {FIRES, PEAKS, RENEWS}:
             alert = _alert_of(batch, scored, i, version, critical_above, states.symbol_names)
             if change == PEAKS:
                 origin = {name: getattr(open_alerts[slot], name) for name in ORIGIN}
@@ -173,15 +173,9 @@ EVIDENCE: dict[str, dict[str, str]] = {
 
 
 def evidence_of(channel: str, verdict: Records) -> dict[str, float]:
-    """Return a channel's numbers by name; left out are those that are not known, or that would belie the alert."""
+    """Return a channel's numbers by name; left out are those that are not known."""
     found = {name: float(verdict[column]) for name, column in EVIDENCE[channel].items()}
-    if channel in {"forecast", "level"}:  # many features can be unusual together, and each within its own band
-        value = found["observed" if channel == "forecast" else "level"]
-        if found["lower"] <= value <= found["upper"]:
-            del found["lower"], found["upper"]
-    elif channel == "still" and not 0.0 < found["usual_longest_seconds"] < found["seconds"]:
-        del found["usual_longest_seconds"]
-    elif channel == "novel" and math.isnan(found["nearest_seconds_ago"]):  # it is the error that is new
+    if channel == "novel" and math.isnan(found["nearest_seconds_ago"]):  # it is the error that is new
         found = {"observed": found["observed"], "expected": found["nearest"]}
     return {name: value for name, value in found.items() if not math.isnan(value)}
 

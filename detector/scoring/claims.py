@@ -43,7 +43,7 @@ STREAM_SCORE = np.dtype(
         ("interval", np.float64),  # usual, as of then, seconds
         ("events", np.int64),  # judged
         ("width", np.float32),  # features of a usual event
-        ("rank", np.float32),
+        ("rank", np.float64),
         ("periods", PERIOD, len(CHANNELS) + 1),
         ("told", np.float32, len(CHANNELS)),  # score of the peak that was told; 0: none
         ("quiet", np.uint8, len(CHANNELS)),  # events below the threshold since

@@ -17,6 +17,7 @@ def explain(
 ) -> None:
     """Write to `v`, VERDICT, what the leading observation `m` of its lane says; NaN for what the channel has not.
 
+    NaN, too, is what would belie an alert: a band that holds the value, a usual pause that is no shorter. By channel:
     forecast: observed, expected, band of the statistic that is largest. level: today's level, the hour's usual, its
     band. still: for how long, and the usual longest, in seconds. coupling: observed, and what the others let expect.
     novel: observed, the nearest value met before and how long ago, in seconds; where it is the error that is new, what
@@ -43,10 +44,12 @@ def explain(
         v.lower, v.upper = m.usual - unit, m.usual + unit
     elif v.channel == STILL:
         v.seconds = (time - lane.still.since) * 1e-9
-        v.usual_seconds = usual_longest(lane.still) * interval
+        usual = usual_longest(lane.still) * interval
+        if 0.0 < usual < v.seconds:
+            v.usual_seconds = usual
     elif v.channel == COUPLING:
         v.expected = x - lane.coupling.residual * math.sqrt(lane.coupling.variance)
     elif v.channel == NOVEL and not math.isnan(m.nearest):
         v.expected, v.seconds = m.nearest, m.nearest_age * interval
-    if v.lower <= v.observed <= v.upper:  # no alert stands inside the band it prints
+    if v.lower <= v.observed <= v.upper:  # many features can be unusual together, and each within its own band
         v.lower = v.upper = math.nan

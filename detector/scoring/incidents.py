@@ -16,15 +16,16 @@ import numpy as np
 from connectors.batches import HELD_BACK
 from detector.scoring.claims import NOVEL, STILL
 from detector.scoring.news import AGAIN
+from detector.scoring.resolution import CHANGE
 from detector.scoring.units import Record
 from training.network.compiled import compiled
 
-NONE, FIRES, PEAKS, RESOLVES = 0, 1, 2, 3  # VERDICT.change: what becomes of the stream's incident
+NONE, FIRES, PEAKS, RESOLVES, RENEWS = range(5)  # VERDICT.change: what becomes of the stream's incident; the last one
+# ends it and fires another
 FREE, YOUNG, FLEET = range(len(HELD_BACK))  # VERDICT.held_back
 
 REFRACTORY = 20  # events without news after which an incident is over: a lasting condition must not blind the stream
 RECENT = 0b11111  # confirmation, for several features: two of the last five events ...
-LEVEL_WEIGHT = 0.2  # of the newest value in the level that an incident leaves behind
 CLEAR = 0.3  # ... or one that is above the threshold by a factor of two
 
 
@@ -36,10 +37,7 @@ INCIDENT = np.dtype(
         ("calm", np.int64),  # events since the last news
         ("peak", np.float64),
         ("since", np.int64),  # ns: when the present run above the threshold began
-        ("lead", np.int32),  # the lane that led as it fired, by its place in the stream
-        ("observed", np.float64),  # of that lane, then
-        ("expected", np.float64),
-        ("level", np.float64),  # of that lane since
+        ("begun", CHANGE),  # what it began with
     ],
     align=True,
 )
@@ -65,6 +63,8 @@ class Case(NamedTuple):
     time: int  # ns
     above: bool  # a claim stands above the threshold, news or not
     several: bool  # the stream's events have several features
+    lasts: bool  # what an open incident told lasts still
+    ends: bool  # it is only the end of what an open incident told, or goes on with it
     deviation: float  # observed - expected of the feature that contributes most
     expected: float
 
@@ -82,7 +82,7 @@ def watch(s: Record, v: Record, case: Case, limits: Limits, rules: AlertRules) -
 
     `s` is its STREAM record, `v` the event's VERDICT: score, threshold, channel in; alert, held_back, change out.
     """
-    time, above, several, deviation, expected = case
+    time, above, several, lasts, ends, deviation, expected = case
     own, fleet = limits
     i = s.incident
     v.alert, v.change = False, NONE
@@ -105,38 +105,27 @@ def watch(s: Record, v: Record, case: Case, limits: Limits, rules: AlertRules) -
         lone = (i.recent & (i.recent - 1)) == 0
         confirmed = confirmed and (not lone or v.score > v.threshold + CLEAR)
 
-    if i.open:
+    if is_active(i):
         i.calm = 0 if news else i.calm + 1
-        if i.calm >= REFRACTORY:
-            i.open, i.peak = False, 0.0
-            v.change = RESOLVES
-        elif confirmed and v.score > i.peak * AGAIN:
+        if confirmed and v.score > i.peak * AGAIN:
             i.peak = v.score
             v.alert, v.change = True, PEAKS
-        return
-    if confirmed:
+    elif i.open and news and ends:
+        i.calm, i.peak = 0, max(i.peak, v.score)
+    elif confirmed:
+        v.alert, v.change = True, RENEWS if i.open else FIRES
         i.open, i.peak, i.calm = True, v.score, 0
-        v.alert, v.change = True, FIRES
     elif v.score > v.threshold:  # not told after all, so it is news still
         s.score.told[v.channel] = 0.0
+    if i.open and not is_active(i) and not lasts:
+        i.open, i.peak = False, 0.0
+        v.change = RESOLVES
 
 
 @compiled
-def begin_incident(i: Record, lead: int, observed: float, expected: float) -> None:
-    """Remember what an incident began with: the lane that leads, by its place in the stream, and its values then."""
-    i.lead, i.observed, i.expected, i.level = lead, observed, expected, observed
-
-
-@compiled
-def follow(i: Record, x: float) -> None:
-    """Carry the level of an open incident's leading lane on."""
-    i.level += LEVEL_WEIGHT * (x - i.level)
-
-
-@compiled
-def is_accepted(i: Record) -> bool:
-    """Whether what ends an incident is that the new level was taken as normal; else the old one came back."""
-    return bool(abs(i.level - i.observed) < abs(i.level - i.expected))
+def is_active(i: Record) -> bool:
+    """Whether an incident brought news of late. One that is open without only waits for what it told to be over."""
+    return bool(i.open and i.calm < REFRACTORY)
 
 
 @compiled

@@ -22,18 +22,19 @@ from detector.scoring.incidents import (
     FREE,
     NONE,
     PEAKS,
+    REFRACTORY,
+    RENEWS,
     RESOLVES,
     AlertRules,
     Case,
     Limits,
-    begin_incident,
     end_incident,
-    follow,
-    is_accepted,
+    is_active,
     watch,
 )
 from detector.scoring.lane import Arrival, measure_lane
 from detector.scoring.news import newest
+from detector.scoring.resolution import begin_change, ends, follow, is_back, lasts
 from detector.scoring.threshold import YOUTH, fleet_threshold, threshold_of, youth
 from detector.scoring.units import LEVEL, LEVEL_WARM_UP_EVENTS, Record
 from training.network.compiled import compiled
@@ -62,14 +63,14 @@ def judge(
     claims, leads = np.zeros(len(CHANNELS)), np.zeros(len(CHANNELS), np.int64)
     for i in range(*span):
         s, v = streams[slot[i]], verdicts[i]
-        q = s.score
+        q, incident, begun = s.score, s.incident, s.incident.begun
         a, b, time, interval = start[i], start[i + 1], times[i], batch.interval[i]
         gap = q.events > GAP_WARM_UP_EVENTS and (time - q.time) * 1e-9 > GAP_INTERVALS * q.interval
         q.time, q.interval = time, interval
         v.score = v.surprise = v.rank = 0.0
         v.warming, v.lead, v.channel = True, -1, -1
         silent = batch.lapse[i] != 0
-        v.lapses = silent and s.incident.open
+        v.lapses = silent and incident.open
         if silent:  # what comes after is news, whether or not an incident was still open
             q.told[:] = 0.0
         if v.lapses:
@@ -87,7 +88,7 @@ def judge(
         if math.isnan(fixed):
             lacks = youth(own, q.events)
             v.threshold, more = max(own + YOUTH * lacks, fleet), (1.0 - YOUTH) * lacks
-        v.score, channel, above = newest(q, claims, v.threshold, s.incident.open, more)
+        v.score, channel, above = newest(q, claims, v.threshold, is_active(incident), more)
         q.events += 1
         v.rank, v.channel, v.warming = q.rank, channel, q.events <= WARM_UP_EVENTS
         for j in range(a, b):
@@ -107,20 +108,28 @@ def judge(
                 measured[j].contribution /= total
             if not m.known:  # a symbol: neither above nor below, nor by how much
                 deviation, expected = math.inf if rules.direction >= 0 else -math.inf, 0.0
-        watch(s, v, Case(time, above, several, deviation, expected), Limits(own, fleet), rules)
-        incident = s.incident
-        if v.change in (FIRES, PEAKS):
+        led = lanes[s.first_lane + max(begun.lead, 0)].score
+        waits = goes_on = False
+        if incident.open and incident.calm >= REFRACTORY - 1:
+            waits = lasts(begun, q.told, led.level, time)
+            if channel >= 0 and lane[v.lead] - s.first_lane == begun.lead:
+                goes_on = ends(begun, v, led, value[v.lead], time)
+        watch(s, v, Case(time, above, several, waits, goes_on, deviation, expected), Limits(own, fleet), rules)
+        v.accepted = v.change in (RESOLVES, RENEWS) and begun.lead >= 0 and not is_back(begun, q.told, led.level, time)
+        if v.change in (FIRES, PEAKS, RENEWS):
             band = math.nan, math.nan
             for k in range(numbers.start[i], numbers.start[i + 1]):
                 if numbers.at[k] == v.lead:
                     band = network_band(forecasts.frames[k], forecasts.outputs[k], measured[v.lead].expected)
-            explain(v, measured[v.lead], lanes[lane[v.lead]].score, value[v.lead], time, interval, band)
-            begin_incident(incident, lane[v.lead] - s.first_lane, v.observed, v.expected)
-        v.accepted = v.change == RESOLVES and is_accepted(incident)
+            leading = lanes[lane[v.lead]].score
+            explain(v, measured[v.lead], leading, value[v.lead], time, interval, band)
+            if v.change != PEAKS:
+                begun.lead = lane[v.lead] - s.first_lane
+                begin_change(begun, v, measured[v.lead], leading.level, time)
         for j in range(a, b):
             masked[j] = incident.open
-            if incident.open and lane[j] - s.first_lane == incident.lead:
-                follow(incident, value[j])
+            if incident.open and lane[j] - s.first_lane == begun.lead:
+                follow(begun, value[j])
 
 
 @compiled

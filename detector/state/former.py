@@ -137,7 +137,7 @@ def converted(row: bytes, layout: bytes, lane: np.dtype[Any]) -> bytes:
         stream[name] = stored[name]
     for name in _INCIDENT.names or ():
         stream["incident"][name] = stored["incident"][name]
-    stream["incident"]["lead"] = -1  # nobody knows any more
+    stream["incident"]["begun"]["lead"] = -1  # nobody knows any more
     for name in _LANE.names or ():
         present[name] = lanes[name]
     text = msgspec.msgpack.encode(notes[:4])

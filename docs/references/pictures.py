@@ -19,7 +19,7 @@ from detector.engine.batch_layout import Pass
 from detector.engine.engine import Engine
 from detector.engine.stages import ScoredBatch
 from detector.scoring import units
-from detector.scoring.incidents import FIRES, RESOLVES
+from detector.scoring.incidents import FIRES, RENEWS, RESOLVES
 from docs.references.svg import Column, Line, Mark, Panel, drawn
 
 Float64 = NDArray[np.float64]
@@ -240,9 +240,9 @@ def _column_of(series: Series, statistic: str, of: Callable[[Scored], Float64]) 
         ]
         band = (result.measured["lower"][part, 0], result.measured["upper"][part, 0]) if len(values) == 1 else None
     marks = []
-    for k in np.flatnonzero(np.isin(verdicts["change"], (FIRES, RESOLVES))).tolist():
+    for k in np.flatnonzero(np.isin(verdicts["change"], (FIRES, RENEWS, RESOLVES))).tolist():
         v = verdicts[k]
-        if v["change"] == FIRES:
+        if v["change"] != RESOLVES:
             marks.append(Mark(k, f"alert: {CHANNELS[v['channel']]}"))
         else:
             marks.append(Mark(k, "resolved: " + ("accepted" if v["accepted"] else "back"), end=True))

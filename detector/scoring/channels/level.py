@@ -45,9 +45,7 @@ LEVEL_STATE = np.dtype(
 def measure_level(r: Record, time: int, x: float) -> tuple[float, float]:
     """Return the difference of late from the usual, and the usual of now; NaN while that is not known. Learn `x`."""
     hour = time // HOUR_NS
-    part = (time - hour * HOUR_NS) / HOUR_NS
-    weight = abs(part - 0.5)
-    usual = (1.0 - weight) * _usual(r, hour) + weight * _usual(r, hour + 1 if part >= 0.5 else hour - 1)
+    usual = usual_at(r, time)
     difference = math.nan
     if not math.isnan(usual):
         r.difference += SMOOTHING * (x - usual - r.difference)
@@ -59,6 +57,24 @@ def measure_level(r: Record, time: int, x: float) -> tuple[float, float]:
     r.sum += x
     r.count += 1
     return difference, usual
+
+
+@compiled
+def usual_at(r: Record, time: int) -> float:
+    """Return what is usual at a time; NaN while that is not known."""
+    hour = time // HOUR_NS
+    part = (time - hour * HOUR_NS) / HOUR_NS
+    weight = abs(part - 0.5)
+    return (1.0 - weight) * _usual(r, hour) + weight * _usual(r, hour + 1 if part >= 0.5 else hour - 1)
+
+
+@compiled
+def hourly_trend(r: Record) -> float:
+    """Return how far the last two whole hours of a lane's first day lie apart; 0 where they are not known."""
+    last, former = (r.hour - 2) % HOURS, (r.hour - 3) % HOURS
+    if r.days[ANY, last] == 0 or r.days[ANY, former] == 0:
+        return 0.0
+    return float(r.usual[ANY, last] - r.usual[ANY, former])
 
 
 @compiled(inline="always")

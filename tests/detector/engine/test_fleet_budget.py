@@ -91,7 +91,7 @@ def test_news_above_the_streams_own_threshold_has_a_reason_to_be_no_alert(
     s, v = np.zeros(1, STREAM), np.zeros(1, VERDICT)
     s["score"]["told"][0, FORECAST] = told
     v["score"], v["threshold"], v["channel"] = score, 6.0, FORECAST
-    watch(s[0], v[0], Case(0, score > 6.0, False, 1.0, 0.0), Limits(4.0, 5.0), AlertRules())
+    watch(s[0], v[0], Case(0, score > 6.0, False, False, False, 1.0, 0.0), Limits(4.0, 5.0), AlertRules())
 
     assert HELD_BACK[v["held_back"][0]] == reason
     assert v["alert"][0] == (score > 6.0)

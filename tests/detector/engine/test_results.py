@@ -10,8 +10,6 @@ from collections import defaultdict
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from connectors.batches import CHANNELS, Alert
 from connectors.encode import score_records
@@ -124,7 +122,7 @@ def test_an_alert_says_of_its_event_what_the_scores_say(step: Step) -> None:
         assert [getattr(alert, name) for name in names] == [record[name] for name in names]
 
 
-def test_every_event_has_a_rank_and_hardly_two_of_a_stream_the_same(step: Step) -> None:
+def test_every_event_has_a_rank_and_no_two_of_a_stream_the_same(step: Step) -> None:
     scores = step.scores
     assert np.isfinite(scores.rank).all()
     assert (scores.rank >= 0).all()
@@ -132,7 +130,7 @@ def test_every_event_has_a_rank_and_hardly_two_of_a_stream_the_same(step: Step) 
     assert ((scores.channel >= 0) == (scores.score > 0)).all()
     for name in ("spike", "night", "several"):
         mine = (scores.batch.stream[scores.event] == scores.batch.streams.index(name)) & ~scores.warming
-        assert len(np.unique(scores.rank[mine])) > 0.999 * mine.sum()  # it is carried on in single precision
+        assert len(np.unique(scores.rank[mine])) == mine.sum()
 
 
 def test_an_incident_ends_with_the_reason(step: Step) -> None:
@@ -149,21 +147,6 @@ def verdict_of(**values: float) -> np.void:
     for name in COLUMNS:
         verdict[name] = values.get(name, math.nan)
     return verdict
-
-
-numbers = st.floats(-1e9, 1e9) | st.just(math.nan)
-
-
-@given(st.sampled_from(sorted(EVIDENCE)), st.fixed_dictionaries(dict.fromkeys(COLUMNS, numbers)))
-def test_no_evidence_belies_its_alert(channel: str, values: dict[str, float]) -> None:
-    if math.isnan(values["observed"]):  # what was measured is known
-        values["observed"] = 0.0
-    found = evidence_of(channel, verdict_of(**values))
-    assert found.keys() <= NAMES[channel]
-    assert not any(map(math.isnan, found.values()))
-    value = found.get("level", found.get("observed", math.nan))
-    assert not found.get("lower", math.inf) <= value <= found.get("upper", -math.inf)
-    assert not found.get("usual_longest_seconds", -math.inf) >= found.get("seconds", math.inf)
 
 
 def test_a_value_met_before_whose_error_is_new_is_told_by_its_distance_from_the_forecast() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from detector.scoring.batch import MEASURED, VERDICT
 from detector.scoring.claims import COUPLING, FORECAST, LEVEL, NOVEL, STILL, SYMBOL
@@ -98,3 +100,24 @@ def test_novelty_says_what_is_nearest_and_when_it_was_met() -> None:
 
 def test_a_symbol_has_no_numbers() -> None:
     assert explained(SYMBOL, lane(), known=False) == {}
+
+
+sizes = st.floats(-1e9, 1e9)
+
+
+@given(st.sampled_from([FORECAST, LEVEL, STILL, COUPLING, NOVEL]), st.lists(sizes, min_size=12, max_size=12))
+def test_no_numbers_belie_their_alert(channel: int, drawn: list[float]) -> None:
+    """Whatever was measured: no value lies inside its band, no pause is shorter than the usual longest."""
+    record = lane()
+    record["units"]["slow_unit"][0] = np.abs(drawn[:6])
+    record["level"]["difference"] = drawn[6]
+    record["still"]["since"], record["still"]["runs"] = int(drawn[7]), 100
+    record["still"]["bound"], record["still"]["scale"] = abs(drawn[8]) % 20.0, 0.3
+
+    found = explained(
+        channel, record, observed=drawn[9], units=np.abs(drawn[:6]), smoothed_error=drawn[10], far_error=drawn[11],
+        usual=drawn[8],
+    )  # fmt: skip
+
+    assert not found.get("lower", math.inf) <= found["observed"] <= found.get("upper", -math.inf)
+    assert not found.get("usual_seconds", -math.inf) >= found.get("seconds", math.inf)

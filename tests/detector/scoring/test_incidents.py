@@ -14,20 +14,17 @@ from detector.scoring.incidents import (
     FIRES,
     FLEET,
     FREE,
-    INCIDENT,
     NONE,
     PEAKS,
     REFRACTORY,
+    RENEWS,
     RESOLVES,
     YOUNG,
     AlertRules,
     Case,
     Limits,
     alert_id,
-    begin_incident,
     end_incident,
-    follow,
-    is_accepted,
     watch,
 )
 from detector.scoring.news import AGAIN
@@ -52,6 +49,8 @@ def watched(
     min_absolute: float = 0.0,
     min_relative: float = 0.0,
     min_duration: float = 0.0,
+    lasts: bool = False,
+    ends: bool = False,
     step: int = SECOND,
 ) -> tuple[list[int], np.ndarray]:
     """Watch a stream with these scores, all of them news, an event every `step` ns; return changes and VERDICT."""
@@ -67,7 +66,7 @@ def watched(
     for k, (score, deviation) in enumerate(zip(scores, deviations, strict=True)):
         v = verdicts[k]
         v["score"], v["threshold"], v["channel"] = score, THRESHOLD, channel
-        case = Case(k * step, score > THRESHOLD, several, deviation, expected)
+        case = Case(k * step, score > THRESHOLD, several, lasts, ends, deviation, expected)
         watch(s[0], v, case, Limits(own, fleet), rules)
     return verdicts["change"].tolist(), verdicts
 
@@ -107,7 +106,7 @@ def test_twenty_events_without_news_end_an_incident() -> None:
     s, v, ends = np.zeros(1, STREAM), np.zeros(1, VERDICT), []
     for k in range(REFRACTORY + 1):
         v["score"], v["threshold"] = HIGH if k == 0 else 0.95 * THRESHOLD, THRESHOLD
-        watch(s[0], v[0], Case(k * SECOND, True, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), AlertRules())
+        watch(s[0], v[0], Case(k * SECOND, True, False, False, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), AlertRules())
         ends.append(int(v["change"][0]))
     assert at(ends, RESOLVES) == [REFRACTORY]
 
@@ -182,7 +181,7 @@ def test_what_was_not_told_is_news_still(rules: dict[str, Any]) -> None:
         min_duration_seconds=rules.get("min_duration", 0.0),
     )
     v["score"], v["threshold"] = HIGH, THRESHOLD
-    watch(s[0], v[0], Case(0, True, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), given)
+    watch(s[0], v[0], Case(0, True, False, False, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), given)
 
     assert v["change"] == NONE
     assert s["score"]["told"][0].tolist() == pytest.approx([0.0, *[HIGH] * (len(CHANNELS) - 1)])
@@ -197,24 +196,22 @@ def test_what_only_youth_or_the_fleet_holds_back_is_marked(fleet: float, by: int
     assert not watched(scores, own=THRESHOLD - 1.0, fleet=fleet, muted=True)[1]["held_back"].any()
 
 
-@pytest.mark.parametrize(("levels", "accepted"), [([50.0] * 20, True), ([10.0] * 20, False), ([50.0] * 5, True)])
-def test_an_incident_that_ends_at_its_new_level_is_accepted(levels: list[float], accepted: bool) -> None:
-    i = np.zeros(1, INCIDENT)
-    begin_incident(i[0], 2, 50.0, 10.0)
-    for x in levels:
-        follow(i[0], x)
+def test_what_lasts_keeps_an_incident_open_and_what_is_news_meanwhile_is_another() -> None:
+    rest = [QUIET] * (REFRACTORY + 10)
 
-    assert is_accepted(i[0]) == accepted
-    assert i["lead"] == 2
+    assert at(watched([HIGH, *rest], lasts=True)[0], RESOLVES) == []
+    changes, verdicts = watched([HIGH, *rest, HIGH, *rest], lasts=True)
+    assert at(changes, RENEWS) == [1 + len(rest)]
+    assert np.flatnonzero(verdicts["alert"]).tolist() == [0, 1 + len(rest)]
 
 
-def test_a_spike_that_went_is_not_accepted() -> None:
-    i = np.zeros(1, INCIDENT)
-    begin_incident(i[0], 0, 50.0, 10.0)
-    for x in (50.0, *[10.5] * (REFRACTORY - 1)):
-        follow(i[0], x)
+def test_the_end_of_an_incident_is_no_other_one() -> None:
+    rest = [QUIET] * (REFRACTORY + 10)
 
-    assert not is_accepted(i[0])
+    changes, verdicts = watched([HIGH, *rest, HIGH, *rest], lasts=True, ends=True)
+
+    assert set(changes[1:]) == {NONE}
+    assert np.flatnonzero(verdicts["alert"]).tolist() == [0]
 
 
 def test_silence_ends_an_incident_whole() -> None:
@@ -233,7 +230,7 @@ def test_time_that_moves_back_begins_the_run_anew() -> None:
     for time in (100, 101, 50, 52, 54):
         v["score"], v["threshold"] = HIGH, THRESHOLD
         rules = AlertRules(min_duration_seconds=3.0)
-        watch(s[0], v[0], Case(time * SECOND, True, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), rules)
+        watch(s[0], v[0], Case(time * SECOND, True, False, False, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), rules)
         found.append(int(v["change"][0]))
 
     assert at(found, FIRES) == [4]

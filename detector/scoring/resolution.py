@@ -1,0 +1,109 @@
+"""What ended an incident: the old level came back, or the new one was taken as normal.
+
+The level of late is held against two expectations of now: had nothing happened, and had the change stayed. Both move
+with what is usual at the hour, or, while that is not known, with the trend before: on a series that rises or falls the
+values of the incident's beginning say nothing any more.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from detector.scoring.channels.level import DAY_WEIGHT, HOURS, hourly_trend, usual_at
+from detector.scoring.claims import LEVEL, NOVEL, STILL
+from detector.scoring.units import Record
+from training.network.compiled import compiled
+
+FOLLOW_WEIGHT = 0.2  # of the newest value in the level of late
+HOUR_NS = 3_600_000_000_000
+NORMAL = 2 * HOURS  # hours after which the usual has learnt half of a level: then it counts as normal
+
+CHANGE = np.dtype(
+    [
+        ("lead", np.int32),  # the lane that led as the incident fired, by its place in the stream; -1: not known
+        ("channel", np.int8),  # that led
+        ("levelled", np.bool_),  # the level was told, too
+        ("begun", np.int64),  # ns
+        ("observed", np.float64),  # of that lane, then
+        ("expected", np.float64),
+        ("usual", np.float64),  # of that hour; NaN: not known
+        ("trend", np.float64),  # an hour, where the usual is not known
+        ("level", np.float64),  # of that lane since
+    ],
+    align=True,
+)
+
+
+@compiled
+def begin_change(c: Record, v: Record, m: Record, level: Record, time: int) -> None:
+    """Remember what an incident began with: `v` is its VERDICT, `m` and `level` the leading MEASURED and LEVEL_STATE.
+
+    The lane itself is written by the caller.
+    """
+    c.channel, c.begun, c.levelled = v.channel, time, False
+    c.observed, c.expected = v.observed, v.expected
+    if v.channel == NOVEL:  # what was met before is no expectation
+        c.expected = v.observed - m.error
+    c.usual = m.usual if m.known else math.nan
+    c.trend = hourly_trend(level) if math.isnan(c.usual) else 0.0
+    c.level = c.observed
+
+
+@compiled
+def follow(c: Record, x: float) -> None:
+    """Carry the level of an open incident's leading lane on."""
+    c.level += FOLLOW_WEIGHT * (x - c.level)
+
+
+@compiled
+def _expectations(c: Record, level: Record, time: int) -> tuple[float, float]:
+    """Return where the lane would be now had nothing happened, and where had the change stayed.
+
+    What the usual has learnt of the change by now is no part of how the usual moves.
+    """
+    hours = (time - c.begun) / HOUR_NS
+    usual = usual_at(level, time)
+    if math.isnan(usual) or math.isnan(c.usual):
+        moved = c.trend * hours
+    else:
+        learnt = 1.0 - (1.0 - DAY_WEIGHT) ** math.floor(hours / HOURS)
+        moved = usual - c.usual - learnt * (c.observed - c.expected)
+    return c.expected + moved, c.observed + moved
+
+
+@compiled
+def is_back(c: Record, told: Record, level: Record, time: int) -> bool:
+    """Whether the old level is back as an incident ends; `told` as in STREAM_SCORE, `level` the leading LEVEL_STATE."""
+    if c.channel == STILL:
+        return bool(told[STILL] == 0.0)
+    back, stayed = _expectations(c, level, time)
+    apart = abs(c.level - stayed)
+    if c.levelled:  # an outage stays where it is, whatever the hour
+        apart = min(apart, abs(c.level - c.observed))
+    return bool(not apart < abs(c.level - back))  # what is not known is a symbol
+
+
+@compiled
+def ends(c: Record, v: Record, lane: Record, x: float, time: int) -> bool:
+    """Whether news is only that an incident's leading lane goes back, or that it still stands where it stood.
+
+    `v` is the VERDICT of an event that the same lane leads, `lane` that, lane_score, and `x` its value.
+    """
+    if v.channel == STILL:
+        return bool(lane.still.since <= c.begun)
+    back, _ = _expectations(c, lane.level, time)
+    return bool(abs(x - back) < 0.5 * abs(x - c.level))
+
+
+@compiled
+def lasts(c: Record, told: Record, level: Record, time: int) -> bool:
+    """Whether a condition that was told lasts still: the same value, or a level that is not the hour's.
+
+    A level that no channel finds odd any more lasts until it is back or normal: an outage's is usual at night.
+    """
+    c.levelled = c.levelled or c.channel == LEVEL or told[LEVEL] > 0.0
+    if told[STILL] > 0.0 or told[LEVEL] > 0.0:
+        return True
+    return bool(c.levelled and (time - c.begun) / HOUR_NS < NORMAL and not is_back(c, told, level, time))
