@@ -38,9 +38,11 @@ from detector.scoring.resolution import begin_change, ends, follow, is_back, las
 from detector.scoring.threshold import YOUTH, fleet_threshold, threshold_of, youth
 from detector.scoring.units import LEVEL, LEVEL_WARM_UP_EVENTS, Record
 from training.network.compiled import compiled
+from training.network.memory import prefetch, unowned
 
 GAP_INTERVALS, GAP_WARM_UP_EVENTS = 5.0, 20  # a pause of so many usual intervals is a gap, once they are known
 SEVERAL = 1.5  # features of a usual event from which on a stream counts as one of several
+AHEAD = 4  # observations whose lanes are on their way to the cache
 
 
 @compiled
@@ -54,14 +56,18 @@ def judge(
     out: Verdicts,
 ) -> None:
     """Judge the events of `span`, first to last, and carry their streams' incidents on. Symbols have been measured."""
-    streams, lanes = tables
-    # columns once, outside the loop: in it each would count references
+    batch, numbers, forecasts = unowned(batch), unowned(numbers), unowned(forecasts)
+    (streams, lanes), out = unowned(tables), unowned(out)
     start, slot, times, lane, value = batch.start, batch.slot, batch.time, batch.lane, batch.value
     measured, verdicts, masked = out.measured, out.verdicts, out.masked
     weekly, fixed = rules.alerts_per_stream_per_week, rules.fixed_threshold
     fleet = fleet_threshold(rules.fleet_events_per_day, rules.fleet_alerts_per_day, fixed)
     claims, leads = np.zeros(len(CHANNELS)), np.zeros(len(CHANNELS), np.int64)
+    scores, asked, end = lanes.score, start[span[0]], start[span[1]]
     for i in range(*span):
+        while asked < min(start[i + 1] + AHEAD, end):
+            prefetch(scores, lane[asked])
+            asked += 1
         s, v = streams[slot[i]], verdicts[i]
         q, incident, begun = s.score, s.incident, s.incident.begun
         a, b, time, interval = start[i], start[i + 1], times[i], batch.interval[i]

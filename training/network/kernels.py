@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from training.network.compiled import compiled
 from training.network.inputs import INPUT_SIZE
-from training.network.products import COLUMNS, LANES, ROWS, multiply, padded, part
+from training.network.memory import part
+from training.network.products import COLUMNS, LANES, ROWS, multiply, padded
 from training.network.shape import (
     FREEDOM_SLOPE,
     LEAK_RATE,

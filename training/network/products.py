@@ -17,7 +17,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils as untyped
 from numba.extending import intrinsic
-from numba.np import arrayobj
 from numpy.typing import NDArray
 
 from training.network.compiled import compiled
@@ -26,7 +25,6 @@ Float32 = NDArray[np.float32]
 
 
 cgutils: Any = untyped
-arrays: Any = arrayobj
 
 
 def _has_wide_registers() -> bool:
@@ -110,23 +108,6 @@ def _tile(rows: int, vectors: int) -> Any:
 
 _many, _one, _one_wide = _tile(ROWS, VECTORS), _tile(1, VECTORS), _tile(1, 4 * VECTORS)
 _many_narrow, _one_narrow = _tile(ROWS, 1), _tile(1, 1)
-
-
-def _part(typing: Any, array: Any, row: Any, at: Any, size: Any) -> Any:
-    """Return array[row, at : at + size] without counting its owners, which costs more than its use here."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        whole = context.make_array(signature.args[0])(context, builder, arguments[0])
-        result = context.make_array(signature.return_type)(context, builder)
-        width = cgutils.unpack_tuple(builder, whole.shape)[1]
-        begin = builder.gep(whole.data, [builder.add(builder.mul(arguments[1], width), arguments[2])])
-        arrays.populate_array(result, begin, [arguments[3]], [whole.itemsize], whole.itemsize, None)
-        return result._getvalue()
-
-    return types.Array(array.dtype, 1, "C")(array, types.intp, types.intp, types.intp), generate
-
-
-part: Any = intrinsic(_part)
 
 
 @compiled
