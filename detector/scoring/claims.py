@@ -27,6 +27,7 @@ SEVERAL_PRICE = 1.5  # what novelty costs a stream of several features besides
 
 WARM_UP_EVENTS = 60  # of a stream before severities mean something
 NOVEL_WARM_UP_EVENTS, LEVEL_WARM_UP_EVENTS = 50, 200
+SUM_WARM_UP_EVENTS = 20  # of a sum over several features: from units alone nobody knows how they go together
 CALM_SEVERITY = 0.1  # added, so that the logarithm of nothing is something
 SEVERE = 10.0  # severity that adds nothing to the return period; beyond, each decade adds two
 SEVERITY_GAIN = 2.0
@@ -127,9 +128,10 @@ def claim(
             pass
         else:
             period = _period(s.periods[c], math.sqrt(total))
-            if c == LEVEL and s.periods[c].events < LEVEL_WARM_UP_EVENTS:
+            least = LEVEL_WARM_UP_EVENTS if c == LEVEL else SUM_WARM_UP_EVENTS if several else 0
+            if s.periods[c].events < least:
                 period = 0.0
-            if c == FORECAST:
+            elif c == FORECAST:
                 period += max(SEVERITY_GAIN * math.log10(math.sqrt(total) / SEVERE + 1e-12), 0.0)
         claims[c] = period - PRICES[c]
     if present > 0 and not gap and not warming:

@@ -115,7 +115,7 @@ def measure_errors(
     if wait > 0:
         place = events % wait
         m.far_error = x - r.ahead[place]
-        r.ahead[place] = _in_data_unit(far_location, mean, deviation, lowest, highest)
+        r.ahead[place] = math.nan if gap else _in_data_unit(far_location, mean, deviation, lowest, highest)
     if not math.isnan(m.far_error):
         r.slow += SLOW_SMOOTHING * (min(abs(m.far_error), furthest) - r.slow)
         m.sizes[FAR], m.sizes[SLOW] = abs(m.far_error), r.slow

@@ -27,6 +27,7 @@ from detector.scoring.claims import (
     SEVERITY_GAIN,
     STILL,
     STREAM_SCORE,
+    SUM_WARM_UP_EVENTS,
     SYMBOL,
     WARM_UP_EVENTS,
     WITNESS,
@@ -228,6 +229,21 @@ def test_a_level_claims_nothing_before_its_own_warm_up() -> None:
 
     assert not any(loud[: LEVEL_WARM_UP_EVENTS - 1])
     assert any(loud)
+
+
+def test_a_sum_over_features_claims_nothing_before_it_has_a_past() -> None:
+    """Units say what is usual of a feature, not how often features are unusual together."""
+    leads = np.zeros(len(CHANNELS), np.int64)
+    first = {}
+    for several in (False, True):
+        record, claims = stream(WARM_UP_EVENTS), np.zeros(len(CHANNELS))
+        record["events"] = SETTLED
+        for k in range(2 * SUM_WARM_UP_EVENTS):
+            claim(record[0], event(9.0, 9.0, tail=9.0), several, False, claims, leads)
+            if claims[FORECAST] > 0.0:
+                first.setdefault(several, k)
+
+    assert first == {False: 0, True: SUM_WARM_UP_EVENTS - 1}
 
 
 def test_coupling_is_for_streams_of_several_features(settled: np.ndarray) -> None:

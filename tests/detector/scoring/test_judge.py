@@ -328,6 +328,16 @@ def test_a_young_stream_tells_what_is_large_and_holds_back_what_is_slight() -> N
     assert (found.verdict["score"][slight] <= threshold[slight]).all()
 
 
+def test_features_that_rise_together_as_the_warm_up_ends_are_no_alert() -> None:
+    """Counts before their first morning: each feature alone is usual, and nothing is known of their sum."""
+    time = clocked(130)
+    rate = 50.0 * np.clip(0.5 - 0.5 * np.cos(2 * np.pi * (time % DAY) / DAY), 0.01, 1.0)
+
+    for seed in range(3):
+        value = np.random.default_rng(seed).poisson(np.repeat(rate[:, None], 12, axis=1)).astype(float)
+        assert judged(value).alerts == []
+
+
 def test_the_first_day_stays_within_three_budgets() -> None:
     for step, rows in ((MINUTE, 1_440), (5 * MINUTE, 288)):
         alerts = sum(len(judged(several(seed, 1, rows), step=step).alerts) for seed in range(12))
