@@ -59,11 +59,11 @@ def measure_lane(
     m.sizes[LEVEL] = abs(difference)
     m.still = measure_still(r.still, r.events, time, x, r.last)
     learn_moments(r.coupling, r.events, x, m.least)
-    measure_novelty(r.novel, r.events, x, abs(frame.mean), gap, m)
-    if r.units.seen[ERROR] < WARM_UP_EVENTS:
+    band = unit_of(r.units, ERROR, m.least) if r.units.seen[ERROR] >= WARM_UP_EVENTS else 0.0
+    measure_novelty(r.novel, r.events, x, abs(frame.mean), band, gap, m)
+    if band == 0.0:
         m.lower, m.upper = network_band(frame, output, m.expected)
     else:
-        band = unit_of(r.units, ERROR, m.least)
         m.lower, m.upper = m.expected - band, m.expected + band
     r.last = x
     r.events += 1

@@ -1,7 +1,8 @@
 """The novel channel's claim: how far a value, or an error of the forecast, lies from all that were met before.
 
 The distance to the nearest remembered value over the range remembered, damped by its own recent highest, and weighed
-by how well the network did of late: novelty in a series that surprises all the time is no news.
+by how well the network did of late: novelty in a series that surprises all the time is no news. What comes with an
+unusual error and lies hardly beyond what was met is noise's next extreme, and weighs less.
 
 Where the network predicts well, a third memory doubts: an error far from all it knows is not taken into it at first,
 and so is told again when it comes back. Up to MAX_DOUBT of late; what is new all the time is worth no doubt.
@@ -21,6 +22,9 @@ from training.network.compiled import compiled
 
 ALARMING = 0.007  # distance that counts as once in 1,000 events
 ALARMING_PERIOD = 3.0  # log10 of 1,000
+NOISE = 0.2  # units of the error: noise's next extreme lies about so far beyond the last
+CALM, NOISY = 0.6, 1.0  # units: a value comes of noise if its error is the larger, not if it is the lesser
+LEAST_SHARE = 0.05  # of a distance, that noise cannot explain
 ERROR_WEIGHT = 0.15  # a new error is worth less than a new value
 CONTEXT_WEIGHT = 1.0 - 2.0 ** (-1.0 / 80.0)  # of the newest tail in how surprising the recent past was
 MAX_TAIL = 6.0
@@ -47,14 +51,18 @@ NOVEL_STATE = np.dtype(
 
 
 @compiled
-def measure_novelty(r: Record, events: int, x: float, size: float, gap: bool, m: Record) -> None:
-    """Write how rare it is that a value is so new: log10 of events, 0 where it is not; `size` of the lane's values.
+def measure_novelty(r: Record, events: int, x: float, size: float, unit: float, gap: bool, m: Record) -> None:
+    """Write how rare it is that a value is so new: log10 of events, 0 where it is not.
+
+    `size` is that of the lane's values, `unit` that of its errors; 0: not known yet.
 
     At a gap's end the forecast is no yardstick: its error teaches nothing, and only a value out of the range speaks.
     """
     skill = (0.5 / (r.context + 0.1)) ** 0.75
     inside = r.value.low <= x <= r.value.high
     far, m.nearest, m.nearest_age = distance(r.value, x, events, skill * min(1.0, m.tail))
+    if far > 0.0:
+        far *= _beyond_noise(abs(x - m.nearest), abs(m.error), unit)
     if gap:
         if inside:
             far = 0.0
@@ -67,6 +75,15 @@ def measure_novelty(r: Record, events: int, x: float, size: float, gap: bool, m:
         _learn_skill(r, events, x, abs(m.error))
         r.context += max(CONTEXT_WEIGHT, 1.0 / (events + 1.0)) * (min(m.tail, MAX_TAIL) - r.context)
     m.novel = max(math.log10(far / ALARMING) + ALARMING_PERIOD, 0.0) if far > 0.0 else 0.0
+
+
+@compiled
+def _beyond_noise(beyond: float, error: float, unit: float) -> float:
+    """Return the share of a value's newness that noise does not explain, by how far it lies beyond the nearest met."""
+    if unit <= 0.0 or math.isnan(beyond):
+        return 1.0
+    noisy = min(max((error / unit - CALM) / (NOISY - CALM), 0.0), 1.0)
+    return float(min(max(beyond / (NOISE * unit), LEAST_SHARE), 1.0) ** noisy)
 
 
 @compiled

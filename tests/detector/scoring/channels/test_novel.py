@@ -22,6 +22,7 @@ def claimed(
     errors: np.ndarray | float = 0.0,
     tails: np.ndarray | float = 0.3,
     gaps: tuple[int, ...] = (),
+    unit: float = 0.0,
     record: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return MEASURED of values whose forecasts erred by so much, with such tails."""
@@ -29,7 +30,7 @@ def claimed(
     out = np.zeros(len(values), MEASURED)
     out["error"], out["tail"] = errors, tails
     for k, x in enumerate(values.tolist()):
-        measure_novelty(record[0], k, x, 100.0, k in gaps, out[k])
+        measure_novelty(record[0], k, x, 100.0, unit, k in gaps, out[k])
     return out
 
 
@@ -67,7 +68,7 @@ def test_the_claim_is_the_logarithm_of_the_distance() -> None:
         out = np.zeros(1, MEASURED)
         out["tail"] = 2.0
         record["value"]["highest"] = 0.0
-        measure_novelty(record[0], len(values), x, 100.0, False, out[0])
+        measure_novelty(record[0], len(values), x, 100.0, 0.0, False, out[0])
         claims.append(float(out["novel"][0]))
 
     wanted = [ALARMING_PERIOD + math.log10((x - 100.0) / x / ALARMING) for x in (101.0, 110.0, 200.0)]
@@ -85,6 +86,22 @@ def test_what_the_forecast_expected_is_no_news() -> None:
     assert by_tail[0] == 0.0
     assert by_tail == sorted(by_tail)
     assert by_tail[3] == by_tail[4]
+
+
+@pytest.mark.parametrize(("beyond", "error", "share"), [(0.1, 2.0, 0.5), (0.1, 0.5, 1.0), (0.3, 2.0, 1.0)])
+def test_the_next_extreme_of_noise_is_worth_less(beyond: float, error: float, share: float) -> None:
+    """By a large error and less than a fifth of a unit beyond what was met; both in units of the error."""
+    unit, values = 10.0, series(1_001)
+    values[1_000] = values[:1_000].max() + beyond * unit
+    errors = np.full(1_001, error * unit)
+    tails = np.full(1_001, 0.3)
+    tails[1_000] = 2.0
+
+    plain = claimed(values, errors=errors, tails=tails)["novel"][1_000]
+    tempered = claimed(values, errors=errors, tails=tails, unit=unit)["novel"][1_000]
+
+    assert plain > 1.0
+    assert plain - tempered == pytest.approx(-math.log10(share), abs=0.02 if share == 1.0 else 0.2)
 
 
 def test_novelty_where_all_surprises_is_worth_less() -> None:
@@ -131,7 +148,7 @@ def test_across_a_gap_only_the_value_is_remembered() -> None:
 
     out = np.zeros(1, MEASURED)
     out["error"], out["tail"] = 50.0, 6.0
-    measure_novelty(record[0], 600, 150.0, 100.0, True, out[0])
+    measure_novelty(record[0], 600, 150.0, 100.0, 0.0, True, out[0])
 
     assert record["context"] == before["context"]
     assert_same(record["error"], before["error"])
