@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.network.inputs import INPUT_HISTORY, Observations, inputs_of, record
+from training.network.history import INPUT_HISTORY, record
+from training.network.inputs import Observations, inputs_of
 
 MINUTE = 60_000_000_000  # ns
+# of what a window gives back, by column of inputs: half a step of each code, and what rounding adds
+RING_ERROR = np.array([1e-4, 2e-4, 1.1e-4, 1.1e-4, 0.024, 0.0, 0.024, 0.0, 0.0124, 0.0124, 0.012])
 ODD_WAVE = np.array([0, 0, 5, -3, 0, 0, 1, 2, 3, 0, -1, 0, 0], np.float64)  # the prior has seen nothing like it
 
 

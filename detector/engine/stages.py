@@ -20,7 +20,8 @@ from detector.scoring.incidents import AlertRules
 from detector.scoring.judge import judge
 from detector.scoring.symbols import measure_symbols, network
 from detector.state.stream_states import StreamStates
-from training.network.inputs import FRAME, INPUT_SIZE, WINDOW, Observations, featurise, record, unroll
+from training.network.history import WINDOW, record, unroll
+from training.network.inputs import FRAME, INPUT_SIZE, Observations, featurise
 from training.network.shape import Shape
 from training.symbols.kernels import PREDICTION, predict
 

@@ -28,8 +28,8 @@ ADMITTED, DUPLICATE, LATE, MOVED_BACK = 0, 1, 2, 3  # MOVED_BACK: admitted, and 
 IN_RHYTHM, ASCENDING = 4, 1  # what a late event counts for that follows another at the stream's rhythm, or does not
 ENOUGH = 5 * IN_RHYTHM  # then the stream moves back
 MAX_RHYTHM_INTERVALS = 20.0  # intervals between two events that are still the stream's rhythm
-REMEMBERED = 512  # admitted events that are recognised at least, and twice as many at most
-SEEN_BITS = 2048  # for so many of them: one late event in three is taken for one seen before, at worst
+REMEMBERED = 128  # admitted events that are recognised at least, and twice as many at most
+SEEN_BITS = 512  # for so many of them: one late event in three is taken for one seen before, at worst
 BLOCKED = 20  # events dropped in a row after which a stream counts as one that drops everything
 
 MIN_SILENCE = 300.0  # seconds: a restart of a producer, a rebalance and a slow network are no silence
@@ -42,9 +42,9 @@ ADMISSION = np.dtype(
         ("interval", np.float64),  # running mean time between events, seconds
         ("pause", np.float64),  # the longest time between two of the last few hundred events, seconds
         ("partition", np.int64),  # hash of the partition it was last seen on
-        ("dropped", np.int64),  # events in a row that were dropped, up to now
         ("late", np.int64),  # time of the last late event, ns
-        ("agreement", np.int64),  # of the late events in a row; moves the stream back once it is ENOUGH
+        ("dropped", np.int32),  # events in a row that were dropped, up to now
+        ("agreement", np.int32),  # of the late events in a row; moves the stream back once it is ENOUGH
         ("seen", np.uint8, (2, SEEN_BITS // 8)),  # a bit for each event of the present and the former REMEMBERED
     ],
     align=True,

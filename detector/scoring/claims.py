@@ -37,7 +37,9 @@ LONE = 6.0  # otherwise constant feature is the typical false alarm
 WIDTH_WEIGHT = 0.02  # of the newest event in how many features an event of the stream has
 RANK_WEIGHT = 0.3
 
-NETWORK = len(CHANNELS)  # its period beside the channels'
+# where a channel that learns its return period has it in `periods`, and last the network's own word
+PERIODS = np.array([0, 1, -1, 2, -1, -1])
+NETWORK = 3
 STREAM_SCORE = np.dtype(
     [
         ("time", np.int64),  # of the last event, ns
@@ -45,7 +47,7 @@ STREAM_SCORE = np.dtype(
         ("events", np.int64),  # judged
         ("width", np.float32),  # features of a usual event
         ("rank", np.float64),
-        ("periods", PERIOD, len(CHANNELS) + 1),
+        ("periods", PERIOD, NETWORK + 1),
         ("told", np.float32, len(CHANNELS)),  # score of the peak that was told; 0: none
         ("quiet", np.uint8, len(CHANNELS)),  # events below the threshold since
     ],
@@ -127,9 +129,10 @@ def claim(
         elif present == 0 or gap or warming or (c == LEVEL and not levelled) or (c == COUPLING and not several):
             pass
         else:
-            period = _period(s.periods[c], math.sqrt(total))
+            q = s.periods[PERIODS[c]]
+            period = _period(q, math.sqrt(total))
             least = LEVEL_WARM_UP_EVENTS if c == LEVEL else SUM_WARM_UP_EVENTS if several else 0
-            if s.periods[c].events < least:
+            if q.events < least:
                 period = 0.0
             elif c == FORECAST:
                 period += max(SEVERITY_GAIN * math.log10(math.sqrt(total) / SEVERE + 1e-12), 0.0)

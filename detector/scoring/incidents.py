@@ -34,7 +34,7 @@ INCIDENT = np.dtype(
         ("open", np.bool_),
         ("on", np.bool_),  # the last event was above the threshold, news or not
         ("recent", np.uint8),  # one bit for each of the last events: above the threshold or not
-        ("calm", np.int64),  # events since the last news
+        ("calm", np.uint8),  # events since the last news, up to REFRACTORY
         ("peak", np.float64),
         ("since", np.int64),  # ns: when the present run above the threshold began
         ("begun", CHANGE),  # what it began with
@@ -106,7 +106,7 @@ def watch(s: Record, v: Record, case: Case, limits: Limits, rules: AlertRules) -
         confirmed = confirmed and (not lone or v.score > v.threshold + CLEAR)
 
     if is_active(i):
-        i.calm = 0 if news else i.calm + 1
+        i.calm = 0 if news else min(i.calm + 1, REFRACTORY)
         if confirmed and v.score > i.peak * AGAIN:
             i.peak = v.score
             v.alert, v.change = True, PEAKS

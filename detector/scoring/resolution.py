@@ -11,10 +11,11 @@ import math
 
 import numpy as np
 
-from detector.scoring.channels.level import DAY_WEIGHT, HOURS, hourly_trend, usual_at
+from detector.scoring.channels.level import HOURS, hourly_trend, usual_at
 from detector.scoring.claims import LEVEL, NOVEL, STILL
 from detector.scoring.units import Record
 from training.network.compiled import compiled
+from training.network.profile import LEAST_WEIGHT
 
 FOLLOW_WEIGHT = 0.2  # of the newest value in the level of late
 HOUR_NS = 3_600_000_000_000
@@ -68,7 +69,7 @@ def _expectations(c: Record, level: Record, time: int) -> tuple[float, float]:
     if math.isnan(usual) or math.isnan(c.usual):
         moved = c.trend * hours
     else:
-        learnt = 1.0 - (1.0 - DAY_WEIGHT) ** math.floor(hours / HOURS)
+        learnt = 1.0 - (1.0 - LEAST_WEIGHT) ** math.floor(hours / HOURS)
         moved = usual - c.usual - learnt * (c.observed - c.expected)
     return c.expected + moved, c.observed + moved
 

@@ -20,7 +20,7 @@ ABOVE = 0.02  # share of events whose severity lies above the bound
 COMMON = -math.log10(ABOVE)
 CLUSTER_GAP = 8.0  # events at or below the bound before a peak is over: a long incident is one peak
 MEMORY = 20_000.0  # events
-PEAK_MEMORY = 0.006 * MEMORY  # peaks
+PEAK_MEMORY = int(0.006 * MEMORY)  # peaks
 WINSOR = 2.5  # means that a peak's excess counts for at most
 MIN_MEAN = 0.02  # nats
 
@@ -45,7 +45,7 @@ PERIOD = np.dtype(
         ("peak", np.float32),  # excess of the open peak
         ("open", np.bool_),
         ("calm", np.uint8),  # events at or below the bound since
-        ("peaks", np.int32),  # learnt
+        ("peaks", np.uint8),  # learnt, up to PEAK_MEMORY
     ],
     align=True,
 )
@@ -82,7 +82,7 @@ def return_period(q: Record, y: float) -> float:
         q.calm += 1
         if q.calm > CLUSTER_GAP:
             ended = 1.0
-            q.peaks += 1
+            q.peaks = min(q.peaks + 1, PEAK_MEMORY)
             mean = float(q.peak_excess)
             step = max(1.0 / (q.peaks + 3.0), 1.0 / PEAK_MEMORY) * (min(q.peak, WINSOR * mean + MIN_MEAN) - mean)
             q.peak_excess = max(mean + step, MIN_MEAN)

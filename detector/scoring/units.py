@@ -23,11 +23,14 @@ ERROR, SMOOTHED, FAR, LEVEL, COUPLING, SLOW = range(len(STATISTICS))
 FAST_STATISTICS = 3  # the first so many have the fast memory, too
 
 HAIR = 1e-6  # of a value's size: a lesser difference is none
+TINY = 1e-35  # a lesser size is none: units are float32
 BINS = 40
 WIDTH = 0.4  # nats a bin: 40 bins hold seven decades, around the first size at first
 SLOW_HALF_LIFE, FAST_HALF_LIFE = 15_000.0, 250.0  # events
 SLOW_GROWTH, FAST_GROWTH = 2.0 ** (1.0 / SLOW_HALF_LIFE), 2.0 ** (1.0 / FAST_HALF_LIFE)
-MAX_WEIGHT = 1e4  # of the next value, before all are scaled down: float32 still tells the oldest from nothing
+FIRST_WEIGHT = 256.0  # counts that the first value is worth: a young histogram is as fine as 16 bits allow
+MAX_MASS = 65_000.0  # counts; then all are halved: one bin may hold them all
+ROUNDING, SHARING = 0.5 * (math.sqrt(5.0) - 1.0), math.sqrt(2.0) - 1.0  # multiples of these modulo 1 are even in [0, 1)
 QUANTILE = 0.01  # share of a statistic's past above its unit
 REFRESH = 16  # events between two looks at a quantile: it moves slowly, and looking costs a scan
 WARM_UP_EVENTS, LEVEL_WARM_UP_EVENTS = 60, 200  # before a statistic has a unit; levels change slowly
@@ -37,13 +40,15 @@ LOG_UNITS = 1.5  # ... so many units for each factor of e: a larger surprise is 
 
 UNITS = np.dtype(
     [
-        ("slow_weight", np.float64),  # of the next value: it grows, so that nothing old needs to be touched
-        ("fast_weight", np.float64),
-        ("slow", np.float32, (len(STATISTICS), BINS)),
-        ("fast", np.float32, (FAST_STATISTICS, BINS)),
+        ("slow_weight", np.float32),  # of the next value, in counts: it grows, so that nothing old needs to be touched
+        ("fast_weight", np.float32),
+        ("slow_mass", np.float32),  # counts that a bin may hold by now
+        ("fast_mass", np.float32),
         ("origin", np.float32, len(STATISTICS)),  # log of bin 0's value; exactly 0: nothing above zero was seen
-        ("slow_unit", np.float64, len(STATISTICS)),
-        ("fast_unit", np.float64, FAST_STATISTICS),
+        ("slow_unit", np.float32, len(STATISTICS)),
+        ("fast_unit", np.float32, FAST_STATISTICS),
+        ("slow", np.uint16, (len(STATISTICS), BINS)),
+        ("fast", np.uint16, (FAST_STATISTICS, BINS)),
         ("seen", np.int32, len(STATISTICS)),  # values learnt
     ],
     align=True,
@@ -57,14 +62,16 @@ def to_units(r: Record, sizes: NDArray[np.float64], least: float, m: Record) -> 
     `r` is UNITS, `sizes` [STATISTICS] of the event, NaN where one is not known: what is not known teaches nothing.
     `least` is the smallest unit of an error, `m` MEASURED.
     """
-    r.slow_weight = 1.0 if r.slow_weight == 0.0 else r.slow_weight * SLOW_GROWTH
-    r.fast_weight = 1.0 if r.fast_weight == 0.0 else r.fast_weight * FAST_GROWTH
-    if r.slow_weight > MAX_WEIGHT:
-        _rescale(r.slow, r.slow_weight)
-        r.slow_weight = 1.0
-    if r.fast_weight > MAX_WEIGHT:
-        _rescale(r.fast, r.fast_weight)
-        r.fast_weight = 1.0
+    r.slow_weight = FIRST_WEIGHT if r.slow_weight == 0.0 else r.slow_weight * SLOW_GROWTH
+    r.fast_weight = FIRST_WEIGHT if r.fast_weight == 0.0 else r.fast_weight * FAST_GROWTH
+    r.slow_mass += r.slow_weight
+    r.fast_mass += r.fast_weight
+    if r.slow_mass > MAX_MASS:
+        _halve(r.slow)
+        r.slow_weight, r.slow_mass = 0.5 * r.slow_weight, 0.5 * r.slow_mass
+    if r.fast_mass > MAX_MASS:
+        _halve(r.fast)
+        r.fast_weight, r.fast_mass = 0.5 * r.fast_weight, 0.5 * r.fast_mass
     worst = square = 0.0
     for c in range(len(STATISTICS)):
         size = sizes[c]
@@ -83,7 +90,7 @@ def to_units(r: Record, sizes: NDArray[np.float64], least: float, m: Record) -> 
                 square += slow * slow
         r.seen[c] += 1
         position = 0.0
-        if size > 0.0:
+        if size > TINY:
             if r.origin[c] == 0.0:
                 r.origin[c] = math.log(size) - 0.5 * BINS * WIDTH + 1e-6
             position = (math.log(size) - r.origin[c]) / WIDTH
@@ -92,18 +99,27 @@ def to_units(r: Record, sizes: NDArray[np.float64], least: float, m: Record) -> 
             position = min(max(position, 0.0), BINS - 1.0)
         lower = int(position)
         part = position - lower
-        r.slow[c, lower] += np.float32(r.slow_weight * (1.0 - part))
-        if part > 0.0:
-            r.slow[c, lower + 1] += np.float32(r.slow_weight * part)
+        _learn(r.slow[c], lower, part, float(r.slow_weight), r.seen[c])
         if c < FAST_STATISTICS:
-            r.fast[c, lower] += np.float32(r.fast_weight * (1.0 - part))
-            if part > 0.0:
-                r.fast[c, lower + 1] += np.float32(r.fast_weight * part)
+            _learn(r.fast[c], lower, part, float(r.fast_weight), r.seen[c])
         if r.seen[c] % REFRESH == c:
             r.slow_unit[c] = _quantile(r.slow[c], r.origin[c])
             if c < FAST_STATISTICS:
                 r.fast_unit[c] = _quantile(r.fast[c], r.origin[c])
     m.slow_units = math.sqrt(worst * worst + square)
+
+
+@compiled(inline="always")
+def _learn(bins: NDArray[np.uint16], lower: int, part: float, weight: float, seen: int) -> None:
+    """Share a value's weight between two bins, in whole counts; what rounding adds and takes evens out over events."""
+    turn = seen * ROUNDING
+    whole = int(weight + turn - math.floor(turn))
+    if part > 0.0:
+        turn = seen * SHARING
+        upper = min(int(weight * part + turn - math.floor(turn)), whole)
+        bins[lower + 1] += np.uint16(upper)
+        whole -= upper
+    bins[lower] += np.uint16(whole)
 
 
 @compiled(inline="always")
@@ -143,24 +159,28 @@ def _move(r: Record, c: int, position: float) -> int:
 
 
 @compiled
-def _shift(bins: NDArray[np.float32], by: int) -> None:
+def _shift(bins: NDArray[np.uint16], by: int) -> None:
     """Shift a histogram by so many bins; what falls off joins the last on that side, and bin 0 stays bin 0."""
     old = bins.copy()
-    bins[:] = 0.0
+    bins[:] = 0
     bins[0] = old[0]
     for b in range(1, BINS):
         bins[min(max(b - by, 0), BINS - 1)] += old[b]
 
 
 @compiled
-def _rescale(bins: NDArray[np.float32], weight: float) -> None:
+def _halve(bins: NDArray[np.uint16]) -> None:
+    """Halve counts; half a count that is left over goes to the next bin."""
     for c in range(bins.shape[0]):
+        left = 0
         for b in range(BINS):
-            bins[c, b] /= np.float32(weight)
+            count = np.int64(bins[c, b]) + left
+            bins[c, b] = np.uint16(count >> 1)
+            left = count & 1
 
 
 @compiled
-def _quantile(bins: NDArray[np.float32], origin: float) -> float:
+def _quantile(bins: NDArray[np.uint16], origin: float) -> float:
     """Return the size that a share QUANTILE of the mass lies above; 0 where that is bin 0."""
     mass = 0.0
     for b in range(BINS):

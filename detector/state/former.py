@@ -13,11 +13,27 @@ import msgspec
 import numpy as np
 
 from connectors.batches import Alert
-from detector.scoring.admission import ADMISSION
+from detector.scoring.admission import SEEN_BITS
 from detector.scoring.symbols import SYMBOL_ROW
+from detector.state.former_lanes import FORMER_HISTORY, FORMER_NORMALISER, present_history, present_normaliser
 from detector.state.records import HEADER, NOTES, STREAM, Head
-from training.network.inputs import INPUT_HISTORY, LONG_PAUSE, NORMALISER
+from training.network.inputs import LONG_PAUSE
 
+_ADMISSION = np.dtype(
+    [
+        ("arrived", np.int64),
+        ("time", np.int64),
+        ("interval", np.float64),
+        ("pause", np.float64),
+        ("partition", np.int64),
+        ("dropped", np.int64),
+        ("late", np.int64),
+        ("agreement", np.int64),
+        ("seen", np.uint8, (2, 256)),  # in turns of 512 events
+    ],
+    align=True,
+)
+_TURN = 512
 _INCIDENT = np.dtype(
     [
         ("open", np.bool_),
@@ -29,15 +45,28 @@ _INCIDENT = np.dtype(
     ],
     align=True,
 )
-_LANE = np.dtype(
-    {
-        "names": ["feature", "model", "symbols", "input", "history"],
-        "formats": [np.int32, np.int32, np.int64, NORMALISER, INPUT_HISTORY],
-        "offsets": [0, 4, 8, 16, 3152],
-        "itemsize": 6104,
-    }
+_BEGUN = np.dtype(
+    [
+        ("lead", np.int32),
+        ("channel", np.int8),
+        ("levelled", np.bool_),
+        ("begun", np.int64),
+        ("observed", np.float64),
+        ("expected", np.float64),
+        ("usual", np.float64),
+        ("trend", np.float64),
+        ("level", np.float64),
+    ],
+    align=True,
 )
-_SINGLE_BYTES, _MANY_BYTES = 21_600, 4864  # what the former score kept of a lone lane, and of each of several
+_INCIDENT_BEGUN = np.dtype(
+    [
+        *((name, _INCIDENT[name]) for name in _INCIDENT.names or ()),
+        ("begun", _BEGUN),
+    ],
+    align=True,
+)
+_SINGLE_BYTES, _MANY_BYTES = 21_600, 4864  # what a score with two ways kept of a lone lane, and of each of several
 
 
 class _Layout(NamedTuple):
@@ -45,10 +74,16 @@ class _Layout(NamedTuple):
 
     header: struct.Struct
     stream: np.dtype[Any]
+    lane: np.dtype[Any]
     notes: msgspec.msgpack.Decoder[Any]
 
+    @property
+    def has_matrix(self) -> bool:
+        """Whether it is of the score that followed a matrix, whose size stands in the header."""
+        return self.header is not HEADER
 
-def _stream(size: int, **fields: tuple[Any, int]) -> np.dtype[Any]:
+
+def _record(size: int, **fields: tuple[Any, int]) -> np.dtype[Any]:
     names = list(fields)
     return np.dtype(
         {
@@ -60,24 +95,44 @@ def _stream(size: int, **fields: tuple[Any, int]) -> np.dtype[Any]:
     )
 
 
+def _lane(size: int, history: int) -> np.dtype[Any]:
+    return _record(
+        size,
+        feature=(np.int32, 0), model=(np.int32, 4), symbols=(np.int64, 8), input=(FORMER_NORMALISER, 16),
+        history=(FORMER_HISTORY, history),
+    )  # fmt: skip
+
+
 _LAYOUTS = {
+    b"row4\x8c\xd7\x86\x17": _Layout(
+        HEADER,
+        _record(
+            984,
+            admission=(_ADMISSION, 0), muted=(np.bool_, 576), lanes=(np.int32, 580), capacity=(np.int32, 584),
+            incident=(_INCIDENT_BEGUN, 896),
+        ),
+        _lane(7504, 4552),
+        NOTES,
+    ),
     b"row3\x88\x9f\xfc\x88": _Layout(
         struct.Struct("<8sIIIIq?"),
-        _stream(
+        _record(
             3912,
-            admission=(ADMISSION, 0), muted=(np.bool_, 584), lanes=(np.int32, 588), capacity=(np.int32, 592),
+            admission=(_ADMISSION, 0), muted=(np.bool_, 584), lanes=(np.int32, 588), capacity=(np.int32, 592),
             single=(np.int64, 608), first_many=(np.int64, 616), incident=(_INCIDENT, 3880),
         ),
+        _lane(6104, 3152),
         NOTES,
     ),
     b"{\tna\x96\xbe\xc7\xb5": _Layout(
         struct.Struct("<8sIIII"),
-        _stream(
+        _record(
             3368,
             arrived=(np.int64, 8), time=(np.int64, 16), interval=(np.float64, 24), partition=(np.int64, 32),
             muted=(np.bool_, 40), lanes=(np.int32, 44), capacity=(np.int32, 48),
             single=(np.int64, 64), first_many=(np.int64, 72), incident=(_INCIDENT, 3336),
         ),
+        _lane(6104, 3152),
         msgspec.msgpack.Decoder(tuple[str, list[str], Alert | None, list[list[str]], bytes]),
     ),
 }  # fmt: skip
@@ -97,9 +152,10 @@ def _head_of_former(row: bytes) -> Head:
     """Return what the head of a former row says. Raises ValueError for a row that is too short."""
     layout = _LAYOUTS[row[:8]]
     try:
-        name, state_size, _, lanes, notes, *place = layout.header.unpack_from(row)
+        name, state_size, *rest = layout.header.unpack_from(row)
     except struct.error as error:
         raise ValueError(f"{len(row)} bytes") from error
+    lanes, notes, *place = rest[layout.has_matrix :]
     begin = layout.header.size
     stream = np.frombuffer(row, layout.stream, 1, begin + notes)[0]
     partition = place[0] if place else int(stream["partition"])
@@ -115,31 +171,39 @@ def converted(row: bytes, layout: bytes, lane: np.dtype[Any]) -> bytes:
         notes = former.notes.decode(row[head.begin : at])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from error
-    matrix = former.header.unpack_from(row)[2]
     stored = np.frombuffer(row, former.stream, 1, at)[0]
     at += former.stream.itemsize
-    lanes = np.frombuffer(row, _LANE, head.lanes, at)
+    lanes = np.frombuffer(row, former.lane, head.lanes, at)
     at += lanes.nbytes
     states = row[at : at + 4 * head.state_size * head.lanes]
     at += len(states)
-    at += _SINGLE_BYTES * (stored["single"] >= 0) + _MANY_BYTES * head.lanes * (stored["first_many"] >= 0) + 4 * matrix
+    if former.has_matrix:
+        at += _SINGLE_BYTES * (stored["single"] >= 0) + _MANY_BYTES * head.lanes * (stored["first_many"] >= 0)
+        at += 4 * former.header.unpack_from(row)[2]
     symbols = row[at:]
     if len(symbols) != SYMBOL_ROW.itemsize * len(notes[3]):
         raise ValueError(f"{len(row)} bytes, expected {at + SYMBOL_ROW.itemsize * len(notes[3])}")
     stream, present = np.zeros(1, STREAM)[0], np.zeros(head.lanes, lane)
     if "admission" in (former.stream.names or ()):
-        stream["admission"] = stored["admission"]
+        known = stored["admission"]
+        for name in known.dtype.names[:-1]:
+            stream["admission"][name] = known[name]
+        # fewer bits now: of the present turn all that may have been seen
+        turn = known["seen"][int(known["arrived"]) // _TURN % 2]
+        stream["admission"]["seen"] = np.bitwise_or.reduce(turn.reshape(-1, SEEN_BITS // 8))
     else:
         for name in ("arrived", "time", "interval", "partition"):
             stream["admission"][name] = stored[name]
         stream["admission"]["pause"] = LONG_PAUSE * stored["interval"]  # as far as can be known
     for name in ("muted", "lanes", "capacity"):
         stream[name] = stored[name]
-    for name in _INCIDENT.names or ():
+    stream["incident"]["begun"]["lead"] = -1  # where nobody knows any more
+    for name in stored["incident"].dtype.names:
         stream["incident"][name] = stored["incident"][name]
-    stream["incident"]["begun"]["lead"] = -1  # nobody knows any more
-    for name in _LANE.names or ():
+    for name in ("feature", "model", "symbols"):
         present[name] = lanes[name]
+    present["input"] = present_normaliser(lanes["input"])
+    present["history"] = present_history(lanes["history"])
     text = msgspec.msgpack.encode(notes[:4])
     header = HEADER.pack(layout, head.state_size, head.lanes, len(text), head.partition, head.incident)
     return b"".join([header, text, stream.tobytes(), present.tobytes(), states, symbols])

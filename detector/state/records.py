@@ -15,7 +15,8 @@ from detector.scoring.admission import ADMISSION
 from detector.scoring.claims import STREAM_SCORE
 from detector.scoring.incidents import INCIDENT
 from detector.scoring.lane import lane_score
-from training.network.inputs import INPUT_HISTORY, NORMALISER
+from training.network.history import INPUT_HISTORY
+from training.network.inputs import NORMALISER
 
 STREAM = np.dtype(
     [

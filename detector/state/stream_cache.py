@@ -26,7 +26,7 @@ from detector.scoring.claims import WARM_UP_EVENTS
 from detector.state.former import head_of
 from detector.state.names import partition_hash
 from detector.state.stream_states import StreamStates
-from training.network.inputs import WINDOW
+from training.network.history import WINDOW
 
 logger = logging.getLogger(__name__)
 

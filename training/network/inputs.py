@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.network.compiled import compiled
+from training.network.profile import learn, learnt, profile, refit, usual_value
 
 INPUTS = (
     "value",  # asinh of the last value in running standard deviations from the running mean
@@ -41,21 +42,18 @@ MEMORY = 2000  # events the running mean and deviation remember: long against a 
 LIMIT = 6.0  # every input and target is clipped to +-6: asinh(200) deviations; beyond, only "far" is known
 DAY_SLOTS = 96  # 15 minutes each
 WEEK_SLOTS = 168  # an hour each
-PROFILE_WEIGHT = 0.3  # least weight of the newest value in a profile's slot: about three repetitions are remembered
+REFIT_EVENTS = 64  # between two looks at how fine the profiles' steps may be
 FAST, SLOW = 0.2, 0.03  # weights of the two running averages: about 5 and 33 events
 MAX_INCREMENT = 5.0  # an increment moves the running mean and deviation by at most this many deviations
 WARM_UP_EVENTS = 20  # before these, a lane knows too little of itself to call a value an outlier
 LASTING_OUTLIERS = 50  # in a row: then they are the new normal, and may move mean and deviation ever further:
 # without it a lane that was constant for days and then moves stays off the scale for 3,500 events
 MAX_DEVIATIONS = math.sinh(LIMIT)  # the unit expresses no more, so a profile may learn no more
-MAX_VALUE = 1e30  # its square, and float32 profiles of differences, must stay finite
+MAX_VALUE = 1e30  # its square must stay finite
 INTERVAL_MEMORY = 200  # events the running interval remembers
 LONG_PAUSE = 5.0  # intervals that a pause counts for at most: a night without data must not change the interval
 MIN_STEP_SECONDS = 1e-6  # seconds
 GAP_LIMIT = 3.0  # log of a time 20 times the usual one
-
-WINDOW = 128  # events of a lane's ring: enough for a hidden state to warm up, at 3 KB a lane
-HISTORY_SCALE = 32767.0 / LIMIT
 
 NS = 1e-9
 
@@ -63,41 +61,21 @@ NORMALISER = np.dtype(
     [
         ("events", np.int64),  # seen so far
         ("time", np.int64),  # of the last one, ns
-        ("outliers", np.int64),  # in a row, up to now
         ("mean", np.float64),
         ("variance", np.float64),
-        ("low", np.float64),  # running minimum
-        ("high", np.float64),  # running maximum
-        ("origin", np.float64),  # first value: profiles hold float32 differences to it
         ("interval", np.float64),  # running mean time between events, seconds
         ("value", np.float32),  # the inputs' carried parts
         ("change", np.float32),
         ("average_fast", np.float32),
         ("average_slow", np.float32),
-        ("day", np.float32, DAY_SLOTS),
-        ("week", np.float32, WEEK_SLOTS),
-        ("day_count", np.uint8, DAY_SLOTS),
-        ("week_count", np.uint8, WEEK_SLOTS),
+        ("outliers", np.int32),  # in a row, up to now
+        ("profile", profile(DAY_SLOTS + WEEK_SLOTS)),  # of the day, and then of the week
     ],
     align=True,
 )
 
-FRAME = np.dtype([("mean", np.float64), ("deviation", np.float64), ("low", np.float64), ("high", np.float64)])
-"""The unit in which a forecast is made: the lane's normaliser and range just before the event."""
-
-INPUT_HISTORY = np.dtype(
-    [
-        ("events", np.int64),  # written so far; row e is at e % WINDOW
-        ("inputs", np.int16, (WINDOW, INPUT_SIZE)),
-        ("masked", np.uint8, WINDOW),  # the event was part of an incident and is not learnt
-    ],
-    align=True,
-)
-"""The recent window of a lane, in one ring: retraining learns from it, and new weights are warmed up with it.
-
-A row is a row of inputs in 16 bits: clipped at +-6, so 0.0002 apart. The target of a row is the "value" column of a
-later one, because that column is the value of the event before its row.
-"""
+FRAME = np.dtype([("mean", np.float64), ("deviation", np.float64)])
+"""The unit in which a forecast is made: the lane's normaliser just before the event."""
 
 
 class Observations(NamedTuple):
@@ -123,14 +101,6 @@ def deviation_of(mean: float, variance: float) -> float:
 def to_unit(x: float, mean: float, deviation: float) -> float:
     """Return asinh((x - mean) / deviation), clipped: linear near the mean, logarithmic far from it."""
     return _clip(math.asinh((x - mean) / deviation), LIMIT)
-
-
-@compiled(inline="always")
-def _learn_slot(slots: NDArray[np.float32], counts: NDArray[np.uint8], slot: int, x: float) -> None:
-    if counts[slot] < 255:
-        counts[slot] += 1
-    weight = max(PROFILE_WEIGHT, 1.0 / counts[slot])
-    slots[slot] += np.float32(weight * (x - slots[slot]))
 
 
 @compiled(inline="always")
@@ -168,23 +138,22 @@ def featurise(
         x = _clip(value[j], MAX_VALUE)
         seconds = time[j] * NS
         day_slot = math.floor(seconds / 900.0) % DAY_SLOTS
-        week_slot = math.floor(seconds / 3600.0) % WEEK_SLOTS  # 1970-01-01 was a Thursday: a fixed shift
+        week_slot = DAY_SLOTS + math.floor(seconds / 3600.0) % WEEK_SLOTS  # 1970-01-01 was a Thursday: a fixed shift
         row = inputs[j]
         if r.events == 0:
             row[:] = 0.0
-            frames[j].mean = frames[j].deviation = frames[j].low = frames[j].high = math.nan
-            r.mean = r.origin = r.low = r.high = x
+            frames[j].mean = frames[j].deviation = math.nan
+            r.mean = x
         else:
             deviation = deviation_of(r.mean, r.variance)
             frames[j].mean, frames[j].deviation = r.mean, deviation
-            frames[j].low, frames[j].high = r.low, r.high
             row[0], row[1], row[2], row[3] = r.value, r.change, r.average_fast, r.average_slow
             row[4] = row[5] = row[6] = row[7] = 0.0
-            if r.day_count[day_slot] > 0:
-                row[4] = to_unit(r.origin + r.day[day_slot], r.mean, deviation)
+            if learnt(r.profile, day_slot) > 0:
+                row[4] = to_unit(usual_value(r.profile, day_slot), r.mean, deviation)
                 row[5] = 1.0
-            if r.week_count[week_slot] > 0:
-                row[6] = to_unit(r.origin + r.week[week_slot], r.mean, deviation)
+            if learnt(r.profile, week_slot) > 0:
+                row[6] = to_unit(usual_value(r.profile, week_slot), r.mean, deviation)
                 row[7] = 1.0
             angle = 2.0 * math.pi * (seconds / 86400.0 - math.floor(seconds / 86400.0))
             row[8], row[9] = math.sin(angle), math.cos(angle)
@@ -209,7 +178,6 @@ def featurise(
                 increment = _clip(increment, furthest)
         r.mean += weight * increment
         r.variance = (1.0 - weight) * (r.variance + weight * increment * increment)
-        r.low, r.high = min(r.low, x), max(r.high, x)
         deviation = deviation_of(r.mean, r.variance)
         unit = to_unit(x, r.mean, deviation)
         if r.events == 1:
@@ -220,8 +188,10 @@ def featurise(
         r.average_slow += SLOW * (unit - r.average_slow)
         if r.events > WARM_UP_EVENTS:  # a wild value must not own its time of day for weeks
             x = r.mean + _clip(x - r.mean, MAX_DEVIATIONS * deviation)
-        _learn_slot(r.day, r.day_count, day_slot, x - r.origin)
-        _learn_slot(r.week, r.week_count, week_slot, x - r.origin)
+        learn(r.profile, day_slot, x)
+        learn(r.profile, week_slot, x)
+        if r.events % REFIT_EVENTS == 0:
+            refit(r.profile, r.mean, MAX_DEVIATIONS * deviation)
 
 
 def inputs_of(observations: Observations) -> tuple[NDArray[np.float32], NDArray[np.void]]:
@@ -250,76 +220,3 @@ def targets(
             out[t] = math.nan
         else:
             out[t] = to_unit(_clip(value[ahead], MAX_VALUE), frames[t].mean, frames[t].deviation)
-
-
-@compiled
-def record(
-    histories: NDArray[np.void],  # INPUT_HISTORY [lanes]
-    lane: NDArray[np.int64],  # [observations]
-    inputs: NDArray[np.float32],  # [observations, INPUT_SIZE]
-    masked: NDArray[np.bool_],  # [observations]
-    first: int,
-    last: int,
-) -> None:
-    """Write observations first..last into their lanes' rings."""
-    for j in range(first, last):
-        h = histories[lane[j]]
-        slot = h.events % WINDOW
-        for k in range(INPUT_SIZE):
-            h.inputs[slot, k] = np.int16(round(inputs[j, k] * HISTORY_SCALE))
-        h.masked[slot] = masked[j]
-        h.events += 1
-
-
-def unroll(histories: NDArray[np.void]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
-    """Return the rings of some lanes in the order of time: inputs, masked and the number of rows.
-
-    Inputs are [lanes, WINDOW, INPUT_SIZE] and masked [lanes, WINDOW]; a young lane's rows are the last, after zeros
-    that are masked.
-    """
-    count = np.minimum(histories["events"], WINDOW)
-    order = (histories["events"][:, None] + np.arange(WINDOW)) % WINDOW  # [lanes, WINDOW], oldest first
-    rows = np.arange(len(histories))[:, None]
-    inputs = histories["inputs"][rows, order].astype(np.float32) / np.float32(HISTORY_SCALE)
-    masked = histories["masked"][rows, order].astype(np.bool_)
-    missing = np.arange(WINDOW)[None] < WINDOW - count[:, None]
-    inputs[missing] = 0.0
-    return inputs, masked | missing, count
-
-
-def undo_normaliser(
-    unit: NDArray[np.float32], events: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Undo the running normaliser of full rings, up to a shift and a scale of each lane, by stepping it along them.
-
-    The lane's own mean and deviation are not in the ring and need not be: values up to shift and scale are all that a
-    target asks for. Not restored exactly: values beyond the limit (clipped, as their targets are), and lanes whose
-    deviation is at its minimum.
-
-    unit: the "value" column [lanes, WINDOW], oldest first; events: written so far [lanes].
-    Returns the values of events 0..WINDOW-2 of the ring [lanes, WINDOW - 1], and the mean and the deviation before
-    each of its rows [lanes, WINDOW]. Before a lane's WARM_UP_EVENTS-th event they mean little.
-    """
-    lanes = len(unit)
-    value = np.empty((lanes, WINDOW - 1))
-    mean, deviation = np.zeros((lanes, WINDOW)), np.ones((lanes, WINDOW))
-    outliers = np.zeros(lanes)
-    with np.errstate(all="ignore"):  # what is not finite is never a target
-        for t in range(WINDOW - 1):
-            number = events - WINDOW + t + 1  # [lanes] of this event in its lane, from 1
-            weight = np.maximum(1.0 / np.maximum(number, 1), 1.0 / MEMORY)
-            seen = np.sinh(unit[:, t + 1].astype(np.float64))  # in the unit of the normaliser after the event
-            # Not clipped: mean' = mean + w z s, s'^2 = (1 - w)(1 + w z^2) s^2, and so seen = z sqrt((1-w)/(1+w z^2)).
-            left = 1.0 - weight - weight * seen**2
-            z = np.where(left > 0, seen / np.sqrt(np.abs(left)), np.copysign(np.inf, seen))
-            outliers = np.where(np.abs(z) > MAX_INCREMENT, outliers + 1, 0)
-            limit = MAX_INCREMENT * 2.0 ** np.maximum(outliers - LASTING_OUTLIERS, 0)
-            limit = np.where(number > WARM_UP_EVENTS, limit, np.inf)
-            spread = np.sqrt((1.0 - weight) * (1.0 + weight * limit**2))
-            far = seen * spread + np.copysign(weight * limit, seen)  # clipped: the increment was the limit itself
-            z = np.where(np.abs(z) > limit, far, z)
-            increment = np.clip(z, -limit, limit)
-            value[:, t] = mean[:, t] + deviation[:, t] * z
-            mean[:, t + 1] = mean[:, t] + weight * deviation[:, t] * increment
-            deviation[:, t + 1] = deviation[:, t] * np.sqrt((1.0 - weight) * (1.0 + weight * increment**2))
-    return value, mean, deviation

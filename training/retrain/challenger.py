@@ -27,7 +27,8 @@ from training.learn.optimisers import build_optimiser, build_schedule
 from training.learn.scheduled_sampling import ScheduledSampling
 from training.learn.settings import Learning
 from training.learn.tbptt import Sequences, TrainStep, train
-from training.network.inputs import VALUE, WINDOW
+from training.network.history import WINDOW
+from training.network.inputs import VALUE
 from training.network.model import Forecaster
 from training.network.weights import Weights, prior_of
 from training.prior.synthetic import replay_set

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from training.network.inputs import HISTORY_SCALE, VALUE, WINDOW
+from training.network.history import VALUE_STEP, WINDOW
 from training.network.registry import ModelCard
 from training.network.weights import Weights
 
@@ -64,7 +64,7 @@ def eligible_lanes(
     full = np.flatnonzero(histories["events"] >= WINDOW)
     if len(full) > MAX_LANES:
         full = np.sort(np.random.default_rng(seed).choice(full, MAX_LANES, replace=False))
-    moving = full[histories["inputs"][full, :, VALUE].std(axis=1) > MIN_MOVEMENT * HISTORY_SCALE]
+    moving = full[histories["rows"]["value"][full].std(axis=1) > MIN_MOVEMENT / VALUE_STEP]
     streams = len(np.unique(stream[moving]))
     if streams < MIN_STREAMS:
         reason = f"only {streams} streams have {WINDOW} events of a feature that moves, {MIN_STREAMS} are needed"

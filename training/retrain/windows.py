@@ -1,7 +1,7 @@
 """From recorded lanes to what a training draws: targets out of rings, windows at random places, losses of windows.
 
-A ring holds inputs only. Its "value" column says what each event was in the unit of the normaliser *after* that event;
-a target is in the unit of the row that makes the forecast. `inputs.undo_normaliser` turns one into the other.
+A ring gives inputs only. Their "value" column says what each event was in the unit of the normaliser *after* that
+event; a target is in the unit of the row that makes the forecast. `history.undo_normaliser` turns one into the other.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from training.learn.tbptt import Sequences, summed_nll, weighted_mean
+from training.network.history import WINDOW, undo_normaliser, unroll
 from training.network.horizons import HORIZONS
-from training.network.inputs import INPUT_SIZE, LIMIT, VALUE, WARM_UP_EVENTS, WINDOW, undo_normaliser, unroll
+from training.network.inputs import INPUT_SIZE, LIMIT, VALUE, WARM_UP_EVENTS
 from training.network.model import Forecaster
 
 Int64 = NDArray[np.int64]

@@ -37,7 +37,7 @@ def forecast_state(horizon: int) -> np.dtype[Any]:
             ("high", np.float64),
             ("former_low", np.float64),  # ... and between the last two
             ("former_high", np.float64),
-            ("ahead", np.float64, max(horizon - 1, 1)),  # forecasts that wait for their event; NaN: none
+            ("ahead", np.float32, max(horizon - 1, 1)),  # forecasts that wait for their event; NaN: none
         ],
         align=True,
     )

@@ -17,12 +17,12 @@ import numpy as np
 
 from detector.scoring.units import Record
 from training.network.compiled import compiled
+from training.network.profile import learn, learnt, profile, refit, usual_value
 
 HOURS = 24
 HOUR_NS = 3_600_000_000_000
 SMOOTHING = 1.0 / 16.0  # weight of the newest difference
-DAY_WEIGHT = 0.3  # of the newest day in the usual: about three days are remembered
-ANY, WORKING, WEEKEND = range(3)  # kinds of days
+WORKING, WEEKEND = 1, 2  # kinds of days; 0: all of them
 MISS_WEIGHT = 1.0 / 168.0  # of the newest hour in how much the kinds missed
 BETTER = 0.8  # of what all days miss: what working days and weekends, on half the data, must miss less than
 MIN_DAYS = 2  # of its kind before an hour counts by it: one weekend was seen
@@ -30,12 +30,11 @@ MIN_DAYS = 2  # of its kind before an hour counts by it: one weekend was seen
 LEVEL_STATE = np.dtype(
     [
         ("difference", np.float64),  # of late
-        ("hour", np.int64),  # since 1970, plus 1; 0: none
         ("sum", np.float64),  # of the values of this hour
-        ("count", np.int64),
-        ("usual", np.float32, (3, HOURS)),  # by kind of day
+        ("hour", np.int32),  # since 1970, plus 1; 0: none
+        ("count", np.int32),
         ("missed", np.float32, 2),  # by all days, and by days of a kind, at the hours that both know
-        ("days", np.uint8, (3, HOURS)),  # learnt, up to 255
+        ("usual", profile(3 * HOURS)),  # by kind of day; three days are remembered
     ],
     align=True,
 )
@@ -72,9 +71,9 @@ def usual_at(r: Record, time: int) -> float:
 def hourly_trend(r: Record) -> float:
     """Return how far the last two whole hours of a lane's first day lie apart; 0 where they are not known."""
     last, former = (r.hour - 2) % HOURS, (r.hour - 3) % HOURS
-    if r.days[ANY, last] == 0 or r.days[ANY, former] == 0:
+    if learnt(r.usual, last) == 0 or learnt(r.usual, former) == 0:
         return 0.0
-    return float(r.usual[ANY, last] - r.usual[ANY, former])
+    return usual_value(r.usual, last) - usual_value(r.usual, former)
 
 
 @compiled(inline="always")
@@ -84,18 +83,20 @@ def _kind(hour: int) -> int:
 
 @compiled
 def _usual(r: Record, hour: int) -> float:
-    slot, kind = hour % HOURS, _kind(hour)
-    if r.missed[1] < BETTER * r.missed[0] and r.days[kind, slot] >= MIN_DAYS:
-        return float(r.usual[kind, slot])
-    return float(r.usual[ANY, slot]) if r.days[ANY, slot] > 0 else math.nan
+    slot = hour % HOURS
+    own = _kind(hour) * HOURS + slot
+    if r.missed[1] < BETTER * r.missed[0] and learnt(r.usual, own) >= MIN_DAYS:
+        return usual_value(r.usual, own)
+    return usual_value(r.usual, slot) if learnt(r.usual, slot) > 0 else math.nan
 
 
 @compiled
 def _learn_hour(r: Record, hour: int, mean: float) -> None:
-    slot, kind = hour % HOURS, _kind(hour)
-    if r.days[kind, slot] >= MIN_DAYS:
-        r.missed[0] += MISS_WEIGHT * (abs(mean - r.usual[ANY, slot]) - r.missed[0])
-        r.missed[1] += MISS_WEIGHT * (abs(mean - r.usual[kind, slot]) - r.missed[1])
-    for k in (ANY, kind):
-        r.days[k, slot] = min(r.days[k, slot] + 1, 255)
-        r.usual[k, slot] += max(DAY_WEIGHT, 1.0 / r.days[k, slot]) * (mean - r.usual[k, slot])
+    slot = hour % HOURS  # of all days
+    own = _kind(hour) * HOURS + slot
+    if learnt(r.usual, own) >= MIN_DAYS:
+        r.missed[0] += MISS_WEIGHT * (abs(mean - usual_value(r.usual, slot)) - r.missed[0])
+        r.missed[1] += MISS_WEIGHT * (abs(mean - usual_value(r.usual, own)) - r.missed[1])
+    learn(r.usual, slot, mean)
+    learn(r.usual, own, mean)
+    refit(r.usual, mean, math.inf)

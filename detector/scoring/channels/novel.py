@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from detector.scoring.channels.value_grid import GRID, compare, distance, remember
+from detector.scoring.channels.value_grid import CELLS, ERROR_CELLS, compare, distance, grid, remember
 from detector.scoring.units import HAIR, Record
 from training.network.compiled import compiled
 
@@ -37,14 +37,14 @@ SKILLED, ABLE = 0.15, 0.25  # usual error over the values' spread: at most so mu
 
 NOVEL_STATE = np.dtype(
     [
-        ("context", np.float64),
-        ("value", GRID),
-        ("error", GRID),
-        ("doubted", GRID),
-        ("doubt", np.float64),
-        ("size", np.float64),  # usual, of errors
+        ("context", np.float32),
+        ("doubt", np.float32),
+        ("size", np.float32),  # usual, of errors
+        ("spread", np.float32),  # of values: mean distance from their mean
         ("mean", np.float64),  # of values
-        ("spread", np.float64),  # of values: mean distance from that
+        ("value", grid(CELLS)),
+        ("error", grid(ERROR_CELLS)),
+        ("doubted", grid(ERROR_CELLS)),
     ],
     align=True,
 )

@@ -22,9 +22,9 @@ MIN_SCALE = 0.15  # nats of log length
 
 STILL_STATE = np.dtype(
     [
-        ("run", np.int64),  # events in a row that repeated the value
-        ("runs", np.int64),  # ended
         ("since", np.int64),  # ns: when the value came
+        ("run", np.int32),  # events in a row that repeated the value
+        ("runs", np.int32),  # ended
         ("bound", np.float32),  # log length that a share LONG of runs exceeds
         ("scale", np.float32),  # mean of what they exceed it by; 0: none yet
     ],

@@ -28,9 +28,9 @@ from detector.config.settings import Settings, SettingsError
 from detector.engine.engine import Engine
 from detector.service.model_choice import first_model
 from tests.detector.commands import short_train
-from tests.fleets import noise, odd_waves
+from tests.fleets import RING_ERROR, noise, odd_waves
+from training.network.history import WINDOW, unroll
 from training.network.horizons import HORIZONS
-from training.network.inputs import HISTORY_SCALE, WINDOW
 from training.network.model import Forecaster
 from training.network.registry import ModelCard, Registry
 from training.network.shape import ModelError, Shape
@@ -141,8 +141,7 @@ def test_train_and_engine_compute_the_same_inputs(tmp_path: Path) -> None:
         count = int(histories["events"][lane])
         assert recorded.start[lane + 1] - recorded.start[lane] == count
         last = recorded.inputs[recorded.start[lane + 1] - WINDOW : recorded.start[lane + 1]]
-        ring = np.roll(histories["inputs"][lane], -(count % WINDOW), axis=0)
-        assert np.abs(last - ring / HISTORY_SCALE).max() < 1 / HISTORY_SCALE
+        assert (np.abs(last - unroll(histories)[0][lane]) <= RING_ERROR).all()
     assert recorded.held.tolist() == [
         s + n - int(0.2 * n) for s, n in zip(recorded.start, np.diff(recorded.start), strict=False)
     ]

@@ -20,6 +20,7 @@ from detector.scoring.claims import (
     NETWORK_PRICE,
     NOVEL,
     NOVEL_WARM_UP_EVENTS,
+    PERIODS,
     PRICES,
     RANK_WEIGHT,
     SEVERAL_PRICE,
@@ -80,8 +81,8 @@ def claimed(
     return claims, leads, limit
 
 
-def asked(record: np.ndarray, channel: int, y: float) -> float:
-    return float(return_period(record["periods"][0].copy()[channel], y))
+def asked(record: np.ndarray, period: int, y: float) -> float:
+    return float(return_period(record["periods"][0].copy()[period], y))
 
 
 def test_severities_are_what_each_channel_measures() -> None:
@@ -131,7 +132,7 @@ def test_a_claim_is_the_return_period_of_the_severity_less_the_channels_price(se
 
     forecast = math.sqrt(25.0 + COUPLING_WEIGHT**2 * 6.25)
     for channel, severity in ((FORECAST, forecast), (LEVEL, 1.0), (COUPLING, 2.5)):
-        wanted = asked(settled, channel, math.log(severity + CALM_SEVERITY)) - PRICES[channel]
+        wanted = asked(settled, PERIODS[channel], math.log(severity + CALM_SEVERITY)) - PRICES[channel]
         assert claims[channel] == pytest.approx(wanted)
         assert leads[channel] == 1
 
@@ -140,7 +141,7 @@ def test_severities_beyond_ten_add_two_for_each_decade(settled: np.ndarray) -> N
     severities = (SEVERE, 10 * SEVERE)
     claims = [claimed(settled, event(x))[0][FORECAST] for x in severities]
 
-    periods = [asked(settled, FORECAST, math.log(x + CALM_SEVERITY)) for x in severities]
+    periods = [asked(settled, PERIODS[FORECAST], math.log(x + CALM_SEVERITY)) for x in severities]
     assert claims[0] == pytest.approx(periods[0] - PRICES[FORECAST])
     assert claims[1] == pytest.approx(periods[1] - PRICES[FORECAST] + SEVERITY_GAIN)
 
@@ -202,7 +203,7 @@ def test_what_is_not_known_teaches_nothing(settled: np.ndarray) -> None:
     rows = event(1.0, levelled=False)
     rows["units"][:, LEVELLED] = 40.0
     claim(record[0], rows, True, False, claims, np.zeros(len(CHANNELS), np.int64))
-    assert_same(record["periods"][:, LEVEL], settled["periods"][:, LEVEL])
+    assert_same(record["periods"][:, PERIODS[LEVEL]], settled["periods"][:, PERIODS[LEVEL]])
     assert claims[LEVEL] <= 0.0
 
 

@@ -14,8 +14,10 @@ from detector.scoring.threshold import MIN_THRESHOLD_ONE
 from detector.state.lane_network import KernelLanes, RecurrentLanes
 from detector.state.tables import Table
 from detector.state.torch_lanes import TorchLanes
-from tests.streams import Event, Outcome, clock, fleet, in_batches, interleaved, numbered, run, seasonal, wide
-from training.network.inputs import INPUT_HISTORY, INPUT_SIZE, WINDOW, record, unroll
+from tests.fleets import RING_ERROR
+from tests.streams import START, Event, Outcome, clock, fleet, in_batches, interleaved, numbered, run, seasonal, wide
+from training.network.history import INPUT_HISTORY, WINDOW, record, unroll
+from training.network.inputs import INPUT_SIZE, Observations, inputs_of
 from training.network.model import Forecaster
 from training.network.weights import Weights, load_prior
 
@@ -136,16 +138,18 @@ def swapping(
 def test_a_lane_is_primed_with_its_window_under_the_new_weights(model: Weights, other: Weights) -> None:
     engine = Engine(model)
     rng = np.random.default_rng(4)
-    series = numbered(wide("s", clock(300), seasonal(rng, clock(300))[:, None]))
+    value = seasonal(rng, clock(300))
+    series = numbered(wide("s", clock(300), value[:, None]))
     run(engine, in_batches(series[:299], 100))
     window, _, count = unroll(windows(engine))
 
     engine.use(other)
-    inputs_of_next = run_one(engine, series[299])
+    run(engine, in_batches(series[299:], 1))
 
     assert count.tolist() == [WINDOW]
+    inputs, _ = inputs_of(Observations(np.zeros(300, np.int64), clock(300), value))
     with torch.inference_mode():
-        sequence = torch.from_numpy(np.concatenate([window[0]] * WARM_UP_PASSES + [inputs_of_next]))[:, None]
+        sequence = torch.from_numpy(np.concatenate([window[0]] * WARM_UP_PASSES + [inputs[-1:]]))[:, None]
         network = Forecaster.of(other)
         _, state = network(sequence, network.initial_state(1))
     lane = int(engine.streams.states.streams.rows["first_lane"][engine.streams.states.slots["s"]])
@@ -156,13 +160,6 @@ def windows(engine: Engine) -> np.ndarray:
     """Return the rings of the engine's only stream, INPUT_HISTORY [lanes]."""
     row = engine.streams.states.streams.rows[engine.streams.states.slots["s"]]
     return engine.streams.states.lanes.rows["history"][row["first_lane"] : row["first_lane"] + row["lanes"]]
-
-
-def run_one(engine: Engine, event: Event) -> np.ndarray:
-    """Score one event; return the inputs [1, INPUT_SIZE] that the network got for it, by its window."""
-    run(engine, in_batches([event], 1))
-    window, _, _ = unroll(windows(engine))
-    return window[0, -1:]
 
 
 def test_a_swap_to_the_same_weights_hardly_changes_scores(model: Weights, events: list[Event]) -> None:
@@ -274,16 +271,17 @@ def test_eviction_across_a_swap_does_not_change_scores(model: Weights, other: We
 @pytest.mark.parametrize("rows", [0, 1, 60, WINDOW, WINDOW + 1, 1000])
 def test_a_ring_buffer_unrolls_in_order(rows: int) -> None:
     rng = np.random.default_rng(rows)
-    inputs = rng.uniform(-6, 6, (rows, INPUT_SIZE)).astype(np.float32)
+    lane, time = np.zeros(rows, np.int64), START + np.cumsum(rng.integers(0, 10**12, rows))
+    inputs, _ = inputs_of(Observations(lane, time, rng.standard_t(2, rows)))
     masked = rng.random(rows) < 0.2
     histories = np.zeros(1, INPUT_HISTORY)
-    record(histories, np.zeros(rows, np.int64), inputs, masked, 0, rows)
+    record(histories, lane, inputs, masked, 0, rows)
 
     window, hidden, count = unroll(histories)
 
     kept = min(rows, WINDOW)
     assert count.tolist() == [kept]
-    np.testing.assert_allclose(window[0, WINDOW - kept :], inputs[rows - kept :], atol=1.0001e-4)
+    assert (np.abs(window[0, WINDOW - kept :] - inputs[rows - kept :]) <= RING_ERROR).all()
     np.testing.assert_array_equal(hidden[0, WINDOW - kept :], masked[rows - kept :])
     assert not window[0, : WINDOW - kept].any()
     assert hidden[0, : WINDOW - kept].all()

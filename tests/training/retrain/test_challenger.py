@@ -12,8 +12,9 @@ import torch
 from tests.fleets import minutes, noise, odd_waves, rings
 from training.learn.settings import Learning
 from training.learn.tbptt import Sequences
+from training.network.history import WINDOW
 from training.network.horizons import HORIZONS
-from training.network.inputs import WINDOW, targets
+from training.network.inputs import targets
 from training.network.model import Forecaster
 from training.network.weights import load_prior
 from training.prior.synthetic import Series, make_series, replay_set, tensors_of

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from detector.scoring.channels.value_grid import (
     CELLS,
     DAMPING,
-    GRID,
     NARROW,
     REACH,
     STRETCH,
@@ -19,8 +18,10 @@ from detector.scoring.channels.value_grid import (
     TICK,
     WARM_UP_EVENTS,
     distance,
+    grid,
 )
 
+GRID = grid(CELLS)
 SERIES = {
     "normal": lambda rng, n: rng.standard_normal(n),
     "spiky": lambda rng, n: rng.standard_normal(n) + 30.0 * (rng.random(n) < 0.003),
@@ -34,14 +35,14 @@ SERIES = {
 }
 
 
-def met(values: np.ndarray, grid: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def met(values: np.ndarray, cells: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return raw distances, nearest values, ages and the cells' widths; a highest of 0 leaves distances as they are."""
-    grid = np.zeros(1, GRID) if grid is None else grid
+    cells = np.zeros(1, GRID) if cells is None else cells
     found = np.empty((4, len(values)))
     for k, x in enumerate(values.tolist()):
-        grid["highest"] = 0.0
-        found[:3, k] = distance(grid[0], x, k, 1.0)
-        found[3, k] = grid["width"][0]
+        cells["highest"] = 0.0
+        found[:3, k] = distance(cells[0], x, k, 1.0)
+        found[3, k] = cells["width"][0]
     return found[0], found[1], found[2], found[3]
 
 
@@ -58,7 +59,7 @@ def test_the_distance_is_that_to_the_nearest_value_met_before(kind: str) -> None
         extent = max(past.max(), values[k]) - min(past.min(), values[k])
         if truth > 0.0:  # the range is known to a cell on either side, too
             assert far[k] <= truth / max(extent - 2 * width[k], truth) + 1e-9
-        assert far[k] >= (truth - width[k]) / max(extent + 2 * width[k], NARROW * width[k], 1e-300) - 1e-9
+        assert far[k] >= (truth - width[k]) / max(extent + 2 * width[k], NARROW * CELLS * width[k], 1e-300) - 1e-9
         assert np.abs(past - nearest[k]).min() <= width[k]
 
 
@@ -144,13 +145,13 @@ def test_a_wild_value_stretches_the_grid_by_ten_ranges_only() -> None:
     for wild in (1e3, 65_535.0, 1e30, -1e30):
         values = rng.uniform(0, 1, 2_000)
         values[1_000], values[1_500] = wild, 3.0
-        grid = np.zeros(1, GRID)
+        cells = np.zeros(1, GRID)
 
-        far = met(values, grid)[0]
+        far = met(values, cells)[0]
 
         assert far[1_000] > 0.9
         assert far[1_500] > 2.0 / (STRETCH + 4.0)
-        assert grid["width"][0] * CELLS < 4 * (STRETCH + 1)
+        assert cells["width"][0] * CELLS < 4 * (STRETCH + 1)
 
 
 def test_a_hair_is_no_difference() -> None:
@@ -166,14 +167,14 @@ def test_nothing_is_new_in_a_young_lane() -> None:
 
 
 def test_a_distance_is_damped_by_the_highest_of_late() -> None:
-    grid, highest = np.zeros(1, GRID), 0.0
+    cells, highest = np.zeros(1, GRID), 0.0
     rng = np.random.default_rng(9)
     for k, x in enumerate((rng.standard_normal(1_000) ** 3).tolist()):
-        twin = grid.copy()
+        twin = cells.copy()
         twin["highest"] = 0.0
         weight = rng.uniform(0.1, 2.0)
         raw = distance(twin[0], x, k, weight)[0]  # r^2 / r
-        found = distance(grid[0], x, k, weight)[0]
+        found = distance(cells[0], x, k, weight)[0]
         assert found == pytest.approx(raw * raw / (raw + 2.0 * highest + 1e-12), rel=1e-4, abs=1e-9)
         highest = max(highest * DAMPING, raw)
 
@@ -188,12 +189,12 @@ def test_a_distance_is_damped_by_the_highest_of_late() -> None:
 def test_the_range_is_measured_again_as_what_is_old_is_forgotten() -> None:
     rng = np.random.default_rng(10)
     values = np.concatenate([rng.uniform(0, 100, 500), rng.uniform(40, 41, 2 * (REACH + SWEEP + 2 * TICK))])
-    grid = np.zeros(1, GRID)
+    cells = np.zeros(1, GRID)
 
-    met(values, grid)
+    met(values, cells)
 
-    cell = float(grid["width"][0])
-    assert [grid["low"][0], grid["high"][0]] == pytest.approx([40.0, 41.0], abs=2 * cell)
+    cell = float(cells["width"][0])
+    assert [cells["low"][0], cells["high"][0]] == pytest.approx([40.0, 41.0], abs=2 * cell)
     assert cell * CELLS < 20.0
 
 
