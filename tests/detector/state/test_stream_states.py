@@ -40,6 +40,14 @@ def of_every_family(seed: int = 0, rows: int = 260) -> list[Event]:
     return events
 
 
+def test_a_stream_of_one_feature_takes_4_kib_in_memory_and_when_saved(model: Weights) -> None:
+    rng, time = np.random.default_rng(3), clock(400)
+    engine = fed(model, wide("s", time, seasonal(rng, time)[:, None]))
+    ((_, row),) = engine.streams.drain()
+    assert STREAM.itemsize + LANE.itemsize + 4 * engine.streams.states.state_size <= 4096
+    assert len(row) <= 4096
+
+
 def test_a_table_that_grows_keeps_its_rows() -> None:
     table = Table(np.dtype(np.int64))
     blocks = []
