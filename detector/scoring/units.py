@@ -172,7 +172,7 @@ def _shift(bins: NDArray[np.uint16], by: int) -> None:
 def _halve(bins: NDArray[np.uint16]) -> None:
     """Halve counts; half a count that is left over goes to the next bin."""
     for c in range(bins.shape[0]):
-        left = 0
+        left: Any = 0
         for b in range(BINS):
             count = np.int64(bins[c, b]) + left
             bins[c, b] = np.uint16(count >> 1)
