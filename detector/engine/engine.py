@@ -196,7 +196,7 @@ class Engine:
     def pack(self, stream: str) -> bytes | None:
         """Return a stream's whole state, for a framework that keeps state itself; None for one that is not in memory.
 
-        Some 8 KB of a stream of one feature. It holds all that scores and alerts of the stream's next events depend on
+        Some 4 KB of a stream of one feature. It holds all that scores and alerts of the stream's next events depend on
         but the weights, and is read by any engine with the same `horizons`.
         """
         return self.streams.snapshot([stream])[stream]
