@@ -38,7 +38,7 @@ def rings(
     lanes, rows = value.shape
     time = minutes(lanes, rows) if time is None else time
     lane = np.repeat(np.arange(lanes), rows)
-    inputs, frames = inputs_of(Observations(lane, time.ravel(), value.ravel()))
+    inputs, frames = inputs_of(Observations(lane, time.ravel(), value.ravel(), time.ravel()))
     histories = np.zeros(lanes, INPUT_HISTORY)
     masked = np.zeros(value.shape, np.bool_) if masked is None else masked
     record(histories, lane, inputs, masked.ravel(), 0, len(lane))

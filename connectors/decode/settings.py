@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator
 
@@ -62,6 +63,19 @@ class DecodeSettings(Section):
     """Events older than this, compared with the record's own time, are rejected."""
     max_ahead_seconds: float = Field(default=86_400, ge=0, le=MAX_SECONDS)
     """Events further ahead of the record's own time are rejected."""
+
+    timezone: str = "UTC"
+    """Time zone whose clock the streams' days and weeks follow, such as "Europe/Berlin": what is usual at an hour is
+    kept by it, so that no rhythm moves as clocks change. Times in records and results are UTC, whatever it is."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f'{name!r} is no time zone that this machine knows, such as "Europe/Berlin"') from error
+        return name
 
     @field_validator("stream")
     @classmethod

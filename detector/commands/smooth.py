@@ -196,7 +196,7 @@ def _one_way(model: Forecaster, lane: Int64, time: Int64, value: Float64, *, bac
     Times rise within a lane. Where there is no forecast yet, and while the lane's unit is young, precision is 0.
     """
     number = np.unique(lane, return_inverse=True)[1].astype(np.int64)
-    inputs, frames = inputs_of(Observations(number, time, value))
+    inputs, frames = inputs_of(Observations(number, time, value, time))
     if backwards:
         inputs[:, _SIN_DAY] *= -1.0  # mirrored time runs backwards round the clock: with this it is the true time again
     out = _in_data_units(value, frames, _forecasts(model, number, inputs))

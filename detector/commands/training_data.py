@@ -21,6 +21,7 @@ from connectors.decode.decoder import Decoder
 from connectors.errors import UserError
 from connectors.protocols import Source
 from detector.config.settings import Settings
+from detector.engine.local_time import local_time
 from detector.scoring.admission import admitted_of
 from training.network.inputs import VALUE, WARM_UP_EVENTS, Observations, inputs_of, targets
 from training.retrain.result import MIN_MOVEMENT
@@ -131,7 +132,7 @@ def build_training_data(events: EventColumns, settings: Settings, horizons: tupl
     numbers, lane = np.unique(stream * len(events.features) + feature, return_inverse=True)
     order = np.argsort(lane, kind="stable")
     lane, clock, value = lane[order], clock[order], value[order]
-    inputs, frames = inputs_of(Observations(lane, clock, value))
+    inputs, frames = inputs_of(Observations(lane, clock, value, local_time(clock, settings.decode.timezone)))
 
     edges = np.searchsorted(lane, np.arange(len(numbers) + 1)).tolist()
     target = np.empty((len(horizons), len(lane)), np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import EventBatch
+from detector.engine.local_time import local_time
 from detector.scoring.admission import Taken
 from detector.scoring.batch import Ids, Numbers, SortedBatch, Symbols
 from detector.scoring.units import Record
@@ -32,10 +33,11 @@ class Pass(NamedTuple):
     symbols: Symbols
 
 
-def sorted_pass(states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken, model: int) -> Pass:
+def sorted_pass(states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken, model: int, timezone: str) -> Pass:
     """Return the admitted events sorted by stream, each observation with its lane; lanes are added for what is new.
 
-    What a stream shows beyond MAX_LANES is left out. `model` is the number of the weights that new lanes belong to.
+    What a stream shows beyond MAX_LANES is left out. `model` is the number of the weights that new lanes belong to;
+    `timezone` names the zone whose clock streams follow.
     """
     slot = ids.slot[taken.event]
     counts = (batch.start[1:] - batch.start[:-1])[taken.event]
@@ -50,10 +52,11 @@ def sorted_pass(states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken,
             known = lane >= 0
             start = _starts(start, known)
             observation, lane = observation[known], lane[known]
+    time = batch.time[taken.event]
     sorted_batch = SortedBatch(
         event=taken.event,
         slot=slot,
-        time=batch.time[taken.event],
+        time=time,
         interval=taken.interval,
         lapse=taken.lapse,
         start=start,
@@ -61,22 +64,25 @@ def sorted_pass(states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken,
         lane=lane,
         value=np.clip(batch.value[observation], -MAX_VALUE, MAX_VALUE),  # what is squared must stay finite
         symbol=ids.symbol[observation],
+        local=local_time(time, timezone),
     )
     return Pass(sorted_batch, *_split_kinds(sorted_batch, states.lanes.rows["symbols"]))
 
 
 def _split_kinds(batch: SortedBatch, symbol_rows: Int64) -> tuple[Numbers, Symbols]:
     """Return a batch's numbers and its symbols; `symbol_rows` [lanes]: rows of categorical lanes, plus 1."""
-    time = np.repeat(batch.time, batch.start[1:] - batch.start[:-1])
+    counts = batch.start[1:] - batch.start[:-1]
+    time = np.repeat(batch.time, counts)
+    local = time if batch.local is batch.time else np.repeat(batch.local, counts)
     if not batch.symbol.any():  # nearly always: nothing is copied
         nothing = np.zeros(0, np.int64)
-        numbers = Numbers(batch.start, np.arange(len(time)), batch.lane, time, batch.value)
+        numbers = Numbers(batch.start, np.arange(len(time)), batch.lane, time, batch.value, local)
         return numbers, Symbols(nothing, nothing, nothing, nothing)
     is_number = batch.symbol == 0
     at, symbols = np.flatnonzero(is_number), np.flatnonzero(~is_number)
     rows = symbol_rows[batch.lane[symbols]] - 1
     return (
-        Numbers(_starts(batch.start, is_number), at, batch.lane[at], time[at], batch.value[at]),
+        Numbers(_starts(batch.start, is_number), at, batch.lane[at], time[at], batch.value[at], local[at]),
         Symbols(_starts(batch.start, ~is_number), symbols, rows, batch.symbol[symbols]),
     )
 

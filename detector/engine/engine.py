@@ -39,6 +39,7 @@ class EngineSettings:
     keep_late: bool = False
     keep_duplicates: bool = False
     muted_streams: tuple[str, ...] = ()  # name patterns
+    timezone: str = "UTC"  # whose clock the streams' days and weeks follow
     rules: AlertRules = field(default_factory=AlertRules)
 
 
@@ -147,7 +148,7 @@ class Engine:
         rows = self._states.streams.rows["admission"]
         admitted = admit_events(rows, batch, ids, duplicates=settings.keep_duplicates, late=settings.keep_late)
         taken = admitted.taken.event
-        one = sorted_pass(self._states, batch, ids, admitted.taken, streams.model_number)
+        one = sorted_pass(self._states, batch, ids, admitted.taken, streams.model_number, settings.timezone)
         scored = self._stages.run(one, streams.model_number)
         scores = scores_of(batch, scored, streams.version, self._states.symbol_names)
         alerts = alerts_of(batch, scored, self._states, streams.version, settings.rules.critical_above_threshold)

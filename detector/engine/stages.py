@@ -67,7 +67,7 @@ class Stages:
         outputs, predictions = np.empty((count, self._output_size), np.float32), np.zeros(len(symbols.at), PREDICTION)
         events, observations = len(batch.event), len(batch.lane)
         out = Verdicts(np.empty(observations, MEASURED), np.empty(events, VERDICT), np.empty(observations, np.bool_))
-        values = Observations(numbers.lane, numbers.time, numbers.value)
+        values = Observations(numbers.lane, numbers.time, numbers.value, numbers.local)
         forecasts = Forecasts(self._horizons, frames, outputs)
         tables = Tables(states.streams.rows, lanes)
 

@@ -34,6 +34,7 @@ MEASURED = np.dtype(  # one row an observation
         ("smoothed_error", np.float64),
         ("far_error", np.float64),
         ("usual", np.float64),  # level of this hour; NaN: not known yet
+        ("coupled", np.float64),  # what the other features let expect; written where there are any
         ("sizes", np.float64, len(STATISTICS)),  # of the lane's statistics; NaN: not known
         ("units", np.float64, len(STATISTICS)),  # the same in units
         ("slow_units", np.float64),  # of all, by their slow memory: for the rank
@@ -100,6 +101,7 @@ class SortedBatch(NamedTuple):
     lane: Int64  # [observations]
     value: Float64  # [observations] of a symbol its surprise, once that is known
     symbol: Int64  # [observations] hash; 0: a number
+    local: Int64  # [events] time by the streams' clock, ns
 
 
 class Numbers(NamedTuple):
@@ -110,6 +112,7 @@ class Numbers(NamedTuple):
     lane: Int64  # [numbers], as are the others
     time: Int64
     value: Float64
+    local: Int64
 
 
 class Symbols(NamedTuple):

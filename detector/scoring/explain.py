@@ -48,7 +48,7 @@ def explain(
         if 0.0 < usual < v.seconds:
             v.usual_seconds = usual
     elif v.channel == COUPLING:
-        v.expected = x - lane.coupling.residual * math.sqrt(lane.coupling.variance)
+        v.expected = m.coupled
     elif v.channel == NOVEL and not math.isnan(m.nearest):
         v.expected, v.seconds = m.nearest, m.nearest_age * interval
     if v.lower <= v.observed <= v.upper:  # many features can be unusual together, and each within its own band

@@ -70,7 +70,7 @@ def judge(
             asked += 1
         s, v = streams[slot[i]], verdicts[i]
         q, incident, begun = s.score, s.incident, s.incident.begun
-        a, b, time, interval = start[i], start[i + 1], times[i], batch.interval[i]
+        a, b, time, local, interval = start[i], start[i + 1], times[i], batch.local[i], batch.interval[i]
         gap = q.events > GAP_WARM_UP_EVENTS and (time - q.time) * 1e-9 > GAP_INTERVALS * q.interval
         q.time, q.interval = time, interval
         v.score = v.surprise = v.rank = 0.0
@@ -117,11 +117,11 @@ def judge(
         led = lanes[s.first_lane + max(begun.lead, 0)].score
         waits = goes_on = False
         if incident.open and incident.calm >= REFRACTORY - 1:
-            waits = lasts(begun, q.told, led.level, time)
+            waits = lasts(begun, q.told, led.level, local)
             if channel >= 0 and lane[v.lead] - s.first_lane == begun.lead:
-                goes_on = ends(begun, v, led, value[v.lead], time)
+                goes_on = ends(begun, v, led, value[v.lead], time, local)
         watch(s, v, Case(time, above, several, waits, goes_on, deviation, expected), Limits(own, fleet), rules)
-        v.accepted = v.change in (RESOLVES, RENEWS) and begun.lead >= 0 and not is_back(begun, q.told, led.level, time)
+        v.accepted = v.change in (RESOLVES, RENEWS) and begun.lead >= 0 and not is_back(begun, q.told, led.level, local)
         if v.change in (FIRES, PEAKS, RENEWS):
             band = math.nan, math.nan
             for k in range(numbers.start[i], numbers.start[i + 1]):
@@ -131,7 +131,7 @@ def judge(
             explain(v, measured[v.lead], leading, value[v.lead], time, interval, band)
             if v.change != PEAKS:
                 begun.lead = lane[v.lead] - s.first_lane
-                begin_change(begun, v, measured[v.lead], leading.level, time)
+                begin_change(begun, v, measured[v.lead], leading.level, local)
         for j in range(a, b):
             masked[j] = incident.open
             if incident.open and lane[j] - s.first_lane == begun.lead:
@@ -147,7 +147,7 @@ def _measure(s: Record, lanes: Record, numbers: Numbers, forecasts: Forecasts, i
         m.known = not math.isnan(forecasts.frames[k].mean)
         m.levelled = False
         m.symbol = m.slow_units = m.still = m.novel = m.surprise = m.contribution = m.error = m.tail = 0.0
-        m.expected = m.lower = m.upper = m.usual = math.nan
+        m.expected = m.lower = m.upper = m.usual = m.coupled = math.nan
         m.sizes[:] = math.nan
         m.units[:] = 0.0
     if end > n + 1:
@@ -158,6 +158,6 @@ def _measure(s: Record, lanes: Record, numbers: Numbers, forecasts: Forecasts, i
         if m.known:
             r = lanes[numbers.lane[k]].score
             frame, output = forecasts.frames[k], forecasts.outputs[k]
-            arrival = Arrival(numbers.time[k], numbers.value[k], gap)
+            arrival = Arrival(numbers.time[k], numbers.local[k], numbers.value[k], gap)
             measure_lane(r, arrival, frame, output, forecasts.horizons, m)
             m.levelled = not math.isnan(m.usual) and r.units.seen[LEVEL] > LEVEL_WARM_UP_EVENTS

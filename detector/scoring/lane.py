@@ -36,9 +36,10 @@ def lane_score(horizons: Sequence[int] = HORIZONS) -> np.dtype[Any]:
 
 
 class Arrival(NamedTuple):
-    """A number as it came: when, in ns, what, and whether it ends a gap."""
+    """A number as it came: when, in ns, and what time its stream's clock showed; what; whether it ends a gap."""
 
     time: int
+    local: int
     value: float
     gap: bool
 
@@ -53,9 +54,9 @@ def measure_lane(
     m: Record,  # out MEASURED
 ) -> None:
     """Measure one event of a lane and learn it; at a gap's end no unit learns, and only novelty speaks."""
-    time, x, gap = arrival
+    time, local, x, gap = arrival
     low, high = measure_errors(r, x, frame, forecast_of(output), horizons[len(horizons) - 1] - 1, gap, m)
-    difference, m.usual = measure_level(r.level, time, min(max(x, low), high))  # else one wild value fills its hour
+    difference, m.usual = measure_level(r.level, local, min(max(x, low), high))  # else one wild value fills its hour
     m.sizes[LEVEL] = abs(difference)
     m.still = measure_still(r.still, r.events, time, x, r.last)
     learn_moments(r.coupling, r.events, x, m.least)

@@ -26,7 +26,7 @@ CHANGE = np.dtype(
         ("lead", np.int32),  # the lane that led as the incident fired, by its place in the stream; -1: not known
         ("channel", np.int8),  # that led
         ("levelled", np.bool_),  # the level was told, too
-        ("begun", np.int64),  # ns
+        ("begun", np.int64),  # ns by the stream's clock, as is `local`
         ("observed", np.float64),  # of that lane, then
         ("expected", np.float64),
         ("usual", np.float64),  # of that hour; NaN: not known
@@ -38,12 +38,12 @@ CHANGE = np.dtype(
 
 
 @compiled
-def begin_change(c: Record, v: Record, m: Record, level: Record, time: int) -> None:
+def begin_change(c: Record, v: Record, m: Record, level: Record, local: int) -> None:
     """Remember what an incident began with: `v` is its VERDICT, `m` and `level` the leading MEASURED and LEVEL_STATE.
 
     The lane itself is written by the caller.
     """
-    c.channel, c.begun, c.levelled = v.channel, time, False
+    c.channel, c.begun, c.levelled = v.channel, local, False
     c.observed, c.expected = v.observed, v.expected
     if v.channel == NOVEL:  # what was met before is no expectation
         c.expected = v.observed - m.error
@@ -59,13 +59,13 @@ def follow(c: Record, x: float) -> None:
 
 
 @compiled
-def _expectations(c: Record, level: Record, time: int) -> tuple[float, float]:
+def _expectations(c: Record, level: Record, local: int) -> tuple[float, float]:
     """Return where the lane would be now had nothing happened, and where had the change stayed.
 
     What the usual has learnt of the change by now is no part of how the usual moves.
     """
-    hours = (time - c.begun) / HOUR_NS
-    usual = usual_at(level, time)
+    hours = (local - c.begun) / HOUR_NS
+    usual = usual_at(level, local)
     if math.isnan(usual) or math.isnan(c.usual):
         moved = c.trend * hours
     else:
@@ -75,11 +75,11 @@ def _expectations(c: Record, level: Record, time: int) -> tuple[float, float]:
 
 
 @compiled
-def is_back(c: Record, told: Record, level: Record, time: int) -> bool:
+def is_back(c: Record, told: Record, level: Record, local: int) -> bool:
     """Whether the old level is back as an incident ends; `told` as in STREAM_SCORE, `level` the leading LEVEL_STATE."""
     if c.channel == STILL:
         return bool(told[STILL] == 0.0)
-    back, stayed = _expectations(c, level, time)
+    back, stayed = _expectations(c, level, local)
     apart = abs(c.level - stayed)
     if c.levelled:  # an outage stays where it is, whatever the hour
         apart = min(apart, abs(c.level - c.observed))
@@ -87,19 +87,21 @@ def is_back(c: Record, told: Record, level: Record, time: int) -> bool:
 
 
 @compiled
-def ends(c: Record, v: Record, lane: Record, x: float, time: int) -> bool:
+def ends(c: Record, v: Record, lane: Record, x: float, time: int, local: int) -> bool:
     """Whether news is only that an incident's leading lane goes back, or that it still stands where it stood.
 
-    `v` is the VERDICT of an event that the same lane leads, `lane` that, lane_score, and `x` its value.
+    `v` is the VERDICT of an event that the same lane leads, `lane` that, lane_score, `x` its value; it came at `time`.
     """
     if v.channel == STILL:
-        return bool(lane.still.since <= c.begun)
-    back, _ = _expectations(c, lane.level, time)
+        return bool(lane.still.since - time <= c.begun - local)
+    if c.channel == STILL:  # whatever it moves to, but what was never seen
+        return bool(v.channel != NOVEL and lane.still.run == 0)
+    back, _ = _expectations(c, lane.level, local)
     return bool(abs(x - back) < 0.5 * abs(x - c.level))
 
 
 @compiled
-def lasts(c: Record, told: Record, level: Record, time: int) -> bool:
+def lasts(c: Record, told: Record, level: Record, local: int) -> bool:
     """Whether a condition that was told lasts still: the same value, or a level that is not the hour's.
 
     A level that no channel finds odd any more lasts until it is back or normal: an outage's is usual at night.
@@ -107,4 +109,4 @@ def lasts(c: Record, told: Record, level: Record, time: int) -> bool:
     c.levelled = c.levelled or c.channel == LEVEL or told[LEVEL] > 0.0
     if told[STILL] > 0.0 or told[LEVEL] > 0.0:
         return True
-    return bool(c.levelled and (time - c.begun) / HOUR_NS < NORMAL and not is_back(c, told, level, time))
+    return bool(c.levelled and (local - c.begun) / HOUR_NS < NORMAL and not is_back(c, told, level, local))

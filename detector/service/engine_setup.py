@@ -40,6 +40,7 @@ def engine_settings(settings: Settings, memory_bytes: int = 0) -> EngineSettings
         keep_late=processing.late == "score",
         keep_duplicates=processing.duplicates == "score",
         muted_streams=tuple(alerting.muted_streams),
+        timezone=settings.decode.timezone,
         rules=AlertRules(
             alerts_per_stream_per_week=alerting.alerts_per_stream_per_week,
             fleet_alerts_per_day=alerting.fleet_alerts_per_day,

@@ -31,7 +31,7 @@ INPUTS = (
     "day_known",
     "week_profile",
     "week_known",
-    "sin_day",  # time of day, UTC
+    "sin_day",  # time of day, by the lanes' clock
     "cos_day",
     "gap",  # log of the time since the lane's last event over its running interval
 )
@@ -84,6 +84,7 @@ class Observations(NamedTuple):
     lane: NDArray[np.int64]  # [observations] row of the lanes' table
     time: NDArray[np.int64]  # [observations] ns
     value: NDArray[np.float64]  # [observations]
+    local: NDArray[np.int64]  # [observations] ns, by the clock that the lanes' days and weeks follow
 
 
 @compiled(inline="always")
@@ -132,11 +133,11 @@ def featurise(
 
     A lane's first observation gets zeros and a frame of NaN: nothing can be forecast yet.
     """
-    lane, time, value = observations
+    lane, time, value, local = observations
     for j in range(first, last):
         r = lanes[lane[j]]
         x = _clip(value[j], MAX_VALUE)
-        seconds = time[j] * NS
+        seconds = local[j] * NS
         day_slot = math.floor(seconds / 900.0) % DAY_SLOTS
         week_slot = DAY_SLOTS + math.floor(seconds / 3600.0) % WEEK_SLOTS  # 1970-01-01 was a Thursday: a fixed shift
         row = inputs[j]

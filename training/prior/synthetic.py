@@ -81,7 +81,8 @@ def tensors_of(series: Series, horizons: Sequence[int] = HORIZONS) -> Sequences:
     """Make inputs and targets of each series as one lane: Sequences [rows, series, ...]."""
     count, rows = series.value.shape
     lane = np.repeat(np.arange(count), rows)
-    inputs, frames = inputs_of(Observations(lane, series.time.ravel(), series.value.ravel()))
+    time = series.time.ravel()
+    inputs, frames = inputs_of(Observations(lane, time, series.value.ravel(), time))
     frames = frames.reshape(count, rows)
     target = np.empty((len(horizons), count, rows), np.float32)
     for h, horizon in enumerate(horizons):

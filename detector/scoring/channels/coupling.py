@@ -1,7 +1,7 @@
 """The coupling channel's statistic: what of a feature the stream's other features do not explain.
 
-Features, standardised, are followed by two principal directions (CCIPCA: Weng, Zhang and Hwang 2003); a feature's
-residual is taken with its own share left out of the directions' scores (leave one out): it cannot explain itself.
+Features, standardised, are followed by two principal directions (CCIPCA: Weng, Zhang and Hwang 2003); how far an event
+lies along each is taken, for every feature, from all the others (leave one out): a feature cannot explain itself.
 
 Finds a feature that parts from the others though each looks usual alone. Needs features that arrive in one event.
 """
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from detector.scoring.units import COUPLING, WARM_UP_EVENTS, Record
 from training.network.compiled import compiled
 
-DIRECTIONS = 2
+DIRECTIONS = 2  # as many as the equations are written for
+MIN_SHARE = 0.05  # of a direction that all other features are taken to have
 MEMORY = 20_000.0  # events
 AMNESIA = 2.0  # how many times more a recent event weighs while the directions are young
 LIMIT = 8.0  # deviations that a value counts for at most
@@ -29,7 +30,6 @@ COUPLING_STATE = np.dtype(
         ("variance", np.float64),
         ("direction", np.float32, DIRECTIONS),  # the lane's component of each
         ("score", np.float32),  # the lane's standardised value of this event, and what is left of it
-        ("residual", np.float32),
     ],
     align=True,
 )
@@ -57,7 +57,7 @@ def measure_coupling(
         if measured[at[k]].known and r.events > MIN_EVENTS:
             deviation = math.sqrt(c.variance) + 1e-12
             c.score = min(max((value[k] - c.mean) / deviation, -LIMIT), LIMIT)
-        c.residual = c.score
+    _explain_by_others(lanes, lane, measured, at)
     weight = max(1.0 / MEMORY, AMNESIA / (events + 20.0))
     for d in range(DIRECTIONS):
         projection = norm = 0.0
@@ -70,12 +70,35 @@ def measure_coupling(
         for k in range(count):
             c = lanes[lane[k]].score.coupling
             share = c.direction[d] / norm
-            c.residual -= share * (projection - share * c.score) / max(1.0 - share * share, 0.05)
             c.direction[d] += weight * (projection * c.score - c.direction[d])
             c.score -= projection * share
-    for k in range(count):
-        if measured[at[k]].known:
-            measured[at[k]].sizes[COUPLING] = abs(lanes[lane[k]].score.coupling.residual)
+
+
+@compiled
+def _explain_by_others(lanes: Record, lane: NDArray[np.int64], measured: Record, at: NDArray[np.int64]) -> None:
+    """Write what the others let expect of each lane, and the size of what they leave."""
+    first = second = both = first_sum = second_sum = 0.0
+    for k in range(len(lane)):
+        c = lanes[lane[k]].score.coupling
+        u, v, z = float(c.direction[0]), float(c.direction[1]), float(c.score)
+        first += u * u
+        second += v * v
+        both += u * v
+        first_sum += u * z
+        second_sum += v * z
+    first, second = math.sqrt(first) + 1e-12, math.sqrt(second) + 1e-12
+    both, first_sum, second_sum = both / (first * second), first_sum / first, second_sum / second
+    for k in range(len(lane)):
+        m = measured[at[k]]
+        if not m.known:
+            continue
+        c = lanes[lane[k]].score.coupling
+        u, v, z = float(c.direction[0]) / first, float(c.direction[1]) / second, float(c.score)
+        along = (first_sum - u * z) / max(1.0 - u * u, MIN_SHARE)
+        across = (second_sum - v * z - along * (both - u * v)) / max(1.0 - v * v, MIN_SHARE)
+        explained = u * along + v * across
+        m.sizes[COUPLING] = abs(z - explained)
+        m.coupled = c.mean + explained * math.sqrt(c.variance)
 
 
 @compiled

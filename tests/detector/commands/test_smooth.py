@@ -42,7 +42,7 @@ def alone(prior: Forecaster, time: Int64, value: Float64) -> Smoothed:
 @torch.inference_mode()
 def causal(prior: Forecaster, time: Int64, value: Float64) -> tuple[Float64, Float64]:
     """Return expectation and score of each event by the forward pass alone, worked out by other means."""
-    inputs, frames = inputs_of(Observations(np.zeros(len(time), np.int64), time, value))
+    inputs, frames = inputs_of(Observations(np.zeros(len(time), np.int64), time, value, time))
     forecast, _ = prior(torch.from_numpy(inputs)[:, None], prior.initial_state(1))
     location, scale, freedom = (column[:, 0, 0].double().numpy() for column in forecast)
     mean, deviation = frames["mean"], frames["deviation"]

@@ -76,14 +76,14 @@ class Streams:
         times, at = np.repeat(time, counts), np.arange(len(lane))
 
         inputs, frames = np.empty((len(lane), INPUT_SIZE), np.float32), np.empty(len(lane), FRAME)
-        featurise(self.lanes["input"], Observations(lane, times, value), 0, len(lane), inputs, frames)
+        featurise(self.lanes["input"], Observations(lane, times, value, times), 0, len(lane), inputs, frames)
         outputs = np.empty((len(lane), self.network.shape.output_size), np.float32)
         self.network.step(lane, inputs, self.hidden, 0, len(lane), outputs)
 
         events, none = np.arange(len(time)), np.zeros(len(lane), np.int64)
         interval = np.array([self._interval(k, t) for k, t in zip(slot.tolist(), time.tolist(), strict=True)])
-        batch = SortedBatch(events, slot, time, interval, 0 * time, start, at, lane, value, none)
-        numbers = Numbers(start, at, lane, times, value)
+        batch = SortedBatch(events, slot, time, interval, 0 * time, start, at, lane, value, none, time)
+        numbers = Numbers(start, at, lane, times, value, times)
         out = Verdicts(np.zeros(len(lane), MEASURED), np.zeros(len(time), VERDICT), np.zeros(len(lane), np.bool_))
         forecasts = Forecasts(self.horizons, frames, outputs)
         judge(Tables(self.streams, self.lanes), batch, numbers, forecasts, self.rules, (0, len(time)), out)

@@ -47,7 +47,7 @@ def seen(
     lanes = np.zeros(int(lane.max()) + 1, NORMALISER)
     inputs, frames = np.full((rows, INPUT_SIZE), np.nan, np.float32), np.zeros(rows, FRAME)
     for first, last in zip((0, *cuts), (*cuts, rows), strict=True):
-        featurise(lanes, Observations(lane, time, value), first, last, inputs, frames)
+        featurise(lanes, Observations(lane, time, value, time), first, last, inputs, frames)
     return inputs, frames, lanes
 
 

@@ -13,6 +13,7 @@ from detector.scoring.channels.coupling import (
     MAX_DEVIATIONS,
     MEMORY,
     MIN_EVENTS,
+    MIN_SHARE,
     learn_moments,
     measure_coupling,
 )
@@ -25,24 +26,34 @@ LANE = np.dtype([("score", lane_score())], align=True)
 
 def residuals(values: np.ndarray, *, first_lane: int = 0) -> np.ndarray:
     """Return the sizes of what is not explained [events, features]; NaN in the values is missing."""
+    return _measured(values, first_lane)[0]
+
+
+def expectations(values: np.ndarray) -> np.ndarray:
+    """Return what the others let expect [events, features]."""
+    return _measured(values, 0)[1]
+
+
+def _measured(values: np.ndarray, first_lane: int) -> tuple[np.ndarray, np.ndarray]:
     rows, features = values.shape
-    lanes, found = np.zeros(first_lane + features, LANE), np.full((rows, features), math.nan)
+    lanes = np.zeros(first_lane + features, LANE)
+    found, expected = np.full((2, rows, features), math.nan)
     for k, row in enumerate(values):
         place = np.flatnonzero(~np.isnan(row))
         lane, measured = first_lane + place, np.zeros(len(place), MEASURED)
         measured["known"] = lanes["score"]["events"][lane] > 0
         measured["sizes"] = math.nan
         measure_coupling(lanes, lane, first_lane, row[place], k, measured, np.arange(len(place)))
-        found[k, place] = measured["sizes"][:, COUPLING]
+        found[k, place], expected[k, place] = measured["sizes"][:, COUPLING], measured["coupled"]
         for j, x in zip(lane.tolist(), row[place].tolist(), strict=True):
             score = lanes[j]["score"]
             learn_moments(score["coupling"], score["events"], x, LEAST)
             score["events"] += 1
-    return found
+    return found, expected
 
 
 class Plain:
-    """The same with vectors: deflation by the directions, each feature's own share left out."""
+    """The same with vectors: deflation by the directions, each feature explained by the others alone."""
 
     def __init__(self, features: int) -> None:
         self.events = 0
@@ -52,17 +63,24 @@ class Plain:
     def judge(self, x: np.ndarray) -> np.ndarray:
         deviation = np.sqrt(self.variance) + 1e-12
         z = np.clip((x - self.mean) / deviation, -LIMIT, LIMIT) if self.events > MIN_EVENTS else 0.0 * x
-        residual, rest = z.copy(), z.copy()
+        residual, rest = np.array([self._residual(z, k) for k in range(len(z))]), z.copy()
         for d in range(DIRECTIONS):
             w = self.v[d] / np.linalg.norm(self.v[d])
             projection = w @ rest
-            others = projection - w * rest  # sum over k != j of w_k rest_k
-            residual -= w * others / np.maximum(1.0 - w * w, 0.05)
             # CCIPCA, Weng, Zhang and Hwang 2003, eq. 10: v += weight (x x'w - v)
             self.v[d] += max(1.0 / MEMORY, AMNESIA / (self.events + 20.0)) * (rest * projection - self.v[d])
             rest -= projection * w
         self._learn(x)
         return np.abs(residual)
+
+    def _residual(self, z: np.ndarray, k: int) -> float:
+        """Take the others' share of one direction after the other."""
+        others, explained = np.arange(len(z)) != k, np.zeros(len(z))
+        for v in self.v:
+            w = v / np.linalg.norm(v)
+            along = w[others] @ (z - explained)[others] / max(1.0 - w[k] ** 2, MIN_SHARE)
+            explained = explained + w * along
+        return float(z[k] - explained[k])
 
     def _learn(self, x: np.ndarray) -> None:
         n = self.events
@@ -96,6 +114,20 @@ def test_residuals_equal_a_numpy_reimplementation(features: int) -> None:
     assert np.isnan(found[0]).all()  # nothing can be known of the first event
     np.testing.assert_allclose(found[1:], wanted[1:], rtol=1e-2, atol=1e-3)  # directions are float32
     assert (wanted[100:] > 1e-2).mean() > 0.9
+
+
+@pytest.mark.parametrize("features", [2, 3, 8])
+def test_what_the_others_let_expect_does_not_depend_on_the_feature_itself(features: int) -> None:
+    values = coupled(np.random.default_rng(features), 400, features)
+    expected = []
+    for own in (0.0, 1.0, -30.0, 1e6):
+        changed = values.copy()
+        changed[-1, 1] += own * values[:, 1].std()
+        expected.append(expectations(changed)[-1])
+
+    for other in expected[1:]:
+        np.testing.assert_allclose(other[1], expected[0][1], rtol=1e-5)
+        assert not np.isclose(other[0], expected[0][0], rtol=1e-5)
 
 
 def test_a_feature_does_not_explain_itself() -> None:
