@@ -123,6 +123,21 @@ def events_within_lanes(states: StreamStates, batch: EventBatch, slots: Int64, e
 
 
 @compiled
+def shown(stream: NDArray[np.int32], begin: int, end: int, first: Int64) -> Int64:
+    """Return the codes of the streams of events begin..end in the order in which they appear.
+
+    `first` [streams], -1 before, has then the event that shows each first.
+    """
+    codes, count = np.empty(end - begin, np.int64), 0
+    for i in range(begin, end):
+        if first[stream[i]] < 0:
+            first[stream[i]] = i
+            codes[count] = stream[i]
+            count += 1
+    return codes[:count]
+
+
+@compiled
 def find_lanes(
     streams: Record,
     lanes: Record,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import SILENCE, Alert, EventBatch, Scores
-from detector.engine.batch_layout import events_within_lanes, sorted_pass
+from detector.engine.batch_layout import events_within_lanes, shown, sorted_pass
 from detector.engine.results import alerts_of, resolved, scores_of
 from detector.engine.stages import Stages
 from detector.scoring.admission import MovedBack, admit_events, silence_of
@@ -125,14 +125,16 @@ class Engine:
         """
         streams, start, room = self.streams, batch.start, PORTION * self.settings.memory_bytes
         end = min(max(int(np.searchsorted(start, start[at] + MAX_OBSERVATIONS, "right")) - 1, at + 1), len(batch))
-        first = np.full(len(batch.streams), len(batch))  # event that shows each stream first
-        first[batch.stream[at:end][::-1]] = np.arange(at, end)[::-1]
-        codes = np.argsort(first, kind="stable")[: np.count_nonzero(first < len(batch))]
-        loaded = streams.load([batch.streams[code] for code in codes.tolist()], room)
-        if len(loaded) < len(codes):
-            end = int(first[codes[len(loaded)]])
-        slots = np.full(len(batch.streams), -1)
-        slots[codes[: len(loaded)]] = loaded
+        first = np.full(len(batch.streams), -1)  # event that shows each stream first
+        codes = shown(batch.stream, at, end, first)
+        slots = np.where(first >= 0, streams.find(batch.streams), -1)
+        if slots[codes].min(initial=0) < 0:
+            loaded = streams.load([batch.streams[code] for code in codes.tolist()], room)
+            if len(loaded) < len(codes):
+                end = int(first[codes[len(loaded)]])
+            slots[:] = -1
+            slots[codes[: len(loaded)]] = loaded
+        streams.use_now(slots[slots >= 0])
         lanes = room / (streams.states.lane_bytes + SYMBOL_ROW.itemsize * (len(batch.symbols) > 0))  # that may be new
         if room and start[end] - start[at] > lanes:
             end = at + events_within_lanes(streams.states, batch, slots, slice(at, end), max(int(lanes), 1))

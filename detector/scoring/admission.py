@@ -19,6 +19,7 @@ from detector.scoring.batch import Ids
 from detector.scoring.units import Record
 from training.network.compiled import compiled
 from training.network.inputs import INTERVAL_MEMORY, LONG_PAUSE, carried_interval
+from training.network.memory import unowned
 
 Int64 = NDArray[np.int64]
 UInt64 = NDArray[np.uint64]
@@ -31,6 +32,9 @@ MAX_RHYTHM_INTERVALS = 20.0  # intervals between two events that are still the s
 REMEMBERED = 128  # admitted events that are recognised at least, and twice as many at most
 SEEN_BITS = 512  # for so many of them: one late event in three is taken for one seen before, at worst
 BLOCKED = 20  # events dropped in a row after which a stream counts as one that drops everything
+
+DIGIT = 11  # bits by which slots are sorted at once
+DIGIT_MASK = (1 << DIGIT) - 1
 
 MIN_SILENCE = 300.0  # seconds: a restart of a producer, a rebalance and a slow network are no silence
 PAUSES = 10.0  # silence is so many times the longest of the stream's late pauses
@@ -105,10 +109,31 @@ class Fates(NamedTuple):
 
 
 @compiled
+def stable_order(key: Int64) -> Int64:
+    """Return what sorts keys >= 0, equal ones as they came: a sort by digits, a third of argsort's time."""
+    order, sorted_order = np.arange(len(key)), np.empty(len(key), np.int64)
+    largest = key.max() if len(key) else 0
+    for shift in range(0, 63, DIGIT):
+        if shift and largest >> shift == 0:
+            break
+        place = np.zeros((1 << DIGIT) + 1, np.int64)
+        for k in key:
+            place[((k >> shift) & DIGIT_MASK) + 1] += 1
+        for digit in range(1 << DIGIT):
+            place[digit + 1] += place[digit]
+        for e in order:
+            digit = (key[e] >> shift) & DIGIT_MASK
+            sorted_order[place[digit]] = e
+            place[digit] += 1
+        order, sorted_order = sorted_order, order
+    return order
+
+
+@compiled
 def _admit(rows: Record, arrivals: Arrivals, keep_duplicates: bool, keep_late: bool, out: Fates) -> None:
     """Tell each event's fate and carry its stream's time and rhythm on; `rows` are ADMISSION, by slot."""
-    order, slot, time, partition, start, content = arrivals
-    fate, keep, repartitioned, blocked, before, lapse, interval = out
+    order, slot, time, partition, start, content = unowned(arrivals)
+    fate, keep, repartitioned, blocked, before, lapse, interval = unowned(out)
     for i in range(len(order)):
         e = order[i]
         r, t = rows[slot[e]], time[e]
@@ -188,7 +213,7 @@ def admit_events(rows: Record, batch: EventBatch, ids: Ids, *, duplicates: bool,
     content = batch.value.view(np.uint64)
     if batch.symbols:
         content = np.where(ids.symbol != 0, ids.symbol.view(np.uint64), content)
-    order = np.argsort(ids.slot, kind="stable")
+    order = stable_order(ids.slot)
     arrivals = Arrivals(order, ids.slot, batch.time, ids.partition, batch.start, content)
     fates = _fates(rows, arrivals, duplicates=duplicates, late=late)
 
@@ -216,7 +241,7 @@ def admitted_of(
 
     time: ns [events]; start: [events + 1] first value of each event; value: [observations].
     """
-    order = np.argsort(stream, kind="stable")
+    order = stable_order(stream)
     arrivals = Arrivals(order, stream, time, np.zeros(len(order), np.int64), start, value.view(np.uint64))
     rows = np.zeros(int(stream.max(initial=-1)) + 1, ADMISSION)
     kept = np.empty(len(order), np.bool_)

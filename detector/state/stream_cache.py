@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,7 +151,7 @@ class StreamCache:
         self.model_number = 1
         self._fetch = fetch or (lambda names: [None] * len(names))
         self.max_streams, self.memory_bytes, self._muted_streams = max_streams, memory_bytes, tuple(muted_streams)
-        self._changed: set[int] = set()
+        self._changed = np.zeros(0, np.bool_)  # by slot, as `_last_use`
         self.spill = SpillBuffer() if spill is None else spill  # evicted since the last drain
         self.has_evicted = False  # so that not all streams that speak are here
         self._uses = 0
@@ -161,8 +162,7 @@ class StreamCache:
 
     def load(self, names: list[str], room: float = 0) -> Int64:
         """Return the slots of streams, loaded or new: of the first ones only, where more take `room` bytes (0: any)."""
-        known = self.states.slots
-        slots = np.array([known.get(name, -1) for name in names], np.int64)
+        slots = self.find(names)
         absent = np.flatnonzero(slots < 0).tolist()
         most = self.states.nbytes + room if absent and room else math.inf
         unknown = iter(self._fetch([name for i in absent if (name := names[i]) not in self.spill]))
@@ -173,12 +173,19 @@ class StreamCache:
             row = self.spill.pop(names[i], None)
             slots[i] = self._insert(names[i], next(unknown) if row is None else row)
             if row is not None:
-                self._changed.add(int(slots[i]))
-        more = len(self.states.streams.rows) - len(self._last_use)
-        self._last_use = np.pad(self._last_use, (0, more)) if more else self._last_use
+                self.mark_changed(slots[i : i + 1])
+        self.use_now(slots)
+        return slots
+
+    def find(self, names: Sequence[str]) -> Int64:
+        """Return the slots of streams that are in memory, -1 for those that are not."""
+        return np.fromiter(map(self.states.slots.get, names, repeat(-1)), np.int64, len(names))
+
+    def use_now(self, slots: Int64) -> None:
+        """Let the streams in these slots be the last to be evicted."""
+        self._fit()
         self._uses += 1
         self._last_use[slots] = self._uses
-        return slots
 
     def _insert(self, name: str, row: bytes | None) -> int:
         states, model = self.states, self.model_number
@@ -189,7 +196,14 @@ class StreamCache:
 
     def mark_changed(self, slots: Int64) -> None:
         """Let the states in these slots be part of the next drain."""
-        self._changed.update(slots.tolist())
+        self._fit()
+        self._changed[slots] = True
+
+    def _fit(self) -> None:
+        """Make room for what is known by slot."""
+        more = len(self.states.streams.rows) - len(self._last_use)
+        if more:
+            self._last_use, self._changed = np.pad(self._last_use, (0, more)), np.pad(self._changed, (0, more))
 
     def use(self, version: str) -> None:
         """Let hidden states belong to other weights from now on; those of before are marked by their number."""
@@ -223,18 +237,18 @@ class StreamCache:
             return 0
         self.has_evicted = True
         idle = self._idle()[:count]
-        changed = np.array([slot for slot in idle.tolist() if slot in self._changed], np.int64)
+        changed = idle[self._changed[idle]]
         for at in range(0, len(changed), PACK_BATCH):
             some = changed[at : at + PACK_BATCH]
             self.spill.update(self.states.pack(some, self.model_number, self.version))
+        self._changed[idle] = False
         for slot in idle.tolist():
-            self._changed.discard(slot)
             self.states.remove(slot)
         return len(idle)
 
     def drain(self) -> Iterator[tuple[str, bytes]]:
         """Yield name and state of every stream that changed since the last drain; they then count as saved."""
-        changed, self._changed = np.array(sorted(self._changed), np.int64), set()
+        changed, self._changed = np.flatnonzero(self._changed), np.zeros_like(self._changed)
         spill, self.spill = self.spill, self.spill.empty_copy()
         yield from spill.items()
         for at in range(0, len(changed), PACK_BATCH):
@@ -243,11 +257,11 @@ class StreamCache:
     @contextmanager
     def draining(self) -> Iterator[Iterator[tuple[str, bytes]]]:
         """Give what `drain` yields; where the block raises, these streams were not saved and count as changed still."""
-        changed, spill = self._changed, self.spill
+        changed, spill = np.flatnonzero(self._changed), self.spill
         try:
             yield self.drain()
         except BaseException:
-            self._changed |= {slot for slot in changed if self.states.names[slot]}  # but for those forgotten meanwhile
+            self.mark_changed(changed[[bool(self.states.names[slot]) for slot in changed]])  # not those forgotten since
             spill.update(self.spill)
             self.spill = spill
             raise
@@ -269,7 +283,7 @@ class StreamCache:
             self.spill.pop(name, None)
             slot = self.states.slots.get(name, -1)
             if slot >= 0:
-                self._changed.discard(slot)
+                self._changed[slot] = False
                 self.states.remove(slot)
 
     def replace(self, name: str, row: bytes | None) -> None:
@@ -278,11 +292,11 @@ class StreamCache:
         Raises StateError, and then forgets the stream, for a row of another layout or damaged.
         """
         self.forget([name])
-        self._changed.add(self._insert(name, row))
+        self.mark_changed(np.array([self._insert(name, row)]))
 
     def roll_back(self) -> None:
         """Forget all streams that have changed since the last drain."""
-        self.forget([*self.spill, *(self.states.names[slot] for slot in self._changed)])
+        self.forget([*self.spill, *(self.states.names[slot] for slot in np.flatnonzero(self._changed))])
 
     def on_partition(self, partition: Partition) -> list[str]:
         """Return the streams, drained or not, that were last seen on a partition."""

@@ -35,11 +35,10 @@ def _part(typing: Any, array: Any, row: Any, at: Any, size: Any) -> Any:
 
 def _unowned(typing: Any, value: Any) -> Any:
     def stripped(context: Any, builder: Any, kind: Any, given: Any) -> Any:
-        if isinstance(kind, types.BaseTuple):
-            items = cgutils.unpack_tuple(builder, given, len(kind))
-            return context.make_tuple(
-                builder, kind, [stripped(context, builder, kind[k], items[k]) for k in range(len(kind))]
-            )
+        if hasattr(kind, "types"):  # a tuple
+            items = cgutils.unpack_tuple(builder, given, kind.count)
+            uncounted = [stripped(context, builder, *pair) for pair in zip(kind.types, items, strict=True)]
+            return context.make_tuple(builder, kind, uncounted)
         if isinstance(kind, types.Array):
             array = context.make_array(kind)(context, builder, given)
             array.meminfo = cgutils.get_null_value(array.meminfo.type)
