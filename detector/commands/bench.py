@@ -25,6 +25,7 @@ from detector.service.model_choice import first_model
 BATCH = 10_000  # events of a micro-batch
 TEMPLATES = 200  # streams that see a past; all others begin as copies of them
 PAST = 600  # events before the clock starts: the warm-up of a stream of many features is 210
+FEATURES = 1, 4, 12
 AGES = 64  # templates are not all of one age: what the engine does every 16 or 32 events must not fall together
 MINUTE = 60_000_000_000
 START = 1_763_600_000_000_000_000
@@ -36,9 +37,12 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     """Measure, and print all figures."""
     streams, rounds, batches = scale(quick=options.quick)
     print(conditions(settings, rounds))
-    fleets = [Fleet(settings, streams, features) for features in (1, 4)]
+    fleets = [Fleet(settings, streams, features) for features in FEATURES]
     turns = {fleet.name: partial(fleet.turn, batches) for fleet in fleets}
     print_rates("observations", measure_in_turns(turns, rounds))
+    for fleet in fleets:
+        print(fleet.stages())
+        print(fleet.first_events())
     for fleet in fleets:
         print(fleet.memory())
         fleet.engine.close()
@@ -66,12 +70,17 @@ class Fleet:
         self._streams = [f"stream {i}" for i in range(streams)]
         self._rng = np.random.default_rng(0)
         self._step = PAST
-        engine = partial(Engine, first_model(settings), engine_settings(settings), device_of(settings))
+        self._stages: dict[str, float] = {}  # CPU seconds
+        self._observations, self._at = 0, 0.0
+        model, device = first_model(settings), device_of(settings)
+        engine = partial(Engine, model, engine_settings(settings), device, on_stage=self._ends)
+        self._new_engine = engine
         rows = self._pasts(engine())
         self._row_bytes = np.mean([len(row) for row in rows])
-        self.engine = engine(lambda names: [rows[int(name.split()[1]) % TEMPLATES] for name in names])
+        self.engine = engine(fetch=lambda names: [rows[int(name.split()[1]) % TEMPLATES] for name in names])
         for _ in range(2):  # the first loads the streams
             self.engine.step(self._next_batch())
+        self._stages.clear()
 
     def turn(self, batches: int) -> Rates:
         """Score so many micro-batches, each of BATCH events in random order; return observations a second."""
@@ -79,11 +88,36 @@ class Fleet:
         for _ in range(batches):
             batch = self._next_batch()
             began, cpu_began = time.perf_counter(), time.process_time()
+            self._at = cpu_began
             self.engine.step(batch)
             seconds += time.perf_counter() - began
             cpu_seconds += time.process_time() - cpu_began
         observations = batches * BATCH * len(self._features)
+        self._observations += observations
         return observations / seconds, observations / cpu_seconds
+
+    def _ends(self, stage: str) -> None:
+        now = time.process_time()
+        self._stages[stage] = self._stages.get(stage, 0.0) + now - self._at
+        self._at = now
+
+    def stages(self) -> str:
+        """Return a line that says what an observation cost in each stage of the turns so far, in ns of CPU time."""
+        costs = (f"{name} {1e9 * seconds / self._observations:,.0f}" for name, seconds in self._stages.items())
+        return f"  {self.name:38} ns an observation: {', '.join(costs)}"
+
+    def first_events(self) -> str:
+        """Return a line that says what the first event of each stream costs a new engine, and what the next ones do."""
+        engine, costs = self._new_engine(), []
+        for step in range(10):
+            batch = self._batch(self._streams, np.arange(len(self._streams)), np.full(len(self._streams), step))
+            began = time.process_time()
+            engine.step(batch)
+            costs.append(1000 * (time.process_time() - began))
+        engine.close()
+        return (
+            f"  {self.name:38} ms of CPU time for the first event of each: {costs[0]:.0f}, then {median(costs[1:]):.0f}"
+        )
 
     def memory(self) -> str:
         """Return a line that says what a stream takes in memory and when saved."""

@@ -151,11 +151,12 @@ class Engine:
         admitted = admit_events(rows, batch, ids, duplicates=settings.keep_duplicates, late=settings.keep_late)
         taken = admitted.taken.event
         one = sorted_pass(self._states, batch, ids, admitted.taken, streams.model_number, settings.timezone)
+        self._stages.on_stage("admit")
         scored = self._stages.run(one, streams.model_number)
         scores = scores_of(batch, scored, streams.version, self._states.symbol_names)
         alerts = alerts_of(batch, scored, self._states, streams.version, settings.rules.critical_above_threshold)
         for_memory, for_number = streams.evict()
-        self._stages.on_stage("score")
+        self._stages.on_stage("results")
         return Step(
             scores=scores,
             alerts=alerts,

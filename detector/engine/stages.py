@@ -42,7 +42,7 @@ class ScoredBatch(NamedTuple):
 
 
 class Stages:
-    """The stages' order. `on_stage` is called with the name of each but the last as it ends."""
+    """The stages' order. `on_stage` is called with the name of each as it ends."""
 
     def __init__(
         self,
@@ -93,6 +93,7 @@ class Stages:
         self._predict_symbols(batch.slot, symbols, predictions)
         self.on_stage("forecast")
         self._parallel(batch.slot, score)
+        self.on_stage("score")
         return ScoredBatch(batch, out.measured, out.verdicts, predictions)
 
     def _warm_up(self, lane: Int64, model: int) -> None:

@@ -217,7 +217,7 @@ class Metrics:
             registry=registry,
             buckets=STEP_BUCKETS,
         )
-        self.step_seconds = _children(step, ("decode", "features", "forecast", "score", "emit"))
+        self.step_seconds = _children(step, ("decode", "admit", "features", "forecast", "score", "results", "emit"))
         self.end_to_end_latency = histogram(
             "end_to_end_latency_seconds", "Time from the record's arrival at the broker to its score.", LATENCY_BUCKETS
         )

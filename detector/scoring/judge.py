@@ -63,11 +63,15 @@ def judge(
     weekly, fixed = rules.alerts_per_stream_per_week, rules.fixed_threshold
     fleet = fleet_threshold(rules.fleet_events_per_day, rules.fleet_alerts_per_day, fixed)
     claims, leads = np.zeros(len(CHANNELS)), np.zeros(len(CHANNELS), np.int64)
+    stream_scores, incidents = streams.score, streams.incident
     scores, asked, end = lanes.score, start[span[0]], start[span[1]]
     for i in range(*span):
         while asked < min(start[i + 1] + AHEAD, end):
             prefetch(scores, lane[asked])
             asked += 1
+        if i + AHEAD < span[1]:
+            prefetch(stream_scores, slot[i + AHEAD])
+            prefetch(incidents, slot[i + AHEAD])
         s, v = streams[slot[i]], verdicts[i]
         q, incident, begun = s.score, s.incident, s.incident.begun
         a, b, time, local, interval = start[i], start[i + 1], times[i], batch.local[i], batch.interval[i]

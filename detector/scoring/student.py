@@ -27,9 +27,12 @@ def log_normaliser(nu: float) -> float:
 
 
 @compiled
-def normal_deviate(t: float, nu: float) -> float:
-    """Return the size of the normal deviate that is as rare as |t| is under Student's t (Wallace 1959, eq. 3.1)."""
-    return math.sqrt(nu * math.log1p(t * t / nu)) * (8.0 * nu + 1.0) / (8.0 * nu + 3.0)
+def normal_deviate(log_spread: float, nu: float) -> float:
+    """Return the size of the normal deviate that is as rare as |t| is under Student's t (Wallace 1959, eq. 3.1).
+
+    `log_spread` is log(1 + t^2 / nu), which the density needs as well.
+    """
+    return math.sqrt(nu * log_spread) * (8.0 * nu + 1.0) / (8.0 * nu + 3.0)
 
 
 @compiled

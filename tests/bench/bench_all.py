@@ -1,4 +1,4 @@
-"""Engine and network, then ingest from a broker: python -m tests.bench.bench_all [--quick] [--set SECTION.NAME=VALUE].
+"""Engine and network on one core, then ingest: python -m tests.bench.bench_all [--quick] [--set SECTION.NAME=VALUE].
 
 Which broker: tests/brokers.py. Without one, the engine is measured all the same.
 """
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.NAME=VALUE", help="one setting")
     options = parser.parse_args()
     settings = load_settings(overrides=options.set)
-    compare(settings, quick=options.quick)
+    compare(load_settings(overrides=["compute.threads=1", *options.set]), quick=options.quick)
     try:
         broker = find_broker()
         broker.start()

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.network.compiled import compiled
+from training.network.memory import prefetch, unowned
 from training.network.profile import learn, learnt, profile, refit, usual_value
 
 INPUTS = (
@@ -54,7 +55,7 @@ INTERVAL_MEMORY = 200  # events the running interval remembers
 LONG_PAUSE = 5.0  # intervals that a pause counts for at most: a night without data must not change the interval
 MIN_STEP_SECONDS = 1e-6  # seconds
 GAP_LIMIT = 3.0  # log of a time 20 times the usual one
-
+AHEAD = 4  # observations whose lanes are on their way to the cache
 NS = 1e-9
 
 NORMALISER = np.dtype(
@@ -133,13 +134,22 @@ def featurise(
 
     A lane's first observation gets zeros and a frame of NaN: nothing can be forecast yet.
     """
-    lane, time, value, local = observations
+    lane, time, value, local = unowned(observations)
+    lanes, inputs, frames = unowned(lanes), unowned(inputs), unowned(frames)
+    day_slot = week_slot = 0
+    sine = cosine = 0.0
     for j in range(first, last):
+        if j + AHEAD < last:
+            prefetch(lanes, lane[j + AHEAD])
         r = lanes[lane[j]]
         x = _clip(value[j], MAX_VALUE)
-        seconds = local[j] * NS
-        day_slot = math.floor(seconds / 900.0) % DAY_SLOTS
-        week_slot = DAY_SLOTS + math.floor(seconds / 3600.0) % WEEK_SLOTS  # 1970-01-01 was a Thursday: a fixed shift
+        if j == first or local[j] != local[j - 1]:
+            seconds = local[j] * NS
+            day_slot = math.floor(seconds / 900.0) % DAY_SLOTS
+            # 1970-01-01 was a Thursday: a fixed shift
+            week_slot = DAY_SLOTS + math.floor(seconds / 3600.0) % WEEK_SLOTS
+            angle = 2.0 * math.pi * (seconds / 86400.0 - math.floor(seconds / 86400.0))
+            sine, cosine = math.sin(angle), math.cos(angle)
         row = inputs[j]
         if r.events == 0:
             row[:] = 0.0
@@ -156,8 +166,7 @@ def featurise(
             if learnt(r.profile, week_slot) > 0:
                 row[6] = to_unit(usual_value(r.profile, week_slot), r.mean, deviation)
                 row[7] = 1.0
-            angle = 2.0 * math.pi * (seconds / 86400.0 - math.floor(seconds / 86400.0))
-            row[8], row[9] = math.sin(angle), math.cos(angle)
+            row[8], row[9] = sine, cosine
             row[10] = 0.0
             step = (time[j] - r.time) * NS
             if r.events > 1 and step >= 0.0:  # after a step back nobody knows how long it was

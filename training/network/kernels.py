@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from training.network.compiled import compiled
 from training.network.inputs import INPUT_SIZE
-from training.network.memory import part
+from training.network.memory import part, prefetch
 from training.network.products import COLUMNS, LANES, ROWS, multiply, padded
 from training.network.shape import (
     FREEDOM_SLOPE,
@@ -265,6 +265,8 @@ def _run_layer(
     j = 0
     while j < len(lane):
         rows = _distinct(lane, j)
+        for k in range(j + ROWS, min(j + ROWS + rows, len(lane))):
+            prefetch(state, lane[k])
         for p in range(rows):
             _copy(part(below, j + p, layer.below_at, width), part(v, p, 0, width))
             _copy(part(state, lane[j + p], at, size), part(v, p, width, size))

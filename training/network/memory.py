@@ -60,10 +60,20 @@ def _prefetch(typing: Any, rows: Any, row: Any) -> Any:
         begin = builder.gep(builder.bitcast(table.data, byte.as_pointer()), [builder.mul(arguments[1], step)])
         kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), whole, whole, whole])
         ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        size = rows.dtype.size
-        for at in range(0, size + LINE - 1, LINE):  # the last line, too, where a row begins within one
-            to = builder.gep(begin, [context.get_constant(types.intp, min(at, size - 1))])
-            builder.call(ask, [to, whole(1), whole(3), whole(1)])  # to be written, to stay, data
+
+        def line(at: Any) -> None:
+            builder.call(ask, [builder.gep(begin, [at]), whole(1), whole(3), whole(1)])  # to be written, to stay, data
+
+        if rows.ndim == 2:
+            lines = builder.udiv(
+                builder.add(step, context.get_constant(types.intp, LINE - 1)), context.get_constant(types.intp, LINE)
+            )
+            with cgutils.for_range(builder, lines) as loop:
+                line(builder.mul(loop.index, context.get_constant(types.intp, LINE)))
+        else:
+            size = rows.dtype.size
+            for at in range(0, size + LINE - 1, LINE):  # the last line, too, where a row begins within one
+                line(context.get_constant(types.intp, min(at, size - 1)))
         return context.get_dummy_value()
 
     return types.void(rows, types.intp), generate
@@ -76,4 +86,4 @@ unowned: Any = intrinsic(_unowned)
 """unowned(value): the same array, or tuple of arrays, without an owner; whoever calls the scan keeps them."""
 
 prefetch: Any = intrinsic(_prefetch)
-"""prefetch(rows, row): ask for a record of a table, or for one field of it (`table.field`), before it is needed."""
+"""prefetch(rows, row): ask for a row of a table, or for one field of a record (`table.field`), before it is needed."""

@@ -96,12 +96,13 @@ def measure_errors(
 
     scale = math.exp(log_scale)
     t = (to_unit(x, mean, deviation) - location) / scale
+    log_spread = math.log1p(t * t / freedom)
     m.surprise = (  # -log of the density of Student's t
-        log_normaliser(freedom) + log_scale + 0.5 * (freedom + 1.0) * math.log1p(t * t / freedom)
+        log_normaliser(freedom) + log_scale + 0.5 * (freedom + 1.0) * log_spread
     )
     if abs(x - mean) <= hair and abs(x - last) <= hair:
-        t = 0.0
-    m.tail = rarity(normal_deviate(abs(t), freedom))
+        log_spread = 0.0
+    m.tail = rarity(normal_deviate(log_spread, freedom))
     m.expected, m.error = expected, error
 
     # that a mean takes in: it would take hundreds of events to forget one wild value

@@ -58,7 +58,8 @@ def measure_novelty(r: Record, events: int, x: float, size: float, unit: float, 
 
     At a gap's end the forecast is no yardstick: its error teaches nothing, and only a value out of the range speaks.
     """
-    skill = (0.5 / (r.context + 0.1)) ** 0.75
+    skill = 0.5 / (r.context + 0.1)
+    skill = math.sqrt(skill * math.sqrt(skill))  # to the power of 3/4
     inside = r.value.low <= x <= r.value.high
     far, m.nearest, m.nearest_age = distance(r.value, x, events, skill * min(1.0, m.tail))
     if far > 0.0:

@@ -122,7 +122,7 @@ def _nearest(g: Record, x: float) -> tuple[float, float, int]:
     home = min(max(int(place), 0), cells - 1)
     best, value, found = 1e300, math.nan, -1
     for k in range(cells):
-        if (k - 1) * g.width > best:
+        if (k - 1) * g.width > best or best == 0.0:
             break
         for side in range(2):
             cell = home - k if side == 0 else home + k

@@ -16,7 +16,8 @@ from tests.bench.ingest import measure
 from tests.brokers import Broker
 
 NUMBER = r"\s+[\d,.]+\s"
-FLEETS = ("engine, 1,000 streams of 1 feature", "engine, 1,000 streams of 4 features")
+FLEETS = tuple(f"engine, 1,000 streams of {of}" for of in ("1 feature", "4 features", "12 features"))
+STAGES = r"ns an observation: admit [\d,]+, features [\d,]+, forecast [\d,]+, score [\d,]+, results [\d,]+"
 
 
 @pytest.fixture
@@ -28,6 +29,14 @@ def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def assert_rows(text: str, *rows: str) -> None:
     for row in rows:
         assert re.search(rf"^  {row}{NUMBER}", text, re.MULTILINE), f"{row!r} is missing from\n{text}"
+
+
+def assert_costs_are_there(text: str) -> None:
+    for fleet in FLEETS:
+        assert re.search(rf"^  {fleet} +{STAGES}$", text, re.MULTILINE), text
+        assert re.search(
+            rf"^  {fleet} +ms of CPU time for the first event of each: \d+, then \d+$", text, re.MULTILINE
+        ), text
 
 
 def assert_memory_is_there(text: str) -> None:
@@ -45,6 +54,7 @@ def test_the_command_measures_engines_of_one_feature_and_of_many(capsys: pytest.
     reported = capsys.readouterr().out
     assert re.match(r"\d+ cores, load [\d.]+; 1 threads, device cpu; 3 rounds\n", reported)
     assert_rows(reported, *FLEETS)
+    assert_costs_are_there(reported)
     assert_memory_is_there(reported)
 
 
@@ -54,6 +64,7 @@ def test_engine_and_bare_network_are_both_measured(capsys: pytest.CaptureFixture
     reported = capsys.readouterr().out
     assert_rows(reported, "bare torch LSTM, batch 2,000", "compiled kernel alone, 1 thread", *FLEETS)
     assert_rows(reported, *(f"{fleet} / bare LSTM" for fleet in FLEETS))
+    assert_costs_are_there(reported)
     assert_memory_is_there(reported)
 
 
