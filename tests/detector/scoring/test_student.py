@@ -25,6 +25,7 @@ def test_a_larger_deviate_is_always_rarer() -> None:
     assert (np.diff([rarity(x) for x in z.tolist()]) > 0.0).all()
 
 
+@settings(deadline=None)
 @given(st.floats(1.0, 1e4))
 def test_the_densitys_normaliser_is_students(nu: float) -> None:
     assert log_normaliser(nu) == pytest.approx(-stats.t.logpdf(0.0, nu), abs=1e-8)
