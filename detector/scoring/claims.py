@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import CHANNELS
+from detector.scoring.recurrence import RECURRENCE
 from detector.scoring.return_period import PERIOD, begin, return_period
 from detector.scoring.units import COUPLING as COUPLED
 from detector.scoring.units import ERROR, FAR, SMOOTHED, Record
@@ -36,6 +37,7 @@ CROWD = 3  # where more features are there, one alone may exceed the second by L
 LONE = 6.0  # otherwise constant feature is the typical false alarm
 WIDTH_WEIGHT = 0.02  # of the newest event in how many features an event of the stream has
 RANK_WEIGHT = 0.3
+FAR_OUT, STRETCH = 3.5, 1.1  # beyond such a claim errors are rarer than their tail says, so many times more decades
 
 # where a channel that learns its return period has it in `periods`, and last the network's own word
 PERIODS = np.array([0, 1, -1, 2, -1, -1])
@@ -50,6 +52,7 @@ STREAM_SCORE = np.dtype(
         ("periods", PERIOD, NETWORK + 1),
         ("told", np.float32, len(CHANNELS)),  # score of the peak that was told; 0: none
         ("quiet", np.uint8, len(CHANNELS)),  # events below the threshold since
+        ("recurrence", RECURRENCE),
     ],
     align=True,
 )
@@ -147,6 +150,7 @@ def claim(
         own = return_period(q, tail) - NETWORK_PRICE
         if not several:
             claims[FORECAST] += WITNESS * (own - claims[FORECAST])
+    claims[FORECAST] += STRETCH * max(claims[FORECAST] - FAR_OUT, 0.0)
     return limit
 
 

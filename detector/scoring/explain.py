@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from detector.scoring.channels.forecast import largest_error
 from detector.scoring.channels.still import usual_longest
 from detector.scoring.claims import COUPLING, FORECAST, LEVEL, NOVEL, STILL
-from detector.scoring.units import ERROR, FAR, SMOOTHED, Record, unit_of
 from detector.scoring.units import LEVEL as LEVELLED
+from detector.scoring.units import Record, unit_of
 from training.network.compiled import compiled
 
 
@@ -29,11 +30,8 @@ def explain(
     u = lane.units
     v.observed, v.expected = x, m.expected
     if v.channel == FORECAST:
-        error, unit = m.error, unit_of(u, ERROR, m.least)
-        if m.units[SMOOTHED] > m.units[ERROR] and m.units[SMOOTHED] >= m.units[FAR]:
-            error, unit = m.smoothed_error, unit_of(u, SMOOTHED, m.least)
-        elif m.units[FAR] > m.units[ERROR]:
-            error, unit = m.far_error, unit_of(u, FAR, m.least)
+        statistic, error = largest_error(m)
+        unit = unit_of(u, statistic, m.least)
         v.expected = x - error
         v.lower, v.upper = v.expected - unit, v.expected + unit
         if v.lower <= x <= v.upper:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from connectors.batches import CHANNELS
 from detector.scoring.batch import Forecasts, Numbers, SortedBatch, Tables, Verdicts
 from detector.scoring.channels.coupling import measure_coupling
-from detector.scoring.channels.forecast import network_band
-from detector.scoring.claims import WARM_UP_EVENTS, WIDTH_WEIGHT, claim, severity_of
+from detector.scoring.channels.forecast import largest_error, network_band
+from detector.scoring.claims import FORECAST, LEVEL, PRICES, WARM_UP_EVENTS, WIDTH_WEIGHT, claim, severity_of
 from detector.scoring.explain import explain
 from detector.scoring.incidents import (
     FIRES,
@@ -34,9 +35,11 @@ from detector.scoring.incidents import (
 )
 from detector.scoring.lane import Arrival, measure_lane
 from detector.scoring.news import newest
+from detector.scoring.recurrence import LARGE, TOLD, recurring
 from detector.scoring.resolution import begin_change, ends, follow, is_back, lasts
 from detector.scoring.threshold import YOUTH, fleet_threshold, threshold_of, youth
-from detector.scoring.units import LEVEL, LEVEL_WARM_UP_EVENTS, Record
+from detector.scoring.units import LEVEL as LEVELS
+from detector.scoring.units import Record
 from training.network.compiled import compiled
 from training.network.memory import prefetch, unowned
 
@@ -94,10 +97,13 @@ def judge(
         _measure(s, lanes, numbers, forecasts, i, gap, measured)
         limit = claim(q, measured[a:b], several, gap, claims, leads)
         own = threshold_of(interval, weekly, fixed, several)
-        v.threshold, more = own, 0.0
+        v.threshold, young, more = own, own, 0.0
         if math.isnan(fixed):
             lacks = youth(own, q.events)
-            v.threshold, more = max(own + YOUTH * lacks, fleet), (1.0 - YOUTH) * lacks
+            young, more = own + YOUTH * lacks, (1.0 - YOUTH) * lacks
+            v.threshold = max(young, fleet)
+        if not several and max(claims[FORECAST], claims[LEVEL]) >= LARGE:
+            _no_rarer_than_before(s, measured[a:b], lane[a:b], claims, leads, young + TOLD)
         v.score, channel, above = newest(q, claims, v.threshold, is_active(incident), more)
         q.events += 1
         v.rank, v.channel, v.warming = q.rank, channel, q.events <= WARM_UP_EVENTS
@@ -143,6 +149,27 @@ def judge(
 
 
 @compiled
+def _no_rarer_than_before(
+    s: Record,  # STREAM
+    measured: Record,  # of the event's observations, as are the lanes
+    lane: NDArray[np.int64],
+    claims: NDArray[np.float64],
+    leads: NDArray[np.int64],
+    floor: float,
+) -> None:
+    """Lower large claims of forecast and level to how often such errors came; not by the clock: to `floor` at least."""
+    for c in (FORECAST, LEVEL):
+        if claims[c] < LARGE or leads[c] < 0:
+            continue
+        m = measured[leads[c]]
+        size = m.sizes[LEVELS] if c == LEVEL else largest_error(m)[1]
+        if abs(size) > 0.0:
+            key = 3 * (lane[leads[c]] - s.first_lane) + (2 if c == LEVEL else int(size > 0.0))
+            period, habit = recurring(s.score.recurrence, key, abs(size), s.score.time, s.score.interval)
+            claims[c] = min(claims[c], period - PRICES[c] if habit else max(period - PRICES[c], floor))
+
+
+@compiled
 def _measure(s: Record, lanes: Record, numbers: Numbers, forecasts: Forecasts, i: int, gap: bool, out: Record) -> None:
     """Measure the numbers of event `i`."""
     n, end = numbers.start[i], numbers.start[i + 1]
@@ -162,6 +189,5 @@ def _measure(s: Record, lanes: Record, numbers: Numbers, forecasts: Forecasts, i
         if m.known:
             r = lanes[numbers.lane[k]].score
             frame, output = forecasts.frames[k], forecasts.outputs[k]
-            arrival = Arrival(numbers.time[k], numbers.local[k], numbers.value[k], gap)
+            arrival = Arrival(numbers.time[k], numbers.local[k], numbers.value[k], gap, end == n + 1)
             measure_lane(r, arrival, frame, output, forecasts.horizons, m)
-            m.levelled = not math.isnan(m.usual) and r.units.seen[LEVEL] > LEVEL_WARM_UP_EVENTS

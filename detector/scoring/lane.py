@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from detector.scoring.channels.forecast import forecast_of, forecast_state, meas
 from detector.scoring.channels.level import LEVEL_STATE, measure_level
 from detector.scoring.channels.novel import NOVEL_STATE, measure_novelty
 from detector.scoring.channels.still import STILL_STATE, measure_still
-from detector.scoring.units import ERROR, LEVEL, UNITS, WARM_UP_EVENTS, Record, to_units, unit_of
+from detector.scoring.units import ERROR, LEVEL, LEVEL_WARM_UP_EVENTS, UNITS, WARM_UP_EVENTS, Record, to_units, unit_of
 from training.network.compiled import compiled
 from training.network.horizons import HORIZONS
 
@@ -36,12 +37,13 @@ def lane_score(horizons: Sequence[int] = HORIZONS) -> np.dtype[Any]:
 
 
 class Arrival(NamedTuple):
-    """A number as it came: when, in ns, and what time its stream's clock showed; what; whether it ends a gap."""
+    """A number as it came: when, in ns, and by its stream's clock; what; if it ends a gap, and is its event's only one."""
 
     time: int
     local: int
     value: float
     gap: bool
+    alone: bool
 
 
 @compiled
@@ -54,9 +56,11 @@ def measure_lane(
     m: Record,  # out MEASURED
 ) -> None:
     """Measure one event of a lane and learn it; at a gap's end no unit learns, and only novelty speaks."""
-    time, local, x, gap = arrival
+    time, local, x, gap, alone = arrival
     low, high = measure_errors(r, x, frame, forecast_of(output), horizons[len(horizons) - 1] - 1, gap, m)
-    difference, m.usual = measure_level(r.level, local, min(max(x, low), high))  # else one wild value fills its hour
+    within = min(max(x, low), high)  # else one wild value fills its hour
+    difference, m.usual, shifted = measure_level(r.level, local, within)
+    excused = shifted and alone  # several features seldom follow one clock
     m.sizes[LEVEL] = abs(difference)
     m.still = measure_still(r.still, r.events, time, x, r.last)
     learn_moments(r.coupling, r.events, x, m.least)
@@ -70,3 +74,6 @@ def measure_lane(
     r.events += 1
     if not gap:
         to_units(r.units, m.sizes, m.least, m)
+    if excused:
+        m.units[LEVEL] = 0.0
+    m.levelled = not (excused or math.isnan(m.usual)) and r.units.seen[LEVEL] > LEVEL_WARM_UP_EVENTS

@@ -39,7 +39,7 @@ DEVIATION = {"Poisson by day": 7.0}  # of the noise at noon; 1 in the others, of
 UNJUDGED_AFTER = 100  # rows after an incident
 LEVELS = (2, 3, 4)  # scores whose tail is measured
 PEAK_GAP = 8
-NO_ALERTS = 300.0  # a fixed threshold that nothing exceeds, so that claims are seen as they are
+NO_ALERTS = 1e-290  # a fleet's budget that nothing exceeds, so that claims are seen as they are
 
 
 # --- Clean streams ----------------------------------------------------------------------------------------------------
@@ -273,7 +273,10 @@ def fleet(
         quiet = part.quiet & ~np.isnan(part.values)
         late = quiet.copy()
         late[:half] = False
-        claims = _score(part, step, AlertRules(fixed_threshold=NO_ALERTS)).score
+        unheard = AlertRules(
+            alerts_per_stream_per_week=weekly, fleet_alerts_per_day=NO_ALERTS, fleet_events_per_day=rate
+        )
+        claims = _score(part, step, unheard).score
         tail.add(claims, late)
         for stream, incident in part.incidents.items():
             highest.setdefault(incident.kind, []).append(claims[incident.found_in, stream].max())

@@ -126,6 +126,16 @@ def measure_errors(
 
 
 @compiled
+def largest_error(m: Record) -> tuple[int, float]:
+    """Return the statistic, of ERROR, SMOOTHED and FAR, that is largest in units, and the error; `m` is MEASURED."""
+    if m.units[SMOOTHED] > m.units[ERROR] and m.units[SMOOTHED] >= m.units[FAR]:
+        return SMOOTHED, m.smoothed_error
+    if m.units[FAR] > m.units[ERROR]:
+        return FAR, m.far_error
+    return ERROR, m.error
+
+
+@compiled
 def network_band(frame: Record, output: NDArray[np.float32], expected: float) -> tuple[float, float]:
     """Return the ends of the network's own 99 % band for the next event, in the data's unit.
 

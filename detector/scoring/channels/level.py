@@ -24,12 +24,14 @@ HOUR_NS = 3_600_000_000_000
 SMOOTHING = 1.0 / 16.0  # weight of the newest difference
 WORKING, WEEKEND = 1, 2  # kinds of days; 0: all of them
 MISS_WEIGHT = 1.0 / 168.0  # of the newest hour in how much the kinds missed
+SHIFTED = 0.25  # of the difference: where an hour before or after differs by less, the clock has changed
 BETTER = 0.8  # of what all days miss: what working days and weekends, on half the data, must miss less than
 MIN_DAYS = 2  # of its kind before an hour counts by it: one weekend was seen
 
 LEVEL_STATE = np.dtype(
     [
         ("difference", np.float64),  # of late
+        ("shifted", np.float32, 2),  # from what is usual an hour before, and an hour after
         ("sum", np.float64),  # of the values of this hour
         ("hour", np.int32),  # since 1970, plus 1; 0: none
         ("count", np.int32),
@@ -41,21 +43,30 @@ LEVEL_STATE = np.dtype(
 
 
 @compiled
-def measure_level(r: Record, time: int, x: float) -> tuple[float, float]:
-    """Return the difference of late from the usual, and the usual of now; NaN while that is not known. Learn `x`."""
+def measure_level(r: Record, time: int, x: float) -> tuple[float, float, bool]:
+    """Return the difference of late from the usual, the usual of now, NaN while that is not known, and an excuse.
+
+    That is, whether what is usual an hour before or after is met so much better that the clock will have changed.
+    Learn `x`.
+    """
     hour = time // HOUR_NS
     usual = usual_at(r, time)
-    difference = math.nan
+    difference, excused = math.nan, False
     if not math.isnan(usual):
         r.difference += SMOOTHING * (x - usual - r.difference)
         difference = r.difference
+    for k in range(2):
+        other = usual_at(r, time + (2 * k - 1) * HOUR_NS)
+        if not math.isnan(other):
+            r.shifted[k] += SMOOTHING * (x - other - r.shifted[k])
+            excused = excused or abs(r.shifted[k]) < SHIFTED * abs(difference)
     if r.hour != hour + 1:
         if r.count > 0:
             _learn_hour(r, r.hour - 1, r.sum / r.count)
         r.hour, r.sum, r.count = hour + 1, 0.0, 0
     r.sum += x
     r.count += 1
-    return difference, usual
+    return difference, usual, excused
 
 
 @compiled

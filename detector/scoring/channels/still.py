@@ -19,6 +19,7 @@ LONG = 0.05  # share of runs that are long: those whose tail is learnt
 MEMORY = 2000.0  # runs
 MIN_RUNS, MIN_EVENTS = 20, 60  # before a run can be called long
 MIN_SCALE = 0.15  # nats of log length
+FIRST_SCALE, NEVER_SCALE = 0.5, 0.188  # before any long run was seen, and where of many runs none was longer than one
 
 STILL_STATE = np.dtype(
     [
@@ -35,7 +36,7 @@ STILL_STATE = np.dtype(
 @compiled
 def measure_still(r: Record, events: int, time: int, x: float, last: float) -> float:
     """Return log10 of the events between runs as long as the present one, 0 for a usual length; learn ended runs."""
-    scale = float(r.scale) if r.scale > 0.0 else 0.5
+    scale = float(r.scale) if r.scale > 0.0 else FIRST_SCALE
     if x == last and events > 0:
         r.run += 1
     else:
@@ -51,6 +52,8 @@ def measure_still(r: Record, events: int, time: int, x: float, last: float) -> f
                 scale = max(scale + step * (excess - scale), MIN_SCALE)
             else:
                 r.bound = max(bound - scale * weight, 0.0)
+                if bound == 0.0:  # no tail to learn from: the value hardly ever stays
+                    scale += weight * (min(NEVER_SCALE, scale) - scale)
         r.run, r.since = 0, time
     r.scale = scale
     if r.run == 0 or events <= MIN_EVENTS or r.runs <= MIN_RUNS:

@@ -12,6 +12,7 @@ from detector.scoring.claims import (
     CALM_SEVERITY,
     COUPLING,
     COUPLING_WEIGHT,
+    FAR_OUT,
     FORECAST,
     LEVEL,
     LEVEL_WARM_UP_EVENTS,
@@ -28,6 +29,7 @@ from detector.scoring.claims import (
     SEVERITY_GAIN,
     STILL,
     STREAM_SCORE,
+    STRETCH,
     SUM_WARM_UP_EVENTS,
     SYMBOL,
     WARM_UP_EVENTS,
@@ -79,6 +81,11 @@ def claimed(
     claims, leads = np.zeros(len(CHANNELS)), np.zeros(len(CHANNELS), np.int64)
     limit = claim(record.copy()[0], rows, several, gap, claims, leads)
     return claims, leads, limit
+
+
+def stretched(claim: float) -> float:
+    """Return what a claim of the forecast counts as, where it is far out."""
+    return claim + STRETCH * max(claim - FAR_OUT, 0.0)
 
 
 def asked(record: np.ndarray, period: int, y: float) -> float:
@@ -133,7 +140,7 @@ def test_a_claim_is_the_return_period_of_the_severity_less_the_channels_price(se
     forecast = math.sqrt(25.0 + COUPLING_WEIGHT**2 * 6.25)
     for channel, severity in ((FORECAST, forecast), (LEVEL, 1.0), (COUPLING, 2.5)):
         wanted = asked(settled, PERIODS[channel], math.log(severity + CALM_SEVERITY)) - PRICES[channel]
-        assert claims[channel] == pytest.approx(wanted)
+        assert claims[channel] == pytest.approx(stretched(wanted) if channel == FORECAST else wanted)
         assert leads[channel] == 1
 
 
@@ -142,18 +149,29 @@ def test_severities_beyond_ten_add_two_for_each_decade(settled: np.ndarray) -> N
     claims = [claimed(settled, event(x))[0][FORECAST] for x in severities]
 
     periods = [asked(settled, PERIODS[FORECAST], math.log(x + CALM_SEVERITY)) for x in severities]
-    assert claims[0] == pytest.approx(periods[0] - PRICES[FORECAST])
-    assert claims[1] == pytest.approx(periods[1] - PRICES[FORECAST] + SEVERITY_GAIN)
+    assert claims[0] == pytest.approx(stretched(periods[0] - PRICES[FORECAST]))
+    assert claims[1] == pytest.approx(stretched(periods[1] - PRICES[FORECAST] + SEVERITY_GAIN))
+
+
+def test_far_out_a_larger_error_always_claims_more(settled: np.ndarray) -> None:
+    """And below that, as much as its return period says."""
+    claims = [claimed(settled, event(x))[0][FORECAST] for x in (1.2, 8.0, 40.0, 400.0, 1e6)]
+
+    near = asked(settled, PERIODS[FORECAST], math.log(1.2 + CALM_SEVERITY)) - PRICES[FORECAST]
+    assert claims[0] == pytest.approx(near)
+    assert claims[0] < FAR_OUT < claims[1]
+    assert (np.diff(claims) > 0.5).all()
 
 
 def test_a_stream_of_one_feature_hears_the_networks_own_word_too(settled: np.ndarray) -> None:
     quiet, loud = (claimed(settled, event(4.0, tail=tail), several=False)[0][FORECAST] for tail in (0.3, 9.0))
-    errors = claimed(settled, event(4.0))[0][FORECAST]
+    errors = asked(settled, PERIODS[FORECAST], math.log(4.0 + CALM_SEVERITY)) - PRICES[FORECAST]
 
     own = asked(settled, NETWORK, 9.0) - NETWORK_PRICE
-    assert loud == pytest.approx(errors + WITNESS * (own - errors))
+    assert loud == pytest.approx(stretched(errors + WITNESS * (own - errors)))
     assert quiet < loud
-    assert claimed(settled, event(4.0, tail=9.0))[0][FORECAST] == errors  # of several features: the errors alone
+    several = claimed(settled, event(4.0, tail=9.0))[0][FORECAST]
+    assert several == pytest.approx(stretched(errors))  # the errors alone
 
 
 def test_still_and_novel_are_their_worst_feature_less_the_number_of_features(settled: np.ndarray) -> None:

@@ -15,7 +15,13 @@ STORED = 1.0 / 2048.0  # of the range of usual levels: two of their steps
 def measured(time: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Return differences and usuals [events, 2]."""
     record = np.zeros(1, LEVEL_STATE)
-    return np.array([measure_level(record[0], t, x) for t, x in zip(time.tolist(), value.tolist(), strict=True)])
+    return np.array([measure_level(record[0], t, x)[:2] for t, x in zip(time.tolist(), value.tolist(), strict=True)])
+
+
+def excused(time: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return whether a change of the clock explains each event's difference [events]."""
+    record = np.zeros(1, LEVEL_STATE)
+    return np.array([measure_level(record[0], t, x)[2] for t, x in zip(time.tolist(), value.tolist(), strict=True)])
 
 
 def plain(time: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -135,3 +141,29 @@ def test_days_that_are_all_alike_keep_the_mean_of_all() -> None:
         measure_level(record[0], t, x)
 
     assert record["missed"][0, 1] > BETTER * record["missed"][0, 0]
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_rhythm_that_is_an_hour_off_is_a_changed_clock(hours: int) -> None:
+    time, change = clocked(8 * 288), MIDNIGHT + 6 * DAY
+    rng = np.random.default_rng(1)
+    hour = (time + np.where(time >= change, hours * HOUR, 0)) % DAY / HOUR
+    value = np.where((hour >= 8) & (hour < 18), 100.0, 20.0) + rng.standard_normal(len(time))
+
+    first_day = (time >= change) & (time < change + DAY)
+    difference, explained = measured(time, value)[:, 0], excused(time, value)
+
+    assert np.abs(difference[first_day]).max() > 30.0
+    assert explained[first_day & (np.abs(difference) > 30.0)].all()
+
+
+def test_what_no_hour_nearby_explains_is_no_changed_clock() -> None:
+    time = clocked(8 * 288)
+    value = np.where((time % DAY >= 8 * HOUR) & (time % DAY < 18 * HOUR), 100.0, 20.0)
+    stuck = (time >= MIDNIGHT + 6 * DAY + 6 * HOUR) & (time < MIDNIGHT + 6 * DAY + 16 * HOUR)
+    plain_days, value = value, np.where(stuck, 20.0, value)  # the day does not begin
+
+    later = stuck & (time % DAY >= 10 * HOUR)  # for an hour it may have begun an hour late
+    assert not excused(time, value)[later].any()
+    shifted = (time >= MIDNIGHT + 6 * DAY + 10 * HOUR) & (time < MIDNIGHT + 6 * DAY + 15 * HOUR)
+    assert excused(time, plain_days + 40.0 * shifted)[shifted].mean() < 0.1  # by chance, while the means cross

@@ -87,3 +87,24 @@ def test_the_usual_longest_run_is_about_the_longest_there_was() -> None:
     assert usual_longest(record[0]) == pytest.approx(np.diff(changes).max(), rel=0.6)
     assert record["since"][0] == (changes[-1] + 1) * MINUTE
     assert record["bound"][0] == pytest.approx(np.log(np.quantile(np.diff(changes), 1 - LONG)), abs=0.3)
+
+
+def test_a_value_that_never_stayed_and_stays_for_an_hour_is_far_out() -> None:
+    """Twelve equal values after 2,000 that differed: once in 300,000 events and more; three may be a poll's hiccup."""
+    values = np.random.default_rng(4).standard_normal(2_000)
+    claims = measured(np.append(values, np.full(12, values[-1])))[0][2_000:]
+
+    assert claims[10] > 5.46 + 1.4  # a fleet of 10,000 at ten alerts a day, and the channel's price
+    assert claims[1] < 3.0 + 1.4
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_values_that_do_stay_at_times_are_judged_by_that(share: float) -> None:
+    """Of a value that stays with a probability, no run is called rarer than a tenth of what it is."""
+    loudest = np.zeros(3)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        values = np.cumsum(rng.random(6_000) >= share).astype(float)
+        claims = measured(values)[0][2_000:]
+        loudest += [(np.diff((claims > level).astype(int)) == 1).sum() / len(claims) / 20 for level in (2, 3, 4)]
+    assert (loudest <= 10.0 * 10.0 ** -np.array([2.0, 3.0, 4.0])).all()

@@ -1,0 +1,95 @@
+"""What comes again and again: an error that a stream has shown before is as rare as it has been, and no rarer.
+
+The tail of a return period learns a large peak with caution, or it would take anomalies for usual; so a nightly job and
+a counter that restarts would be told each time. Therefore a stream remembers its large errors, by their size in the
+data's own unit, and what has come before claims no more than the mean time between such. Where they come by the clock,
+that holds as it is. Where they do not, each may be an incident of its own: then it may still exceed the threshold of
+its stream, and only the fleet is spared.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from detector.scoring.units import Record
+from training.network.compiled import compiled
+
+KINDS = 6  # of errors that a stream remembers
+LARGE = 2.5  # claim from which on an error is remembered: just below the least threshold
+TOLD = 0.5  # above the stream's own threshold: what recurs without habit may still claim
+ALIKE = 1.5  # factor between the sizes of errors of a kind
+DOUBT = 4.0  # what came once counts for one in so many, for it might be chance; what came so often, in full
+APART = 20.0  # usual intervals without such an error before the next is another
+SCALE = 16.0  # steps of a remembered size, a nat
+MOST = 250  # errors counted of a kind
+DAY, CLOCK = 86_400, 900  # s; by which two errors at the same time of day may differ
+DAILY = 0.8  # of a day: mean gap from which on the time of day tells something
+CYCLE = 2**32  # s
+
+RECURRENCE = np.dtype(
+    [
+        ("first", np.uint32, KINDS),  # s since 1970, in cycles of CYCLE
+        ("last", np.uint32, KINDS),
+        ("gap", np.uint32, KINDS),  # s between the last and the one before
+        ("key", np.int16, KINDS),  # the lane, the channel and the sign
+        ("size", np.int16, KINDS),  # log size, mean, in steps
+        ("count", np.uint8, KINDS),  # errors; 0: no kind is here
+    ],
+    align=True,
+)
+
+
+@compiled
+def recurring(r: Record, key: int, size: float, time: int, interval: float) -> tuple[float, bool]:
+    """Return log10 of the events between large errors of this size or above, infinity: it is the first. Learn it.
+
+    And whether they come by the clock. `r` is RECURRENCE, `key` tells lanes, channels and signs apart, `size` is above
+    0, `time` in ns, `interval` the usual one between events, s.
+    """
+    if interval <= 0.0:
+        return math.inf, False
+    now, apart = time // 1_000_000_000 % CYCLE, max(APART * interval, 1.0)
+    key = key % 32_768
+    step = SCALE * math.log(size)
+    alike = SCALE * math.log(ALIKE)
+    count, span, gap = 0, 0, CYCLE - 1
+    mine, lasts, place, unused = -1, False, 0, -1.0
+    for k in range(KINDS):
+        if r.count[k] == 0:
+            if unused < math.inf:
+                place, unused = k, math.inf
+            continue
+        since = (now - int(r.last[k])) % CYCLE
+        if since > unused * r.count[k]:
+            place, unused = k, since / r.count[k]
+        if r.key[k] != key or r.size[k] < step - alike:
+            continue
+        before = int(r.count[k])
+        if since <= apart:
+            before -= 1
+            gap = min(gap, int(r.gap[k]))
+        else:
+            gap = min(gap, since)
+        if r.size[k] <= step + alike:
+            mine, lasts = k, bool(since <= apart)
+        if before > 0:
+            count, span = count + before, max(span, (now - int(r.first[k])) % CYCLE)
+    if mine < 0:
+        mine = place
+        r.key[mine], r.size[mine], r.count[mine], r.first[mine], r.gap[mine] = key, step, 1, now, gap
+    elif lasts:
+        r.size[mine] = max(r.size[mine], np.int16(step))
+    else:
+        r.count[mine] += 1
+        r.size[mine] += np.int16((step - r.size[mine]) / min(r.count[mine], 8))
+        r.gap[mine] = gap
+        if r.count[mine] >= MOST:  # half of them, and half of their time, are forgotten
+            r.count[mine] = MOST // 2
+            r.first[mine] = (now - (now - int(r.first[mine])) % CYCLE // 2) % CYCLE
+    r.last[mine] = now
+    if count == 0:
+        return math.inf, False
+    daily = (int(r.gap[mine]) + CLOCK) % DAY <= 2 * CLOCK and span >= DAILY * DAY * count
+    return math.log10(max(span / interval, 1.0) / (count * min(count / DOUBT, 1.0))), bool(daily)
