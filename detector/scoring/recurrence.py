@@ -21,6 +21,7 @@ LARGE = 2.5  # claim from which on an error is remembered: just below the least 
 TOLD = 0.5  # above the stream's own threshold: what recurs without habit may still claim
 ALIKE = 1.5  # factor between the sizes of errors of a kind
 DOUBT = 4.0  # what came once counts for one in so many, for it might be chance; what came so often, in full
+FAR_LARGER = 10.0  # factor beyond which a larger error is no sign of a smaller: one wild value excuses nothing
 APART = 20.0  # usual intervals without such an error before the next is another
 SCALE = 16.0  # steps of a remembered size, a nat
 MOST = 250  # errors counted of a kind
@@ -53,7 +54,7 @@ def recurring(r: Record, key: int, size: float, time: int, interval: float) -> t
     now, apart = time // 1_000_000_000 % CYCLE, max(APART * interval, 1.0)
     key = key % 32_768
     step = SCALE * math.log(size)
-    alike = SCALE * math.log(ALIKE)
+    alike, far = SCALE * math.log(ALIKE), SCALE * math.log(FAR_LARGER)
     count, span, gap = 0, 0, CYCLE - 1
     mine, lasts, place, unused = -1, False, 0, -1.0
     for k in range(KINDS):
@@ -64,7 +65,7 @@ def recurring(r: Record, key: int, size: float, time: int, interval: float) -> t
         since = (now - int(r.last[k])) % CYCLE
         if since > unused * r.count[k]:
             place, unused = k, since / r.count[k]
-        if r.key[k] != key or r.size[k] < step - alike:
+        if r.key[k] != key or not step - alike <= r.size[k] <= step + far:
             continue
         before = int(r.count[k])
         if since <= apart:

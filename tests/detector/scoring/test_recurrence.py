@@ -64,6 +64,12 @@ def test_a_larger_one_before_counts_and_a_smaller_one_does_not() -> None:
     assert memory.met(MIDNIGHT + 5 * DAY, 400.0)[0] == math.inf
 
 
+def test_a_wild_value_excuses_nothing() -> None:
+    memory = Memory()
+    memory.met(MIDNIGHT, 65_535.0)
+    assert memory.met(MIDNIGHT + DAY, 50.0) == (math.inf, False)
+
+
 def test_a_long_one_is_one() -> None:
     memory = Memory()
     for k in range(100):
