@@ -37,7 +37,7 @@ def lane_score(horizons: Sequence[int] = HORIZONS) -> np.dtype[Any]:
 
 
 class Arrival(NamedTuple):
-    """A number as it came: when, in ns, and by its stream's clock; what; if it ends a gap, and is its event's only one."""
+    """A number as it came: when, in ns, and by its stream's clock; what; if it ends a gap; if it is alone."""
 
     time: int
     local: int

@@ -16,7 +16,7 @@ import numpy as np
 from detector.scoring.units import Record
 from training.network.compiled import compiled
 
-KINDS = 6  # of errors that a stream remembers
+KINDS = 5  # of errors that a stream remembers
 LARGE = 2.5  # claim from which on an error is remembered: just below the least threshold
 TOLD = 0.5  # above the stream's own threshold: what recurs without habit may still claim
 ALIKE = 1.5  # factor between the sizes of errors of a kind
