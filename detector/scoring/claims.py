@@ -47,8 +47,8 @@ STREAM_SCORE = np.dtype(
         ("time", np.int64),  # of the last event, ns
         ("interval", np.float64),  # usual, as of then, seconds
         ("events", np.int64),  # judged
-        ("width", np.float32),  # features of a usual event
         ("rank", np.float64),
+        ("width", np.float32),  # features of a usual event
         ("periods", PERIOD, NETWORK + 1),
         ("told", np.float32, len(CHANNELS)),  # score of the peak that was told; 0: none
         ("quiet", np.uint8, len(CHANNELS)),  # events below the threshold since

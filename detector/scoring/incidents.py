@@ -35,7 +35,7 @@ INCIDENT = np.dtype(
         ("on", np.bool_),  # the last event was above the threshold, news or not
         ("recent", np.uint8),  # one bit for each of the last events: above the threshold or not
         ("calm", np.uint8),  # events since the last news, up to REFRACTORY
-        ("peak", np.float64),
+        ("peak", np.float32),
         ("since", np.int64),  # ns: when the present run above the threshold began
         ("begun", CHANGE),  # what it began with
     ],

@@ -16,26 +16,26 @@ import numpy as np
 from detector.scoring.units import Record
 from training.network.compiled import compiled
 
-KINDS = 5  # of errors that a stream remembers
+KINDS = 4  # of errors that a stream remembers
 LARGE = 2.5  # claim from which on an error is remembered: just below the least threshold
 TOLD = 0.5  # above the stream's own threshold: what recurs without habit may still claim
-ALIKE = 1.5  # factor between the sizes of errors of a kind
+ALIKE = 2.0  # factor between the sizes of errors of a kind
 DOUBT = 4.0  # what came once counts for one in so many, for it might be chance; what came so often, in full
 FAR_LARGER = 10.0  # factor beyond which a larger error is no sign of a smaller: one wild value excuses nothing
 APART = 20.0  # usual intervals without such an error before the next is another
 SCALE = 16.0  # steps of a remembered size, a nat
 MOST = 250  # errors counted of a kind
-DAY, CLOCK = 86_400, 900  # s; by which two errors at the same time of day may differ
+DAY, CLOCK = 1440, 15  # min; by which two errors at the same time of day may differ
 DAILY = 0.8  # of a day: mean gap from which on the time of day tells something
-CYCLE = 2**32  # s
+CYCLE, MAX_GAP = 2**32, 2**16 - 1  # s, min
 
 RECURRENCE = np.dtype(
     [
         ("first", np.uint32, KINDS),  # s since 1970, in cycles of CYCLE
         ("last", np.uint32, KINDS),
-        ("gap", np.uint32, KINDS),  # s between the last and the one before
-        ("key", np.int16, KINDS),  # the lane, the channel and the sign
+        ("gap", np.uint16, KINDS),  # min between the last and the one before, MAX_GAP at most
         ("size", np.int16, KINDS),  # log size, mean, in steps
+        ("key", np.uint8, KINDS),  # the lane, the channel and the sign
         ("count", np.uint8, KINDS),  # errors; 0: no kind is here
     ],
     align=True,
@@ -52,10 +52,10 @@ def recurring(r: Record, key: int, size: float, time: int, interval: float) -> t
     if interval <= 0.0:
         return math.inf, False
     now, apart = time // 1_000_000_000 % CYCLE, max(APART * interval, 1.0)
-    key = key % 32_768
+    key = key % 256
     step = SCALE * math.log(size)
     alike, far = SCALE * math.log(ALIKE), SCALE * math.log(FAR_LARGER)
-    count, span, gap = 0, 0, CYCLE - 1
+    count, span, gap = 0, 0, MAX_GAP
     mine, lasts, place, unused = -1, False, 0, -1.0
     for k in range(KINDS):
         if r.count[k] == 0:
@@ -72,7 +72,7 @@ def recurring(r: Record, key: int, size: float, time: int, interval: float) -> t
             before -= 1
             gap = min(gap, int(r.gap[k]))
         else:
-            gap = min(gap, since)
+            gap = min(gap, since // 60)
         if r.size[k] <= step + alike:
             mine, lasts = k, bool(since <= apart)
         if before > 0:
@@ -92,5 +92,5 @@ def recurring(r: Record, key: int, size: float, time: int, interval: float) -> t
     r.last[mine] = now
     if count == 0:
         return math.inf, False
-    daily = (int(r.gap[mine]) + CLOCK) % DAY <= 2 * CLOCK and span >= DAILY * DAY * count
+    daily = (int(r.gap[mine]) + CLOCK) % DAY <= 2 * CLOCK and span >= DAILY * 60 * DAY * count
     return math.log10(max(span / interval, 1.0) / (count * min(count / DOUBT, 1.0))), bool(daily)

@@ -24,7 +24,7 @@ STREAM = np.dtype(
         ("muted", np.bool_),
         ("lanes", np.int32),
         ("capacity", np.int32),  # rows its block of lanes has
-        ("first_lane", np.int64),
+        ("first_lane", np.int32),
         ("score", STREAM_SCORE),
         ("incident", INCIDENT),
     ],

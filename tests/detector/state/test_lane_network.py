@@ -147,7 +147,7 @@ def test_a_lane_is_primed_with_its_window_under_the_new_weights(model: Weights, 
     run(engine, in_batches(series[299:], 1))
 
     assert count.tolist() == [WINDOW]
-    inputs, _ = inputs_of(Observations(np.zeros(300, np.int64), clock(300), value))
+    inputs, _ = inputs_of(Observations(np.zeros(300, np.int64), clock(300), value, clock(300)))
     with torch.inference_mode():
         sequence = torch.from_numpy(np.concatenate([window[0]] * WARM_UP_PASSES + [inputs[-1:]]))[:, None]
         network = Forecaster.of(other)
@@ -272,7 +272,7 @@ def test_eviction_across_a_swap_does_not_change_scores(model: Weights, other: We
 def test_a_ring_buffer_unrolls_in_order(rows: int) -> None:
     rng = np.random.default_rng(rows)
     lane, time = np.zeros(rows, np.int64), START + np.cumsum(rng.integers(0, 10**12, rows))
-    inputs, _ = inputs_of(Observations(lane, time, rng.standard_t(2, rows)))
+    inputs, _ = inputs_of(Observations(lane, time, rng.standard_t(2, rows), time))
     masked = rng.random(rows) < 0.2
     histories = np.zeros(1, INPUT_HISTORY)
     record(histories, lane, inputs, masked, 0, rows)
