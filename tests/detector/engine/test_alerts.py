@@ -10,6 +10,7 @@ from connectors.batches import Partition
 from connectors.encode import score_records
 from detector.engine.engine import Engine
 from detector.scoring.incidents import REFRACTORY, AlertRules, alert_id
+from detector.scoring.news import QUIET
 from detector.scoring.threshold import MIN_THRESHOLD_ONE, MIN_THRESHOLD_SEVERAL, YOUTH, threshold_of, youth
 from tests.detector.engine.support import fired, noisy, rows_of, ruled, scored
 from tests.streams import (
@@ -48,7 +49,7 @@ def both_ways(features: int = 1) -> list[Event]:
         ({"min_deviation_relative": 0.25}, {1500, 1800}),
         ({"min_deviation_relative": 0.9}, set()),
         ({"min_duration_seconds": 600.0}, set()),
-        ({"fixed_threshold": 20.0}, set()),
+        ({"fixed_threshold": 60.0}, set()),
     ],
 )
 def test_alert_rules_decide_which_anomalies_alert(
@@ -58,7 +59,7 @@ def test_alert_rules_decide_which_anomalies_alert(
 
     assert set(rows_of(fired(outcome))) & {1500, 1800} == rows
     if "fixed_threshold" in rules:
-        assert (outcome.threshold == 20.0).all()
+        assert (outcome.threshold == 60.0).all()
     least = MIN_THRESHOLD_ONE if features == 1 else MIN_THRESHOLD_SEVERAL
     assert (outcome.score[[1500, 1800]] > least).all()  # scores know nothing of rules
 
@@ -104,8 +105,8 @@ def test_an_alert_has_stream_times_origin_values_and_score(model: Weights) -> No
     assert firing.model_version == Engine(model).version
 
     assert resolved.ended_at is not None
-    # the last news is one of the three events
-    assert clock(2000)[1500 + REFRACTORY] <= resolved.ended_at <= clock(2000)[1502 + REFRACTORY]
+    # the last news is one of the three events, and what it left in the level is told until it has been quiet
+    assert clock(2000)[1500 + REFRACTORY] <= resolved.ended_at <= clock(2000)[1502 + REFRACTORY + QUIET]
     assert resolved.score == outcome.score[1500:1503].max()
     unchanged = ("stream", "started_at", "topic", "partition", "offset", "model_version")
     assert [getattr(resolved, name) for name in unchanged] == [getattr(firing, name) for name in unchanged]
@@ -144,7 +145,6 @@ def test_a_repeated_anomaly_alerts_as_long_as_it_is_rare(model: Weights) -> None
         found[name] = scored(model, wide("s", clock(rows), value))
 
     assert found["rare"].alert[rare].all()
-    assert found["rare"].score[rare[-1]] > found["rare"].score[rare[0]] - 1.0
     late = often[often > rows // 2]
     assert (found["often"].score[late] <= found["often"].threshold[late]).all()
 

@@ -285,7 +285,7 @@ def test_after_wild_values_a_multi_feature_stream_scores_normally_again(
 
     assert np.isfinite(spoilt.score).all()
     assert (spoilt.score[spikes] > spoilt.threshold[spikes] + 1.0).all()  # each is critical, as without
-    assert (spoilt.score[spikes] > 0.7 * clean.score[spikes]).all()
+    assert (spoilt.score[spikes] > 0.6 * clean.score[spikes]).all()
 
 
 @pytest.mark.parametrize("features", [1, 3, 8])
