@@ -58,7 +58,7 @@ def office(time: np.ndarray, seed: int) -> np.ndarray:
 
 
 def day_after(model: Weights, chosen: EngineSettings, change: int) -> tuple[int, float]:
-    """Return alerts and mean rank of the day after clocks changed, of streams of 20 days; with a restart just before."""
+    """Return alerts and mean rank of the day after clocks changed, of streams of 20 days; a restart just before."""
     time = change - 20 * DAY + STEP * np.arange(21 * DAY // STEP)
     cut, alerts, ranks = 20 * DAY // STEP - 3, 0, []
     for seed in range(4):
