@@ -45,27 +45,6 @@ _INCIDENT = np.dtype(
     ],
     align=True,
 )
-_BEGUN = np.dtype(
-    [
-        ("lead", np.int32),
-        ("channel", np.int8),
-        ("levelled", np.bool_),
-        ("begun", np.int64),
-        ("observed", np.float64),
-        ("expected", np.float64),
-        ("usual", np.float64),
-        ("trend", np.float64),
-        ("level", np.float64),
-    ],
-    align=True,
-)
-_INCIDENT_BEGUN = np.dtype(
-    [
-        *((name, _INCIDENT[name]) for name in _INCIDENT.names or ()),
-        ("begun", _BEGUN),
-    ],
-    align=True,
-)
 _SINGLE_BYTES, _MANY_BYTES = 21_600, 4864  # what a score with two ways kept of a lone lane, and of each of several
 
 
@@ -74,13 +53,7 @@ class _Layout(NamedTuple):
 
     header: struct.Struct
     stream: np.dtype[Any]
-    lane: np.dtype[Any]
     notes: msgspec.msgpack.Decoder[Any]
-
-    @property
-    def has_matrix(self) -> bool:
-        """Whether it is of the score that followed a matrix, whose size stands in the header."""
-        return self.header is not HEADER
 
 
 def _record(size: int, **fields: tuple[Any, int]) -> np.dtype[Any]:
@@ -95,25 +68,12 @@ def _record(size: int, **fields: tuple[Any, int]) -> np.dtype[Any]:
     )
 
 
-def _lane(size: int, history: int) -> np.dtype[Any]:
-    return _record(
-        size,
-        feature=(np.int32, 0), model=(np.int32, 4), symbols=(np.int64, 8), input=(FORMER_NORMALISER, 16),
-        history=(FORMER_HISTORY, history),
-    )  # fmt: skip
-
-
+_LANE = _record(
+    6104,
+    feature=(np.int32, 0), model=(np.int32, 4), symbols=(np.int64, 8), input=(FORMER_NORMALISER, 16),
+    history=(FORMER_HISTORY, 3152),
+)  # fmt: skip
 _LAYOUTS = {
-    b"row4\x8c\xd7\x86\x17": _Layout(
-        HEADER,
-        _record(
-            984,
-            admission=(_ADMISSION, 0), muted=(np.bool_, 576), lanes=(np.int32, 580), capacity=(np.int32, 584),
-            incident=(_INCIDENT_BEGUN, 896),
-        ),
-        _lane(7504, 4552),
-        NOTES,
-    ),
     b"row3\x88\x9f\xfc\x88": _Layout(
         struct.Struct("<8sIIIIq?"),
         _record(
@@ -121,7 +81,6 @@ _LAYOUTS = {
             admission=(_ADMISSION, 0), muted=(np.bool_, 584), lanes=(np.int32, 588), capacity=(np.int32, 592),
             single=(np.int64, 608), first_many=(np.int64, 616), incident=(_INCIDENT, 3880),
         ),
-        _lane(6104, 3152),
         NOTES,
     ),
     b"{\tna\x96\xbe\xc7\xb5": _Layout(
@@ -132,7 +91,6 @@ _LAYOUTS = {
             muted=(np.bool_, 40), lanes=(np.int32, 44), capacity=(np.int32, 48),
             single=(np.int64, 64), first_many=(np.int64, 72), incident=(_INCIDENT, 3336),
         ),
-        _lane(6104, 3152),
         msgspec.msgpack.Decoder(tuple[str, list[str], Alert | None, list[list[str]], bytes]),
     ),
 }  # fmt: skip
@@ -155,7 +113,7 @@ def _head_of_former(row: bytes) -> Head:
         name, state_size, *rest = layout.header.unpack_from(row)
     except struct.error as error:
         raise ValueError(f"{len(row)} bytes") from error
-    lanes, notes, *place = rest[layout.has_matrix :]
+    lanes, notes, *place = rest[1:]  # after the size of the former score's matrix
     begin = layout.header.size
     stream = np.frombuffer(row, layout.stream, 1, begin + notes)[0]
     partition = place[0] if place else int(stream["partition"])
@@ -173,13 +131,12 @@ def converted(row: bytes, layout: bytes, lane: np.dtype[Any]) -> bytes:
         raise ValueError(str(error)) from error
     stored = np.frombuffer(row, former.stream, 1, at)[0]
     at += former.stream.itemsize
-    lanes = np.frombuffer(row, former.lane, head.lanes, at)
+    lanes = np.frombuffer(row, _LANE, head.lanes, at)
     at += lanes.nbytes
     states = row[at : at + 4 * head.state_size * head.lanes]
     at += len(states)
-    if former.has_matrix:
-        at += _SINGLE_BYTES * (stored["single"] >= 0) + _MANY_BYTES * head.lanes * (stored["first_many"] >= 0)
-        at += 4 * former.header.unpack_from(row)[2]
+    at += _SINGLE_BYTES * (stored["single"] >= 0) + _MANY_BYTES * head.lanes * (stored["first_many"] >= 0)
+    at += 4 * former.header.unpack_from(row)[2]
     symbols = row[at:]
     if len(symbols) != SYMBOL_ROW.itemsize * len(notes[3]):
         raise ValueError(f"{len(row)} bytes, expected {at + SYMBOL_ROW.itemsize * len(notes[3])}")

@@ -308,7 +308,7 @@ SETTINGS = [
 def former_rows(folder: Path) -> list[bytes]:
     """Return the rows of the former layouts that are still taken over."""
     rows = []
-    for name in ("format-2", "format-3", "format-4"):
+    for name in ("format-2", "format-3"):
         path = folder / f"{name}.db"
         path.write_bytes(zstandard.decompress((GOLDEN / name / "state.db.zst").read_bytes()))
         with contextlib.closing(sqlite3.connect(path)) as db:
