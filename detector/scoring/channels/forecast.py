@@ -116,6 +116,8 @@ def measure_errors(
     if wait > 0:
         place = events % wait
         m.far_error = x - r.ahead[place]
+        if abs(m.far_error) <= hair:  # what waits is rounded
+            m.far_error = 0.0
         r.ahead[place] = math.nan if gap else _in_data_unit(far_location, mean, deviation, lowest, highest)
     if not math.isnan(m.far_error):
         r.slow += SLOW_SMOOTHING * (min(abs(m.far_error), furthest) - r.slow)

@@ -151,6 +151,14 @@ def test_a_slow_rise_shows_in_the_far_error_first() -> None:
     assert np.median(sizes[420:, FAR]) > 3 * np.median(sizes[420:, ERROR])
 
 
+def test_what_waits_rounded_is_no_error_of_a_value_it_was_clipped_to() -> None:
+    """No float32 is such a value: its rounding would be what the lane takes for a usual error."""
+    values = np.full(300, MEAN + 0.1)
+    values[::50] += 1.0
+    sizes = measured(values, far=9.0)["sizes"][:, FAR]  # clipped to the highest value seen
+    assert (sizes[150::50] == 0.0).all()
+
+
 @pytest.mark.parametrize("wild", [65_535.0, -65_535.0, 1e30])
 def test_a_wild_value_widens_the_range_by_three_of_it(wild: float) -> None:
     values = MEAN + np.random.default_rng(5).uniform(-1, 1, 1_000)
