@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect
+from bisect import bisect_left
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -37,7 +37,6 @@ def _rough_times() -> tuple[list[float], list[str]]:
 
 
 _SIZES, _TEXTS = _rough_times()
-_SPANS = ["a moment", *_TEXTS]  # with the bounds between them
 _BOUNDS = [0.5, *((a + b) / 2 for a, b in pairwise(_SIZES))]
 _ONCE = ["all the time", *(f"once {text}" if text[0] == "a" else f"once in {text}" for text in _TEXTS)]
 _COUNTS = [digit * 10**power for power in range(15) for digit in range(1, 10)] + [MAX_EVENTS]
@@ -126,14 +125,22 @@ def _sentence(
     if channel == NOVEL and "nearest" in evidence:  # it remembers for some time, not for ever
         value, nearest = told_apart(evidence["observed"], evidence["nearest"])
         ago = evidence.get("nearest_seconds_ago")
-        when = "" if ago is None else f", from {_SPANS[bisect(_BOUNDS, ago)]} ago"
+        when = "" if ago is None else f", met within the last {_at_most(ago)}"
         return f"{value} is new: the nearest value remembered is {nearest}{when}"
     if channel == NOVEL:  # not the value is new but its distance from the forecast
         value, forecast = told_apart(evidence["observed"], evidence["expected"])
+        if evidence["observed"] == evidence["expected"]:  # a counter's that stands still: it always grew
+            return f"observed {value}, exactly as expected; that a forecast is right is new"
         return f"observed {value}, expected {forecast}; such an error is new"
     band = [evidence[name] for name in ("lower", "upper") if name in evidence]
     value, forecast, *ends = told_apart(evidence["observed"], evidence["expected"], *band)
     return f"observed {value}, expected {forecast}" + (f" [{' .. '.join(ends)}]" if ends else "")
+
+
+def _at_most(seconds: float) -> str:
+    """Return a rough time that is no less, as it follows "the last": "hour", "3 days"."""
+    text = _TEXTS[min(bisect_left(_SIZES, seconds), len(_TEXTS) - 1)]
+    return text.removeprefix("an ").removeprefix("a ")
 
 
 def told_apart(*values: float) -> list[str]:

@@ -42,6 +42,7 @@ MEASURED = np.dtype(  # one row an observation
         ("novel", np.float64),
         ("nearest", np.float64),  # value met before, and how many events ago, about
         ("nearest_age", np.float64),
+        ("nearest_within", np.float64),  # how far beyond `nearest` it may have lain
     ],
     align=True,
 )

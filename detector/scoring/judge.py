@@ -127,7 +127,7 @@ def judge(
         led = lanes[s.first_lane + max(begun.lead, 0)].score
         waits = goes_on = False
         if incident.open and incident.calm >= REFRACTORY - 1:
-            waits = lasts(begun, q.told, led.level, local)
+            waits = lasts(begun, q.told, led, local)
             if channel >= 0 and lane[v.lead] - s.first_lane == begun.lead:
                 goes_on = ends(begun, v, led, value[v.lead], time, local)
         watch(s, v, Case(time, above, several, waits, goes_on, deviation, expected), Limits(own, fleet), rules)

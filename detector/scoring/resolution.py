@@ -13,7 +13,8 @@ import numpy as np
 
 from detector.scoring.channels.level import HOURS, hourly_trend, usual_at
 from detector.scoring.claims import LEVEL, NOVEL, STILL
-from detector.scoring.units import Record
+from detector.scoring.units import LEVEL as LEVELLED
+from detector.scoring.units import LEVEL_WARM_UP_EVENTS, Record
 from training.network.compiled import compiled
 from training.network.profile import LEAST_WEIGHT
 
@@ -79,34 +80,57 @@ def is_back(c: Record, told: Record, level: Record, local: int) -> bool:
     """Whether the old level is back as an incident ends; `told` as in STREAM_SCORE, `level` the leading LEVEL_STATE."""
     if c.channel == STILL:
         return bool(told[STILL] == 0.0)
+    return _is_nearer_back(c, level, local, c.level)
+
+
+@compiled
+def _is_nearer_back(c: Record, level: Record, local: int, x: float) -> bool:
     back, stayed = _expectations(c, level, local)
-    apart = abs(c.level - stayed)
+    apart = abs(x - stayed)
     if c.levelled:  # an outage stays where it is, whatever the hour
-        apart = min(apart, abs(c.level - c.observed))
-    return bool(not apart < abs(c.level - back))  # what is not known is a symbol
+        apart = min(apart, abs(x - c.observed))
+    return bool(not apart < abs(x - back))  # what is not known is a symbol
 
 
 @compiled
 def ends(c: Record, v: Record, lane: Record, x: float, time: int, local: int) -> bool:
-    """Whether news is only that an incident's leading lane goes back, or that it still stands where it stood.
+    """Whether news is only that an incident's leading lane goes back, or that it still is where it went.
+
+    An outage that was told as one value far off, or at night, is off by more when its level or its standstill speak.
 
     `v` is the VERDICT of an event that the same lane leads, `lane` that, lane_score, `x` its value; it came at `time`.
     """
-    if v.channel == STILL:
-        return bool(lane.still.since - time <= c.begun - local)
+    if v.channel == STILL and lane.still.since - time <= c.begun - local:
+        return True
     if c.channel == STILL:  # whatever it moves to, but what was never seen
         return bool(v.channel != NOVEL and lane.still.run == 0)
+    if c.levelled and v.channel in (LEVEL, STILL) and not _is_nearer_back(c, lane.level, local, c.level):
+        return True
     back, _ = _expectations(c, lane.level, local)
-    return bool(abs(x - back) < 0.5 * abs(x - c.level))
+    return bool(v.channel != STILL and abs(x - back) < 0.5 * abs(x - c.level))
 
 
 @compiled
-def lasts(c: Record, told: Record, level: Record, local: int) -> bool:
+def lasts(c: Record, told: Record, lane: Record, local: int) -> bool:
     """Whether a condition that was told lasts still: the same value, or a level that is not the hour's.
 
-    A level that no channel finds odd any more lasts until it is back or normal: an outage's is usual at night.
+    A level that no channel finds odd any more lasts until it is back or normal: an outage's is usual at night. And
+    nothing is over at an event that contradicts the level before it. `lane` is the leading one's lane_score.
     """
-    c.levelled = c.levelled or c.channel == LEVEL or told[LEVEL] > 0.0
+    level = lane.level
+    c.levelled = c.levelled or c.channel == LEVEL or told[LEVEL] > 0.0 or _is_unusual(lane, local)
     if told[STILL] > 0.0 or told[LEVEL] > 0.0:
         return True
-    return bool(c.levelled and (local - c.begun) / HOUR_NS < NORMAL and not is_back(c, told, level, local))
+    back = is_back(c, told, level, local)
+    if c.channel != STILL and _is_nearer_back(c, level, local, lane.last) != back:
+        return True
+    return bool(c.levelled and (local - c.begun) / HOUR_NS < NORMAL and not back)
+
+
+@compiled
+def _is_unusual(lane: Record, local: int) -> bool:
+    """Whether a lane's level of late is further from the hour's usual than it is once in a hundred events."""
+    units = lane.units
+    if units.seen[LEVELLED] <= LEVEL_WARM_UP_EVENTS or math.isnan(usual_at(lane.level, local)):
+        return False
+    return bool(abs(lane.level.difference) > units.slow_unit[LEVELLED])

@@ -84,16 +84,18 @@ def test_a_new_values_sentence_has_its_numbers(observed: float, nearest: float, 
     evidence = {"observed": observed, "nearest": nearest} | ({} if ago is None else {"nearest_seconds_ago": ago})
     text = summary("novel", "x", evidence)
     value, _, rest = text.partition(" is new: the nearest value remembered is ")
-    shown, _, when = rest.partition(", from ")
+    shown, within, when = rest.partition(", met within the last ")
     assert is_about(numbers_in(value)[0], observed)
     assert is_about(numbers_in(shown)[0], nearest)
-    assert when.endswith(" ago") == (ago is not None)
+    assert bool(within) == (ago is not None)
+    if ago is not None:
+        assert re.fullmatch(r"(\d+ )?(second|minute|hour|day|month|year)s?", when)
 
 
 @given(numbers, numbers)
 def test_a_new_errors_sentence_has_its_numbers(observed: float, expected: float) -> None:
     text = summary("novel", "x", {"observed": observed, "expected": expected})
-    assert text.endswith("; such an error is new")
+    assert text.endswith("; such an error is new" if observed != expected else "that a forecast is right is new")
     assert all(map(is_about, numbers_in(text), (observed, expected)))
 
 
@@ -120,7 +122,13 @@ def test_the_sentences_are_plain_english() -> None:
         "cpu does not follow the other features: 92 where they let expect 41"
     )
     assert summary("novel", "cpu", {"observed": 12.7, "nearest": 9.1, "nearest_seconds_ago": 3 * DAY}) == (
-        "12.7 is new: the nearest value remembered is 9.1, from 3 days ago"
+        "12.7 is new: the nearest value remembered is 9.1, met within the last 3 days"
+    )
+    assert summary("novel", "cpu", {"observed": 12.7, "nearest": 9.1, "nearest_seconds_ago": 3_601.0}).endswith(
+        "met within the last 2 hours"
+    )
+    assert summary("novel", "counter", {"observed": 97_001.0, "expected": 97_001.0}) == (
+        "observed 97,001, exactly as expected; that a forecast is right is new"
     )
     probabilities = {"observed_probability": 0.0012, "expected_probability": 0.98}
     assert summary("symbol", "code", probabilities, "E17", "E12") == "'E17' (probability 0.0012), expected 'E12' (0.98)"

@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from detector.scoring.channels.value_grid import CELLS, ERROR_CELLS, compare, distance, grid, remember
+from detector.scoring.channels.value_grid import CELLS, ERROR_CELLS, PLACES, compare, distance, grid, remember
 from detector.scoring.units import HAIR, Record
 from training.network.compiled import compiled
 
@@ -61,6 +61,7 @@ def measure_novelty(r: Record, events: int, x: float, size: float, unit: float, 
     skill = 0.5 / (r.context + 0.1)
     skill = math.sqrt(skill * math.sqrt(skill))  # to the power of 3/4
     inside = r.value.low <= x <= r.value.high
+    m.nearest_within = r.value.width / PLACES
     far, m.nearest, m.nearest_age = distance(r.value, x, events, skill * min(1.0, m.tail))
     if far > 0.0:
         far *= _beyond_noise(abs(x - m.nearest), abs(m.error), unit)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detector.scoring.batch import MEASURED, VERDICT
+from detector.scoring.channels.value_grid import TICK
 from detector.scoring.claims import COUPLING, FORECAST, LEVEL, NOVEL, STILL, SYMBOL
 from detector.scoring.explain import explain
 from detector.scoring.lane import lane_score
@@ -90,9 +91,12 @@ def test_coupling_says_what_the_other_features_let_expect() -> None:
 
 
 def test_novelty_says_what_is_nearest_and_when_it_was_met() -> None:
-    found = explained(NOVEL, lane(), nearest=42.0, nearest_age=12.0)
+    """Without digits that are not known; it may have been met up to a tick later than its age."""
+    found = explained(NOVEL, lane(), nearest=42.008, nearest_within=0.0156, nearest_age=2.0 * TICK)
 
-    assert found == {"observed": 50.0, "expected": 42.0, "seconds": 60.0}
+    assert found == {"observed": 50.0, "expected": 42.0, "seconds": 3 * TICK * 5.0}
+    assert explained(NOVEL, lane(), nearest=4_207.0, nearest_within=15.0, nearest_age=0.0)["expected"] == 4_210.0
+    assert explained(NOVEL, lane(), nearest=42.008, nearest_within=0.0, nearest_age=0.0)["expected"] == 42.008
 
 
 def test_a_symbol_has_no_numbers() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detector.scoring.claims import CHANNELS
-from detector.scoring.incidents import FIRES, PEAKS, RENEWS, RESOLVES
+from detector.scoring.incidents import FIRES, PEAKS, REFRACTORY, RENEWS, RESOLVES
 from tests.detector.scoring.support import DAY, HOUR, MINUTE, Judged, judged
 
 STEP = 5 * MINUTE
@@ -108,3 +108,37 @@ def test_a_stuck_sensor_that_moves_again_is_back_and_not_before() -> None:
     end, how = ended(found, AT)
     assert how == "back", show(found, AT)
     assert AT + 200 <= end <= AT + 250, show(found, AT)
+
+
+@pytest.mark.parametrize("length", [REFRACTORY - 1, REFRACTORY])
+def test_what_is_over_as_the_incident_would_end_is_back(length: int) -> None:
+    """The level of late knows it a few events later; until then the incident does not end."""
+    value, at = 100.0 + noise(A_DAY, 5), 200  # in the first day: no level is usual yet
+    value[at : at + length] += 1_000.0
+
+    end, how = ended(judged(value), at)
+
+    assert how == "back"
+    assert at + length <= end <= at + REFRACTORY + 6
+
+
+@pytest.mark.parametrize(("left", "hour"), [(0.0, 1), (0.0, 4), (0.0, 22), (0.3, 1), (0.3, 4)])
+def test_an_outage_that_begins_at_night_is_one_alert_and_not_normal_while_it_lasts(left: float, hour: int) -> None:
+    """Counts, some of which are left: first one value is new, then, as the day comes, the level is more and more off.
+
+    That was told twice, with the words that the outage was taken as normal.
+    """
+    begin, length = 9 * A_DAY + hour * AN_HOUR, 8 * AN_HOUR
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        rate = 110.0 - 90.0 * np.cos(2 * np.pi * np.arange(begin + 2 * A_DAY) / A_DAY)
+        rate[begin : begin + length] *= left
+        if left == 0.0:
+            rate[begin : begin + length] = rng.uniform(0.0, 10.0, length)
+
+        found = judged(rng.poisson(rate).astype(float))
+
+        during = slice(begin, begin + length)
+        v = found.verdict[during]
+        assert np.isin(v["change"], (FIRES, RENEWS)).sum() == 1, (seed, show(found, begin))
+        assert not v["accepted"].any(), (seed, show(found, begin))
