@@ -119,6 +119,22 @@ class EventBatch:
         return replace(batch, offset=kept)
 
     @classmethod
+    def of_table(
+        cls, streams: Sequence[str], features: Sequence[str], stream: ArrayLike, time: ArrayLike, value: ArrayLike
+    ) -> EventBatch:
+        """Make a batch of events of several streams that each have a number of every feature.
+
+        `stream` [events] is an index into `streams`, `value` [events, features]; an event's offset is its number. Times
+        are as in `of`; numbers are finite, which is not checked.
+        """
+        table = np.asarray(value, np.float64)
+        events, width = table.shape
+        return cls._of_one_source(
+            list(streams), list(features), np.asarray(stream, np.int32), time, width * np.arange(events + 1),
+            np.tile(np.arange(width, dtype=np.int32), events), table.ravel(),
+        )  # fmt: skip
+
+    @classmethod
     def _of_one_source(
         cls,
         streams: list[str],

@@ -54,20 +54,9 @@ def in_batches(events: Sequence[Event], size: int) -> Iterator[EventBatch]:
 def table(names: Sequence[str], time: Int64, value: Float64, first_offset: int = 0) -> EventBatch:
     """Make a batch of streams with one feature "value" that report together: time [rows], value [rows, streams]."""
     rows, count = value.shape
-    total = rows * count
-    return EventBatch(
-        streams=list(names),
-        features=["value"],
-        partitions=[PARTITION],
-        stream=np.tile(np.arange(count, dtype=np.int32), rows),
-        time=np.repeat(time, count),
-        received=np.repeat(time, count),
-        partition=np.zeros(total, np.int32),
-        offset=np.arange(first_offset, first_offset + total),
-        start=np.arange(total + 1),
-        feature=np.zeros(total, np.int32),
-        value=value.ravel(),
-    )
+    stream, offset = np.tile(np.arange(count), rows), np.arange(first_offset, first_offset + value.size)
+    batch = EventBatch.of_table(names, ["value"], stream, np.repeat(time, count), value.reshape(-1, 1))
+    return replace(batch, partitions=[PARTITION], offset=offset)
 
 
 def wide(name: str, time: Int64, value: Float64, features: Sequence[str] | None = None) -> list[Event]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from connectors.batches import EventBatch, Partition
+from connectors.batches import EventBatch
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.service.engine_setup import device_of, engine_settings
@@ -144,20 +144,7 @@ class Fleet:
         """Return one event a stream and step (a minute each): a wave of the stream's own phase, and noise."""
         wave = 10.0 * np.sin(step / 20.0 + stream)
         values = wave[:, None] + self._rng.standard_normal((len(stream), len(self._features)))
-        events, features, time_ns = len(stream), len(self._features), START + MINUTE * step
-        return EventBatch(
-            streams=names,
-            features=self._features,
-            partitions=[Partition("bench", 0)],
-            stream=stream.astype(np.int32),
-            time=time_ns,
-            received=time_ns,
-            partition=np.zeros(events, np.int32),
-            offset=np.arange(events),
-            start=features * np.arange(events + 1),
-            feature=np.tile(np.arange(features, dtype=np.int32), events),
-            value=values.ravel(),
-        )
+        return EventBatch.of_table(names, self._features, stream, START + MINUTE * step, values)
 
 
 def measure_in_turns(turns: Mapping[str, Callable[[], Rates]], rounds: int) -> dict[str, list[Rates]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from connectors.batches import EventBatch, Partition
+from connectors.batches import EventBatch
 from detector.checkpointing.store import SqliteStore
 from detector.engine.engine import Engine, EngineSettings
 from detector.state.records import STREAM, lane_row
@@ -42,19 +42,9 @@ def batches(streams: int, features: int, events: int) -> Iterator[EventBatch]:
         for first in range(0, streams, BATCH):
             count = min(BATCH, streams - first)
             time_ns = np.full(count, START + event * MINUTE)
-            yield EventBatch(
-                streams=[f"stream {i}" for i in range(first, first + count)],
-                features=[f"feature {k}" for k in range(features)],
-                partitions=[Partition("bench", 0)],
-                stream=np.arange(count, dtype=np.int32),
-                time=time_ns,
-                received=time_ns,
-                partition=np.zeros(count, np.int32),
-                offset=np.arange(count),
-                start=features * np.arange(count + 1),
-                feature=np.tile(np.arange(features, dtype=np.int32), count),
-                value=rng.standard_normal(count * features),
-            )
+            streams = [f"stream {i}" for i in range(first, first + count)]
+            names, value = [f"feature {k}" for k in range(features)], rng.standard_normal((count, features))
+            yield EventBatch.of_table(streams, names, np.arange(count), time_ns, value)
 
 
 def parts_of(record: np.dtype[Any], deep: tuple[str, ...] = ()) -> str:

@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from connectors.batches import EventBatch, Partition
+from connectors.batches import EventBatch
 from detector.checkpointing.store import SqliteStore
 from detector.engine.engine import Engine
 from training.network.weights import load_prior
@@ -32,19 +32,7 @@ def rows_of_an_engine(streams=100, events=1_000):
     value = np.sin(number / 20) * 10 + np.random.default_rng(0).normal(size=number.size)
     nanoseconds = 1_763_600_000_000_000_000 + number * 60_000_000_000
     engine.step(
-        EventBatch(
-            streams=[f"s{i}" for i in range(streams)],
-            features=["value"],
-            partitions=[Partition("bench", 0)],
-            stream=stream,
-            time=nanoseconds,
-            received=nanoseconds,
-            partition=np.zeros(number.size, np.int32),
-            offset=np.arange(number.size),
-            start=np.arange(number.size + 1),
-            feature=np.zeros(number.size, np.int32),
-            value=value,
-        )
+        EventBatch.of_table([f"s{i}" for i in range(streams)], ["value"], stream, nanoseconds, value.reshape(-1, 1))
     )
     rows = [row for _, row in engine.streams.drain()]
     engine.close()

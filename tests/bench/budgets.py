@@ -1,14 +1,16 @@
 """Do budgets hold? Clean streams of every kind at every step, a fleet with planted incidents, and how true scores are.
 
     python -m tests.bench.budgets streams [--seeds 3] [--features 1]
-    python -m tests.bench.budgets fleet [--streams 10000] [--days 14] [--step 300] [--budgets 10 50 200]
+    python -m tests.bench.budgets changes [--seeds 3] [--features 1]
+    python -m tests.bench.budgets fleet [--streams 10000] [--features 1] [--days 14] [--step 300] [--budgets 10 50 200]
 
-`streams`: alerts of clean streams in the first day and after it, against the budget. `fleet`: one-feature streams of
-all clean kinds; some get one incident each, 12 deviations of noise once or an hour at a standstill. The rate of the
-fleet's events is given to the engine, so that a part of the fleet at a time can be scored: a sample of 1,000 streams at
-a tenth of the budgets has the thresholds of 10,000. A stream's first half is for learning; what is counted comes after
-it, but for what says so. Tails: the share of events whose claim exceeds a score, over what the score says, and of peaks
-(one in a run, over once 8 events stay below).
+`streams`: alerts of clean streams in the first day and after it, against the budget. `changes`: of streams whose level
+or size changes for good, in the week that begins 200 events later (tests/bench/clean.py). `fleet`: streams of all clean
+kinds; some get one incident each in their first feature, 12 deviations of noise once or an hour at a standstill. The
+rate of the fleet's events is given to the engine, so that a part of the fleet at a time can be scored: a sample of
+1,000 streams at a tenth of the budgets has the thresholds of 10,000. A stream's first half is for learning; what is
+counted comes after it, but for what says so. Tails: the share of events whose claim exceeds a score, over what the
+score says, and of peaks (one in a run, over once 8 events stay below).
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.batches import CHANNELS, EventBatch, Partition, Scores
+from connectors.batches import CHANNELS, EventBatch, Scores
 from detector.engine.engine import Engine, EngineSettings
 from detector.scoring.incidents import AlertRules
-from tests.bench.panel import MONDAY, TIMES_BUDGET, TIMES_BUDGET_FIRST_DAY, PanelSeries, Told, judge, made
-from tests.bench.panel_kinds import DAY, HOUR, KINDS, ROWS, Frame, Kind
+from tests.bench.clean import after_changes, clean_kinds, clean_streams
+from tests.bench.panel import MONDAY
+from tests.bench.panel_kinds import DAY, HOUR, KINDS, ROWS, Frame
 from training.evaluate import Bool, Float64
 
 SECOND = 1_000_000_000
@@ -40,68 +43,6 @@ UNJUDGED_AFTER = 100  # rows after an incident
 LEVELS = (2, 3, 4)  # scores whose tail is measured
 PEAK_GAP = 8
 NO_ALERTS = 1e-290  # a fleet's budget that nothing exceeds, so that claims are seen as they are
-
-
-# --- Clean streams ----------------------------------------------------------------------------------------------------
-
-
-def clean_kinds(step: int, features: int) -> list[str]:
-    """Return the kinds whose series have nothing that somebody has to be told."""
-    return [
-        name
-        for name, kind in KINDS.items()
-        if step in kind.steps and features >= kind.features and made_once(kind, step, features)
-    ]
-
-
-def made_once(kind: Kind, step: int, features: int) -> bool:
-    """Whether a kind's series are clean."""
-    series = kind.make(Frame(step, features, np.random.default_rng(0)))
-    return series.due is None and series.once is None
-
-
-def clean_streams(steps: Sequence[int], seeds: int, features: int, budget: float) -> str:
-    """Return how clean streams keep to their budget, by step and kind."""
-    lines, every = [f"{'alerts a week: day 1, later; shares':<34}{'streams':>8}{'day 1':>8}{'later':>8}"], []
-    for step in steps:
-        told: list[Told] = []
-        for name in clean_kinds(step, features):
-            mine = []
-            for seed in range(100, 100 + seeds):
-                one = made(name, step, features, seed)
-                mine.append(judge(one, _alerts(one, budget)))
-            told += mine
-            lines.append(_told_row(f"  {step} s, {name}", mine))
-        lines.append(_told_row(f"{step} s", told) + f"   within: {_within(told, budget)}")
-        every += told
-    return "\n".join([*lines, _told_row("all", every) + f"   within: {_within(every, budget)}"])
-
-
-def _alerts(one: PanelSeries, budget: float) -> Bool:
-    columns = {f"f{k}": one.values[:, k] for k in range(one.features)}
-    engine = Engine(settings=EngineSettings(rules=AlertRules(alerts_per_stream_per_week=budget)))
-    batch = EventBatch.of_columns(one.stream, one.times.astype("datetime64[ns]"), columns)
-    scores = engine.step(batch).scores
-    alert = np.zeros(len(one.times), np.bool_)
-    alert[batch.offset[scores.event]] = scores.alert
-    return alert
-
-
-def _told_row(name: str, told: Sequence[Told]) -> str:
-    rates = []
-    for part in (0, 1):
-        weeks = sum(one.weeks[part] for one in told)
-        rates.append(f"{sum(one.false[part] for one in told) / weeks:.2f}" if weeks else "-")
-    return f"{name:<34}{len(told):>8}" + "".join(f"{rate:>8}" for rate in rates)
-
-
-def _within(told: Sequence[Told], budget: float) -> str:
-    """Return the shares of streams within their multiples of the budget; one alert is always within."""
-    shares = []
-    for part, times in ((0, TIMES_BUDGET_FIRST_DAY), (1, TIMES_BUDGET)):
-        known = [one.false[part] <= max(1.0, times * budget * one.weeks[part]) for one in told if one.weeks[part]]
-        shares.append(f"{np.mean(known):.2f}" if known else "-")
-    return f"{shares[0]} day 1 ({TIMES_BUDGET_FIRST_DAY} x), {shares[1]} later ({TIMES_BUDGET} x)"
 
 
 # --- The fleet --------------------------------------------------------------------------------------------------------
@@ -128,32 +69,32 @@ class Incident(NamedTuple):
 class Part(NamedTuple):
     """Some streams of a fleet."""
 
-    values: Float64  # [rows, streams]; NaN: no event
+    values: Float64  # [rows, streams, features]; NaN: no event
     quiet: Bool  # [rows, streams] an alert that begins here is false
     incidents: dict[int, Incident]  # by stream
     kinds: list[str]
 
 
 def parts(
-    streams: int, rows: int, step: int, share_planted: float, without: Sequence[str], seed: int
+    streams: int, rows: int, step: int, share_planted: float, without: Sequence[str], seed: int, features: int = 1
 ) -> Iterator[Part]:
     """Make a fleet, TOGETHER streams at a time; each kind as often as any other."""
-    kinds = [name for name in clean_kinds(step, 1) if name not in without]
+    kinds = [name for name in clean_kinds(step, features) if name not in without]
     for first in range(0, streams, TOGETHER):
         count = min(TOGETHER, streams - first)
-        values, quiet = np.empty((rows, count)), np.ones((rows, count), np.bool_)
+        values, quiet = np.empty((rows, count, features)), np.ones((rows, count), np.bool_)
         incidents: dict[int, Incident] = {}
         names = [kinds[(first + k) % len(kinds)] for k in range(count)]
         for k, name in enumerate(names):
             rng = np.random.default_rng([seed, first + k])
-            series = KINDS[name].make(Span(step, 1, rng, rows))
-            values[:, k] = series.values[:, 0]
+            series = KINDS[name].make(Span(step, features, rng, rows))
+            values[:, k] = series.values
             for span in series.unjudged:
                 quiet[span, k] = False
             if series.absent is not None:
                 values[series.absent, k] = np.nan
             if name in PLANTED_IN and rng.random() < share_planted:
-                incidents[k] = _plant(values[:, k], quiet[:, k], name, step, rng)
+                incidents[k] = _plant(values[:, k, 0], quiet[:, k], name, step, rng)
         yield Part(values, quiet, incidents, names)
 
 
@@ -174,26 +115,14 @@ def _plant(value: Float64, quiet: Bool, kind: str, step: int, rng: np.random.Gen
 
 def batches(part: Part, step: int) -> Iterator[EventBatch]:
     """Yield a part's events in batches."""
-    rows, count = part.values.shape
+    rows, count, features = part.values.shape
     at_once = max(EVENTS_TOGETHER // count, 1)
-    names = [f"s{k}" for k in range(count)]
+    names, columns = [f"s{k}" for k in range(count)], [f"f{k}" for k in range(features)]
     for first in range(0, rows, at_once):
         value = part.values[first : first + at_once]
-        row, stream = np.nonzero(~np.isnan(value))
+        row, stream = np.nonzero(~np.isnan(value[:, :, 0]))
         time = (MONDAY + (row + first) * step) * SECOND
-        yield EventBatch(
-            streams=names,
-            features=["value"],
-            partitions=[Partition("", 0)],
-            stream=stream.astype(np.int32),
-            time=time,
-            received=time,
-            partition=np.zeros(len(row), np.int32),
-            offset=np.arange(len(row)),
-            start=np.arange(len(row) + 1),
-            feature=np.zeros(len(row), np.int32),
-            value=value[row, stream],
-        )
+        yield EventBatch.of_table(names, columns, stream, time, value[row, stream])
 
 
 class Seen(NamedTuple):
@@ -206,7 +135,7 @@ class Seen(NamedTuple):
 
 
 def _score(part: Part, step: int, rules: AlertRules) -> Seen:
-    shape = part.values.shape
+    shape = part.quiet.shape
     seen = Seen(np.zeros(shape), np.full(shape, -1, np.int8), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_))
     engine = Engine(settings=EngineSettings(rules=rules))
     for batch in batches(part, step):
@@ -258,6 +187,7 @@ def fleet(
     share_planted: float,
     weekly: float,
     without: Sequence[str] = (),
+    features: int = 1,
 ) -> str:
     """Return false alarms a day and shares found, for a fleet at each of the budgets, and the tail's calibration."""
     rows = days * DAY // step
@@ -269,8 +199,8 @@ def fleet(
     kinds: list[dict[str, int]] = [{} for _ in budgets]
     found: list[dict[str, list[bool]]] = [{} for _ in budgets]
     highest: dict[str, list[float]] = {}  # claim of each incident
-    for part in parts(streams, rows, step, share_planted, without, seed=7):
-        quiet = part.quiet & ~np.isnan(part.values)
+    for part in parts(streams, rows, step, share_planted, without, 7, features):
+        quiet = part.quiet & ~np.isnan(part.values[:, :, 0])
         late = quiet.copy()
         late[:half] = False
         unheard = AlertRules(
@@ -296,8 +226,8 @@ def fleet(
                 for name in (incident.kind, f"{incident.kind} in {part.kinds[stream]}"):
                     found[k].setdefault(name, []).append(hit)
     lines = [
-        f"{streams:,} streams, an event each {step} s ({rate:,.0f} a day), {days} days, judged in the last"
-        f" {judged_days:.1f}; {weekly:g} alerts a stream and week"
+        f"{streams:,} streams of {features}, an event each {step} s ({rate:,.0f} a day), {days} days, judged in the"
+        f" last {judged_days:.1f}; {weekly:g} alerts a stream and week"
     ]
     for k, budget in enumerate(budgets):
         shares = ", ".join(f"{kind}: {sum(hits)} of {len(hits)}" for kind, hits in sorted(found[k].items()))
@@ -320,7 +250,7 @@ def fleet(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("streams", "fleet"))
+    parser.add_argument("what", choices=("streams", "changes", "fleet"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--features", type=int, default=1)
@@ -334,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     measures: dict[str, Callable[[], str]] = {
         "streams": lambda: clean_streams(options.steps, options.seeds, options.features, options.weekly),
+        "changes": lambda: after_changes(options.steps, options.seeds, options.features, options.weekly),
         "fleet": lambda: fleet(
             options.streams,
             options.days,
@@ -342,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.planted,
             options.weekly,
             options.without,
+            options.features,
         ),
     }
     print(measures[options.what]())

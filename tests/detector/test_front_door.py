@@ -77,6 +77,16 @@ def test_columns_and_events_make_the_same_batch() -> None:
         assert getattr(columns, name).dtype == getattr(events, name).dtype
 
 
+def test_a_table_and_events_make_the_same_batch() -> None:
+    table = EventBatch.of_table(["a", "b"], ["x", "y"], [1, 0, 1], [3, 4, 5], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    events = EventBatch.of([("b", 3, {"x": 1.0, "y": 2.0}), ("a", 4, {"x": 3, "y": 4}), ("b", 5, {"x": 5, "y": 6})])
+    assert [table.streams[code] for code in table.stream] == [events.streams[code] for code in events.stream]
+    assert (table.features, table.partitions) == (events.features, events.partitions)
+    for name in ("time", "received", "partition", "offset", "start", "feature", "value", "symbol"):
+        np.testing.assert_array_equal(getattr(table, name), getattr(events, name))
+        assert getattr(table, name).dtype == getattr(events, name).dtype
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_numbers_that_are_not_finite_are_an_error(value: float) -> None:
     with pytest.raises(ValueError, match="must be finite"):
