@@ -14,7 +14,7 @@ from connectors.batches import Partition
 from connectors.kafka.changelog_format import compressed, part_bytes, state_records
 from connectors.kafka.errors import KafkaConnectorError
 from detector.checkpointing.state_directory import DATABASE
-from detector.state.former import incident_of
+from detector.state.former import TAKEN_OVER, incident_of
 from tests.daemon.support import until
 from tests.faults.changelogs import FORMER_LAYOUT, World, warned
 from tests.golden.make_golden import GONE
@@ -140,6 +140,30 @@ def test_a_changelog_of_the_former_layout_is_read(world: World) -> None:
 
     assert world.restore(store)[0].source_offset == 7
     assert store.load(["a", "b"]) == [b"1", b"2"]
+
+
+def test_that_the_scores_of_a_former_changelog_begin_anew_is_said_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many partitions and checkpoints it has, and not again at the next start."""
+
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if TAKEN_OVER in record.getMessage()]
+
+    writer = world.writer()
+    world.make_changelog()
+    for offset in (5, 6):
+        for partition in (0, 1):
+            world.write({f"s{partition}": b"1"}, offset, partition=partition, layout=FORMER_LAYOUT, writer=writer)
+    store = world.store()
+    world.restore(store, 0, 1)
+    assert len(said()) == 1
+    assert f"changelog {world.changelog}: its states were written by longwatch 0.0.9 in a former layout" in said()[0]
+
+    for partition in (0, 1):
+        world.write({f"s{partition}": b"2"}, 7, partition=partition, writer=writer)
+    world.restore(store, 0, 1)
+    assert len(said()) == 1, said()
 
 
 @pytest.mark.parametrize("reported", [True, False], ids=["as this version tells it", "as the former version left it"])
