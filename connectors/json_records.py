@@ -16,8 +16,8 @@ from connectors.batches import ACCEPTED, BACK, CHANNELS, HELD_BACK, SILENCE
 EVIDENCE = (
     "the channel's own numbers, in the data's unit, of the leading feature. forecast: observed, expected, lower, upper."
     " level: level, usual (of this hour), lower, upper. still: seconds, usual_longest_seconds. coupling: observed,"
-    " expected (what the other features let expect). novel: observed, nearest, nearest_seconds_ago (at most); where only"
-    " the forecast's error is new, observed and expected. symbol: observed_probability, expected_probability."
+    " expected (what the other features let expect). novel: observed, nearest, nearest_seconds_ago (at most); where"
+    " only the forecast's error is new, observed and expected. symbol: observed_probability, expected_probability."
     " What is not known is left out"
 )
 
