@@ -42,7 +42,7 @@ def explain(
         v.observed, v.expected = m.usual + lane.level.difference, m.usual
         v.lower, v.upper = m.usual - unit, m.usual + unit
     elif v.channel == STILL:
-        v.seconds = (time - lane.still.since) * 1e-9
+        v.seconds = (time - lane.since) * 1e-9
         usual = usual_longest(lane.still) * interval
         if 0.0 < usual < v.seconds:
             v.usual_seconds = usual

@@ -26,7 +26,7 @@ FREE, YOUNG, FLEET = range(len(HELD_BACK))  # VERDICT.held_back
 
 REFRACTORY = 20  # events without news after which an incident is over: a lasting condition must not blind the stream
 RECENT = 0b11111  # confirmation, for several features: two of the last five events ...
-CLEAR = 0.3  # ... or one that is above the threshold by a factor of two
+CLEAR = 0.2  # ... or one that is above the threshold by so many decades
 
 
 INCIDENT = np.dtype(

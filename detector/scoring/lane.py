@@ -25,10 +25,11 @@ def lane_score(horizons: Sequence[int] = HORIZONS) -> np.dtype[Any]:
         [
             ("events", np.int64),
             ("last", np.float64),  # value
+            ("since", np.int64),  # ns: when it came, the first of equal ones
             ("units", UNITS),
+            ("still", STILL_STATE),  # here it needs no padding
             ("forecast", forecast_state(horizons[-1])),
             ("level", LEVEL_STATE),
-            ("still", STILL_STATE),
             ("coupling", COUPLING_STATE),
             ("novel", NOVEL_STATE),
         ],
@@ -62,7 +63,7 @@ def measure_lane(
     difference, m.usual, shifted = measure_level(r.level, local, within)
     excused = shifted and alone  # several features seldom follow one clock
     m.sizes[LEVEL] = abs(difference)
-    m.still = measure_still(r.still, r.events, time, x, r.last)
+    m.still = measure_still(r.still, r.events, x, r.last)
     learn_moments(r.coupling, r.events, x, m.least)
     band = unit_of(r.units, ERROR, m.least) if r.units.seen[ERROR] >= WARM_UP_EVENTS else 0.0
     measure_novelty(r.novel, r.events, x, abs(frame.mean), band, gap, m)
@@ -70,7 +71,8 @@ def measure_lane(
         m.lower, m.upper = network_band(frame, output, m.expected)
     else:
         m.lower, m.upper = m.expected - band, m.expected + band
-    r.last = x
+    if x != r.last or r.events == 0:
+        r.last, r.since = x, time
     r.events += 1
     if not gap:
         to_units(r.units, m.sizes, m.least, m)

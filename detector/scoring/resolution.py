@@ -100,7 +100,7 @@ def ends(c: Record, v: Record, lane: Record, x: float, time: int, local: int) ->
 
     `v` is the VERDICT of an event that the same lane leads, `lane` that, lane_score, `x` its value; it came at `time`.
     """
-    if v.channel == STILL and lane.still.since - time <= c.begun - local:
+    if v.channel == STILL and lane.since - time <= c.begun - local:
         return True
     if c.channel == STILL:  # whatever it moves to, but what was never seen
         return bool(v.channel != NOVEL and lane.still.run == 0)

@@ -79,7 +79,7 @@ def test_a_level_stands_beside_the_hours_usual() -> None:
 
 def test_a_standstill_has_its_time_and_the_usual_longest() -> None:
     record = lane()
-    record["still"]["since"], record["still"]["bound"], record["still"]["runs"] = 10 * SECOND, math.log(8.0), 10
+    record["since"], record["still"]["bound"], record["still"]["runs"] = 10 * SECOND, math.log(8.0), 10
 
     found = explained(STILL, record)
 
@@ -112,7 +112,7 @@ def test_no_numbers_belie_their_alert(channel: int, drawn: list[float]) -> None:
     record = lane()
     record["units"]["slow_unit"][0] = np.abs(drawn[:6])
     record["level"]["difference"] = drawn[6]
-    record["still"]["since"], record["still"]["runs"] = int(drawn[7]), 100
+    record["since"], record["still"]["runs"] = int(drawn[7]), 100
     record["still"]["bound"], record["still"]["scale"] = abs(drawn[8]) % 20.0, 0.3
 
     found = explained(

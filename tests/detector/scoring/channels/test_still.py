@@ -6,14 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.scoring.channels.still import LONG, MIN_EVENTS, MIN_RUNS, STILL_STATE, measure_still, usual_longest
-from tests.detector.scoring.support import MINUTE
 
 
 def measured(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return claims [events] and the record."""
     record, claims = np.zeros(1, STILL_STATE), np.empty(len(values))
     for k, x in enumerate(values.tolist()):
-        claims[k] = measure_still(record[0], k, k * MINUTE, x, values[k - 1] if k else 0.0)
+        claims[k] = measure_still(record[0], k, x, values[k - 1] if k else 0.0)
     return claims, record
 
 
@@ -31,6 +30,27 @@ def test_a_series_that_never_repeats_a_value_is_never_still(seed: int, rows: int
 def test_nor_is_one_that_always_rests() -> None:
     assert not measured(np.full(5_000, 3.0))[0].any()
     assert not measured(np.repeat([1.0, 2.0, 3.0], 500))[0].any()
+
+
+def test_a_rest_after_a_burst_is_no_pause_where_most_events_rest() -> None:
+    """Forty runs of one event and one of 40,000: by their number a run of ten would be far out."""
+    values = np.concatenate((np.zeros(40_000), np.random.default_rng(5).standard_normal(40), np.zeros(5_000)))
+
+    assert not measured(values)[0].any()
+    assert measured(values[39_900:])[0][-1] > 4.0
+
+
+@pytest.mark.parametrize("resting", [0.0, 0.3])
+def test_an_outage_or_nights_do_not_hide_the_next_outage(resting: float) -> None:
+    """A value that rests at night, 480 events of each day's 1,440 at most, or not; five hours' outage; one of two."""
+    values = np.random.default_rng(6).standard_normal(12 * 1440)
+    values[np.arange(len(values)) % 1440 < resting * 1440] = 0.0
+    values[10_500:10_800] = values[10_499]
+    values[-400:] = values[-401]
+
+    claims = measured(values)[0][-400:]
+
+    assert claims[12] > 5.0
 
 
 def test_a_stuck_sensor_is_the_longer_the_rarer() -> None:
@@ -85,7 +105,6 @@ def test_the_usual_longest_run_is_about_the_longest_there_was() -> None:
 
     changes = np.flatnonzero(np.diff(values))
     assert usual_longest(record[0]) == pytest.approx(np.diff(changes).max(), rel=0.6)
-    assert record["since"][0] == (changes[-1] + 1) * MINUTE
     assert record["bound"][0] == pytest.approx(np.log(np.quantile(np.diff(changes), 1 - LONG)), abs=0.3)
 
 
