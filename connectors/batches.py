@@ -32,7 +32,7 @@ HELD_BACK = ("", "young", "fleet")
 
 _no_codes = lambda: np.zeros(0, np.int32)
 _no_numbers = lambda: np.zeros(0)
-_no_numbers8 = lambda: np.zeros(0, np.int8)
+_no_numbers8, _no_numbers64 = (lambda: np.zeros(0, np.int8)), (lambda: np.zeros(0, np.int64))
 
 
 def numbered(names: Iterable[str], numbers: dict[str, int]) -> Int64:
@@ -240,6 +240,7 @@ class Scores:
     observed_probability: Float64 = field(default_factory=_no_numbers)  # [scored observations] NaN for a number
     expected_probability: Float64 = field(default_factory=_no_numbers)  # [scored observations] likewise
     held_back: NDArray[np.int8] = field(default_factory=_no_numbers8)  # [scored] index into HELD_BACK; [0]: none is
+    missing: Int64 = field(default_factory=_no_numbers64)  # [scored] events that a young stream lacks; [0]: none does
 
     def __len__(self) -> int:
         """Return the number of scored events."""

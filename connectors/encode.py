@@ -66,13 +66,14 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
         batch.offset[event].tolist(),
         scores.warming.tolist(),
         scores.held_back.tolist() if len(scores.held_back) else [0] * len(scores),
+        scores.missing.tolist() if len(scores.missing) else [0] * len(scores),
         start[:-1],
         start[1:],
         strict=True,
     )
     for (
         stream, timestamp, score, threshold, alert, rank, channel, period, surprise,
-        partition, offset, warming, held, first, last,
+        partition, offset, warming, held, missing, first, last,
     ) in rows:  # fmt: skip
         topic, number = batch.partitions[partition]
         record = ScoreRecord(  # in their order: by name each record would take 1.2 µs more
@@ -95,6 +96,7 @@ def score_records(scores: Scores) -> list[tuple[bytes, bytes]]:
             offset,
             warming,
             HELD_BACK[held],
+            missing,
         )
         for row in range(first, last) if symbols else ():
             if (symbol := symbols[row]) is not None:  # no band, but probabilities

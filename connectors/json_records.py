@@ -98,6 +98,9 @@ class ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
             enum=[name for name in HELD_BACK if name],
         ),
     ] = ""
+    missing_events: Annotated[
+        int, _field('of an event held back as "young": how many more its stream needs to be judged by its budget alone')
+    ] = 0
     observed_probability: _ObservedProbability = {}
     expected_probability: _ExpectedProbability = {}
     features_left_out: _FeaturesLeftOut = 0

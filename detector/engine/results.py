@@ -51,6 +51,7 @@ def scores_of(batch: EventBatch, scored: ScoredBatch, version: str, names: Symbo
         alert=verdicts["alert"][back],
         warming=verdicts["warming"][back],
         held_back=verdicts["held_back"][back],
+        missing=verdicts["missing"][back],
         surprise=verdicts["surprise"][back],
         start=start,
         observation=work.observation[rows],

@@ -58,6 +58,7 @@ VERDICT = np.dtype(  # one row an event
         ("lead", np.int64),  # observation that contributes most; -1: none
         ("alert", np.bool_),
         ("held_back", np.int8),  # index into HELD_BACK: what keeps it from being one, news as it is
+        ("missing", np.int64),  # events that a stream too young still lacks, where that holds it back; 0 else
         ("lapses", np.bool_),  # an incident had ended before it, in the stream's silence
         ("accepted", np.bool_),  # where an incident resolves: the new level was taken as normal
         ("change", np.int8),  # what becomes of the incident: see incidents.py

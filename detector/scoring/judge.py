@@ -26,6 +26,7 @@ from detector.scoring.incidents import (
     REFRACTORY,
     RENEWS,
     RESOLVES,
+    YOUNG,
     AlertRules,
     Case,
     Limits,
@@ -90,7 +91,7 @@ def judge(
             end_incident(s)
         if b == a:
             v.threshold = max(threshold_of(interval, weekly, fixed, False), fleet)
-            v.alert, v.held_back, v.accepted, v.change = False, FREE, False, NONE
+            v.alert, v.held_back, v.missing, v.accepted, v.change = False, FREE, 0, False, NONE
             continue
         q.width = b - a if q.events == 0 else q.width + WIDTH_WEIGHT * (b - a - q.width)
         several = q.width >= SEVERAL
@@ -131,6 +132,7 @@ def judge(
             if channel >= 0 and lane[v.lead] - s.first_lane == begun.lead:
                 goes_on = ends(begun, v, led, value[v.lead], time, local)
         watch(s, v, Case(time, above, several, waits, goes_on, deviation, expected), Limits(own, fleet), rules)
+        v.missing = math.ceil(10.0**own - q.events) if v.held_back == YOUNG else 0
         v.accepted = v.change in (RESOLVES, RENEWS) and begun.lead >= 0 and not is_back(begun, q.told, led.level, local)
         if v.change in (FIRES, PEAKS, RENEWS):
             band = math.nan, math.nan

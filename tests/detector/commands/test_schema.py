@@ -67,7 +67,7 @@ def test_score_records_are_valid(written: tuple[Scores, list[Alert], list[Reject
     records = [value for _, value in score_records(written[0])]
     cut, left_out = shortened(records[-2], {}, len(records[-2]) - 1)
     assert left_out > 0
-    young = replace(written[0], held_back=2 * written[0].alert.astype(np.int8))
+    young = replace(written[0], held_back=written[0].alert.astype(np.int8), missing=12 * written[0].alert)
     records += [cut, *(value for _, value in score_records(young))]
     assert fields_of_valid(records, "scores") == schema("scores")["properties"].keys()
 

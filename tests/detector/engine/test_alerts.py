@@ -209,4 +209,6 @@ def test_a_young_stream_speaks_if_what_it_says_is_large_and_else_is_marked_young
     assert above == [150, 450]
     assert held_back == [k for k, record in enumerate(records) if old_enough < record["score"] <= wanted[k]]
     assert held_back
+    missing = [record.get("missing_events", 0) for record in records]
+    assert missing == [math.ceil(10**old_enough - k - 1) if k in held_back else 0 for k in range(len(records))]
     assert [alert.offset for alert in step.alerts if alert.status == "firing"] == above
