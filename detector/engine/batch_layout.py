@@ -46,8 +46,7 @@ def sorted_pass(states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken,
     feature = ids.feature[observation]
     lane = np.empty(len(observation), np.int64)
     if find_lanes(states.streams.rows, states.lanes.rows, slot, start, feature, lane):
-        for s, features in _new_features(states, slot, counts, feature, lane).items():
-            states.add_lanes(s, features, model)
+        states.add_lanes(*_new_features(states, slot, counts, feature, lane), model)
         if find_lanes(states.streams.rows, states.lanes.rows, slot, start, feature, lane):
             known = lane >= 0
             start = _starts(start, known)
@@ -93,16 +92,21 @@ def _starts(start: Int64, kept: NDArray[np.bool_]) -> Int64:
     return starts
 
 
-def _new_features(
-    states: StreamStates, slot: Int64, counts: Int64, feature: Int64, lane: Int64
-) -> dict[int, list[int]]:
-    """Return each slot's features that have no lane and may have one, in the order in which they appear."""
+def _new_features(states: StreamStates, slot: Int64, counts: Int64, feature: Int64, lane: Int64) -> tuple[Int64, Int64]:
+    """Return the features that have no lane and may have one: slots and features, in the order in which they appear."""
     missing = lane < 0
-    new: dict[int, dict[int, None]] = {}
-    for s, f in zip(np.repeat(slot, counts)[missing].tolist(), feature[missing].tolist(), strict=True):
-        new.setdefault(s, {})[f] = None
-    room = {s: max(MAX_LANES - int(states.streams.rows["lanes"][s]), 0) for s in new}
-    return {s: list(features)[: room[s]] for s, features in new.items() if room[s]}
+    slots, features = np.repeat(slot, counts)[missing], feature[missing]
+    first = _first_of_each(slots, features, states)
+    slots, features = slots[first], features[first]
+    nth = np.arange(len(slots)) - np.searchsorted(slots, slots)  # of its stream's; events are sorted by stream
+    fits = states.streams.rows["lanes"][slots] + nth < MAX_LANES
+    return slots[fits], features[fits]
+
+
+def _first_of_each(slots: Int64, features: Int64, states: StreamStates) -> Int64:
+    """Return where each feature of each stream appears first, ascending."""
+    pairs = slots * len(states.features.names) + features
+    return np.sort(np.unique(pairs, return_index=True)[1])
 
 
 def events_within_lanes(states: StreamStates, batch: EventBatch, slots: Int64, events: slice, most: int) -> int:
@@ -117,8 +121,7 @@ def events_within_lanes(states: StreamStates, batch: EventBatch, slots: Int64, e
     find_lanes(states.streams.rows, states.lanes.rows, slot, start, feature, lane)
     missing = np.flatnonzero(lane < 0)
     event = np.repeat(np.arange(len(slot)), np.diff(start))[missing]
-    pairs = slot[event] * len(states.features.names) + feature[missing]
-    shown = np.sort(np.unique(pairs, return_index=True)[1])  # each where it first appears
+    shown = _first_of_each(slot[event], feature[missing], states)
     return len(slot) if len(shown) <= most else max(int(event[shown[most]]), 1)
 
 

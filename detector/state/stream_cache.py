@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from detector.scoring.admission import BLOCKED, MIN_SILENCE, PAUSES
 from detector.scoring.claims import WARM_UP_EVENTS
 from detector.state.former import head_of
 from detector.state.names import partition_hash
-from detector.state.stream_states import StreamStates
+from detector.state.stream_states import STREAM_OVERHEAD, StreamStates
 from training.network.history import WINDOW
 
 logger = logging.getLogger(__name__)
@@ -164,16 +165,28 @@ class StreamCache:
         """Return the slots of streams, loaded or new: of the first ones only, where more take `room` bytes (0: any)."""
         slots = self.find(names)
         absent = np.flatnonzero(slots < 0).tolist()
-        most = self.states.nbytes + room if absent and room else math.inf
-        unknown = iter(self._fetch([name for i in absent if (name := names[i]) not in self.spill]))
+        taken = self.states.nbytes
+        most = taken + room if room else math.inf
+        held = self.spill if len(self.spill) else {}
+        unknown = iter(self._fetch([name for i in absent if (name := names[i]) not in held]))
+        new: list[int] = []
         for i in absent:
-            if i and most < math.inf and self.states.nbytes >= most:
+            if i and taken >= most:
                 slots = slots[:i]
                 break
-            row = self.spill.pop(names[i], None)
-            slots[i] = self._insert(names[i], next(unknown) if row is None else row)
+            name = names[i]
+            row = held.pop(name, None)
+            saved = next(unknown) if row is None else row
+            if saved is None:
+                new.append(i)
+                taken += self.states.streams.row_bytes + STREAM_OVERHEAD + sys.getsizeof(name)
+                continue
+            before = self.states.nbytes
+            slots[i] = self._unpack(name, saved)
+            taken += self.states.nbytes - before
             if row is not None:
                 self.mark_changed(slots[i : i + 1])
+        slots[new] = self._add([names[i] for i in new])
         self.use_now(slots)
         return slots
 
@@ -187,12 +200,20 @@ class StreamCache:
         self._uses += 1
         self._last_use[slots] = self._uses
 
-    def _insert(self, name: str, row: bytes | None) -> int:
-        states, model = self.states, self.model_number
-        slot = states.add(name) if row is None else states.unpack(name, row, model, self.version)
-        muted = any(fnmatchcase(name, pattern) for pattern in self._muted_streams)
-        self.states.streams.rows[slot]["muted"] = muted
+    def _add(self, names: list[str]) -> Int64:
+        slots = self.states.add(names)
+        self._mute(names, slots)
+        return slots
+
+    def _unpack(self, name: str, row: bytes) -> int:
+        slot = self.states.unpack(name, row, self.model_number, self.version)
+        self._mute([name], slot)
         return slot
+
+    def _mute(self, names: list[str], slots: Int64 | int) -> None:
+        patterns = self._muted_streams
+        muted = [any(fnmatchcase(name, p) for p in patterns) for name in names] if patterns else False
+        self.states.streams.rows["muted"][slots] = muted
 
     def mark_changed(self, slots: Int64) -> None:
         """Let the states in these slots be part of the next drain."""
@@ -292,7 +313,8 @@ class StreamCache:
         Raises StateError, and then forgets the stream, for a row of another layout or damaged.
         """
         self.forget([name])
-        self.mark_changed(np.array([self._insert(name, row)]))
+        slots = self._add([name]) if row is None else np.array([self._unpack(name, row)])
+        self.mark_changed(slots)
 
     def roll_back(self) -> None:
         """Forget all streams that have changed since the last drain."""

@@ -27,6 +27,8 @@ from detector.state.records import FORMER, HEADER, NOTES, PRESENT, STREAM, lane_
 from detector.state.tables import PAGE, SIZES, Table, block_size
 from training.network.horizons import HORIZONS
 
+Int64 = NDArray[np.int64]
+
 # What Python keeps besides a row: entries of dicts and lists, an open incident's part in an alert
 STREAM_OVERHEAD = 500  # bytes a stream, without its name
 LANE_OVERHEAD = 500  # bytes a lane
@@ -65,17 +67,16 @@ class StreamStates:
         hashes = np.array([*starmap(partition_hash, batch.partitions)], np.int64)
         return Ids(slots[batch.stream], hashes[batch.partition], *observations)
 
-    def add(self, name: str) -> int:
-        """Give a stream that is not here a slot, with no lanes yet."""
-        slot = self.streams.allocate(1)
-        if slot == len(self.names):
-            self.names.append(name)
-        else:
+    def add(self, names: Sequence[str]) -> Int64:
+        """Give streams that are not here a slot each, with no lanes yet."""
+        slots = self.streams.allocate_blocks(1, len(names))
+        self.names += [""] * (self.streams.used - len(self.names))
+        for slot, name in zip(slots.tolist(), names, strict=True):
             self.names[slot] = name
-        self.slots[name] = slot
-        self._names_bytes += sys.getsizeof(name)
-        self.streams.rows[slot]["first_lane"] = -1
-        return slot
+            self.slots[name] = slot
+        self._names_bytes += sum(map(sys.getsizeof, names))
+        self.streams.rows["first_lane"][slots] = -1
+        return slots
 
     def remove(self, slot: int) -> None:
         """Forget a stream and free its rows."""
@@ -95,12 +96,14 @@ class StreamStates:
         self.lanes.release(first, capacity)
         self.recurrent.release(first, capacity)
 
-    def _allocate_lanes(self, capacity: int) -> int:
-        before = len(self.lanes.rows)
-        first = self.lanes.allocate(capacity)
+    def _allocate_lanes(self, capacity: int, blocks: int = 1) -> Int64:
+        """Return where so many blocks of lanes begin."""
+        before, used = len(self.lanes.rows), self.lanes.used
+        firsts = self.lanes.allocate_blocks(capacity, blocks)
         if len(self.lanes.rows) != before:
             self.recurrent.resize(len(self.lanes.rows))
-        return first
+        self.recurrent.populate(used, self.lanes.used - used)
+        return firsts
 
     def features_of(self, slot: int) -> list[str]:
         """Return the names of a stream's features, in the order of its lanes."""
@@ -115,31 +118,38 @@ class StreamStates:
         rows: NDArray[np.int64] = self.lanes.rows["symbols"][first : first + int(stream["lanes"])]
         return rows[rows > 0] - 1
 
-    def add_lanes(self, slot: int, features: Sequence[int], model: int) -> None:
-        """Give a stream lanes for features it has not shown before, moving its block if it must grow."""
-        old, had = int(self.streams.rows[slot]["capacity"]), int(self.streams.rows[slot]["lanes"])
-        has = had + len(features)
-        if has > old:
-            self._move(slot, block_size(has))
-        stream = self.streams.rows[slot]
-        first = int(stream["first_lane"])
-        self.lanes.rows["feature"][first + had : first + has] = features
-        self.lanes.rows["model"][first + had : first + has] = model
-        for lane, feature in enumerate(features, first + had):
-            if self.features.names[feature].startswith(SYMBOLIC):
-                self.lanes.rows["symbols"][lane] = self.symbols.allocate(1) + 1
-        stream["lanes"] = has
+    def add_lanes(self, slot: Int64, feature: Int64, model: int) -> None:
+        """Give streams lanes for features they have not shown before, moving blocks that must grow.
 
-    def _move(self, slot: int, capacity: int) -> None:
-        stream = self.streams.rows[slot]
-        old, had, old_first = int(stream["capacity"]), int(stream["lanes"]), int(stream["first_lane"])
-        first = self._allocate_lanes(capacity)
-        if old:
+        `slot` [new] is sorted, `feature` [new] in the order in which a stream shows them.
+        """
+        slots, begins, counts = np.unique(slot, return_index=True, return_counts=True)
+        streams = self.streams.rows
+        had = streams["lanes"][slots].astype(np.int64)
+        has = had + counts
+        sizes = np.array(SIZES)[np.searchsorted(SIZES, has)]
+        for size in np.unique(sizes[has > streams["capacity"][slots]]).tolist():
+            self._move(slots[(sizes == size) & (has > streams["capacity"][slots])], size)
+        lane = np.repeat(streams["first_lane"][slots] + had - begins, counts) + np.arange(len(slot))
+        self.lanes.rows["feature"][lane] = feature
+        self.lanes.rows["model"][lane] = model
+        symbolic = [f for f in np.unique(feature).tolist() if self.features.names[f].startswith(SYMBOLIC)]
+        symbols = lane[np.isin(feature, symbolic)]
+        self.lanes.rows["symbols"][symbols] = self.symbols.allocate_blocks(1, len(symbols)) + 1
+        streams["lanes"][slots] = has
+
+    def _move(self, slots: Int64, capacity: int) -> None:
+        """Give streams blocks of so many lanes, with what their former ones held."""
+        streams = self.streams.rows
+        firsts = self._allocate_lanes(capacity, len(slots))
+        for at in np.flatnonzero(streams["capacity"][slots]).tolist():
+            stream, first = streams[slots[at]], int(firsts[at])
+            old, had, old_first = int(stream["capacity"]), int(stream["lanes"]), int(stream["first_lane"])
             self.lanes.rows[first : first + had] = self.lanes.rows[old_first : old_first + had]
             states = self.recurrent.read(np.arange(old_first, old_first + had))
             self.recurrent.write(np.arange(first, first + had), states)
             self._free_lanes(old_first, old)
-        stream["first_lane"], stream["capacity"] = first, capacity
+        streams["first_lane"][slots], streams["capacity"][slots] = firsts, capacity
 
     def pack(self, slots: NDArray[np.int64], model: int, version: str) -> Iterator[tuple[str, bytes]]:
         """Yield name and whole state of streams.
@@ -211,11 +221,11 @@ class StreamStates:
         if not self._is_consistent(stored, np.frombuffer(row, self._lane, lanes, at), known):
             raise StateError(f"{damaged} (its parts do not fit each other)")
 
-        slot = self.add(name)
+        slot = int(self.add([name])[0])
         self.streams.rows[slot] = stored
         stream = self.streams.rows[slot]
         capacity = int(stream["capacity"])
-        first = self._allocate_lanes(capacity) if capacity else -1
+        first = int(self._allocate_lanes(capacity)[0]) if capacity else -1
         stream["first_lane"] = first
         self.lanes.rows[first : first + lanes] = take(self._lane, lanes)
         self.lanes.rows["feature"][first : first + lanes] = [self.features.id_of(feature) for feature in features]

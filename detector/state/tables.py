@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ _MAP_NORESERVE = 0x4000
 # Of the machine's memory, for each table: blocks of several sizes leave gaps that only their own size can fill
 RESERVED = 4
 FIRST_ROWS = 64
+HUGE_PAGE = 2 << 20  # bytes: x86-64's and arm64's
+POPULATED = 16 * PAGE  # bytes from which on pages are worth a call for all of them at once
+_MADV_POPULATE_WRITE = 23  # Linux 5.14; likewise
 # rows a block of lanes may have: at most a third is waste
 SIZES = tuple(sorted({int(base * 2**power) for power in range(17) for base in (1, 1.5)} | {1, 2}))
 
@@ -58,6 +62,27 @@ class GrowableArray:
             else:
                 break
         self._bytes = np.frombuffer(self._map, np.uint8)
+        self._advise(mmap.MADV_NOHUGEPAGE, 0, len(self._bytes))  # else one row may take a large page, again and again
+
+    def _advise(self, advice: int, begin: int, end: int) -> None:
+        """Advise the system on some whole pages, by bytes; one that is too old for it does without."""
+        if begin < end:
+            with suppress(OSError):
+                self._map.madvise(advice, begin, end - begin)
+
+    def populate(self, first: int, rows: int) -> None:
+        """Have the pages of rows that will be written now all at once, not by a fault each; large ones where they fit.
+
+        No page comes that these rows do not touch, and none of a large page comes again once it was given back.
+        """
+        begin, end = first * self.row_bytes // PAGE * PAGE, -(-(first + rows) * self.row_bytes // PAGE) * PAGE
+        if end - begin < POPULATED:
+            return
+        place = self._bytes.ctypes.data
+        large = -(-(place + begin) // HUGE_PAGE) * HUGE_PAGE - place, (place + end) // HUGE_PAGE * HUGE_PAGE - place
+        self._advise(mmap.MADV_HUGEPAGE, *large)
+        self._advise(_MADV_POPULATE_WRITE, begin, end)
+        self._advise(mmap.MADV_NOHUGEPAGE, *large)
 
     def resize(self, rows: int) -> None:
         """Let `rows` be so many; new ones are zero."""
@@ -101,17 +126,24 @@ class Table(GrowableArray):
 
     def allocate(self, size: int) -> int:
         """Return the first of `size` rows, zeroed."""
-        first = self._reuse(size)
-        if first is None and self.free > self._merge_beyond and self.free > self.used // 4:
-            self._merge()
-            first = self._reuse(size)
-        if first is not None:
-            return first
+        first = self._freed(size)
+        return self._extend(size) if first is None else first
+
+    def allocate_blocks(self, size: int, count: int) -> NDArray[np.int64]:
+        """Return where so many blocks of `size` rows begin, zeroed: what was freed, and then new ones side by side."""
+        freed: list[int] = []
+        while len(freed) < count and (first := self._freed(size)) is not None:
+            freed.append(first)
+        new = count - len(freed)
+        return np.concatenate([np.array(freed, np.int64), self._extend(size * new) + size * np.arange(new)])
+
+    def _extend(self, rows: int) -> int:
         first = self.used
-        self.used += size
-        self.nbytes += size * self.row_bytes
+        self.used += rows
+        self.nbytes += rows * self.row_bytes
         if self.used > len(self.rows):
             self.resize(max(self.used, len(self.rows) * 3 // 2))
+        self.populate(first, rows)
         return first
 
     def release(self, first: int, rows: int) -> int:
@@ -124,6 +156,14 @@ class Table(GrowableArray):
         given_back = super().release(first, rows)
         self.nbytes -= given_back
         return given_back
+
+    def _freed(self, size: int) -> int | None:
+        """Return the first row of a free block, made of several where they touch; None: there is none."""
+        first = self._reuse(size)
+        if first is None and self.free > self._merge_beyond and self.free > self.used // 4:
+            self._merge()
+            first = self._reuse(size)
+        return first
 
     def _reuse(self, size: int) -> int | None:
         """Return the first row of a free block, cut from the largest where none has the size; None: none is enough."""

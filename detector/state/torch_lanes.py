@@ -58,6 +58,9 @@ class TorchLanes:
         """Set rows."""
         self._states[torch.from_numpy(lanes).to(self._device)] = torch.from_numpy(states.copy()).to(self._device)
 
+    def populate(self, first: int, rows: int) -> None:
+        """Do nothing: the device's memory is there."""
+
     def release(self, first: int, rows: int) -> int:
         """Zero rows; none of the machine's memory is given back."""
         self._states[first : first + rows] = 0

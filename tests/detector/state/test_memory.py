@@ -100,6 +100,37 @@ def test_an_array_that_outgrows_its_reservation_keeps_its_rows(monkeypatch: pyte
     assert array.rows[-1] == 100_000
 
 
+@pytest.mark.parametrize("size", [1, 5])
+def test_blocks_that_come_together_take_no_page_that_they_do_not_touch(size: int) -> None:
+    table = Table(np.dtype((np.void, 4 * PAGE + 100)))
+    table.allocate(7)
+    place = table.rows.ctypes.data
+
+    blocks = table.allocate_blocks(size, 600)
+
+    assert blocks.tolist() == [7 + size * k for k in range(600)]
+    assert not table.rows.view(np.uint8).any()
+    assert table.rows.ctypes.data == place
+    assert resident(table.rows[: table.used]) >= resident(table.rows)
+    for first in blocks[1:-1].tolist():
+        table.release(first, size)
+    assert resident(table.rows) < 2.1 * PAGE * len(blocks) + 2 * size * table.row_bytes, "but for what blocks share"
+
+
+def test_blocks_that_come_together_are_first_those_that_were_freed() -> None:
+    table = Table(np.dtype((np.void, 100)))
+    blocks = table.allocate_blocks(2, 5).tolist()
+    for first in blocks[1:3]:
+        table.rows[first : first + 2] = b"x" * 100
+        table.release(first, 2)
+
+    again = table.allocate_blocks(2, 4).tolist()
+
+    assert sorted(again) == [*blocks[1:3], 10, 12]
+    assert not table.rows.view(np.uint8).any()
+    assert (table.used, table.free, table.nbytes) == (14, 0, 1_400)
+
+
 def test_memory_freed_by_small_blocks_serves_large_ones() -> None:
     table = Table(np.dtype((np.void, 6_000)))
     small = [table.allocate(1) for _ in range(4_000)]
