@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from connectors.batches import EventBatch
 from detector.engine.local_time import local_time
-from detector.scoring.admission import Taken
+from detector.scoring.admission import AHEAD, Taken
 from detector.scoring.batch import Ids, Numbers, SortedBatch, Symbols
 from detector.scoring.units import Record
 from detector.state.names import identify_observations
 from detector.state.stream_states import StreamStates
 from training.network.compiled import compiled
 from training.network.inputs import MAX_VALUE
+from training.network.memory import prefetch, unowned
 
 Int64 = NDArray[np.int64]
 
@@ -150,8 +151,12 @@ def find_lanes(
     lane: Int64,  # out [observations] -1 where the stream has no such lane
 ) -> int:
     """Look lanes up; return how many are missing."""
-    missing = 0
+    streams, lanes, missing = unowned(streams), unowned(lanes), 0
+    names, ahead = lanes.feature, 2 * AHEAD
     for i in range(len(slot)):
+        if i + ahead < len(slot):
+            prefetch(streams.first_lane, slot[i + ahead])
+            prefetch(names, max(streams[slot[i + AHEAD]].first_lane, 0))
         s = streams[slot[i]]
         guess = 0  # features mostly come in the same order
         for j in range(start[i], start[i + 1]):

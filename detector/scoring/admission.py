@@ -19,7 +19,7 @@ from detector.scoring.batch import Ids
 from detector.scoring.units import Record
 from training.network.compiled import compiled
 from training.network.inputs import INTERVAL_MEMORY, LONG_PAUSE, carried_interval
-from training.network.memory import unowned
+from training.network.memory import prefetch, unowned
 
 Int64 = NDArray[np.int64]
 UInt64 = NDArray[np.uint64]
@@ -30,6 +30,7 @@ IN_RHYTHM, ASCENDING = 4, 1  # what a late event counts for that follows another
 ENOUGH = 5 * IN_RHYTHM  # then the stream moves back
 MAX_RHYTHM_INTERVALS = 20.0  # intervals between two events that are still the stream's rhythm
 REMEMBERED = 128  # admitted events that are recognised at least, and twice as many at most
+AHEAD = 8  # events whose streams are on their way to the cache
 SEEN_BITS = 512  # for so many of them: one late event in three is taken for one seen before, at worst
 BLOCKED = 20  # events dropped in a row after which a stream counts as one that drops everything
 
@@ -132,9 +133,12 @@ def stable_order(key: Int64) -> Int64:
 @compiled
 def _admit(rows: Record, arrivals: Arrivals, keep_duplicates: bool, keep_late: bool, out: Fates) -> None:
     """Tell each event's fate and carry its stream's time and rhythm on; `rows` are ADMISSION, by slot."""
+    rows = unowned(rows)
     order, slot, time, partition, start, content = unowned(arrivals)
     fate, keep, repartitioned, blocked, before, lapse, interval = unowned(out)
     for i in range(len(order)):
+        if i + AHEAD < len(order):
+            prefetch(rows, slot[order[i + AHEAD]])
         e = order[i]
         r, t = rows[slot[e]], time[e]
         repartitioned[i] = r.partition != 0 and r.partition != partition[e]

@@ -13,9 +13,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,7 +193,11 @@ class StreamCache:
 
     def find(self, names: Sequence[str]) -> Int64:
         """Return the slots of streams that are in memory, -1 for those that are not."""
-        return np.fromiter(map(self.states.slots.get, names, repeat(-1)), np.int64, len(names))
+        slots = self.states.slots
+        if len(names) > 1:
+            with suppress(KeyError):  # nearly always all are: half the time
+                return np.fromiter(itemgetter(*names)(slots), np.int64, len(names))
+        return np.fromiter(map(slots.get, names, repeat(-1)), np.int64, len(names))
 
     def use_now(self, slots: Int64) -> None:
         """Let the streams in these slots be the last to be evicted."""

@@ -71,7 +71,7 @@ def _prefetch(typing: Any, rows: Any, row: Any) -> Any:
             with cgutils.for_range(builder, lines) as loop:
                 line(builder.mul(loop.index, context.get_constant(types.intp, LINE)))
         else:
-            size = rows.dtype.size
+            size = getattr(rows.dtype, "size", 1)  # a number lies within a line
             for at in range(0, size + LINE - 1, LINE):  # the last line, too, where a row begins within one
                 line(context.get_constant(types.intp, min(at, size - 1)))
         return context.get_dummy_value()
