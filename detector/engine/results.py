@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,17 @@ from numpy.typing import NDArray
 from connectors.batches import ACCEPTED, BACK, CHANNELS, SILENCE, Alert, EventBatch, Scores
 from connectors.words import return_periods, summary
 from detector.engine.stages import ScoredBatch
-from detector.scoring.batch import Records
+from detector.scoring.admission import AHEAD
+from detector.scoring.batch import Records, SortedBatch
 from detector.scoring.incidents import FIRES, NONE, PEAKS, RENEWS, RESOLVES, alert_id
 from detector.state.names import SymbolNames
 from detector.state.stream_states import StreamStates
+from training.network.compiled import compiled
+from training.network.memory import prefetch, unowned
 from training.symbols.kernels import PREDICTION
+
+Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
 
 ORIGIN = "id", "started_at", "topic", "partition", "offset"  # what an alert keeps of its incident's first event
 
@@ -28,10 +35,12 @@ def scores_of(batch: EventBatch, scored: ScoredBatch, version: str, names: Symbo
     back = place[place >= 0]
     counts = np.diff(work.start)[back]
     start = np.concatenate(([0], np.cumsum(counts)))
-    rows = np.repeat(work.start[:-1][back] - start[:-1], counts) + np.arange(start[-1])
+    of_event, of_observation = _event_columns(len(back)), _observation_columns(len(measured))
+    _gather(work, back, start, measured, verdicts, of_event, of_observation)
     symbols: dict[int, int] = {}
     likely, p, likely_p = np.zeros(0, np.int32), np.zeros(0), np.zeros(0)
     if batch.symbols:
+        rows = np.repeat(work.start[:-1][back] - start[:-1], counts) + np.arange(start[-1])
         is_symbol = work.symbol != 0
         predictions = np.zeros(len(measured), PREDICTION)  # those of numbers stay zero
         predictions[is_symbol] = scored.predictions
@@ -42,29 +51,84 @@ def scores_of(batch: EventBatch, scored: ScoredBatch, version: str, names: Symbo
         likely_p = np.where(is_symbol, predictions["top_p"], np.nan)
     return Scores(
         batch=batch,
-        event=work.event[back],
-        score=verdicts["score"][back],  # column by column: numpy takes ten times as long for rows of many fields
-        threshold=verdicts["threshold"][back],
-        rank=verdicts["rank"][back],
-        channel=verdicts["channel"][back],
-        interval=work.interval[back],
-        alert=verdicts["alert"][back],
-        warming=verdicts["warming"][back],
-        held_back=verdicts["held_back"][back],
-        missing=verdicts["missing"][back],
-        surprise=verdicts["surprise"][back],
+        **of_event._asdict(),
         start=start,
-        observation=work.observation[rows],
-        expected=measured["expected"][rows],
-        lower=measured["lower"][rows],
-        upper=measured["upper"][rows],
-        contribution=measured["contribution"][rows],
+        **of_observation._asdict(),
         model_version=version,
         symbols=[names.name_of(number) for number in symbols],
         expected_symbol=likely,
         observed_probability=p,
         expected_probability=likely_p,
     )
+
+
+class _EventColumns(NamedTuple):
+    """Columns of Scores, [scored]."""
+
+    event: Int64
+    score: Float64
+    threshold: Float64
+    rank: Float64
+    channel: NDArray[np.int8]
+    interval: Float64
+    alert: NDArray[np.bool_]
+    warming: NDArray[np.bool_]
+    held_back: NDArray[np.int8]
+    missing: Int64
+    surprise: Float64
+
+
+class _ObservationColumns(NamedTuple):
+    """Columns of Scores, [scored observations]."""
+
+    observation: Int64
+    expected: Float64
+    lower: Float64
+    upper: Float64
+    contribution: Float64
+
+
+def _event_columns(count: int) -> _EventColumns:
+    score, threshold, rank, interval, surprise = np.empty((5, count))
+    channel, held_back = np.empty((2, count), np.int8)
+    alert, warming = np.empty((2, count), np.bool_)
+    event, missing = np.empty((2, count), np.int64)
+    return _EventColumns(event, score, threshold, rank, channel, interval, alert, warming, held_back, missing, surprise)
+
+
+def _observation_columns(count: int) -> _ObservationColumns:
+    return _ObservationColumns(np.empty(count, np.int64), *np.empty((4, count)))
+
+
+@compiled
+def _gather(
+    work: SortedBatch,
+    back: Int64,  # [scored] row in `work`, of the batch's events in their order
+    start: Int64,  # [scored + 1]
+    measured: Records,
+    verdicts: Records,
+    of_event: _EventColumns,
+    of_observation: _ObservationColumns,
+) -> None:
+    """Write the columns of Scores, row by row: column by column each row would be waited for a dozen times."""
+    work, back, start = unowned(work), unowned(back), unowned(start)
+    measured, verdicts, to, part = unowned(measured), unowned(verdicts), unowned(of_event), unowned(of_observation)
+    for i in range(len(back)):
+        if i + AHEAD < len(back):
+            prefetch(verdicts, back[i + AHEAD])
+            prefetch(measured, work.start[back[i + AHEAD]])
+        row = back[i]
+        v = verdicts[row]
+        to.event[i], to.interval[i] = work.event[row], work.interval[row]
+        to.score[i], to.threshold[i], to.rank[i], to.surprise[i] = v.score, v.threshold, v.rank, v.surprise
+        to.channel[i], to.alert[i], to.warming[i] = v.channel, v.alert, v.warming
+        to.held_back[i], to.missing[i] = v.held_back, v.missing
+        first = work.start[row]
+        for j in range(start[i], start[i + 1]):
+            k = first + j - start[i]
+            m = measured[k]
+            part.observation[j], part.contribution[j] = work.observation[k], m.contribution
+            part.expected[j], part.lower[j], part.upper[j] = m.expected, m.lower, m.upper
 
 
 def alerts_of(
