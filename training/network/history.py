@@ -9,12 +9,14 @@ step of the column's code.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.network.compiled import compiled
 from training.network.inputs import (
+    AHEAD,
     FAST,
     GAP_LIMIT,
     INPUT_SIZE,
@@ -27,6 +29,7 @@ from training.network.inputs import (
     VALUE,
     WARM_UP_EVENTS,
 )
+from training.network.memory import prefetch, unowned
 
 WINDOW = 128  # events of a lane's ring: enough for a hidden state to warm up, at 0.8 KB a lane
 VALUE_STEP = LIMIT / 32767.0  # fine, since targets are made from the values: see `undo_normaliser`
@@ -66,7 +69,7 @@ def _profile_code(x: float, known: float) -> np.int8:
 
 @compiled
 def record(
-    histories: NDArray[np.void],  # INPUT_HISTORY [lanes]
+    histories: Any,  # INPUT_HISTORY [lanes]
     lane: NDArray[np.int64],  # [observations]
     inputs: NDArray[np.float32],  # [observations, INPUT_SIZE]
     masked: NDArray[np.bool_],  # [observations]
@@ -74,7 +77,15 @@ def record(
     last: int,
 ) -> None:
     """Write observations first..last into their lanes' rings."""
+    histories, lane, inputs, masked = unowned(histories), unowned(lane), unowned(inputs), unowned(masked)
+    time_of_day = np.uint8(0)
     for j in range(first, last):
+        if j + 2 * AHEAD < last:
+            prefetch(histories.events, lane[j + 2 * AHEAD])
+        if j + AHEAD < last:
+            soon = histories[lane[j + AHEAD]]
+            prefetch(soon.rows, soon.events % WINDOW)
+            prefetch(soon.masked, soon.events % WINDOW >> 3)
         h, x = histories[lane[j]], inputs[j]
         slot = h.events % WINDOW
         row = h.rows[slot]
@@ -86,8 +97,10 @@ def record(
         row.value = np.int16(round(x[VALUE] / VALUE_STEP))
         row.day_profile = _profile_code(x[DAY_PROFILE], x[DAY_PROFILE + 1])
         row.week_profile = _profile_code(x[WEEK_PROFILE], x[WEEK_PROFILE + 1])
-        turn = math.atan2(x[SINE], x[SINE + 1]) / (2.0 * math.pi)
-        row.time_of_day = np.uint8(round(turn * DAY_STEPS) % DAY_STEPS)
+        if j == first or x[SINE] != inputs[j - 1, SINE] or x[SINE + 1] != inputs[j - 1, SINE + 1]:
+            turn = math.atan2(x[SINE], x[SINE + 1]) / (2.0 * math.pi)
+            time_of_day = np.uint8(round(turn * DAY_STEPS) % DAY_STEPS)
+        row.time_of_day = time_of_day
         row.gap = np.int8(round(x[GAP] / GAP_STEP))
         bit = np.uint8(1 << (slot & 7))
         h.masked[slot >> 3] = (h.masked[slot >> 3] & ~bit) | (bit if masked[j] else np.uint8(0))
