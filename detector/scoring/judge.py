@@ -171,7 +171,7 @@ def _no_rarer_than_before(
             claims[c] = min(claims[c], period - PRICES[c] if habit else max(period - PRICES[c], floor))
 
 
-@compiled
+@compiled(inline="always")  # a call would count the owners of a dozen arrays, an event
 def _measure(s: Record, lanes: Record, numbers: Numbers, forecasts: Forecasts, i: int, gap: bool, out: Record) -> None:
     """Measure the numbers of event `i`."""
     n, end = numbers.start[i], numbers.start[i + 1]
