@@ -16,7 +16,7 @@ from connectors.batches import CHANNELS
 from detector.scoring.batch import Forecasts, Numbers, SortedBatch, Tables, Verdicts
 from detector.scoring.channels.coupling import measure_coupling
 from detector.scoring.channels.forecast import largest_error, network_band
-from detector.scoring.claims import FORECAST, LEVEL, PRICES, WARM_UP_EVENTS, WIDTH_WEIGHT, claim, severity_of
+from detector.scoring.claims import FORECAST, LEVEL, NOVEL, PRICES, WARM_UP_EVENTS, WIDTH_WEIGHT, claim, severity_of
 from detector.scoring.explain import explain
 from detector.scoring.incidents import (
     FIRES,
@@ -36,7 +36,7 @@ from detector.scoring.incidents import (
 )
 from detector.scoring.lane import Arrival, measure_lane
 from detector.scoring.news import newest
-from detector.scoring.recurrence import LARGE, TOLD, recurring
+from detector.scoring.recurrence import LARGE, OFTEN, TOLD, WAYS, recurring
 from detector.scoring.resolution import begin_change, ends, follow, is_back, lasts
 from detector.scoring.threshold import YOUTH, fleet_threshold, threshold_of, youth
 from detector.scoring.units import LEVEL as LEVELS
@@ -103,8 +103,8 @@ def judge(
             lacks = youth(own, q.events)
             young, more = own + YOUTH * lacks, (1.0 - YOUTH) * lacks
             v.threshold = max(young, fleet)
-        if not several and max(claims[FORECAST], claims[LEVEL]) >= LARGE:
-            _no_rarer_than_before(s, measured[a:b], lane[a:b], claims, leads, young + TOLD)
+        if not several and max(claims[FORECAST], claims[LEVEL], claims[NOVEL]) >= own - LARGE:
+            _no_rarer_than_before(s, measured[a:b], lane[a:b], claims, leads, own, young + TOLD)
         v.score, channel, above = newest(q, claims, v.threshold, is_active(incident), more)
         q.events += 1
         v.rank, v.channel, v.warming = q.rank, channel, q.events <= WARM_UP_EVENTS
@@ -157,18 +157,26 @@ def _no_rarer_than_before(
     lane: NDArray[np.int64],
     claims: NDArray[np.float64],
     leads: NDArray[np.int64],
+    own: float,  # the stream's own threshold
     floor: float,
 ) -> None:
-    """Lower large claims of forecast and level to how often such errors came; not by the clock: to `floor` at least."""
-    for c in (FORECAST, LEVEL):
-        if claims[c] < LARGE or leads[c] < 0:
+    """Lower large claims by an error, or by the level, to how often such came.
+
+    Where that is neither by the clock nor more often than a stream may tell: to `floor` at least.
+    """
+    for c in (FORECAST, LEVEL, NOVEL):
+        if claims[c] < own - LARGE or leads[c] < 0:
             continue
         m = measured[leads[c]]
-        size = m.sizes[LEVELS] if c == LEVEL else largest_error(m)[1]
+        if c == NOVEL and not math.isnan(m.nearest):  # the value is new, and not the error
+            continue
+        size = m.sizes[LEVELS] if c == LEVEL else m.error if c == NOVEL else largest_error(m)[1]
         if abs(size) > 0.0:
-            key = 3 * (lane[leads[c]] - s.first_lane) + (2 if c == LEVEL else int(size > 0.0))
+            key = WAYS * (lane[leads[c]] - s.first_lane) + (2 if c == LEVEL else int(size > 0.0))
             period, habit = recurring(s.score.recurrence, key, abs(size), s.score.time, s.score.interval)
-            claims[c] = min(claims[c], period - PRICES[c] if habit else max(period - PRICES[c], floor))
+            often = c != LEVEL and period < own - OFTEN  # a level passes through many sizes on its way to its own
+            least = -math.inf if habit or often else floor
+            claims[c] = min(claims[c], max(period - PRICES[c], least))
 
 
 @compiled(inline="always")  # a call would count the owners of a dozen arrays, an event

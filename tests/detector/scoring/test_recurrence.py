@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from detector.scoring.recurrence import ALIKE, DOUBT, KINDS, MOST, RECURRENCE, recurring
-from tests.detector.scoring.support import DAY, HOUR, MIDNIGHT, MINUTE, clocked, judged
+from detector.scoring.recurrence import ALIKE, DOUBT, KINDS, MOST, RECURRENCE, WAYS, recurring
+from tests.detector.scoring.support import DAY, HOUR, MIDNIGHT, MINUTE, SECOND, clocked, judged
 
 STEP = 5 * MINUTE
+LOW, HIGH, LEVEL = range(WAYS)
 A_DAY = DAY // STEP
 
 
@@ -18,7 +19,7 @@ class Memory:
     def __init__(self) -> None:
         self.record = np.zeros(1, RECURRENCE)
 
-    def met(self, time: int, size: float = 50.0, key: int = 1) -> tuple[float, bool]:
+    def met(self, time: int, size: float = 50.0, key: int = HIGH) -> tuple[float, bool]:
         return recurring(self.record[0], key, size, time, STEP * 1e-9)
 
 
@@ -26,7 +27,8 @@ def test_the_first_of_its_kind_may_claim_anything() -> None:
     memory = Memory()
     assert memory.met(MIDNIGHT) == (math.inf, False)
     assert memory.met(MIDNIGHT + STEP)[0] == math.inf  # it lasts
-    assert memory.met(MIDNIGHT + DAY, key=2)[0] == math.inf  # another feature
+    assert memory.met(MIDNIGHT + DAY, key=LOW)[0] == math.inf  # the other way
+    assert memory.met(MIDNIGHT + DAY, key=HIGH + WAYS)[0] == math.inf  # another feature
     assert memory.met(MIDNIGHT + DAY, size=50.0 * ALIKE * 1.1)[0] == math.inf  # far larger
 
 
@@ -78,6 +80,37 @@ def test_a_long_one_is_one() -> None:
     assert memory.met(MIDNIGHT + 2 * DAY)[0] == pytest.approx(math.log10(2 * A_DAY * DOUBT))
 
 
+def test_what_a_known_error_leaves_behind_is_known_with_it_and_takes_no_place() -> None:
+    """A job of ten minutes and its end, errors of the forecast as it finds back, a level that is only now counted."""
+    memory = Memory()
+    for day in range(5):
+        at = MIDNIGHT + day * DAY + 2 * HOUR
+        left = [
+            memory.met(at),
+            memory.met(at + STEP, 9.0),
+            memory.met(at + 2 * STEP, key=LOW),
+            memory.met(at + 3 * STEP, 20.0, LEVEL),
+        ]
+    assert all(habit for _, habit in left)
+    assert memory.record["count"][0].tolist() == [5] + [0] * (KINDS - 1)
+
+
+def test_what_an_unknown_error_leaves_behind_is_not_and_another_features_is_its_own() -> None:
+    memory = Memory()
+    memory.met(MIDNIGHT, 65_535.0)
+    assert memory.met(MIDNIGHT + STEP, 50.0, LOW)[0] == math.inf
+    assert memory.met(MIDNIGHT + 2 * STEP, 50.0, HIGH + WAYS)[0] == math.inf
+    assert memory.met(MIDNIGHT + DAY, 50.0, HIGH + WAYS)[0] < math.inf
+
+
+def test_of_a_fast_stream_what_comes_again_within_minutes_is_one() -> None:
+    record = np.zeros(1, RECURRENCE)
+    for minute in range(0, 60, 4):
+        period, _ = recurring(record[0], HIGH, 50.0, MIDNIGHT + minute * MINUTE, 1.0)
+    assert period == math.inf
+    assert record["count"][0, 0] == 1
+
+
 def test_what_was_met_often_outlives_what_came_once() -> None:
     memory = Memory()
     for day in range(10):
@@ -111,20 +144,51 @@ def test_without_an_interval_nothing_is_known() -> None:
 # --- In a stream ------------------------------------------------------------------------------------------------------
 
 
-def nightly(seed: int, days: int = 21, size: float = 50.0) -> tuple[np.ndarray, np.ndarray]:
+def nightly(seed: int, days: int = 21, size: float = 50.0, step: int = STEP) -> tuple[np.ndarray, np.ndarray]:
     """Return values about 10, and `size` more for ten minutes from 02:00 each day; and the rows of the jobs' nights."""
-    time = clocked(days * A_DAY)
+    time = clocked(days * DAY // step, step)
     running = (time % DAY >= 2 * HOUR) & (time % DAY < 2 * HOUR + 10 * MINUTE)
     near = (time % DAY >= 2 * HOUR) & (time % DAY < 3 * HOUR)
     return 10.0 + size * running + np.random.default_rng(seed).standard_normal(len(time)), near
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_nightly_job_is_told_at_most_twice_in_its_life(seed: int) -> None:
-    """By its size; that a value between those of all nights is new may be told."""
-    value, near = nightly(seed)
-    told = [k for k, channel in judged(value).channels() if near[k] and channel != "novel"]
-    assert len({k // A_DAY for k in told}) <= 2
+@pytest.mark.parametrize(("step", "days"), [(STEP, 21), (MINUTE, 10)])
+def test_a_nightly_job_is_told_in_no_more_than_its_first_nights(seed: int, step: int, days: int) -> None:
+    """Its begin, its end, and the level that it leaves behind."""
+    value, near = nightly(seed, days, step=step)
+    told = [k for k in judged(value, step=step).alerts if near[k]]
+    assert all(k < 3 * DAY // step for k in told)
+
+
+def hourly(step: int, days: int, every: int = HOUR) -> np.ndarray:
+    """Return values about 100, and 30 more for ten minutes in each `every` ns."""
+    time = clocked(days * DAY // step, step)
+    return 100.0 + 30.0 * (time % every < 10 * MINUTE) + np.random.default_rng(1).standard_normal(len(time))
+
+
+@pytest.mark.parametrize("every", [HOUR, 3 * HOUR])
+@pytest.mark.parametrize("step", [SECOND, 10 * SECOND])
+def test_what_comes_far_oftener_than_a_stream_may_tell_is_usual(step: int, every: int) -> None:
+    """At an event a second an hour is as rare as once in 3,600, and the threshold once in 200,000."""
+    alerts = judged(hourly(step, 2, every), step=step).alerts
+    assert len([k for k in alerts if k < DAY // step]) <= 6
+    assert not [k for k in alerts if k >= DAY // step]
+
+
+def test_and_what_is_far_larger_than_that_is_told() -> None:
+    value = hourly(10 * SECOND, 2)
+    at = 8640 + 4 * 360 + 180
+    value[at : at + 3] += 100.0
+    assert any(at <= k < at + 3 for k in judged(value, step=10 * SECOND).alerts)
+
+
+def test_a_counter_that_restarts_is_not_told_each_time() -> None:
+    """Every five hours or so, at an event each second: 34 times a week, of which 3 may be told."""
+    rng = np.random.default_rng(2)
+    parts = [np.cumsum(rng.poisson(20.0, rng.integers(14_000, 22_000))) for _ in range(8)]
+    alerts = judged(np.concatenate(parts).astype(np.float64), step=SECOND).alerts
+    assert len([k for k in alerts if k > sum(len(part) for part in parts[:4])]) <= 1
 
 
 @pytest.mark.parametrize("seed", range(3))
