@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from connectors.batches import CHANNELS
 from detector.scoring.recurrence import RECURRENCE
-from detector.scoring.return_period import PERIOD, begin, return_period
+from detector.scoring.return_period import PERIOD, begin, memory_of, return_period
 from detector.scoring.units import COUPLING as COUPLED
 from detector.scoring.units import ERROR, FAR, SMOOTHED, Record
 from detector.scoring.units import LEVEL as LEVELLED
@@ -109,7 +109,7 @@ def claim(
     if not gap:
         s.rank += RANK_WEIGHT * (math.sqrt(square) - s.rank)
 
-    warming = s.events <= WARM_UP_EVENTS
+    warming, memory = s.events <= WARM_UP_EVENTS, memory_of(s.interval)
     log_present = math.log10(max(present, 1))
     for c in range(len(CHANNELS)):
         total = worst = 0.0
@@ -133,7 +133,7 @@ def claim(
             pass
         else:
             q = s.periods[PERIODS[c]]
-            period = _period(q, math.sqrt(total))
+            period = _period(q, math.sqrt(total), memory)
             least = LEVEL_WARM_UP_EVENTS if c == LEVEL else SUM_WARM_UP_EVENTS if several else 0
             if q.events < least:
                 period = 0.0
@@ -147,7 +147,7 @@ def claim(
                 tail = max(tail, measured[k].tail)
         if q.events == 0:
             begin(q, 1.7, 0.4343, 0.01)
-        own = return_period(q, tail) - NETWORK_PRICE
+        own = return_period(q, tail, memory) - NETWORK_PRICE
         if not several:
             claims[FORECAST] += WITNESS * (own - claims[FORECAST])
     claims[FORECAST] += STRETCH * max(claims[FORECAST] - FAR_OUT, 0.0)
@@ -155,7 +155,7 @@ def claim(
 
 
 @compiled
-def _period(q: Record, severity: float) -> float:
+def _period(q: Record, severity: float, memory: float) -> float:
     if q.events == 0:
         begin(q, 0.0, 0.25, 0.005)
-    return return_period(q, math.log(severity + CALM_SEVERITY))
+    return return_period(q, math.log(severity + CALM_SEVERITY), memory)

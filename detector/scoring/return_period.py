@@ -19,7 +19,8 @@ LOG10_E = 1.0 / math.log(10.0)
 ABOVE = 0.02  # share of events whose severity lies above the bound
 COMMON = -math.log10(ABOVE)
 CLUSTER_GAP = 8.0  # events at or below the bound before a peak is over: a long incident is one peak
-MEMORY = 20_000.0  # events
+MEMORY, MAX_MEMORY = 20_000.0, 200_000.0  # events: at least; and at most, or a step were lost in rounding
+MEMORY_SECONDS = 172_800.0  # likewise at least: a tail that has seen no night takes its noise for news each evening
 PEAK_MEMORY = int(0.006 * MEMORY)  # peaks
 WINSOR = 2.5  # means that a peak's excess counts for at most
 MIN_MEAN = 0.02  # nats
@@ -58,19 +59,28 @@ def begin(q: Record, bound: float, excess: float, rate: float) -> None:
 
 
 @compiled
-def return_period(q: Record, y: float) -> float:
-    """Return log10 of the events between peaks as high as log severity `y`, by the past of `q`, PERIOD; learn it."""
+def memory_of(interval: float) -> float:
+    """Return how many events a tail remembers, where one usually comes each `interval` seconds; 0: not known yet."""
+    return min(max(MEMORY_SECONDS / interval, MEMORY), MAX_MEMORY) if interval > 0.0 else MEMORY
+
+
+@compiled
+def return_period(q: Record, y: float, memory: float = MEMORY) -> float:
+    """Return log10 of the events between peaks as high as log severity `y`, by the past of `q`, PERIOD; learn it.
+
+    `memory`: events, see memory_of.
+    """
     q.events += 1
     n = float(q.events)
-    weight = max(1.0 / (n + 20.0), 1.0 / MEMORY)
-    rate_weight = max(1.0 / (n + 50.0), 1.0 / MEMORY)
+    weight = max(1.0 / (n + 20.0), 1.0 / memory)
+    rate_weight = max(1.0 / (n + 50.0), 1.0 / memory)
     bound, excess = float(q.bound), float(q.excess)
     if y > bound:
         beyond = LOG10_E * (y - bound) / (q.peak_excess * CUT_CORRECTION)
         period = max(-math.log10(max(float(q.rate), 1e-9)) + beyond, COMMON)
         cut = min(y - bound, 5.0 * excess + 0.05)
         q.bound = bound + excess * weight / ABOVE * (1.0 - ABOVE)
-        q.excess = max(excess + max(1.0 / (n * ABOVE + 3.0), 1.0 / (MEMORY * ABOVE)) * (cut - excess), MIN_MEAN)
+        q.excess = max(excess + max(1.0 / (n * ABOVE + 3.0), 1.0 / (memory * ABOVE)) * (cut - excess), MIN_MEAN)
         q.peak = max(q.peak if q.open else 0.0, y - q.bound, 0.0)
         q.open, q.calm = True, 0
         q.rate -= rate_weight * q.rate

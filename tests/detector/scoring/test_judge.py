@@ -438,3 +438,17 @@ def test_channels_have_their_places() -> None:
     assert CHANNELS[FORECAST] == "forecast"
     assert CHANNELS[LEVEL] == "level"
     assert CHANNELS[NOVEL] == "novel"
+
+
+def test_at_an_event_a_second_the_tail_remembers_more_events_than_at_slower_ones() -> None:
+    """Noise of four hours, and eight hours without: at a second the first is not forgotten."""
+    rng = np.random.default_rng(21)
+    size = np.where(np.arange(45_000) < 15_000, 1.0 + 8.0 * rng.random(45_000), 1.0)
+    value = 100.0 + size * rng.standard_normal(45_000)
+    bounds = []
+    for step in (SECOND, 10 * SECOND):
+        streams = Streams(1)
+        streams.step((clocked(len(value), step), value[:, None]))
+        bounds.append(float(streams.streams["score"]["periods"]["bound"][0, 0]))
+
+    assert bounds[0] > bounds[1] + 0.05

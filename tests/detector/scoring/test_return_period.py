@@ -11,10 +11,12 @@ from detector.scoring.return_period import (
     CLUSTER_GAP,
     COMMON,
     CUT_CORRECTION,
+    MAX_MEMORY,
     MEMORY,
     PERIOD,
     WINSOR,
     begin,
+    memory_of,
     return_period,
 )
 
@@ -56,6 +58,34 @@ def test_what_lies_at_the_bound_is_common_and_what_lies_higher_is_always_rarer()
     assert (np.diff(found) >= 0.0).all()
     assert (np.diff(found[severities > record["bound"][0] + 2.0]) > 0.0).all()  # no ceiling
     assert found[0] == 0.0
+
+
+def test_a_tail_remembers_events_and_of_a_fast_stream_two_days_of_them() -> None:
+    assert memory_of(0.0) == memory_of(3600.0) == memory_of(10.0) == MEMORY
+    assert memory_of(1.0) == 2 * 86_400
+    assert memory_of(0.01) == MAX_MEMORY
+
+
+def test_a_fast_streams_tail_still_knows_the_noise_of_the_day_before() -> None:
+    rng = np.random.default_rng(11)
+    severities = np.concatenate([3.0 + rng.exponential(size=20_000), rng.exponential(size=60_000)]).tolist()
+    forgets, knows = fresh(), fresh()
+    for y in severities:
+        return_period(forgets[0], y)
+        return_period(knows[0], y, memory_of(1.0))
+
+    of_all = 3.0 + math.log(0.25 / 10.0**-COMMON)  # that a share as large of all 80,000 exceeds
+    assert knows["bound"][0] == pytest.approx(of_all, abs=0.2)
+    assert forgets["bound"][0] < of_all - 0.5
+
+
+def test_the_longest_memory_still_lets_the_bound_fall() -> None:
+    record = fresh()
+    record["events"], record["bound"], record["excess"] = 2_000_000, 2.0, 0.25
+    for _ in range(10_000):
+        return_period(record[0], -5.0, MAX_MEMORY)
+
+    assert 2.0 - float(record["bound"][0]) == pytest.approx(0.25 * 10_000 / MAX_MEMORY, rel=0.2)
 
 
 def test_the_bound_is_exceeded_by_its_share() -> None:
