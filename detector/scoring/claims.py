@@ -15,7 +15,7 @@ from connectors.batches import CHANNELS
 from detector.scoring.recurrence import RECURRENCE
 from detector.scoring.return_period import PERIOD, begin, memory_of, return_period
 from detector.scoring.units import COUPLING as COUPLED
-from detector.scoring.units import ERROR, FAR, SMOOTHED, Record
+from detector.scoring.units import ERROR, FAR, SMOOTHED, Record, hard
 from detector.scoring.units import LEVEL as LEVELLED
 from training.network.compiled import compiled
 
@@ -78,6 +78,18 @@ def severity_of(m: Record, channel: int, limit: float) -> float:
     if channel == NOVEL:
         return m.novel
     return m.symbol
+
+
+@compiled
+def together(measured: Record, channel: int) -> float:
+    """Return how large an event is to forecast or level over all features, in units that no logarithm softens."""
+    total = 0.0
+    for k in range(len(measured)):
+        m = measured[k]
+        if m.known:
+            units = m.units[LEVELLED] if channel == LEVEL else max(m.units[ERROR], m.units[SMOOTHED], m.units[FAR])
+            total += hard(units) ** 2
+    return math.sqrt(total)
 
 
 @compiled

@@ -16,7 +16,19 @@ from connectors.batches import CHANNELS
 from detector.scoring.batch import Forecasts, Numbers, SortedBatch, Tables, Verdicts
 from detector.scoring.channels.coupling import measure_coupling
 from detector.scoring.channels.forecast import largest_error, network_band
-from detector.scoring.claims import FORECAST, LEVEL, NOVEL, PRICES, WARM_UP_EVENTS, WIDTH_WEIGHT, claim, severity_of
+from detector.scoring.channels.level import excuse_changed_clock
+from detector.scoring.claims import (
+    COUPLING,
+    FORECAST,
+    LEVEL,
+    NOVEL,
+    PRICES,
+    WARM_UP_EVENTS,
+    WIDTH_WEIGHT,
+    claim,
+    severity_of,
+    together,
+)
 from detector.scoring.explain import explain
 from detector.scoring.incidents import (
     FIRES,
@@ -36,7 +48,7 @@ from detector.scoring.incidents import (
 )
 from detector.scoring.lane import Arrival, measure_lane
 from detector.scoring.news import newest
-from detector.scoring.recurrence import LARGE, OFTEN, TOLD, WAYS, recurring
+from detector.scoring.recurrence import LARGE, OFTEN, TOGETHER, TOLD, WAYS, recurring
 from detector.scoring.resolution import begin_change, ends, follow, is_back, lasts
 from detector.scoring.threshold import YOUTH, fleet_threshold, threshold_of, youth
 from detector.scoring.units import LEVEL as LEVELS
@@ -103,8 +115,8 @@ def judge(
             lacks = youth(own, q.events)
             young, more = own + YOUTH * lacks, (1.0 - YOUTH) * lacks
             v.threshold = max(young, fleet)
-        if not several and max(claims[FORECAST], claims[LEVEL], claims[NOVEL]) >= own - LARGE:
-            _no_rarer_than_before(s, measured[a:b], lane[a:b], claims, leads, own, young + TOLD)
+        if max(claims[FORECAST], claims[LEVEL], claims[NOVEL]) >= own - LARGE:
+            _no_rarer_than_before(s, measured[a:b], lane[a:b], several, claims, leads, own, young + TOLD)
         v.score, channel, above = newest(q, claims, v.threshold, is_active(incident), more)
         q.events += 1
         v.rank, v.channel, v.warming = q.rank, channel, q.events <= WARM_UP_EVENTS
@@ -155,6 +167,7 @@ def _no_rarer_than_before(
     s: Record,  # STREAM
     measured: Record,  # of the event's observations, as are the lanes
     lane: NDArray[np.int64],
+    several: bool,
     claims: NDArray[np.float64],
     leads: NDArray[np.int64],
     own: float,  # the stream's own threshold
@@ -162,21 +175,30 @@ def _no_rarer_than_before(
 ) -> None:
     """Lower large claims by an error, or by the level, to how often such came.
 
-    Where that is neither by the clock nor more often than a stream may tell: to `floor` at least.
+    Where that is neither by the clock nor more often than a stream may tell: to `floor` at least. The size of an error
+    is in the data's own unit, over several features in units.
     """
     for c in (FORECAST, LEVEL, NOVEL):
         if claims[c] < own - LARGE or leads[c] < 0:
             continue
         m = measured[leads[c]]
-        if c == NOVEL and not math.isnan(m.nearest):  # the value is new, and not the error
+        if c == NOVEL and (several or not math.isnan(m.nearest)):  # the value is new, and not the error
             continue
         size = m.sizes[LEVELS] if c == LEVEL else m.error if c == NOVEL else largest_error(m)[1]
-        if abs(size) > 0.0:
-            key = WAYS * (lane[leads[c]] - s.first_lane) + (2 if c == LEVEL else int(size > 0.0))
-            period, habit = recurring(s.score.recurrence, key, abs(size), s.score.time, s.score.interval)
-            often = c != LEVEL and period < own - OFTEN  # a level passes through many sizes on its way to its own
+        way = 2 if c == LEVEL else int(size > 0.0)
+        if several:  # in what all features share another one leads each time
+            size, place = together(measured, c), TOGETHER
+        else:
+            size, place = abs(size), lane[leads[c]] - s.first_lane
+        if size > 0.0:
+            period, habit = recurring(s.score.recurrence, WAYS * place + way, size, s.score.time, s.score.interval)
+            # a level passes through many sizes on its way to its own, and of several features one may be another
+            often = not several and c != LEVEL and period < own - OFTEN
             least = -math.inf if habit or often else floor
-            claims[c] = min(claims[c], max(period - PRICES[c], least))
+            most = max(period - PRICES[c], least)
+            if several and c == FORECAST and claims[c] > most:  # nor does what the others leave of it make it rarer
+                claims[COUPLING] = min(claims[COUPLING], most)
+            claims[c] = min(claims[c], most)
 
 
 @compiled(inline="always")  # a call would count the owners of a dozen arrays, an event
@@ -199,5 +221,6 @@ def _measure(s: Record, lanes: Record, numbers: Numbers, forecasts: Forecasts, i
         if m.known:
             r = lanes[numbers.lane[k]].score
             frame, output = forecasts.frames[k], forecasts.outputs[k]
-            arrival = Arrival(numbers.time[k], numbers.local[k], numbers.value[k], gap, end == n + 1)
+            arrival = Arrival(numbers.time[k], numbers.local[k], numbers.value[k], gap)
             measure_lane(r, arrival, frame, output, forecasts.horizons, m)
+    excuse_changed_clock(out, numbers.at[n:end])

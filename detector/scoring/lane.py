@@ -38,13 +38,12 @@ def lane_score(horizons: Sequence[int] = HORIZONS) -> np.dtype[Any]:
 
 
 class Arrival(NamedTuple):
-    """A number as it came: when, in ns, and by its stream's clock; what; if it ends a gap; if it is alone."""
+    """A number as it came: when, in ns, and by its stream's clock; what; if it ends a gap."""
 
     time: int
     local: int
     value: float
     gap: bool
-    alone: bool
 
 
 @compiled
@@ -57,11 +56,10 @@ def measure_lane(
     m: Record,  # out MEASURED
 ) -> None:
     """Measure one event of a lane and learn it; at a gap's end no unit learns, and only novelty speaks."""
-    time, local, x, gap, alone = arrival
+    time, local, x, gap = arrival
     low, high = measure_errors(r, x, frame, forecast_of(output), horizons[len(horizons) - 1] - 1, gap, m)
     within = min(max(x, low), high)  # else one wild value fills its hour
-    difference, m.usual, shifted = measure_level(r.level, local, within)
-    excused = shifted and alone  # several features seldom follow one clock
+    difference, m.usual, m.shifted = measure_level(r.level, local, within)
     m.sizes[LEVEL] = abs(difference)
     m.still = measure_still(r.still, r.events, x, r.last)
     learn_moments(r.coupling, r.events, x, m.least)
@@ -76,6 +74,4 @@ def measure_lane(
     r.events += 1
     if not gap:
         to_units(r.units, m.sizes, m.least, m)
-    if excused:
-        m.units[LEVEL] = 0.0
-    m.levelled = not (excused or math.isnan(m.usual)) and r.units.seen[LEVEL] > LEVEL_WARM_UP_EVENTS
+    m.levelled = not math.isnan(m.usual) and r.units.seen[LEVEL] > LEVEL_WARM_UP_EVENTS

@@ -28,6 +28,7 @@ ALIKE = 2.0  # factor between the sizes of errors of a kind
 DOUBT = 4.0  # what came once counts for one in so many, for it might be chance; what came so often, in full
 FAR_LARGER = 10.0  # factor beyond which a larger error is no sign of a smaller: one wild value excuses nothing
 APART, APART_SECONDS = 20.0, 300.0  # usual intervals, and seconds, without such an error before the next is another
+TOGETHER = 84  # in place of a lane: of several features all together, whichever leads
 SCALE = 16.0  # steps of a remembered size, a nat
 MOST = 250  # errors counted of a kind
 DAY, CLOCK = 1440, 15  # min; by which two errors at the same time of day may differ

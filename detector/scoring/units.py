@@ -134,6 +134,12 @@ def softened(units: float) -> float:
     return units if units <= LINEAR_UNITS else LINEAR_UNITS + LOG_UNITS * math.log(units / LINEAR_UNITS)
 
 
+@compiled(inline="always")
+def hard(units: float) -> float:
+    """Return a size in units that is in logarithms nowhere: the reverse of `softened`."""
+    return units if units <= LINEAR_UNITS else LINEAR_UNITS * math.exp(min((units - LINEAR_UNITS) / LOG_UNITS, 300.0))
+
+
 @compiled
 def _move(r: Record, c: int, position: float) -> int:
     """Move a statistic's bins to where its sizes are, and return by how many; `position` lies beside them.

@@ -14,8 +14,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
-from detector.scoring.units import Record
+from detector.scoring.units import LEVEL, Record
 from training.network.compiled import compiled
 from training.network.profile import learn, learnt, profile, refit, usual_value
 
@@ -67,6 +68,23 @@ def measure_level(r: Record, time: int, x: float) -> tuple[float, float, bool]:
     r.sum += x
     r.count += 1
     return difference, usual, excused
+
+
+@compiled
+def excuse_changed_clock(measured: Record, rows: NDArray[np.int64]) -> None:
+    """Take back what the level says of an event's features, rows of MEASURED, where a changed clock explains it.
+
+    All of those whose level is unusual must be met so much better an hour before or after: several features seldom
+    follow one clock, and one that is elsewhere is news.
+    """
+    for row in rows:
+        m = measured[row]
+        if m.levelled and m.units[LEVEL] > 1.0 and not m.shifted:
+            return
+    for row in rows:
+        m = measured[row]
+        if m.levelled and m.shifted:
+            m.units[LEVEL], m.levelled = 0.0, False
 
 
 @compiled

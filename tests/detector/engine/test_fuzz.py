@@ -284,7 +284,8 @@ def test_after_wild_values_a_multi_feature_stream_scores_normally_again(
     clean = run(Engine(model), in_batches(numbered(wide("s", clock(rows), value)), 2000))
 
     assert np.isfinite(spoilt.score).all()
-    assert (spoilt.score[spikes] > spoilt.threshold[spikes] + 1.0).all()  # each is critical, as without
+    assert spoilt.score[spikes[0]] > spoilt.threshold[spikes[0]] + 1.0  # critical, as without
+    assert (spoilt.score[spikes] > spoilt.threshold[spikes] + 0.2).all()  # what comes again is told, but no rarer
     assert (spoilt.score[spikes] > 0.6 * clean.score[spikes]).all()
 
 

@@ -20,6 +20,8 @@ from training.network.weights import load_prior
 SECOND, MINUTE, HOUR, DAY = (seconds * 1_000_000_000 for seconds in (1, 60, 3600, 86_400))
 MIDNIGHT = 20_717 * DAY  # 2026-09-21, a Monday
 RULES = AlertRules()
+ROWS = 10 * 288  # ten days of five minutes
+AT = 8 * 288 + 150  # where something happens
 
 
 @functools.cache
@@ -126,6 +128,18 @@ def clocked(rows: int, step: int = 5 * MINUTE) -> NDArray[np.int64]:
 def daily(rng: np.random.Generator, time: NDArray[np.int64], noise: float = 1.0) -> NDArray[np.float64]:
     """Return a daily wave of amplitude 10 around 100 with normal noise, [events]."""
     return 100.0 + 10.0 * np.sin(2 * np.pi * time / DAY) + noise * rng.standard_normal(len(time))
+
+
+def calm(seed: int = 1, rows: int = ROWS, noise: float = 1.0) -> NDArray[np.float64]:
+    """Return a daily wave with noise: [rows]."""
+    return daily(np.random.default_rng(seed), clocked(rows), noise)
+
+
+def several(seed: int = 1, features: int = 4, rows: int = ROWS) -> NDArray[np.float64]:
+    """Return features that share a daily wave, each in its unit: [rows, features]."""
+    rng = np.random.default_rng(seed)
+    common = daily(rng, clocked(rows), 0.5) - 100.0
+    return 50.0 + (common[:, None] + rng.standard_normal((rows, features))) * rng.uniform(0.5, 20.0, features)
 
 
 def assert_same(one: NDArray[np.void], two: NDArray[np.void]) -> None:

@@ -144,12 +144,18 @@ def test_without_an_interval_nothing_is_known() -> None:
 # --- In a stream ------------------------------------------------------------------------------------------------------
 
 
-def nightly(seed: int, days: int = 21, size: float = 50.0, step: int = STEP) -> tuple[np.ndarray, np.ndarray]:
-    """Return values about 10, and `size` more for ten minutes from 02:00 each day; and the rows of the jobs' nights."""
+def nightly(
+    seed: int, days: int = 21, size: float = 50.0, step: int = STEP, features: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return values about 10, and `size` more for ten minutes from 02:00 each day; and the rows of the jobs' nights.
+
+    All features do the job at once, each in its own unit: [rows, features].
+    """
     time = clocked(days * DAY // step, step)
     running = (time % DAY >= 2 * HOUR) & (time % DAY < 2 * HOUR + 10 * MINUTE)
     near = (time % DAY >= 2 * HOUR) & (time % DAY < 3 * HOUR)
-    return 10.0 + size * running + np.random.default_rng(seed).standard_normal(len(time)), near
+    noise = np.random.default_rng(seed).standard_normal((len(time), features))
+    return (10.0 + size * running[:, None] + noise) * 10.0 ** np.arange(features), near
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -159,6 +165,13 @@ def test_a_nightly_job_is_told_in_no_more_than_its_first_nights(seed: int, step:
     value, near = nightly(seed, days, step=step)
     told = [k for k in judged(value, step=step).alerts if near[k]]
     assert all(k < 3 * DAY // step for k in told)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_nightly_job_of_several_features_is_told_a_few_times_in_its_life(seed: int) -> None:
+    """They differ more from night to night than one does. It was told each night."""
+    value, near = nightly(seed, features=4)
+    assert len({k // A_DAY for k in judged(value).alerts if near[k]}) <= 5
 
 
 def hourly(step: int, days: int, every: int = HOUR) -> np.ndarray:
@@ -191,18 +204,30 @@ def test_a_counter_that_restarts_is_not_told_each_time() -> None:
     assert len([k for k in alerts if k > sum(len(part) for part in parts[:4])]) <= 1
 
 
+@pytest.mark.parametrize("features", [1, 4])
 @pytest.mark.parametrize("seed", range(3))
-def test_but_one_of_more_than_twice_its_size_is_told(seed: int) -> None:
-    value, _ = nightly(seed)
+def test_but_one_of_more_than_twice_its_size_is_told(seed: int, features: int) -> None:
+    value, _ = nightly(seed, features=features)
     night = slice(15 * A_DAY + 24, 15 * A_DAY + 26)
-    value[night] += 75.0
+    value[night] += 75.0 * 10.0 ** np.arange(features)
     assert any(night.start <= k < night.stop for k in judged(value).alerts)
 
 
+@pytest.mark.parametrize("features", [1, 4])
 @pytest.mark.parametrize("seed", range(3))
-def test_and_so_is_one_at_another_time_of_the_day(seed: int) -> None:
+def test_and_so_is_one_at_another_time_of_the_day(seed: int, features: int) -> None:
     """It recurs, but a stream that has a budget left tells what is not by habit."""
-    value, _ = nightly(seed)
+    value, _ = nightly(seed, features=features)
     noon = 15 * A_DAY + 144
-    value[noon : noon + 2] += 100.0
+    value[noon : noon + 2] += 100.0 * 10.0 ** np.arange(features)
     assert any(noon <= k < noon + 2 for k in judged(value).alerts)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_job_excuses_no_feature_that_is_far_off_beside_it(seed: int) -> None:
+    """The same job of three features, and the fourth three times as far off."""
+    value, _ = nightly(seed, features=4)
+    night = slice(15 * A_DAY + 24, 15 * A_DAY + 26)
+    value[night, 3] += 150.0 * 1e3
+
+    assert any(night.start <= k < night.stop for k in judged(value).alerts)

@@ -5,8 +5,17 @@ import math
 import numpy as np
 import pytest
 
-from detector.scoring.channels.level import BETTER, HOURS, LEVEL_STATE, SMOOTHING, measure_level
-from tests.detector.scoring.support import DAY, HOUR, MIDNIGHT, MINUTE, clocked
+from detector.scoring.batch import MEASURED
+from detector.scoring.channels.level import (
+    BETTER,
+    HOURS,
+    LEVEL_STATE,
+    SMOOTHING,
+    excuse_changed_clock,
+    measure_level,
+)
+from detector.scoring.units import LEVEL
+from tests.detector.scoring.support import DAY, HOUR, MIDNIGHT, MINUTE, clocked, judged
 from training.network.profile import LEAST_WEIGHT
 
 STORED = 1.0 / 2048.0  # of the range of usual levels: two of their steps
@@ -155,6 +164,30 @@ def test_a_rhythm_that_is_an_hour_off_is_a_changed_clock(hours: int) -> None:
 
     assert np.abs(difference[first_day]).max() > 30.0
     assert explained[first_day & (np.abs(difference) > 30.0)].all()
+
+
+@pytest.mark.parametrize("features", [1, 3])
+def test_a_changed_clock_is_no_news_to_streams_whose_features_all_follow_it(features: int) -> None:
+    time, change = clocked(12 * 288), MIDNIGHT + 9 * DAY
+    rng = np.random.default_rng(1)
+    hour = (time + np.where(time >= change, HOUR, 0)) % DAY / HOUR
+    open_ = (np.clip((hour - 8.0) / 0.5, 0.0, 1.0) - np.clip((hour - 18.0) / 0.5, 0.0, 1.0))[:, None]
+    value = 20.0 + 80.0 * open_ + 3.0 * rng.standard_normal((len(time), features))
+
+    assert not [k for k, channel in judged(value).channels() if time[k] >= change and channel == "level"]
+
+
+@pytest.mark.parametrize(("shifted", "left"), [((True, True), (0.0, 0.0)), ((True, False), (3.0, 4.0))])
+def test_but_one_feature_that_is_elsewhere_makes_it_news(shifted: tuple[bool, ...], left: tuple[float, ...]) -> None:
+    measured = np.zeros(3, MEASURED)
+    measured["levelled"] = True
+    measured["units"][:, LEVEL] = 3.0, 4.0, 0.5  # the last one's level is usual
+    measured["shifted"][:2] = shifted
+
+    excuse_changed_clock(measured, np.arange(3))
+
+    assert measured["units"][:, LEVEL].tolist() == [*left, 0.5]
+    assert measured["levelled"].tolist() == [value > 0.0 for value in (*left, 0.5)]
 
 
 def test_what_no_hour_nearby_explains_is_no_changed_clock() -> None:
