@@ -93,7 +93,10 @@ def _event_columns(count: int) -> _EventColumns:
     channel, held_back = np.empty((2, count), np.int8)
     alert, warming = np.empty((2, count), np.bool_)
     event, missing = np.empty((2, count), np.int64)
-    return _EventColumns(event, score, threshold, rank, channel, interval, alert, warming, held_back, missing, surprise)
+    return _EventColumns(
+        event=event, score=score, threshold=threshold, rank=rank, channel=channel, interval=interval, alert=alert,
+        warming=warming, held_back=held_back, missing=missing, surprise=surprise,
+    )  # fmt: skip
 
 
 def _observation_columns(count: int) -> _ObservationColumns:

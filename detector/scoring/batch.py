@@ -27,7 +27,7 @@ MEASURED = np.dtype(  # one row an observation
         ("surprise", np.float64),
         ("contribution", np.float64),  # share in the channel that speaks
         ("known", np.bool_),  # a number of a lane that had a forecast
-        ("shifted", np.bool_),  # the usual of an hour before or after is met much better than that of this hour
+        ("clocks", np.float64, 3),  # level from the usual of this hour, one before, one after, in units; NaN: not known
         ("levelled", np.bool_),  # the usual of its hour is known well enough
         ("symbol", np.float64),  # a symbol's claim: log10 of the events between such
         ("tail", np.float64),  # -log10 of the two-sided probability that the network gave to such an error

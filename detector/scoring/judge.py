@@ -17,6 +17,7 @@ from detector.scoring.batch import Forecasts, Numbers, SortedBatch, Tables, Verd
 from detector.scoring.channels.coupling import measure_coupling
 from detector.scoring.channels.forecast import largest_error, network_band
 from detector.scoring.channels.level import excuse_changed_clock
+from detector.scoring.channels.novel import FAR_AWAY
 from detector.scoring.claims import (
     COUPLING,
     FORECAST,
@@ -48,7 +49,7 @@ from detector.scoring.incidents import (
 )
 from detector.scoring.lane import Arrival, measure_lane
 from detector.scoring.news import newest
-from detector.scoring.recurrence import LARGE, OFTEN, TOGETHER, TOLD, WAYS, recurring
+from detector.scoring.recurrence import LARGE, OFTEN, TOGETHER, TOLD, WAYS, Bounds, recurring
 from detector.scoring.resolution import begin_change, ends, follow, is_back, lasts
 from detector.scoring.threshold import YOUTH, fleet_threshold, threshold_of, youth
 from detector.scoring.units import LEVEL as LEVELS
@@ -113,10 +114,11 @@ def judge(
         v.threshold, young, more = own, own, 0.0
         if math.isnan(fixed):
             lacks = youth(own, q.events)
-            young, more = own + YOUTH * lacks, (1.0 - YOUTH) * lacks
+            young = own + YOUTH * lacks
             v.threshold = max(young, fleet)
+            more = min((1.0 - YOUTH) * lacks, max(FAR_AWAY - v.threshold, 0.0))  # no age knows of larger news
         if max(claims[FORECAST], claims[LEVEL], claims[NOVEL]) >= own - LARGE:
-            _no_rarer_than_before(s, measured[a:b], lane[a:b], several, claims, leads, own, young + TOLD)
+            _no_rarer_than_before(s, measured[a:b], lane[a:b], several, claims, leads, Bounds(own, young + TOLD))
         v.score, channel, above = newest(q, claims, v.threshold, is_active(incident), more)
         q.events += 1
         v.rank, v.channel, v.warming = q.rank, channel, q.events <= WARM_UP_EVENTS
@@ -170,14 +172,14 @@ def _no_rarer_than_before(
     several: bool,
     claims: NDArray[np.float64],
     leads: NDArray[np.int64],
-    own: float,  # the stream's own threshold
-    floor: float,
+    bounds: Bounds,
 ) -> None:
     """Lower large claims by an error, or by the level, to how often such came.
 
-    Where that is neither by the clock nor more often than a stream may tell: to `floor` at least. The size of an error
-    is in the data's own unit, over several features in units.
+    Where that is neither by the clock nor more often than a stream may tell: to the floor at least. The size of an
+    error is in the data's own unit, over several features in units.
     """
+    own, floor = bounds
     for c in (FORECAST, LEVEL, NOVEL):
         if claims[c] < own - LARGE or leads[c] < 0:
             continue

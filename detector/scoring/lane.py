@@ -59,7 +59,7 @@ def measure_lane(
     time, local, x, gap = arrival
     low, high = measure_errors(r, x, frame, forecast_of(output), horizons[len(horizons) - 1] - 1, gap, m)
     within = min(max(x, low), high)  # else one wild value fills its hour
-    difference, m.usual, m.shifted = measure_level(r.level, local, within)
+    difference, m.usual = measure_level(r.level, local, within, m.clocks)
     m.sizes[LEVEL] = abs(difference)
     m.still = measure_still(r.still, r.events, x, r.last)
     learn_moments(r.coupling, r.events, x, m.least)
@@ -74,4 +74,7 @@ def measure_lane(
     r.events += 1
     if not gap:
         to_units(r.units, m.sizes, m.least, m)
+    unit = max(r.units.slow_unit[LEVEL], m.least)
+    for k in range(3):
+        m.clocks[k] /= unit
     m.levelled = not math.isnan(m.usual) and r.units.seen[LEVEL] > LEVEL_WARM_UP_EVENTS

@@ -13,6 +13,7 @@ finds back, a job's end, a level that is only now counted. It is of the same kin
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,6 +48,13 @@ RECURRENCE = np.dtype(
     ],
     align=True,
 )
+
+
+class Bounds(NamedTuple):
+    """Between what a claim that came before is lowered."""
+
+    own: float  # threshold of the stream by its budget
+    floor: float  # what recurs without habit is not lowered below
 
 
 @compiled

@@ -44,47 +44,50 @@ LEVEL_STATE = np.dtype(
 
 
 @compiled
-def measure_level(r: Record, time: int, x: float) -> tuple[float, float, bool]:
-    """Return the difference of late from the usual, the usual of now, NaN while that is not known, and an excuse.
+def measure_level(r: Record, time: int, x: float, clocks: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the difference of late from the usual, and the usual of now, NaN while that is not known. Learn `x`.
 
-    That is, whether what is usual an hour before or after is met so much better that the clock will have changed.
-    Learn `x`.
+    And write to `clocks` [3] the difference from what is usual now, an hour before, and an hour after; NaN: not known.
     """
     hour = time // HOUR_NS
     usual = usual_at(r, time)
-    difference, excused = math.nan, False
+    difference = math.nan
+    clocks[:] = math.nan
     if not math.isnan(usual):
         r.difference += SMOOTHING * (x - usual - r.difference)
-        difference = r.difference
+        difference = clocks[0] = r.difference
     for k in range(2):
         other = usual_at(r, time + (2 * k - 1) * HOUR_NS)
         if not math.isnan(other):
             r.shifted[k] += SMOOTHING * (x - other - r.shifted[k])
-            excused = excused or abs(r.shifted[k]) < SHIFTED * abs(difference)
+            clocks[1 + k] = r.shifted[k]
     if r.hour != hour + 1:
         if r.count > 0:
             _learn_hour(r, r.hour - 1, r.sum / r.count)
         r.hour, r.sum, r.count = hour + 1, 0.0, 0
     r.sum += x
     r.count += 1
-    return difference, usual, excused
+    return difference, usual
 
 
 @compiled
 def excuse_changed_clock(measured: Record, rows: NDArray[np.int64]) -> None:
     """Take back what the level says of an event's features, rows of MEASURED, where a changed clock explains it.
 
-    All of those whose level is unusual must be met so much better an hour before or after: several features seldom
-    follow one clock, and one that is elsewhere is news.
+    All of them together must be met so much better an hour before or after: one feature that is elsewhere is news,
+    though its level be that of another hour.
     """
-    for row in rows:
-        m = measured[row]
-        if m.levelled and m.units[LEVEL] > 1.0 and not m.shifted:
+    for k in range(1, 3):
+        here = there = 0.0
+        for row in rows:
+            m = measured[row]
+            if m.levelled:
+                here += m.clocks[0] ** 2
+                there += m.clocks[k] ** 2
+        if there < SHIFTED**2 * here:  # not where one is not known
+            for row in rows:
+                measured[row].units[LEVEL], measured[row].levelled = 0.0, False
             return
-    for row in rows:
-        m = measured[row]
-        if m.levelled and m.shifted:
-            m.units[LEVEL], m.levelled = 0.0, False
 
 
 @compiled

@@ -22,6 +22,7 @@ from training.network.compiled import compiled
 
 ALARMING = 0.007  # distance that counts as once in 1,000 events
 ALARMING_PERIOD = 3.0  # log10 of 1,000
+FAR_AWAY = ALARMING_PERIOD + math.log10(1.0 / 3.0 / ALARMING)  # claim of what lies a third of the range from all met
 NOISE = 0.2  # units of the error: noise's next extreme lies about so far beyond the last
 CALM, NOISY = 0.6, 1.0  # units: a value comes of noise if its error is the larger, not if it is the lesser
 LEAST_SHARE = 0.05  # of a distance, that noise cannot explain

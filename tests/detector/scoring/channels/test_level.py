@@ -23,14 +23,21 @@ STORED = 1.0 / 2048.0  # of the range of usual levels: two of their steps
 
 def measured(time: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Return differences and usuals [events, 2]."""
-    record = np.zeros(1, LEVEL_STATE)
-    return np.array([measure_level(record[0], t, x)[:2] for t, x in zip(time.tolist(), value.tolist(), strict=True)])
+    record, clocks = np.zeros(1, LEVEL_STATE), np.zeros(3)
+    pairs = zip(time.tolist(), value.tolist(), strict=True)
+    return np.array([measure_level(record[0], t, x, clocks) for t, x in pairs])
 
 
 def excused(time: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Return whether a change of the clock explains each event's difference [events]."""
-    record = np.zeros(1, LEVEL_STATE)
-    return np.array([measure_level(record[0], t, x)[2] for t, x in zip(time.tolist(), value.tolist(), strict=True)])
+    record, row = np.zeros(1, LEVEL_STATE), np.zeros(1, MEASURED)
+    found = []
+    for t, x in zip(time.tolist(), value.tolist(), strict=True):
+        row["levelled"] = True
+        measure_level(record[0], t, x, row["clocks"][0])
+        excuse_changed_clock(row, np.zeros(1, np.int64))
+        found.append(not row["levelled"][0])
+    return np.array(found)
 
 
 def plain(time: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -147,7 +154,7 @@ def test_days_that_are_all_alike_keep_the_mean_of_all() -> None:
 
     record = np.zeros(1, LEVEL_STATE)
     for t, x in zip(time.tolist(), value.tolist(), strict=True):
-        measure_level(record[0], t, x)
+        measure_level(record[0], t, x, np.zeros(3))
 
     assert record["missed"][0, 1] > BETTER * record["missed"][0, 0]
 
@@ -177,17 +184,28 @@ def test_a_changed_clock_is_no_news_to_streams_whose_features_all_follow_it(feat
     assert not [k for k, channel in judged(value).channels() if time[k] >= change and channel == "level"]
 
 
-@pytest.mark.parametrize(("shifted", "left"), [((True, True), (0.0, 0.0)), ((True, False), (3.0, 4.0))])
-def test_but_one_feature_that_is_elsewhere_makes_it_news(shifted: tuple[bool, ...], left: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ([0.2, 0.3, 0.5], [6.0, 8.0, 0.5], True),
+        ([6.0, 8.0, 0.5], [0.2, 0.3, 0.5], True),
+        ([0.2, 0.3, 0.5], [math.nan] * 3, True),
+        ([0.2, 3.0, 0.5], [6.0, 8.0, 0.5], False),  # the second is elsewhere
+        ([0.2, 6.0, 0.5], [6.0, 0.3, 0.5], False),  # each by another clock
+        ([0.2, 0.3, 2.0], [6.0, 8.0, 2.0], False),  # the third kept this hour
+        ([math.nan] * 3, [math.nan] * 3, False),
+    ],
+)
+def test_a_changed_clock_is_that_of_all_features(before: list[float], after: list[float], changed: bool) -> None:
     measured = np.zeros(3, MEASURED)
     measured["levelled"] = True
-    measured["units"][:, LEVEL] = 3.0, 4.0, 0.5  # the last one's level is usual
-    measured["shifted"][:2] = shifted
+    measured["units"][:, LEVEL] = 3.0, 4.0, 0.5
+    measured["clocks"] = np.transpose([[3.0, 4.0, 0.5], before, after])
 
     excuse_changed_clock(measured, np.arange(3))
 
-    assert measured["units"][:, LEVEL].tolist() == [*left, 0.5]
-    assert measured["levelled"].tolist() == [value > 0.0 for value in (*left, 0.5)]
+    assert measured["units"][:, LEVEL].tolist() == ([0.0] * 3 if changed else [3.0, 4.0, 0.5])
+    assert measured["levelled"].tolist() == [not changed] * 3
 
 
 def test_what_no_hour_nearby_explains_is_no_changed_clock() -> None:
