@@ -99,7 +99,7 @@ def test_news_above_the_streams_own_threshold_has_a_reason_to_be_no_alert(
 
 def test_a_young_streams_event_is_held_back_by_what_would_hold_it_at_any_age(model: Weights) -> None:
     value = seasonal(np.random.default_rng(4), clock(500, MINUTE))
-    value[150] += 1.0
+    value[150] += 0.6
     batch = batch_of(numbered(wide("s", clock(500, MINUTE), value[:, None])))
     score = Engine(model).step(batch).scores.score[150]
 
