@@ -34,6 +34,7 @@ SCALE = 16.0  # steps of a remembered size, a nat
 MOST = 250  # errors counted of a kind
 DAY, CLOCK = 1440, 15  # min; by which two errors at the same time of day may differ
 DAILY = 0.8  # of a day: mean time between errors from which on the time of day tells something
+WEEKLY = 5.0  # days: mean time between errors from which on the day of the week must be the same, too
 HABIT = 2048  # added to a time of day: what came then came by the clock
 CYCLE = 2**32  # s
 
@@ -94,6 +95,8 @@ def recurring(r: Record, key: int, size: float, time: int, interval: float) -> t
                 nearest, habit = since, (clock - r.clock[k] % HABIT + CLOCK) % DAY <= 2 * CLOCK
         if before > 0:
             count, span = count + before, max(span, (now - int(r.first[k])) % CYCLE)
+    if not follows and span >= WEEKLY * 60 * DAY * count:  # what comes on Mondays may be news on a Sunday
+        habit = habit and (nearest // 60 + DAY // 2) // DAY % 7 == 0
     if follows:
         r.size[mine] = max(r.size[mine], np.int16(step))
     elif mine < 0:

@@ -59,6 +59,15 @@ def test_a_clock_that_changes_is_a_habit_again_from_the_next_day_on() -> None:
     assert habits == [False] + [True] * 5 + [False, True, True]
 
 
+def test_what_comes_on_mondays_is_no_habit_on_a_sunday() -> None:
+    memory = Memory()
+    days = [0, 7, 14, 21, 27, 35, 42]
+    habits = [memory.met(MIDNIGHT + day * DAY + 8 * HOUR)[1] for day in days]
+
+    assert habits[:5] == [False, True, True, True, False]
+    assert habits[-1]
+
+
 def test_a_larger_one_before_counts_and_a_smaller_one_does_not() -> None:
     memory = Memory()
     memory.met(MIDNIGHT, 200.0)
