@@ -11,7 +11,7 @@ from connectors.batches import EventBatch
 from detector.engine.engine import Engine, EngineSettings
 from detector.scoring.incidents import AlertRules
 from tests.bench.measures import WEEK
-from tests.bench.panel import TIMES_BUDGET, TIMES_BUDGET_FIRST_DAY, PanelSeries, Told, judge, made
+from tests.bench.panel import TIMES_BUDGET, TIMES_BUDGET_FIRST_DAY, PanelSeries, Told, judge, keeps, made, rate
 from tests.bench.panel_kinds import KINDS, Frame, Kind
 from training.evaluate import Bool, Float64
 
@@ -70,11 +70,11 @@ def after_changes(steps: Sequence[int], seeds: int, features: int, budget: float
                 for name in names
                 for one in (changed(made(name, step, features, seed), change) for seed in range(100, 100 + seeds))
             ]
-            rate = sum(sum(one.false) for one in told) / sum(sum(one.weeks) for one in told)
-            often = [one.kind for one in told if sum(one.false) > max(1.0, TIMES_BUDGET * budget * sum(one.weeks))]
+            weekly = sum(sum(one.false) for one in told) / sum(sum(one.weeks) for one in told)
+            often = [one.kind for one in told if not keeps(sum(one.false), sum(one.weeks), TIMES_BUDGET * budget)]
             kinds = ", ".join(f"{name} {often.count(name)}" for name in dict.fromkeys(often))
             within = f"within {TIMES_BUDGET} x: {1 - len(often) / len(told):.2f}" + f"; beyond: {kinds}" * bool(kinds)
-            lines.append(f"  {f'{step} s, {change}':<32}{len(told):>8}{rate:>8.2f}   {within}")
+            lines.append(f"  {f'{step} s, {change}':<32}{len(told):>8}{weekly:>8.2f}   {within}")
     return "\n".join(lines)
 
 
@@ -98,17 +98,13 @@ def _alerts(one: PanelSeries, budget: float) -> Bool:
 
 
 def _told_row(name: str, told: Sequence[Told]) -> str:
-    rates = []
-    for part in (0, 1):
-        weeks = sum(one.weeks[part] for one in told)
-        rates.append(f"{sum(one.false[part] for one in told) / weeks:.2f}" if weeks else "-")
-    return f"{name:<34}{len(told):>8}" + "".join(f"{rate:>8}" for rate in rates)
+    return f"{name:<34}{len(told):>8}" + "".join(f"{rate(told, part):>8}" for part in (0, 1))
 
 
 def _within(told: Sequence[Told], budget: float) -> str:
     """Return the shares of streams within their multiples of the budget; one alert is always within."""
     shares = []
     for part, times in ((0, TIMES_BUDGET_FIRST_DAY), (1, TIMES_BUDGET)):
-        known = [one.false[part] <= max(1.0, times * budget * one.weeks[part]) for one in told if one.weeks[part]]
+        known = [keeps(one.false[part], one.weeks[part], times * budget) for one in told if one.weeks[part]]
         shares.append(f"{np.mean(known):.2f}" if known else "-")
     return f"{shares[0]} day 1 ({TIMES_BUDGET_FIRST_DAY} x), {shares[1]} later ({TIMES_BUDGET} x)"

@@ -141,14 +141,20 @@ def false_table(told: Sequence[Told]) -> str:
         cells = []
         for step in steps:
             mine = [one for one in clean if one.kind == kind and one.step == step]
-            cells.append(f"{f'{_rate(mine, 0)} {_rate(mine, 1)}' if mine else '-':>14}")
+            cells.append(f"{f'{rate(mine, 0)} {rate(mine, 1)}' if mine else '-':>14}")
         lines.append(f"  {kind:<28}" + "".join(cells))
     return "\n".join(lines)
 
 
-def _rate(told: Sequence[Told], part: int) -> str:
+def rate(told: Sequence[Told], part: int) -> str:
+    """Return the false alarms a week: part 0 of the first day, 1 later."""
     weeks = sum(one.weeks[part] for one in told)
     return f"{sum(one.false[part] for one in told) / weeks:.2f}" if weeks else "-"
+
+
+def keeps(false: int, weeks: float, most: float) -> bool:
+    """Whether so many false alarms are within `most` a week; one is always within."""
+    return false <= max(1.0, most * weeks)
 
 
 def summary(told: Sequence[Told], budget: float) -> str:
@@ -156,7 +162,7 @@ def summary(told: Sequence[Told], budget: float) -> str:
     due, clean = [one for one in told if one.due], [one for one in told if one.clean]
     false, weeks = sum(sum(one.false) for one in told), sum(sum(one.weeks) for one in told)
     within, within_first = (
-        _share(one.false[part] <= max(1.0, times * budget * one.weeks[part]) for one in clean if one.weeks[part])
+        _share(keeps(one.false[part], one.weeks[part], times * budget) for one in clean if one.weeks[part])
         for part, times in ((1, TIMES_BUDGET), (0, TIMES_BUDGET_FIRST_DAY))
     )
     return (
