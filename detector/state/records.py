@@ -22,6 +22,9 @@ STREAM = np.dtype(
     [
         ("admission", ADMISSION),
         ("muted", np.bool_),
+        ("rule", np.uint8),  # number of the rule that holds for the stream: the settings', whatever a stored row says
+        ("lift", np.uint8),  # what verdicts have added to the threshold, in steps
+        ("silent", np.bool_),  # it was told that the stream has stopped
         ("lanes", np.int32),
         ("capacity", np.int32),  # rows its block of lanes has
         ("first_lane", np.int32),
@@ -30,6 +33,9 @@ STREAM = np.dtype(
     ],
     align=True,
 )
+
+# Fields in what was padding, where 0 says what a row without them does: they make no other layout
+ADDED = "rule", "lift", "silent"
 
 
 def lane_row(horizons: Sequence[int]) -> np.dtype[Any]:
@@ -68,4 +74,5 @@ class Head(NamedTuple):
 
 def layout_of(*records: np.dtype[Any]) -> bytes:
     """Return what a row of these records begins with."""
+    records = tuple(record[[name for name in record.names or () if name not in ADDED]] for record in records)
     return ROWS + hashlib.sha256(repr(tuple(record.descr for record in records)).encode()).digest()[:4]
