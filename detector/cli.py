@@ -35,7 +35,8 @@ _EXAMPLES = {
   tail -F metrics.jsonl | longwatch run --set source.type=file --set 'source.paths=["-"]'""",
     "demo": """examples:
   longwatch demo
-  longwatch demo --output /tmp/demo""",
+  longwatch demo --output /tmp/demo
+  longwatch demo --live     # this host, with the load that you cause""",
     "train": """examples:
   longwatch train history/*.csv --output models
   longwatch train --from-kafka --output models --set 'kafka.topics=["metrics"]'
@@ -152,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     add("run", "Run the daemon: events in from Kafka or files, scores and alerts out.")
     demo = add("demo", "Replay bundled real data through the whole pipeline; needs no Kafka.")
     demo.add_argument("--output", **a_folder, default=Path("out/demo"), help="folder for results (out/demo)")
+    demo.add_argument("--live", action="store_true", help="watch this very host instead, until CTRL+C")
     train = add(
         "train", "Train a model on history, for model.directory; it is saved if it is better than the present one."
     )

@@ -96,7 +96,7 @@ class Daemon:
         """Serve until the source ends or a signal says so; the second signal does not wait."""
         try:
             self.startup()
-            while not self.broker_wait.shutting_down and not self.source.finished():
+            while not self.ending and not self.source.finished():
                 self.tick()
         except BaseException:
             self.shutdown(orderly=False)
@@ -156,6 +156,11 @@ class Daemon:
             self.signals.give_back()
         self.reporter.summary.log_total()
         logger.info("stopped in %.1f s", time.monotonic() - began)
+
+    @property
+    def ending(self) -> bool:
+        """Whether the loop was asked to end."""
+        return self.broker_wait.shutting_down
 
     def stop(self) -> None:
         """Ask the loop to end after its present turn."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from detector.commands.demo import _demo_settings
+from detector.commands.demo_daemon import demo_settings
 from detector.commands.demo_report import Series
 from detector.commands.diagnosis import _draw_forecast
 from detector.commands.plot_style import html_page, save_png
@@ -79,6 +79,6 @@ def test_the_demo_reads_its_own_metrics_whatever_the_http_settings(tmp_path: Pat
         "http.ssl_keyfile=/no",
     ]
     settings = load_settings(None, {}, set_for_the_daemon)
-    http = _demo_settings(settings, [], tmp_path, tmp_path / "scores", tmp_path / "alerts").http
+    http = demo_settings(settings, [], tmp_path).http
     assert (http.username, http.password.get_secret_value(), http.ssl_certfile) == ("", "", "")
     assert http.host == settings.http.host

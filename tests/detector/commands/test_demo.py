@@ -49,7 +49,7 @@ def demo(tmp_path_factory):
     text = io.StringIO()
     handler = signal.getsignal(signal.SIGINT)
     with contextlib.redirect_stdout(text):
-        run(load_settings(environment={}), Namespace(output=output))
+        run(load_settings(environment={}), Namespace(output=output, live=False))
     assert signal.getsignal(signal.SIGINT) is handler, "CTRL+C still belongs to the daemon that has ended"
     return Demo(output, text.getvalue())
 
