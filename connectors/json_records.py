@@ -1,4 +1,4 @@
-"""The JSON that leaves longwatch: scores, alerts, webhook messages, rejected records.
+"""The JSON that leaves longwatch: scores, alerts, incidents, webhook messages, rejected records.
 
 Fields, their order and their meaning are a public interface: encoding uses these types, and docs/formats.md and the
 JSON Schemas (`longwatch schema`) are made from them. A number that is not finite becomes null.
@@ -165,6 +165,50 @@ class WebhookMessage(msgspec.Struct, omit_defaults=True, kw_only=True):
     timestamp: Annotated[_Time, _field("when the incident began, or ended if it is resolved")]
     features_left_out: _FeaturesLeftOut = 0
     data: Annotated[AlertRecord, _field("the alert")]
+
+
+class IncidentAlert(msgspec.Struct, kw_only=True):
+    """One stream's alert, as a part of an incident."""
+
+    id: Annotated[str, _field("the alert's id")]
+    stream: _Stream
+    status: Literal["firing", "resolved"]
+    severity: Literal["warning", "critical"]
+    started_at: Annotated[_Time, _field("time of the first event")]
+    ended_at: Annotated[_Time | None, _field("time at which it ended; null while it fires")]
+    score: _Score
+    channel: Annotated[str, _field("what claims that the event is rare: docs/scoring.md explains each")]
+    summary: Annotated[str, _field("what was found, as a sentence")]
+
+
+class IncidentRecord(msgspec.Struct, kw_only=True):
+    """What broke together: an incident over one stream or many, as it is at present."""
+
+    id: Annotated[str, _field("that of its first alert; the same as long as the incident lasts, and after any restart")]
+    state: Literal["open", "resolved"]
+    severity: Annotated[Literal["warning", "critical"], _field("the worst of its alerts so far")]
+    first_severity: Annotated[Literal["warning", "critical"], _field("of its first alert")]
+    summary: Annotated[str, _field("which streams, and what is worst, as a sentence")]
+    stream: Annotated[str, _field("the stream of its first alert")]
+    started_at: Annotated[_Time, _field("when its first alert began")]
+    ended_at: Annotated[_Time | None, _field("when its last alert ended; null while it is open")]
+    score: _Score
+    streams: Annotated[int, _field("how many streams have an alert in it", minimum=1)]
+    firing: Annotated[int, _field("how many of its alerts fire at present", minimum=0)]
+    revision: Annotated[int, _field("how often its state has been told; 0: not yet", minimum=0)]
+    alerts: Annotated[list[IncidentAlert], _field("the worst of its alerts, by score")]
+    alerts_left_out: Annotated[int, _field("how many more alerts it has", minimum=0)] = 0
+
+
+class IncidentMessage(msgspec.Struct, kw_only=True):
+    """The body of a webhook request about an incident, a message of Standard Webhooks.
+
+    The header `webhook-id` is the same for every repetition of a message.
+    """
+
+    type: Literal["incident.opened", "incident.updated", "incident.resolved"]
+    timestamp: Annotated[_Time, _field("when the incident began, or ended if it is resolved")]
+    data: Annotated[IncidentRecord, _field("the incident")]
 
 
 class RejectedRecord(msgspec.Struct, omit_defaults=True):

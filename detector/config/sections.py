@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from connectors.common.section import MAX_SECONDS, Section
+from connectors.common.section import MAX_DAYS, MAX_SECONDS, Section
 from connectors.files.settings import FileSettings
 from detector.config.sources import Layer, SettingsError, explain
 from training.learn.settings import Learning
@@ -150,6 +150,18 @@ class AlertingSettings(Section):
     """Patterns of names of streams that never alert, such as "test-*/*"."""
     critical_above_threshold: float = Field(1.0, ge=0, le=300)
     """An alert is critical if its score is this far above the threshold; 1 is ten times as rare."""
+
+
+class IncidentsSettings(Section):
+    """Section [incidents]: which alerts are one incident, and how long incidents are remembered."""
+
+    window_seconds: float = Field(300.0, gt=0, le=86_400)
+    """Alerts of streams with related names that begin within this time of each other, by the events' clock, are one
+    incident; it is over once none of them has fired for as long."""
+    wait_seconds: float = Field(10.0, ge=0, le=3600)
+    """How long to wait for more alerts before an incident is told, so that what breaks together is one notification."""
+    max_age_days: float = Field(30.0, gt=0, le=MAX_DAYS)
+    """Incidents that are over are forgotten after this time."""
 
 
 class OutputSettings(Section):

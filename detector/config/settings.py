@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     state: sections.StateSettings = _section(sections.StateSettings)
     processing: sections.ProcessingSettings = _section(sections.ProcessingSettings)
     alerting: sections.AlertingSettings = _section(sections.AlertingSettings)
+    incidents: sections.IncidentsSettings = _section(sections.IncidentsSettings)
     output: sections.OutputSettings = _section(sections.OutputSettings)
     webhook: WebhookSettings = _section(WebhookSettings)
     http: HttpSettings = _section(HttpSettings)

@@ -190,6 +190,11 @@ class Metrics:
             "Events a day of the whole fleet, estimated, that alerting.fleet_alerts_per_day goes by; 0: not known yet.",
         )
         self.alerts_firing = gauge("alerts_firing", "Alerts that have fired and not resolved.")
+        self.incidents = counters(
+            "incidents_total", "Incidents over streams that began, by the severity of the first alert.",
+            severity=("warning", "critical"),
+        )  # fmt: skip
+        self.incidents_open = gauge("incidents_open", "Incidents over streams that are open.")
         self.streams = gauge("streams", "Streams held in memory.")
         self.streams_warming = gauge("streams_warming", "Streams held in memory that are too young to be judged.")
         self.streams_evicted = counter(
@@ -248,7 +253,9 @@ class Metrics:
             "1 while a part that works in the background fails and tries again; the log says why.",
             "part",
         )
-        self.part_failing = _children(failing, ("alert_feed", "changelog", "kafka", "retraining", "webhook"))
+        self.part_failing = _children(
+            failing, ("alert_feed", "changelog", "incidents", "kafka", "retraining", "webhook")
+        )
 
         # States that follow their partitions
         self.partitions_restoring = gauge(

@@ -27,6 +27,7 @@ from detector.checkpointing.deadlines import BrokerWait
 from detector.checkpointing.store import DamagedRowError, SqliteStore
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
+from detector.incidents.incidents import Incidents
 from detector.observability.metrics import Metrics
 from detector.service.fleet_rate import FleetRate
 from detector.service.health import Health, Notifier
@@ -61,7 +62,8 @@ class Daemon:
     checkpointer: Checkpointer
     fleet_rate: FleetRate
     broker_wait: BrokerWait
-    incidents: OpenIncidents
+    incidents: OpenIncidents  # of single streams: alerts that fire
+    incident_store: Incidents  # over streams: what people are told of
     guard: PoisonGuard
     promotion: ModelPromotion
     metrics: Metrics

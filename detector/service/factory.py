@@ -29,6 +29,7 @@ from detector.checkpointing.store import SqliteStore, StoredRows
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
+from detector.incidents.incidents import Incidents
 from detector.observability.metrics import Metrics
 from detector.service.daemon import Daemon
 from detector.service.engine_setup import device_of, engine_settings, log_capacity, memory_limit
@@ -76,7 +77,11 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     writer: KafkaWriter | None = None
     if settings.source.type == "kafka" and not settings.exactly_once:
         writer = KafkaWriter(settings.kafka, broker_wait.check)
-    sinks = _make_sinks(settings, metrics, writer, transactions, extra_sinks)
+    incident_store = Incidents(
+        settings.state.directory, settings.incidents, on_opened=lambda severity: metrics.incidents[severity].inc()
+    )
+    metrics.incidents_open.set_function(incident_store.open_count)
+    sinks = _make_sinks(settings, metrics, writer, transactions, extra_sinks, incident_store)
     sinks.restore(meta.get("sinks", {}))
     offsets = {Partition(topic, number): at for topic, number, at in meta.get("offsets", ())}
     source: DaemonSource
@@ -115,6 +120,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         fleet_rate=FleetRate(engine, checkpointer, source, store, metrics),
         broker_wait=broker_wait,
         incidents=incidents,
+        incident_store=incident_store,
         guard=guard,
         promotion=promotion,
         metrics=metrics,
@@ -150,6 +156,7 @@ def _make_sinks(
     writer: KafkaWriter | None,
     transactions: TransactionalWriter | None,
     extra_sinks: SinkGroup | None,
+    incident_store: Incidents,
 ) -> SinkGroup:
     """Return the sinks that the settings name, and those of `extra_sinks`.
 
@@ -166,7 +173,7 @@ def _make_sinks(
     if output.dead_letter_file:
         dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
     feed: AlertFeed | None = None
-    problems: dict[str, OngoingProblem] = {}
+    problems: dict[str, OngoingProblem] = {"incidents": incident_store.problem}
 
     def too_large(outcome: str) -> None:
         metrics.records_too_large[outcome].inc()
@@ -178,6 +185,7 @@ def _make_sinks(
             alerts.append(KafkaAlertSink(results, too_large))
         if kafka.dead_letter_topic:
             dead_letters.append(KafkaDeadLetterSink(results, too_large))
+    alerts.append(incident_store)
     if settings.webhook.url.get_secret_value():
         webhook = WebhookSink(
             settings.webhook,

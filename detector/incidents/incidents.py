@@ -1,0 +1,345 @@
+"""Incidents over streams: a sink of alerts that groups them, remembers them on disk, and has people told.
+
+What is told of an incident is its state: `wait_seconds` after its first alert, at most every UPDATE_SECONDS as others
+join, at once as it becomes critical, and as it resolves. Each state is a revision with a number: that it is told is
+written first, then it goes to the outbox, which knows it by that number, then that it went is written. So a crash at
+any moment leaves each told once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from connectors.batches import Alert
+from connectors.common.background import OngoingProblem
+from connectors.encode import alert_record
+from connectors.json_records import IncidentRecord
+from detector.config.sections import IncidentsSettings
+from detector.incidents.grouping import Grouping, Incident, Member
+from detector.incidents.store import FoundAlert, IncidentsError, IncidentStore, Page
+
+logger = logging.getLogger(__name__)
+
+UPDATE_SECONDS = 60.0  # between two updates of an incident, so that a growing one does not flood
+IDLE_SECONDS = 60.0  # the thread is woken by what is written; this only bounds what a lost wake-up would cost
+RETRY_SECONDS = 5.0
+FORGET_SECONDS = 3600.0  # between two looks for what is too old
+STOP_SECONDS = 1.5
+DAY = 86_400.0
+MAX_IN_MEMORY = 1_000  # alerts that wait in memory for the disk
+ALERTS_SHOWN = 50  # of an incident in a list, and in what is told
+ALERTS_OF_ONE = 1_000  # of an incident asked for by itself
+
+
+class Notifier(Protocol):
+    """Where incidents and alerts are told; what is handed over twice under one revision is told once."""
+
+    def tell(self, incidents: Sequence[IncidentRecord]) -> None:
+        """Take states of incidents, durable once `flush` has returned."""
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        """Take single alerts, likewise, for those who want each."""
+
+    def flush(self) -> None:
+        """Return when all that was handed over is durable. Raises NotWrittenError where that is not possible now."""
+
+    @property
+    def full(self) -> bool:
+        """Whether no more should come."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    """When an open incident is to be told, and when it is over."""
+
+    due: float  # monotonic, s
+    untold: bool = True
+    told_severity: str = ""
+    told_at: float = 0.0  # monotonic, s
+    quiet_since: float = 0.0  # monotonic, s: the last change
+
+
+class Incidents:
+    """The sink. `write`, `flush` and what reads may be called from any thread."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: IncidentsSettings,
+        notifier: Notifier | None = None,
+        *,
+        on_opened: Callable[[str], object] = lambda severity: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open `incidents.db` in `directory`, and go on with what is open there. Raises IncidentsError.
+
+        `on_opened` is called with the severity of each incident that begins.
+        """
+        self._settings, self._notifier, self._on_opened, self._clock = settings, notifier, on_opened, clock
+        self._store = IncidentStore(directory)
+        self._kept: list[Alert] = []  # not in the store yet
+        self._keeping = threading.Lock()  # for a moment
+        self._working = threading.Lock()  # while the disk is written
+        self._grouping = Grouping(settings.window_seconds)
+        self._watched: dict[str, _Watched] = {}
+        self._telling: list[str] = []  # may not have reached the outbox
+        self._ended: list[str] = []  # over, and not told yet
+        self._forget_due = 0.0
+        self._listeners: list[Callable[[Sequence[str]], object]] = []
+        self.changes = 0  # rises with each change, for those who show incidents live
+        self.problem = OngoingProblem(2 * IDLE_SECONDS)
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._stale = True  # memory has to be read from the store
+        with self._working:
+            self._load()
+        self._thread = threading.Thread(target=self._run, name="incidents", daemon=True)
+        self._thread.start()
+
+    # -- a sink of alerts ----------------------------------------------------------------------------------------------
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        """Take alerts, without waiting for the disk: they are in the store once `flush` has returned."""
+        if not alerts:
+            return
+        if self._notifier is not None:
+            self._notifier.write(alerts)
+        with self._keeping:
+            self._kept += alerts
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Return when all alerts are in the store, and what is told of them in the outbox. Raises IncidentsError.
+
+        It is a NotWrittenError where they cannot be written at present; they are kept then.
+        """
+        with self._working:
+            self._take_kept()
+        if self._notifier is not None:
+            self._notifier.flush()
+
+    @property
+    def full(self) -> bool:
+        """Whether so many alerts wait to be written that no more should come."""
+        return len(self._kept) > MAX_IN_MEMORY or (self._notifier is not None and self._notifier.full)
+
+    def position(self) -> dict[str, int]:
+        """Return nothing: an alert that is written again after a crash is known by its id."""
+        return {}
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Do nothing, see `position`."""
+
+    def close(self) -> None:
+        """Stop; what has not been told is told after the next start."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(STOP_SECONDS)
+        try:
+            with contextlib.suppress(IncidentsError):
+                self.flush()
+        finally:
+            if self._notifier is not None:
+                self._notifier.close()
+            self._store.close()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def open(self, limit: int = 1_000) -> list[IncidentRecord]:
+        """Return the open incidents, newest first, each with its worst alerts."""
+        return [record for _, record in self._store.records("open = 1", (), limit, ALERTS_SHOWN)]
+
+    def recent(self, limit: int = 100, before: str | None = None, state: str = "all") -> Page:
+        """Return incidents, newest first, from the cursor `before` on; state: "open", "resolved" or "all".
+
+        Raises ValueError for a cursor that is none.
+        """
+        where = {"open": "open = 1", "resolved": "open = 0", "all": "1"}[state]
+        values: list[int] = []
+        if before is not None:
+            where, values = f"{where} AND sequence < ?", [int(before)]
+        found = self._store.records(where, values, limit, ALERTS_SHOWN)
+        return Page([record for _, record in found], str(found[-1][0]) if len(found) == limit else None)
+
+    def get(self, incident_id: str) -> IncidentRecord | None:
+        """Return an incident with its alerts, ALERTS_OF_ONE at most; None if there is none of that id."""
+        found = self._store.records("id = ?", (incident_id,), 1, ALERTS_OF_ONE)
+        return found[0][1] if found else None
+
+    def alert(self, alert_id: str) -> FoundAlert | None:
+        """Return an alert's record and its incident; None if there is none of that id."""
+        return self._store.alert(alert_id)
+
+    def open_count(self) -> int:
+        """Return how many incidents are open."""
+        return len(self._grouping.open)
+
+    def standing(self) -> list[Incident]:
+        """Return the open incidents as they are grouped, oldest first."""
+        with self._working:
+            return list(self._grouping.open.values())
+
+    def on_change(self, listener: Callable[[Sequence[str]], object]) -> None:
+        """Call `listener` with the ids of incidents that have changed, from any thread; it must return at once."""
+        self._listeners.append(listener)
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with self._working:
+                    self._take_kept()
+                    wait = self._look()
+            except IncidentsError as error:
+                if self.problem.report(str(error)):
+                    logger.error("incidents wait: %s", error)  # noqa: TRY400 - its text says it all
+                wait = RETRY_SECONDS
+            except Exception as error:  # incidents must go on whatever fails
+                logger.exception("incidents failed unexpectedly")
+                self.problem.report(f"incidents fail unexpectedly: {type(error).__name__}")
+                wait = RETRY_SECONDS
+            self._wake.wait(wait)
+            self._wake.clear()
+
+    def _take_kept(self) -> None:
+        """Group what was written. What is in memory is as the store has it, or `_stale`."""
+        with self._keeping:
+            alerts = self._kept.copy()
+        if not alerts:
+            return
+        self._load()
+        now, changed, begun, grown = self._clock(), dict[str, Incident](), list[Incident](), set[str]()
+        self._stale = True
+        with self._store.changes():
+            for alert in alerts:
+                before = len(self._grouping.open)
+                incident = self._take(alert)
+                if incident is not None:
+                    changed[incident.id] = incident
+                    begun += [incident] if len(self._grouping.open) > before else []
+                    grown |= {incident.id} if alert.status == "firing" else set()
+            for incident in changed.values():
+                self._store.save(incident, time.time())
+        self._stale = False
+        with self._keeping:
+            del self._kept[: len(alerts)]
+        for incident in begun:
+            self._on_opened(incident.severity)
+        for incident in changed.values():
+            watched = self._watched.setdefault(incident.id, _Watched(now + self._settings.wait_seconds))
+            watched.quiet_since = now
+            if incident.severity != watched.told_severity and watched.told_severity:
+                watched.untold, watched.due = True, now
+            elif incident.id in grown and not watched.untold:
+                watched.untold, watched.due = True, max(now, watched.told_at + UPDATE_SECONDS)
+        self._changed(list(changed))
+        self._wake.set()
+
+    def _take(self, alert: Alert) -> Incident | None:
+        """Put an alert into its incident, and return that if it changes."""
+        member = Member(*(getattr(alert, name) for name in Member._fields))
+        _, record = alert_record(alert)
+        self._grouping.pass_time(alert.ended_at or alert.started_at)
+        known = self._store.status(alert.id)
+        if known is not None:
+            status, incident_id = known
+            incident = self._grouping.open.get(incident_id)
+            if incident is None or status == "resolved" or alert.status == "firing":
+                return None  # it comes again
+            incident.resolve(member)
+            self._store.update(member, record)
+            return incident
+        incident = self._grouping.joined(member)
+        if incident is None:
+            incident = self._grouping.begin(member)
+            self._store.save(incident, time.time())
+        else:
+            incident.take(member)
+        self._store.add(incident, member, record)
+        return incident
+
+    def _look(self) -> float:
+        """End what is over, and tell what is due. Returns how long there is nothing to do, s."""
+        self._load()
+        now, window = self._clock(), self._settings.window_seconds
+        over = set(self._grouping.over())
+        over |= {
+            incident
+            for incident in self._grouping.open.values()
+            if not incident.firing and now - self._watched[incident.id].quiet_since >= window
+        }
+        due = [name for name, w in self._watched.items() if w.untold and w.due <= now]
+        telling = list(dict.fromkeys([*due, *self._ended, *(incident.id for incident in over)]))
+        if telling or now >= self._forget_due:
+            self._stale = True
+            with self._store.changes():
+                for incident in over:
+                    self._store.save(incident, time.time(), is_open=False)
+                self._store.tell(telling)
+                if now >= self._forget_due:
+                    self._store.forget(time.time() - self._settings.max_age_days * DAY)
+                    self._forget_due = now + FORGET_SECONDS
+            self._stale = False
+            for incident in over:
+                del self._grouping.open[incident.id], self._watched[incident.id]
+            self._ended = []
+            for name in due:
+                if (watched := self._watched.get(name)) is not None:
+                    watched.untold, watched.told_at = False, now
+                    watched.told_severity = self._grouping.open[name].severity
+            self._telling = list(dict.fromkeys([*self._telling, *telling]))
+            self._changed(telling)
+        self._hand_over()
+        self.problem.clear()
+        waits = [w.due - now for w in self._watched.values() if w.untold]
+        waits += [self._watched[i.id].quiet_since + window - now for i in self._grouping.open.values() if not i.firing]
+        return max(min([*waits, IDLE_SECONDS]), 0.0)
+
+    def _hand_over(self) -> None:
+        """Hand what is told to the outbox, and note that."""
+        if not self._telling:
+            return
+        if self._notifier is not None:
+            told = (self._store.records("id = ?", (name,), 1, ALERTS_SHOWN) for name in self._telling)
+            self._notifier.tell([record for found in told for _, record in found])
+            self._notifier.flush()
+        self._store.told(self._telling)
+        self._telling = []
+
+    def _changed(self, ids: Sequence[str]) -> None:
+        self.changes += 1
+        for listener in self._listeners:
+            listener(ids)
+
+    def _load(self) -> None:
+        """Read what is open, as the store has it, where memory may not be as it."""
+        if not self._stale:
+            return
+        now, oldest = self._clock(), time.time() - self._settings.max_age_days * DAY
+        self._telling, untold, told = self._store.untold()
+        grouping = Grouping(self._settings.window_seconds)
+        watched: dict[str, _Watched] = {}
+        for changed, members in self._store.open_members():
+            first, *others = members
+            incident = grouping.begin(first)
+            for member in others:
+                incident.take(member)
+            if changed < oldest:  # its alerts will never resolve: their streams are others' now
+                incident.firing = 0
+            # what is new is told soon, what has changed a little later: it may be over by then
+            later = UPDATE_SECONDS if incident.id in told else self._settings.wait_seconds
+            watched[incident.id] = _Watched(now + later, untold=incident.id in untold, quiet_since=now)
+            if incident.id in told:
+                watched[incident.id].told_severity = incident.severity
+        self._ended = [name for name in untold if name not in watched]
+        self._grouping, self._watched, self._stale = grouping, watched, False

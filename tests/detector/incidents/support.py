@@ -1,0 +1,54 @@
+"""Alerts, and a notifier that keeps what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from connectors.batches import Alert
+from connectors.json_records import IncidentRecord
+from detector.incidents.grouping import Member
+from tests.faults.support import alert as an_alert
+
+NS = 1_000_000_000
+START = 1_790_000_000
+
+
+def member(number: int, stream: str, at: float = 0.0, ended: float | None = None, **values: object) -> Member:
+    found = {
+        "id": f"a{number}", "stream": stream, "status": "firing" if ended is None else "resolved",
+        "severity": "warning", "started_at": round((START + at) * NS),
+        "ended_at": None if ended is None else round((START + ended) * NS), "score": 5.0, "channel": "forecast",
+        "summary": "observed 9, expected 1",
+    }  # fmt: skip
+    return Member(**(found | values))
+
+
+def alert(number: int, stream: str, at: float = 0.0, ended: float | None = None, **values: object) -> Alert:
+    one = member(number, stream, at, ended)
+    return replace(an_alert(number), **(one._asdict() | values))
+
+
+class Told:
+    """What a notifier was told; like the outbox it takes each revision once."""
+
+    def __init__(self) -> None:
+        self.incidents: list[IncidentRecord] = []
+        self.alerts: list[Alert] = []
+        self.known: set[tuple[str, int]] = set()
+        self.full = False
+
+    def tell(self, incidents: Sequence[IncidentRecord]) -> None:
+        for record in incidents:
+            if (record.id, record.revision) not in self.known:
+                self.known.add((record.id, record.revision))
+                self.incidents.append(record)
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        self.alerts += alerts
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
