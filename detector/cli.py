@@ -52,6 +52,9 @@ _EXAMPLES = {
     "bench": """examples:
   longwatch bench
   longwatch bench --set compute.threads=1 --quick""",
+    "alerts": """examples:
+  longwatch alerts test --config longwatch.toml
+  longwatch alerts test --config longwatch.toml --receiver pager""",
     "config": """examples:
   longwatch config --config longwatch.toml
   longwatch config --schema > longwatch.schema.json
@@ -134,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         help="one setting, which wins over all others; may be repeated",
     )  # fmt: skip
     settings.add_argument(
-        "--secrets", **a_folder, help="folder of files such as longwatch_webhook__secret (/run/secrets)"
+        "--secrets", **a_folder, help="folder of files such as longwatch_http__password (/run/secrets)"
     )
     parser = argparse.ArgumentParser(
         prog="longwatch", description="Watch event streams, and alert when one stops behaving like itself."
@@ -142,9 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"longwatch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, text: str) -> argparse.ArgumentParser:
+    def add(name: str, text: str, *, with_settings: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, parents=[common] if name != "completion" else [], help=text, description=text,
+            name, parents=[common] if with_settings else [], help=text, description=text,
             epilog=_EXAMPLES[name], formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         sub.set_defaults(command=name)
@@ -201,6 +204,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     bench = add("bench", "Measure how much the engine scores on this machine, and what a stream takes.")
     bench.add_argument("--quick", action="store_true", help="a tenth of the work, with rough figures")
+    alerts = add("alerts", "Ask for alerts, and try where they are told.", with_settings=False)
+    actions = alerts.add_subparsers(title="actions", metavar="ACTION", required=True, dest="action")
+    test = actions.add_parser(
+        "test", parents=[common], help="send a test alert to each receiver, and say what came of it",
+        description="Send a test alert to each receiver, that opens and resolves at once; exit 1 if one fails.",
+    )  # fmt: skip
+    test.add_argument("--receiver", metavar="NAME", help="only to this one of [receivers.NAME]")
     config = add("config", "Show the settings in effect, with secrets masked.")
     config.add_argument("--schema", action="store_true", help="show the JSON Schema of the settings instead")
     config.add_argument(
@@ -208,8 +218,10 @@ def _parser() -> argparse.ArgumentParser:
         help="check directories, files, brokers, topics, permissions and ports instead; exit 2 if one fails",
     )  # fmt: skip
     schema = add("schema", "Print the JSON Schema of a record that longwatch writes (docs/formats.md).")
-    schema.add_argument("record", choices=("scores", "alerts", "webhook", "rejected"), help="which record")
-    completion = add("completion", "Print a script by which your shell completes commands, options and files.")
+    schema.add_argument("record", choices=("scores", "alerts", "webhook", "incident", "rejected"), help="which record")
+    completion = add(
+        "completion", "Print a script by which your shell completes commands, options and files.", with_settings=False
+    )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh", "fish"), help="your shell")
     return parser
 

@@ -1,4 +1,4 @@
-"""Which hosts and addresses a webhook may connect to, decided when the connection is made (SSRF protection).
+"""Which hosts and addresses a receiver may have, decided when the connection is made (SSRF protection).
 
 Someone who can change the URL, or its name in DNS, must not reach what only this machine reaches: its loopback, the
 private network, the cloud's metadata service. So the name is resolved here, each address is checked, and the
@@ -88,21 +88,21 @@ class Endpoint:
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
 
-def parse_url(url: str) -> Endpoint:
-    """Parse a URL. Raises ValueError without the URL in its text, since it may hold secrets."""
+def parse_url(url: str, setting: str = "url") -> Endpoint:
+    """Parse a URL. Raises ValueError without the URL in its text, since it may hold secrets; `setting` is in it."""
     if any(character.isspace() or not character.isprintable() for character in url):
-        raise ValueError("webhook.url holds a space or a control character")
+        raise ValueError(f"{setting} holds a space or a control character")
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except UnicodeError:
-        raise ValueError("webhook.url has an invalid host name") from None
+        raise ValueError(f"{setting} has an invalid host name") from None
     except ValueError:
-        raise ValueError("webhook.url is no URL, or its port is not a number from 1 to 65535") from None
+        raise ValueError(f"{setting} is no URL, or its port is not a number from 1 to 65535") from None
     if parts.scheme not in {"http", "https"}:
-        raise ValueError("webhook.url must begin with http:// or https://")
+        raise ValueError(f"{setting} must begin with http:// or https://")
     if not host or port == 0:
-        raise ValueError("webhook.url has no host, or port 0: expected http(s)://host[:port]/path")
+        raise ValueError(f"{setting} has no host, or port 0: expected http(s)://host[:port]/path")
     tls = parts.scheme == "https"
     path_and_query = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     target = quote(path_and_query, safe="/%:@!$&'()*+,;=-._~?")
@@ -130,8 +130,12 @@ class Targets:
     Link-local addresses (the metadata services of clouds), multicast and the like must be listed as addresses.
     """
 
-    def __init__(self, allowed: Sequence[str]) -> None:
-        """Parse the entries. Raises ValueError for one that is neither a name nor an address nor a network."""
+    def __init__(self, allowed: Sequence[str], setting: str = "allowed_hosts") -> None:
+        """Parse the entries. Raises ValueError for one that is neither a name nor an address nor a network.
+
+        `setting` is what texts call the list.
+        """
+        self._setting = setting
         self._names: set[str] = set()
         self._networks: list[IPv4Network | IPv6Network] = []
         for entry in allowed:
@@ -142,7 +146,7 @@ class Targets:
                 if "/" in entry or not _HOST.fullmatch(name) or name.rpartition(".")[2].isdigit():
                     hint = f": {error}" if "host bits" in str(error) else ""
                     raise ValueError(
-                        f"webhook.allowed_hosts: {entry!r} is no host name, address or network "
+                        f"{setting}: {entry!r} is no host name, address or network "
                         f'("hooks.example.com", "10.1.2.3", "10.1.2.0/24"; no scheme, port or path){hint}'
                     ) from None
                 self._names.add(name)
@@ -154,7 +158,7 @@ class Targets:
         if _name(host) in self._names:
             return None
         if self._names and not self._networks:
-            return f"the host {host} is not listed in webhook.allowed_hosts"
+            return f"the host {host} is not listed in {self._setting}"
         if f".{_name(host)}".endswith(".localhost"):
             return self.refuses(host, IPv4Address("127.0.0.1"))
         return None
@@ -169,12 +173,12 @@ class Targets:
         if kind == "public" and not (self._names or self._networks):
             return None
         if kind not in BY_NAME:
-            return f"{where} is {kind}: refused unless that address is listed in webhook.allowed_hosts"
+            return f"{where} is {kind}: refused unless that address is listed in {self._setting}"
         if _name(host) in self._names:
             return None
         if self._names or self._networks:
-            return f"{where} ({kind}): neither is listed in webhook.allowed_hosts"
-        return f"{where} is {kind}: refused unless it is listed in webhook.allowed_hosts"
+            return f"{where} ({kind}): neither is listed in {self._setting}"
+        return f"{where} is {kind}: refused unless it is listed in {self._setting}"
 
 
 def _name(host: str) -> str:

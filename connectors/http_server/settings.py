@@ -21,6 +21,8 @@ class HttpSettings(Section):
     """Address to listen on; 0.0.0.0 or :: for all."""
     port: int = Field(default=9464, ge=0, le=65535)
     """Port to listen on; 0: any that is free."""
+    external_url: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    """Where people find this port, such as https://longwatch.example.com: what receivers are told links there."""
     username: str = ""
     """User name required (basic authentication) for all but /livez and /readyz; empty: none."""
     password: SecretStr = SecretStr("")

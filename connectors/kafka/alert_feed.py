@@ -1,6 +1,6 @@
 """Alerts from the alert topic to a sink: what an aborted transaction has written is never seen here.
 
-With exactly-once a worker's alert counts once its transaction is committed. So the webhook is not fed by the engine but
+With exactly-once a worker's alert counts once its transaction is committed. So receivers are not fed by the engine but
 from the topic, by a separate consumer group whose members are the workers: each alert goes to one of them.
 """
 
@@ -92,7 +92,7 @@ class AlertFeed(threading.Thread):
                         consumer.close(autocommit=False, timeout_ms=ANSWER_MS)
             except (KafkaError, KeyError) as error:  # KeyError: the client's, where a partition has no answer
                 why = explain_error(error, self._settings, topic=self._settings.alerts_topic, group=self._group)
-                why = f"alerts cannot be read for the webhook: {why}"
+                why = f"alerts cannot be read for receivers: {why}"
                 if is_permanent(error):
                     self.failure = KafkaConnectorError(why)
                     return
@@ -164,8 +164,8 @@ class AlertFeed(threading.Thread):
             try:
                 self._sink.flush()
             except NotWrittenError as error:
-                if self.problem.report(f"alerts for the webhook wait: {error}"):
-                    log.error("alerts for the webhook wait: %s", error)  # noqa: TRY400 - its text says it all
+                if self.problem.report(f"alerts for receivers wait: {error}"):
+                    log.error("alerts for receivers wait: %s", error)  # noqa: TRY400 - its text says it all
                 self._stopping.wait(RETRY_SECONDS)
             else:
                 return True
@@ -183,7 +183,7 @@ class AlertFeed(threading.Thread):
         """Resume with the oldest alerts that exist: the outbox recognises by their ids those that it has had."""
         first = consumer.beginning_offsets(list(partitions), timeout_ms=ANSWER_MS)
         log.warning(
-            "alerts for the webhook: %s; resuming with the oldest that exist",
+            "alerts for receivers: %s; resuming with the oldest that exist",
             ", ".join(
                 f"{p.topic}/{p.partition} lost the next records to retention and begins at {first[p]}" for p in first
             ),

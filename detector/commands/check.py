@@ -16,9 +16,10 @@ from pathlib import Path
 
 from connectors.common.certificates import expiry_problem
 from connectors.common.findings import Finding
-from connectors.http_client.url_policy import Targets, parse_url
+from connectors.http_client.url_policy import Endpoint, Targets, parse_url
 from connectors.http_server.settings import HttpError
 from connectors.kafka.checks import Uses, findings
+from connectors.notify.settings import ReceiverSettings
 from detector.commands.outputs import nearest_existing
 from detector.config.settings import Settings, SettingsError
 
@@ -32,10 +33,10 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _certificates(settings)
     yield _device(settings)
     yield _port(settings)
-    if settings.webhook.url.get_secret_value():
-        yield _webhook(settings)
+    for name, receiver in settings.receivers.items():
+        yield from _receiver(name, receiver)
     if settings.source.type == "kafka":
-        feed = settings.exactly_once and bool(settings.webhook.url.get_secret_value())
+        feed = settings.exactly_once and bool(settings.receivers)
         yield from findings(settings.kafka, Uses(settings.changelog, feed))
 
 
@@ -134,10 +135,14 @@ def _port(settings: Settings) -> Finding:
         return Finding(what, f"cannot be listened on: {error.strerror}{used}: set an address and a port that are free")
 
 
-def _webhook(settings: Settings) -> Finding:
-    """Look at where the webhook leads; nothing is sent."""
-    endpoint = parse_url(settings.webhook.url.get_secret_value())
-    targets, what = Targets(settings.webhook.allowed_hosts), f"webhook.url {endpoint}"
+def _receiver(name: str, receiver: ReceiverSettings) -> Iterator[Finding]:
+    """Look at where a receiver's URLs lead; nothing is sent."""
+    targets = Targets(receiver.allowed_hosts, f"receivers.{name}.allowed_hosts")
+    for endpoint in map(parse_url, receiver.urls()):
+        yield _leads(f"receivers.{name}.url {endpoint}", endpoint, targets)
+
+
+def _leads(what: str, endpoint: Endpoint, targets: Targets) -> Finding:
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except OSError as error:

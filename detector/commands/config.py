@@ -33,7 +33,9 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
 def effective(settings: Settings) -> str:
     """Return the settings as TOML that can be read back; secrets are masked, what was set says where it came from."""
     lines = []
-    for section, values in settings:
+    sections = [(name, values) for name, values in settings if not isinstance(values, dict)]
+    sections += [(f"receivers.{name}", values) for name, values in settings.receivers.items()]
+    for section, values in sections:
         lines.append(f"[{section}]")
         for name, value in values:
             if value is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from connectors.json_records import AlertRecord, RejectedRecord, ScoreRecord, WebhookMessage
+from connectors.json_records import AlertRecord, IncidentMessage, RejectedRecord, ScoreRecord, WebhookMessage
 from detector.config.settings import Settings
 from detector.observability.metrics import REJECTED_REASONS
 
@@ -16,6 +16,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "scores": ScoreRecord,
     "alerts": AlertRecord,
     "webhook": WebhookMessage,
+    "incident": IncidentMessage,
     "rejected": RejectedRecord,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any, get_args, get_origin
@@ -15,6 +16,8 @@ PREFIX = "LONGWATCH_"
 REFERENCE = "docs/settings.md lists them all"
 
 Name = tuple[str, ...]  # ("kafka", "topics")
+NAME = "NAME"  # in the place of the name that somebody gives a section: ("receivers", NAME, "url")
+_RECEIVER = 'it is set for each receiver now: write [receivers.NAME], type = "webhook" (docs/how-to/receivers.md)'
 _OF_TRAIN = "it is an option of longwatch train now, "
 _REPEATED = "it was removed, a repeated anomaly alerts as long as it is rare: leave it out"
 # What files written for an earlier version may still hold: the new name, or what to do
@@ -32,6 +35,12 @@ REMOVED: dict[Name, Name | str] = {
     ("decode", "max_batch_events"): "it was removed, a record has 10,000 events at most: leave it out",
     ("webhook", "retry_cap_seconds"): "it was removed, retries are half an hour apart at most: leave it out",
     ("webhook", "max_pending"): "it was removed, 100,000 alerts may wait, then the oldest are dropped: leave it out",
+    ("webhook",): _RECEIVER,
+    **{
+        ("webhook", name): _RECEIVER
+        for field in ("url", "secret", "allowed_hosts", "timeout_seconds", "retry_base_seconds", "max_age_seconds")
+        for name in ((field, f"{field}_file") if field in {"url", "secret"} else (field,))
+    },
     ("model", "hidden_size"): "it was removed, a model's own size holds: leave it out",
     **{
         ("model", name): f"{_OF_TRAIN}--{name.replace('_', '-')}; the daemon takes the shape of its model"
@@ -46,12 +55,23 @@ REMOVED: dict[Name, Name | str] = {
 
 
 def leaves(model: type[BaseModel], prefix: Name = ()) -> Iterator[tuple[Name, Any]]:
-    """Yield the path and the annotation of every setting, section by section."""
+    """Yield the path and the annotation of every setting, section by section; NAME is a section's given name."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if (named := named_section(field.annotation)) is not None:
+            yield from leaves(named, (*prefix, name, NAME))
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from leaves(field.annotation, (*prefix, name))
         else:
             yield (*prefix, name), field.annotation
+
+
+def named_section(annotation: Any) -> type[BaseModel] | None:
+    """Return the model of sections that have names of their own, a dict of them; None where it is no such."""
+    if get_origin(annotation) is dict:
+        model = get_args(annotation)[1]
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            return model
+    return None
 
 
 def is_secret(annotation: Any) -> bool:
@@ -104,6 +124,15 @@ class Names:
         self.sections = {path[:n] for path in self.types for n in range(1, len(path))}
         secrets = [path for path, annotation in self.types.items() if is_secret(annotation)]
         self.secret_files = {(*path[:-1], f"{path[-1]}_file"): path for path in secrets}
+        self._named = {path[0] for path in self.types if NAME in path}
+
+    def known(self, path: Name) -> Name:
+        """Return a path as `types`, `sections` and `secret_files` have it: with NAME for a section's given name."""
+        return (path[0], NAME, *path[2:]) if len(path) > 1 and path[0] in self._named else path
+
+    def folded(self, path: Name) -> Name:
+        """Return a path with a section's given name in small letters: variables have no others."""
+        return (path[0], path[1].lower(), *path[2:]) if len(path) > 1 and path[0] in self._named else path
 
     def suggestion(self, name: str, write: Callable[[Name], str], sections: bool = False) -> str:
         """Return what to do about an unknown name, in the source's own way of writing names."""
@@ -111,6 +140,8 @@ class Names:
             if name == write(path):
                 return now if isinstance(now, str) else f"it is called {write(now)} now"
         known = self.sections if sections else (*self.types, *self.secret_files)
-        written = {write(path).removeprefix(PREFIX): write(path) for path in known}  # what all share says nothing
+        given = re.split(r"\.|__", name)[1:2] or [NAME]
+        paths = [tuple(given[0] if part == NAME else part for part in path) for path in known]
+        written = {write(path).removeprefix(PREFIX): write(path) for path in paths}  # what all share says nothing
         near = difflib.get_close_matches(name.removeprefix(PREFIX), written, n=1)
         return f"did you mean {written[near[0]]}?" if near else REFERENCE

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from connectors.common.section import Section
 from connectors.decode.settings import DecodeSettings
 from connectors.http_server.settings import HttpSettings
 from connectors.kafka.settings import KafkaSettings, topic_problem
-from connectors.webhook.settings import WebhookSettings
+from connectors.notify.settings import ReceiverSettings, check_names
 from detector.config import sections
 from detector.config.sources import (
     Found,
@@ -56,10 +56,17 @@ class Settings(BaseSettings):
     alerting: sections.AlertingSettings = _section(sections.AlertingSettings)
     incidents: sections.IncidentsSettings = _section(sections.IncidentsSettings)
     output: sections.OutputSettings = _section(sections.OutputSettings)
-    webhook: WebhookSettings = _section(WebhookSettings)
+    receivers: dict[str, ReceiverSettings] = Field(default_factory=dict)
+    """Where incidents are told: a section [receivers.NAME] each."""
     http: HttpSettings = _section(HttpSettings)
     compute: sections.ComputeSettings = _section(sections.ComputeSettings)
     logging: sections.LoggingSettings = _section(sections.LoggingSettings)
+
+    @field_validator("receivers")
+    @classmethod
+    def _receivers_are_named(cls, receivers: dict[str, ReceiverSettings]) -> dict[str, ReceiverSettings]:
+        check_names(list(receivers))
+        return receivers
 
     @model_validator(mode="after")
     def _exactly_once_is_possible(self) -> Settings:
@@ -80,9 +87,9 @@ class Settings(BaseSettings):
                 'processing.guarantee is "exactly_once" and state.changelog is false: scores and states must be'
                 " committed together; leave state.changelog out"
             )
-        if self.exactly_once and self.webhook.url.get_secret_value() and not self.kafka.alerts_topic:
+        if self.exactly_once and self.receivers and not self.kafka.alerts_topic:
             raise ValueError(
-                'processing.guarantee is "exactly_once" and kafka.alerts_topic is empty: the webhook is fed from there'
+                'processing.guarantee is "exactly_once" and kafka.alerts_topic is empty: receivers are fed from there'
             )
         if self.state.changelog and self.source.type == "file":
             raise ValueError('state.changelog is true and source.type is "file": a changelog is a topic of Kafka')

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from connectors.errors import UserError
-from detector.config.names import PREFIX, Name, Names, dotted, is_secret, leaves, parsed, variable
+from detector.config.names import NAME, PREFIX, Name, Names, dotted, is_secret, parsed, variable
 
 SECRETS = Path("/run/secrets")  # where Docker puts them, and Kubernetes by custom
 # What Kubernetes and Docker put into every container beside a service named longwatch or longwatch-something
@@ -51,11 +51,11 @@ class Layer:
 
     def add(self, path: Name, value: Any, origin: str) -> bool:
         """Take a value, by itself or from the file it names; False: the name is unknown."""
-        target = path
-        if path not in self.names.types:
-            if path not in self.names.secret_files:
+        known, target = self.names.known(path), self.names.folded(path)
+        if known not in self.names.types:
+            if known not in self.names.secret_files:
                 return False
-            target = self.names.secret_files[path]
+            target = (*target[:-1], self.names.secret_files[known][-1])
             try:
                 secret = read_secret(Path(str(value)))
             except OSError as error:
@@ -72,13 +72,16 @@ class Layer:
 
     def add_text(self, path: Name, text: str, origin: str) -> bool:
         """Take a text, read as the setting's type asks; False: the name is unknown."""
-        return self.add(path, parsed(self.names.types.get(path, str), text), origin)
+        return self.add(path, parsed(self.names.types.get(self.names.known(path), str), text), origin)
 
     def tree(self) -> dict[str, Any]:
         """Return the values by section and name."""
         tree: dict[str, Any] = {}
-        for (section, name), found in self.found.items():
-            tree.setdefault(section, {})[name] = found.value
+        for path, found in self.found.items():
+            table = tree
+            for part in path[:-1]:
+                table = table.setdefault(part, {})
+            table[path[-1]] = found.value
         return tree
 
     def add_options(self, flag: str, options: Sequence[str], example: str) -> None:
@@ -127,7 +130,7 @@ def _walk(layer: Layer, table: Mapping[str, Any], prefix: Name, config: str, lin
         path = (*prefix, key)
         line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
         where, is_table = f"{config}:{line}" if line else config, isinstance(value, dict)
-        if path in layer.names.sections:
+        if layer.names.known(path) in layer.names.sections:
             if is_table:
                 _walk(layer, value, path, config, lines)
             else:
@@ -197,14 +200,16 @@ def _is_service_link(name: str, value: str) -> bool:
 
 def explain(model: type[BaseModel], invalid: ValidationError, found: Mapping[Name, Found]) -> list[str]:
     """Return a line for each of pydantic's errors: where, which setting, what was found, what is expected."""
-    types = dict(leaves(model))
-    return [_explained(error, types, found) for error in invalid.errors(include_url=False)]
+    names = Names(model)
+    return [_explained(error, names, found) for error in invalid.errors(include_url=False)]
 
 
-def _explained(error: ErrorDetails, types: Mapping[Name, Any], found: Mapping[Name, Found]) -> str:
+def _explained(error: ErrorDetails, names: Names, found: Mapping[Name, Found]) -> str:
     location = tuple(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    path = next((location[:n] for n in range(len(location), 0, -1) if location[:n] in types), None)
+    if names.known(location) != location:
+        message = message.replace(f"{location[0]}.{NAME}", f"{location[0]}.{location[1]}")
+    path = next((location[:n] for n in range(len(location), 0, -1) if names.known(location[:n]) in names.types), None)
     if path is None:  # about a section as a whole: the message names settings, say where these came from
         origins = [f"{dotted(p)}: {value.origin}" for p, value in found.items() if dotted(p) in message]
         return message + (f" ({', '.join(origins)})" if origins else "")
@@ -214,7 +219,7 @@ def _explained(error: ErrorDetails, types: Mapping[Name, Any], found: Mapping[Na
     origin, value = found[path].origin, found[path].value
     if name in message:
         return f"{origin}: {message}"
-    shown = "set (hidden)" if is_secret(types[path]) else _shown(value)
+    shown = "set (hidden)" if is_secret(names.types[names.known(path)]) else _shown(value)
     inner = "" if location == path else f" at {'.'.join(location[len(path) :])}"
     return f"{origin}: {name} is {shown}{inner}: {message}"
 

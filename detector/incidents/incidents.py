@@ -14,13 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 from connectors.batches import Alert
 from connectors.common.background import OngoingProblem
 from connectors.encode import alert_record
 from connectors.json_records import IncidentRecord
+from connectors.notify.dispatcher import Dispatcher, Told
 from detector.config.sections import IncidentsSettings
 from detector.incidents.grouping import Grouping, Incident, Member
 from detector.incidents.store import FoundAlert, IncidentsError, IncidentStore, Page
@@ -35,27 +37,16 @@ STOP_SECONDS = 1.5
 DAY = 86_400.0
 MAX_IN_MEMORY = 1_000  # alerts that wait in memory for the disk
 ALERTS_SHOWN = 50  # of an incident in a list, and in what is told
+STREAMS_NAMED, MAX_NAMED = 10, 200  # of an incident, and in all, that a metric names
 ALERTS_OF_ONE = 1_000  # of an incident asked for by itself
 
 
-class Notifier(Protocol):
-    """Where incidents and alerts are told; what is handed over twice under one revision is told once."""
+class Firing(NamedTuple):
+    """A stream of an open incident."""
 
-    def tell(self, incidents: Sequence[IncidentRecord]) -> None:
-        """Take states of incidents, durable once `flush` has returned."""
-
-    def write(self, alerts: Sequence[Alert]) -> None:
-        """Take single alerts, likewise, for those who want each."""
-
-    def flush(self) -> None:
-        """Return when all that was handed over is durable. Raises NotWrittenError where that is not possible now."""
-
-    @property
-    def full(self) -> bool:
-        """Whether no more should come."""
-
-    def close(self) -> None:
-        """Stop."""
+    incident: str
+    stream: str
+    severity: str
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +67,7 @@ class Incidents:
         self,
         directory: Path,
         settings: IncidentsSettings,
-        notifier: Notifier | None = None,
+        dispatcher: Dispatcher | None = None,
         *,
         on_opened: Callable[[str], object] = lambda severity: None,
         clock: Callable[[], float] = time.monotonic,
@@ -85,7 +76,7 @@ class Incidents:
 
         `on_opened` is called with the severity of each incident that begins.
         """
-        self._settings, self._notifier, self._on_opened, self._clock = settings, notifier, on_opened, clock
+        self._settings, self._dispatcher, self._on_opened, self._clock = settings, dispatcher, on_opened, clock
         self._store = IncidentStore(directory)
         self._kept: list[Alert] = []  # not in the store yet
         self._keeping = threading.Lock()  # for a moment
@@ -96,8 +87,12 @@ class Incidents:
         self._ended: list[str] = []  # over, and not told yet
         self._forget_due = 0.0
         self._listeners: list[Callable[[Sequence[str]], object]] = []
+        self.firing: tuple[Firing, ...] = ()  # of the open incidents, the newest first
         self.changes = 0  # rises with each change, for those who show incidents live
         self.problem = OngoingProblem(2 * IDLE_SECONDS)
+        self.problems = {"incidents": self.problem}  # by the name that metrics give it
+        if dispatcher is not None:
+            self.problems |= {f"receiver {name}": problem for name, problem in dispatcher.problems.items()}
         self._stop, self._wake = threading.Event(), threading.Event()
         self._stale = True  # memory has to be read from the store
         with self._working:
@@ -111,8 +106,8 @@ class Incidents:
         """Take alerts, without waiting for the disk: they are in the store once `flush` has returned."""
         if not alerts:
             return
-        if self._notifier is not None:
-            self._notifier.write(alerts)
+        if self._dispatcher is not None:
+            self._dispatcher.write(alerts)
         with self._keeping:
             self._kept += alerts
         self._wake.set()
@@ -124,13 +119,13 @@ class Incidents:
         """
         with self._working:
             self._take_kept()
-        if self._notifier is not None:
-            self._notifier.flush()
+        if self._dispatcher is not None:
+            self._dispatcher.flush()
 
     @property
     def full(self) -> bool:
         """Whether so many alerts wait to be written that no more should come."""
-        return len(self._kept) > MAX_IN_MEMORY or (self._notifier is not None and self._notifier.full)
+        return len(self._kept) > MAX_IN_MEMORY or (self._dispatcher is not None and self._dispatcher.full)
 
     def position(self) -> dict[str, int]:
         """Return nothing: an alert that is written again after a crash is known by its id."""
@@ -148,8 +143,8 @@ class Incidents:
             with contextlib.suppress(IncidentsError):
                 self.flush()
         finally:
-            if self._notifier is not None:
-                self._notifier.close()
+            if self._dispatcher is not None:
+                self._dispatcher.close()
             self._store.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -309,15 +304,17 @@ class Incidents:
         """Hand what is told to the outbox, and note that."""
         if not self._telling:
             return
-        if self._notifier is not None:
-            told = (self._store.records("id = ?", (name,), 1, ALERTS_SHOWN) for name in self._telling)
-            self._notifier.tell([record for found in told for _, record in found])
-            self._notifier.flush()
+        if self._dispatcher is not None:
+            found = (self._store.records("id = ?", (name,), 1, ALERTS_SHOWN) for name in self._telling)
+            records = [record for rows in found for _, record in rows]
+            self._dispatcher.tell([Told(record, self._store.streams(record.id)) for record in records])
+            self._dispatcher.flush()
         self._store.told(self._telling)
         self._telling = []
 
     def _changed(self, ids: Sequence[str]) -> None:
         self.changes += 1
+        self.firing = self._firing()
         for listener in self._listeners:
             listener(ids)
 
@@ -343,3 +340,13 @@ class Incidents:
                 watched[incident.id].told_severity = incident.severity
         self._ended = [name for name in untold if name not in watched]
         self._grouping, self._watched, self._stale = grouping, watched, False
+        self.firing = self._firing()
+
+    def _firing(self) -> tuple[Firing, ...]:
+        """Return what a metric may name: some streams of each incident, the worst first."""
+        found: list[Firing] = []
+        for incident in reversed([one for one in self._grouping.open.values() if one.firing]):
+            others = sorted(nsmallest(STREAMS_NAMED, incident.streams - {incident.worst}))
+            streams = [incident.worst, *others][: min(STREAMS_NAMED, MAX_NAMED - len(found))]
+            found += [Firing(incident.id, stream, incident.severity) for stream in streams]
+        return tuple(found)

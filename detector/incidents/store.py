@@ -246,6 +246,15 @@ class IncidentStore:
             ).fetchall()
             return [(row[0], self._record(row, alerts)) for row in rows]
 
+    def streams(self, incident_id: str) -> list[str]:
+        """Return the names of an incident's streams."""
+        with self._lock, self._errors():
+            rows = self._db.execute(
+                "SELECT DISTINCT stream FROM alert WHERE incident = (SELECT sequence FROM incident WHERE id = ?)",
+                (incident_id,),
+            ).fetchall()
+        return [name for (name,) in rows]
+
     def alert(self, alert_id: str) -> FoundAlert | None:
         """Return an alert, None if there is none of that id."""
         with self._lock, self._errors():

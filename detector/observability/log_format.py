@@ -54,7 +54,7 @@ class JsonLines(logging.Formatter):
         alert = getattr(record, "alert", None)
         if alert is not None:
             from connectors.encode import alert_record  # noqa: PLC0415 - numpy, which most commands have no use for
-            from connectors.webhook.standard_webhooks import leading_features  # noqa: PLC0415
+            from connectors.notify.standard_webhooks import leading_features  # noqa: PLC0415
 
             line |= json.loads(alert_record(leading_features(alert, MAX_LOGGED_FEATURES))[1])
         if record.exc_info:

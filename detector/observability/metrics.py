@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from connectors.batches import CHANNELS, HELD_BACK, Partition
 from connectors.decode.settings import REASONS
+from connectors.notify.courier import OUTCOMES
 
 ENGINE_ERROR = "engine_error"  # the reason for rejecting an event on which the engine raised
 REJECTED_REASONS = (*REASONS, ENGINE_ERROR)
@@ -88,6 +89,26 @@ class OptionalGauge(Collector):
         yield GaugeMetricFamily(self._name, self._documentation, value=self._value)
 
 
+class FiringGauge(Collector):
+    """A gauge of 1 for each of what fires at present, by labels: those of what no longer does are gone."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry, labels: Sequence[str]) -> None:
+        self._name, self._documentation, self._labels = name, documentation, labels
+        self._firing: Callable[[], Iterable[Sequence[str]]] = tuple
+        registry.register(self)
+
+    def set_function(self, firing: Callable[[], Iterable[Sequence[str]]]) -> None:
+        """Ask for the labels' values at each scrape."""
+        self._firing = firing
+
+    def collect(self) -> Iterator[Metric]:
+        """Give Prometheus what fires."""
+        family = GaugeMetricFamily(self._name, self._documentation, labels=self._labels)
+        for values in self._firing():
+            family.add_metric(values, 1.0)
+        yield family
+
+
 _Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 
 
@@ -102,8 +123,8 @@ class Metrics:
     Hot paths call `inc` and `observe` on an attribute once for each batch, not for each event.
     """
 
-    def __init__(self, version: str) -> None:
-        """Declare everything on a registry of its own; `version` is that of longwatch."""
+    def __init__(self, version: str, receivers: Sequence[str] = ()) -> None:
+        """Declare everything on a registry of its own; `version` is longwatch's, `receivers` the names in settings."""
         self.registry = registry = CollectorRegistry(auto_describe=True)  # so that a scrape can ask for any by `name[]`
 
         def counter(name: str, documentation: str, *labels: str) -> Counter:
@@ -195,6 +216,12 @@ class Metrics:
             severity=("warning", "critical"),
         )  # fmt: skip
         self.incidents_open = gauge("incidents_open", "Incidents over streams that are open.")
+        self.incident_firing = FiringGauge(
+            "longwatch_incident_firing",
+            "1 for the streams of incidents that fire, 10 of each and 200 in all at most.",
+            registry,
+            ("incident", "stream", "severity"),
+        )
         self.streams = gauge("streams", "Streams held in memory.")
         self.streams_warming = gauge("streams_warming", "Streams held in memory that are too young to be judged.")
         self.streams_evicted = counter(
@@ -253,9 +280,8 @@ class Metrics:
             "1 while a part that works in the background fails and tries again; the log says why.",
             "part",
         )
-        self.part_failing = _children(
-            failing, ("alert_feed", "changelog", "incidents", "kafka", "retraining", "webhook")
-        )
+        parts = ("alert_feed", "changelog", "incidents", "kafka", "retraining")
+        self.part_failing = _children(failing, (*parts, *(f"receiver {name}" for name in receivers)))
 
         # States that follow their partitions
         self.partitions_restoring = gauge(
@@ -302,16 +328,15 @@ class Metrics:
             outcome=("cut", "left_out"),
         )
         deliveries = counter(
-            "webhook_deliveries_total",
-            "Attempts to deliver an alert, by outcome: delivered; retried (receiver away); failed (receiver refused); "
+            "deliveries_total",
+            "Attempts to tell a receiver, by outcome: delivered; retried (receiver away); failed (receiver refused); "
             "dropped (given up).",
-            "sink",
+            "receiver",
             "outcome",
         )
-        self.webhook_deliveries = {
-            outcome: deliveries.labels("webhook", outcome) for outcome in ("delivered", "retried", "failed", "dropped")
-        }
-        self.outbox_pending = gauge("outbox_pending", "Alerts that wait in the outbox to be delivered.")
+        self.deliveries = {labels: deliveries.labels(*labels) for labels in product(receivers, OUTCOMES)}
+        pending = gauge("outbox_pending", "Messages that wait in the outbox to be delivered, by receiver.", "receiver")
+        self.outbox_pending = _children(pending, receivers)
 
     def set_model(self, version: str, cell: str, trained_at: float) -> None:
         """Set which model scores from now on; `trained_at` is a Unix time in s, NaN for the model that is shipped."""

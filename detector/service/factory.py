@@ -18,9 +18,9 @@ from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaSco
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
 from connectors.kafka.writer import KafkaWriter
+from connectors.notify.dispatcher import Dispatcher
 from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreSink
 from connectors.sink_group import SinkGroup
-from connectors.webhook.sink import WebhookSink
 from detector import __version__
 from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
 from detector.checkpointing.checkpointer import Checkpointer, CheckpointParts, check_layout
@@ -51,7 +51,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
 
     Raises the settings', store's, model's and connectors' own errors, each a clear line.
     """
-    metrics = Metrics(__version__)
+    metrics = Metrics(__version__, list(settings.receivers))
     notifier, incidents, decoder = Notifier(), OpenIncidents(), Decoder(settings.decode)
     health = Health(settings.processing.stalled_after_seconds, notifier.beat)
     broker_wait = BrokerWait(health.beat)
@@ -78,9 +78,13 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     if settings.source.type == "kafka" and not settings.exactly_once:
         writer = KafkaWriter(settings.kafka, broker_wait.check)
     incident_store = Incidents(
-        settings.state.directory, settings.incidents, on_opened=lambda severity: metrics.incidents[severity].inc()
+        settings.state.directory,
+        settings.incidents,
+        _make_dispatcher(settings, metrics) if settings.receivers else None,
+        on_opened=lambda severity: metrics.incidents[severity].inc(),
     )
     metrics.incidents_open.set_function(incident_store.open_count)
+    metrics.incident_firing.set_function(lambda: incident_store.firing)
     sinks = _make_sinks(settings, metrics, writer, transactions, extra_sinks, incident_store)
     sinks.restore(meta.get("sinks", {}))
     offsets = {Partition(topic, number): at for topic, number, at in meta.get("offsets", ())}
@@ -173,7 +177,7 @@ def _make_sinks(
     if output.dead_letter_file:
         dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
     feed: AlertFeed | None = None
-    problems: dict[str, OngoingProblem] = {"incidents": incident_store.problem}
+    problems: dict[str, OngoingProblem] = dict(incident_store.problems)
 
     def too_large(outcome: str) -> None:
         metrics.records_too_large[outcome].inc()
@@ -185,24 +189,25 @@ def _make_sinks(
             alerts.append(KafkaAlertSink(results, too_large))
         if kafka.dead_letter_topic:
             dead_letters.append(KafkaDeadLetterSink(results, too_large))
-    alerts.append(incident_store)
-    if settings.webhook.url.get_secret_value():
-        webhook = WebhookSink(
-            settings.webhook,
-            settings.state.directory,
-            on_delivery=lambda outcome: metrics.webhook_deliveries[outcome].inc(),
-            on_pending=metrics.outbox_pending.set,
-        )
-        problems["webhook"] = webhook.problem
-        if settings.exactly_once:
-            feed = AlertFeed(kafka, webhook)
-            problems["alert_feed"] = feed.problem
-        else:
-            alerts.append(webhook)
+    if settings.exactly_once and settings.receivers:  # people are told of what is committed only
+        feed = AlertFeed(kafka, incident_store)
+        problems["alert_feed"] = feed.problem
+    else:
+        alerts.append(incident_store)
     if extra_sinks:
         scores, alerts = [*scores, *extra_sinks.scores], [*alerts, *extra_sinks.alerts]
         dead_letters = [*dead_letters, *extra_sinks.dead_letters]
     return SinkGroup(scores, alerts, dead_letters, writer, feed, problems)
+
+
+def _make_dispatcher(settings: Settings, metrics: Metrics) -> Dispatcher:
+    return Dispatcher(
+        settings.receivers,
+        settings.state.directory,
+        settings.http.external_url,
+        on_delivery=lambda receiver, outcome: metrics.deliveries[receiver, outcome].inc(),
+        on_pending=lambda receiver, count: metrics.outbox_pending[receiver].set(count),
+    )
 
 
 def _member(settings: Settings, meta: Mapping[str, Any]) -> str:

@@ -6,15 +6,23 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from connectors.json_records import AlertRecord, RejectedRecord, ScoreRecord, WebhookMessage
+from connectors.json_records import (
+    AlertRecord,
+    IncidentAlert,
+    IncidentMessage,
+    IncidentRecord,
+    RejectedRecord,
+    ScoreRecord,
+    WebhookMessage,
+)
 from detector.commands.schema import schema
 
 _HEAD = """# Formats
 
 The records that longwatch writes, made from the types that encode them (`make references`; a test compares).
-`longwatch schema scores`, `alerts`, `webhook` and `rejected` print each as JSON Schema. Files hold a record a line. A
-time is RFC 3339 in UTC with up to nine decimals, by the events' clock. Fields may be added: ignore those that you do
-not know.
+`longwatch schema scores`, `alerts`, `webhook`, `incident` and `rejected` print each as JSON Schema. Files hold a record
+a line. A time is RFC 3339 in UTC with up to nine decimals, by the events' clock. Fields may be added: ignore those that
+you do not know.
 """
 
 
@@ -46,6 +54,22 @@ FORMATS = {
     "alerts": _Format("Alerts", _ALERT),
     "webhook": _Format(
         "Webhook messages", WebhookMessage(type="alert.firing", timestamp="2014-11-02T01:00:00Z", data=_ALERT)
+    ),
+    "incident": _Format(
+        "Messages about incidents",
+        IncidentMessage(
+            type="incident.opened", timestamp="2014-11-02T01:00:00Z",
+            data=IncidentRecord(
+                id=_ALERT.id, state="open", severity="critical", first_severity="critical",
+                summary=f"nyc_taxi: {_ALERT.summary}", stream="nyc_taxi", started_at="2014-11-02T01:00:00Z",
+                ended_at=None, score=6.278, streams=1, firing=1, revision=1,
+                alerts=[IncidentAlert(
+                    id=_ALERT.id, stream="nyc_taxi", status="firing", severity="critical",
+                    started_at="2014-11-02T01:00:00Z", ended_at=None, score=6.278, channel="forecast",
+                    summary=_ALERT.summary,
+                )],
+            ),
+        ),
     ),
     "rejected": _Format(
         "Rejected records",

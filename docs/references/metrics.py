@@ -17,12 +17,21 @@ the usual `process_*` and `python_info`. Dashboard and alert rules: [deploy](../
 | name | type | labels | meaning |
 |---|---|---|---|
 """
-_OPEN = {"topic", "partition", "version", "cell"}  # labels whose values are not known beforehand
+_OPEN = {
+    "topic",
+    "partition",
+    "version",
+    "cell",
+    "receiver",
+    "incident",
+    "stream",
+}  # labels whose values are not known beforehand
 
 
 def every_metric() -> Metrics:
     """Return metrics of which each has a value, so that a scrape shows all names and labels."""
-    metrics = Metrics(version="")
+    metrics = Metrics(version="", receivers=["NAME"])
+    metrics.incident_firing.set_function(lambda: [("", "", severity) for severity in ("warning", "critical")])
     metrics.set_model("", "lstm", 0.0)
     metrics.set_lag({Partition("", 0): 0})
     metrics.set_losses({"training": 0.0, "validation": 0.0})

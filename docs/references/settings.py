@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from detector.commands.config import toml
+from detector.config.names import NAME, named_section
 from detector.config.settings import Settings
 from training.learn.settings import Learning
 
@@ -21,12 +22,13 @@ the values in effect and checks them.
 A setting's value comes from, each winning over those before it: its default; the file given with `--config`; the
 secrets directory, files named `longwatch_section__name`; the environment, `LONGWATCH_SECTION__NAME`; the command line,
 `--set section.name=value`. Lists are written `["a", "b"]`, and outside the file also `a,b`. A name that does not exist
-is an error.
+is an error. `[receivers.NAME]` is a section for each receiver, by any name of small letters: `[receivers.pager]`,
+`LONGWATCH_RECEIVERS__PAGER__TYPE`.
 
 The secrets directory is `/run/secrets`, where Docker puts secrets, or what `--secrets` names: the file
-`longwatch_webhook__secret` holds `webhook.secret`. Files that do not begin with `longwatch_` are left alone. A secret
+`longwatch_http__password` holds `http.password`. Files that do not begin with `longwatch_` are left alone. A secret
 can also be in any other file: its name with `_file` appended takes the path, as in
-`LONGWATCH_WEBHOOK__SECRET_FILE=/etc/longwatch/webhook`.
+`LONGWATCH_HTTP__PASSWORD_FILE=/etc/longwatch/password`.
 """
 
 # Who needs a setting, by section; those named in neither are for operators
@@ -37,7 +39,7 @@ EVERYBODY = {
     "decode": "stream timestamp values value",
     "state": "directory",
     "alerting": "alerts_per_stream_per_week fleet_alerts_per_day",
-    "webhook": "url secret",
+    "receivers": "type url secret routing_key token channel",
     "http": "host port",
 }
 RARE = {
@@ -48,7 +50,7 @@ RARE = {
     "model": "cell horizons",
     "training": "learning_rate interval_seconds budget_seconds",
     "processing": "stalled_after_seconds",
-    "webhook": "timeout_seconds retry_base_seconds max_age_seconds",
+    "receivers": "timeout_seconds retry_base_seconds max_age_seconds",
 }
 _GROUPS = {
     "What everybody sets": "Where events come from, how they look, and where alerts go.",
@@ -67,10 +69,12 @@ def reference() -> str:
     parts = [_HEAD]
     for heading, text in _GROUPS.items():
         parts.append(f"\n## {heading}\n\n{text}\n")
-        for section, values in Settings():
-            fields = {n: field for n, field in type(values).model_fields.items() if _group(section, n) == heading}
+        for section, setting in Settings.model_fields.items():
+            named = named_section(setting.annotation)
+            model = named or cast(type[BaseModel], setting.annotation)
+            fields = {n: field for n, field in model.model_fields.items() if _group(section, n) == heading}
             if fields:
-                parts.append(f"\n### [{section}]\n\n{_table(fields)}")
+                parts.append(f"\n### [{section}{f'.{NAME}' if named else ''}]\n\n{_table(fields)}")
     parts.append(f"\n{_TRAIN}\n{_table(Learning.model_fields)}")
     return "".join(parts)
 

@@ -30,7 +30,6 @@ from connectors.kafka.client_options import client_options
 from connectors.kafka.connect import probe, quieten_client
 from connectors.kafka.errors import KafkaConnectorError
 from connectors.kafka.polling import consumer_options
-from connectors.webhook.settings import WebhookSettings
 from detector.config.sections import OutputSettings
 from detector.config.settings import Settings
 
@@ -79,7 +78,7 @@ class Ingest:
                 "source": settings.source.model_copy(update={"type": "kafka"}),
                 "http": HttpSettings(port=0),  # the password and the certificate that may be set are for a daemon
                 # what is set there is for real alerts
-                "webhook": WebhookSettings.model_validate({}),
+                "receivers": {},
                 "output": OutputSettings.model_validate({}),
             }
         )

@@ -36,7 +36,7 @@ METRICS = (
     "events", "events_rejected", "score", "rank", "alerts", "alerts_firing", "streams", "streams_evicted",
     "batch_events", "step_seconds", "end_to_end_latency_seconds", "consumer_lag", "checkpoint_seconds",
     "last_checkpoint_timestamp_seconds", "retrain", "retrain_seconds", "training_loss", "gradient_norm", "model_info",
-    "model_trained_timestamp_seconds", "webhook_deliveries", "outbox_pending", "device_memory_bytes",
+    "model_trained_timestamp_seconds", "deliveries", "outbox_pending", "device_memory_bytes",
 )  # fmt: skip
 
 GARBAGE = {  # reason -> record
@@ -94,9 +94,10 @@ def done(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
             "kafka.dead_letter_topic": rejected,
             "state.directory": str(folder / "state"),
             "state.checkpoint_interval_seconds": 1,
-            "webhook.url": receiver.url,
-            "webhook.secret": SECRET,
-            "webhook.allowed_hosts": ["127.0.0.1"],
+            "receivers.hook.url": receiver.url,
+            "receivers.hook.tell": "alerts",
+            "receivers.hook.secret": SECRET,
+            "receivers.hook.allowed_hosts": ["127.0.0.1"],
         }
         producer = open_producer(broker)
 
@@ -127,9 +128,14 @@ def done(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
                 )
                 lag, firing = found.sum("consumer_lag"), found.sum("alerts_total")
                 reported = 2 * firing - found("alerts_firing")  # each once as it fires, and those resolved once more
-                delivered = found("webhook_deliveries_total", sink="webhook", outcome="delivered")
+                delivered = found("deliveries_total", receiver="hook", outcome="delivered")
                 # An alert is counted as delivered a moment before the outbox is rid of it
-                return bool(seconds_to_score) and lag == 0 and delivered == reported and found("outbox_pending") == 0
+                return (
+                    bool(seconds_to_score)
+                    and lag == 0
+                    and delivered == reported
+                    and found("outbox_pending", receiver="hook") == 0
+                )
 
             samples = daemon.work_until(all_done, "all events scored, all alerts delivered")
             health = {path: daemon.get(path) for path in ("/livez", "/readyz")}
@@ -291,8 +297,8 @@ def test_metrics_agree_with_the_outputs(done: Done) -> None:
     by_channel = Counter(alert["channel"] for alert in alerts if alert["status"] == "firing")
     assert {name: count for name, count in found.by("alerts_total", "channel").items() if count} == by_channel
     assert found("alerts_firing") == 2 * sum(firing.values()) - len(alerts)
-    assert found("webhook_deliveries_total", sink="webhook", outcome="delivered") == len(done.delivered)
-    assert found("outbox_pending") == 0
+    assert found("deliveries_total", receiver="hook", outcome="delivered") == len(done.delivered)
+    assert found("outbox_pending", receiver="hook") == 0
     assert all(count > 0 for count in found.by("step_seconds_count", "stage").values())
     assert found("checkpoint_seconds_count") > 1
     assert abs(found("last_checkpoint_timestamp_seconds") - time.time()) < 600
@@ -313,8 +319,8 @@ def test_every_metric_of_the_design_is_served_and_known_labels_start_at_zero(don
     assert set(begun.by("alerts_total", "channel")) == set(CHANNELS)
     assert GARBAGE.keys() <= begun.by("events_rejected_total", "reason").keys()
     assert set(begun.by("retrain_total", "outcome")) == {"promoted", "rejected", "failed", "skipped"}
-    assert set(begun.by("webhook_deliveries_total", "outcome")) == {"delivered", "retried", "failed", "dropped"}
-    for name in ("alerts_total", "events_rejected_total", "retrain_total", "webhook_deliveries_total", "events_total"):
+    assert set(begun.by("deliveries_total", "outcome")) == {"delivered", "retried", "failed", "dropped"}
+    for name in ("alerts_total", "events_rejected_total", "retrain_total", "deliveries_total", "events_total"):
         assert begun.sum(name) == 0
     (model,) = families["longwatch_model_info"].samples
     assert model.labels == {"version": done.scores[0]["model_version"], "cell": "lstm"}

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import pytest
 
-from connectors.webhook.sink import MAX_TOGETHER
+from connectors.notify.courier import MAX_TOGETHER
 from detector.checkpointing.store import SqliteStore
 from tests.brokers import Broker
 from tests.daemon.fleet import STEP, make_fleet
@@ -214,9 +214,10 @@ def test_kills_do_not_change_a_topics_scores_and_each_alert_has_one_id(
             "kafka.dead_letter_topic": "",
             "state.directory": str(tmp_path / name),
             "training.enabled": False,
-            "webhook.url": receiver.url,
-            "webhook.secret": SECRET,
-            "webhook.allowed_hosts": ["127.0.0.1"],
+            "receivers.hook.url": receiver.url,
+            "receivers.hook.tell": "alerts",
+            "receivers.hook.secret": SECRET,
+            "receivers.hook.allowed_hosts": ["127.0.0.1"],
         }
 
     rng = random.Random(2)
@@ -241,7 +242,7 @@ def test_kills_do_not_change_a_topics_scores_and_each_alert_has_one_id(
         trickle.finish()
         with Longwatch(tmp_path, killed) as daemon:
             daemon.work_until(at_end, "all that the topic holds is scored")
-            daemon.work_until(lambda found: found("outbox_pending") == 0, "all alerts are delivered")
+            daemon.work_until(lambda found: found("outbox_pending", receiver="hook") == 0, "all alerts are delivered")
             assert daemon.terminate()[0] == 0
         delivered = list(receiver.taken)
         assert not receiver.refused
@@ -253,7 +254,7 @@ def test_kills_do_not_change_a_topics_scores_and_each_alert_has_one_id(
         }
         with Longwatch(tmp_path, settings("undisturbed", quiet) | whole) as daemon:
             daemon.work_until(lambda found: found(SCORED) == EVENTS, "all events are scored")
-            daemon.work_until(lambda found: found("outbox_pending") == 0, "all alerts are delivered")
+            daemon.work_until(lambda found: found("outbox_pending", receiver="hook") == 0, "all alerts are delivered")
             assert daemon.terminate()[0] == 0
 
     found = [json.loads(record.value) for record in read_topic(broker, scores)]

@@ -29,8 +29,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
             [
                 "kafka.bootstrap_servers=127.0.0.1:1",
                 "processing.guarantee=exactly_once",
-                "webhook.url=http://127.0.0.1:1/hook",
-                "webhook.allowed_hosts=127.0.0.1",
+                "receivers.hook.url=http://127.0.0.1:1/hook",
+                "receivers.hook.allowed_hosts=127.0.0.1",
                 f"state.directory={tmp_path}",
                 "compute.device=cpu",
                 "http.port=0",
@@ -41,7 +41,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     made.shutdown(orderly=False)
 
 
-@pytest.mark.parametrize("part", ["alert_feed", "changelog", "kafka", "webhook", "retraining"])
+@pytest.mark.parametrize("part", ["alert_feed", "changelog", "kafka", "receiver hook", "incidents", "retraining"])
 def test_a_failing_part_shows_in_its_metric_at_once_and_in_readyz_if_it_lasts(
     daemon: Daemon, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import grimp
 import pytest
 
+from detector.config.names import leaves
 from detector.config.settings import Settings
 from tests.deploy.paths import ROOT
 
@@ -100,10 +101,10 @@ def test_files_that_documents_name_exist() -> None:
 
 
 def test_settings_that_documents_name_exist() -> None:
-    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
-    settings = {f"{section}.{name}" for section, model in sections.items() for name in model.model_fields}
+    sections = {path[0] for path, _ in leaves(Settings)}
+    settings = {".".join(path) for path, _ in leaves(Settings)}
     assert len(settings) > 60
-    named = re.compile(rf"`((?:{'|'.join(sections)})\.[a-z_]+)(?: = [^`]*)?`")
+    named = re.compile(rf"`((?:{'|'.join(sections)})\.(?:NAME\.)?[a-z_]+)(?: = [^`]*)?`")
     unknown = {
         (path.name, name)
         for path in DOCUMENTS

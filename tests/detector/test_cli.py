@@ -82,7 +82,7 @@ def test_an_unknown_shell_is_an_error_that_lists_the_known_ones() -> None:
         "connectors.kafka.errors.KafkaConnectorError",
         "connectors.files.labels.LabelsError",
         "connectors.files.lines.FileError",
-        "connectors.webhook.outbox.OutboxError",
+        "connectors.notify.outbox.OutboxError",
         "detector.config.sources.SettingsError",
         "detector.errors.StateError",
         "detector.commands.outputs.PlotError",

@@ -34,8 +34,8 @@ from connectors.kafka.changelog_format import (
 from connectors.kafka.decompress import TooLargeError, decompressed
 from connectors.kafka.oauth import TokenError, from_file
 from connectors.kafka.record_parser import CompiledPartitionRecords
-from connectors.webhook.outbox import NewMessage, Outbox, OutboxError
-from connectors.webhook.standard_webhooks import webhook_body
+from connectors.notify.outbox import NewMessage, Outbox, OutboxError
+from connectors.notify.standard_webhooks import webhook_body
 from detector.checkpointing.state_directory import DATABASE
 from detector.checkpointing.store import SqliteStore
 from detector.config.settings import SettingsError, load_settings
@@ -218,7 +218,7 @@ def targets(folder: Path) -> dict[str, Target]:
             path.unlink()
         (folder / "outbox.sqlite3").write_bytes(data)
         outbox = Outbox(folder / "outbox.sqlite3")
-        outbox.add([NewMessage("new", "s", b"{}")], 0.0)
+        outbox.add([NewMessage("r", "new", "s", b"{}")], 0.0)
         while messages := outbox.next(1.0, 7):
             outbox.finish([(message.sequence, "delivered") for message in messages])
         outbox.close()
@@ -299,7 +299,7 @@ def targets(folder: Path) -> dict[str, Target]:
 SETTINGS = [
     b'[kafka]\nbootstrap_servers = "a:9092"\ntopics = ["metrics"]\n[state]\ndirectory = "/tmp/x"\nmax_streams = 10\n',
     b'[decode]\nstream = "{tags.host}/{name}"\n'
-    b'exclude_features = ["a*"]\n[webhook]\nurl = "https://hooks.example.com/x"\n',
+    b'exclude_features = ["a*"]\n[receivers.hook]\nurl = "https://hooks.example.com/x"\n',
     b'[alerting]\nthreshold = 3.5\nmute = ["test-*"]\n'
     b'[model]\nhorizons = [1, 3]\n[http]\nport = 0\n[compute]\ndevice = "cpu"\n',
 ]
@@ -325,6 +325,6 @@ def seed_of_store(folder: Path, rows: list[bytes]) -> bytes:
 
 def seed_of_outbox(folder: Path) -> bytes:
     outbox = Outbox(folder / "seed.sqlite3")
-    outbox.add([NewMessage(f"m{k}", f"s{k % 2}", b'{"a": 1}') for k in range(5)], 1.0)
+    outbox.add([NewMessage("r", f"m{k}", f"s{k % 2}", b'{"a": 1}') for k in range(5)], 1.0)
     outbox.close()
     return (folder / "seed.sqlite3").read_bytes()

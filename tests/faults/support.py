@@ -49,10 +49,11 @@ class Topics:
         hook = {}
         if self.receiver is not None:
             hook = {
-                "webhook.url": self.receiver.url,
-                "webhook.secret": SECRET,
-                "webhook.allowed_hosts": ["127.0.0.1"],
-                "webhook.retry_base_seconds": 0.2,
+                "receivers.hook.url": self.receiver.url,
+                "receivers.hook.tell": "alerts",
+                "receivers.hook.secret": SECRET,
+                "receivers.hook.allowed_hosts": ["127.0.0.1"],
+                "receivers.hook.retry_base_seconds": 0.2,
             }
         return {
             "kafka.bootstrap_servers": self.broker.bootstrap,

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.webhook.settings import WebhookSettings
-from connectors.webhook.sink import WebhookSink
+from connectors.notify.dispatcher import Dispatcher
+from connectors.notify.settings import ReceiverSettings
 from tests.brokers import CHECKOUT, Broker
 from tests.daemon.fleet import make_fleet
 from tests.daemon.records import by_place, difference
@@ -128,17 +128,18 @@ def test_clock_jumps_of_hours_change_no_score(
 WAITING = """
 import os, sys, time
 from pathlib import Path
-from connectors.webhook.settings import WebhookSettings
-from connectors.webhook import sink as webhook
+from connectors.notify.dispatcher import Dispatcher
+from connectors.notify.receivers import Forgetful
+from connectors.notify.settings import ReceiverSettings
 from connectors.batches import Alert
-webhook.RETRY_CAP_SECONDS = 0.1
+Forgetful.retry_cap_seconds = 0.1
 seen = []
-settings = WebhookSettings.model_validate(
-    {"url": "http://127.0.0.1:9/", "allowed_hosts": ["127.0.0.1"], "retry_base_seconds": 0.05,
+settings = ReceiverSettings.model_validate(
+    {"url": "http://127.0.0.1:9/", "tell": "alerts", "allowed_hosts": ["127.0.0.1"], "retry_base_seconds": 0.05,
      "max_age_seconds": 7200}
 )
 alert = Alert("id", "a", "firing", "critical", 1, None, 6.5, 4.0, {}, {}, {}, {}, {}, "v1", "t", 2, 17)
-sink = webhook.WebhookSink(settings, Path(sys.argv[1]), on_delivery=seen.append)
+sink = Dispatcher({"hook": settings}, Path(sys.argv[1]), on_delivery=lambda name, outcome: seen.append(outcome))
 sink.write([alert])
 for hours in (10, -10, 0):
     Path(os.environ["CLOCK_OFFSET"]).write_text(f"{hours * 3600}")
@@ -179,10 +180,10 @@ def test_retry_after_dates_are_read_by_the_receivers_own_clock(tmp_path: Path) -
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/"
-        settings = WebhookSettings.model_validate(
-            {"url": url, "allowed_hosts": ["127.0.0.1"], "retry_base_seconds": 0.05}
+        settings = ReceiverSettings.model_validate(
+            {"url": url, "tell": "alerts", "allowed_hosts": ["127.0.0.1"], "retry_base_seconds": 0.05}
         )
-        sink = WebhookSink(settings, tmp_path)
+        sink = Dispatcher({"hook": settings}, tmp_path)
         sink.write([alert(1)])
         until(lambda: len(asked) == 2, "it is tried again")
         sink.close()

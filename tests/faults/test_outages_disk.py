@@ -13,10 +13,10 @@ import pytest
 
 from connectors.batches import Rejected
 from connectors.files.sinks import FileDeadLetterSink, FileFullError
-from connectors.webhook.outbox import NewMessage, Outbox, OutboxFullError
-from connectors.webhook.settings import WebhookSettings
-from connectors.webhook.sink import WebhookSink
-from connectors.webhook.standard_webhooks import webhook_id
+from connectors.notify.dispatcher import Dispatcher
+from connectors.notify.outbox import NewMessage, Outbox, OutboxFullError
+from connectors.notify.settings import ReceiverSettings
+from connectors.notify.standard_webhooks import webhook_id
 from detector.checkpointing.state_directory import UnsavedError
 from detector.checkpointing.store import SqliteStore
 from tests.brokers import Broker
@@ -78,26 +78,32 @@ def test_a_store_that_cannot_save_keeps_the_former_checkpoint_and_saves_when_it_
 
 def test_an_outbox_on_a_full_disk_adds_all_or_nothing_and_recovers(disk: Disk) -> None:
     outbox = Outbox(disk.root / "outbox")
-    outbox.add([NewMessage("first", "s", b"x")], 0.0)
+    outbox.add([NewMessage("r", "first", "s", b"x")], 0.0)
     disk.fill()
-    many = [NewMessage(f"{n}", "s", bytes(100_000)) for n in range(20)]
+    many = [NewMessage("r", f"{n}", "s", bytes(100_000)) for n in range(20)]
     for _ in range(2):
         with pytest.raises(OutboxFullError, match="disk is full; make room"):
             outbox.add(many, 0.0)
-    assert outbox.pending == 1
+    assert outbox.pending() == 1
     disk.free()
     outbox.add(many, 0.0)
-    assert outbox.pending == 21
+    assert outbox.pending() == 21
     outbox.close()
 
 
 def test_flush_reports_alerts_kept_out_by_a_full_disk_and_they_arrive_once(disk: Disk) -> None:
     pending: list[int] = []
     with Receiver() as receiver:
-        settings = WebhookSettings.model_validate(
-            {"url": receiver.url, "secret": SECRET, "allowed_hosts": ["127.0.0.1"], "retry_base_seconds": 0.05}
+        settings = ReceiverSettings.model_validate(
+            {
+                "url": receiver.url,
+                "tell": "alerts",
+                "secret": SECRET,
+                "allowed_hosts": ["127.0.0.1"],
+                "retry_base_seconds": 0.05,
+            }
         )
-        sink = WebhookSink(settings, disk.root, on_pending=pending.append)
+        sink = Dispatcher({"hook": settings}, disk.root, on_pending=lambda name, count: pending.append(count))
         disk.fill()
         alerts = [alert(number) for number in range(1_200)]
         sink.write(alerts[:600])
@@ -165,10 +171,11 @@ def test_a_daemon_on_a_full_disk_keeps_scoring_and_a_kill_loses_nothing(
             "state.checkpoint_interval_seconds": 0.2,
             "training.enabled": False,
             "output.scores_file": str(scores),
-            "webhook.url": receiver.url,
-            "webhook.secret": SECRET,
-            "webhook.allowed_hosts": ["127.0.0.1"],
-            "webhook.retry_base_seconds": 0.2,
+            "receivers.hook.url": receiver.url,
+            "receivers.hook.tell": "alerts",
+            "receivers.hook.secret": SECRET,
+            "receivers.hook.allowed_hosts": ["127.0.0.1"],
+            "receivers.hook.retry_base_seconds": 0.2,
         }
         (disk.root / "log").mkdir()
         with Longwatch(disk.root / "log", settings) as daemon:
@@ -192,7 +199,7 @@ def test_a_daemon_on_a_full_disk_keeps_scoring_and_a_kill_loses_nothing(
             assert daemon.wait() == 0
         # what waits in the outbox is sent by the next start, too
         with Longwatch(tmp_path, settings | {"source.paths": ["-"]}, stdin=subprocess.PIPE) as daemon:
-            daemon.work_until(lambda found: found("outbox_pending") == 0, "all is delivered")
+            daemon.work_until(lambda found: found("outbox_pending", receiver="hook") == 0, "all is delivered")
             assert daemon.terminate()[0] == 0
     found = read_lines(scores)
     assert [record["offset"] for record in found] == list(range(EVENTS)), "each once, in their order"

@@ -1,7 +1,7 @@
 """The webhook's receiver down, hanging, slow, answering 500 and 429: scoring continues, every alert arrives, in order.
 
 The long form takes ten minutes. What each answer means is tested in
-tests/connectors/webhook.
+tests/connectors/notify.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MIB = 1 << 20
 # longwatch that retries after so many seconds at the latest, where half an hour would be long for a test
 IMPATIENT = """
 import sys
-from connectors.webhook import sink
+from connectors.notify.receivers import Forgetful
 from detector.cli import main
-sink.RETRY_CAP_SECONDS = float(sys.argv.pop(1))
+Forgetful.retry_cap_seconds = float(sys.argv.pop(1))
 main()
 """
 MOODS = "down", "hanging", "500", "slow", "429"
@@ -101,10 +101,11 @@ def test_a_failing_receiver_delays_no_scoring_and_misses_no_alert(tmp_path: Path
         "training.enabled": False,
         "alerting.threshold": 1.5,  # many alerts
         "output.alerts_file": str(tmp_path / "alerts.jsonl"),
-        "webhook.url": receiver.url,
-        "webhook.allowed_hosts": ["127.0.0.1"],
-        "webhook.timeout_seconds": 0.5,
-        "webhook.retry_base_seconds": 0.2,
+        "receivers.hook.url": receiver.url,
+        "receivers.hook.tell": "alerts",
+        "receivers.hook.allowed_hosts": ["127.0.0.1"],
+        "receivers.hook.timeout_seconds": 0.5,
+        "receivers.hook.retry_base_seconds": 0.2,
     }
     pending, longest = 0.0, 0.0
     with Longwatch(tmp_path, settings, program=("-c", IMPATIENT, "5.0" if long else "0.2", "run")) as daemon:
@@ -117,7 +118,7 @@ def test_a_failing_receiver_delays_no_scoring_and_misses_no_alert(tmp_path: Path
             while (now := time.monotonic()) < ends or moves < 5 or not (mood == "down" or receiver.met[mood]):
                 assert now < ends + PATIENCE, f"{mood}: scored {scored:.0f}, met {receiver.met[mood]} times"
                 samples = daemon.metrics()
-                pending = max(pending, samples("outbox_pending"))
+                pending = max(pending, samples("outbox_pending", receiver="hook"))
                 if (done := samples("events_scored_total")) > scored:
                     longest = max(longest, time.monotonic() - moved)
                     scored, moved, moves = done, time.monotonic(), moves + 1
@@ -128,7 +129,7 @@ def test_a_failing_receiver_delays_no_scoring_and_misses_no_alert(tmp_path: Path
         assert daemon.terminate()[0] == 0
     # what was not delivered by then is sent by the next start
     with Longwatch(tmp_path, settings | {"source.paths": ["-"]}, stdin=subprocess.PIPE) as daemon:
-        daemon.work_until(lambda found: found("outbox_pending") == 0, "all is delivered")
+        daemon.work_until(lambda found: found("outbox_pending", receiver="hook") == 0, "all is delivered")
         assert daemon.terminate()[0] == 0
     receiver.close()
     reported = [f"{alert['id']}-{alert['status']}" for alert in read_lines(tmp_path / "alerts.jsonl")]

@@ -19,7 +19,7 @@ import pytest
 from connectors.batches import Rejected
 from connectors.files.lines import FileError
 from connectors.files.sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
-from connectors.webhook.outbox import Outbox, OutboxError
+from connectors.notify.outbox import Outbox, OutboxError
 from detector.checkpointing.store import SqliteStore
 from detector.config.settings import load_settings
 from detector.errors import StateError
@@ -241,8 +241,9 @@ def test_files_the_daemon_writes_are_readable_by_their_owner_only(work: Work) ->
     more = {
         "output.alerts_file": str(work.folder / "alerts.jsonl"),
         "output.dead_letter_file": str(work.folder / "dead.jsonl"),
-        "webhook.url": "http://127.0.0.1:9/",
-        "webhook.allowed_hosts": "127.0.0.1",
+        "receivers.hook.url": "http://127.0.0.1:9/",
+        "receivers.hook.tell": "alerts",
+        "receivers.hook.allowed_hosts": "127.0.0.1",
     }
     work.run(**more)
     made = [path for path in work.folder.rglob("*") if path.is_file() and path != work.source]

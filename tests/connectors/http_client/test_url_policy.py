@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from connectors.http_client.post import HttpPoster
 from connectors.http_client.url_policy import TargetRefusedError, Targets, parse_url
-from connectors.webhook.settings import WebhookSettings
-from connectors.webhook.sink import WebhookSink
-from tests.connectors.webhook.support import alert
+from connectors.notify.dispatcher import Dispatcher
+from connectors.notify.settings import ReceiverSettings
+from tests.connectors.notify.support import alert
 
 METADATA = "169.254.169.254"
 
@@ -104,7 +104,7 @@ def test_private_and_loopback_addresses_are_refused_unless_listed(address: str, 
     refusal = Targets(()).refuses("hook.example", ip_address(address))
     assert refusal is not None
     assert f"hook.example at {ip_address(address)} is {kind}: refused unless" in refusal
-    assert "webhook.allowed_hosts" in refusal
+    assert "allowed_hosts" in refusal
     assert Targets((address,)).refuses("hook.example", ip_address(address)) is None
     by_name = Targets(("hook.example",)).refuses("hook.example", ip_address(address))
     assert (by_name is None) == (kind in {"loopback", "private"})
@@ -133,15 +133,17 @@ def test_once_something_is_listed_everything_else_is_refused() -> None:
     assert targets.refuses("HOOKS.example.com.", public) is None
     assert targets.refuses("other.example.com", inside) is None
     for host, address in (("other.example.com", public), ("other.example.com", outside), ("example.com", public)):
-        assert "neither is listed in webhook.allowed_hosts" in str(targets.refuses(host, address))
+        assert "neither is listed in allowed_hosts" in str(targets.refuses(host, address))
 
 
 @pytest.mark.parametrize(
     "entry", ["http://example.com", "example.com:443", "example.com/hook", "", "*.example.com", "10.0.0.1/8", "1.2.3"]
 )
 def test_an_invalid_list_entry_is_refused_at_start(entry: str) -> None:
-    with pytest.raises(ValidationError, match=r"webhook\.allowed_hosts: .* is no host name, address or network"):
-        WebhookSettings.model_validate({"allowed_hosts": [entry]})
+    with pytest.raises(
+        ValidationError, match=r"receivers\.NAME\.allowed_hosts: .* is no host name, address or network"
+    ):
+        ReceiverSettings.model_validate({"allowed_hosts": [entry]})
 
 
 @pytest.mark.parametrize(
@@ -150,16 +152,18 @@ def test_an_invalid_list_entry_is_refused_at_start(entry: str) -> None:
 )
 def test_a_url_of_a_private_address_is_refused_at_start_unless_listed(host: str) -> None:
     with pytest.raises(
-        ValidationError, match=r"webhook\.url: .* refused unless .* listed in webhook\.allowed_hosts"
+        ValidationError, match=r"receivers\.NAME\.url: .* refused unless .* listed in receivers\.NAME\.allowed_hosts"
     ) as refused:
-        WebhookSettings.model_validate({"url": f"http://{host}/T0KEN"})
+        ReceiverSettings.model_validate({"url": f"http://{host}/T0KEN"})
     assert "T0KEN" not in str(refused.value)
-    WebhookSettings.model_validate({"url": f"http://{host}/T0KEN", "allowed_hosts": [host.strip("[]")]})
+    ReceiverSettings.model_validate({"url": f"http://{host}/T0KEN", "allowed_hosts": [host.strip("[]")]})
 
 
 def test_a_url_whose_host_is_not_listed_is_refused_at_start() -> None:
-    with pytest.raises(ValidationError, match=r"the host hooks\.example is not listed in webhook\.allowed_hosts"):
-        WebhookSettings.model_validate({"url": "https://hooks.example/x", "allowed_hosts": ["other.example"]})
+    with pytest.raises(
+        ValidationError, match=r"the host hooks\.example is not listed in receivers\.NAME\.allowed_hosts"
+    ):
+        ReceiverSettings.model_validate({"url": "https://hooks.example/x", "allowed_hosts": ["other.example"]})
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.0.0.1", "127.1", "0177.0.0.1"])
@@ -167,8 +171,12 @@ def test_a_name_that_resolves_to_loopback_is_refused_when_connecting(
     host: str, listening: socket.socket, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outcomes: list[str] = []
-    settings = {"url": f"http://{host}:{listening.getsockname()[1]}/", "retry_base_seconds": 0.01}
-    sink = WebhookSink(WebhookSettings.model_validate(settings), tmp_path, on_delivery=outcomes.append)
+    settings = {"tell": "alerts", "url": f"http://{host}:{listening.getsockname()[1]}/", "retry_base_seconds": 0.01}
+    sink = Dispatcher(
+        {"hook": ReceiverSettings.model_validate(settings)},
+        tmp_path,
+        on_delivery=lambda name, outcome: outcomes.append(outcome),
+    )
     sink.write([alert()])
     deadline = time.monotonic() + 240
     while len(outcomes) < 2:

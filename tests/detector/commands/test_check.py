@@ -88,7 +88,7 @@ def test_check_reports_each_missing_thing_with_its_setting(check: Check, tmp_pat
             f"model.directory={tmp_path}/model",
             "compute.device=cuda:99",
             f"http.port={port}",
-            "webhook.url=https://no-such-host.invalid/hook",
+            "receivers.hook.url=https://no-such-host.invalid/hook",
         )
     assert status == 2
     assert {name: said.split(":")[0] for name, said in found.items()} == {
@@ -98,7 +98,7 @@ def test_check_reports_each_missing_thing_with_its_setting(check: Check, tmp_pat
         f"output.scores_file {tmp_path}/nowhere/scores.jsonl": f"failed {tmp_path}/nowhere does not exist",
         "compute.device cuda:99": found["compute.device cuda:99"].split(":")[0],
         f"http.host 127.0.0.1, http.port {port}": "failed cannot be listened on",
-        "webhook.url https://no-such-host.invalid:443": "failed the name no-such-host.invalid leads nowhere",
+        "receivers.hook.url https://no-such-host.invalid:443": "failed the name no-such-host.invalid leads nowhere",
     }
     assert all(said.startswith("failed") for said in found.values())
 
@@ -124,8 +124,8 @@ def test_check_verifies_certificates_and_their_expiry(check: Check, tmp_path: Pa
 
 
 def test_check_resolves_the_webhook_without_sending(check: Check) -> None:
-    _, found = check(*FILES, "webhook.url=http://localhost:1/secret", "webhook.allowed_hosts=localhost")
-    assert found["webhook.url http://localhost:1"].startswith("ok leads to ")
+    _, found = check(*FILES, "receivers.hook.url=http://localhost:1/secret", "receivers.hook.allowed_hosts=localhost")
+    assert found["receivers.hook.url http://localhost:1"].startswith("ok leads to ")
 
 
 # -- Kafka -------------------------------------------------------------------------------------------------------------
@@ -189,8 +189,8 @@ def test_check_reports_every_missing_right_until_it_is_granted(check: Check, gua
         "kafka.dead_letter_topic=",
         f"kafka.transaction_timeout_seconds={MAX_TRANSACTION_SECONDS}",
         "processing.guarantee=exactly_once",
-        "webhook.url=http://127.0.0.1:9/hook",
-        "webhook.allowed_hosts=127.0.0.1",
+        "receivers.hook.url=http://127.0.0.1:9/hook",
+        "receivers.hook.allowed_hosts=127.0.0.1",
         "http.port=0",
     )
     status, found = check(*settings)

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from connectors.batches import Alert, Partition, RawBatch, Rejected, Scores
 from connectors.decode.decoder import Decoder, DecodeSettings
 from connectors.encode import alert_record, rejected_record, score_records, shortened
-from connectors.webhook.standard_webhooks import webhook_body
+from connectors.notify.standard_webhooks import webhook_body
 from detector.cli import main
 from detector.commands.schema import RECORDS, schema
 from detector.engine.engine import Engine, EngineSettings

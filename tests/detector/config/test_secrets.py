@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from detector.cli import main
-from detector.config.names import is_secret, leaves
+from detector.config.names import NAME, is_secret, leaves
 from detector.config.settings import Settings
 from detector.observability.log_format import JsonLines, TextLines
 from tests.brokers import CHECKOUT, USERNAME, ApacheKafka, make_certificate
@@ -32,16 +32,24 @@ from tests.daemon.support import Longwatch
 Said = Callable[..., tuple[int, str]]
 
 SECONDS = 300.0
-SECRETS = [path for path, annotation in leaves(Settings) if is_secret(annotation)]
+GIVEN = {"routing_key": "pager", "token": "chat"}  # receivers, by the secret that only they have; others: hook
+SECRETS = [
+    tuple(GIVEN.get(path[-1], "hook") if part == NAME else part for part in path)
+    for path, annotation in leaves(Settings)
+    if is_secret(annotation)
+]
+URL = ("receivers", "hook", "url")
+RECEIVERS = {"hook__tell": "alerts", "pager__type": "pagerduty", "chat__type": "slack", "chat__channel": "C1"}
 MARK = "Pl4nted"
 openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with the openssl command")
 
 
 def planted(name: tuple[str, ...]) -> str:
     """Return a setting's secret, good enough to be accepted."""
-    if name == ("webhook", "url"):
+    if name == URL:
         return f"http://bot:{MARK}-url-pass%20word@127.0.0.1:1/{MARK}-url-path/x?token={MARK}-url-query"
-    return f"{MARK}-{'-'.join(name)}-and-more-of-it"
+    text = f"{MARK}-{'-'.join(name)}-and-more-of-it"
+    return f"X-Key: {text}" if name[-1] == "headers" else text
 
 
 def variable(name: tuple[str, ...]) -> str:
@@ -52,7 +60,8 @@ def environ(**more: str) -> dict[str, str]:
     """Return an environment with every secret planted, and what must go with them."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LONGWATCH_", "NOTIFY_"))}
     own = {variable(name): planted(name) for name in SECRETS}
-    beside = {"LONGWATCH_HTTP__USERNAME": "u", "LONGWATCH_WEBHOOK__ALLOWED_HOSTS": "127.0.0.1"}
+    beside = {"LONGWATCH_HTTP__USERNAME": "u", "LONGWATCH_RECEIVERS__HOOK__ALLOWED_HOSTS": "127.0.0.1"}
+    beside |= {f"LONGWATCH_RECEIVERS__{name}".upper(): value for name, value in RECEIVERS.items()}
     return {**clean, "LONGWATCH_COMPUTE__DEVICE": "cpu", **own, **beside, **more}
 
 
@@ -97,7 +106,8 @@ def assert_no_secret(text: str) -> None:
 
 
 def test_every_secret_setting_is_covered_by_these_tests() -> None:
-    assert {("kafka", "sasl_password"), ("webhook", "secret"), ("webhook", "url"), ("http", "password")} <= set(SECRETS)
+    some = {("kafka", "sasl_password"), ("receivers", "hook", "secret"), URL, ("http", "password")}
+    assert some <= set(SECRETS)
     assert all(MARK in planted(name) for name in SECRETS)
 
 
@@ -122,12 +132,12 @@ def test_config_shows_no_secret(tmp_path: Path, said: Said, command: str, source
     assert status == (2 if command == "config --check" else 0), text  # the check finds no broker
     assert_no_secret(text)
     if command == "config":
-        assert all(f"# {name} = hidden" in text for _, name in SECRETS)
+        assert all(f"# {name} = hidden" in text for *_, name in SECRETS)
 
 
 @pytest.mark.parametrize("name", SECRETS, ids=".".join)
 def test_errors_of_refused_settings_show_no_secret(tmp_path: Path, said: Said, name: tuple[str, ...]) -> None:
-    section, setting = name
+    section, setting = ".".join(name[:-1]), name[-1]
     config = tmp_path / "longwatch.toml"
     config.write_text(f'[{section}]\n{setting} = ["{MARK}"]\nnothing = "{MARK}"\n')
     clean = {key: value for key, value in environ().items() if MARK not in value}
@@ -138,8 +148,8 @@ def test_errors_of_refused_settings_show_no_secret(tmp_path: Path, said: Said, n
         ["--set", f"{section}.{setting}x={planted(name)}"],  # misspelt
         ["--set", f"{section}={planted(name)}"],  # a section
         ["--set", "http.password=" + MARK],  # too short
-        ["--set", "webhook.secret=" + MARK, "--set", f"webhook.url=ftp://{MARK}"],
-        ["--set", f"webhook.url=http://{MARK}:{MARK}@10.0.0.1/{MARK}"],  # refused
+        ["--set", "receivers.hook.secret=" + MARK, "--set", f"receivers.hook.url=ftp://{MARK}"],
+        ["--set", f"receivers.hook.url=http://{MARK}:{MARK}@10.0.0.1/{MARK}"],  # refused
     ]
     for arguments in wrong:
         status, text = said("config", *arguments, env=clean)
@@ -260,7 +270,7 @@ def repeating_receiver() -> Iterator[Receiver]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield Receiver(planted(("webhook", "url")).replace("127.0.0.1:1/", f"127.0.0.1:{server.server_port}/"), taken)
+    yield Receiver(planted(URL).replace("127.0.0.1:1/", f"127.0.0.1:{server.server_port}/"), taken)
     server.shutdown()
     server.server_close()
 
@@ -281,7 +291,7 @@ def test_the_daemons_log_metrics_answers_and_files_show_no_secret(tmp_path: Path
         "training.enabled": False,
         "logging.level": "debug",
     }
-    env = environ(LONGWATCH_WEBHOOK__URL=repeating_receiver.url)
+    env = environ(LONGWATCH_RECEIVERS__HOOK__URL=repeating_receiver.url)
     with Longwatch(tmp_path, settings, environ=env, stdin=subprocess.PIPE) as daemon:
         assert daemon.process.stdin is not None
         daemon.process.stdin.write("\n".join(events).encode() + b"\n")

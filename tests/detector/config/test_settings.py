@@ -65,21 +65,22 @@ def test_texts_are_converted_to_the_settings_type() -> None:
 def test_any_secret_can_be_read_from_a_file_by_any_source(tmp_path: Path, config: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("a-text-that-is-long-enough\n")
-    config.write_text(f'[webhook]\nsecret_file = "{secret}"\n')
+    url = {"LONGWATCH_RECEIVERS__HOOK__URL": "https://x.example"}
+    config.write_text(f'[receivers.hook]\nurl = "https://x.example"\nsecret_file = "{secret}"\n')
     for settings in (
         load_settings(config, {}),
-        load_settings(None, {"LONGWATCH_WEBHOOK__SECRET_FILE": str(secret)}),
-        load_settings(None, {}, [f"webhook.secret_file={secret}"]),
+        load_settings(None, {"LONGWATCH_RECEIVERS__HOOK__SECRET_FILE": str(secret), **url}),
+        load_settings(None, url, [f"receivers.hook.secret_file={secret}"]),
     ):
-        assert settings.webhook.secret.get_secret_value() == "a-text-that-is-long-enough"
-        assert str(secret) in str(settings.origin("webhook.secret"))
-    overridden = load_settings(config, {"LONGWATCH_WEBHOOK__SECRET": "x" * 24})
-    assert overridden.webhook.secret.get_secret_value() == "x" * 24
+        assert settings.receivers["hook"].secret.get_secret_value() == "a-text-that-is-long-enough"
+        assert str(secret) in str(settings.origin("receivers.hook.secret"))
+    overridden = load_settings(config, {"LONGWATCH_RECEIVERS__HOOK__SECRET": "x" * 24})
+    assert overridden.receivers["hook"].secret.get_secret_value() == "x" * 24
     gone = errors_of(None, {"LONGWATCH_KAFKA__SASL_PASSWORD_FILE": "/nowhere/secret"})
     assert "LONGWATCH_KAFKA__SASL_PASSWORD_FILE" in gone[0]
     assert "cannot read '/nowhere/secret': No such file" in gone[0]
-    both = {"LONGWATCH_WEBHOOK__SECRET": "x" * 24, "LONGWATCH_WEBHOOK__SECRET_FILE": str(secret)}
-    assert "webhook.secret is set twice" in errors_of(None, both)[0]
+    both = {"LONGWATCH_RECEIVERS__HOOK__SECRET": "x" * 24, "LONGWATCH_RECEIVERS__HOOK__SECRET_FILE": str(secret)}
+    assert "receivers.hook.secret is set twice" in errors_of(None, both)[0]
 
 
 def test_secrets_directory_files_rank_between_the_file_and_the_environment(tmp_path: Path, config: Path) -> None:
@@ -87,7 +88,8 @@ def test_secrets_directory_files_rank_between_the_file_and_the_environment(tmp_p
     mounted = tmp_path / "..data"  # as Kubernetes does: links to a folder that is replaced as a whole
     mounted.mkdir()
     for name, text in {
-        "longwatch_webhook__secret": "a-text-that-is-long-enough\n",
+        "longwatch_receivers__hook__url": "https://x.example",
+        "longwatch_receivers__hook__secret": "a-text-that-is-long-enough\n",
         "longwatch_kafka__sasl_username": "mounted\n",
         "LONGWATCH_KAFKA__GROUP_ID": "mounted",
         "longwatch_kafka__topics": "a,b\n",
@@ -97,24 +99,24 @@ def test_secrets_directory_files_rank_between_the_file_and_the_environment(tmp_p
         (tmp_path / name).symlink_to(f"..data/{name}")
     (tmp_path / "another_programs_too").write_bytes(b"\xff")
     settings = load_settings(config, {"LONGWATCH_KAFKA__GROUP_ID": "variable"}, secrets=tmp_path)
-    assert settings.webhook.secret.get_secret_value() == "a-text-that-is-long-enough"
+    assert settings.receivers["hook"].secret.get_secret_value() == "a-text-that-is-long-enough"
     assert (settings.kafka.sasl_username, settings.kafka.topics) == ("mounted", ["a", "b"])
     assert (settings.kafka.group_id, settings.kafka.alerts_topic) == ("variable", "file")
-    assert settings.origin("webhook.secret") == f"{tmp_path}/longwatch_webhook__secret"
+    assert settings.origin("receivers.hook.secret") == f"{tmp_path}/longwatch_receivers__hook__secret"
 
 
 def test_an_error_in_a_secrets_directory_names_the_file_and_no_secret(tmp_path: Path) -> None:
-    (tmp_path / "longwatch_webhook__secert").write_text("hunter22")
+    (tmp_path / "longwatch_receivers__hook__secert").write_text("hunter22")
     (tmp_path / "longwatch_kafka__sasl_password").write_bytes(b"hunter22\xff")
-    (tmp_path / "longwatch_webhook__secret").write_text("hunter22")
+    (tmp_path / "longwatch_receivers__hook__secret").write_text("hunter22")
     (tmp_path / "longwatch_http__port").write_text("many\n")
     with pytest.raises(SettingsError) as refused:
         load_settings(None, {}, secrets=tmp_path)
     assert "hunter22" not in str(refused.value)
     assert [line.removeprefix(f"{tmp_path}/longwatch_")[:80] for line in refused.value.errors] == [
         "kafka__sasl_password: cannot be read: not UTF-8 text",
-        "webhook__secert: unknown setting; did you mean longwatch_webhook__secret?",
-        "webhook__secret: webhook.secret has 8 bytes, at least 24 are needed: make one wi",
+        "receivers__hook__secert: unknown setting; did you mean longwatch_receivers__hook",
+        "receivers__hook__secret: receivers.hook.secret is set (hidden): it has 8 bytes, ",
         'http__port: http.port is "many": expected a valid integer, unable to parse strin',
     ]
     with pytest.raises(SettingsError, match="nowhere: cannot be read: No such file or directory"):

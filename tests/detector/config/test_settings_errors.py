@@ -90,7 +90,10 @@ def test_a_renamed_setting_is_an_error_that_gives_its_new_name(config: Path) -> 
         ),
         (("state.changelog=true", "output.alerts_file=/tmp/x"), "output.alerts_file is set: a file has no part"),
         (("processing.guarantee=exactly_once", "state.changelog=false"), "leave state.changelog out"),
-        (("processing.guarantee=exactly_once", "webhook.url=https://x.example", "kafka.alerts_topic="), "is fed from"),
+        (
+            ("processing.guarantee=exactly_once", "receivers.hook.url=https://x.example", "kafka.alerts_topic="),
+            "are fed from",
+        ),
         (("state.changelog=true", "source.type=file", 'source.paths=["x"]'), "a changelog is a topic of Kafka"),
         (("state.standby=true",), "there is no changelog to follow"),
     ],
@@ -227,13 +230,15 @@ def test_no_secret_is_ever_shown(
     config: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config.write_text(
-        '[kafka]\nsasl_password = 12345678\n[webhook]\nsecret = "hunter22"\nurl = "ftp://u:hunter22@x/"\n'
+        '[kafka]\nsasl_password = 12345678\n[receivers.hook]\nsecret = "hunter22"\nurl = "ftp://u:hunter22@x/"\n'
     )
     monkeypatch.setenv("PYDANTIC_SETTINGS_DEBUG", "1")
     with caplog.at_level(logging.DEBUG):
         reported = errors_of(config)
     assert len(reported) == 3
-    config.write_text('[webhook]\nsecret = "hunter22hunter22hunter22hunter22"\nurl = "https://u:hunter22@x/hook"\n')
+    config.write_text(
+        '[receivers.hook]\nsecret = "hunter22hunter22hunter22hunter22"\nurl = "https://u:hunter22@x/hook"\n'
+    )
     with caplog.at_level(logging.DEBUG):
         settings = load_settings(config, {"LONGWATCH_KAFKA__SASL_PASSWORD": "12345678"})
     shown = [

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from connectors.files.settings import FileSettings
 from connectors.files.source import FileSource
+from detector.config.names import named_section
 from detector.config.sections import TrainingSettings
 from detector.config.settings import Settings, SettingsError, load_settings
 from training.learn.settings import Learning
@@ -21,13 +22,22 @@ from training.learn.settings import Learning
 INT32_MAX = 2**31 - 1
 
 
+def sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield every section's name and model; those that are given names have one of these."""
+    for section, of in Settings.model_fields.items():
+        if (named := named_section(of.annotation)) is not None:
+            yield f"{section}.hook", named
+        else:
+            assert isinstance(of.annotation, type)
+            yield section, of.annotation
+
+
 def numbers() -> Iterator[tuple[str, type[BaseModel], FieldInfo]]:
     """Yield every setting that takes a number: its name, its section and its field."""
-    for section, of in Settings.model_fields.items():
-        assert isinstance(of.annotation, type)
-        for name, field in of.annotation.model_fields.items():
+    for section, model in sections():
+        for name, field in model.model_fields.items():
             if {int, float} & {field.annotation, *get_args(field.annotation)}:
-                yield f"{section}.{name}", of.annotation, field
+                yield f"{section}.{name}", model, field
 
 
 NUMBERS = list(numbers())
@@ -42,10 +52,9 @@ def bound(field: FieldInfo, *names: str) -> float | None:
 def test_all_sections_share_one_base_class() -> None:
     from connectors.common.section import Section
 
-    for section in Settings.model_fields.values():
-        assert isinstance(section.annotation, type)
-        assert issubclass(section.annotation, Section)
-        assert section.annotation.model_config == Section.model_config
+    for _, section in sections():
+        assert issubclass(section, Section)
+        assert section.model_config == Section.model_config
     assert Learning.model_config == Section.model_config  # it may not know the other
 
 
@@ -53,9 +62,9 @@ def test_all_sections_share_one_base_class() -> None:
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
 def test_every_source_refuses_non_finite_numbers_in_one_line(name: str, value: str, tmp_path: Path) -> None:
     config = tmp_path / "longwatch.toml"
-    section, _, key = name.partition(".")
+    section, _, key = name.rpartition(".")
     config.write_text(f"[{section}]\n{key} = {value}\n")
-    variable = {f"LONGWATCH_{section}__{key}".upper(): value}
+    variable = {"LONGWATCH_" + name.replace(".", "__").upper(): value}
     for arguments in ((config, {}, ()), (None, variable, ()), (None, {}, (f"{name}={value}",))):
         with pytest.raises(SettingsError) as reported:
             load_settings(*arguments)
@@ -114,8 +123,9 @@ def test_the_daemon_works_with_every_number_at_its_bounds(end: str, tmp_path: Pa
         "source.paths": json.dumps([str(tmp_path / "0.jsonl"), str(tmp_path / "1.jsonl")]),
         "state.directory": tmp_path / "state",
         "output.scores_file": tmp_path / "scores.jsonl",
-        "webhook.url": "http://127.0.0.1:9/",
-        "webhook.allowed_hosts": "127.0.0.1",
+        "receivers.hook.url": "http://127.0.0.1:9/",
+        "receivers.hook.tell": "alerts",
+        "receivers.hook.allowed_hosts": "127.0.0.1",
         "alerting.threshold": 0.5,
         "http.port": 0,
         **exact,

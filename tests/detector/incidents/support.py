@@ -1,4 +1,4 @@
-"""Alerts, and a notifier that keeps what it is told."""
+"""Alerts, and a dispatcher that keeps what it is told."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from connectors.batches import Alert
+from connectors.common.background import OngoingProblem
 from connectors.json_records import IncidentRecord
+from connectors.notify.dispatcher import Told
 from detector.incidents.grouping import Member
 from tests.faults.support import alert as an_alert
 
@@ -29,17 +31,18 @@ def alert(number: int, stream: str, at: float = 0.0, ended: float | None = None,
     return replace(an_alert(number), **(one._asdict() | values))
 
 
-class Told:
-    """What a notifier was told; like the outbox it takes each revision once."""
+class Kept:
+    """What a dispatcher was told; like the outbox it takes each revision once."""
 
     def __init__(self) -> None:
         self.incidents: list[IncidentRecord] = []
         self.alerts: list[Alert] = []
         self.known: set[tuple[str, int]] = set()
-        self.full = False
+        self.full, self.problems = False, dict[str, OngoingProblem]()
 
-    def tell(self, incidents: Sequence[IncidentRecord]) -> None:
-        for record in incidents:
+    def tell(self, told: Sequence[Told]) -> None:
+        for record, streams, _ in told:
+            assert len(streams) == record.streams
             if (record.id, record.revision) not in self.known:
                 self.known.add((record.id, record.revision))
                 self.incidents.append(record)

@@ -21,19 +21,19 @@ from detector.incidents import store
 from detector.incidents.incidents import Incidents
 from detector.incidents.store import INCIDENTS_FILE, IncidentsError
 from tests.daemon.support import until
-from tests.detector.incidents.support import Told, alert
+from tests.detector.incidents.support import Kept, alert
 
 ROOT = Path(__file__).parents[3]
 Make = Callable[..., Incidents]
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def told() -> Kept:
+    return Kept()
 
 
 @pytest.fixture
-def make(tmp_path: Path, told: Told) -> Iterator[Make]:
+def make(tmp_path: Path, told: Kept) -> Iterator[Make]:
     made: list[Incidents] = []
 
     def build(**settings: float) -> Incidents:
@@ -47,7 +47,7 @@ def make(tmp_path: Path, told: Told) -> Iterator[Make]:
             one.close()
 
 
-def test_a_rack_that_fails_is_told_once_and_once_when_it_is_over(make: Make, told: Told) -> None:
+def test_a_rack_that_fails_is_told_once_and_once_when_it_is_over(make: Make, told: Kept) -> None:
     incidents = make(wait_seconds=0.5, window_seconds=1.0)
     incidents.write([alert(n, f"rack-3/host-{n}/cpu", 0.01 * n) for n in range(42)])
     until(lambda: len(told.incidents) == 1)
@@ -63,7 +63,7 @@ def test_a_rack_that_fails_is_told_once_and_once_when_it_is_over(make: Make, tol
 
 
 def test_it_is_told_at_once_that_an_incident_becomes_critical_and_not_at_once_that_it_grows(
-    make: Make, told: Told
+    make: Make, told: Kept
 ) -> None:
     incidents = make()
     incidents.write([alert(1, "web-1/cpu")])
@@ -80,7 +80,7 @@ def test_it_is_told_at_once_that_an_incident_becomes_critical_and_not_at_once_th
     ]
 
 
-def test_growth_is_told_together_after_a_while(make: Make, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_is_told_together_after_a_while(make: Make, told: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "UPDATE_SECONDS", 0.5)
     incidents = make()
     incidents.write([alert(1, "web-1/cpu")])
@@ -91,7 +91,7 @@ def test_growth_is_told_together_after_a_while(make: Make, told: Told, monkeypat
     assert len(told.incidents) <= 3
 
 
-def test_alerts_that_come_again_change_nothing(make: Make, told: Told) -> None:
+def test_alerts_that_come_again_change_nothing(make: Make, told: Kept) -> None:
     incidents = make()
     fired, ended = alert(1, "s"), alert(1, "s", 0, 60)
     incidents.write([fired])
@@ -107,7 +107,7 @@ def test_alerts_that_come_again_change_nothing(make: Make, told: Told) -> None:
     assert len(told.incidents) == 1, "it lingers, and is told when it is over"
 
 
-def test_incidents_go_on_after_a_restart(make: Make, told: Told) -> None:
+def test_incidents_go_on_after_a_restart(make: Make, told: Kept) -> None:
     first = make()
     first.write([alert(1, "web-1/cpu")])
     until(lambda: len(told.incidents) == 1)
@@ -153,7 +153,7 @@ def test_changes_are_announced(make: Make) -> None:
 
 
 def test_old_incidents_are_forgotten_by_age_and_by_number(
-    make: Make, told: Told, monkeypatch: pytest.MonkeyPatch
+    make: Make, told: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "MAX_INCIDENTS", 5)
     monkeypatch.setattr(module, "FORGET_SECONDS", 0.0)
@@ -171,12 +171,12 @@ import os, signal, sys
 from pathlib import Path
 from detector.config.sections import IncidentsSettings
 from detector.incidents.incidents import Incidents
-from tests.detector.incidents.support import Told, alert
+from tests.detector.incidents.support import Kept, alert
 
-class Dying(Told):
+class Dying(Kept):
     def tell(self, incidents):
         for one in incidents:
-            print(one.id, one.revision, one.state, flush=True)
+            print(one.record.id, one.record.revision, one.record.state, flush=True)
         if sys.argv[2] == "before":
             os.kill(os.getpid(), signal.SIGKILL)
     def flush(self):
@@ -208,7 +208,7 @@ def test_kill_9_while_it_is_told_repeats_the_same_revision(tmp_path: Path, momen
         )  # fmt: skip
         assert child.returncode == -signal.SIGKILL, child.stderr
         lines += child.stdout.splitlines()
-    told = Told()
+    told = Kept()
     settings = IncidentsSettings.model_validate({"wait_seconds": 0.0, "window_seconds": 0.2})
     incidents = Incidents(tmp_path, settings, told)
     until(lambda: incidents.open() == [] and told.incidents)

@@ -44,7 +44,7 @@ DOCUMENTED = {
     "longwatch_gradient_norm",
     "longwatch_model_info",
     "longwatch_model_trained_timestamp_seconds",
-    "longwatch_webhook_deliveries_total",
+    "longwatch_deliveries_total",
     "longwatch_outbox_pending",
     "longwatch_device_memory_bytes",
     "longwatch_events_duplicate_total",
@@ -62,7 +62,7 @@ DOCUMENTED = {
 
 @pytest.fixture
 def metrics() -> Metrics:
-    metrics = Metrics("0.1.0")
+    metrics = Metrics("0.1.0", ["hook"])
     metrics.set_model("prior-1", "lstm", 1_790_000_000.0)
     metrics.set_lag({Partition("metrics", 0): 5, Partition("metrics", 1): 0})
     metrics.last_event_timestamp.set(1_790_000_000.0)
@@ -85,7 +85,7 @@ def test_every_documented_metric_is_exported(metrics: Metrics) -> None:
 
 
 def test_metrics_without_a_value_are_absent_rather_than_zero() -> None:
-    metrics = Metrics("0.1.0")
+    metrics = Metrics("0.1.0", ["hook"])
     metrics.set_model("8b82654a9d45", "lstm", math.nan)  # the shipped one
     late = {
         *("longwatch_training_loss", "longwatch_gradient_norm", "longwatch_model_trained_timestamp_seconds"),
@@ -99,7 +99,7 @@ def test_metrics_without_a_value_are_absent_rather_than_zero() -> None:
 
 
 def test_any_metric_can_be_selected_by_name() -> None:
-    metrics = Metrics("0.1.0")
+    metrics = Metrics("0.1.0", ["hook"])
     metrics.set_lag({Partition("metrics", 0): 5})
     for sample in samples(metrics):
         asked = generate_latest(metrics.registry.restricted_registry([sample.name])).decode()
@@ -119,7 +119,7 @@ def test_known_labels_start_at_zero(metrics: Metrics) -> None:
     for severity, channel in product(("warning", "critical"), CHANNELS):
         assert value(metrics, "longwatch_alerts_total", severity=severity, channel=channel) == 0
     for outcome in ("delivered", "retried", "failed", "dropped"):
-        assert value(metrics, "longwatch_webhook_deliveries_total", sink="webhook", outcome=outcome) == 0
+        assert value(metrics, "longwatch_deliveries_total", receiver="hook", outcome=outcome) == 0
 
 
 def test_counted_values_are_exported(metrics: Metrics) -> None:
@@ -127,12 +127,12 @@ def test_counted_values_are_exported(metrics: Metrics) -> None:
     metrics.events_rejected["not_json"].inc()
     metrics.alerts["critical", "still"].inc(2)
     metrics.step_seconds["score"].observe(0.02)
-    metrics.webhook_deliveries["retried"].inc()
+    metrics.deliveries["hook", "retried"].inc()
     assert value(metrics, "longwatch_events_total") == 7
     assert value(metrics, "longwatch_events_rejected_total", reason="not_json") == 1
     assert value(metrics, "longwatch_alerts_total", severity="critical", channel="still") == 2
     assert value(metrics, "longwatch_step_seconds_bucket", stage="score", le="0.03") == 1
-    assert value(metrics, "longwatch_webhook_deliveries_total", sink="webhook", outcome="retried") == 1
+    assert value(metrics, "longwatch_deliveries_total", receiver="hook", outcome="retried") == 1
 
 
 def test_a_column_of_scores_is_counted_in_its_buckets(metrics: Metrics) -> None:
@@ -186,7 +186,7 @@ def test_names_and_help_follow_the_conventions(metrics: Metrics) -> None:
 
 
 def test_two_sets_of_metrics_are_independent(metrics: Metrics) -> None:
-    other = Metrics("0.1.0")
+    other = Metrics("0.1.0", ["hook"])
     other.events.inc()
     assert value(metrics, "longwatch_events_total") == 0
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from connectors.encode import alert_record, score_records
-from connectors.webhook.standard_webhooks import webhook_body
+from connectors.notify.standard_webhooks import webhook_body
 from detector.checkpointing.store import SqliteStore
 from detector.cli import main
 from detector.engine import stages

@@ -28,12 +28,17 @@ def sign(keys: Sequence[bytes], message_id: str, timestamp: int, body: bytes) ->
 
 
 def webhook_id(alert: Alert) -> str:
-    """Return the id that an alert's message keeps through retries, crashes and replays: its id and status.
+    """Return the id that an alert's message keeps through retries, crashes and replays: its id and status."""
+    return header_id(f"{alert.id}-{alert.status}")
+
+
+def header_id(text: str) -> str:
+    """Return a message's id as a header takes it.
 
     A header must be ASCII, and the signature's scheme forbids full stops (they separate what is signed), so other
     characters are percent-encoded; a long id is cut and made unique again by its hash.
     """
-    text = quote(f"{alert.id}-{alert.status}", safe="/:@+,=").replace(".", "%2E")
+    text = quote(text, safe="/:@+,=").replace(".", "%2E")
     if len(text) <= MAX_ID_CHARACTERS:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()

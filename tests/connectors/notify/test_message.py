@@ -15,10 +15,10 @@ from urllib.parse import unquote
 import pytest
 from pydantic import ValidationError
 
-from connectors.webhook.settings import WebhookSettings, parse_secrets
-from connectors.webhook.sink import WebhookSink
-from connectors.webhook.standard_webhooks import sign, webhook_body, webhook_id
-from tests.connectors.webhook.support import SECRET, Counts, MakeSink, Receiver, alert, verify
+from connectors.notify.dispatcher import Dispatcher
+from connectors.notify.settings import ReceiverSettings, parse_secrets
+from connectors.notify.standard_webhooks import sign, webhook_body, webhook_id
+from tests.connectors.notify.support import SECRET, Counts, MakeSink, Receiver, alert, verify
 from tests.daemon.support import until
 
 
@@ -69,13 +69,14 @@ def test_the_password_in_a_url_is_sent_and_never_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     receiver.answer = lambda headers, body: (500, {})
-    settings = WebhookSettings(
+    settings = ReceiverSettings(
         url=f"http://me:pa%20ss@127.0.0.1:{receiver.port}/T0KEN",
         secret=SECRET,
+        tell="alerts",
         retry_base_seconds=0.01,
         allowed_hosts=("127.0.0.1",),
     )
-    sink = WebhookSink(settings, tmp_path)
+    sink = Dispatcher({"hook": settings}, tmp_path)
     sink.write([alert()])
     until(lambda: len(receiver.requests) >= 2)
     sink.close()
@@ -105,8 +106,8 @@ def test_secrets_echoed_by_the_receiver_are_masked_in_the_log(tmp_path: Path, ca
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     url = f"http://bot:hunter%20two@127.0.0.1:{server.server_port}/services/T0KEN%2Fabc/x?key=K3Y-k3y"
     counts = Counts()
-    settings = WebhookSettings(url=url, allowed_hosts=("127.0.0.1",))
-    sink = WebhookSink(settings, tmp_path, on_delivery=counts.delivery)
+    settings = ReceiverSettings(url=url, tell="alerts", allowed_hosts=("127.0.0.1",))
+    sink = Dispatcher({"hook": settings}, tmp_path, on_delivery=lambda name, outcome: counts.delivery(outcome))
     sink.write([alert()])
     until(lambda: counts.outcomes["failed"])
     sink.close()
@@ -183,7 +184,7 @@ def test_the_signature_equals_the_reference_librarys() -> None:
 )
 def test_an_invalid_url_is_refused_without_echoing_it(url: str, why: str) -> None:
     with pytest.raises(ValidationError, match=why) as refused:
-        WebhookSettings(url=url)
+        ReceiverSettings(url=url)
     assert "hunter2" not in str(refused.value)
 
 
@@ -197,6 +198,6 @@ def test_an_invalid_url_is_refused_without_echoing_it(url: str, why: str) -> Non
 )
 def test_an_invalid_secret_is_refused_without_echoing_it(secret: str, why: str) -> None:
     with pytest.raises(ValidationError, match=why) as refused:
-        WebhookSettings(secret=secret)
+        ReceiverSettings(secret=secret)
     assert "hunter2" not in str(refused.value)
     assert "whsec_aaaa" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Alert webhooks, signed as Standard Webhooks, from an outbox that survives crashes and receivers that are down.
+"""What brings the outbox's messages to one receiver, in a thread of its own, so that none holds back another.
 
 What an attempt's answer means:
 
@@ -21,30 +21,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-from connectors.batches import Alert
 from connectors.common.background import OngoingProblem
-from connectors.webhook.delivery import DeliveryResult, WebhookClient
-from connectors.webhook.outbox import MAX_PENDING, Message, NewMessage, Outbox, OutboxError, OutboxFullError
-from connectors.webhook.settings import WebhookSettings
-from connectors.webhook.standard_webhooks import webhook_body, webhook_id
+from connectors.notify.client import DeliveryResult
+from connectors.notify.outbox import Message, Outbox, OutboxError, OutboxFullError
+from connectors.notify.receivers import Receiver
+from connectors.notify.settings import ReceiverSettings
 
 logger = logging.getLogger(__name__)
 
-OUTBOX_FILE = "outbox.sqlite3"
+OUTCOMES = ("delivered", "retried", "failed", "dropped")
 
 BACKOFF_FACTOR = 4.0  # 5 s, 20 s, 80 s, 5 min, 21 min, then the cap: a short outage costs a short wait
-RETRY_CAP_SECONDS = 1800.0  # so late an alert may come after an outage of hours or days, at two requests an hour
-STOP_SECONDS = 1.5  # close() returns within 2 s, whatever the receiver does
-MAX_IN_MEMORY = 1_000  # alerts that wait in memory for the disk, some MB; then no more should come
+STOP_SECONDS = 1.5  # a stop is over within 2 s, whatever the receiver does
 MAX_TOGETHER = 100  # outcomes recorded in one transaction
 TOGETHER_SECONDS = 0.25  # the longest delay of that: what is not recorded when the process is killed is sent again
-IDLE_SECONDS = 60.0  # the thread is woken by write(); this only bounds what a lost wake-up would cost
+IDLE_SECONDS = 60.0  # the thread is woken by what is added; this only bounds what a lost wake-up would cost
 
 # A message that makes the receiver fail (500) holds back its stream no longer than this many attempts, about two hours
 # by default, where no other stream's message shows that the receiver works.
@@ -53,114 +50,87 @@ MAX_HOLDING_ATTEMPTS = 12
 UNAVAILABLE = frozenset({0, 408, 425, 429, 502, 503, 504})  # the receiver is, or a proxy in front of it; 0: no answer
 
 
-class WebhookSink:
-    """Takes alerts into the outbox, and delivers them from there in a separate thread, each stream's in order."""
+class Courier:
+    """Delivers one receiver's messages, each stream's and each incident's in order."""
 
     def __init__(
         self,
-        settings: WebhookSettings,
-        directory: Path,
-        *,
-        on_delivery: Callable[[str], object] = lambda outcome: None,
-        on_pending: Callable[[int], object] = lambda count: None,
+        name: str,
+        settings: ReceiverSettings,
+        receiver: Receiver,
+        outbox: Outbox,
+        take: Callable[[], None],
+        on_delivery: Callable[[str], object],
+        on_pending: Callable[[int], object],
     ) -> None:
-        """Open the outbox in `directory` and begin to deliver what waits there.
+        """Begin to deliver what waits.
 
-        `on_delivery` is called with each attempt's outcome (`delivered`, `retried`, `failed`, `dropped`), `on_pending`
-        with the number of alerts that wait; both from any thread. Raises OutboxError, ValueError (no url).
+        `take` brings what is in memory into the outbox. `on_delivery` and `on_pending` are called from any thread.
         """
-        self._settings = settings
-        self._client = WebhookClient(settings)
-        self._endpoint = self._client.endpoint
-        self._on_delivery = on_delivery
-        self._on_pending = on_pending
-        self._outbox = Outbox(directory / OUTBOX_FILE)
-        self._kept: list[NewMessage] = []  # not in the outbox yet
-        self._keeping = threading.Lock()  # for a moment
-        self._storing = threading.Lock()  # while the disk is written
+        self._take = take
+        self.name, self._settings, self._receiver, self._outbox = name, settings, receiver, outbox
+        self._what = f"receiver {name} at {receiver.place.partition(', signed')[0].partition(', unsigned')[0]}"
+        self._on_delivery, self._on_pending = on_delivery, on_pending
         self._unrecorded: list[tuple[int, str]] = []  # outcomes not in the outbox yet, by message
         # Ages are measured by a clock that does not jump: setting it forward by days would drop everything that waits
         self._ahead = time.time() - time.monotonic()
         self._failures = 0  # since the receiver last took something: how long the pause is
         self._paused_until = 0.0  # monotonic, s
+        self._remind_due = 0.0 if math.isfinite(receiver.remind_seconds) else math.inf  # monotonic, s
         self._endpoint_gone = False
         self._logged = ""  # the problem that the log already knows of
         self.problem = OngoingProblem(2 * IDLE_SECONDS)  # what stops deliveries, other than an unreachable receiver
         self._stop = threading.Event()
         self._wake = threading.Event()
-        waiting = self._outbox.pending
+        waiting = outbox.pending(name)
         on_pending(waiting)
-        signed = "signed" if self._client.keys else "unsigned, since webhook.secret is empty"
-        logger.info("alerts go to the webhook at %s, %s; %d pending from the last run", self._endpoint, signed, waiting)
-        self._thread = threading.Thread(target=self._run, name="webhook", daemon=True)
+        logger.info("receiver %s: %s at %s; %d pending from the last run", name, settings.type, receiver.place, waiting)
+        self._thread = threading.Thread(target=self._run, name=f"notify-{name}", daemon=True)
         self._thread.start()
 
-    def write(self, alerts: Sequence[Alert]) -> None:
-        """Take alerts, without waiting for the disk: they are in the outbox for good once `flush` has returned.
+    # -- what its receiver remembers -----------------------------------------------------------------------------------
 
-        Those that it has had before are left out.
-        """
-        if not alerts:
-            return
-        messages = [NewMessage(webhook_id(alert), alert.stream, webhook_body(alert)) for alert in alerts]
-        with self._keeping:
-            self._kept += messages
+    def recall(self) -> Mapping[str, bytes]:
+        """Return what the receiver remembers, by incident."""
+        return self._outbox.recall(self.name, self._now())
+
+    def remember(self, incident: str, value: bytes, seconds: float) -> None:
+        """Keep something for the receiver for so long."""
+        self._outbox.remember(self.name, incident, value, self._now() + seconds)
+
+    # -- from outside --------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Look for new messages."""
         self._wake.set()
 
-    def flush(self) -> None:
-        """Return when all alerts are in the outbox. Raises OutboxError.
+    def dropped(self, message_id: str, why: str) -> None:
+        """Count and log a message that was given up."""
+        logger.error("%s was dropped, not told to receiver %s: %s", message_id, self.name, why)
+        self._on_delivery("dropped")
 
-        It is OutboxFullError where they cannot be written at present; they are kept then.
-        """
-        with self._storing:
-            with self._keeping:
-                messages = self._kept.copy()
-            if not messages:
-                return
-            try:
-                dropped = self._outbox.add(messages, self._now())
-            except OutboxFullError:
-                self._on_pending(self._outbox.pending + len(messages))
-                raise
-            with self._keeping:
-                del self._kept[: len(messages)]
-        for message_id in dropped:
-            logger.error("alert %s was dropped: more than %d are pending", message_id, MAX_PENDING)
-            self._on_delivery("dropped")
-        self._on_pending(self._outbox.pending)
-        self._wake.set()
+    def pending(self, more: int = 0) -> None:
+        """Report how many messages wait, `more` that are not in the outbox yet."""
+        self._on_pending(self._outbox.pending(self.name) + more)
 
-    @property
-    def full(self) -> bool:
-        """Whether so many alerts wait to be written to the outbox that no more should come."""
-        return len(self._kept) > MAX_IN_MEMORY
-
-    def position(self) -> dict[str, int]:
-        """Return nothing: an alert that is written again after a crash is known by its id."""
-        return {}
-
-    def restore(self, position: Mapping[str, int]) -> None:
-        """Do nothing, see `position`."""
-
-    def close(self) -> None:
-        """Stop within 2 s; what was not delivered waits in the outbox for the next start."""
+    def stop(self) -> None:
+        """Ask the thread to end, and end the attempt in progress."""
         self._stop.set()
         self._wake.set()
-        self._client.end()
-        self._thread.join(STOP_SECONDS)
+        self._receiver.end()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the thread's end for so long, and record what it has done."""
+        self._thread.join(seconds)
         with contextlib.suppress(OutboxError):
             self._record_outcomes()
-            self.flush()
-        if self._kept:
-            logger.error(
-                "%d alerts could not be written to %s: they will be raised again from their events",
-                len(self._kept),
-                self._outbox.path,
-            )
-        waiting = self._outbox.pending
-        if waiting:
-            logger.info("%d alerts stay in %s for the next start", waiting, self._outbox.path)
-        self._outbox.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it delivers."""
+        return self._thread.is_alive()
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -173,7 +143,7 @@ class WebhookSink:
                 self.problem.report(str(error))
                 wait = self._settings.retry_base_seconds
             except Exception as error:  # deliveries must continue whatever fails
-                logger.exception("delivery of an alert to %s failed unexpectedly", self._endpoint)
+                logger.exception("delivery to %s failed unexpectedly", self._what)
                 self.problem.report(f"the delivery fails unexpectedly: {type(error).__name__}")
                 wait = self._settings.retry_base_seconds
             self._wake.wait(wait)
@@ -186,18 +156,20 @@ class WebhookSink:
         """
         self._record_outcomes()  # left over from a full disk: those messages must not be sent twice
         with contextlib.suppress(OutboxFullError):
-            self.flush()
+            self._take()
         now = time.monotonic()
         if self._endpoint_gone:
-            self.problem.report(f"the webhook at {self._endpoint} answered 410 Gone: nothing more is sent there")
+            self.problem.report(f"{self._what} answered 410 Gone: nothing more is sent there")
             return IDLE_SECONDS
+        if now >= self._remind_due:
+            self._remind(now)
         if now < self._paused_until:
-            return self._paused_until - now
-        messages = self._outbox.next(now, MAX_TOGETHER)
+            return min(self._paused_until, self._remind_due) - now
+        messages = self._outbox.next(self.name, now, MAX_TOGETHER)
         if not messages:
-            return min(self._outbox.next_due(now) - now, IDLE_SECONDS)
+            return max(min(self._outbox.next_due(self.name, now) - now, self._remind_due - now, IDLE_SECONDS), 0.0)
         for message in messages:
-            answer = self._client.deliver(message)
+            answer = self._receiver.deliver(message, self)
             if not answer.status and self._stop.is_set():
                 break  # interrupted by close(): says nothing about the receiver
             if not 200 <= answer.status < 300:
@@ -208,8 +180,20 @@ class WebhookSink:
             if self._stop.is_set() or time.monotonic() - now > TOGETHER_SECONDS:
                 break
         self._record_outcomes()
-        self._on_pending(self._outbox.pending)
+        self.pending()
         return 0.0
+
+    def _remind(self, now: float) -> None:
+        """Tell again what has to be; where that is taken, what waits is due, too."""
+        self._remind_due = now + self._receiver.remind_seconds
+        answer = self._receiver.remind(self)
+        if answer is None or self._stop.is_set():
+            return
+        if not answer.delivered:
+            self._log_once(str(answer.status), f"{self._what} takes no reminders: {answer.reason}")
+        elif self._failures:
+            self._outbox.retry_now(self.name, self._failures)
+            self._paused_until = 0.0
 
     def _record_outcomes(self) -> None:
         """Write outcomes to the outbox."""
@@ -223,13 +207,13 @@ class WebhookSink:
     def _delivered(self, message: Message) -> None:
         self._on_delivery("delivered")
         self._unrecorded.append((message.sequence, "delivered"))
-        logger.debug("alert %s was delivered to %s", message.id, self._endpoint)
+        logger.debug("%s was delivered to %s", message.id, self._what)
         if self._failures:
             # A message that failed no more often than the outage lasted failed because of it. One that failed more
             # often failed while others got through, and keeps its own backoff.
-            self._outbox.retry_now(self._failures)
+            self._outbox.retry_now(self.name, self._failures)
         if self._logged:
-            logger.info("the webhook at %s takes alerts again; %d pending", self._endpoint, self._outbox.pending)
+            logger.info("%s takes messages again; %d pending", self._what, self._outbox.pending(self.name))
         self._failures = 0
         self._logged = ""
 
@@ -241,10 +225,11 @@ class WebhookSink:
             self._endpoint_gone = True
             self._on_delivery("failed")
             logger.error(
-                "the webhook at %s answered 410 Gone: nothing more is sent there. %d alerts are pending in the outbox; "
-                "set webhook.url to where they should go, or empty, and restart",
-                self._endpoint,
-                self._outbox.pending,
+                "%s answered 410 Gone: nothing more is sent there. %d messages are pending in the outbox; "
+                "set receivers.%s.url to where they should go, or take the section away, and restart",
+                self._what,
+                self._outbox.pending(self.name),
+                self.name,
             )
             return
         unavailable = status in UNAVAILABLE
@@ -256,15 +241,10 @@ class WebhookSink:
             out_of_order = attempts > self._failures or (not unavailable and attempts >= MAX_HOLDING_ATTEMPTS)
             if not out_of_order:
                 due = self._paused_until
-        self._log_once(str(status), f"the webhook at {self._endpoint} does not take alerts: {answer.reason}")
+        self._log_once(str(status), f"{self._what} does not take messages: {answer.reason}")
         if self._now() - message.created > self._settings.max_age_seconds:
-            self._on_delivery("dropped")
             self._unrecorded.append((message.sequence, "dropped"))
-            logger.error(
-                "alert %s was dropped: not delivered within webhook.max_age_seconds; last: %s",
-                message.id,
-                answer.reason,
-            )
+            self.dropped(message.id, f"older than receivers.{self.name}.max_age_seconds; last: {answer.reason}")
             return
         self._outbox.retry(message.sequence, due, out_of_order=out_of_order)
         self._on_delivery("failed" if refused else "retried")
@@ -272,10 +252,10 @@ class WebhookSink:
     def _backoff(self, failures: int) -> float:
         """Return the wait after that many failures, in s: exponential, with full jitter."""
         longest = self._settings.retry_base_seconds * BACKOFF_FACTOR ** min(failures - 1, 20)
-        return random.uniform(0.0, min(longest, RETRY_CAP_SECONDS))
+        return random.uniform(0.0, min(longest, self._receiver.retry_cap_seconds))
 
     def _log_once(self, kind: str, problem: str) -> None:
         """Log a problem when it begins or changes, not at every attempt."""
         if kind != self._logged:
-            logger.warning("%s; alerts stay in the outbox and are retried", problem)
+            logger.warning("%s; messages stay in the outbox and are retried", problem)
             self._logged = kind

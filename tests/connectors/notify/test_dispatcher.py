@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.webhook.sink import OUTBOX_FILE, WebhookSink
-from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, verify
+from connectors.notify.dispatcher import OUTBOX_FILE, Dispatcher
+from tests.connectors.notify.support import Counts, MakeSink, Receiver, alert, verify
 from tests.daemon.support import until
 from tests.ports import own_port
 
@@ -49,7 +49,7 @@ def test_after_an_outage_the_receiver_gets_every_alert_in_stream_order(
             expected = [f"alert-{number}-{status}" for number in numbers for status in ("firing", "resolved")]
             assert streams[f"s{stream}"] == expected
         until(lambda: counts.pending == 0)
-        assert "takes alerts again" in caplog.text
+        assert "takes messages again" in caplog.text
     finally:
         receiver.close()
 
@@ -57,7 +57,7 @@ def test_after_an_outage_the_receiver_gets_every_alert_in_stream_order(
 def test_the_backlog_is_sent_as_soon_as_the_receiver_is_back(
     make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.webhook.sink.RETRY_CAP_SECONDS", 0.6)
+    monkeypatch.setattr("connectors.notify.receivers.Forgetful.retry_cap_seconds", 0.6)
     port = own_port()
     sink = make_sink(port, retry_base_seconds=0.3)
     sink.write([alert(number, stream=f"s{number}") for number in range(50)])
@@ -103,7 +103,7 @@ def test_a_message_the_receiver_rejects_does_not_block_the_others(
 def test_a_message_that_always_fails_does_not_block_its_stream_for_ever(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.webhook.sink.RETRY_CAP_SECONDS", 0.02)
+    monkeypatch.setattr("connectors.notify.receivers.Forgetful.retry_cap_seconds", 0.02)
     receiver.answer = lambda headers, body: (500, {}) if headers["webhook-id"] == "alert-0-firing" else (200, {})
     make_sink(receiver.port).write([alert(0), alert(1)])
     until(lambda: counts.outcomes["delivered"] == 1)
@@ -115,27 +115,27 @@ def test_an_alert_older_than_max_age_is_dropped_and_logged(
     receiver.answer = lambda headers, body: (404, {})
     make_sink(receiver.port, max_age_seconds=1.5).write([alert()])
     until(lambda: counts.pending == 0 and counts.outcomes["dropped"] == 1)
-    assert "alert alert-1-firing was dropped" in caplog.text
+    assert "alert-1-firing was dropped" in caplog.text
     assert "404" in caplog.text
 
 
 def test_a_full_outbox_drops_the_oldest_alert_and_logs_it(
     make_sink: MakeSink, counts: Counts, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("outbox", "sink"):
-        monkeypatch.setattr(f"connectors.webhook.{module}.MAX_PENDING", 3)
+    for module in ("outbox", "dispatcher"):
+        monkeypatch.setattr(f"connectors.notify.{module}.MAX_PENDING", 3)
     sink = make_sink(1)  # nobody listens on port 1
     sink.write([alert(number) for number in range(5)])
     sink.flush()
     assert counts.outcomes["dropped"] == 2
     assert counts.pending == 3
-    assert "alert alert-0-firing was dropped: more than 3 are pending" in caplog.text
+    assert "alert-0-firing was dropped, not told to receiver hook: more than 3 are pending" in caplog.text
 
 
 class Transactions:
     """The threads that began a transaction in a sink's outbox, one entry for each."""
 
-    def __init__(self, sink: WebhookSink) -> None:
+    def __init__(self, sink: Dispatcher) -> None:
         self.threads: list[int] = []
         sink._outbox._db.set_trace_callback(self._traced)
 
@@ -166,7 +166,7 @@ def test_writing_a_burst_of_alerts_does_not_wait_for_the_disk(
 def test_outcomes_are_committed_in_batches_and_streams_keep_their_order(
     receiver: Receiver, make_sink: MakeSink, counts: Counts, monkeypatch: pytest.MonkeyPatch, streams: int
 ) -> None:
-    monkeypatch.setattr("connectors.webhook.sink.TOGETHER_SECONDS", 60.0, raising=False)
+    monkeypatch.setattr("connectors.notify.courier.TOGETHER_SECONDS", 60.0, raising=False)
     sink = make_sink(receiver.port)
     begun = Transactions(sink)
     sink.write(
@@ -207,10 +207,11 @@ def test_a_replayed_alert_is_not_sent_again(receiver: Receiver, make_sink: MakeS
 _CHILD = """
 import sys, time
 from pathlib import Path
-from connectors.webhook.settings import WebhookSettings
-from connectors.webhook.sink import OUTBOX_FILE, WebhookSink
-from tests.connectors.webhook.support import SECRET, alert
-sink = WebhookSink(WebhookSettings(url=sys.argv[1], secret=SECRET, allowed_hosts=['127.0.0.1']), Path(sys.argv[2]))
+from connectors.notify.settings import ReceiverSettings
+from connectors.notify.dispatcher import OUTBOX_FILE, Dispatcher
+from tests.connectors.notify.support import SECRET, alert
+settings = ReceiverSettings(url=sys.argv[1], secret=SECRET, allowed_hosts=['127.0.0.1'], tell='alerts')
+sink = Dispatcher({'hook': settings}, Path(sys.argv[2]))
 sink.write([alert(1), alert(1, "resolved")])
 sink.flush()
 print("written", flush=True)

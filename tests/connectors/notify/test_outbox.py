@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from connectors.webhook.outbox import NewMessage, Outbox, OutboxError
-from connectors.webhook.sink import OUTBOX_FILE
-from tests.connectors.webhook.support import MakeSink
+from connectors.notify.dispatcher import OUTBOX_FILE
+from connectors.notify.outbox import NewMessage, Outbox, OutboxError
+from tests.connectors.notify.support import MakeSink
 
 
 def test_opening_a_damaged_outbox_fails_with_advice(make_sink: MakeSink, tmp_path: Path) -> None:
     file = tmp_path / OUTBOX_FILE
     outbox = Outbox(file)
-    outbox.add([NewMessage(str(number), "s", os.urandom(3000)) for number in range(100)], 0.0)
+    outbox.add([NewMessage("r", str(number), "s", os.urandom(3000)) for number in range(100)], 0.0)
     outbox.close()
     content = bytearray(file.read_bytes())
     content[8192:12288] = os.urandom(4096)
@@ -41,7 +41,7 @@ def test_an_outbox_of_an_unknown_version_is_refused(make_sink: MakeSink, tmp_pat
     with sqlite3.connect(tmp_path / OUTBOX_FILE) as newer:
         newer.execute("PRAGMA user_version = 99")
     newer.close()
-    with pytest.raises(OutboxError, match="has version 99, this longwatch knows 1"):
+    with pytest.raises(OutboxError, match="has version 99, this longwatch knows 2"):
         make_sink(1)
 
 
@@ -60,11 +60,11 @@ def test_a_failed_message_delays_only_its_own_stream(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "o.sqlite3")
 
     def ids(now: float, limit: int = 100) -> list[str]:
-        return [message.id for message in outbox.next(now, limit)]
+        return [message.id for message in outbox.next("r", now, limit)]
 
-    outbox.add([NewMessage(f"{stream}{number}", stream, b"body") for number in range(3) for stream in "ab"], 0.0)
+    outbox.add([NewMessage("r", f"{stream}{number}", stream, b"body") for number in range(3) for stream in "ab"], 0.0)
     assert ids(0.0) == ["a0", "b0", "a1", "b1", "a2", "b2"]
-    first = outbox.next(0.0, 1)[0].sequence
+    first = outbox.next("r", 0.0, 1)[0].sequence
     outbox.retry(first, 5.0, out_of_order=False)
     assert ids(0.0, 2) == ["b0", "b1"]
     assert ids(5.0) == ["b0", "b1", "b2", "a0"]  # a1 only once a0 is through
@@ -84,20 +84,20 @@ def test_finding_the_next_message_does_not_slow_down_with_a_streams_backlog(tmp_
 
     outbox._db.set_progress_handler(step, 100)
     for waiting in (1_000, 20_000):
-        outbox.add([NewMessage(str(number), "s", b"body") for number in range(added, waiting)], 0.0)
+        outbox.add([NewMessage("r", str(number), "s", b"body") for number in range(added, waiting)], 0.0)
         added, steps = waiting, 0
-        outbox.next(0.0, 100)
+        outbox.next("r", 0.0, 100)
         found.append(steps)
     assert found[1] <= 2 * found[0] + 10
     outbox.close()
 
 
 def test_finished_messages_keep_only_their_id_and_are_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.webhook.outbox.DONE_KEPT", 5)
+    monkeypatch.setattr("connectors.notify.outbox.DONE_KEPT", 5)
     outbox = Outbox(tmp_path / "o.sqlite3")
     for number in range(20):
-        outbox.add([NewMessage(f"m{number}", "s", b"body")], 0.0)
-        (message,) = outbox.next(0.0, 100)
+        outbox.add([NewMessage("r", f"m{number}", "s", b"body")], 0.0)
+        (message,) = outbox.next("r", 0.0, 100)
         outbox.finish([(message.sequence, "delivered")])
     outbox.close()
     with sqlite3.connect(tmp_path / "o.sqlite3") as database:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from connectors.webhook.settings import WebhookSettings
-from connectors.webhook.sink import WebhookSink
-from tests.connectors.webhook.support import SECRET, Counts, MakeSink, Receiver
+from connectors.notify.dispatcher import Dispatcher
+from connectors.notify.settings import ReceiverSettings
+from tests.connectors.notify.support import SECRET, Counts, MakeSink, Receiver
 
 
 @pytest.fixture
@@ -27,22 +27,22 @@ def counts() -> Counts:
 
 @pytest.fixture
 def make_sink(tmp_path: Path, counts: Counts, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSink]:
-    monkeypatch.setattr("connectors.webhook.sink.RETRY_CAP_SECONDS", 0.2)
-    sinks: list[WebhookSink] = []
+    monkeypatch.setattr("connectors.notify.receivers.Forgetful.retry_cap_seconds", 0.2)
+    sinks: list[Dispatcher] = []
 
-    def make(port: int, path: str = "/hook", scheme: str = "http", **settings: Any) -> WebhookSink:
+    def make(port: int, path: str = "/hook", scheme: str = "http", **settings: Any) -> Dispatcher:
         quick = {"retry_base_seconds": 0.02, "timeout_seconds": 5, "secret": SECRET}
         quick["allowed_hosts"] = ("127.0.0.1",)
-        sink = WebhookSink(
-            WebhookSettings(url=f"{scheme}://127.0.0.1:{port}{path}", **(quick | settings)),
+        sink = Dispatcher(
+            {"hook": ReceiverSettings(url=f"{scheme}://127.0.0.1:{port}{path}", tell="alerts", **(quick | settings))},
             tmp_path,
-            on_delivery=counts.delivery,
-            on_pending=counts.waiting,
+            on_delivery=lambda receiver, outcome: counts.delivery(outcome),
+            on_pending=lambda receiver, count: counts.waiting(count),
         )
         sinks.append(sink)
         return sink
 
     yield make
     for sink in sinks:
-        if sink._thread.is_alive():
+        if any(courier.alive for courier in sink._couriers.values()):
             sink.close()

@@ -1,4 +1,4 @@
-"""One attempt to deliver a message to the webhook, and its result."""
+"""Requests to one URL of a receiver, and what its answers mean."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import email.utils
 import http.client
 import ssl
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
 from connectors.http_client.post import DeadlineError, HttpPoster
 from connectors.http_client.url_policy import TargetRefusedError, Targets, parse_url
-from connectors.webhook.outbox import Message
-from connectors.webhook.settings import WebhookSettings, parse_secrets
-from connectors.webhook.standard_webhooks import sign
+from connectors.notify.settings import ReceiverSettings, parse_headers
 
 MAX_RETRY_AFTER_SECONDS = 86_400.0  # a receiver's mistake must not silence the alerts for years
 MAX_REASON_BYTES = 4096  # of a refusal's body that are read; a success is not read at all
 MAX_REASON_CHARACTERS = 300  # of them that are logged
+MAX_ANSWER_BYTES = 65_536  # of a success, where the receiver's answer matters
 
 
 class DeliveryResult(NamedTuple):
@@ -27,6 +27,12 @@ class DeliveryResult(NamedTuple):
     status: int  # 0: no HTTP answer
     reason: str  # for the log
     retry_after: float = 0.0  # s
+    body: bytes = b""  # of a success, where it was asked for
+
+    @property
+    def delivered(self) -> bool:
+        """Whether it was taken."""
+        return 200 <= self.status < 300
 
 
 def retry_after_seconds(header: str, now: float) -> float:
@@ -44,37 +50,43 @@ def _http_date(text: str, otherwise: float) -> float:
         return otherwise
 
 
-class WebhookClient:
-    """Delivers messages to one receiver, one at a time."""
+class Client:
+    """Posts JSON to one URL, one request at a time."""
 
-    def __init__(self, settings: WebhookSettings) -> None:
-        self.endpoint = endpoint = parse_url(settings.url.get_secret_value())
-        self.keys = parse_secrets(settings.secret.get_secret_value())
-        self._timeout = settings.timeout_seconds
+    def __init__(self, name: str, settings: ReceiverSettings, url: str) -> None:
+        """`name` is the receiver's. Raises ValueError."""
+        self.endpoint = endpoint = parse_url(url)
+        self._name, self._timeout, self._headers = name, settings.timeout_seconds, parse_headers(settings.headers)
         tls = ssl.create_default_context() if endpoint.tls else None
-        targets = Targets(settings.allowed_hosts)
+        targets = Targets(settings.allowed_hosts, f"receivers.{name}.allowed_hosts")
         self._poster = HttpPoster(endpoint.host, endpoint.port, tls, partial(targets.refuses, endpoint.host))
 
-    def deliver(self, message: Message) -> DeliveryResult:
-        """Make one attempt, in at most `timeout_seconds`."""
-        request = self.endpoint.target, message.body, self._headers(message)
+    def post(
+        self, body: bytes, headers: Mapping[str, str] | None = None, path: str = "", *, answers: bool = False
+    ) -> DeliveryResult:
+        """Make one attempt, in at most `timeout_seconds`; `path` follows the URL's own, `answers`: read its body."""
+        endpoint = self.endpoint
+        sent = {"content-type": "application/json", "user-agent": "longwatch", **(headers or {})}
+        if endpoint.authorization is not None:
+            sent.setdefault("authorization", endpoint.authorization)
+        target = f"{endpoint.target.rstrip('/')}{path}" if path else endpoint.target
         try:
-            with self._poster.post(*request, self._timeout) as response:
-                return self._answer(response)
+            with self._poster.post(target, body, self._headers | sent, self._timeout) as response:
+                return self._answer(response, answers=answers)
         except TargetRefusedError as error:
             return DeliveryResult(0, str(error))
         except DeadlineError:
-            return DeliveryResult(0, f"no answer within webhook.timeout_seconds = {self._timeout:g}")
+            return DeliveryResult(0, f"no answer within receivers.{self._name}.timeout_seconds = {self._timeout:g}")
         except (OSError, http.client.HTTPException) as error:
-            return DeliveryResult(0, self.endpoint.redact(f"{type(error).__name__}: {error}"))
+            return DeliveryResult(0, endpoint.redact(f"{type(error).__name__}: {error}"))
 
     def end(self) -> None:
         """Cancel the attempt in progress and every later one; thread-safe."""
         self._poster.end()
 
-    def _answer(self, response: http.client.HTTPResponse) -> DeliveryResult:
+    def _answer(self, response: http.client.HTTPResponse, *, answers: bool) -> DeliveryResult:
         if 200 <= response.status < 300:
-            return DeliveryResult(response.status, "")
+            return DeliveryResult(response.status, "", body=response.read(MAX_ANSWER_BYTES) if answers else b"")
         reason = f"it answered {response.status}"
         with contextlib.suppress(OSError, http.client.HTTPException):  # the text is optional
             said = response.read(MAX_REASON_BYTES).decode("utf-8", "replace")
@@ -84,17 +96,3 @@ class WebhookClient:
             response.headers.get("Retry-After", ""), _http_date(response.headers.get("Date", ""), time.time())
         )
         return DeliveryResult(response.status, reason, retry_after)
-
-    def _headers(self, message: Message) -> dict[str, str]:
-        timestamp = int(time.time())
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "longwatch",
-            "webhook-id": message.id,
-            "webhook-timestamp": str(timestamp),
-        }
-        if self.keys:
-            headers["webhook-signature"] = sign(self.keys, message.id, timestamp, message.body)
-        if self.endpoint.authorization is not None:
-            headers["authorization"] = self.endpoint.authorization
-        return headers

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from connectors.batches import Alert
-from connectors.webhook.sink import WebhookSink
+from connectors.notify.dispatcher import Dispatcher
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 NS = 1_000_000_000
@@ -121,7 +121,7 @@ class Counts:
         self.pending = count
 
 
-MakeSink = Callable[..., WebhookSink]
+MakeSink = Callable[..., Dispatcher]
 
 
 def verify(headers: dict[str, str], body: bytes, secret: str = SECRET) -> bool:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from connectors.webhook.delivery import retry_after_seconds
-from tests.connectors.webhook.support import Counts, MakeSink, Receiver, alert, verify
+from connectors.notify.client import retry_after_seconds
+from tests.connectors.notify.support import Counts, MakeSink, Receiver, alert, verify
 from tests.daemon.support import until
 
 
@@ -58,7 +58,7 @@ def test_a_receiver_that_never_finishes_its_answer_times_out(
     make_sink(receiver.port, timeout_seconds=0.5).write([alert()])
     until(lambda: counts.outcomes["delivered"])  # neither manner ever ends by itself
     assert time.monotonic() - began >= 0.5
-    assert "no answer within webhook.timeout_seconds = 0.5" in caplog.text
+    assert "no answer within receivers.hook.timeout_seconds = 0.5" in caplog.text
 
 
 INTERIM = "HTTP/1.1 102 Processing\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
