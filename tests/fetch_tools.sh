@@ -1,17 +1,17 @@
 #!/bin/sh
-# Fetches prometheus and promtool from Debian's prometheus package into .tools/bin, without root and without installing anything.
+# Fetches prometheus, promtool and prometheus-alertmanager from Debian's packages into .tools/bin, without root and without
+# installing anything.
 # Says nothing when all is well, one line when it cannot be had (the tests that want it then skip); exits 0 either way.
 set -u
 
 bin="$(cd "$(dirname "$0")/.." && pwd)/.tools/bin"
-tools="promtool prometheus"
-for tool in $tools; do
+for tool in promtool prometheus prometheus-alertmanager; do
     command -v "$tool" >/dev/null 2>&1 || [ -x "$bin/$tool" ] || missing=1
 done
 [ -n "${missing:-}" ] || exit 0
 
 give_up() {
-    echo "fetch_tools: no promtool and prometheus ($1): the tests that use it will skip" >&2
+    echo "fetch_tools: not all of promtool, prometheus and prometheus-alertmanager ($1): the tests that use them will skip" >&2
     exit 0
 }
 
@@ -25,19 +25,36 @@ cd "$scratch" || exit 1
 # Package lists of our own: a fresh image has none, and refreshing the system's would take root.
 mkdir -p state/lists/partial cache/archives/partial
 apt() {
-    timeout "$1" apt-get -qq \
+    limit="$1" && shift
+    timeout "$limit" apt-get -qq \
         -o Dir::State::Lists="$scratch/state/lists" -o Dir::Cache="$scratch/cache" \
         -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 \
         -o APT::Update::Error-Mode=any \
-        -o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=1 "$2" ${3:+"$3"} >log 2>&1
+        -o APT::Sandbox::User="$(id -un)" -o Debug::NoLocking=1 "$@" >>log 2>&1
 }
-timeout 120 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o APT::Sandbox::User="$(id -un)" download prometheus >log 2>&1 ||
-    { apt 120 update && apt 120 download prometheus; } ||
-    give_up "$(tail -n 1 log)"
-dpkg-deb --fsys-tarfile prometheus_*.deb >package.tar || give_up "the package cannot be read"
+packages="prometheus prometheus-alertmanager"
+# shellcheck disable=SC2086 # two packages
+timeout 120 apt-get -qq -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o APT::Sandbox::User="$(id -un)" \
+    download $packages >log 2>&1 || { apt 120 update && apt 120 download $packages; } || give_up "$(tail -n 1 log)"
 mkdir -p "$bin"
-for tool in $tools; do
-    tar -xf package.tar "./usr/bin/$tool" || give_up "the package holds no $tool"
-    # Renamed within one file system, so that nobody runs half of it.
-    cp "usr/bin/$tool" "$bin/$tool.$$" && mv "$bin/$tool.$$" "$bin/$tool" || give_up "$bin cannot be written"
-done
+
+# Takes tools out of a package.
+take() {
+    package="$1" && shift
+    dpkg-deb --fsys-tarfile "$package"_*.deb >package.tar || give_up "$package cannot be read"
+    for tool; do
+        tar -xf package.tar "./usr/bin/$tool" || give_up "$package holds no $tool"
+        # Renamed within one file system, so that nobody runs half of it.
+        cp "usr/bin/$tool" "$bin/$tool.$$" && mv "$bin/$tool.$$" "$bin/$tool" || give_up "$bin cannot be written"
+    done
+}
+take prometheus promtool prometheus
+take prometheus-alertmanager prometheus-alertmanager
+
+# Debian's Alertmanager reads its templates from a folder that only root may make: this copy reads them from where it is
+# started, .tools/share, by a path of the same length.
+mkdir -p "$bin/../share" && tar -xf package.tar --wildcards './usr/share/prometheus/alertmanager/*.tmpl' &&
+    cp usr/share/prometheus/alertmanager/*.tmpl "$bin/../share/" || give_up "prometheus-alertmanager holds no templates"
+LC_ALL=C sed -b 's#/usr/share/prometheus/alertmanager#./././././././././././././././././#g' \
+    "$bin/prometheus-alertmanager" >"$bin/alertmanager.$$" && chmod 755 "$bin/alertmanager.$$" &&
+    mv "$bin/alertmanager.$$" "$bin/prometheus-alertmanager" || give_up "prometheus-alertmanager cannot be copied"

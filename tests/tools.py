@@ -8,9 +8,11 @@ from pathlib import Path
 
 _NOT_FOUND = "is neither in PATH nor in .tools/bin; tests/fetch_tools.sh fetches it where Debian is reached"
 NO_PROMETHEUS = f"prometheus {_NOT_FOUND}"
+NO_ALERTMANAGER = f"prometheus-alertmanager {_NOT_FOUND}"
 NO_PROMTOOL = f"promtool {_NOT_FOUND}"
 
 _FETCHED = Path(__file__).parent.parent / ".tools" / "bin"
+ALERTMANAGER_FOLDER = _FETCHED.parent / "share"  # where a fetched Alertmanager has to be started
 
 
 def promtool() -> Path | None:
@@ -21,6 +23,11 @@ def promtool() -> Path | None:
 def prometheus() -> Path | None:
     """Return the Prometheus server, likewise."""
     return _found("prometheus")
+
+
+def alertmanager() -> Path | None:
+    """Return Alertmanager, by the name that Debian gives it, likewise."""
+    return _found("prometheus-alertmanager")
 
 
 def _found(name: str) -> Path | None:
