@@ -1,10 +1,10 @@
 """Which alerts belong together: by the events' own time, and by what the names of their streams share. Pure.
 
-An alert joins an open incident whose members began about when it did. About: streams of one parent ("web-1/cpu" and
-"web-1/memory") within RELATED windows of the last that joined, since a host that is failing fails in several ways, one
-after another; streams whose names share a word ("rack-3/web-1/cpu" and "rack-3/web-2/disk") within one window; all
-others within UNRELATED of one of the incident's beginning. So a rack's failure is one incident, and two hosts that
-happen to fail in the same minutes mostly are two.
+An alert joins an open incident if it belongs to it. Streams of one parent ("web-1/cpu" and "web-1/memory") do as long
+as it is open, since a host that is failing fails in several ways, one after another; streams whose names share a word
+("rack-3/web-1/cpu" and "rack-3/web-2/disk") within one window of the last that joined; all others within UNRELATED of
+one of the incident's beginning. So a rack's failure is one incident, and two hosts that happen to fail in the same
+minutes mostly are two.
 
 An incident is over once none of its alerts fires and a window has passed: what flaps stays one.
 """
@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-RELATED, UNRELATED = 12.0, 0.2  # windows
+RELATED_SECONDS = 86_400.0  # an alert that fires for days must not swallow all that its host does later
+UNRELATED = 0.2  # windows
 MAX_MEMBERS = 100_000  # alerts of one incident; then another begins
 MAX_WORDS = 1_000  # of names, that an incident remembers to compare with
 MAX_OPEN = 10_000  # incidents; then the oldest is over
@@ -135,6 +136,8 @@ class Grouping:
     def __init__(self, window_seconds: float) -> None:
         """`window_seconds`: how far apart, by the events' time, what breaks together may begin."""
         self._window = round(window_seconds * 1e9)
+        # the farthest by kind: of one parent, with a word in common, not related
+        self._farthest = round(RELATED_SECONDS * 1e9), self._window, round(UNRELATED * self._window)
         self.open: dict[str, Incident] = {}  # by id, oldest first
         self._newest = 0  # ns, of the alerts' times
 
@@ -161,9 +164,7 @@ class Grouping:
                 distance = max(incident.started_at - at, at - max(incident.last_start, incident.ended_at), 0)
             else:
                 distance = max(incident.started_at - at, at - incident.last_start, 0)
-            if distance <= self._window * (RELATED, 1.0, UNRELATED)[kind] and (
-                best is None or (kind, distance) < best[:2]
-            ):
+            if distance <= self._farthest[kind] and (best is None or (kind, distance) < best[:2]):
                 best = kind, distance, incident
         return None if best is None else best[2]
 

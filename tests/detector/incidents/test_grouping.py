@@ -29,8 +29,8 @@ def grouped(members: list[Member]) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("first", "second", "seconds", "together"),
     [
-        ("web-1/cpu", "web-1/memory", 3000, True),  # one host, within the hour
-        ("web-1/cpu", "web-1/memory", 4000, False),
+        ("web-1/cpu", "web-1/memory", 80_000, True),  # one host, while it is open
+        ("web-1/cpu", "web-1/memory", 90_000, False),  # but not for days
         ("rack-3/web-1/cpu", "rack-3/db-2/disk", 250, True),  # one rack
         ("rack-3/web-1/cpu", "rack-3/db-2/disk", 350, False),
         ("web-1/cpu", "db-2/cpu", 250, True),  # one metric, as when a load balancer fails
