@@ -139,11 +139,14 @@ class Outbox:
             raise OutboxError(f"the outbox {self.path} {self._damaged(' '.join(check.split()))}")
         if self._db.execute("PRAGMA user_version").fetchone() == (1,):
             self._db.executescript(_UPGRADE)
-        with transaction(self._db):  # also takes the lock
+        with self._counted():  # also takes the lock
             self._db.execute("UPDATE message SET attempts = 0, due = 0, aside = 0 WHERE outcome IS NULL")
-            self._count()
 
-    def _count(self) -> None:
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Commit what is done in a block, and count what waits then: a full disk may refuse the commit."""
+        with transaction(self._db):
+            yield
         counted = "SELECT receiver, count(*) FROM message WHERE outcome IS NULL GROUP BY receiver"
         self._pending = dict(self._db.execute(counted).fetchall())
 
@@ -156,7 +159,7 @@ class Outbox:
 
         `before` is a Unix time, s. Returns how many were dropped, by a receiver that is not among `receivers`.
         """
-        with self._lock, self._errors(), transaction(self._db):
+        with self._lock, self._errors(), self._counted():
             if heir is not None:
                 self._db.execute("UPDATE OR IGNORE message SET receiver = ? WHERE receiver = ?", (heir, FORMER))
             rows = self._db.execute(
@@ -164,7 +167,6 @@ class Outbox:
             ).fetchall()
             old = [(receiver, sequence) for receiver, sequence in rows if receiver not in receivers]
             self._record_outcomes([(sequence, "dropped") for _, sequence in old])
-            self._count()
         return dict(Counter(receiver for receiver, _ in old))
 
     def add(self, messages: Sequence[NewMessage], created: float) -> list[tuple[str, str]]:
@@ -174,7 +176,7 @@ class Outbox:
         since more than MAX_PENDING wait for their receiver.
         """
         dropped: list[tuple[str, str]] = []
-        with self._lock, self._errors(), transaction(self._db):
+        with self._lock, self._errors(), self._counted():
             for receiver in dict.fromkeys(message.receiver for message in messages):
                 added = self._db.executemany(
                     "INSERT OR IGNORE INTO message (receiver, id, kind, stream, body, created)"
@@ -189,7 +191,6 @@ class Outbox:
                 ).fetchall()
                 self._record_outcomes([(sequence, "dropped") for sequence, _ in oldest])
                 dropped += [(receiver, message_id) for _, message_id in oldest]
-            self._count()
         return dropped
 
     def next(self, receiver: str, now: float, limit: int) -> list[Message]:
@@ -222,13 +223,12 @@ class Outbox:
 
     def finish(self, outcomes: Sequence[tuple[int, str]]) -> None:
         """Record final outcomes, `delivered` or `dropped`, by the messages' sequence numbers."""
-        with self._lock, self._errors(), transaction(self._db):
+        with self._lock, self._errors(), self._counted():
             self._record_outcomes(outcomes)
             self._db.execute(
                 "DELETE FROM message WHERE outcome IS NOT NULL AND sequence <= (SELECT max(sequence) FROM message) - ?",
                 (DONE_KEPT,),
             )
-            self._count()
 
     def retry(self, sequence: int, due: float, *, out_of_order: bool) -> None:
         """Count a failed attempt, set the next time (monotonic, s); `out_of_order`: no longer hold its stream back."""

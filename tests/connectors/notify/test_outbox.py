@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
 from connectors.notify.dispatcher import OUTBOX_FILE
 from connectors.notify.outbox import NewMessage, Outbox, OutboxError
-from tests.connectors.notify.support import MakeSink
+from tests.connectors.notify.support import Counts, MakeSink, Receiver
+from tests.daemon.support import until
 
 
 def test_opening_a_damaged_outbox_fails_with_advice(make_sink: MakeSink, tmp_path: Path) -> None:
@@ -104,3 +106,31 @@ def test_finished_messages_keep_only_their_id_and_are_pruned(tmp_path: Path, mon
         rows = database.execute("SELECT id, body FROM message ORDER BY sequence").fetchall()
     database.close()
     assert rows == [(f"m{number}", None) for number in range(15, 20)]
+
+
+FORMER = """
+CREATE TABLE message (
+    sequence INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, stream TEXT NOT NULL, body BLOB, created REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL DEFAULT 0, aside INTEGER NOT NULL DEFAULT 0, outcome TEXT
+);
+CREATE INDEX message_pending ON message (attempts, sequence) WHERE outcome IS NULL;
+CREATE INDEX message_holding ON message (stream, sequence) WHERE outcome IS NULL AND aside = 0;
+PRAGMA application_id = 1819766626;
+PRAGMA user_version = 1;
+"""
+
+
+def test_what_waits_in_an_outbox_of_one_receiver_goes_to_the_first_webhook_once(
+    make_sink: MakeSink, receiver: Receiver, counts: Counts, tmp_path: Path
+) -> None:
+    now = time.time()
+    rows = [(1, "a-1-firing", "s", None, now, "delivered"), (2, "a-2-firing", "s", b'{"a": 2}', now, None)]
+    with sqlite3.connect(tmp_path / OUTBOX_FILE) as former:
+        former.executescript(FORMER)
+        former.executemany(
+            "INSERT INTO message (sequence, id, stream, body, created, outcome) VALUES (?, ?, ?, ?, ?, ?)", rows
+        )
+    former.close()
+    make_sink(receiver.port)
+    until(lambda: counts.outcomes["delivered"] == 1 and counts.pending == 0)
+    assert [(headers["webhook-id"], body) for _, headers, body in receiver.requests] == [("a-2-firing", b'{"a": 2}')]
