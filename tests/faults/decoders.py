@@ -219,7 +219,7 @@ def targets(folder: Path) -> dict[str, Target]:
         (folder / "outbox.sqlite3").write_bytes(data)
         outbox = Outbox(folder / "outbox.sqlite3")
         outbox.add([NewMessage("r", "new", "s", b"{}")], 0.0)
-        while messages := outbox.next(1.0, 7):
+        while messages := outbox.next("r", 1.0, 7):
             outbox.finish([(message.sequence, "delivered") for message in messages])
         outbox.close()
 

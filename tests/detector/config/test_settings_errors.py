@@ -250,3 +250,25 @@ def test_no_secret_is_ever_shown(
         effective(settings),
     ]
     assert not [text for text in shown if "hunter22" in text or "12345678" in text]
+
+
+def test_the_former_webhook_section_says_where_it_went(config: Path) -> None:
+    config.write_text('[webhook]\nurl = "https://x.example"\n')
+    for line in (errors_of(config)[0], errors_of(None, {"LONGWATCH_WEBHOOK__SECRET": "x"})[0]):
+        assert "write [receivers.NAME]" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[receivers.hook]\nulr = "https://x.example"\n', ":2: unknown setting receivers.hook.ulr; did you mean"),
+        ('[receivers.hook]\ntype = "pagerduty"\n', "receivers.hook.routing_key is not set"),
+        ('[receivers."a b"]\nurl = "https://x.example"\n', "receivers.a b: expected small letters"),
+        ('[receivers.hook]\nurl = "ftp://x"\n', ":2: receivers.hook.url is set (hidden): the URL must begin with"),
+        ('[receivers.hook]\nurl = "http://10.0.0.1/"\n', "listed in receivers.hook.allowed_hosts"),
+    ],
+)
+def test_errors_of_receivers_name_them_and_their_line(config: Path, text: str, expected: str) -> None:
+    config.write_text(text)
+    (line,) = errors_of(config)
+    assert expected in line
