@@ -15,7 +15,7 @@ from connectors.protocols import AlertSink, DeadLetterSink, ScoreSink, Sink
 
 @dataclass(frozen=True, slots=True)
 class SinkGroup:
-    """Where results go. The webhook is one of `alerts`, or is fed by `feed` with what has been committed."""
+    """Where results go. Incidents are one of `alerts`, or are fed by `feed` with what has been committed."""
 
     scores: Sequence[ScoreSink]
     alerts: Sequence[AlertSink]

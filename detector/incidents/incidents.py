@@ -21,11 +21,12 @@ from typing import NamedTuple
 from connectors.batches import Alert
 from connectors.common.background import OngoingProblem
 from connectors.encode import alert_record
+from connectors.errors import UserError
 from connectors.json_records import IncidentRecord
 from connectors.notify.dispatcher import Dispatcher, Told
 from detector.config.sections import IncidentsSettings
 from detector.incidents.grouping import Grouping, Incident, Member
-from detector.incidents.store import FoundAlert, IncidentsError, IncidentStore, Page
+from detector.incidents.store import FoundAlert, IncidentStore, Page
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class Incidents:
         self._wake.set()
         self._thread.join(STOP_SECONDS)
         try:
-            with contextlib.suppress(IncidentsError):
+            with contextlib.suppress(UserError):
                 self.flush()
         finally:
             if self._dispatcher is not None:
@@ -195,7 +196,7 @@ class Incidents:
                 with self._working:
                     self._take_kept()
                     wait = self._look()
-            except IncidentsError as error:
+            except UserError as error:  # the store's, or the outbox's
                 if self.problem.report(str(error)):
                     logger.error("incidents wait: %s", error)  # noqa: TRY400 - its text says it all
                 wait = RETRY_SECONDS
