@@ -35,6 +35,7 @@ from detector.service.poison_events import FaultError, PoisonGuard
 from detector.service.reporter import Reporter, StageClock
 from detector.service.retraining import ModelPromotion
 from detector.service.signals import Signals
+from detector.service.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Daemon:
     def __post_init__(self) -> None:
         """Begin with nothing read."""
         self.signals = Signals(self.stop)
+        self.turns = Turns(alarming=(FaultError, DamagedRowError, UndeliveredError))
         self.http = HttpServer(self.http_settings, self.metrics.registry, self.health.live, self.ready)
         self.assigned = not self.source.grouped  # whether there has ever been something to read
         self.source.subscribe(
@@ -85,7 +87,7 @@ class Daemon:
                 on_assigned=self._on_assigned,
                 on_revoked=self._on_revoked,
                 on_lost=self._on_lost,
-                on_placed=self.checkpointer.on_placed,
+                on_placed=self._on_placed,
             )
         )
         self._paused = False  # nothing is read, since no more can be kept without a checkpoint
@@ -112,8 +114,9 @@ class Daemon:
         self.checkpointer.start()
         self.sinks.start()
         # an empty one first, which tells file sinks where this run began
-        if not self.checkpointer.commit() and self.checkpointer.last_error is not None:
-            raise self.checkpointer.last_error  # nothing has been read yet: better to fail at once than later
+        with self.turns.turn():
+            if not self.checkpointer.commit() and self.checkpointer.last_error is not None:
+                raise self.checkpointer.last_error  # nothing has been read yet: better to fail at once than later
         gc.collect()
         gc.freeze()  # all that is loaded: to look through it again and again took a sixth of all CPU time
         self.notifier.ready()
@@ -126,23 +129,27 @@ class Daemon:
             logger.info("%s is ignored: stop with SIGTERM", name)
         self.metrics.last_loop_timestamp.set_to_current_time()
         try:
-            self._turn()
+            raw = self._poll()
+            with self.turns.turn():
+                self._turn(raw)
         except FaultError as error:
             logger.exception("the engine raised: the event will be found")
-            self.checkpointer.roll_back(error)
+            self._roll_back(error)
         except (DamagedRowError, UndeliveredError) as error:
-            self.checkpointer.roll_back(error)
+            self._roll_back(error)
 
     def shutdown(self, *, orderly: bool) -> None:
         """Make a last checkpoint where the end is orderly, and close everything."""
         self.notifier.stopping()
         logger.info("stopping")
         began = time.monotonic()
+        self.turns.end()
         self.promotion.retrainer.stop()
         try:
             if orderly and not self.broker_wait.given_up:
                 try:
-                    self.checkpointer.commit()
+                    with self.turns.turn():
+                        self.checkpointer.commit()
                 except UndeliveredError as error:
                     logger.warning("events since the last checkpoint will be scored again: %s", error)
         finally:
@@ -189,8 +196,7 @@ class Daemon:
 
     # -- a turn's parts ------------------------------------------------------------------------------------------------
 
-    def _turn(self) -> None:
-        raw = self._poll()
+    def _turn(self, raw: RawBatch) -> None:
         self.checkpointer.resume_restored()
         self.sinks.check()
         if len(raw):
@@ -217,9 +223,14 @@ class Daemon:
             self.reporter.look()
             self._lag_due = time.monotonic() + LAG_SECONDS
         self._resolve_silent()
+        self.turns.run_calls()  # here all that was polled is accounted for: a call may make a checkpoint
         if self.checkpointer.due:
             self.fleet_rate.commit()
         self.promotion.advance()
+
+    def _roll_back(self, why: Exception) -> None:
+        with self.turns.turn():
+            self.checkpointer.roll_back(why)
 
     def _poll(self) -> RawBatch:
         """Return the next records; none while there is no checkpoint and no more can be kept without one."""
@@ -254,18 +265,27 @@ class Daemon:
 
     # -- as the group gives partitions and takes them away -------------------------------------------------------------
 
+    # These come within a poll, which is no turn.
+
     def _on_assigned(self, partitions: list[Partition]) -> None:
         if not self.assigned and self.sinks.writer is not None:
             # a topic that cannot be written fails now, not at the first alert
             self.broker_wait.until_brokers_answer(self.sinks.writer.open)
-        self.assigned = True
-        self.fleet_rate.assigned()
-        self.checkpointer.assign(partitions)
+        with self.turns.turn():
+            self.assigned = True
+            self.fleet_rate.assigned()
+            self.checkpointer.assign(partitions)
 
     def _on_revoked(self, partitions: list[Partition]) -> None:
-        self.checkpointer.revoke(partitions)
-        self.guard.revoke(partitions)
+        with self.turns.turn():
+            self.checkpointer.revoke(partitions)
+            self.guard.revoke(partitions)
 
     def _on_lost(self, partitions: list[Partition]) -> None:
-        self.checkpointer.lost(partitions)
-        self.guard.revoke(partitions)
+        with self.turns.turn():
+            self.checkpointer.lost(partitions)
+            self.guard.revoke(partitions)
+
+    def _on_placed(self, offsets: dict[Partition, int]) -> None:
+        with self.turns.turn():
+            self.checkpointer.on_placed(offsets)
