@@ -1,72 +1,101 @@
 """Connections of the HTTP port: each new one is served, whatever those before it do.
 
 One thread holds them all and never waits for any: TLS handshakes, requests that come slowly or not at all, and clients
-that do not read their answer only take a place among MAX_CONNECTIONS. Where all are taken the oldest loses its place to
-the new one, so a probe, which is over in milliseconds, always gets through. A connection carries one request.
+that do not read their answer only take a place among MAX_CONNECTIONS. Where all are taken, the one whose request is the
+oldest loses its place to the new one, so a probe, which is over in milliseconds, always gets through. Streams of events
+have MAX_STREAMS places of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import logging
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable
-from email.message import Message
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from io import BytesIO
-from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.server import ServerState
+
+from connectors.http_server import protocol
+from connectors.http_server.protocol import BoundedProtocol, protocol_config
 
 logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 256
-MAX_REQUEST_BYTES = 16_384  # line and headers; Prometheus and probes send some hundred
-REQUEST_SECONDS = 5.0  # for the TLS handshake and the whole request
-REPLY_SECONDS = 10.0  # for making the reply and its way to the client
+MAX_STREAMS = 64
 BACKLOG = 128  # connections that the kernel keeps until they are accepted
 NO_DESCRIPTOR_SECONDS = 0.05  # before accepting is tried again
 
 
-class Request(NamedTuple):
-    """What a reply depends on."""
+class _Place:
+    """One connection's place among the others."""
 
-    path: str
-    query: str
-    headers: Message
-    client: str  # address
+    def __init__(self, all_places: _Places) -> None:
+        self._all = all_places
+        self.drop: Callable[[], object] = lambda: None
+        self.task: asyncio.Task[None] | None = None  # while it connects
 
-    def header(self, name: str) -> str:
-        """Return what all headers of a name say, in one line (RFC 9110, 5.3); empty if there is none."""
-        return ",".join(self.headers.get_all(name, []))
+    def renew(self) -> None:
+        """Be the newest."""
+        self._all.enter(self)
 
+    def stream(self) -> None:
+        """Count among the streams of events from now on."""
+        self._all.stream(self)
 
-class Reply(NamedTuple):
-    """A response to GET; HEAD gets it without its body."""
-
-    status: HTTPStatus
-    headers: list[tuple[str, str]]
-    body: bytes
-
-
-Respond = Callable[[Request], Awaitable[Reply]]
+    def leave(self) -> None:
+        """Make room."""
+        self._all.leave(self)
 
 
-def text_reply(status: HTTPStatus, text: str, *headers: tuple[str, str]) -> Reply:
-    """Return a reply of plain text."""
-    return Reply(status, [("Content-Type", "text/plain; charset=utf-8"), *headers], text.encode() + b"\n")
+class _Places:
+    """Who is connected, the oldest first."""
+
+    def __init__(self) -> None:
+        self._requests: dict[_Place, None] = {}
+        self._streams: dict[_Place, None] = {}
+
+    def enter(self, place: _Place) -> None:
+        self.leave(place)
+        if len(self._requests) >= MAX_CONNECTIONS:
+            self.drop_oldest()
+        self._requests[place] = None
+
+    def stream(self, place: _Place) -> None:
+        self.leave(place)
+        if len(self._streams) >= MAX_STREAMS:
+            _drop_first(self._streams)
+        self._streams[place] = None
+
+    def leave(self, place: _Place) -> None:
+        self._requests.pop(place, None)
+        self._streams.pop(place, None)
+
+    def drop_oldest(self) -> None:
+        _drop_first(self._requests)
+
+    def drop_all(self) -> None:
+        while self._requests:
+            _drop_first(self._requests)
+        while self._streams:
+            _drop_first(self._streams)
+
+
+def _drop_first(places: dict[_Place, None]) -> None:
+    if (first := next(iter(places), None)) is not None:
+        del places[first]
+        first.drop()
 
 
 class Connections:
-    """Accepts connections on one address and answers them with `respond`, in a separate thread."""
+    """Accepts connections on one address and answers them by an ASGI app, in a separate thread."""
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, respond: Respond) -> None:
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, app: Any) -> None:
         """Listen from now on. Raises OSError."""
-        self._tls, self._respond = tls, respond
+        self._tls = tls
         ipv6 = ":" in host
         self._listener = socket.create_server(
             (host, port),
@@ -76,114 +105,55 @@ class Connections:
         )
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
-        self._served: dict[asyncio.Task[None], None] = {}  # the oldest first
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(_log_quietly)
-        self._accepting = self._loop.create_task(self._accept())
+        self._config, self._state, self._places = protocol_config(app), ServerState(), _Places()
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(_log_quietly)
+        self._accepting = self.loop.create_task(self._accept())
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop listening, and hang up on those that are connected."""
-        self._loop.call_soon_threadsafe(self._accepting.cancel)
+        self.loop.call_soon_threadsafe(self._accepting.cancel)
         self._thread.join()
 
     def _run(self) -> None:
-        runner = asyncio.Runner(loop_factory=lambda: self._loop)  # which ends every task when it is closed
+        runner = asyncio.Runner(loop_factory=lambda: self.loop)  # which ends every task when it is closed
         with self._listener, runner, contextlib.suppress(asyncio.CancelledError):
-            self._loop.run_until_complete(self._accepting)
+            self.loop.run_until_complete(self._accepting)
 
     async def _accept(self) -> None:
-        while True:
-            try:
-                connection, address = await self._loop.sock_accept(self._listener)
-            except OSError as error:  # no file descriptor is left, or the client has gone already
-                logger.debug("an HTTP connection could not be accepted: %s", error)
-                self._drop_oldest()
-                await asyncio.sleep(NO_DESCRIPTOR_SECONDS)
-                continue
-            if len(self._served) >= MAX_CONNECTIONS:
-                self._drop_oldest()
-            task = self._loop.create_task(self._serve(connection, str(address[0])))
-            self._served[task] = None
-            task.add_done_callback(lambda done: self._served.pop(done, None))
-            await asyncio.sleep(0)  # those that are connected get their turn between two new ones
-
-    def _drop_oldest(self) -> None:
-        oldest = next(iter(self._served), None)
-        if oldest is not None:
-            del self._served[oldest]
-            oldest.cancel()
-
-    async def _serve(self, connection: socket.socket, client: str) -> None:
-        """Answer one connection's request, and close it."""
-        reader = asyncio.StreamReader(MAX_REQUEST_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport: asyncio.Transport | None = None
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._tls)
-                head = await reader.readuntil(b"\r\n\r\n")
-            async with asyncio.timeout(REPLY_SECONDS):
-                writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
-                await self._answer(_Head(head), client, writer)
-        except (OSError, EOFError, asyncio.LimitOverrunError) as error:
-            logger.debug("an HTTP request from %s failed: %s", client, error or type(error).__name__)
+            while True:
+                try:
+                    connection, _ = await self.loop.sock_accept(self._listener)
+                except OSError as error:  # no file descriptor is left, or the client has gone already
+                    logger.debug("an HTTP connection could not be accepted: %s", error)
+                    self._places.drop_oldest()
+                    await asyncio.sleep(NO_DESCRIPTOR_SECONDS)
+                    continue
+                place = _Place(self._places)
+                place.task = self.loop.create_task(self._connect(connection, place))
+                place.drop = place.task.cancel
+                place.renew()
+                await asyncio.sleep(0)  # those that are connected get their turn between two new ones
         finally:
+            self._places.drop_all()
+
+    async def _connect(self, connection: socket.socket, place: _Place) -> None:
+        began, transport = self.loop.time(), None
+        try:
+            async with asyncio.timeout(protocol.REQUEST_SECONDS):
+                transport, _ = await self.loop.connect_accepted_socket(
+                    lambda: BoundedProtocol(self._config, self._state, place, began), connection, ssl=self._tls
+                )
+        except OSError as error:
+            logger.debug("an HTTP connection failed: %s", error or type(error).__name__)
+        finally:
+            place.task = None
             if transport is None:
+                place.leave()
                 connection.close()
-            else:
-                transport.abort()
-
-    async def _answer(self, head: _Head, client: str, writer: asyncio.StreamWriter) -> None:
-        reply = await self._reply(head, client)
-        if reply is None:
-            return
-        lines = [
-            f"HTTP/1.1 {reply.status.value} {reply.status.phrase}",
-            f"Date: {email.utils.formatdate(usegmt=True)}",
-            *(f"{name}: {value}" for name, value in reply.headers),
-            f"Content-Length: {len(reply.body)}",
-            "X-Content-Type-Options: nosniff",
-            "Connection: close",
-        ]
-        writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
-        if head.command != "HEAD":
-            writer.write(reply.body)
-        writer.close()  # once all is written, TLS' own goodbye too
-        await writer.wait_closed()
-
-    async def _reply(self, head: _Head, client: str) -> Reply | None:
-        if not head.is_request:
-            return head.refusal
-        if head.command not in {"GET", "HEAD"}:
-            status = HTTPStatus.METHOD_NOT_ALLOWED
-            return text_reply(status, status.phrase, ("Allow", "GET, HEAD"))
-        try:
-            target = urlsplit(head.path)  # a path, or the whole URL, as proxies send it (RFC 9112, 3.2)
-        except ValueError:
-            return text_reply(HTTPStatus.BAD_REQUEST, HTTPStatus.BAD_REQUEST.phrase)
-        request = Request(unquote(target.path) or "/", target.query, head.headers, client)
-        try:
-            return await self._respond(request)
-        except Exception:  # an error in one reply goes to the client and the log, and must not end the server
-            logger.exception("the reply to GET %r failed", request.path)
-            return text_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "this page failed; the daemon's log says why")
-
-
-class _Head(BaseHTTPRequestHandler):
-    """A request's line and headers: the standard library's parser, without its connection."""
-
-    def __init__(self, head: bytes) -> None:
-        self.rfile = BytesIO(head)
-        self.raw_requestline = self.rfile.readline()
-        self.refusal: Reply | None = None  # the answer to what is no request; an empty one has none
-        self.is_request = self.parse_request()
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Keep what the parser answers."""
-        status = HTTPStatus(code)
-        self.refusal = text_reply(status, message or status.phrase)
 
 
 def _log_quietly(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

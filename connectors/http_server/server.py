@@ -1,34 +1,39 @@
-"""What the daemon shows over HTTP: /metrics for Prometheus, /livez and /readyz for orchestrators.
+"""What the daemon shows over HTTP: /metrics for Prometheus, /livez and /readyz for orchestrators, and an app's pages.
 
 With a user name and password set, everything but /livez and /readyz asks for them: probes have none, and get no more
-than a short status. With a certificate set, there is only https. (prometheus-client's own
-server has neither passwords nor probes, and one thread for each connection, however long it is silent.)
+than a short status. With a certificate set, there is only https. The app (the page and its API) is loaded as it is
+first asked for: a daemon that nobody looks at does without.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import html
 import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
+from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from connectors.common.throttle import LogThrottle
-from connectors.http_server.connections import Connections, Reply, Request, text_reply
+from connectors.http_server.access import Access
+from connectors.http_server.connections import Connections
 from connectors.http_server.settings import HttpError, HttpSettings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
 # A version of a text format on which prometheus-client fails, or that it only claims to write
 UNKNOWN_VERSION = re.compile(r";\s*version=(?!(0\.0\.1|0\.0\.4|1\.0\.0)\s*(;|$))")
+METHODS = ("GET", "HEAD")  # of everything but an app's pages
+API = "/api/"  # below it errors are JSON
 
 _PAGES = {
     "/metrics": "metrics for Prometheus",
@@ -40,30 +45,42 @@ Check = Callable[[], tuple[bool, str]]
 
 
 class HttpServer:
-    """Serves GET and HEAD from separate threads; it needs only two answers from the processing loop.
+    """Serves from separate threads; of the processing loop it needs only two answers.
 
     `live` and `ready` return a flag and a text: why not, or a short status. They are called from any thread, must
     answer at once, and `live` must not depend on Kafka: a broker that is down is no reason to be restarted.
     """
 
-    def __init__(self, settings: HttpSettings, registry: CollectorRegistry, live: Check, ready: Check) -> None:
-        """Serve the metrics of `registry`."""
+    def __init__(
+        self,
+        settings: HttpSettings,
+        registry: CollectorRegistry,
+        live: Check,
+        ready: Check,
+        *,
+        app: Callable[[Access], ASGIApp] | None = None,
+        own_token: str = "",
+    ) -> None:
+        """Serve the metrics of `registry`; all other paths are for what `app` makes, called on a thread of its own.
+
+        The app finds the caller in scope["state"]["caller"].
+        """
         self._settings = settings
         self._exposition = make_wsgi_app(registry)
         self._checks = {"/livez": live, "/readyz": ready}
         self._connections: Connections | None = None
         self.port = settings.port  # 0 becomes the one that is listened on, once started
         self._writer = ThreadPoolExecutor(1, "http-metrics")  # so that /metrics cannot delay a probe
-        credentials = f"{settings.username}:{settings.password.get_secret_value()}"
-        self._credentials = _digest(base64.b64encode(credentials.encode()).decode())
-        self._refusals = LogThrottle()
+        self._access = Access(settings, own_token)
+        self._make_app, self._app = app, asyncio.Lock()
+        self._loaded: ASGIApp | None = None
 
     def start(self) -> None:
         """Listen, and serve from now on. Raises HttpError when the address or the certificate cannot be had."""
         host, port = self._settings.host, self._settings.port
         tls = self._settings.tls()
         try:
-            self._connections = Connections(host, port, tls, self._reply)
+            self._connections = Connections(host, port, tls, self)
             self.port = self._connections.port
         except OSError as error:
             why = str(error.strerror or error).partition(" (while attempting")[0]  # the address, again
@@ -84,54 +101,86 @@ class HttpServer:
             self._connections = None
         self._writer.shutdown(wait=False, cancel_futures=True)
 
-    async def _reply(self, request: Request) -> Reply:
-        path = request.path
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request (ASGI)."""
+        if scope["type"] != "http":
+            return
+        try:
+            target = urlsplit(scope["raw_path"].decode("ascii"))  # a path, or the whole URL, as proxies send it
+        except ValueError:
+            await PlainTextResponse("Bad Request\n", 400)(scope, receive, send)
+            return
+        path = unquote(target.path) or "/"
+        scope = {**scope, "path": path, "raw_path": (target.path or "/").encode("ascii")}
         if path in self._checks:
-            fine, word = self._checks[path]()
-            status = HTTPStatus.OK if fine else HTTPStatus.SERVICE_UNAVAILABLE
-            return text_reply(status, word or ("ok" if fine else "not ok"), ("Cache-Control", "no-store"))
-        if not self._may_see(request):
-            challenge = ("WWW-Authenticate", 'Basic realm="longwatch", charset="UTF-8"')
-            return text_reply(HTTPStatus.UNAUTHORIZED, "a user name and password are needed here", challenge)
+            response: Response | None = self._method_problem(scope) or self._check(path)
+        else:
+            response = await self._reply(scope)
+        if response is not None:
+            await response(scope, receive, send)
+            return
+        if self._loaded is None:
+            async with self._app:
+                if self._loaded is None and self._make_app is not None:
+                    # seconds, in which probes are still answered
+                    self._loaded = await asyncio.to_thread(self._make_app, self._access)
+        if self._loaded is not None:
+            await self._loaded(scope, receive, send)
+
+    def _check(self, path: str) -> Response:
+        fine, word = self._checks[path]()
+        text = word or ("ok" if fine else "not ok")
+        return PlainTextResponse(f"{text}\n", 200 if fine else 503, {"Cache-Control": "no-store"})
+
+    @staticmethod
+    def _method_problem(scope: Scope) -> Response | None:
+        if scope["method"] in METHODS:
+            return None
+        return PlainTextResponse("Method Not Allowed\n", 405, {"Allow": ", ".join(METHODS)})
+
+    async def _reply(self, scope: Scope) -> Response | None:
+        """Return the reply to all but probes; None: it is the app's."""
+        headers, path = Headers(scope=scope), scope["path"]
+        client = str((scope["client"] or ("?",))[0])
+        caller = self._access.caller(headers, client)
+        if not self._access.may_read(caller):
+            why, challenge = "a user name and password are needed here", 'Basic realm="longwatch", charset="UTF-8"'
+            asked = {"WWW-Authenticate": challenge}
+            if path.startswith(API):
+                return JSONResponse({"error": why}, 401, asked)
+            return PlainTextResponse(f"{why}\n", 401, asked)
+        if path != "/metrics" and self._make_app is not None:
+            scope["state"]["caller"] = caller
+            return None
+        if problem := self._method_problem(scope):
+            return problem
         if path == "/metrics":
-            return await asyncio.get_running_loop().run_in_executor(self._writer, self._metrics, request)
+            return await asyncio.get_running_loop().run_in_executor(self._writer, self._metrics, scope)
         if path == "/":
-            links = "".join(
-                f'<li><a href="{page[1:]}">{page}</a>: {html.escape(what)}</li>' for page, what in _PAGES.items()
-            )
-            body = f'<!doctype html><html lang="en"><title>longwatch</title><h1>longwatch</h1><ul>{links}</ul></html>\n'
-            return Reply(HTTPStatus.OK, [("Content-Type", "text/html; charset=utf-8")], body.encode())
-        return text_reply(HTTPStatus.NOT_FOUND, f"nothing here; there are {', '.join(_PAGES)}")
+            return index()
+        return PlainTextResponse(f"nothing here; there are {', '.join(_PAGES)}\n", 404)
 
-    def _may_see(self, request: Request) -> bool:
-        scheme, _, given = request.header("Authorization").partition(" ")
-        if not self._settings.username:
-            return True
-        if scheme.lower() == "basic" and hmac.compare_digest(_digest(given.strip()), self._credentials):
-            return True
-        # a browser's first request has no user name: that is no attempt
-        if scheme and (count := self._refusals.due()):
-            logger.warning("%d requests with a wrong user name or password, the last from %s", count, request.client)
-        return False
-
-    def _metrics(self, request: Request) -> Reply:
+    def _metrics(self, scope: Scope) -> Response:
         """Let prometheus-client choose format and compression from what the client accepts."""
-        headers: list[tuple[str, str]] = []
-        accepted = (wanted for wanted in request.header("Accept").split(",") if not UNKNOWN_VERSION.search(wanted))
-        environ = {
+        given, headers = Headers(scope=scope), list[tuple[str, str]]()
+        wanted = ",".join(given.getlist("accept")).split(",")
+        environ: dict[str, Any] = {
             "REQUEST_METHOD": "GET",
             "PATH_INFO": "/metrics",
-            "QUERY_STRING": request.query,
-            "HTTP_ACCEPT": ",".join(accepted),
-            "HTTP_ACCEPT_ENCODING": request.header("Accept-Encoding"),
+            "QUERY_STRING": scope["query_string"].decode("latin-1"),
+            "HTTP_ACCEPT": ",".join(one for one in wanted if not UNKNOWN_VERSION.search(one)),
+            "HTTP_ACCEPT_ENCODING": ",".join(given.getlist("accept-encoding")),
         }
         body = b"".join(self._exposition(environ, lambda _, chosen: headers.extend(chosen)))
-        return Reply(HTTPStatus.OK, headers, body)
+        return Response(body, headers=dict(headers))
 
 
-def _digest(text: str) -> bytes:
-    """Return something of one length, to be compared in constant time."""
-    return hashlib.sha256(text.encode()).digest()
+def index() -> Response:
+    """Return a page that links what is here: for where there is no other."""
+    links = "".join(f'<li><a href="{page[1:]}">{page}</a>: {html.escape(what)}</li>' for page, what in _PAGES.items())
+    return HTMLResponse(
+        f'<!doctype html><html lang="en"><title>longwatch</title><h1>longwatch</h1><ul>{links}</ul></html>\n'
+    )
 
 
 def _is_loopback(host: str) -> bool:

@@ -11,7 +11,7 @@ from connectors.common.certificates import load_key_pair
 from connectors.common.section import Section
 from connectors.errors import UserError
 
-MIN_PASSWORD = 12  # characters: nothing slows down who guesses
+MIN_PASSWORD, MIN_TOKEN = 12, 16  # characters: nothing slows down who guesses
 
 
 class HttpSettings(Section):
@@ -27,6 +27,9 @@ class HttpSettings(Section):
     """User name required (basic authentication) for all but /livez and /readyz; empty: none."""
     password: SecretStr = SecretStr("")
     """Password that goes with username, 12 characters or more."""
+    token: SecretStr = SecretStr("")
+    """Token that programs may write with, 16 characters or more: Authorization: Bearer TOKEN; empty: only the one that
+    the daemon makes itself, api.token in the state directory."""
     ssl_certfile: str = ""
     """PEM file of this server's certificate with its chain, for https; empty: plain http."""
     ssl_keyfile: str = ""
@@ -45,6 +48,12 @@ class HttpSettings(Section):
             raise ValueError(
                 f"http.password must be printable and have {MIN_PASSWORD} characters or more: make one with "
                 "openssl rand -base64 24"
+            )
+        token = self.token.get_secret_value()
+        if token and (len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
+            raise ValueError(
+                f"http.token must be printable ASCII without spaces and have {MIN_TOKEN} characters or more: make one"
+                " with openssl rand -hex 24"
             )
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ValueError("http.ssl_certfile and http.ssl_keyfile belong together: set both or none")

@@ -147,7 +147,7 @@ def test_an_unfinished_tls_handshake_blocks_nobody_and_is_disconnected(
     server = serve(**names)
 
     def silent(handshake_seconds: float) -> list[socket.socket]:
-        monkeypatch.setattr("connectors.http_server.connections.REQUEST_SECONDS", handshake_seconds)
+        monkeypatch.setattr("connectors.http_server.protocol.REQUEST_SECONDS", handshake_seconds)
         return [socket.create_connection(("127.0.0.1", server.port), timeout=240) for _ in range(4)]
 
     stopped_once = silent(600.0)

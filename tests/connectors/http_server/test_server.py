@@ -100,8 +100,8 @@ def test_an_openmetrics_version_we_do_not_write_falls_back_to_text(
 
 
 def test_every_accept_header_is_considered(server: HttpServer) -> None:
-    request = b"GET /metrics HTTP/1.1\r\nAccept: text/html\r\nAccept: application/openmetrics-text\r\n\r\n"
-    assert b"Content-Type: application/openmetrics-text; version=1.0.0" in raw(server, request)
+    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\nAccept: application/openmetrics-text\r\n\r\n"
+    assert b"content-type: application/openmetrics-text; version=1.0.0" in raw(server, request)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_every_form_of_request_target_is_accepted(server: HttpServer, target: st
 
 
 def test_a_target_without_path_is_the_index_and_a_malformed_one_is_400(server: HttpServer) -> None:
-    assert b"<h1>longwatch</h1>" in raw(server, b"GET http://localhost:9464 HTTP/1.1\r\n\r\n")
-    assert b" 400 Bad Request\r\n" in raw(server, b"GET http://[::1/livez HTTP/1.1\r\n\r\n")
+    assert b"<h1>longwatch</h1>" in raw(server, b"GET http://localhost:9464 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b" 400 Bad Request\r\n" in raw(server, b"GET http://[::1/livez HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 def test_health_pages_say_ok_or_the_reason(server: HttpServer, daemon: Daemon) -> None:
@@ -200,7 +200,8 @@ def test_malformed_requests_do_not_harm_the_server(server: HttpServer, data: byt
 
 
 def test_an_endless_request_is_cut_off(server: HttpServer) -> None:
-    assert raw(server, b"GET /livez HTTP/1.1\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n") == b""
+    answer = raw(server, b"GET /livez HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 1_000_000 + b"\r\n\r\n")
+    assert not answer or answer.startswith(b"HTTP/1.1 400 "), "it may be hung up on before it reads why"
     assert ask(server, "/livez")[0] == 200
 
 
@@ -235,9 +236,9 @@ def send(clients: list[socket.socket], data: bytes) -> None:
 # What is sent at once, and what comes later, a byte now and then
 FLOODS = {
     "half-open": (b"", b""),
-    "slow": (b"GET /livez HTTP/1.1\r\n", b"X: y\r\n"),
-    "unread": (b"GET /metrics HTTP/1.1\r\n\r\n", b""),
-    "kept alive": (b"GET / HTTP/1.1\r\nConnection: keep-alive\r\n\r\n", b""),
+    "slow": (b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"X: y\r\n"),
+    "unread": (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", b""),
+    "kept alive": (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n", b""),
 }
 
 
@@ -261,7 +262,7 @@ def test_probes_are_answered_when_all_connections_are_busy(
 def test_clients_that_send_slowly_are_disconnected(
     server: HttpServer, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.http_server.connections.REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr("connectors.http_server.protocol.REQUEST_SECONDS", 0.5)
     slow = hold(8)
     send(slow, b"GET /livez HTTP/1.1\r\n")
     for client in slow:
@@ -271,13 +272,13 @@ def test_clients_that_send_slowly_are_disconnected(
 def test_clients_that_do_not_read_their_answer_are_disconnected(
     server: HttpServer, registry: CollectorRegistry, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.http_server.connections.REPLY_SECONDS", 0.5)
+    monkeypatch.setattr("connectors.http_server.protocol.REPLY_SECONDS", 0.5)
     many = Counter("many_total", "Makes a page that fits into no socket's buffer.", ["label"], registry=registry)
     for number in range(6_000):
         many.labels("x" * 1_000 + str(number))
     before = descriptors()
     unread = hold(8)
-    send(unread, b"GET /metrics HTTP/1.1\r\n\r\n")
+    send(unread, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
     deadline = time.monotonic() + 240
     while descriptors() > before + len(unread):  # its own ends are still open
         assert time.monotonic() < deadline
