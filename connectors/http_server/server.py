@@ -26,13 +26,14 @@ from connectors.http_server.connections import Connections
 from connectors.http_server.settings import HttpError, HttpSettings
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
 # A version of a text format on which prometheus-client fails, or that it only claims to write
 UNKNOWN_VERSION = re.compile(r";\s*version=(?!(0\.0\.1|0\.0\.4|1\.0\.0)\s*(;|$))")
 METHODS = ("GET", "HEAD")  # of everything but an app's pages
+MAX_BODY_BYTES = 65_536  # of a request; what people write is far less
 API = "/api/"  # below it errors are JSON
 
 _PAGES = {
@@ -124,8 +125,13 @@ class HttpServer:
                 if self._loaded is None and self._make_app is not None:
                     # seconds, in which probes are still answered
                     self._loaded = await asyncio.to_thread(self._make_app, self._access)
-        if self._loaded is not None:
-            await self._loaded(scope, receive, send)
+        body = await _body(receive)
+        if body is None:
+            why = f"the request's body is too large: {MAX_BODY_BYTES} bytes at most"
+            refusal = JSONResponse({"error": why}, 413, {"Connection": "close"})
+            await refusal(scope, receive, send)
+        elif self._loaded is not None:
+            await self._loaded(scope, _given(body, receive), send)
 
     def _check(self, path: str) -> Response:
         fine, word = self._checks[path]()
@@ -173,6 +179,28 @@ class HttpServer:
         }
         body = b"".join(self._exposition(environ, lambda _, chosen: headers.extend(chosen)))
         return Response(body, headers=dict(headers))
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """Return a request's whole body, None where it is too large; one that comes slowly is cut off by the protocol."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            return None
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def _given(body: bytes, receive: Receive) -> Receive:
+    """Return what gives an app a body that is there already."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receiving() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receiving
 
 
 def index() -> Response:

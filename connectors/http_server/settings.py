@@ -30,6 +30,8 @@ class HttpSettings(Section):
     token: SecretStr = SecretStr("")
     """Token that programs may write with, 16 characters or more: Authorization: Bearer TOKEN; empty: only the one that
     the daemon makes itself, api.token in the state directory."""
+    stream_scores: tuple[str, ...] = ()
+    """Patterns of names of streams whose scores /metrics shows one by one, such as "web-1/*"; 200 streams at most."""
     ssl_certfile: str = ""
     """PEM file of this server's certificate with its chain, for https; empty: plain http."""
     ssl_keyfile: str = ""

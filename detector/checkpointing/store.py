@@ -287,6 +287,12 @@ class SqliteStore:
     def _restricted_ids(self) -> set[int]:
         return {self._id(partition) for partition in self._restricted or ()}
 
+    def names_beginning(self, start: str, limit: int) -> list[str]:
+        """Return the names of streams that begin so, in order; at most `limit`."""
+        key, after = _encode(start), _encode(start) + b"\xff"  # which no name has
+        query = "SELECT name FROM streams WHERE name >= ? AND name < ? ORDER BY name LIMIT ?"
+        return [_decode(name) for (name,) in self._asked(query, (key, after, limit))]
+
     def count(self) -> int:
         """Return the number of rows."""
         return int(self._asked("SELECT count(*) FROM streams")[0][0])

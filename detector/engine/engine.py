@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from connectors.batches import SILENCE, Alert, EventBatch, Scores
 from detector.engine.batch_layout import events_within_lanes, shown, sorted_pass
+from detector.engine.latest import Latest
 from detector.engine.results import alerts_of, resolved, scores_of
 from detector.engine.stages import Stages
 from detector.scoring.admission import MovedBack, admit_events, silence_of
@@ -86,6 +87,7 @@ class Engine:
             memory_bytes=self.settings.memory_bytes,
             muted_streams=self.settings.muted_streams,
         )
+        self.latest = Latest()
         self._states = self.streams.states
         self._stages = Stages(self._states, model.shape, self.settings.rules, self.settings.threads, on_stage)
 
@@ -153,6 +155,8 @@ class Engine:
         one = sorted_pass(self._states, batch, ids, admitted.taken, streams.model_number, settings.timezone)
         self._stages.on_stage("admit")
         scored = self._stages.run(one, streams.model_number)
+        work = scored.batch
+        self.latest.note(len(self._states.streams.rows), work.slot, work.time, scored.verdicts)
         scores = scores_of(batch, scored, streams.version, self._states.symbol_names)
         alerts = alerts_of(batch, scored, self._states, streams.version, settings.rules.critical_above_threshold)
         for_memory, for_number = streams.evict()

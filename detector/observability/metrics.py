@@ -64,6 +64,16 @@ class ArrayHistogram(Collector):
             self._counts += counts
             self._sum += float(column.sum())
 
+    @property
+    def bounds(self) -> list[float]:
+        """Return the buckets' upper bounds, ascending; the last bucket, beyond them, has none."""
+        return [float(bound) for bound in self._bounds]
+
+    def counts(self) -> list[int]:
+        """Return how many values each bucket has, the last one beyond all bounds."""
+        with self._lock:
+            return [int(count) for count in self._counts]
+
     def collect(self) -> Iterator[Metric]:
         """Give Prometheus what was counted."""
         with self._lock:
@@ -89,23 +99,23 @@ class OptionalGauge(Collector):
         yield GaugeMetricFamily(self._name, self._documentation, value=self._value)
 
 
-class FiringGauge(Collector):
-    """A gauge of 1 for each of what fires at present, by labels: those of what no longer does are gone."""
+class AskedGauge(Collector):
+    """A gauge whose labels and values are asked for at each scrape: those of what is no longer there are gone."""
 
     def __init__(self, name: str, documentation: str, registry: CollectorRegistry, labels: Sequence[str]) -> None:
         self._name, self._documentation, self._labels = name, documentation, labels
-        self._firing: Callable[[], Iterable[Sequence[str]]] = tuple
+        self._values: Callable[[], Iterable[tuple[Sequence[str], float]]] = tuple
         registry.register(self)
 
-    def set_function(self, firing: Callable[[], Iterable[Sequence[str]]]) -> None:
-        """Ask for the labels' values at each scrape."""
-        self._firing = firing
+    def set_function(self, values: Callable[[], Iterable[tuple[Sequence[str], float]]]) -> None:
+        """Ask this for labels and values, on the thread that scrapes."""
+        self._values = values
 
     def collect(self) -> Iterator[Metric]:
-        """Give Prometheus what fires."""
+        """Give Prometheus what there is."""
         family = GaugeMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values in self._firing():
-            family.add_metric(values, 1.0)
+        for labels, value in self._values():
+            family.add_metric(labels, value)
         yield family
 
 
@@ -216,11 +226,17 @@ class Metrics:
             severity=("warning", "critical"),
         )  # fmt: skip
         self.incidents_open = gauge("incidents_open", "Incidents over streams that are open.")
-        self.incident_firing = FiringGauge(
+        self.incident_firing = AskedGauge(
             "longwatch_incident_firing",
             "1 for the streams of incidents that fire, 10 of each and 200 in all at most.",
             registry,
             ("incident", "stream", "severity"),
+        )
+        self.stream_score = AskedGauge(
+            "longwatch_stream_score",
+            "Score of the last event of the streams that http.stream_scores names; absent before a stream's first.",
+            registry,
+            ("stream",),
         )
         self.streams = gauge("streams", "Streams held in memory.")
         self.streams_warming = gauge("streams_warming", "Streams held in memory that are too young to be judged.")

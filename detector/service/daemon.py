@@ -10,14 +10,16 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from connectors.batches import Partition, RawBatch
 from connectors.common.background import OngoingProblem, run_in_thread
 from connectors.decode.decoder import Decoder
-from connectors.http_server.server import HttpServer
+from connectors.http_server.access import Access
+from connectors.http_server.server import Check, HttpServer
 from connectors.http_server.settings import HttpSettings
 from connectors.kafka.writer import UndeliveredError
 from connectors.protocols import DaemonSource, RebalanceCallbacks
@@ -36,6 +38,11 @@ from detector.service.reporter import Reporter, StageClock
 from detector.service.retraining import ModelPromotion
 from detector.service.signals import Signals
 from detector.service.turns import Turns
+from detector.web.fleet import Fleet
+from detector.web.live import LiveStreams
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +80,23 @@ class Daemon:
     problems: Mapping[str, OngoingProblem]  # of parts with threads of their own
     health: Health
     http_settings: HttpSettings
+    make_page: Callable[
+        [Check, Access], ASGIApp
+    ]  # of `ready` and of who may do what; not called before it is looked at
+    api_token: str
+    turns: Turns
+    live: LiveStreams
+    fleet: Fleet
     notifier: Notifier
 
     def __post_init__(self) -> None:
         """Begin with nothing read."""
         self.signals = Signals(self.stop)
-        self.turns = Turns(alarming=(FaultError, DamagedRowError, UndeliveredError))
-        self.http = HttpServer(self.http_settings, self.metrics.registry, self.health.live, self.ready)
+        self.http = HttpServer(
+            *(self.http_settings, self.metrics.registry, self.health.live, self.ready),
+            app=lambda access: self.make_page(self.ready, access),
+            own_token=self.api_token,
+        )
         self.assigned = not self.source.grouped  # whether there has ever been something to read
         self.source.subscribe(
             RebalanceCallbacks(
@@ -210,6 +227,7 @@ class Daemon:
                     self.sinks.write_alerts(step.alerts)
                     self.checkpointer.record_repartitioned(step.repartitioned)
                     self.incidents.step(part, step)
+                    self.live.step(step.scores)
                     self.reporter.step(part, step, reset=reset)
                 rejected += refused
             self.sinks.write_dead_letters(rejected)
@@ -253,6 +271,7 @@ class Daemon:
     def _watch(self, lag: dict[Partition, int]) -> None:
         """Show the lag, and see whether there is progress, nothing to do, or nobody to ask."""
         self.metrics.set_lag(lag)
+        self.fleet.look(sum(lag.values()))
         for part, problem in self.problems.items():
             self.metrics.part_failing[part].set(bool(problem.current))
         self.reporter.summary.log_hourly(len(self.engine.streams), sum(lag.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from connectors.batches import Partition
 from connectors.common.background import OngoingProblem
@@ -17,7 +17,7 @@ from connectors.kafka.alert_feed import AlertFeed
 from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink
 from connectors.kafka.source import KafkaSource
 from connectors.kafka.transactions import TransactionalWriter
-from connectors.kafka.writer import KafkaWriter
+from connectors.kafka.writer import KafkaWriter, UndeliveredError
 from connectors.notify.dispatcher import Dispatcher
 from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreSink
 from connectors.sink_group import SinkGroup
@@ -25,23 +25,34 @@ from detector import __version__
 from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
 from detector.checkpointing.checkpointer import Checkpointer, CheckpointParts, check_layout
 from detector.checkpointing.deadlines import BrokerWait
-from detector.checkpointing.store import SqliteStore, StoredRows
+from detector.checkpointing.store import DamagedRowError, SqliteStore, StoredRows
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
 from detector.incidents.incidents import Incidents
 from detector.observability.metrics import Metrics
+from detector.service.api_token import write_token
 from detector.service.daemon import Daemon
 from detector.service.engine_setup import device_of, engine_settings, log_capacity, memory_limit
 from detector.service.fleet_rate import FLEET_EVENTS, FleetRate
 from detector.service.health import Health, Notifier
 from detector.service.model_choice import MODELS_DIR, resumed_model
-from detector.service.poison_events import PoisonGuard
+from detector.service.poison_events import FaultError, PoisonGuard
 from detector.service.reporter import Reporter, StageClock
 from detector.service.retraining import ModelPromotion
+from detector.service.turns import Turns
 from detector.state.stream_cache import PORTION, SpillBuffer
+from detector.web.fleet import Fleet
+from detector.web.live import LiveStreams
+from detector.web.streams import Streams, stream_scores
 from training.network.registry import Registry
 from training.network.weights import Weights
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from connectors.http_server.access import Access
+    from connectors.http_server.server import Check
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +77,8 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     engine = _build_engine(settings, model, device, stored, clock, metrics)
     check_layout(meta, settings, engine.streams.states.layouts, __version__)
     newest = meta.get("newest", 0.0)
-    reporter = Reporter(metrics, settings, engine.streams, newest)
+    turns, live, fleet = Turns(alarming=(FaultError, DamagedRowError, UndeliveredError)), LiveStreams(), Fleet(metrics)
+    reporter = Reporter(metrics, settings, engine.streams, newest, on_retraining=fleet.retrained)
     store.upgrade()
     member = _member(settings, meta)
     metadata = {"longwatch": __version__, "member": member, "model": stored_model, "newest": newest}
@@ -84,7 +96,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         on_opened=lambda severity: metrics.incidents[severity].inc(),
     )
     metrics.incidents_open.set_function(incident_store.open_count)
-    metrics.incident_firing.set_function(lambda: incident_store.firing)
+    metrics.incident_firing.set_function(lambda: [(labels, 1.0) for labels in incident_store.firing])
     sinks = _make_sinks(settings, metrics, writer, transactions, extra_sinks, incident_store)
     sinks.restore(meta.get("sinks", {}))
     offsets = {Partition(topic, number): at for topic, number, at in meta.get("offsets", ())}
@@ -108,6 +120,31 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     guard = PoisonGuard(engine, always=not source.rewinds)
     promotion = ModelPromotion(settings, model, registry, engine, checkpointer, reporter, metrics)
     problems = {"retraining": promotion.problem, **sinks.problems, **source.problems, **checkpointer.problems}
+    streams = Streams(engine, store, turns.look, follows_changelog=settings.changelog)
+    if settings.http.stream_scores:
+        metrics.stream_score.set_function(stream_scores(streams, settings.http.stream_scores))
+
+    def make_page(ready: Check, access: Access) -> ASGIApp:
+        from detector.web.app import make_app  # noqa: PLC0415 - a fifth of a second, which nobody may ever look at
+        from detector.web.parts import Parts as PageParts  # noqa: PLC0415 - likewise
+
+        page_parts = PageParts(
+            version=__version__,
+            engine=engine,
+            streams=streams,
+            live=live,
+            fleet=fleet,
+            incidents=incident_store,
+            registry=registry,
+            ready=ready,
+            receivers=settings.receivers,
+            external_url=settings.http.external_url,
+            cell=settings.model.cell,
+            state_limit_bytes=engine.settings.memory_bytes,
+            changelog=settings.changelog,
+        )
+        return make_app(page_parts, access)
+
     logger.info(
         "longwatch %s: %s on %s, %d threads; state in %s (%s); model %s",
         *(__version__, settings.model.cell, device, engine.settings.threads, settings.state.directory),
@@ -133,6 +170,11 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         problems=problems,
         health=health,
         http_settings=settings.http,
+        make_page=make_page,
+        api_token=write_token(settings.state.directory),
+        turns=turns,
+        live=live,
+        fleet=fleet,
         notifier=notifier,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -28,8 +28,20 @@ MAX_LOGGED_MOVES = 1_000  # streams on two partitions that are named in the log,
 class Reporter:
     """Counts and tells what came of batches, checkpoints and retrainings."""
 
-    def __init__(self, metrics: Metrics, settings: Settings, streams: StreamCache, newest: float = 0.0) -> None:
-        """Go on from a checkpoint, with the time of the newest event before it, s; 0: none."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        settings: Settings,
+        streams: StreamCache,
+        newest: float = 0.0,
+        *,
+        on_retraining: Callable[[RetrainResult], object] = lambda outcome: None,
+    ) -> None:
+        """Go on from a checkpoint, with the time of the newest event before it, s; 0: none.
+
+        `on_retraining` is called with how each retraining ended.
+        """
+        self._on_retraining = on_retraining
         self._metrics, self._settings, self._streams = metrics, settings, streams
         self.newest = newest
         if newest:
@@ -118,6 +130,7 @@ class Reporter:
     def retraining(self, outcome: RetrainResult) -> None:
         """Tell how a retraining ended."""
         m = self._metrics
+        self._on_retraining(outcome)
         m.retrain[outcome.outcome].inc()
         m.retrain_seconds.observe([outcome.seconds])
         m.set_losses(outcome.losses)

@@ -35,6 +35,7 @@ from training.retrain.result import MAX_LANES, RetrainResult, eligible_lanes
 logger = logging.getLogger(__name__)
 
 NICENESS = 10  # above the daemon's own. Scoring comes first: at half of a core's load, this thread gets what is left
+CURVE_POINTS = 100  # of the losses that are shown, about
 STOP_SECONDS = 2.0  # one step takes tens of milliseconds, the longest stretch between two questions about a second
 
 
@@ -89,7 +90,14 @@ class Retrainer:
                     raise _StoppedError
                 return self._clock() - worked >= budget_seconds
 
-            return retrain(champion, histories, stream, seed, learning=learning or Learning(), stop=stop)
+            curve: list[float] = []
+            result = retrain(
+                *(champion, histories, stream, seed),
+                learning=learning or Learning(),
+                stop=stop,
+                on_step=lambda step: curve.append(step.loss),
+            )
+            return replace(result, curve=tuple(curve[:: max(len(curve) // CURVE_POINTS, 1)]))
 
         self._stopping.clear()
         self._outcome = run_in_thread(partial(self._run, learn), "retraining")

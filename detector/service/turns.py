@@ -14,11 +14,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from detector.errors import BusyError
+
 _Result = TypeVar("_Result")
-
-
-class BusyError(Exception):
-    """The engine was not free in time; the text says so to whoever asked."""
 
 
 class EndedError(Exception):

@@ -31,7 +31,8 @@ _OPEN = {
 def every_metric() -> Metrics:
     """Return metrics of which each has a value, so that a scrape shows all names and labels."""
     metrics = Metrics(version="", receivers=["NAME"])
-    metrics.incident_firing.set_function(lambda: [("", "", severity) for severity in ("warning", "critical")])
+    metrics.incident_firing.set_function(lambda: [(("", "", s), 1.0) for s in ("warning", "critical")])
+    metrics.stream_score.set_function(lambda: [(("",), 0.0)])
     metrics.set_model("", "lstm", 0.0)
     metrics.set_lag({Partition("", 0): 0})
     metrics.set_losses({"training": 0.0, "validation": 0.0})

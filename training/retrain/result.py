@@ -36,6 +36,7 @@ class RetrainResult:
     parent: str = ""  # version of the champion
     seed: int = 0
     seconds: float = 0.0  # set by the caller, who has the clock
+    curve: tuple[float, ...] = ()  # likewise: the training's losses in their order, thinned
 
     @property
     def losses(self) -> dict[str, float]:

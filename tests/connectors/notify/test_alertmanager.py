@@ -158,7 +158,7 @@ def test_prometheus_with_the_rules_that_ship_tells_alertmanager_which_streams(
         pytest.skip(NO_PROMETHEUS)
     metrics, port = Metrics("0.1.0"), own_port()
     firing = [("a0", 'rack-3/web-1/"cpu"', "critical"), ("a0", "rack-3/web-2/cpu", "critical")]
-    metrics.incident_firing.set_function(lambda: firing)
+    metrics.incident_firing.set_function(lambda: [(labels, 1.0) for labels in firing])
     scraped, thread = start_http_server(port, "127.0.0.1", metrics.registry)
     configuration = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},

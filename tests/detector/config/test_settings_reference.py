@@ -42,6 +42,7 @@ def test_every_setting_is_documented_and_of_a_type_every_source_supports() -> No
         ("receivers", "NAME", "routing_key"),
         ("receivers", "NAME", "token"),
         ("http", "password"),
+        ("http", "token"),
         ("http", "ssl_key_password"),
     }
 

@@ -8,7 +8,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from detector.service.turns import BusyError, EndedError, Turns
+from detector.errors import BusyError
+from detector.service.turns import EndedError, Turns
 
 PATIENCE = 240.0
 

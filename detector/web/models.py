@@ -1,0 +1,245 @@
+"""What the API answers and takes, as OpenAPI describes it.
+
+Times are RFC 3339 in UTC; columns of times are Unix seconds. null stands for what is not known.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Severity = Literal["warning", "critical"]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Column = list[float | None]
+
+
+class Model(BaseModel):
+    """The base: what is not declared is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Error(Model):
+    """Why a request failed."""
+
+    error: str = Field(description="one sentence, and how to mend it")
+
+
+class ModelNow(Model):
+    """The network that scores."""
+
+    version: str
+    cell: str
+    trained_at: str | None = Field(description="null for the one that ships")
+
+
+class Latency(Model):
+    """Seconds from a record's arrival at the broker to its score, over the last minute."""
+
+    p50: float
+    p99: float
+
+
+class Loss(Model):
+    """What a retraining changed."""
+
+    what: str
+    before: float | None = Field(description="of the model that scored, in nats")
+    after: float | None = Field(description="of the challenger")
+
+
+class Retraining(Model):
+    """The last retraining."""
+
+    at: str
+    outcome: Literal["promoted", "rejected", "failed", "skipped"]
+    reason: str
+    seconds: float
+    losses: list[Loss]
+    curve: list[float] = Field(description="training losses in nats, in order, thinned")
+
+
+class Status(Model):
+    """How the daemon is."""
+
+    version: str
+    ready: bool
+    word: str = Field(description="why it is not ready, or a word on its state")
+    now: str
+    model: ModelNow
+    streams: int = Field(description="in memory")
+    open_incidents: int
+    events_per_second: float
+    lag: int = Field(description="records that have not been read yet")
+    latency_seconds: Latency | None
+    rejected_share: float
+    late_share: float
+    state_bytes: int
+    state_limit_bytes: int
+    resident_bytes: int
+    retraining: Retraining | None
+    writable: bool = Field(description="whether the one who asks may change anything")
+    changelog: bool
+
+
+class FleetSeries(Model):
+    """The last hour, a point every ten seconds."""
+
+    time: list[float]
+    events_per_second: list[float]
+    lag: list[int]
+    latency_p99: Column
+    resident_bytes: list[int]
+
+
+class IncidentAlert(Model):
+    """One stream's alert, as a part of an incident."""
+
+    id: str
+    stream: str
+    severity: Severity
+    started_at: str
+    ended_at: str | None
+    score: float
+    channel: str
+    summary: str
+    verdict: Literal["false", "right"] | None
+
+
+class Acknowledged(Model):
+    """Who has taken an incident on."""
+
+    by: str
+    at: str
+    reason: str
+
+
+class Incident(Model):
+    """What broke together."""
+
+    id: str
+    state: Literal["open", "resolved"]
+    severity: Severity
+    started_at: str
+    ended_at: str | None
+    summary: str
+    score: float
+    streams: int
+    alerts: list[IncidentAlert] = Field(description="the worst ones, by score")
+    acknowledged: Acknowledged | None
+
+
+class Incidents(Model):
+    """Some incidents, newest first."""
+
+    incidents: list[Incident]
+    next: str | None = Field(description="give it as `before` for those that follow; null: there are no more")
+
+
+class AlertDetail(Model):
+    """An alert."""
+
+    alert: dict[str, Any] = Field(description="as on the alerts topic: docs/formats.md")
+    incident: str = Field(description="the id of its incident")
+    verdict: Literal["false", "right"] | None
+
+
+class Stream(Model):
+    """A stream as it is now. Of one that is only on disk no more than the name is known here."""
+
+    name: str
+    score: float | None = Field(description="of its last event; null before its first since the start")
+    threshold: float | None
+    rank: float | None = Field(description="how far from usual it is now")
+    last_event_at: str | None
+    interval_seconds: float | None
+    events: int | None
+    warming: bool | None
+    firing: str | None = Field(description="the id of its alert that fires")
+    muted: bool | None
+    rule: str | None
+    features: int | None
+
+
+class Streams(Model):
+    """Some streams."""
+
+    streams: list[Stream]
+    total: int
+    note: str = Field(description="what is not among them, for a person")
+
+
+class StreamDetail(Stream):
+    """A stream and its features."""
+
+    feature_names: list[str] = Field(description="in the order in which they appeared")
+
+
+class FeatureColumns(Model):
+    """A feature's columns."""
+
+    observed: list[float | str | None]
+    expected: list[float | str | None]
+    lower: Column
+    upper: Column
+    contribution: Column
+
+
+class ModelSwap(Model):
+    """From when on a model scored."""
+
+    time: float
+    version: str
+
+
+class Window(Model):
+    """Recent events of a stream, in columns."""
+
+    stream: str
+    features: list[str]
+    time: list[float] = Field(description="Unix seconds")
+    score: Column
+    threshold: Column
+    channel: list[str]
+    alert: list[bool]
+    models: list[ModelSwap]
+    by_feature: dict[str, FeatureColumns]
+    complete: bool
+    note: str
+
+
+class ModelCard(Model):
+    """A network that is kept."""
+
+    version: str
+    trained_at: str | None
+    cell: str | None
+    losses: dict[str, float]
+    current: bool
+
+
+class Models(Model):
+    """The networks that are kept, oldest first."""
+
+    models: list[ModelCard]
+
+
+class ReceiverTest(Model):
+    """Which receiver to try."""
+
+    receiver: str | None = Field(default=None, max_length=200, description="null: all")
+
+
+class ReceiverTried(Model):
+    """How a test alert went."""
+
+    receiver: str
+    place: str
+    problem: str = Field(description='"": it took the alert and its end')
+
+
+class ReceiversTried(Model):
+    """How test alerts went."""
+
+    receivers: list[ReceiverTried]
