@@ -32,12 +32,13 @@ from detector.checkpointing.state_directory import (
     put_aside,
     verified_meta,
 )
-from detector.errors import StateError
+from detector.errors import BusyError, StateError
 from detector.observability.metrics import Metrics
 from detector.state.former import incident_of
 
 logger = logging.getLogger(__name__)
 
+GLANCE_SECONDS = 0.05
 PLAIN, ZSTD = 1, 2  # of every row: the row itself, or the frame that the changelog has
 MAX_ROW_BYTES = 1 << 28  # rows are tens of KB; SQLite itself ends at 10^9 bytes
 
@@ -287,11 +288,27 @@ class SqliteStore:
     def _restricted_ids(self) -> set[int]:
         return {self._id(partition) for partition in self._restricted or ()}
 
+    # -- for those who look on -----------------------------------------------------------------------------------------
+
     def names_beginning(self, start: str, limit: int) -> list[str]:
-        """Return the names of streams that begin so, in order; at most `limit`."""
+        """Return the names of streams that begin so, in order; at most `limit`. BusyError while rows are written."""
         key, after = _encode(start), _encode(start) + b"\xff"  # which no name has
         query = "SELECT name FROM streams WHERE name >= ? AND name < ? ORDER BY name LIMIT ?"
-        return [_decode(name) for (name,) in self._asked(query, (key, after, limit))]
+        return [_decode(name) for (name,) in self._glanced(query, (key, after, limit))]
+
+    def count_now(self) -> int:
+        """Return the number of rows. BusyError while rows are written."""
+        return int(self._glanced("SELECT count(*) FROM streams")[0][0])
+
+    def _glanced(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        """Ask, but do not wait for a checkpoint to be written: that may take seconds."""
+        if not self._mutex.acquire(timeout=GLANCE_SECONDS):
+            raise BusyError(f"state directory {self.directory}: a checkpoint is being written: ask again")
+        try:
+            with self._explaining("read"):
+                return self._db.execute(query, values).fetchall()
+        finally:
+            self._mutex.release()
 
     def count(self) -> int:
         """Return the number of rows."""

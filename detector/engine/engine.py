@@ -49,6 +49,7 @@ class Step:
     """The results of one micro-batch."""
 
     scores: Scores
+    slot: Int64  # [scored] of each scored event's stream, as it was scored: an eviction may have given it away since
     alerts: list[Alert]
     duplicates: int
     late: int
@@ -109,6 +110,7 @@ class Engine:
             return steps[0]
         return Step(
             scores=Scores.concat(batch, edges, [step.scores for step in steps]),
+            slot=np.concatenate([step.slot for step in steps]),
             alerts=[alert for step in steps for alert in step.alerts],
             duplicates=sum(step.duplicates for step in steps),
             late=sum(step.late for step in steps),
@@ -163,6 +165,7 @@ class Engine:
         self._stages.on_stage("results")
         return Step(
             scores=scores,
+            slot=ids.slot[scores.event],
             alerts=alerts,
             duplicates=admitted.duplicates,
             late=admitted.late,

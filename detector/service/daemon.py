@@ -227,7 +227,7 @@ class Daemon:
                     self.sinks.write_alerts(step.alerts)
                     self.checkpointer.record_repartitioned(step.repartitioned)
                     self.incidents.step(part, step)
-                    self.live.step(step.scores)
+                    self.live.step(step.scores, step.slot, self.engine.streams.states.slots)
                     self.reporter.step(part, step, reset=reset)
                 rejected += refused
             self.sinks.write_dead_letters(rejected)

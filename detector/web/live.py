@@ -8,10 +8,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from connectors.batches import CHANNELS, Scores
 
@@ -72,58 +73,56 @@ class LiveStreams:
             watched.asked_at = now
             return self._number, [point for number, point in watched.points if number > after]
 
-    def step(self, scores: Scores) -> None:
-        """Take the scores of a batch."""
+    def step(self, scores: Scores, slot: NDArray[np.int64], slots: Mapping[str, int]) -> None:
+        """Take the scores of a batch; `slot` [scored]: of each event's stream; `slots`: those of streams by name.
+
+        It is by these that a stream's events are found: to look for its name in each batch would cost as much as a page
+        may cost in all.
+        """
         if not self._watched:
             return
         with self._lock:
             now = self._clock()
             for name in [n for n, one in self._watched.items() if now - one.asked_at > FORGOTTEN_SECONDS]:
                 del self._watched[name]
-            present = [(code, name) for code, name in enumerate(scores.batch.streams) if name in self._watched]
-            if not present:
-                return
-            self._number += 1
-            codes = scores.batch.stream[scores.event]
-            for code, name in present:
-                rows = np.flatnonzero(codes == code)[-KEPT:].tolist()
-                self._watched[name].points.extend((self._number, point) for point in _points(scores, rows))
+            wanted = [slots.get(name, -1) for name in self._watched]
+            rows = np.flatnonzero(np.isin(slot, wanted)).tolist()
+            self._number += len(rows) > 0
+            names, codes = scores.batch.streams, scores.batch.stream[scores.event[rows]].tolist()
+            for row, code in zip(rows, codes, strict=True):
+                if (watched := self._watched.get(names[code])) is not None:
+                    watched.points.append((self._number, _point(scores, row)))
 
 
-def _points(scores: Scores, rows: Sequence[int]) -> list[Point]:
-    batch = scores.batch
-    found = []
-    for row in rows:
-        values = {}
-        for j in range(int(scores.start[row]), int(scores.start[row + 1])):
-            observation = int(scores.observation[j])
-            symbol = int(batch.symbol[observation]) if batch.symbols else -1
-            if symbol >= 0:
-                likely = int(scores.expected_symbol[j])
-                observed: float | str | None = batch.symbols[symbol]
-                expected: float | str | None = scores.symbols[likely] if likely >= 0 else None
-            else:
-                observed, expected = _known(batch.value[observation]), _known(scores.expected[j])
-            values[batch.features[batch.feature[observation]]] = Value(
-                observed=observed,
-                expected=expected,
-                lower=_known(scores.lower[j]),
-                upper=_known(scores.upper[j]),
-                contribution=float(scores.contribution[j]),
-            )
-        channel = int(scores.channel[row])
-        found.append(
-            Point(
-                time=int(batch.time[scores.event[row]]),
-                score=float(scores.score[row]),
-                threshold=float(scores.threshold[row]),
-                channel=CHANNELS[channel] if channel >= 0 else "",
-                alert=bool(scores.alert[row]),
-                model_version=scores.model_version,
-                values=values,
-            )
+def _point(scores: Scores, row: int) -> Point:
+    batch, at = scores.batch, int(scores.event[row])
+    values = {}
+    for j in range(int(scores.start[row]), int(scores.start[row + 1])):
+        observation = int(scores.observation[j])
+        symbol = int(batch.symbol[observation]) if batch.symbols else -1
+        if symbol >= 0:
+            likely = int(scores.expected_symbol[j])
+            observed: float | str | None = batch.symbols[symbol]
+            expected: float | str | None = scores.symbols[likely] if likely >= 0 else None
+        else:
+            observed, expected = _known(batch.value[observation]), _known(scores.expected[j])
+        values[batch.features[batch.feature[observation]]] = Value(
+            observed=observed,
+            expected=expected,
+            lower=_known(scores.lower[j]),
+            upper=_known(scores.upper[j]),
+            contribution=float(scores.contribution[j]),
         )
-    return found
+    channel = int(scores.channel[row])
+    return Point(
+        time=int(batch.time[at]),
+        score=float(scores.score[row]),
+        threshold=float(scores.threshold[row]),
+        channel=CHANNELS[channel] if channel >= 0 else "",
+        alert=bool(scores.alert[row]),
+        model_version=scores.model_version,
+        values=values,
+    )
 
 
 def _known(number: float) -> float | None:

@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from fnmatch import translate
 from typing import NamedTuple
 
@@ -22,9 +22,12 @@ from detector.state.names import SYMBOLIC
 
 FRESH_SECONDS = 1.0  # for so long what was read is shown again ...
 SHARE = 0.05  # ... and for longer where reading takes long: at most this share of the time goes into it
-LOOK_SECONDS = 2.0  # to wait for the engine
+LOOK_SECONDS = 2.0  # to wait for the engine ...
+SHORT_LOOK_SECONDS = 0.05  # ... while what was read is not old: a checkpoint may take a second
+OLD_SECONDS = 10.0
 COUNT_SECONDS = 60.0  # between two counts of the streams on disk
 MAX_OFFSET = 10_000_000
+MAX_STORED = 20_000  # streams on disk that a search goes through
 MAX_STREAM_SCORES = 200  # streams that a metric names
 
 Int64 = NDArray[np.int64]
@@ -125,7 +128,7 @@ class Streams:
         self._follows_changelog = follows_changelog
         self._reading, self._counting = threading.Lock(), threading.Lock()
         self._table: _Table | None = None
-        self._stale_at = self._count_at = 0.0  # monotonic, s
+        self._read_at = self._stale_at = self._count_at = 0.0  # monotonic, s
         self._stored = 0
         self._chosen: tuple[Sequence[str], list[int]] | None = None
 
@@ -140,16 +143,19 @@ class Streams:
         if text:
             order = order[table.matching(text)[order]]
         found = table.rows(order[offset : offset + limit].tolist())
-        total = len(order)
-        if text and not self._follows_changelog and len(found) < limit and total < offset + limit:
-            # one more than is shown, and those in memory that begin so may be among them
-            names = self._store.names_beginning(text, offset + limit + total + 1)
+        total, note = len(order), self._note(table)
+        if text and not self._follows_changelog and len(found) < limit and offset + limit + total < MAX_STORED:
+            try:
+                # one more than is shown, and those in memory that begin so may be among them
+                names = self._store.names_beginning(text, offset + limit + total + 1)
+            except BusyError:
+                return StreamPage(found, total, f"{note} Those on disk are not shown while a checkpoint is written.")
             held = {table.names[i] for i in order.tolist()}
             stored = [name for name in names if name not in held]
             at = max(offset - total, 0)
             found += [_on_disk(name) for name in stored[at : at + limit - len(found)]]
             total += len(stored)
-        return StreamPage(found, total, self._note(table))
+        return StreamPage(found, total, note)
 
     def one(self, name: str) -> tuple[StreamRow, list[str]] | None:
         """Return a stream and its features; None for one that nobody knows. Raises BusyError."""
@@ -185,16 +191,17 @@ class Streams:
             table = self._table
             if table is not None and now < self._stale_at and (not holding or holding in table.names):
                 return table
+            recent = table is not None and not holding and now < self._read_at + OLD_SECONDS
             try:
-                with self._looking(LOOK_SECONDS):
+                with self._looking(SHORT_LOOK_SECONDS if recent else LOOK_SECONDS):
                     began = time.monotonic()
                     self._table = _Table(self._engine)
-                    took = time.monotonic() - began
             except BusyError:
                 if table is None:
                     raise
                 return table  # of a moment ago: better than nothing
-            self._stale_at = time.monotonic() + max(FRESH_SECONDS, took / SHARE)
+            self._read_at = time.monotonic()
+            self._stale_at = self._read_at + max(FRESH_SECONDS, (self._read_at - began) / SHARE)
             return self._table
 
     def _note(self, table: _Table) -> str:
@@ -202,7 +209,8 @@ class Streams:
             return "The streams of this worker's partitions that are in memory."
         with self._counting:
             if (now := time.monotonic()) >= self._count_at:
-                self._stored, self._count_at = self._store.count(), now + COUNT_SECONDS
+                with suppress(BusyError):  # what was counted before will do
+                    self._stored, self._count_at = self._store.count_now(), now + COUNT_SECONDS
             others = self._stored - len(table.names)
         if others <= 0:
             return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from connectors.batches import EventBatch
 from detector.engine.engine import Engine, EngineSettings
 from detector.web import live
 from detector.web.live import LiveStreams
@@ -20,6 +21,11 @@ class Clock:
         return self.now
 
 
+def take(engine: Engine, watching: LiveStreams, batch: EventBatch) -> None:
+    step = engine.step(batch)
+    watching.step(step.scores, step.slot, engine.streams.states.slots)
+
+
 def test_only_what_is_asked_for_is_kept_and_each_event_comes_once(model: Weights) -> None:
     engine, watching = Engine(model, EngineSettings()), LiveStreams()
     events = numbered(
@@ -30,8 +36,9 @@ def test_only_what_is_asked_for_is_kept_and_each_event_comes_once(model: Weights
         if number == 2:
             after, found = watching.points("a")
             assert found == []
-        scores = engine.step(batch).scores
-        watching.step(scores)
+        step = engine.step(batch)
+        scores = step.scores
+        watching.step(step.scores, step.slot, engine.streams.states.slots)
         if number >= 2:
             for row, event in enumerate(scores.event):
                 if batch.streams[batch.stream[event]] == "a":
@@ -50,7 +57,7 @@ def test_a_symbol_has_no_band(model: Weights) -> None:
     watching.points("a")
     events = [Event("a", int(time), {"state": "up", "x": 1.0}) for time in clock(50)]
     for batch in in_batches(numbered(events), 50):
-        watching.step(engine.step(batch).scores)
+        take(engine, watching, batch)
     state = watching.points("a")[1][-1].values["state"]
     assert (state.observed, state.expected, state.lower, state.upper) == ("up", "up", None, None)
 
@@ -62,13 +69,13 @@ def test_how_many_are_watched_and_for_how_long_is_bounded(model: Weights, monkey
     engine, watching = Engine(model, EngineSettings()), LiveStreams(ticking)
     batches = list(in_batches(numbered(wide("a", clock(90), noisy(90))), 30))
     watching.points("a")
-    watching.step(engine.step(batches[0]).scores)
+    take(engine, watching, batches[0])
     assert len(watching.points("a")[1]) == 10, "the last ones"
     for number in range(3):
         ticking.now += 1
         watching.points(f"other-{number}")
-    watching.step(engine.step(batches[1]).scores)
+    take(engine, watching, batches[1])
     assert watching.points("a")[1] == [], "it was the one not asked for for longest"
     ticking.now += live.FORGOTTEN_SECONDS + 1
-    watching.step(engine.step(batches[2]).scores)
+    take(engine, watching, batches[2])
     assert watching.points("a")[1] == []

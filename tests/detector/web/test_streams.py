@@ -117,6 +117,28 @@ def test_those_on_disk_follow_those_in_memory_page_by_page(engine: Engine, store
     assert others.one("rack/1") is None
 
 
+def test_nobody_waits_for_a_checkpoint_to_be_written(engine: Engine, store: SqliteStore) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def slow_rows() -> Iterator[tuple[str, bytes]]:
+        begun.set()
+        release.wait(240)
+        yield from ()
+
+    saving = threading.Thread(target=store.save, args=(slow_rows(), {}))
+    saving.start()
+    assert begun.wait(240)
+    streams = Streams(engine, store, Turns().look, follows_changelog=False)
+    page = streams.page("rack", "name", 0, 10)
+    assert page.total == 6
+    assert "while a checkpoint is written" in page.note
+    with pytest.raises(BusyError):
+        streams.one("unknown")
+    release.set()
+    saving.join(240)
+    assert streams.one("unknown") is None
+
+
 def test_a_metrics_streams_are_bounded_and_found_as_they_come(
     engine: Engine, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,176 @@
+"""What people who look cost scoring: events a second with ten pages open, against none, in turn in one run.
+
+    python -m tests.bench.bench_page [STREAMS] [PAGES]
+
+The daemon reads a file as fast as it can. A page listens to server-sent events, with the points of one stream, and asks
+once a second for the streams' list and for that stream's window. Then a search among the streams is timed, by the
+client's clock, while scoring goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from tests.daemon.support import PATIENCE, Longwatch
+
+ROUNDS, SECONDS, SETTLE_SECONDS = 4, 3.0, 1.5
+EVENTS = 24_000_000  # 1 GB
+SEARCHES = 30
+
+
+def write_events(path: Path, streams: int, rows: int) -> None:
+    """Write a CSV file of so many rows for each stream, ten seconds apart."""
+    names = [f"rack-{n % 40:02d}/host-{n:06d}/load" for n in range(streams)]
+    rng, first = np.random.default_rng(0), int(time.time()) - 10 * rows
+    with path.open("w") as file:
+        file.write("timestamp,stream,load\n")
+        for row in range(rows):
+            values = (20 + rng.standard_normal(streams)).round(3).tolist()
+            time_of_row = first + 10 * row
+            file.writelines(f"{time_of_row},{name},{value}\n" for name, value in zip(names, values, strict=True))
+
+
+class Page(threading.Thread):
+    """One person who looks."""
+
+    def __init__(self, port: int, stream: str) -> None:
+        super().__init__(daemon=True)
+        self._port, self._stream, self.over = port, stream, threading.Event()
+        self.events = self.answers = 0
+
+    def run(self) -> None:
+        listening = threading.Thread(target=self._listen, daemon=True)
+        listening.start()
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        while not self.over.wait(1.0):
+            for path in ("streams?limit=50", f"stream/window?name={self._stream}&events=300"):
+                connection.request("GET", f"/api/v1/{path}")
+                connection.getresponse().read()
+                self.answers += 1
+        connection.close()
+        listening.join(PATIENCE)
+
+    def _listen(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        connection.request("GET", f"/api/v1/events?stream={self._stream}")
+        answer = connection.getresponse()
+        while not self.over.is_set() and (line := answer.readline()):
+            self.events += line.startswith(b"event: ")
+        connection.close()
+
+
+def look(port: int, pages: int) -> None:
+    """Be so many people, in a process of its own, until standard input ends; then print what they saw."""
+    os.nice(19)  # they would be on machines of their own
+    people = [Page(port, f"rack-{n:02d}/host-{n:06d}/load") for n in range(pages)]
+    for page in people:
+        page.start()
+    sys.stdin.read()
+    for page in people:
+        page.over.set()
+    for page in people:
+        page.join(PATIENCE)
+    print(sum(page.events for page in people), sum(page.answers for page in people))
+
+
+@contextlib.contextmanager
+def looking(port: int, pages: int) -> Iterator[list[int]]:
+    """Have so many people look; what is yielded holds, at the end, how many events and answers they have seen."""
+    seen: list[int] = []
+    if not pages:
+        yield seen
+        return
+    command = [sys.executable, "-m", "tests.bench.bench_page", "look", str(port), str(pages)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield seen
+        out, _ = process.communicate("")
+        seen += map(int, out.split())
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return what a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Rate(NamedTuple):
+    by_clock: float  # events a second
+    by_cpu: float  # events for each second of CPU time that the daemon used, pages and all
+
+
+def rate(daemon: Longwatch) -> Rate:
+    """Return how fast events are scored, over SECONDS."""
+    time.sleep(SETTLE_SECONDS)
+    before, used, began = daemon.metrics()("events_scored_total"), cpu_seconds(daemon.process.pid), time.monotonic()
+    time.sleep(SECONDS)
+    after = daemon.metrics()("events_scored_total")
+    assert after < EVENTS, "the file was too short"
+    seconds, used = time.monotonic() - began, cpu_seconds(daemon.process.pid) - used
+    return Rate((after - before) / seconds, (after - before) / used)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["look"]:
+        look(int(sys.argv[2]), int(sys.argv[3]))
+        return
+    streams = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    pages = int(sys.argv[2]) if len(sys.argv) > 2 else 10
+    with tempfile.TemporaryDirectory() as folder:
+        events = Path(folder) / "events.csv"
+        write_events(events, streams, EVENTS // streams)
+        settings = {
+            "source.type": "file",
+            "source.paths": [str(events)],
+            "training.enabled": False,
+            "state.directory": f"{folder}/state",
+            "state.max_streams": 2 * streams,
+            "state.checkpoint_interval_seconds": 60,  # one of 100,000 streams takes several seconds
+        }
+        with Longwatch(Path(folder), settings) as daemon:
+            port = int(daemon.line(r"served on http://127\.0\.0\.1:(\d+)/")[1])
+            daemon.work_until(lambda m: m("streams") == streams, "all streams are there")
+            found: dict[int, list[Rate]] = {0: [], pages: []}
+            total = np.zeros(2, np.int64)
+            for turn in range(2 * ROUNDS):
+                # none, ten, ten, none ...: what drifts meets both
+                count = pages if turn % 4 in {1, 2} else 0
+                with looking(port, count) as seen:
+                    found[count].append(rate(daemon))
+                total += seen or [0, 0]
+            searches = []
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            for number in range(SEARCHES):
+                began = time.monotonic()
+                connection.request("GET", f"/api/v1/streams?q=HOST-{number:05d}&limit=50")
+                matching = json.loads(connection.getresponse().read())["total"]
+                searches.append(time.monotonic() - began)
+                assert matching, "it finds some"
+                time.sleep(0.2)
+            scored = daemon.metrics()("events_scored_total")
+    print(f"{streams} streams, {ROUNDS} rounds each, medians (least, most);", end=" ")
+    print(f"pages saw {total[0]} events and {total[1]} answers")
+    for name, place in (("second", 0), ("CPU second of the daemon", 1)):
+        rates = {count: [one[place] for one in all_found] for count, all_found in found.items()}
+        for count, some in rates.items():
+            print(f"  {count:2} pages: {median(some):,.0f} events a {name} ({min(some):,.0f}, {max(some):,.0f})")
+        print(f"            {median(rates[pages]) / median(rates[0]):.3f}")
+    while_scoring = "while scoring" if scored < EVENTS else "while nothing was scored"
+    print(f"  search {while_scoring}: {1e3 * median(searches):.0f} ms, at most {1e3 * max(searches):.0f}")
+
+
+if __name__ == "__main__":
+    main()
