@@ -143,7 +143,7 @@ class Api:
         self, name: _StreamName, events: Annotated[int, Query(ge=1, le=KEPT, description="at most")] = 300
     ) -> Response:
         """Events of a stream, from when it was first looked at: looking begins with the first request."""
-        if await self._read(lambda: self._parts.streams.one(name)) is None:
+        if not await self._read(lambda: self._parts.streams.exists(name)):
             raise _unknown(name)
         _, points = self._parts.live.points(name)
         return _json(await self._read(lambda: window(name, points[-events:])))
@@ -152,7 +152,7 @@ class Api:
         self, request: Request, stream: Annotated[str, Query(max_length=4096, description="whose points to send")] = ""
     ) -> StreamingResponse:
         """Server-sent events: `status` each second, `incident` as one changes, `points` of the stream asked for."""
-        if stream and await self._read(lambda: self._parts.streams.one(stream)) is None:
+        if stream and not await self._read(lambda: self._parts.streams.exists(stream)):
             raise _unknown(stream)
         self._events = self._events or Events(self._parts, self._read)
         listening = self._events.listen(stream, writable=self._is_writable(request))

@@ -91,6 +91,11 @@ class _Table:
             self._order[sort] = known
         return known
 
+    def place(self, name: str, slot: int) -> int | None:
+        """Return the row of a stream; None where it is not here."""
+        found = np.flatnonzero(self.slot == slot)
+        return int(found[0]) if len(found) and self.names[int(found[0])] == name else None
+
     def matching(self, text: str) -> NDArray[np.bool_]:
         """Return which names contain a text, whatever its case."""
         if self._folded is None:
@@ -165,12 +170,17 @@ class Streams:
             features = states.features_of(slot) if slot is not None else []
             features = [feature.removeprefix(SYMBOLIC) for feature in features]
         if slot is not None:
-            table = self._read(holding=name)
-            if name in table.names:
-                return table.rows([table.names.index(name)])[0], features
-        if not self._follows_changelog and name in self._store.names_beginning(name, 1):
-            return _on_disk(name), []
-        return None
+            table = self._read(holding=(name, slot))
+            if (place := table.place(name, slot)) is not None:
+                return table.rows([place])[0], features
+        return (_on_disk(name), []) if self._is_stored(name) else None
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a stream, in memory or on disk. Raises BusyError only where it is not in memory."""
+        return name in self._engine.streams.states.slots or self._is_stored(name)
+
+    def _is_stored(self, name: str) -> bool:
+        return not self._follows_changelog and name in self._store.names_beginning(name, 1)
 
     def scores(self, chosen: Callable[[Sequence[str]], list[int]]) -> list[tuple[str, float]]:
         """Return names and last scores of the streams that `chosen` picks from all names, of those that have one."""
@@ -184,14 +194,15 @@ class Streams:
         scores = table.latest["score"][picked].tolist() if picked else []
         return [(table.names[i], score) for i, score in zip(picked, scores, strict=True) if not math.isnan(score)]
 
-    def _read(self, holding: str = "") -> _Table:
+    def _read(self, holding: tuple[str, int] | None = None) -> _Table:
         """Return what there is, read lately; read anew where a stream is missing from it."""
         with self._reading:
             now = time.monotonic()
             table = self._table
-            if table is not None and now < self._stale_at and (not holding or holding in table.names):
+            holds = table is not None and (holding is None or table.place(*holding) is not None)
+            if table is not None and holds and now < self._stale_at:
                 return table
-            recent = table is not None and not holding and now < self._read_at + OLD_SECONDS
+            recent = holds and now < self._read_at + OLD_SECONDS
             try:
                 with self._looking(SHORT_LOOK_SECONDS if recent else LOOK_SECONDS):
                     began = time.monotonic()

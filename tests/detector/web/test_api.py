@@ -173,6 +173,16 @@ def test_events_tell_of_status_points_and_incidents(tmp_path: Path) -> None:
         assert not window["complete"]
 
 
+def test_the_daemon_stops_in_time_while_pages_are_open(tmp_path: Path) -> None:
+    with watched(tmp_path) as daemon, daemon.events() as first, daemon.events() as second:
+        assert next(first)[0] == next(second)[0] == "status"
+        status, _ = daemon.daemon.terminate()
+        assert status == 0
+        for _ in first:  # what was sent; then it is hung up on
+            pass
+        assert "Traceback" not in daemon.daemon.log
+
+
 def test_streams_on_disk_are_found_by_the_beginning_of_their_names(tmp_path: Path) -> None:
     with watched(tmp_path, state__max_streams=5) as daemon:
         daemon.feed(5, STREAMS[:12])
