@@ -13,6 +13,7 @@ from connectors.common.background import CALM_SECONDS, LASTING_SECONDS, OngoingP
 from detector.config.settings import load_settings
 from detector.service.daemon import Daemon
 from detector.service.factory import build_daemon
+from tests.daemon.support import until
 
 
 def failing(daemon: Daemon, part: str) -> float | None:
@@ -37,6 +38,9 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
             ],
         )
     )
+    # the first look of its thread, which takes all that is reported before for mended
+    until(lambda: made.incident_store._forget_due, "incidents have been looked at")
+    made.incident_store.flush()
     yield made
     made.shutdown(orderly=False)
 
