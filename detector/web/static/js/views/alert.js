@@ -1,0 +1,71 @@
+// One alert: the channel that fired with its own numbers, the features by share, and what the stream looked like.
+
+import { get, offers } from "../api.js";
+import { windowChart } from "../charts/window.js";
+import { mute, verdict } from "../dialogs.js";
+import { h, put, visible } from "../dom.js";
+import { number, score, share } from "../format.js";
+import { fact, sentence, severity, when } from "../parts.js";
+import { streamLink } from "../router.js";
+import { CHANNELS, channelWord, ENDED } from "../words.js";
+import { evidenceFigure } from "./evidence.js";
+import { guarded } from "./guarded.js";
+
+const SHARES = 8; // features shown
+const CHARTS = 3; // features drawn
+
+export async function showDetail(area, id, { signal, changed }) {
+  const [detail, canJudge, canMute] = await Promise.all([
+    get(`/alerts/${encodeURIComponent(id)}`, {}, signal), offers("POST", "/alerts/{id}/verdict"), offers("POST", "/mutes")]);
+  const { alert } = detail;
+  const act = async (done) => (await done) && changed();
+  const chartArea = h("div", {});
+  put(area,
+    h("div", { class: "card pad" },
+      h("div", { class: "detail-head" }, h("h2", {}, h("a", { class: "name stream-link", href: streamLink(alert.stream) }, h("bdi", {}, visible(alert.stream)))), severity(alert)),
+      h("p", { class: "finding" }, sentence(alert.summary ?? "")),
+      h("p", { class: "facts" }, h("span", {}, "since ", h("b", {}, when(alert.started_at))),
+        alert.ended_at ? h("span", {}, "until ", h("b", {}, when(alert.ended_at)), alert.resolved_by ? `: ${ENDED[alert.resolved_by] ?? alert.resolved_by}` : "") : null,
+        fact("score", `${score(alert.score)} of ${score(alert.threshold)}`), alert.return_period ? h("span", {}, alert.return_period) : null,
+        detail.verdict ? h("span", {}, "marked ", h("b", {}, detail.verdict)) : null),
+      h("div", { class: "why-grid" },
+        h("section", {}, h("h3", {}, `Why: ${channelWord(alert.channel)}`), h("p", { class: "note" }, CHANNELS[alert.channel]?.[1] ?? ""), evidenceFigure(alert)),
+        features(alert)),
+      h("div", { class: "actions after" },
+        canJudge ? guarded("False alarm", "false", () => act(verdict(alert, "false")), signal) : null,
+        canJudge ? guarded("Right", "right", () => act(verdict(alert, "right")), signal) : null,
+        canMute ? guarded("Mute the stream", "mute-stream", () => mute(alert.stream), signal) : null,
+        h("a", { class: "button", href: streamLink(alert.stream) }, "See the stream live"))),
+    chartArea,
+    h("details", { class: "after" }, h("summary", {}, "Where it came from"), origin(alert)));
+  if (detail.samples?.time.length) {
+    put(chartArea, h("section", { class: "card pad after", "aria-label": "Around the alert" }, h("div", { class: "chart-area" })));
+    const shown = leading(alert, detail.samples);
+    const chart = windowChart(chartArea.querySelector(".chart-area"), { signal });
+    requestAnimationFrame(() => signal.aborted || chart.update(detail.samples, shown));
+  }
+}
+
+function leading(alert, samples) {
+  const part = (feature) => alert.contributions?.[feature] ?? 0;
+  return [...samples.features].sort((a, b) => part(b) - part(a)).slice(0, CHARTS);
+}
+
+function features(alert) {
+  const all = Object.entries(alert.contributions ?? {}).sort((a, b) => b[1] - a[1]);
+  if (!all.length) return null;
+  const rows = all.slice(0, SHARES).map(([feature, part]) => h("tr", {},
+    h("th", { scope: "row" }, h("bdi", {}, visible(feature))),
+    h("td", { class: "number" }, visible(number(alert.observed?.[feature]))),
+    h("td", { class: "number soft" }, visible(number(alert.expected?.[feature]))),
+    h("td", { class: "share" }, h("span", { class: "share-bar", "aria-hidden": "true", css: { "--share": String(part) } }), h("span", {}, share(part)))));
+  const left = all.length - SHARES + (alert.features_left_out ?? 0);
+  return h("section", {}, h("h3", {}, all.length > 1 ? "Features by share" : "Feature"),
+    h("table", { class: "shares" }, h("thead", {}, h("tr", {}, [["feature", ""], ["observed", "number"], ["expected", "number"], ["share", ""]].map(([word, kind]) => h("th", { scope: "col", class: kind }, word)))), h("tbody", {}, rows)),
+    left > 0 ? h("p", { class: "note" }, `and ${left} more`) : null);
+}
+
+function origin(alert) {
+  const rows = [["alert", alert.id], ["topic or file", alert.topic], ["partition", alert.partition], ["offset", alert.offset], ["model", alert.model_version]];
+  return h("dl", { class: "figures small" }, rows.map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", { class: "name" }, visible(value ?? "–")))));
+}
