@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup demo test test-old-cpu test-busy test-faults lint check kernels tools format fix coverage references pictures docs bench bench-quality bench-cells bench-theory prior sbom lock rules dist test-import clean
+.PHONY: help install setup demo test test-old-cpu test-busy test-faults lint check kernels tools format fix coverage references pictures vendor docs bench bench-quality bench-cells bench-theory prior sbom lock rules dist test-import clean
 
 help: ## show this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ references: $(STAMP) ## the references that are made from the code: docs/setting
 
 pictures: $(STAMP) ## the pictures of docs/scoring.md, drawn from what the engine makes of small series
 	@$(BIN)/python -m docs.references.pictures
+
+vendor: $(STAMP) ## the page's charting library from npm, at its pinned version
+	@$(BIN)/python -m tests.vendor_page
 
 docs: $(STAMP) ## the documents as a site, build/site/index.html; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -1,10 +1,25 @@
 #!/bin/sh
 # Fetches prometheus, promtool and prometheus-alertmanager from Debian's packages into .tools/bin, without root and without
-# installing anything.
+# installing anything; axe-core from npm into .tools/axe. A browser needs more of Debian than one package: chromium is
+# installed where we are root, and else has to be there.
 # Says nothing when all is well, one line when it cannot be had (the tests that want it then skip); exits 0 either way.
 set -u
 
-bin="$(cd "$(dirname "$0")/.." && pwd)/.tools/bin"
+root="$(cd "$(dirname "$0")/.." && pwd)"
+bin="$root/.tools/bin"
+
+[ -e "$root/.tools/axe/axe.min.js" ] ||
+    (cd "$root" && "$root/.venv/bin/python" -m tests.vendor_page axe "$root/.tools/axe") ||
+    echo "fetch_tools: no axe-core: the test of the page's accessibility will skip" >&2
+
+if ! command -v chromium >/dev/null 2>&1 && ! command -v chromium-browser >/dev/null 2>&1 &&
+    ! command -v google-chrome >/dev/null 2>&1; then
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 &&
+        { timeout 300 apt-get -qq install -y --no-install-recommends chromium ||
+            { timeout 120 apt-get -qq update && timeout 300 apt-get -qq install -y --no-install-recommends chromium; }; } \
+            >/dev/null 2>&1 || echo "fetch_tools: no chromium (apt-get install chromium): the page's tests will skip" >&2
+fi
+
 for tool in promtool prometheus prometheus-alertmanager; do
     command -v "$tool" >/dev/null 2>&1 || [ -x "$bin/$tool" ] || missing=1
 done

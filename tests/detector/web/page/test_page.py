@@ -1,0 +1,186 @@
+"""The page in a real browser, against a running daemon."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.daemon.support import PATIENCE
+from tests.detector.web.page.conftest import Visit
+from tests.detector.web.support import HOSTILE, ROWS, STREAMS, Watched, scored, watched
+from tests.tools import NO_AXE, axe
+
+VIEWS = ["#/", "#/incidents/{id}", "#/streams", "#/stream?name=host-00%2Fload", "#/fleet"]
+
+expect.set_options(timeout=PATIENCE * 1e3)
+
+
+def address(daemon: Watched, view: str = "#/") -> str:
+    return f"{daemon.url}/{view.format(id=daemon.get('/incidents')['incidents'][0]['id'])}"
+
+
+def focused(page: Page) -> str:
+    """Return which row has the focus."""
+    return str(page.evaluate("document.activeElement.dataset.row ?? ''"))
+
+
+def test_an_incident_is_told_with_its_sentence_and_why_it_fired(daemon: Watched, visit: Visit) -> None:
+    incident = daemon.get("/incidents")["incidents"][0]
+    page = visit(address(daemon))
+    row = page.locator(f"[data-row='{incident['id']}']")
+    expect(row).to_have_text(incident["summary"])
+    row.click()
+    expect(page.locator("main h1")).to_have_text(incident["summary"])
+    worst = incident["alerts"][0]
+    shown = page.locator(".detail")
+    expect(shown.locator(".finding")).to_have_text(worst["summary"])
+    evidence = daemon.get(f"/alerts/{worst['id']}")["alert"]["evidence"]
+    assert shown.locator(".evidence dt").count() == len(evidence)
+    expect(shown.locator(".shares tbody tr")).to_have_count(2)
+
+
+def test_what_happens_is_shown_without_a_reload(tmp_path: Path, visit: Visit) -> None:
+    with watched(tmp_path) as daemon:
+        daemon.feed(ROWS)
+        scored(daemon, ROWS * len(STREAMS))
+        page = visit(daemon.url)
+        expect(page.locator("#pulse")).to_have_text("live")
+        expect(page.locator("main h1")).to_have_text("Nothing is wrong")
+        page.evaluate("window.same = true")
+        daemon.feed(3, spike=daemon.row + 1)
+        expect(page.locator(".incident").first).to_be_visible()
+        expect(page.locator("main h1")).to_contain_text("open incident")
+        expect(page.locator("#open-count")).to_be_visible()
+        expect(page.locator("#news")).to_contain_text("New incident")
+        assert page.evaluate("window.same")
+        page.close()  # before the daemon, whose end it would complain of
+
+
+def test_a_streams_events_arrive_while_one_looks(tmp_path: Path, visit: Visit) -> None:
+    with watched(tmp_path) as daemon:
+        daemon.feed(ROWS)
+        scored(daemon, ROWS * len(STREAMS))
+        page = visit(f"{daemon.url}/#/stream?name=host-00%2Fload")
+        expect(page.locator("#pulse")).to_have_text("live")
+        daemon.feed(5)
+        expect(page.locator("main .panel")).to_have_count(3)  # two features, and the score
+        expect(page.locator(".card > div > .note")).to_contain_text("5 events")
+        page.get_by_label("Event", exact=True).press("ArrowLeft")
+        expect(page.get_by_label("Event", exact=True)).to_have_attribute(
+            "aria-valuetext", re.compile("load .*expected")
+        )
+        page.get_by_text("The same as a table").click()
+        expect(page.locator(".as-table tbody tr")).to_have_count(5)
+        page.get_by_role("checkbox", name="free").uncheck()
+        expect(page.locator("main .panel")).to_have_count(2)
+        page.close()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_shown_as_text(daemon: Watched, visit: Visit, name: str) -> None:
+    page = visit(f"{daemon.url}/#/streams", width=360)
+    page.locator("#search").fill(name)
+    row = page.locator("main tbody [data-row]").filter(has_text=name)
+    expect(row).to_have_text(name)
+    row.click()
+    expect(page.locator("main h1")).to_have_text(name)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("main img, main script").count() == 0
+
+
+def test_all_can_be_reached_by_keys(daemon: Watched, visit: Visit) -> None:
+    page = visit(address(daemon))
+    page.keyboard.press("Tab")
+    expect(page.locator("#skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    page.keyboard.press("j")
+    first = focused(page)
+    assert first in {one["id"] for one in daemon.get("/incidents")["incidents"]}
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/#/incidents/**")
+    expect(page.locator(".detail .finding")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.wait_for_url("**/#/")
+    page.keyboard.press("g")
+    page.keyboard.press("s")
+    expect(page.locator("#search")).to_be_focused()
+    page.keyboard.type("host-07")
+    expect(page.locator("main tbody tr")).to_have_count(1)
+    page.keyboard.press("ArrowDown")
+    assert focused(page) == "host-07/load"
+    page.keyboard.press("Enter")
+    expect(page.locator("main h1")).to_have_text("host-07/load")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    page.get_by_label("single keys do this").uncheck()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_the_list_is_walked_by_j_k_and_arrows(daemon: Watched, visit: Visit) -> None:
+    page = visit(f"{daemon.url}/#/streams")
+    page.get_by_label("Order").select_option("name")
+    names = sorted(STREAMS)
+    expect(page.locator("main tbody [data-row]").first).to_have_text(names[0])
+    page.locator("main tbody [data-row]").first.focus()
+    for key, at in [("j", 1), ("ArrowDown", 2), ("k", 1), ("ArrowUp", 0), ("k", 0)]:
+        page.keyboard.press(key)
+        assert focused(page) == names[at]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1440])
+def test_no_view_keeps_anybody_out(daemon: Watched, visit: Visit, width: int, theme: str) -> None:
+    """axe-core finds nothing, and nothing is wider than the screen."""
+    if (path := axe()) is None:
+        pytest.skip(NO_AXE)
+    script = path.read_text()
+    for view in VIEWS:
+        page = visit(address(daemon, view), width=width, theme=theme)
+        expect(page.locator("html")).to_have_attribute("data-theme", theme)
+        page.evaluate(script)
+        found = page.evaluate("axe.run()")["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], view
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        page.close()
+
+
+def test_the_theme_can_be_chosen_and_is_kept(daemon: Watched, visit: Visit) -> None:
+    page = visit(daemon.url, theme="light")
+    page.get_by_role("button", name="Theme: auto").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.get_by_role("button", name="Theme: dark").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+
+def test_writing_needs_a_token_which_is_kept_for_the_tab_only(daemon: Watched, visit: Visit) -> None:
+    page = visit(daemon.url)
+    page.get_by_role("button", name="Read only").click()
+    page.get_by_role("textbox", name="Token").fill("wrong")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.get_by_role("alert")).to_contain_text("does not know this token")
+    page.get_by_role("textbox", name="Token").fill(daemon.token)
+    page.get_by_role("button", name="Use it").click()
+    expect(page.get_by_role("button", name="May write")).to_be_visible()
+    assert page.evaluate("Object.values(sessionStorage)") == [daemon.token]
+    assert daemon.token not in page.evaluate("JSON.stringify(localStorage)")
+    page.reload()
+    page.get_by_role("button", name="May write").click()
+    page.get_by_role("button", name="Forget the token").click()
+    expect(page.get_by_role("button", name="Read only")).to_be_visible()
+    assert page.evaluate("Object.values(sessionStorage)") == []
+
+
+def test_what_is_not_there_is_said_in_words(daemon: Watched, visit: Visit) -> None:
+    page = visit(f"{daemon.url}/#/nowhere/{quote('<b>', safe='')}")
+    expect(page.locator("main")).to_contain_text("There is no such page")
+    expect(page.get_by_role("link", name="All incidents")).to_be_visible()
