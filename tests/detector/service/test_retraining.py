@@ -18,7 +18,7 @@ import pytest
 
 from detector.config.sections import TrainingSettings
 from detector.engine.engine import Engine
-from detector.service.retraining import NICENESS, Retrainer
+from detector.service.retraining import CURVE_POINTS, NICENESS, Retrainer
 from tests.fleets import noise, odd_waves, rings
 from tests.streams import START, table
 from training.network.weights import Weights, load_prior
@@ -83,6 +83,8 @@ def test_an_outcome_is_returned_once_with_its_duration(retrainer: Retrainer, cap
         retrainer.start(load_prior(), rings(odd_waves(LANES, 200))[0], STREAM, 0, budget_seconds=1e9)
         outcome = outcome_of(retrainer)
     assert outcome.outcome == "promoted", outcome.reason
+    assert 0 < len(outcome.curve) <= 2 * CURVE_POINTS
+    assert outcome.curve[-1] < outcome.curve[0], "it learns"
     assert 0 < outcome.seconds <= time.monotonic() - began
     assert retrainer.result() is None
     assert not retrainer.running

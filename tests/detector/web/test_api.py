@@ -142,6 +142,29 @@ def test_errors_are_one_sentence_of_json(daemon: Watched, path: str, status: int
     assert why in answer.json()["error"]
 
 
+@pytest.mark.parametrize(
+    "path", ["/../app.py", "/%2e%2e/app.py", "/..%2fapp.py", "/js/../../app.py", "//etc/passwd", "/js", "/%00"]
+)
+def test_no_file_but_the_pages_own_is_served(daemon: Watched, path: str) -> None:
+    answer = daemon.ask(path)
+    assert answer.status in {200, 404}
+    assert b"make_app" not in answer.body
+    assert b"root:" not in answer.body
+    if answer.status == 200:  # a path that names nothing but the page itself
+        assert answer.body == daemon.ask("/").body
+
+
+def test_a_browser_may_keep_the_page_but_asks_whether_it_is_the_same(daemon: Watched) -> None:
+    page = daemon.ask("/")
+    assert page.status == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["cache-control"] == "no-cache"
+    for header, value in SECURITY_HEADERS:
+        assert page.headers[header.decode()] == value.decode()
+    assert daemon.ask("/", If_None_Match=page.headers["etag"]).status == 304
+    assert daemon.ask("/", "POST", {}).status == 405
+
+
 # -- live --------------------------------------------------------------------------------------------------------------
 
 
