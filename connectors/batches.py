@@ -317,6 +317,7 @@ class Alert:
     return_period: str = ""  # in words
     summary: str = ""  # one sentence, made of `evidence`
     evidence: dict[str, float] = field(default_factory=dict)  # the channel's own numbers, by their names
+    rule: str = ""  # name of the rule that the stream had; "": none, what holds for all
 
 
 class CsvLayout(NamedTuple):

@@ -153,6 +153,7 @@ class AlertRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
         ),
     ] = ""
     features_left_out: _FeaturesLeftOut = 0
+    rule: Annotated[str, _field("name of the rule ([[rules]]) that the stream had; absent: [alerting] held")] = ""
 
 
 class WebhookMessage(msgspec.Struct, omit_defaults=True, kw_only=True):

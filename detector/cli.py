@@ -58,7 +58,8 @@ _EXAMPLES = {
     "config": """examples:
   longwatch config --config longwatch.toml
   longwatch config --schema > longwatch.schema.json
-  longwatch config --config longwatch.toml --check""",
+  longwatch config --config longwatch.toml --check
+  longwatch config --config longwatch.toml --stream web-1/cpu""",
     "schema": """examples:
   longwatch schema alerts > alert.schema.json""",
     "completion": """examples:
@@ -217,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
         "--check", action="store_true",
         help="check directories, files, brokers, topics, permissions and ports instead; exit 2 if one fails",
     )  # fmt: skip
+    config.add_argument("--stream", metavar="NAME", help="show which rule a stream of this name gets, and what holds")
     schema = add("schema", "Print the JSON Schema of a record that longwatch writes (docs/formats.md).")
     schema.add_argument("record", choices=("scores", "alerts", "webhook", "incident", "rejected"), help="which record")
     completion = add(

@@ -151,16 +151,20 @@ class Dispatcher:
             ]
         self._keep(messages)
 
-    def write(self, alerts: Sequence[Alert]) -> None:
-        """Take alerts for those who are told of each, likewise."""
+    def write(
+        self, alerts: Sequence[Alert], only: Callable[[Alert], Collection[str] | None] = lambda alert: None
+    ) -> None:
+        """Take alerts for those who are told of each, likewise; `only` returns who is told of one, None: all."""
         names = [name for name, settings in self._settings.items() if settings.tell == "alerts"]
         if names:
             self._keep(
                 [
                     NewMessage(name, webhook_id(alert), alert.stream, webhook_body(alert))
                     for alert in alerts
+                    for of_alert in (only(alert),)
                     for name in names
-                    if self._filters[name].takes(alert.severity, (alert.stream,))
+                    if (of_alert is None or name in of_alert)
+                    and self._filters[name].takes(alert.severity, (alert.stream,))
                 ]
             )
 

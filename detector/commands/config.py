@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from connectors.common.section import Section
+from detector.config.rules import in_effect
 from detector.config.settings import Settings
 from detector.observability.log_format import printable
 
@@ -26,17 +28,40 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
             failed |= bool(finding.problem)
         if failed:
             sys.exit(2)
+    elif options.stream is not None:
+        print(of_stream(settings, options.stream), end="")
     else:
         print(effective(settings), end="")
+
+
+def of_stream(settings: Settings, stream: str) -> str:
+    """Return which rule a stream gets and what holds for its alerts by it, as TOML."""
+    from detector.scoring.rules import StreamRules  # noqa: PLC0415 - with numba
+    from detector.service.engine_setup import alert_rules, stream_rules  # noqa: PLC0415 - likewise
+
+    number = StreamRules(alert_rules(settings.alerting), stream_rules(settings)).number_of(stream)
+    rule = settings.rules[number - 1] if number else None
+    held = settings.alerting if rule is None else in_effect(rule, settings.alerting)
+    lines = [f"# stream {toml(stream)} gets " + (f"the rule {rule.name}" if rule else "no rule: [alerting] holds")]
+    if rule is not None and (place := settings.origin(f"rules.{number - 1}")):
+        lines[0] += f"  # {place}"
+    for name, value in held:
+        line = f"# {name} = not set" if value is None else f"{name} = {toml(value)}"
+        by_rule = rule is not None and getattr(rule, name, None) is not None
+        lines.append(f"{line}  # by the rule" if by_rule else line)
+    if rule is not None:
+        lines += [f"{name} = {toml(getattr(rule, name))}" for name in ("severity", "receivers", "mute")]
+    return "\n".join(lines) + "\n"
 
 
 def effective(settings: Settings) -> str:
     """Return the settings as TOML that can be read back; secrets are masked, what was set says where it came from."""
     lines = []
-    sections = [(name, values) for name, values in settings if not isinstance(values, dict)]
-    sections += [(f"receivers.{name}", values) for name, values in settings.receivers.items()]
-    for section, values in sections:
-        lines.append(f"[{section}]")
+    sections = [(name, f"[{name}]", values) for name, values in settings if isinstance(values, Section)]
+    sections += [(f"receivers.{name}", f"[receivers.{name}]", of) for name, of in settings.receivers.items()]
+    sections += [(f"rules.{number}", "[[rules]]", rule) for number, rule in enumerate(settings.rules)]
+    for section, header, values in sections:
+        lines.append(header)
         for name, value in values:
             if value is None:
                 line = f"# {name} = not set"

@@ -26,7 +26,10 @@ REMOVED: dict[Name, Name | str] = {
     ("alerting", "least_deviation_absolute"): ("alerting", "min_deviation_absolute"),
     ("alerting", "least_deviation_relative"): ("alerting", "min_deviation_relative"),
     ("alerting", "least_duration_seconds"): ("alerting", "min_duration_seconds"),
-    ("alerting", "mute"): ("alerting", "muted_streams"),
+    **dict.fromkeys(
+        (("alerting", "mute"), ("alerting", "muted_streams")),
+        "it is a rule now: write [[rules]], a name, streams = [...] and mute = true (docs/how-to/rules.md)",
+    ),
     ("alerting", "repeats"): _REPEATED,
     ("alerting", "repeated_anomalies"): _REPEATED,
     ("kafka", "max_poll_records"): ("source", "max_poll_records"),
@@ -69,6 +72,15 @@ def named_section(annotation: Any) -> type[BaseModel] | None:
     """Return the model of sections that have names of their own, a dict of them; None where it is no such."""
     if get_origin(annotation) is dict:
         model = get_args(annotation)[1]
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            return model
+    return None
+
+
+def table_list(annotation: Any) -> type[BaseModel] | None:
+    """Return the model of a list of tables, such as [[rules]]; None where it is none."""
+    if get_origin(annotation) in (list, tuple):
+        model = get_args(annotation)[0]
         if isinstance(model, type) and issubclass(model, BaseModel):
             return model
     return None
@@ -124,6 +136,7 @@ class Names:
         self.sections = {path[:n] for path in self.types for n in range(1, len(path))}
         secrets = [path for path, annotation in self.types.items() if is_secret(annotation)]
         self.secret_files = {(*path[:-1], f"{path[-1]}_file"): path for path in secrets}
+        self.lists = {path[0] for path, annotation in self.types.items() if table_list(annotation) is not None}
         self._named = {path[0] for path in self.types if NAME in path}
 
     def known(self, path: Name) -> Name:
@@ -133,6 +146,12 @@ class Names:
     def folded(self, path: Name) -> Name:
         """Return a path with a section's given name in small letters: variables have no others."""
         return (path[0], path[1].lower(), *path[2:]) if len(path) > 1 and path[0] in self._named else path
+
+    def inside(self, path: Name, name: str) -> str:
+        """Return what to do about an unknown name inside a list of tables."""
+        model = table_list(self.types[path])
+        near = difflib.get_close_matches(name, model.model_fields if model else (), n=1)
+        return f"did you mean {near[0]}?" if near else REFERENCE
 
     def suggestion(self, name: str, write: Callable[[Name], str], sections: bool = False) -> str:
         """Return what to do about an unknown name, in the source's own way of writing names."""

@@ -146,8 +146,6 @@ class AlertingSettings(Section):
     """Alert only if observed and expected differ by at least this share of the expected value."""
     min_duration_seconds: float = Field(0.0, ge=0, le=MAX_SECONDS)
     """Alert only once an anomaly has lasted this long, in event time."""
-    muted_streams: tuple[str, ...] = ()
-    """Patterns of names of streams that never alert, such as "test-*/*"."""
     critical_above_threshold: float = Field(1.0, ge=0, le=300)
     """An alert is critical if its score is this far above the threshold; 1 is ten times as rare."""
 

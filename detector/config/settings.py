@@ -20,6 +20,7 @@ from connectors.http_server.settings import HttpSettings
 from connectors.kafka.settings import KafkaSettings, topic_problem
 from connectors.notify.settings import ReceiverSettings, check_names
 from detector.config import sections
+from detector.config.rules import MAX_RULES, RuleSettings, check_rules
 from detector.config.sources import (
     Found,
     Layer,
@@ -54,6 +55,8 @@ class Settings(BaseSettings):
     state: sections.StateSettings = _section(sections.StateSettings)
     processing: sections.ProcessingSettings = _section(sections.ProcessingSettings)
     alerting: sections.AlertingSettings = _section(sections.AlertingSettings)
+    rules: tuple[RuleSettings, ...] = Field((), max_length=MAX_RULES)
+    """What holds for some streams instead of [alerting]: a table [[rules]] each; the first that matches holds."""
     incidents: sections.IncidentsSettings = _section(sections.IncidentsSettings)
     output: sections.OutputSettings = _section(sections.OutputSettings)
     receivers: dict[str, ReceiverSettings] = Field(default_factory=dict)
@@ -67,6 +70,11 @@ class Settings(BaseSettings):
     def _receivers_are_named(cls, receivers: dict[str, ReceiverSettings]) -> dict[str, ReceiverSettings]:
         check_names(list(receivers))
         return receivers
+
+    @model_validator(mode="after")
+    def _rules_fit(self) -> Settings:
+        check_rules(self.rules, self.receivers)
+        return self
 
     @model_validator(mode="after")
     def _exactly_once_is_possible(self) -> Settings:
@@ -156,15 +164,18 @@ def load_settings(
     layers += secrets_directory(Settings, secrets), environment_variables(Settings, environment), Layer(Settings)
     layers[-1].add_options("--set", overrides, "section.name=value, such as kafka.topics=metrics")
     found: dict[tuple[str, ...], Found] = {}
+    places: dict[tuple[str, ...], str] = {}
     errors: list[str] = []
     for layer in layers:  # each wins over those before it
+        places = {path: place for path, place in places.items() if path[:1] not in layer.found} | layer.places
         found |= layer.found
         errors += layer.errors
     try:
         settings = Settings(*(InitSettingsSource(Settings, layer.tree()) for layer in reversed(layers)))
     except ValidationError as invalid:
-        errors += explain(Settings, invalid, found)
+        errors += explain(Settings, invalid, found, places)
     if errors:
         raise SettingsError(errors) from None  # pydantic's own text would show what was found, secrets included
     settings._origins = {".".join(path): value.origin for path, value in found.items()}
+    settings._origins |= {".".join(path): place for path, place in places.items()}
     return settings

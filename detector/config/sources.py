@@ -47,6 +47,7 @@ class Layer:
     def __init__(self, settings: type[BaseModel]) -> None:
         self.settings, self.names = settings, Names(settings)
         self.found: dict[Name, Found] = {}
+        self.places: dict[Name, str] = {}  # of what is inside a list of tables: ("rules", "0", "threshold")
         self.errors: list[str] = []
 
     def add(self, path: Name, value: Any, origin: str) -> bool:
@@ -117,7 +118,9 @@ def toml_file(settings: type[BaseModel], config: Path) -> Layer:
     layer = Layer(settings)
     try:
         text = config.read_text(encoding="utf-8")
-        _walk(layer, tomllib.loads(text), (), str(config), _lines(text))
+        lines = _lines(text)
+        _walk(layer, tomllib.loads(text), (), str(config), lines)
+        layer.places = {path: f"{config}:{line}" for path, line in lines.items() if path[0] in layer.names.lists}
     except OSError as error:
         layer.errors.append(f"{config}: cannot be read: {error.strerror}")
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:  # the last: a thousand brackets
@@ -144,11 +147,16 @@ def _walk(layer: Layer, table: Mapping[str, Any], prefix: Name, config: str, lin
 def _lines(text: str) -> dict[Name, int]:
     """Return the line of every table and key; good enough for messages (a multi-line string may mislead it)."""
     found: dict[Name, int] = {}
+    counts: dict[Name, int] = {}  # of a list's tables
     section: Name = ()
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
-            section = _key(header[1])
+        if header := re.match(r"\s*(\[+)\s*([^\]]+?)\s*\]", line):
+            section = _key(header[2])
             found.setdefault(section, number)
+            if header[1] == "[[":  # the next table of a list
+                counts[section] = counts.get(section, -1) + 1
+                section = (*section, str(counts[section]))
+                found.setdefault(section, number)
         elif assignment := re.match(r"\s*([\w.\"' -]+?)\s*=", line):
             found.setdefault((*section, *_key(assignment[1])), number)
     return found
@@ -198,13 +206,21 @@ def _is_service_link(name: str, value: str) -> bool:
     return not name.endswith("_PORT") or name.endswith("_SERVICE_PORT") or bool(SERVICE_LINK_URL.match(value))
 
 
-def explain(model: type[BaseModel], invalid: ValidationError, found: Mapping[Name, Found]) -> list[str]:
-    """Return a line for each of pydantic's errors: where, which setting, what was found, what is expected."""
+def explain(
+    model: type[BaseModel],
+    invalid: ValidationError,
+    found: Mapping[Name, Found],
+    places: Mapping[Name, str] | None = None,
+) -> list[str]:
+    """Return a line for each of pydantic's errors: where, which setting, what was found, what is expected.
+
+    `places`: where what is inside a list of tables was set.
+    """
     names = Names(model)
-    return [_explained(error, names, found) for error in invalid.errors(include_url=False)]
+    return [_explained(error, names, found, places or {}) for error in invalid.errors(include_url=False)]
 
 
-def _explained(error: ErrorDetails, names: Names, found: Mapping[Name, Found]) -> str:
+def _explained(error: ErrorDetails, names: Names, found: Mapping[Name, Found], places: Mapping[Name, str]) -> str:
     location = tuple(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if names.known(location) != location:
@@ -220,8 +236,15 @@ def _explained(error: ErrorDetails, names: Names, found: Mapping[Name, Found]) -
     if name in message:
         return f"{origin}: {message}"
     shown = "set (hidden)" if is_secret(names.types[names.known(path)]) else _shown(value)
-    inner = "" if location == path else f" at {'.'.join(location[len(path) :])}"
-    return f"{origin}: {name} is {shown}{inner}: {message}"
+    if location == path:
+        return f"{origin}: {name} is {shown}: {message}"
+    if place := next((places[location[:n]] for n in range(len(location), len(path), -1) if location[:n] in places), ""):
+        if error["type"] == "extra_forbidden":
+            return f"{place}: unknown setting {dotted(location)}; {names.inside(path, location[-1])}"
+        if error["type"] == "missing":
+            return f"{place}: {dotted(location)} is not set, and each of {name} needs it"
+        return f"{place}: {dotted(location)} is {_shown(error['input'])}: {message}"
+    return f"{origin}: {name} is {shown} at {'.'.join(location[len(path) :])}: {message}"
 
 
 def _shown(value: Any) -> str:

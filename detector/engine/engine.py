@@ -19,6 +19,7 @@ from detector.engine.results import alerts_of, resolved, scores_of
 from detector.engine.stages import Stages
 from detector.scoring.admission import MovedBack, admit_events, silence_of
 from detector.scoring.incidents import AlertRules, end_incident
+from detector.scoring.rules import StreamRule, StreamRules
 from detector.scoring.symbols import SYMBOL_ROW
 from detector.state.lane_network import lanes_on
 from detector.state.stream_cache import PACK_BATCH, PORTION, SpillBuffer, StreamCache
@@ -39,9 +40,9 @@ class EngineSettings:
     threads: int = 1
     keep_late: bool = False
     keep_duplicates: bool = False
-    muted_streams: tuple[str, ...] = ()  # name patterns
     timezone: str = "UTC"  # whose clock the streams' days and weeks follow
-    rules: AlertRules = field(default_factory=AlertRules)
+    rules: AlertRules = field(default_factory=AlertRules)  # of the streams that none of `by_pattern` matches
+    by_pattern: tuple[StreamRule, ...] = ()  # the first that matches holds
 
 
 @dataclass(slots=True)
@@ -79,6 +80,7 @@ class Engine:
     ) -> None:
         model = model or load_prior()
         self.settings = settings or EngineSettings()
+        self.rules = StreamRules(self.settings.rules, self.settings.by_pattern)
         self.streams = StreamCache(
             StreamStates(lanes_on(model, device), model.shape.state_size, model.shape.horizons),
             model.fingerprint(),
@@ -86,11 +88,11 @@ class Engine:
             spill,
             max_streams=self.settings.max_streams,
             memory_bytes=self.settings.memory_bytes,
-            muted_streams=self.settings.muted_streams,
+            rule_of=self.rules.number_of,
         )
         self.latest = Latest()
         self._states = self.streams.states
-        self._stages = Stages(self._states, model.shape, self.settings.rules, self.settings.threads, on_stage)
+        self._stages = Stages(self._states, model.shape, self.rules.table(), self.settings.threads, on_stage)
 
     # -- the way through ---------------------------------------------------------------------------------------------
 
@@ -160,7 +162,7 @@ class Engine:
         work = scored.batch
         self.latest.note(len(self._states.streams.rows), work.slot, work.time, scored.verdicts)
         scores = scores_of(batch, scored, streams.version, self._states.symbol_names)
-        alerts = alerts_of(batch, scored, self._states, streams.version, settings.rules.critical_above_threshold)
+        alerts = alerts_of(batch, scored, self._states, streams.version, self.rules)
         for_memory, for_number = streams.evict()
         self._stages.on_stage("results")
         return Step(
@@ -231,6 +233,12 @@ class Engine:
     @fleet_events_per_day.setter
     def fleet_events_per_day(self, rate: float) -> None:
         self._stages.rules = self._stages.rules._replace(fleet_events_per_day=float(rate))
+
+    def use_rules(self, default: AlertRules, by_pattern: Sequence[StreamRule] = ()) -> None:
+        """Alert by other rules from the next event on; what streams have learnt, and open incidents, stay."""
+        self.rules = StreamRules(default, by_pattern)
+        self.streams.give_rules(self.rules.number_of)
+        self._stages.rules = self.rules.table(self.fleet_events_per_day)
 
     @property
     def version(self) -> str:

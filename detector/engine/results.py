@@ -15,6 +15,7 @@ from detector.engine.stages import ScoredBatch
 from detector.scoring.admission import AHEAD
 from detector.scoring.batch import Records, SortedBatch
 from detector.scoring.incidents import FIRES, NONE, PEAKS, RENEWS, RESOLVES, alert_id
+from detector.scoring.rules import StreamRules
 from detector.state.names import SymbolNames
 from detector.state.stream_states import StreamStates
 from training.network.compiled import compiled
@@ -24,7 +25,7 @@ from training.symbols.kernels import PREDICTION
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
-ORIGIN = "id", "started_at", "topic", "partition", "offset"  # what an alert keeps of its incident's first event
+ORIGIN = "id", "started_at", "topic", "partition", "offset", "rule"  # what an alert keeps of its incident's first event
 
 
 def scores_of(batch: EventBatch, scored: ScoredBatch, version: str, names: SymbolNames) -> Scores:
@@ -135,7 +136,7 @@ def _gather(
 
 
 def alerts_of(
-    batch: EventBatch, scored: ScoredBatch, states: StreamStates, version: str, critical_above: float
+    batch: EventBatch, scored: ScoredBatch, states: StreamStates, version: str, rules: StreamRules
 ) -> list[Alert]:
     """Carry open incidents' alerts on; return those that fire or resolve."""
     work, verdicts, open_alerts = scored.batch, scored.verdicts, states.open_alerts
@@ -149,7 +150,9 @@ def alerts_of(
             by = ACCEPTED if verdicts["accepted"][i] else BACK
             alerts.append(resolved(open_alerts.pop(slot), int(work.time[i]), by))
         if change in {FIRES, PEAKS, RENEWS}:
-            alert = _alert_of(batch, scored, i, version, critical_above, states.symbol_names)
+            rule = int(states.streams.rows["rule"][slot])
+            alert = _alert_of(batch, scored, i, version, rules.critical_above(rule), states.symbol_names)
+            alert = replace(alert, rule=rules.all[rule].name)
             if change == PEAKS:
                 origin = {name: getattr(open_alerts[slot], name) for name in ORIGIN}
                 alert = replace(alert, **origin)

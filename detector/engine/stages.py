@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from detector.engine.batch_layout import Pass
 from detector.scoring.batch import MEASURED, VERDICT, Forecasts, SortedBatch, Symbols, Tables, Verdicts
-from detector.scoring.incidents import AlertRules
 from detector.scoring.judge import judge
+from detector.scoring.rules import RuleTable
 from detector.scoring.symbols import measure_symbols, network
 from detector.state.stream_states import StreamStates
 from training.network.history import WINDOW, record, unroll
@@ -48,7 +48,7 @@ class Stages:
         self,
         states: StreamStates,
         shape: Shape,
-        rules: AlertRules,
+        rules: RuleTable,
         threads: int,
         on_stage: Callable[[str], None] | None,
     ) -> None:

@@ -12,10 +12,11 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from connectors.batches import Alert
@@ -70,14 +71,17 @@ class Incidents:
         settings: IncidentsSettings,
         dispatcher: Dispatcher | None = None,
         *,
+        routes: Mapping[str, Collection[str]] = MappingProxyType({}),
         on_opened: Callable[[str], object] = lambda severity: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open `incidents.db` in `directory`, and go on with what is open there. Raises IncidentsError.
 
+        `routes`: the receivers that are told of a rule's alerts, by its name; empty or none: all that take them.
         `on_opened` is called with the severity of each incident that begins.
         """
         self._settings, self._dispatcher, self._on_opened, self._clock = settings, dispatcher, on_opened, clock
+        self.routes = routes  # may be replaced at any time
         self._store = IncidentStore(directory)
         self._kept: list[Alert] = []  # not in the store yet
         self._keeping = threading.Lock()  # for a moment
@@ -108,7 +112,7 @@ class Incidents:
         if not alerts:
             return
         if self._dispatcher is not None:
-            self._dispatcher.write(alerts)
+            self._dispatcher.write(alerts, lambda alert: self._told_by([alert.rule]))
         with self._keeping:
             self._kept += alerts
         self._wake.set()
@@ -308,10 +312,20 @@ class Incidents:
         if self._dispatcher is not None:
             found = (self._store.records("id = ?", (name,), 1, ALERTS_SHOWN) for name in self._telling)
             records = [record for rows in found for _, record in rows]
-            self._dispatcher.tell([Told(record, self._store.streams(record.id)) for record in records])
+            self._dispatcher.tell(
+                [
+                    Told(record, self._store.streams(record.id), self._told_by(self._store.rules(record.id)))
+                    for record in records
+                ]
+            )
             self._dispatcher.flush()
         self._store.told(self._telling)
         self._telling = []
+
+    def _told_by(self, rules: Collection[str]) -> Collection[str] | None:
+        """Return who is told of alerts of these rules: whoever one of them names; None: one names nobody, so all."""
+        routes = [self.routes.get(rule, ()) for rule in rules]
+        return {name for route in routes for name in route} if routes and all(routes) else None
 
     def _changed(self, ids: Sequence[str]) -> None:
         self.changes += 1

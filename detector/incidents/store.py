@@ -255,6 +255,16 @@ class IncidentStore:
             ).fetchall()
         return [name for (name,) in rows]
 
+    def rules(self, incident_id: str) -> set[str]:
+        """Return the names of the rules of an incident's alerts whose record is kept; "": one had none."""
+        with self._lock, self._errors():
+            rows = self._db.execute(
+                "SELECT DISTINCT coalesce(json_extract(CAST(record AS TEXT), '$.rule'), '') FROM alert"
+                " WHERE incident = (SELECT sequence FROM incident WHERE id = ?) AND record IS NOT NULL",
+                (incident_id,),
+            ).fetchall()
+        return {name for (name,) in rows}
+
     def alert(self, alert_id: str) -> FoundAlert | None:
         """Return an alert, None if there is none of that id."""
         with self._lock, self._errors():

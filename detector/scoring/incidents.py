@@ -44,11 +44,10 @@ INCIDENT = np.dtype(
 
 
 class AlertRules(NamedTuple):
-    """What an operator asks of alerts. `direction`: 1 above the expectation only, -1 below only, 0 both."""
+    """What an operator asks of a stream's alerts. `direction`: 1 above the expectation only, -1 below only, 0 both."""
 
     alerts_per_stream_per_week: float = 3.0
     fleet_alerts_per_day: float = 50.0  # of all streams together
-    fleet_events_per_day: float = 0.0  # likewise; 0: not known, so that only the budget of a stream holds
     fixed_threshold: float = math.nan  # a score; NaN: from the budget
     direction: int = 0
     min_deviation_absolute: float = 0.0  # of observed from expected, in the data's unit
@@ -77,20 +76,21 @@ class Limits(NamedTuple):
 
 
 @compiled
-def watch(s: Record, v: Record, case: Case, limits: Limits, rules: AlertRules) -> None:
+def watch(s: Record, v: Record, case: Case, limits: Limits, rule: Record) -> None:
     """Carry one stream's incident on by one event.
 
     `s` is its STREAM record, `v` the event's VERDICT: score, threshold, channel in; alert, held_back, change out.
+    `rule` is the RULE that holds for the stream.
     """
     time, above, several, lasts, ends, deviation, expected = case
     own, fleet = limits
     i = s.incident
     v.alert, v.change = False, NONE
     wanted = (
-        not s.muted
-        and (rules.direction == 0 or deviation * rules.direction >= 0.0)
-        and abs(deviation) >= rules.min_deviation_absolute
-        and abs(deviation) >= rules.min_deviation_relative * abs(expected)
+        not (s.muted or rule.muted)
+        and (rule.direction == 0 or deviation * rule.direction >= 0.0)
+        and abs(deviation) >= rule.min_deviation_absolute
+        and abs(deviation) >= rule.min_deviation_relative * abs(expected)
     )
     v.held_back = FREE
     if wanted and own < v.score <= v.threshold and s.score.told[v.channel] == 0.0:  # else it is told already
@@ -100,7 +100,7 @@ def watch(s: Record, v: Record, case: Case, limits: Limits, rules: AlertRules) -
     if above and (not i.on or time < i.since):  # the stream's time may have moved back
         i.since = time
     i.on = above
-    confirmed = news and (time - i.since) * 1e-9 >= rules.min_duration_seconds
+    confirmed = news and (time - i.since) * 1e-9 >= rule.min_duration_seconds
     if several and v.channel not in (NOVEL, STILL):
         lone = (i.recent & (i.recent - 1)) == 0
         confirmed = confirmed and (not lone or v.score > v.threshold + CLEAR)

@@ -40,7 +40,6 @@ from detector.scoring.incidents import (
     RENEWS,
     RESOLVES,
     YOUNG,
-    AlertRules,
     Case,
     Limits,
     end_incident,
@@ -51,6 +50,7 @@ from detector.scoring.lane import Arrival, measure_lane
 from detector.scoring.news import newest
 from detector.scoring.recurrence import LARGE, OFTEN, TOGETHER, TOLD, WAYS, Bounds, recurring
 from detector.scoring.resolution import begin_change, ends, follow, is_back, lasts
+from detector.scoring.rules import RuleTable
 from detector.scoring.threshold import YOUTH, fleet_threshold, threshold_of, youth
 from detector.scoring.units import LEVEL as LEVELS
 from detector.scoring.units import Record
@@ -68,17 +68,16 @@ def judge(
     batch: SortedBatch,
     numbers: Numbers,
     forecasts: Forecasts,
-    rules: AlertRules,
+    rules: RuleTable,
     span: tuple[int, int],
     out: Verdicts,
 ) -> None:
     """Judge the events of `span`, first to last, and carry their streams' incidents on. Symbols have been measured."""
-    batch, numbers, forecasts = unowned(batch), unowned(numbers), unowned(forecasts)
+    batch, numbers, forecasts, of_rule = unowned(batch), unowned(numbers), unowned(forecasts), unowned(rules.of)
     (streams, lanes), out = unowned(tables), unowned(out)
     start, slot, times, lane, value = batch.start, batch.slot, batch.time, batch.lane, batch.value
     measured, verdicts, masked = out.measured, out.verdicts, out.masked
-    weekly, fixed = rules.alerts_per_stream_per_week, rules.fixed_threshold
-    fleet = fleet_threshold(rules.fleet_events_per_day, rules.fleet_alerts_per_day, fixed)
+    of_fleet = fleet_threshold(rules.fleet_events_per_day, rules.fleet_alerts_per_day)
     claims, leads = np.zeros(len(CHANNELS)), np.zeros(len(CHANNELS), np.int64)
     stream_scores, incidents = streams.score, streams.incident
     scores, asked, end = lanes.score, start[span[0]], start[span[1]]
@@ -90,6 +89,9 @@ def judge(
             prefetch(stream_scores, slot[i + AHEAD])
             prefetch(incidents, slot[i + AHEAD])
         s, v = streams[slot[i]], verdicts[i]
+        rule = of_rule[s.rule]
+        weekly, fixed = rule.alerts_per_stream_per_week, rule.fixed_threshold
+        fleet = of_fleet if math.isnan(fixed) else 0.0
         q, incident, begun = s.score, s.incident, s.incident.begun
         a, b, time, local, interval = start[i], start[i + 1], times[i], batch.local[i], batch.interval[i]
         gap = q.events > GAP_WARM_UP_EVENTS and (time - q.time) * 1e-9 > GAP_INTERVALS * q.interval
@@ -138,14 +140,14 @@ def judge(
             for j in range(a, b):
                 measured[j].contribution /= total
             if not m.known:  # a symbol: neither above nor below, nor by how much
-                deviation, expected = math.inf if rules.direction >= 0 else -math.inf, 0.0
+                deviation, expected = math.inf if rule.direction >= 0 else -math.inf, 0.0
         led = lanes[s.first_lane + max(begun.lead, 0)].score
         waits = goes_on = False
         if incident.open and incident.calm >= REFRACTORY - 1:
             waits = lasts(begun, q.told, led, local)
             if channel >= 0 and lane[v.lead] - s.first_lane == begun.lead:
                 goes_on = ends(begun, v, led, value[v.lead], time, local)
-        watch(s, v, Case(time, above, several, waits, goes_on, deviation, expected), Limits(own, fleet), rules)
+        watch(s, v, Case(time, above, several, waits, goes_on, deviation, expected), Limits(own, fleet), rule)
         v.missing = math.ceil(10.0**own - q.events) if v.held_back == YOUNG else 0
         v.accepted = v.change in (RESOLVES, RENEWS) and begun.lead >= 0 and not is_back(begun, q.told, led.level, local)
         if v.change in (FIRES, PEAKS, RENEWS):

@@ -33,12 +33,12 @@ def threshold_of(interval: float, per_week: float, fixed: float, several: bool) 
 
 
 @compiled
-def fleet_threshold(events_per_day: float, alerts_per_day: float, fixed: float) -> float:
+def fleet_threshold(events_per_day: float, alerts_per_day: float) -> float:
     """Return the score above which any stream may alert: all streams' budget together.
 
-    0, which holds nothing back, where the rate of all streams' events is not known (0), or a threshold is fixed.
+    0, which holds nothing back, where the rate of all streams' events is not known (0).
     """
-    if not math.isnan(fixed) or events_per_day <= 0.0:
+    if events_per_day <= 0.0:
         return 0.0
     return max(math.log10(events_per_day / alerts_per_day), 0.0)
 

@@ -13,10 +13,12 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from detector.config.sections import MIN_STATE_BYTES
+from detector.config.rules import in_effect
+from detector.config.sections import MIN_STATE_BYTES, AlertingSettings
 from detector.config.settings import Settings, SettingsError
 from detector.engine.engine import EngineSettings
 from detector.scoring.incidents import AlertRules
+from detector.scoring.rules import StreamRule
 from detector.state.stream_states import StreamStates
 from detector.state.tables import machine_bytes
 
@@ -39,19 +41,43 @@ def engine_settings(settings: Settings, memory_bytes: int = 0) -> EngineSettings
         threads=settings.compute.threads or len(os.sched_getaffinity(0)),
         keep_late=processing.late == "score",
         keep_duplicates=processing.duplicates == "score",
-        muted_streams=tuple(alerting.muted_streams),
         timezone=settings.decode.timezone,
-        rules=AlertRules(
-            alerts_per_stream_per_week=alerting.alerts_per_stream_per_week,
-            fleet_alerts_per_day=alerting.fleet_alerts_per_day,
-            fixed_threshold=math.nan if alerting.threshold is None else alerting.threshold,
-            direction={"above": 1, "below": -1, "both": 0}[alerting.direction],
-            min_deviation_absolute=alerting.min_deviation_absolute,
-            min_deviation_relative=alerting.min_deviation_relative,
-            min_duration_seconds=alerting.min_duration_seconds,
-            critical_above_threshold=alerting.critical_above_threshold,
-        ),
+        rules=alert_rules(alerting),
+        by_pattern=stream_rules(settings),
     )
+
+
+def alert_rules(alerting: AlertingSettings) -> AlertRules:
+    """Return what section [alerting] asks of every stream's alerts."""
+    return AlertRules(
+        alerts_per_stream_per_week=alerting.alerts_per_stream_per_week,
+        fleet_alerts_per_day=alerting.fleet_alerts_per_day,
+        fixed_threshold=math.nan if alerting.threshold is None else alerting.threshold,
+        direction={"above": 1, "below": -1, "both": 0}[alerting.direction],
+        min_deviation_absolute=alerting.min_deviation_absolute,
+        min_deviation_relative=alerting.min_deviation_relative,
+        min_duration_seconds=alerting.min_duration_seconds,
+        critical_above_threshold=alerting.critical_above_threshold,
+    )
+
+
+def stream_rules(settings: Settings) -> tuple[StreamRule, ...]:
+    """Return the rules as the engine takes them, each with all that holds for its streams."""
+    return tuple(
+        StreamRule(
+            rule.name,
+            rule.streams,
+            alert_rules(in_effect(rule, settings.alerting)),
+            "" if rule.severity == "score" else rule.severity,
+            rule.mute,
+        )
+        for rule in settings.rules
+    )
+
+
+def routes(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """Return the receivers that are told of a rule's alerts, by its name; empty: all that take them."""
+    return {rule.name: rule.receivers for rule in settings.rules}
 
 
 def device_of(settings: Settings) -> str:

@@ -33,7 +33,7 @@ from detector.incidents.incidents import Incidents
 from detector.observability.metrics import Metrics
 from detector.service.api_token import write_token
 from detector.service.daemon import Daemon
-from detector.service.engine_setup import device_of, engine_settings, log_capacity, memory_limit
+from detector.service.engine_setup import device_of, engine_settings, log_capacity, memory_limit, routes
 from detector.service.fleet_rate import FLEET_EVENTS, FleetRate
 from detector.service.health import Health, Notifier
 from detector.service.model_choice import MODELS_DIR, resumed_model
@@ -93,6 +93,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         settings.state.directory,
         settings.incidents,
         _make_dispatcher(settings, metrics) if settings.receivers else None,
+        routes=routes(settings),
         on_opened=lambda severity: metrics.incidents[severity].inc(),
     )
     metrics.incidents_open.set_function(incident_store.open_count)

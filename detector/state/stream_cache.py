@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatchcase
 from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
@@ -133,8 +132,8 @@ class StreamCache:
 
     `fetch` returns the states that were drained of streams not in memory (None: never seen); what it returns is
     taken one by one, as memory allows. `spill` holds what is evicted between two drains. At most `max_streams` stay in
-    memory; their states may take `memory_bytes`, but for one stream more (0: no limit). `muted_streams`: patterns of
-    names.
+    memory; their states may take `memory_bytes`, but for one stream more (0: no limit). `rule_of` returns the number of
+    the rule that a stream gets, by its name.
     """
 
     def __init__(
@@ -146,13 +145,13 @@ class StreamCache:
         *,
         max_streams: int,
         memory_bytes: int = 0,
-        muted_streams: Sequence[str] = (),
+        rule_of: Callable[[str], int] = lambda name: 0,
     ) -> None:
         self.states = states
         self.version = version  # of the weights that hidden states belong to, by name; below by number
         self.model_number = 1
         self._fetch = fetch or (lambda names: [None] * len(names))
-        self.max_streams, self.memory_bytes, self._muted_streams = max_streams, memory_bytes, tuple(muted_streams)
+        self.max_streams, self.memory_bytes, self._rule_of = max_streams, memory_bytes, rule_of
         self._changed = np.zeros(0, np.bool_)  # by slot, as `_last_use`
         self.spill = SpillBuffer() if spill is None else spill  # evicted since the last drain
         self.has_evicted = False  # so that not all streams that speak are here
@@ -207,18 +206,25 @@ class StreamCache:
 
     def _add(self, names: list[str]) -> Int64:
         slots = self.states.add(names)
-        self._mute(names, slots)
+        self._give_rule(names, slots)
         return slots
 
     def _unpack(self, name: str, row: bytes) -> int:
         slot = self.states.unpack(name, row, self.model_number, self.version)
-        self._mute([name], slot)
+        self._give_rule([name], np.array([slot]))
         return slot
 
-    def _mute(self, names: list[str], slots: Int64 | int) -> None:
-        patterns = self._muted_streams
-        muted = [any(fnmatchcase(name, p) for p in patterns) for name in names] if patterns else False
-        self.states.streams.rows["muted"][slots] = muted
+    def _give_rule(self, names: list[str], slots: Int64) -> None:
+        """Note what follows from streams' names, whatever a stored row says: it may be of former settings."""
+        rows = self.states.streams.rows
+        rows["rule"][slots] = [self._rule_of(name) for name in names]
+        rows["muted"][slots] = False  # no person has muted it; a rule's own mute is in the rule
+
+    def give_rules(self, rule_of: Callable[[str], int]) -> None:
+        """Let other rules hold from now on, for the streams in memory and all that come."""
+        self._rule_of = rule_of
+        names = list(self.states.slots)
+        self._give_rule(names, self.find(names))
 
     def mark_changed(self, slots: Int64) -> None:
         """Let the states in these slots be part of the next drain."""

@@ -133,9 +133,9 @@ def incident(record: IncidentRecord, most: int = ALERTS_SHOWN) -> models.Inciden
 def stream_fields(row: StreamRow) -> dict[str, object]:
     """Return a stream's fields as the API has them."""
     fields: dict[str, object] = row._asdict()
-    at, rule = fields["last_event_at"], fields["rule"]
+    at = fields["last_event_at"]
     fields["last_event_at"] = rfc3339_of(at) if isinstance(at, int) else None
-    fields["rule"] = str(rule) if rule else None
+    fields["rule"] = row.rule or None
     return fields
 
 

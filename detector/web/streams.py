@@ -47,7 +47,7 @@ class StreamRow(NamedTuple):
     warming: bool | None
     firing: str | None  # the alert's id
     muted: bool | None
-    rule: int  # number of the rule that holds for it; 0: none
+    rule: str  # name of the rule that holds for it; "": none
     features: int | None
 
 
@@ -76,6 +76,7 @@ class _Table:
         self.latest = engine.latest.of(slot, score["time"][slot])
         self.open, self.muted = rows["incident"]["open"][slot], rows["muted"][slot]
         self.rule, self.lanes = rows["rule"][slot], rows["lanes"][slot]
+        self.rules = engine.rules.all
         self.alerts = {slot: alert.id for slot, alert in states.open_alerts.items()}
         self.has_evicted = engine.streams.has_evicted
         self._folded: list[str] | None = None
@@ -107,7 +108,7 @@ class _Table:
         return [self._row(i) for i in chosen]
 
     def _row(self, i: int) -> StreamRow:
-        latest, interval = self.latest[i], float(self.interval[i])
+        latest, interval, rule = self.latest[i], float(self.interval[i]), self.rules[self.rule[i]]
         return StreamRow(
             name=self.names[i],
             score=known(latest["score"]),
@@ -118,8 +119,8 @@ class _Table:
             events=int(self.events[i]),
             warming=bool(self.warming[i]),
             firing=self.alerts.get(int(self.slot[i])),
-            muted=bool(self.muted[i]),
-            rule=int(self.rule[i]),
+            muted=bool(self.muted[i]) or rule.muted,
+            rule=rule.name,
             features=int(self.lanes[i]),
         )
 
@@ -249,5 +250,5 @@ def known(number: float) -> float | None:
 
 
 def _on_disk(name: str) -> StreamRow:
-    nothing = dict.fromkeys(StreamRow._fields) | {"name": name, "rule": 0}
+    nothing = dict.fromkeys(StreamRow._fields) | {"name": name, "rule": ""}
     return StreamRow(**nothing)  # type: ignore[arg-type]  # None but for these two

@@ -10,7 +10,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from detector.commands.config import toml
-from detector.config.names import NAME, named_section
+from detector.config.names import NAME, named_section, table_list
 from detector.config.settings import Settings
 from training.learn.settings import Learning
 
@@ -23,7 +23,8 @@ A setting's value comes from, each winning over those before it: its default; th
 secrets directory, files named `longwatch_section__name`; the environment, `LONGWATCH_SECTION__NAME`; the command line,
 `--set section.name=value`. Lists are written `["a", "b"]`, and outside the file also `a,b`. A name that does not exist
 is an error. `[receivers.NAME]` is a section for each receiver, by any name of small letters: `[receivers.pager]`,
-`LONGWATCH_RECEIVERS__PAGER__TYPE`.
+`LONGWATCH_RECEIVERS__PAGER__TYPE`. `[[rules]]` is a table for each rule, in their order, and outside the file a list of
+tables: `LONGWATCH_RULES=[{name = "tests", streams = ["test-*"], mute = true}]`.
 
 The secrets directory is `/run/secrets`, where Docker puts secrets, or what `--secrets` names: the file
 `longwatch_http__password` holds `http.password`. Files that do not begin with `longwatch_` are left alone. A secret
@@ -70,11 +71,12 @@ def reference() -> str:
     for heading, text in _GROUPS.items():
         parts.append(f"\n## {heading}\n\n{text}\n")
         for section, setting in Settings.model_fields.items():
-            named = named_section(setting.annotation)
-            model = named or cast(type[BaseModel], setting.annotation)
+            named, of_list = named_section(setting.annotation), table_list(setting.annotation)
+            model = named or of_list or cast(type[BaseModel], setting.annotation)
             fields = {n: field for n, field in model.model_fields.items() if _group(section, n) == heading}
             if fields:
-                parts.append(f"\n### [{section}{f'.{NAME}' if named else ''}]\n\n{_table(fields)}")
+                title = f"[[{section}]]" if of_list else f"[{section}{f'.{NAME}' if named else ''}]"
+                parts.append(f"\n### {title}\n\n{_table(fields)}")
     parts.append(f"\n{_TRAIN}\n{_table(Learning.model_fields)}")
     return "".join(parts)
 
@@ -89,8 +91,8 @@ def _group(section: str, name: str) -> str:
 def _table(fields: Mapping[str, FieldInfo]) -> str:
     lines = ["| name | values | default | meaning |", "|---|---|---|---|"]
     for name, field in fields.items():
-        default = field.get_default(call_default_factory=True)
-        shown = "not set" if default is None else f"`{toml(default)}`"
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        shown = "required" if field.is_required() else "not set" if default is None else f"`{toml(default)}`"
         cells = (f"`{name}`", _values(field), shown, " ".join((field.description or "").split()).replace("<", "&lt;"))
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"

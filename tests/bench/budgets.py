@@ -134,10 +134,11 @@ class Seen(NamedTuple):
     fires: Bool
 
 
-def _score(part: Part, step: int, rules: AlertRules) -> Seen:
+def _score(part: Part, step: int, rules: AlertRules, rate: float) -> Seen:
     shape = part.quiet.shape
     seen = Seen(np.zeros(shape), np.full(shape, -1, np.int8), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_))
     engine = Engine(settings=EngineSettings(rules=rules))
+    engine.fleet_events_per_day = rate
     for batch in batches(part, step):
         done = engine.step(batch)
         scores: Scores = done.scores
@@ -203,18 +204,14 @@ def fleet(
         quiet = part.quiet & ~np.isnan(part.values[:, :, 0])
         late = quiet.copy()
         late[:half] = False
-        unheard = AlertRules(
-            alerts_per_stream_per_week=weekly, fleet_alerts_per_day=NO_ALERTS, fleet_events_per_day=rate
-        )
-        claims = _score(part, step, unheard).score
+        unheard = AlertRules(alerts_per_stream_per_week=weekly, fleet_alerts_per_day=NO_ALERTS)
+        claims = _score(part, step, unheard, rate).score
         tail.add(claims, late)
         for stream, incident in part.incidents.items():
             highest.setdefault(incident.kind, []).append(claims[incident.found_in, stream].max())
         for k, budget in enumerate(budgets):
-            rules = AlertRules(
-                alerts_per_stream_per_week=weekly, fleet_alerts_per_day=budget, fleet_events_per_day=rate
-            )
-            seen = _score(part, step, rules)
+            rules = AlertRules(alerts_per_stream_per_week=weekly, fleet_alerts_per_day=budget)
+            seen = _score(part, step, rules, rate)
             wrong = seen.fires & late
             false[k] += wrong.sum()
             early[k] += (seen.fires & quiet & ~late).sum()

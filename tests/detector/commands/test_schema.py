@@ -78,7 +78,7 @@ def test_alert_records_and_webhook_messages_are_valid(written: tuple[Scores, lis
         firing, observed={"code": "E17"}, expected={"code": None}, lower={}, upper={}, contributions={"code": 1.0},
         observed_probability={"code": 0.01}, expected_probability={"code": 0.9}, features_left_out=3,
     )  # fmt: skip
-    resolved = replace(firing, status="resolved", ended_at=firing.started_at + 5, resolved_by="accepted")
+    resolved = replace(firing, status="resolved", ended_at=firing.started_at + 5, resolved_by="accepted", rule="web")
     alerts = [*written[1], firing, symbols, resolved]
     records = [alert_record(alert)[1] for alert in alerts]
     assert fields_of_valid(records, "alerts") == schema("alerts")["properties"].keys()

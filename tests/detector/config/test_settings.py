@@ -33,12 +33,12 @@ def test_later_sources_win_over_earlier_ones(config: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a,b", " a , b ", '["a", "b"]', "['a', 'b']"])
 def test_lists_may_be_written_with_commas_or_as_toml_in_variables_and_options(text: str) -> None:
-    by_variable = load_settings(None, {"LONGWATCH_KAFKA__TOPICS": text, "LONGWATCH_ALERTING__MUTED_STREAMS": text})
-    by_option = load_settings(None, {}, [f"kafka.topics={text}", f"alerting.muted_streams = {text}"])
+    by_variable = load_settings(None, {"LONGWATCH_KAFKA__TOPICS": text, "LONGWATCH_SOURCE__PATHS": text})
+    by_option = load_settings(None, {}, [f"kafka.topics={text}", f"source.paths = {text}"])
     for settings in (by_variable, by_option):
         assert settings.kafka.topics == ["a", "b"]
-        assert settings.alerting.muted_streams == ("a", "b")
-    assert load_settings(None, {"LONGWATCH_ALERTING__MUTED_STREAMS": ""}).alerting.muted_streams == ()
+        assert tuple(settings.source.paths) == ("a", "b")
+    assert load_settings(None, {"LONGWATCH_SOURCE__PATHS": ""}).source.paths == ()
 
 
 def test_texts_are_converted_to_the_settings_type() -> None:
@@ -125,7 +125,7 @@ def test_an_error_in_a_secrets_directory_names_the_file_and_no_secret(tmp_path: 
 
 def test_the_effective_settings_round_trip_and_state_their_origins(config: Path) -> None:
     overrides = [
-        'alerting.muted_streams=["a \\"b\\"", "ü\\u007f"]',
+        'rules=[{name = "a", streams = ["a \\"b\\"", "ü\\u007f"], threshold = 4.0, mute = true}]',
         "alerting.threshold=3",
         "training.enabled=no",
         "state.directory=/tmp/a b",

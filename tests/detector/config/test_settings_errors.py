@@ -73,7 +73,8 @@ def test_learning_options_are_parsed_and_refused_like_settings() -> None:
 def test_a_renamed_setting_is_an_error_that_gives_its_new_name(config: Path) -> None:
     config.write_text('[alerting]\nmute = ["a"]\n')
     assert errors_of(config, {"LONGWATCH_ALERTING__REPEATS": "flag"}, "alerting.least_duration_seconds=3") == [
-        f"{config}:2: unknown setting alerting.mute; it is called alerting.muted_streams now",
+        f"{config}:2: unknown setting alerting.mute; it is a rule now: write [[rules]], a name, streams = [...]"
+        " and mute = true (docs/how-to/rules.md)",
         "environment LONGWATCH_ALERTING__REPEATS: unknown setting; it was removed, a repeated anomaly alerts as long as"
         " it is rare: leave it out",
         "--set alerting.least_duration_seconds: unknown setting; it is called alerting.min_duration_seconds now",

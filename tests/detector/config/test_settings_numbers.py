@@ -27,8 +27,7 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
     for section, of in Settings.model_fields.items():
         if (named := named_section(of.annotation)) is not None:
             yield f"{section}.hook", named
-        else:
-            assert isinstance(of.annotation, type)
+        elif isinstance(of.annotation, type):
             yield section, of.annotation
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from detector.config.names import is_secret, leaves, named_section
+from detector.config.names import is_secret, leaves, named_section, table_list
 from detector.config.settings import Settings
 from docs.references.settings import EVERYBODY, RARE, reference
 
@@ -26,7 +26,7 @@ def test_the_schema_has_every_setting_and_no_secret() -> None:
 
 def test_every_setting_is_documented_and_of_a_type_every_source_supports() -> None:
     for section, field in Settings.model_fields.items():
-        model = named_section(field.annotation) or field.annotation
+        model = named_section(field.annotation) or table_list(field.annotation) or field.annotation
         assert isinstance(model, type)
         assert issubclass(model, BaseModel)
         assert model.model_config["extra"] == "forbid", section
@@ -69,7 +69,7 @@ def test_the_reference_states_every_default_as_toml_would_give_it() -> None:
         if line.startswith("## "):
             section = ""
         elif line.startswith("### ["):
-            section = line[5:-1]
+            section = "" if line.startswith("### [[") else line[5:-1]  # a list's tables have no defaults by name
         elif section and (row := re.match(r"\| `(\w+)` \| .*? \| `(.*?)` \| ", line)):
             assert f"{section}.{row[1]}" not in defaults, "it is in two groups"
             defaults[f"{section}.{row[1]}"] = tomllib.loads(f"x = {row[2]}")["x"]
@@ -79,5 +79,6 @@ def test_the_reference_states_every_default_as_toml_would_give_it() -> None:
         ("alerting", "threshold"),
         ("state", "changelog"),
         ("source", "max_poll_records"),
+        ("rules",),
     }  # what they are follows from other settings
     assert len(defaults) == len({path for path, _ in leaves(Settings)} - unset)

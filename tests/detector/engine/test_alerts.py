@@ -11,6 +11,7 @@ from connectors.encode import score_records
 from detector.engine.engine import Engine
 from detector.scoring.incidents import REFRACTORY, AlertRules, alert_id
 from detector.scoring.news import QUIET
+from detector.scoring.rules import StreamRule
 from detector.scoring.threshold import MIN_THRESHOLD_ONE, MIN_THRESHOLD_SEVERAL, YOUTH, threshold_of, youth
 from tests.detector.engine.support import fired, noisy, rows_of, ruled, scored
 from tests.streams import (
@@ -73,11 +74,31 @@ def test_a_lasting_anomaly_alerts_after_the_min_duration(model: Weights) -> None
     assert late == [1503]
 
 
+def test_the_first_rule_that_matches_a_stream_holds_for_its_alerts(model: Weights) -> None:
+    events = both_ways()
+    names = ["db/cpu", "test/cpu", "up/cpu", "up/mem", "x"]
+    rules = (
+        StreamRule("tests", ("test/*",), muted=True),
+        StreamRule("up", ("up/*",), AlertRules(direction=1, fixed_threshold=3.5), severity="critical"),
+        StreamRule("late", ("up/mem", "db/*"), AlertRules(direction=-1), severity="warning"),
+    )
+
+    outcome = scored(model, [e._replace(stream=name) for e in events for name in names], by_pattern=rules)
+
+    found = {(a.stream, a.rule, "up" if a.observed["f0"] > a.expected["f0"] else "down") for a in fired(outcome)}
+    assert found == {
+        ("db/cpu", "late", "down"), ("up/cpu", "up", "up"), ("up/mem", "up", "up"), ("x", "", "up"), ("x", "", "down")
+    }  # fmt: skip
+    severities = {(alert.rule, alert.severity) for alert in outcome.alerts if alert.rule}
+    assert severities == {("up", "critical"), ("late", "warning")}
+    assert {t for k, t in enumerate(outcome.threshold) if names[k % 5].startswith("up")} == {3.5}
+
+
 def test_streams_are_muted_by_pattern(model: Weights) -> None:
     events = both_ways()
     named = [e._replace(stream=name) for e in events for name in ("test-1/cpu", "prod-1/cpu")]
 
-    outcome = scored(model, named, muted_streams=("test-*/*",))
+    outcome = scored(model, named, by_pattern=(StreamRule("tests", ("test-*/*",), muted=True),))
 
     assert {alert.stream for alert in outcome.alerts} == {"prod-1/cpu"}
     assert outcome.score.reshape(-1, 2)[1500].min() > 3.0

@@ -14,6 +14,7 @@ from detector.scoring.claims import FORECAST
 from detector.scoring.incidents import AlertRules, Case, Limits, watch
 from detector.state.records import STREAM
 from tests.detector.engine.restarts import Store, assert_same
+from tests.detector.scoring.support import rule_of
 from tests.streams import MINUTE, Event, batch_of, clock, fleet, in_batches, interleaved, numbered, run, seasonal, wide
 from training.network.weights import Weights
 
@@ -91,7 +92,7 @@ def test_news_above_the_streams_own_threshold_has_a_reason_to_be_no_alert(
     s, v = np.zeros(1, STREAM), np.zeros(1, VERDICT)
     s["score"]["told"][0, FORECAST] = told
     v["score"], v["threshold"], v["channel"] = score, 6.0, FORECAST
-    watch(s[0], v[0], Case(0, score > 6.0, False, False, False, 1.0, 0.0), Limits(4.0, 5.0), AlertRules())
+    watch(s[0], v[0], Case(0, score > 6.0, False, False, False, 1.0, 0.0), Limits(4.0, 5.0), rule_of())
 
     assert HELD_BACK[v["held_back"][0]] == reason
     assert v["alert"][0] == (score > 6.0)

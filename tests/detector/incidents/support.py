@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from connectors.batches import Alert
@@ -38,16 +38,18 @@ class Kept:
         self.incidents: list[IncidentRecord] = []
         self.alerts: list[Alert] = []
         self.known: set[tuple[str, int]] = set()
+        self.only: list[Collection[str] | None] = []  # who is told of each of `incidents`
         self.full, self.problems = False, dict[str, OngoingProblem]()
 
     def tell(self, told: Sequence[Told]) -> None:
-        for record, streams, _ in told:
+        for record, streams, only in told:
             assert len(streams) == record.streams
             if (record.id, record.revision) not in self.known:
                 self.known.add((record.id, record.revision))
                 self.incidents.append(record)
+                self.only.append(only)
 
-    def write(self, alerts: Sequence[Alert]) -> None:
+    def write(self, alerts: Sequence[Alert], only: object = None) -> None:
         self.alerts += alerts
 
     def flush(self) -> None:

@@ -62,6 +62,18 @@ def test_a_rack_that_fails_is_told_once_and_once_when_it_is_over(make: Make, tol
     assert incidents.recent().incidents == [resolved]
 
 
+def test_who_is_told_is_whom_the_rules_of_its_alerts_name(make: Make, told: Kept) -> None:
+    incidents = make(window_seconds=1.0)
+    incidents.routes = {"db": ("dba",), "web": ("web", "pager"), "all": ()}
+    for at, rules in enumerate((("db",), ("db", "web"), ("db", "all"), ("db", ""), ("gone",))):
+        names = [f"{chr(ord('a') + at) * 3}/{k}" for k in range(len(rules))]
+        incidents.write([alert(10 * at + k, names[k], 5000 * at, rule=rule) for k, rule in enumerate(rules)])
+        incidents.flush()
+        until(lambda n=at + 1: len({one.id for one in told.incidents}) == n)  # type: ignore[misc]
+    first = {record.id: only for record, only in zip(told.incidents[::-1], told.only[::-1], strict=True)}
+    assert list(reversed(first.values())) == [{"dba"}, {"dba", "web", "pager"}, None, None, None]
+
+
 def test_it_is_told_at_once_that_an_incident_becomes_critical_and_not_at_once_that_it_grows(
     make: Make, told: Kept
 ) -> None:

@@ -12,6 +12,7 @@ from detector.scoring.batch import MEASURED, VERDICT, Forecasts, Numbers, Sorted
 from detector.scoring.claims import CHANNELS
 from detector.scoring.incidents import AlertRules
 from detector.scoring.judge import judge
+from detector.scoring.rules import StreamRules
 from detector.state.records import STREAM, lane_row
 from training.network.inputs import FRAME, INPUT_SIZE, MAX_VALUE, Observations, carried_interval, featurise
 from training.network.kernels import Network
@@ -55,7 +56,7 @@ class Streams:
     """Streams with their state between batches; each has so many features, all of them numbers."""
 
     def __init__(self, *features: int, rules: AlertRules = RULES) -> None:
-        self.rules = rules
+        self.rules = StreamRules(rules).table()
         self.network, self.horizons, lane = network()
         self.streams = np.zeros(len(features), STREAM)
         self.streams["lanes"] = features
@@ -118,6 +119,11 @@ def judged(
     value = value.reshape(len(value), -1)
     time = clocked(len(value), step) if time is None else time
     return Streams(value.shape[1], rules=rules).step((time, value))[0]
+
+
+def rule_of(rules: AlertRules = RULES) -> np.void:
+    """Return the RULE of a stream that none matches."""
+    return StreamRules(rules).table().of[0]
 
 
 def clocked(rows: int, step: int = 5 * MINUTE) -> NDArray[np.int64]:

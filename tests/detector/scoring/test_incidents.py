@@ -29,7 +29,7 @@ from detector.scoring.incidents import (
 )
 from detector.scoring.news import AGAIN
 from detector.state.records import STREAM
-from tests.detector.scoring.support import SECOND
+from tests.detector.scoring.support import SECOND, rule_of
 
 THRESHOLD = 3.0
 QUIET, HIGH = 0.5, THRESHOLD + 2 * CLEAR
@@ -67,7 +67,7 @@ def watched(
         v = verdicts[k]
         v["score"], v["threshold"], v["channel"] = score, THRESHOLD, channel
         case = Case(k * step, score > THRESHOLD, several, lasts, ends, deviation, expected)
-        watch(s[0], v, case, Limits(own, fleet), rules)
+        watch(s[0], v, case, Limits(own, fleet), rule_of(rules))
     return verdicts["change"].tolist(), verdicts
 
 
@@ -106,7 +106,7 @@ def test_twenty_events_without_news_end_an_incident() -> None:
     s, v, ends = np.zeros(1, STREAM), np.zeros(1, VERDICT), []
     for k in range(REFRACTORY + 1):
         v["score"], v["threshold"] = HIGH if k == 0 else 0.95 * THRESHOLD, THRESHOLD
-        watch(s[0], v[0], Case(k * SECOND, True, False, False, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), AlertRules())
+        watch(s[0], v[0], Case(k * SECOND, True, False, False, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), rule_of())
         ends.append(int(v["change"][0]))
     assert at(ends, RESOLVES) == [REFRACTORY]
 
@@ -181,7 +181,7 @@ def test_what_was_not_told_is_news_still(rules: dict[str, Any]) -> None:
         min_duration_seconds=rules.get("min_duration", 0.0),
     )
     v["score"], v["threshold"] = HIGH, THRESHOLD
-    watch(s[0], v[0], Case(0, True, False, False, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), given)
+    watch(s[0], v[0], Case(0, True, False, False, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), rule_of(given))
 
     assert v["change"] == NONE
     assert s["score"]["told"][0].tolist() == pytest.approx([0.0, *[HIGH] * (len(CHANNELS) - 1)])
@@ -229,8 +229,8 @@ def test_time_that_moves_back_begins_the_run_anew() -> None:
     found = []
     for time in (100, 101, 50, 52, 54):
         v["score"], v["threshold"] = HIGH, THRESHOLD
-        rules = AlertRules(min_duration_seconds=3.0)
-        watch(s[0], v[0], Case(time * SECOND, True, False, False, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), rules)
+        rule = rule_of(AlertRules(min_duration_seconds=3.0))
+        watch(s[0], v[0], Case(time * SECOND, True, False, False, False, 5.0, 10.0), Limits(THRESHOLD, 0.0), rule)
         found.append(int(v["change"][0]))
 
     assert at(found, FIRES) == [4]

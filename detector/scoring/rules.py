@@ -1,0 +1,77 @@
+"""Which rule a stream gets, by its name, and all rules as columns that kernels read.
+
+A stream's row has the number of its rule: 0 is what holds where none matches, the others count from 1.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from fnmatch import translate
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.scoring.incidents import AlertRules
+
+RULE = np.dtype(
+    [
+        ("alerts_per_stream_per_week", np.float64),
+        ("fixed_threshold", np.float64),  # NaN: from the budgets
+        ("direction", np.int64),
+        ("min_deviation_absolute", np.float64),
+        ("min_deviation_relative", np.float64),
+        ("min_duration_seconds", np.float64),
+        ("muted", np.bool_),
+    ],
+    align=True,
+)
+
+
+class StreamRule(NamedTuple):
+    """What holds for the streams whose names match one of `patterns`, and none of a rule before."""
+
+    name: str
+    patterns: tuple[str, ...]
+    alerts: AlertRules = AlertRules()  # but for the fleet's budget, which is all streams'
+    severity: str = ""  # "warning" | "critical": of every alert; "": by its score
+    muted: bool = False  # scored, and never alerted on
+
+
+class RuleTable(NamedTuple):
+    """What `judge` goes by."""
+
+    fleet_alerts_per_day: float
+    fleet_events_per_day: float  # 0: not known
+    of: NDArray[np.void]  # RULE [rules + 1], by a stream's rule
+
+
+class StreamRules:
+    """The rules in their order, after that which holds where none matches."""
+
+    def __init__(self, default: AlertRules, rules: Sequence[StreamRule] = ()) -> None:
+        self.all = (StreamRule("", (), default), *rules)
+        # one alternative for each rule, in their order: the group that matched is the rule's number
+        parts = [f"({'|'.join(map(translate, rule.patterns))})" for rule in rules]
+        self._pattern = re.compile("|".join(parts)) if parts else None
+
+    def number_of(self, stream: str) -> int:
+        """Return the number of the rule that a stream gets."""
+        found = self._pattern.match(stream) if self._pattern else None
+        return (found.lastindex or 0) if found else 0
+
+    def critical_above(self, number: int) -> float:
+        """Return how far above the threshold a score must be for an alert by a rule to be critical."""
+        rule = self.all[number]
+        return {"critical": -math.inf, "warning": math.inf}.get(rule.severity, rule.alerts.critical_above_threshold)
+
+    def table(self, fleet_events_per_day: float = 0.0) -> RuleTable:
+        """Return all rules for `judge`, at a rate of all streams' events; 0: not known."""
+        rows = np.zeros(len(self.all), RULE)
+        for row, rule in zip(rows, self.all, strict=True):
+            row["muted"] = rule.muted
+            for name in (RULE.names or ())[:-1]:
+                row[name] = getattr(rule.alerts, name)
+        return RuleTable(self.all[0].alerts.fleet_alerts_per_day, fleet_events_per_day, rows)
