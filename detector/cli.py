@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = load_settings(options.config, overrides=options.set, secrets=options.secrets)
         set_up_logging(settings.logging.level, settings.logging.format)
         if options.command == "run":
-            _run_daemon(settings)
+            _run_daemon(settings, options)
         else:
             import_module(f"detector.commands.{options.command}").run(settings, options)
         sys.stdout.flush()  # an output that cannot be written is an error, too
@@ -107,13 +107,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error, FAILED)
 
 
-def _run_daemon(settings: Settings) -> None:
+def _run_daemon(settings: Settings, options: argparse.Namespace) -> None:
     gc.disable()  # nothing of what is loaded is garbage: looking for some is a sixth of the start
+    from detector.config.settings import load_settings  # noqa: PLC0415 - it is loaded already
     from detector.service.factory import build_daemon  # noqa: PLC0415 - torch and numba load only where they are used
 
     gc.freeze()  # nor will it be: a full collection, in the middle of a batch, needs not go through it
     gc.enable()
-    build_daemon(settings).run()
+    daemon = build_daemon(settings)
+    daemon.reloading.watch(
+        lambda: load_settings(options.config, overrides=options.set, secrets=options.secrets), options.config
+    )
+    daemon.run()
 
 
 def _discard_output() -> None:

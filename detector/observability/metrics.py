@@ -317,6 +317,17 @@ class Metrics:
         self.retrain = counters(
             "retrain_total", "Retrainings, by outcome.", outcome=("promoted", "rejected", "failed", "skipped")
         )
+        self.config_reloads = counters(
+            "config_reloads_total",
+            "Times that settings were read again while running, by outcome; refused: the old ones hold.",
+            outcome=("applied", "refused"),
+        )
+        self.config_last_reload_successful = gauge(
+            "config_last_reload_successful", "1: the settings last read are in effect; 0: they were refused."
+        )
+        self.config_last_reload_success_timestamp = gauge(
+            "config_last_reload_success_timestamp_seconds", "Unix time at which settings were last taken."
+        )
         self.model_fallbacks = counters(
             "model_fallbacks_total",
             "Starts with another model than the last checkpoint's, by reason: unreadable; unfit (model.* has changed).",

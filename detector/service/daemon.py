@@ -34,6 +34,7 @@ from detector.observability.metrics import Metrics
 from detector.service.fleet_rate import FleetRate
 from detector.service.health import Health, Notifier
 from detector.service.poison_events import FaultError, PoisonGuard
+from detector.service.reloading import Reloading
 from detector.service.reporter import Reporter, StageClock
 from detector.service.retraining import ModelPromotion
 from detector.service.signals import Signals
@@ -74,6 +75,7 @@ class Daemon:
     incident_store: Incidents  # over streams: what people are told of
     guard: PoisonGuard
     promotion: ModelPromotion
+    reloading: Reloading
     metrics: Metrics
     reporter: Reporter
     clock: StageClock
@@ -143,7 +145,8 @@ class Daemon:
         """Take one turn; where it fails for now, go back to the last checkpoint."""
         self.health.beat()
         for name in self.signals.noted():
-            logger.info("%s is ignored: stop with SIGTERM", name)
+            if name != "SIGHUP" or not self.reloading.ask():
+                logger.info("%s is ignored: stop with SIGTERM", name)
         self.metrics.last_loop_timestamp.set_to_current_time()
         try:
             raw = self._poll()
@@ -242,6 +245,7 @@ class Daemon:
             self._lag_due = time.monotonic() + LAG_SECONDS
         self._resolve_silent()
         self.turns.run_calls()  # here all that was polled is accounted for: a call may make a checkpoint
+        self.reloading.advance()
         if self.checkpointer.due:
             self.fleet_rate.commit()
         self.promotion.advance()

@@ -38,6 +38,7 @@ from detector.service.fleet_rate import FLEET_EVENTS, FleetRate
 from detector.service.health import Health, Notifier
 from detector.service.model_choice import MODELS_DIR, resumed_model
 from detector.service.poison_events import FaultError, PoisonGuard
+from detector.service.reloading import Reloading
 from detector.service.reporter import Reporter, StageClock
 from detector.service.retraining import ModelPromotion
 from detector.service.turns import Turns
@@ -165,6 +166,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         incident_store=incident_store,
         guard=guard,
         promotion=promotion,
+        reloading=Reloading(settings, engine, checkpointer, incident_store, metrics, notifier),
         metrics=metrics,
         reporter=reporter,
         clock=clock,

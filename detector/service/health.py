@@ -65,6 +65,10 @@ class Notifier:
         """Say that start-up is over: the state is restored, the model loaded."""
         self._send("READY=1\nSTATUS=scoring")
 
+    def reloading(self) -> None:
+        """Say that settings are read again; `ready` follows."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
     def beat(self) -> None:
         """Say that the processing loop has advanced; call it once a round, it sends no more often than needed."""
         now = time.monotonic()

@@ -5,7 +5,8 @@
 | TERM, INT, QUIT, PWR                | end                            | the orderly end                |
 | ALRM, VTALRM, PROF, XCPU            | a limit from outside is passed | the orderly end                |
 | every other one that would end it   | nothing that is known here     | the orderly end                |
-| HUP, USR1, USR2                     | the terminal is gone; reload   | a line of the log              |
+| HUP                                 | read the settings again        | that, between two turns        |
+| USR1, USR2                          | nothing that is known here     | a line of the log              |
 | PIPE, XFSZ                          | what was written was not taken | Python raises where it happens |
 | ABRT, SEGV and other faults, KILL   | it is broken, or must go now   | what the system does           |
 | TSTP, TTIN, TTOU, STOP, CONT        | wait, go on                    | what the system does           |

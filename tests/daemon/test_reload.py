@@ -1,0 +1,70 @@
+"""Settings read again by a running daemon: nothing is lost, a bad file changes nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+from tests.daemon.fleet import START, STEP
+from tests.daemon.records import read_lines
+from tests.daemon.support import PATIENCE, RUN, Longwatch, until
+
+RULE = '[[rules]]\nname = "all"\nstreams = ["*"]\nthreshold = {}\n'
+
+
+def feed(daemon: Longwatch, first: int, last: int) -> None:
+    assert daemon.process.stdin
+    for row in range(first, last):
+        event = {"stream": "s", "timestamp": START + row * STEP, "values": {"x": row % 7}}
+        daemon.process.stdin.write(json.dumps(event).encode() + b"\n")
+    daemon.process.stdin.flush()
+    daemon.work_until(lambda found: found("events_scored_total") == last, "all are scored")
+
+
+def test_rules_change_between_two_events_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
+    config, scores = tmp_path / "watched.toml", tmp_path / "scores.jsonl"
+    config.write_text(RULE.format(4.5))
+    settings = {
+        "source.type": "file",
+        "source.paths": ["-"],
+        "state.directory": str(tmp_path / "state"),
+        "state.checkpoint_interval_seconds": 3600,
+        "output.scores_file": str(scores),
+    }
+    program = (*RUN, "--config", str(config))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE)
+        with Longwatch(
+            tmp_path,
+            settings,
+            program=program,
+            environ={"NOTIFY_SOCKET": str(tmp_path / "notify")},
+            stdin=subprocess.PIPE,
+        ) as daemon:
+            assert manager.recv(1000).startswith(b"READY=1\n")
+            feed(daemon, 0, 20)
+            config.write_text(RULE.format(7.5) + "[kafka]\ngroup_id = 'another'\n")
+            daemon.line("settings were read again: changed: rules")
+            daemon.line("needs a restart: kafka.group_id")
+            assert manager.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert manager.recv(1000).startswith(b"READY=1\n")
+            feed(daemon, 20, 40)
+            config.write_text("[[rules]]\nname = 3\n")
+            daemon.line("refused, the old ones hold: ")
+            until(lambda: daemon.metrics()("config_last_reload_successful") == 0)
+            feed(daemon, 40, 60)
+            config.write_text(RULE.format(6.5))
+            until(lambda: daemon.metrics()("config_last_reload_successful") == 1)
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.line("settings were read again: nothing changed")
+            daemon.kill()  # a checkpoint was made as the rules changed
+    found = read_lines(scores)
+    assert [line["threshold"] for line in found] == [4.5] * 20 + [7.5] * 40
+    with Longwatch(tmp_path, settings, program=program, stdin=subprocess.DEVNULL) as again:
+        again.line("1 streams, resumed")
+        assert again.wait() == 0
+    assert len(read_lines(scores)) == 60
