@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup demo test test-old-cpu test-busy test-faults lint check kernels tools format fix coverage references pictures vendor docs bench bench-quality bench-cells bench-theory prior sbom lock rules dist test-import clean
+.PHONY: help install setup demo test test-old-cpu test-busy test-faults lint check kernels tools format fix coverage references pictures screenshots vendor docs bench bench-quality bench-cells bench-theory prior sbom lock rules dist test-import clean
 
 help: ## show this list
 	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ references: $(STAMP) ## the references that are made from the code: docs/setting
 
 pictures: $(STAMP) ## the pictures of docs/scoring.md, drawn from what the engine makes of small series
 	@$(BIN)/python -m docs.references.pictures
+
+screenshots: $(STAMP) ## pictures of the page, docs/images/page-*.png, from the demo's data in headless Chromium
+	@$(BIN)/python -m tests.screenshots
 
 vendor: $(STAMP) ## the page's charting library from npm, at its pinned version
 	@$(BIN)/python -m tests.vendor_page

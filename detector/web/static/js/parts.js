@@ -24,7 +24,7 @@ export function when(text, { ago = false } = {}) {
 export function age(text) {
   const seconds = since(text);
   if (seconds >= LONG) return moment(text);
-  return seconds < 0 ? "now" : `${span(seconds)} ago`;
+  return seconds < 2 ? "now" : `${span(Math.round(seconds))} ago`;
 }
 
 /** How long something has lasted or did last. */

@@ -15,9 +15,9 @@ export function smallChart(area, { label, format, signal, isTime = true }) {
     const plain = { ...timeAxis(), values: (_, splits) => splits.map(short) };
     chart = new uPlot({
       width: Math.max(area.clientWidth, 120), height: HEIGHT, tzDate, legend: { show: false },
-      padding: [8, 8, 0, 0], cursor: { y: false, drag: { setScale: false } },
+      padding: [8, 26, 0, 0], cursor: { y: false, drag: { setScale: false } },
       scales: { x: { time: isTime }, y: { range: (_, low, high) => range(low, high, isTime) } },
-      axes: [isTime ? timeAxis() : plain, valueAxis({ values: (_, splits) => splits.map((v) => compact(format(v))) })],
+      axes: [isTime ? timeAxis() : plain, valueAxis({ values: (_, splits) => once(splits.map((v) => compact(format(v)))) })],
       series: [{}, { stroke: colour("expected"), width: 1.6, fill: colour("band"), points: { show: false } }],
       hooks: { setCursor: [(u) => (area.dataset.at = reading(u.cursor.idx))] },
     }, data, area);
@@ -44,7 +44,11 @@ export function smallChart(area, { label, format, signal, isTime = true }) {
   };
 }
 
-const compact = (text) => String(text).replace(/,000$/, "k");
+/** For an axis one unit is enough: 2 h 47 min is about 2 h. */
+const compact = (text) => String(text).replace(/,000$/, "k").replace(/^(\d+ (?:d|h)) .*/, "≈ $1");
+
+/** Leave out what an axis would say twice. */
+const once = (texts) => texts.map((text, i) => (text === texts[i - 1] ? "" : text));
 
 function range(low, high, fromZero) {
   if (low === null || high === null) return [0, 1];

@@ -38,11 +38,23 @@ export async function showDetail(area, id, { signal, changed }) {
         h("a", { class: "button", href: streamLink(alert.stream) }, "See the stream live"))),
     chartArea,
     h("details", { class: "after" }, h("summary", {}, "Where it came from"), origin(alert)));
-  if (detail.samples?.time.length) {
-    put(chartArea, h("section", { class: "card pad after", "aria-label": "Around the alert" }, h("div", { class: "chart-area" })));
-    const shown = leading(alert, detail.samples);
-    const chart = windowChart(chartArea.querySelector(".chart-area"), { signal });
-    requestAnimationFrame(() => signal.aborted || chart.update(detail.samples, shown));
+  const samples = detail.samples?.time.length ? detail.samples : await nearby(alert, signal);
+  if (!samples) return;
+  const chartPlace = h("div", {});
+  put(chartArea, h("section", { class: "card pad after", "aria-label": "Around the alert" }, chartPlace));
+  const chart = windowChart(chartPlace, { signal });
+  requestAnimationFrame(() => signal.aborted || chart.update(samples, leading(alert, samples)));
+}
+
+/** What the stream looked like then, where somebody was looking at it; null: nobody was. */
+async function nearby(alert, signal) {
+  try {
+    const window = await get("/stream/window", { name: alert.stream, events: 1000 }, signal);
+    const at = Date.parse(alert.started_at) / 1000;
+    return window.time.length && window.time[0] <= at && at <= window.time.at(-1) ? window : null;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return null; // the stream is not known here any more
   }
 }
 

@@ -100,7 +100,11 @@ export async function showStream({ main, query, signal }) {
     shown = append(shown, points, LENGTHS.at(-1));
     requestAnimationFrame(() => signal.aborted || draw());
   });
-  on("again", signal, () => get("/stream/window", { name, events: LENGTHS.at(-1) }, signal).then((found) => { shown = found; draw(); }, () => {}));
+  // what came between the answer above and the connection's first word, or while there was none
+  on("state", signal, (state) => state === "live" && get("/stream/window", { name, events: LENGTHS.at(-1) }, signal).then((found) => {
+    shown = append(found, shown, LENGTHS.at(-1));
+    draw();
+  }, () => {}));
   live.watch(name);
   signal.addEventListener("abort", () => live.watch(""));
   const timer = setInterval(() => document.hidden || get("/stream", { name }, signal).then(drawFacts, () => {}), REFRESH_SECONDS * 1000);
