@@ -18,11 +18,11 @@ import { showStreams } from "./views/streams.js";
 const $ = (id) => document.getElementById(id);
 const HIDDEN_SECONDS = 30; // between two looks of a tab that nobody sees
 
-route("incidents", /^\/$/, showIncidents);
+route("incidents", /^\/(?:incidents|alerts)?$/, showIncidents);
 route("incidents", /^\/incidents\/([^/]+)$/, showIncident);
 route("incidents", /^\/alerts\/([^/]+)$/, showAlert);
-route("streams", /^\/streams$/, showStreams);
-route("streams", /^\/stream$/, showStream);
+route("streams", /^\/streams?$/, (view) => (view.query.get("name") ? showStream : showStreams)(view));
+route("streams", /^\/streams?\/(.+)$/, showStream); // as one may write it by hand; names hold slashes
 route("fleet", /^\/fleet$/, showFleet);
 
 function status(found) {

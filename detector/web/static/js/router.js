@@ -12,8 +12,8 @@ export function route(view, pattern, show) {
 }
 
 export function place() {
-  const [path, query = ""] = (location.hash.slice(1) || "/").split("?");
-  return { path, query: new URLSearchParams(query) };
+  const [, path, query = ""] = /^#?\/*([^?]*?)\/*(?:\?(.*))?$/s.exec(location.hash);
+  return { path: `/${path}`, query: new URLSearchParams(query) };
 }
 
 /** Return the address of a view. */
@@ -34,6 +34,14 @@ export function setTitle(text) {
   document.title = `${text} · longwatch`;
 }
 
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a stray percent sign
+  }
+}
+
 /** Show what the address says. */
 export async function show() {
   ending?.abort();
@@ -50,7 +58,7 @@ export async function show() {
   const later = setTimeout(() => !signal.aborted && put(main, h("p", { class: "soft" }, "Loading …")), 250);
   try {
     if (!found) throw new Error("There is no such page.");
-    await found.show({ main: area, id: found.match[1] && decodeURIComponent(found.match[1]), query, signal });
+    await found.show({ main: area, id: found.match[1] && decoded(found.match[1]), query, signal });
   } catch (error) {
     if (signal.aborted || error.name === "AbortError") return;
     put(area, fault(error));

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.daemon.support import PATIENCE
+from tests.daemon.support import PATIENCE, until
 from tests.detector.web.page.conftest import Visit
 from tests.detector.web.support import HOSTILE, ROWS, STREAMS, Watched, scored, watched
 from tests.tools import NO_AXE, axe
@@ -178,6 +178,77 @@ def test_writing_needs_a_token_which_is_kept_for_the_tab_only(daemon: Watched, v
     page.get_by_role("button", name="Forget the token").click()
     expect(page.get_by_role("button", name="Read only")).to_be_visible()
     assert page.evaluate("Object.values(sessionStorage)") == []
+
+
+@pytest.mark.parametrize(
+    ("view", "head"),
+    [
+        ("#/incidents", "open incident"),
+        ("#/alerts/", "open incident"),
+        ("#incidents/{id}/", "far"),
+        ("#/stream", "Streams"),
+        ("#/streams/host-00/load", "host-00/load"),
+        ("#/stream/host-00%2Fload", "host-00/load"),
+    ],
+)
+def test_an_address_nearly_right_leads_there(daemon: Watched, visit: Visit, view: str, head: str) -> None:
+    page = visit(address(daemon, view))
+    known = daemon.get("/incidents")["incidents"][0]["summary"]
+    expect(page.locator("main h1")).to_contain_text(known if head == "far" else head)
+    page.close()
+
+
+# what is written on each canvas at the right edge of its axis: [text, px]
+SPY = """() => {
+    window.ticks = new Map();
+    const {fillText: write, clearRect: clear} = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.clearRect = function (...at) {
+        window.ticks.set(this.canvas, []);
+        return clear.call(this, ...at);
+    };
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {
+        if (this.textAlign === "right" && text !== "") {
+            window.ticks.get(this.canvas).push([text, this.measureText(text).width / devicePixelRatio]);
+        }
+        return write.call(this, text, ...at);
+    };
+}"""
+
+
+@pytest.mark.parametrize(
+    ("lag", "latency"),
+    [
+        (0, 0.0),
+        (1, 0.0031),
+        (2, 0.4),
+        (3, 3.1),
+        (10, 52.0),
+        (80, 700.0),
+        (9_000, 5_400.0),
+        (1_234_567, 31_980.0),
+        (12, 320_000.0),
+        (10**9, 9e6),
+    ],
+)
+def test_the_ticks_of_a_figure_differ_and_are_not_cut_off(
+    daemon: Watched, visit: Visit, lag: int, latency: float
+) -> None:
+    page = visit(f"{daemon.url}/#/streams")
+    columns = {
+        "events_per_second": [lag] * 2,
+        "lag": [0, lag],
+        "latency_p99": [latency] * 2,
+        "resident_bytes": [3e8] * 2,
+    }
+    page.route("**/api/v1/fleet", lambda asked: asked.fulfill(json={"time": [1e9, 1e9 + 10]} | columns))
+    page.evaluate(SPY)
+    page.get_by_role("link", name="Fleet").click()
+    drawn = "[...window.ticks.values()].filter((one) => one.length)"
+    until(lambda: len(page.evaluate(drawn)) == 4, "all four are drawn")
+    for written in page.evaluate(drawn):
+        words = [text for text, _ in written]
+        assert len(set(words)) == len(words) > 1, words
+        assert all(width <= 53 for _, width in written), written  # px of LEFT beside the gap
 
 
 def test_what_is_not_there_is_said_in_words(daemon: Watched, visit: Visit) -> None:

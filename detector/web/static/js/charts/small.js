@@ -1,14 +1,30 @@
 // One figure over time, small.
 
-import { moment } from "../format.js";
+import { bytes, moment, span } from "../format.js";
 import { colour, keepFitting, short, timeAxis, tzDate, uPlot, valueAxis } from "./style.js";
 
 const HEIGHT = 128;
 
+/** Distances between an axis's ticks: 1, 2 and 5 of each power of ten. */
+const decimal = (from, to) => Array.from({ length: to - from }, (_, i) => [1, 2, 5].map((n) => Number(`${n}e${from + i}`))).flat();
+
+/** Axes by what they measure: how far ticks may be apart, so that each reads as one short figure, and that figure. */
+const AXES = {
+  count: { incrs: decimal(0, 13), text: short },
+  seconds: {
+    incrs: [...decimal(-4, 0), 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200,
+      ...[1, 2, 4, 6, 12].map((h) => h * 3600), ...decimal(0, 6).map((d) => d * 86400)],
+    text: span,
+  },
+  bytes: { incrs: decimal(0, 15), text: bytes },
+  number: { incrs: decimal(-15, 15), text: short },
+};
+
 /** Make a chart in an area: update(time, values) draws; its label says the range to whoever cannot see it. */
-export function smallChart(area, { label, format, signal, isTime = true }) {
+export function smallChart(area, { label, format, signal, unit, isTime = true }) {
   let chart = null;
   let data = [[], []];
+  const { incrs, text } = AXES[unit];
 
   function build() {
     chart?.destroy();
@@ -16,8 +32,8 @@ export function smallChart(area, { label, format, signal, isTime = true }) {
     chart = new uPlot({
       width: Math.max(area.clientWidth, 120), height: HEIGHT, tzDate, legend: { show: false },
       padding: [8, 26, 0, 0], cursor: { y: false, drag: { setScale: false } },
-      scales: { x: { time: isTime }, y: { range: (_, low, high) => range(low, high, isTime) } },
-      axes: [isTime ? timeAxis() : plain, valueAxis({ values: (_, splits) => once(splits.map((v) => compact(format(v)))) })],
+      scales: { x: { time: isTime }, y: { range: (_, low, high) => range(low, high, isTime, incrs[0]) } },
+      axes: [isTime ? timeAxis() : plain, valueAxis({ incrs, values: (_, splits) => splits.map(text) })],
       series: [{}, { stroke: colour("expected"), width: 1.6, fill: colour("band"), points: { show: false } }],
       hooks: { setCursor: [(u) => (area.dataset.at = reading(u.cursor.idx))] },
     }, data, area);
@@ -44,14 +60,9 @@ export function smallChart(area, { label, format, signal, isTime = true }) {
   };
 }
 
-/** For an axis one unit is enough: 2 h 47 min is about 2 h. */
-const compact = (text) => String(text).replace(/,000$/, "k").replace(/^(\d+ (?:d|h)) .*/, "≈ $1");
-
-/** Leave out what an axis would say twice. */
-const once = (texts) => texts.map((text, i) => (text === texts[i - 1] ? "" : text));
-
-function range(low, high, fromZero) {
+function range(low, high, fromZero, least) {
   if (low === null || high === null) return [0, 1];
+  if (fromZero && high <= least) return [0, least];
   const room = (high - low || Math.abs(high) || 1) * 0.12;
   return fromZero ? [0, high + room || 1] : [low - room, high + room];
 }

@@ -16,10 +16,10 @@ export async function showFleet({ main, signal }) {
     get("/status", {}, signal), get("/fleet", {}, signal), get("/models", {}, signal)]);
 
   const figures = {
-    rate: panel("Events a second", (value) => count(value)),
-    lag: panel("Lag, records not read yet", (value) => count(value)),
-    latency: panel("Latency, 99th percentile", (value) => span(value)),
-    resident: panel("Memory of the process", (value) => bytes(value ?? 0)),
+    rate: panel("Events a second", (value) => count(value), "count"),
+    lag: panel("Lag, records not read yet", (value) => count(value), "count"),
+    latency: panel("Latency, 99th percentile", (value) => span(value), "seconds"),
+    resident: panel("Memory of the process", (value) => bytes(value ?? 0), "bytes"),
   };
   const facts = h("dl", { class: "figures" });
   const retraining = h("section", { class: "section" });
@@ -29,18 +29,18 @@ export async function showFleet({ main, signal }) {
     retraining,
     h("section", { class: "section" }, h("h2", {}, "Models"), h("div", { class: "card scroll after", tabindex: "0", role: "region", "aria-label": "Models" }, modelTable(models.models))));
 
-  function panel(title, format) {
+  function panel(title, format, unit) {
     const value = h("span", { class: "big" }, "–");
     const area = h("div", { class: "small-chart" });
     const element = h("figure", { class: "card pad" }, h("figcaption", {}, title), value, area);
-    return { element, value, area, title, format, chart: null };
+    return { element, value, area, title, format, unit, chart: null };
   }
 
   function draw(found) {
     const columns = { rate: found.events_per_second, lag: found.lag, latency: found.latency_p99, resident: found.resident_bytes };
     for (const [key, values] of Object.entries(columns)) {
       const one = figures[key];
-      one.chart ??= smallChart(one.area, { label: one.title, format: one.format, signal });
+      one.chart ??= smallChart(one.area, { label: one.title, format: one.format, unit: one.unit, signal });
       one.chart.update(found.time, values);
     }
   }
@@ -80,7 +80,7 @@ export async function showFleet({ main, signal }) {
         h("tbody", {}, found.losses.map((one) => h("tr", {}, h("th", { scope: "row" }, one.what), h("td", { class: "number" }, number(one.before)), h("td", { class: "number" }, number(one.after)))))) : null,
       found.curve.length > 1 ? h("figure", {}, h("figcaption", { class: "soft small" }, "training loss, from the first step to the last"), area) : null));
     if (found.curve.length > 1) {
-      smallChart(area, { label: "Training loss", format: number, signal, isTime: false }).update(found.curve.map((_, i) => i), found.curve);
+      smallChart(area, { label: "Training loss", format: number, unit: "number", signal, isTime: false }).update(found.curve.map((_, i) => i), found.curve);
     }
   }
 

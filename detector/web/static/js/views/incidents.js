@@ -6,7 +6,7 @@ import { h, keyed, put } from "../dom.js";
 import { count, dayOf, now, plural, score } from "../format.js";
 import { on } from "../live.js";
 import { age, fact, lasting, sentence, severity, streamNames, when } from "../parts.js";
-import { incidentLink, setTitle } from "../router.js";
+import { incidentLink, readdress, setTitle } from "../router.js";
 import { session, WHY_NOT } from "../session.js";
 import { channelWord } from "../words.js";
 
@@ -15,6 +15,7 @@ const RECENT = 30;
 
 export async function showIncidents({ main, signal }) {
   setTitle("Incidents");
+  readdress("#/");
   const byId = new Map();
   const [open, recent, status, canAcknowledge] = await Promise.all([
     get("/incidents", { state: "open", limit: OPEN }, signal),

@@ -8,7 +8,7 @@ import { h, put, visible } from "../dom.js";
 import { count, number, score, span } from "../format.js";
 import { live, on } from "../live.js";
 import { fact, sentence, when } from "../parts.js";
-import { link, setTitle } from "../router.js";
+import { link, readdress, setTitle, streamLink } from "../router.js";
 import { guarded } from "./guarded.js";
 import { append } from "./columns.js";
 
@@ -17,8 +17,9 @@ const SHOWN = 3; // features at first
 const MOST = 6; // features at once
 const REFRESH_SECONDS = 5;
 
-export async function showStream({ main, query, signal }) {
-  const name = query.get("name") ?? "";
+export async function showStream({ main, id, query, signal }) {
+  const name = query.get("name") ?? id;
+  readdress(streamLink(name));
   setTitle(visible(name).slice(0, 80));
   const [stream, window, has] = await Promise.all([
     get("/stream", { name }, signal), get("/stream/window", { name, events: LENGTHS.at(-1) }, signal), offered()]);
