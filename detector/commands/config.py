@@ -39,7 +39,7 @@ def of_stream(settings: Settings, stream: str) -> str:
     from detector.scoring.rules import StreamRules  # noqa: PLC0415 - with numba
     from detector.service.engine_setup import alert_rules, stream_rules  # noqa: PLC0415 - likewise
 
-    number = StreamRules(alert_rules(settings.alerting), stream_rules(settings)).number_of(stream)
+    number = int(StreamRules(alert_rules(settings.alerting), stream_rules(settings)).numbers_of([stream])[0])
     rule = settings.rules[number - 1] if number else None
     held = settings.alerting if rule is None else in_effect(rule, settings.alerting)
     lines = [f"# stream {toml(stream)} gets " + (f"the rule {rule.name}" if rule else "no rule: [alerting] holds")]

@@ -88,7 +88,7 @@ class Engine:
             spill,
             max_streams=self.settings.max_streams,
             memory_bytes=self.settings.memory_bytes,
-            rule_of=self.rules.number_of,
+            rules_of=self.rules.numbers_of,
         )
         self.latest = Latest()
         self._states = self.streams.states
@@ -237,7 +237,7 @@ class Engine:
     def use_rules(self, default: AlertRules, by_pattern: Sequence[StreamRule] = ()) -> None:
         """Alert by other rules from the next event on; what streams have learnt, and open incidents, stay."""
         self.rules = StreamRules(default, by_pattern)
-        self.streams.give_rules(self.rules.number_of)
+        self.streams.give_rules(self.rules.numbers_of)
         self._stages.rules = self.rules.table(self.fleet_events_per_day)
 
     @property

@@ -57,10 +57,12 @@ class StreamRules:
         parts = [f"({'|'.join(map(translate, rule.patterns))})" for rule in rules]
         self._pattern = re.compile("|".join(parts)) if parts else None
 
-    def number_of(self, stream: str) -> int:
-        """Return the number of the rule that a stream gets."""
-        found = self._pattern.match(stream) if self._pattern else None
-        return (found.lastindex or 0) if found else 0
+    def numbers_of(self, streams: Sequence[str]) -> NDArray[np.uint8]:
+        """Return the numbers of the rules that streams get, [streams]."""
+        if self._pattern is None:
+            return np.zeros(len(streams), np.uint8)
+        found = map(self._pattern.match, streams)
+        return np.array([match.lastindex if match else 0 for match in found], np.uint8)
 
     def critical_above(self, number: int) -> float:
         """Return how far above the threshold a score must be for an alert by a rule to be critical."""

@@ -132,8 +132,8 @@ class StreamCache:
 
     `fetch` returns the states that were drained of streams not in memory (None: never seen); what it returns is
     taken one by one, as memory allows. `spill` holds what is evicted between two drains. At most `max_streams` stay in
-    memory; their states may take `memory_bytes`, but for one stream more (0: no limit). `rule_of` returns the number of
-    the rule that a stream gets, by its name.
+    memory; their states may take `memory_bytes`, but for one stream more (0: no limit). `rules_of` returns the
+    numbers of the rules that streams get, by their names.
     """
 
     def __init__(
@@ -145,13 +145,13 @@ class StreamCache:
         *,
         max_streams: int,
         memory_bytes: int = 0,
-        rule_of: Callable[[str], int] = lambda name: 0,
+        rules_of: Callable[[Sequence[str]], NDArray[np.uint8]] = lambda names: np.zeros(len(names), np.uint8),
     ) -> None:
         self.states = states
         self.version = version  # of the weights that hidden states belong to, by name; below by number
         self.model_number = 1
         self._fetch = fetch or (lambda names: [None] * len(names))
-        self.max_streams, self.memory_bytes, self._rule_of = max_streams, memory_bytes, rule_of
+        self.max_streams, self.memory_bytes, self._rules_of = max_streams, memory_bytes, rules_of
         self._changed = np.zeros(0, np.bool_)  # by slot, as `_last_use`
         self.spill = SpillBuffer() if spill is None else spill  # evicted since the last drain
         self.has_evicted = False  # so that not all streams that speak are here
@@ -217,12 +217,12 @@ class StreamCache:
     def _give_rule(self, names: list[str], slots: Int64) -> None:
         """Note what follows from streams' names, whatever a stored row says: it may be of former settings."""
         rows = self.states.streams.rows
-        rows["rule"][slots] = [self._rule_of(name) for name in names]
+        rows["rule"][slots] = self._rules_of(names)
         rows["muted"][slots] = False  # no person has muted it; a rule's own mute is in the rule
 
-    def give_rules(self, rule_of: Callable[[str], int]) -> None:
+    def give_rules(self, rules_of: Callable[[Sequence[str]], NDArray[np.uint8]]) -> None:
         """Let other rules hold from now on, for the streams in memory and all that come."""
-        self._rule_of = rule_of
+        self._rules_of = rules_of
         names = list(self.states.slots)
         self._give_rule(names, self.find(names))
 

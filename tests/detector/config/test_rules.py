@@ -26,7 +26,7 @@ def test_the_first_rule_that_matches_holds(tmp_path: Path) -> None:
     )
     rules = StreamRules(alert_rules(settings.alerting), stream_rules(settings))
     names = ["web-1/cpu", "db-1/cpu", "load", "db-1/mem", "Load", "load\n"]
-    assert [rules.number_of(name) for name in names] == [1, 2, 2, 0, 0, 0]
+    assert rules.numbers_of(names).tolist() == [1, 2, 2, 0, 0, 0]
 
 
 def test_what_a_rule_does_not_set_is_as_alerting_has_it(tmp_path: Path) -> None:
