@@ -162,6 +162,18 @@ class IncidentsSettings(Section):
     """Incidents that are over are forgotten after this time."""
 
 
+class HistorySettings(Section):
+    """Section [history]: what is remembered of each alert's surroundings, in `history.db` in state.directory."""
+
+    days: float = Field(30.0, gt=0, le=MAX_DAYS)
+    """An alert's surroundings are forgotten this long after the last of them came."""
+    max_bytes: int = Field(512 << 20, ge=0, le=1 << 50)
+    """Disk that they may take, some 10 KB an alert of one feature; the oldest are forgotten above that. 0: none are
+    kept."""
+    events_before: int = Field(300, ge=0, le=2000)
+    """Events of its stream that are kept from before an alert."""
+
+
 class OutputSettings(Section):
     """Section [output]: files to write, beside Kafka's topics or instead of them; JSON lines."""
 

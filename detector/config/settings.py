@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     rules: tuple[RuleSettings, ...] = Field((), max_length=MAX_RULES)
     """What holds for some streams instead of [alerting]: a table [[rules]] each; the first that matches holds."""
     incidents: sections.IncidentsSettings = _section(sections.IncidentsSettings)
+    history: sections.HistorySettings = _section(sections.HistorySettings)
     output: sections.OutputSettings = _section(sections.OutputSettings)
     receivers: dict[str, ReceiverSettings] = Field(default_factory=dict)
     """Where incidents are told: a section [receivers.NAME] each."""

@@ -91,6 +91,7 @@ class Engine:
             rules_of=self.rules.numbers_of,
         )
         self.latest = Latest()
+        self.weights = model  # that score
         self._states = self.streams.states
         self._stages = Stages(self._states, model.shape, self.rules.table(), self.settings.threads, on_stage)
 
@@ -247,6 +248,7 @@ class Engine:
 
     def use(self, model: Weights) -> None:
         """Score with other weights from the next event on; each lane is warmed up as its next event comes."""
+        self.weights = model
         self._states.recurrent.use(model)
         self.streams.use(model.fingerprint())
 

@@ -291,6 +291,11 @@ class Metrics:
             "Checkpoints that failed (a full disk, say) and are tried again; nothing is lost meanwhile.",
         )
 
+        self.history_dropped = counter(
+            "history_alerts_dropped_total",
+            "Alerts of whose surroundings something is not kept: a full disk, or too many alerts at once.",
+        )
+
         failing = gauge(
             "part_failing",
             "1 while a part that works in the background fails and tries again; the log says why.",

@@ -29,6 +29,7 @@ from detector.checkpointing.deadlines import BrokerWait
 from detector.checkpointing.store import DamagedRowError, SqliteStore
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
+from detector.history.history import History
 from detector.incidents.incidents import Incidents
 from detector.observability.metrics import Metrics
 from detector.service.fleet_rate import FleetRate
@@ -73,6 +74,7 @@ class Daemon:
     broker_wait: BrokerWait
     incidents: OpenIncidents  # of single streams: alerts that fire
     incident_store: Incidents  # over streams: what people are told of
+    history: History  # of alerts' surroundings; one of `sinks`
     guard: PoisonGuard
     promotion: ModelPromotion
     reloading: Reloading
@@ -229,6 +231,7 @@ class Daemon:
                     self.sinks.write_scores(step.scores)
                     self.sinks.write_alerts(step.alerts)
                     self.checkpointer.record_repartitioned(step.repartitioned)
+                    self.history.step(part, step, self.engine)
                     self.incidents.step(part, step)
                     self.live.step(step.scores, step.slot, self.engine.streams.states.slots)
                     self.reporter.step(part, step, reset=reset)

@@ -29,6 +29,8 @@ from detector.checkpointing.store import DamagedRowError, SqliteStore, StoredRow
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
+from detector.history.history import History
+from detector.history.recent import Look, look_at
 from detector.incidents.incidents import Incidents
 from detector.observability.metrics import Metrics
 from detector.service.api_token import write_token
@@ -99,7 +101,12 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     )
     metrics.incidents_open.set_function(incident_store.open_count)
     metrics.incident_firing.set_function(lambda: [(labels, 1.0) for labels in incident_store.firing])
-    sinks = _make_sinks(settings, metrics, writer, transactions, extra_sinks, incident_store)
+    history = History(
+        *(settings.state.directory, settings.history),
+        changelog=settings.changelog,
+        on_dropped=metrics.history_dropped.inc,
+    )
+    sinks = _make_sinks(settings, metrics, writer, transactions, extra_sinks, (incident_store, history))
     sinks.restore(meta.get("sinks", {}))
     offsets = {Partition(topic, number): at for topic, number, at in meta.get("offsets", ())}
     source: DaemonSource
@@ -126,6 +133,10 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     if settings.http.stream_scores:
         metrics.stream_score.set_function(stream_scores(streams, settings.http.stream_scores))
 
+    def look(name: str) -> Look | None:
+        with turns.look():
+            return look_at(engine, history.ring, name, lambda name: None if settings.changelog else store.load([name])[0])
+
     def make_page(ready: Check, access: Access) -> ASGIApp:
         from detector.web.app import make_app  # noqa: PLC0415 - a fifth of a second, which nobody may ever look at
         from detector.web.parts import Parts as PageParts  # noqa: PLC0415 - likewise
@@ -137,6 +148,8 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
             live=live,
             fleet=fleet,
             incidents=incident_store,
+            history=history,
+            look=look,
             registry=registry,
             ready=ready,
             receivers=settings.receivers,
@@ -164,6 +177,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         broker_wait=broker_wait,
         incidents=incidents,
         incident_store=incident_store,
+        history=history,
         guard=guard,
         promotion=promotion,
         reloading=Reloading(settings, engine, checkpointer, incident_store, metrics, notifier),
@@ -205,13 +219,14 @@ def _make_sinks(
     writer: KafkaWriter | None,
     transactions: TransactionalWriter | None,
     extra_sinks: SinkGroup | None,
-    incident_store: Incidents,
+    memory: tuple[Incidents, History],
 ) -> SinkGroup:
     """Return the sinks that the settings name, and those of `extra_sinks`.
 
     What goes to Kafka is written by `writer`, or with exactly-once as a part of `transactions`.
     """
     output, kafka = settings.output, settings.kafka
+    incident_store, history = memory
     scores: list[ScoreSink] = []
     alerts: list[AlertSink] = []
     dead_letters: list[DeadLetterSink] = []
@@ -239,6 +254,7 @@ def _make_sinks(
         problems["alert_feed"] = feed.problem
     else:
         alerts.append(incident_store)
+    alerts.append(history)
     if extra_sinks:
         scores, alerts = [*scores, *extra_sinks.scores], [*alerts, *extra_sinks.alerts]
         dead_letters = [*dead_letters, *extra_sinks.dead_letters]

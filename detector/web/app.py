@@ -22,8 +22,8 @@ from connectors.notify.trial import try_receivers
 from detector.errors import BusyError
 from detector.web import models
 from detector.web.events import Events
-from detector.web.live import KEPT
-from detector.web.parts import Parts, fleet_series, incident, model_cards, status, stream_fields, window
+from detector.history.recent import MAX_EVENTS, Look
+from detector.web.parts import Parts, fleet_series, forecast, hidden, incident, model_cards, status, stream_fields
 from detector.web.streams import MAX_OFFSET
 
 API = "/api/v1"
@@ -67,6 +67,8 @@ class Api:
         get("/streams", response_model=models.Streams)(self.streams)
         get("/stream", response_model=models.StreamDetail)(self.stream)
         get("/stream/window", response_model=models.Window)(self.stream_window)
+        get("/stream/forecast", response_model=models.Forecast)(self.stream_forecast)
+        get("/stream/hidden", response_model=models.Hidden)(self.stream_hidden)
         get("/models", response_model=models.Models)(self.kept_models)
         get(
             "/events",
@@ -110,12 +112,19 @@ class Api:
         return _json(incident(record, ALERTS_OF_ONE))
 
     async def alert(self, id: _Id) -> Response:  # noqa: A002 - its name in the path
-        """One alert, with its evidence."""
-        found = await self._read(lambda: self._parts.incidents.alert(id))
+        """One alert, with its evidence and what its stream did around it."""
+        parts = self._parts
+        found = await self._read(lambda: parts.incidents.alert(id))
         if found is None or found.record is None:
             raise HTTPException(404, f"there is no record of alert {id!r:.100}: it may have been forgotten")
         record = msgspec.json.decode(found.record)
-        return _json(models.AlertDetail(alert=record, incident=found.incident, verdict=None))
+
+        def work() -> models.AlertDetail:
+            samples = parts.history.samples(id)
+            kept = None if samples is None else models.Window(**samples.document())
+            return models.AlertDetail(alert=record, incident=found.incident, verdict=None, samples=kept)
+
+        return _json(await self._read(work))
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
@@ -140,13 +149,34 @@ class Api:
         return _json(models.StreamDetail.model_validate({**stream_fields(row), "feature_names": features}))
 
     async def stream_window(
-        self, name: _StreamName, events: Annotated[int, Query(ge=1, le=KEPT, description="at most")] = 300
+        self, name: _StreamName, events: Annotated[int, Query(ge=1, le=MAX_EVENTS, description="at most")] = 300
     ) -> Response:
-        """Events of a stream, from when it was first looked at: looking begins with the first request."""
-        if not await self._read(lambda: self._parts.streams.exists(name)):
+        """Recent events of a stream: as they were scored, and before that as its own window has them."""
+        return _json(await self._looked_at(name, lambda look: models.Window(**look.window(events).document())))
+
+    async def stream_forecast(self, name: _StreamName) -> Response:
+        """What is expected next of each of its features that is a number, at the model's horizons."""
+        return _json(await self._looked_at(name, forecast))
+
+    async def stream_hidden(
+        self, name: _StreamName, feature: Annotated[str, Query(min_length=1, max_length=4096)]
+    ) -> Response:
+        """What the network remembered of a feature, over its window."""
+        try:
+            return _json(await self._looked_at(name, lambda look: hidden(look, feature)))
+        except KeyError:
+            raise HTTPException(404, f"stream {name!r:.200} has no feature {feature!r:.200} that is a number") from None
+
+    async def _looked_at(self, name: str, work: Callable[[Look], models.Model]) -> models.Model:
+        """Look at a stream between two turns, and do some work on what was found."""
+
+        def looking() -> models.Model | None:
+            look = self._parts.look(name)
+            return None if look is None else work(look)
+
+        if (found := await self._read(looking)) is None:
             raise _unknown(name)
-        _, points = self._parts.live.points(name)
-        return _json(await self._read(lambda: window(name, points[-events:])))
+        return found
 
     async def events(
         self, request: Request, stream: Annotated[str, Query(max_length=4096, description="whose points to send")] = ""

@@ -137,14 +137,6 @@ class Incidents(Model):
     next: str | None = Field(description="give it as `before` for those that follow; null: there are no more")
 
 
-class AlertDetail(Model):
-    """An alert."""
-
-    alert: dict[str, Any] = Field(description="as on the alerts topic: docs/formats.md")
-    incident: str = Field(description="the id of its incident")
-    verdict: Literal["false", "right"] | None
-
-
 class Stream(Model):
     """A stream as it is now. Of one that is only on disk no more than the name is known here."""
 
@@ -205,8 +197,40 @@ class Window(Model):
     alert: list[bool]
     models: list[ModelSwap]
     by_feature: dict[str, FeatureColumns]
-    complete: bool
-    note: str
+    complete: bool = Field(description="whether nothing of it is missing")
+    note: str = Field(description="for a person: what is missing, or an estimate")
+
+
+class AlertDetail(Model):
+    """An alert."""
+
+    alert: dict[str, Any] = Field(description="as on the alerts topic: docs/formats.md")
+    incident: str = Field(description="the id of its incident")
+    verdict: Literal["false", "right"] | None
+    samples: Window | None = Field(description="what its stream did around it; null: nothing of it is kept here")
+
+
+class Band(Model):
+    """What is expected at some horizons, with the network's own 99 % band."""
+
+    horizons: list[int] = Field(description="events ahead")
+    expected: Column
+    lower: Column
+    upper: Column
+
+
+class Forecast(Model):
+    """What is expected next, if events go on as they came."""
+
+    features: dict[str, Band] = Field(description="by feature that is a number")
+
+
+class Hidden(Model):
+    """What the network remembered of a feature after each event of its window."""
+
+    time: list[float] = Field(description="Unix seconds; but for the last an estimate")
+    units: int
+    values: list[list[float]] = Field(description="events x units")
 
 
 class ModelCard(Model):

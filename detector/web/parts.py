@@ -11,6 +11,8 @@ from connectors.encode import rfc3339_of
 from connectors.json_records import IncidentRecord
 from connectors.notify.settings import ReceiverSettings
 from detector.engine.engine import Engine
+from detector.history.history import History
+from detector.history.recent import Look
 from detector.incidents.incidents import ALERTS_SHOWN, Incidents
 from detector.web import models
 from detector.web.fleet import Fleet
@@ -18,7 +20,7 @@ from detector.web.live import LiveStreams, Point
 from detector.web.streams import StreamRow, Streams
 from training.network.registry import Registry, RegistryError
 
-EMPTY_NOTE = "Kept from when this stream was first looked at; what came before is not here."
+LIVE_NOTE = "As it is scored."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class Parts:
     live: LiveStreams
     fleet: Fleet
     incidents: Incidents
+    history: History
+    look: Callable[[str], Look | None]  # at a stream between two turns; None: nobody knows it
     registry: Registry
     ready: Callable[[], tuple[bool, str]]
     receivers: Mapping[str, ReceiverSettings]
@@ -167,8 +171,20 @@ def window(stream: str, points: Sequence[Point]) -> models.Window:
         models=swaps,
         by_feature=by_feature,
         complete=False,
-        note=EMPTY_NOTE,
+        note=LIVE_NOTE,
     )
+
+
+def forecast(look: Look) -> models.Forecast:
+    """Return what is expected next of a stream."""
+    return models.Forecast(features={name: models.Band(**band._asdict()) for name, band in look.forecast().items()})
+
+
+def hidden(look: Look, feature: str) -> models.Hidden:
+    """Return the hidden states over a feature's window. Raises KeyError where the stream has no such number."""
+    found = look.hidden(feature)
+    units = found.values.shape[1]
+    return models.Hidden(time=(found.time * 1e-9).tolist(), units=units, values=found.values.tolist())
 
 
 def model_cards(parts: Parts) -> models.Models:

@@ -111,7 +111,7 @@ def test_settings_that_documents_name_exist() -> None:
         for name in named.findall(path.read_text())
         if name not in settings and name.removesuffix("_file") not in settings
     }
-    assert {name for _, name in unknown} == {"state.db", "incidents.db"}  # files
+    assert {name for _, name in unknown} == {"state.db", "incidents.db", "history.db", "history.jsonl"}  # files
 
 
 def test_the_tutorials_commands_do_what_it_says(tmp_path: Path) -> None:

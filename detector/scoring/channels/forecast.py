@@ -91,7 +91,7 @@ def measure_errors(
     hair = HAIR * abs(mean)
     m.least = max(MIN_UNIT * (high - low), hair, 1e-12)
     lowest, highest = (low, high) if events > 0 else (-math.inf, math.inf)  # else a forecast would know its own event
-    expected = _in_data_unit(location, mean, deviation, lowest, highest)
+    expected = in_data_unit(location, mean, deviation, lowest, highest)
     error = x - expected
 
     scale = math.exp(log_scale)
@@ -118,7 +118,7 @@ def measure_errors(
         m.far_error = x - r.ahead[place]
         if abs(m.far_error) <= hair:  # what waits is rounded
             m.far_error = 0.0
-        r.ahead[place] = math.nan if gap else _in_data_unit(far_location, mean, deviation, lowest, highest)
+        r.ahead[place] = math.nan if gap else in_data_unit(far_location, mean, deviation, lowest, highest)
     if not math.isnan(m.far_error):
         r.slow += SLOW_SMOOTHING * (min(abs(m.far_error), furthest) - r.slow)
         m.sizes[FAR], m.sizes[SLOW] = abs(m.far_error), r.slow
@@ -151,6 +151,7 @@ def network_band(frame: Record, output: NDArray[np.float32], expected: float) ->
 
 
 @compiled(inline="always")
-def _in_data_unit(location: float, mean: float, deviation: float, low: float, high: float) -> float:
+def in_data_unit(location: float, mean: float, deviation: float, low: float, high: float) -> float:
+    """Return a location in the data's unit, within the range seen lately."""
     value = mean + deviation * math.sinh(min(max(location, -LIMIT), LIMIT))
     return min(max(value, low), high)

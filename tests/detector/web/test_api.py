@@ -189,11 +189,21 @@ def test_events_tell_of_status_points_and_incidents(tmp_path: Path) -> None:
         assert len(lengths) == 1
         assert found["incident"][0]["state"] == "open"
         window = daemon.get(f"/stream/window?name={quote(stream, safe='')}")
-        assert len(window["time"]) == 5
+        assert len(window["time"]) == 5 + 300
         assert window["alert"][-1]
         assert window["by_feature"]["load"]["observed"][-1] > window["by_feature"]["load"]["upper"][-1]
         assert window["models"][0]["version"] == daemon.get("/models")["models"][0]["version"]
-        assert not window["complete"]
+        forecast = daemon.get(f"/stream/forecast?name={quote(stream, safe='')}")["features"]
+        assert forecast.keys() == {"load", "free"}
+        assert forecast["free"]["horizons"] == [1, 10]
+        hidden = daemon.get(f"/stream/hidden?name={quote(stream, safe='')}&feature=load")
+        assert {len(row) for row in hidden["values"]} == {hidden["units"]}
+        assert daemon.ask(f"/api/v1/stream/hidden?name={quote(stream, safe='')}&feature=none").status == 404
+        alert = found["incident"][0]["alerts"][0]["id"]
+        samples = daemon.get(f"/alerts/{alert}")["samples"]
+        assert samples["alert"][-1]
+        assert len(samples["time"]) > 200
+        assert samples["by_feature"].keys() == {"load", "free"}
 
 
 def test_the_daemon_stops_in_time_while_pages_are_open(tmp_path: Path) -> None:

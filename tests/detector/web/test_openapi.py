@@ -35,6 +35,8 @@ OPERATIONS = [
     ("/streams", "get"),
     ("/stream", "get"),
     ("/stream/window", "get"),
+    ("/stream/forecast", "get"),
+    ("/stream/hidden", "get"),
     ("/models", "get"),
     ("/receivers/test", "post"),
 ]

@@ -1,0 +1,435 @@
+"""Each alert's surroundings: what its stream did before, and what follows until it has ended and a little longer.
+
+A sink of alerts that is also given each batch's scores. It never stops scoring: where the disk takes nothing, it keeps
+what it can hold, and then drops it, counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.batches import Alert, EventBatch
+from connectors.common.sqlite import Fault
+from connectors.encode import alert_record, rfc3339_of
+from connectors.errors import UserError
+from detector.config.sections import HistorySettings
+from detector.engine.engine import Engine, Step
+from detector.errors import StateError
+from detector.history.columns import Columns, StreamWindow, joined
+from detector.history.replay import StreamCopy
+from detector.history.ring import Ring, hashes_of
+from detector.history.store import HistoryError, HistoryStore, Kept, place_of
+
+logger = logging.getLogger(__name__)
+
+Int64 = NDArray[np.int64]
+
+TAIL = 50  # events after an alert's end
+MAX_EVENTS = 20_000  # from an alert's first event on; what follows is not kept: some 0.5 MB
+MAX_FOLLOWED = 1_000  # alerts at once
+MAX_PENDING = 500_000  # observations that wait in memory for the disk: 30 MB
+CHUNK = 256  # events of a chunk
+REPLAYED = 100  # alerts of one turn whose older events are looked up ...
+REPLAYED_LANES = 64  # ... and features that their streams may have: 0.1 s
+FORGET_SECONDS = 60.0  # between two looks for what is too old
+RETRY_SECONDS = 30.0  # before a file that could not be opened is tried again
+DAY = 86_400.0
+ELSEWHERE = "Kept by the worker that recorded it: what another worker scored of the stream is not here."
+
+
+@dataclass(slots=True, eq=False)
+class _Follow:
+    """An alert whose stream is followed."""
+
+    alert_id: str
+    stream: str
+    started_at: int  # ns
+    record: bytes  # as on the alerts topic
+    last: dict[str, int]  # offset of the last event, by partition
+    number: int = 0  # in the file; 0: it is not there yet
+    chunk: int = 1  # the next one
+    before: Columns | None = None  # that are not in the file yet
+    held: list[Columns] = field(default_factory=list)  # of the chunk before, while it has room
+    parts: list[Columns] = field(default_factory=list)  # that are not in the file yet
+    ended_at: int | None = None  # ns
+    events: int = 0
+    tail: int = 0
+    gaps: bool = False
+    changed: bool = True
+
+    @property
+    def done(self) -> bool:
+        return self.tail >= TAIL or self.events >= MAX_EVENTS
+
+
+class History:
+    """The recorder. `step`, and what a sink has, are for the daemon's thread; what reads is for any."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: HistorySettings,
+        *,
+        changelog: bool = False,
+        on_dropped: Callable[[int], object] = lambda alerts: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Keep `history.db` in `directory`, which is made with the first alert or read at `restore`.
+
+        changelog: states follow partitions to other workers, which alerts' surroundings do not. `on_dropped` is called
+        with the number of alerts of which something is not kept.
+        """
+        self._directory, self._settings, self._on_dropped, self._clock = directory, settings, on_dropped, clock
+        self._changelog = changelog
+        self.ring = Ring()
+        self._lock = threading.Lock()  # for a moment: what is below
+        self._follows: dict[str, _Follow] = {}  # by the alert's id
+        self._store: HistoryStore | None = None
+        self._alerts: list[Alert] = []  # written, and not looked at yet
+        self._problem = ""
+        self._retry_at = self._forget_at = 0.0  # monotonic, s
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is kept on disk."""
+        return self._settings.max_bytes > 0
+
+    # -- the daemon's thread -------------------------------------------------------------------------------------------
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        """Take alerts; a batch's before its `step`."""
+        if self.enabled:
+            self._alerts += alerts
+
+    def step(self, batch: EventBatch, step: Step, engine: Engine) -> None:
+        """Take a batch's scores, whose alerts have been written."""
+        scores, streams = step.scores, hashes_of(batch.streams)
+        since = self.ring.written
+        first = self.ring.append(scores, streams)
+        if not self._alerts and not self._follows:
+            return
+        with self._lock:
+            fired = self._take_alerts(since, engine)
+            by_stream = defaultdict[int, list[_Follow]](list)
+            for follow in self._follows.values():
+                by_stream[hash(follow.stream)].append(follow)
+            codes = np.flatnonzero(np.isin(streams, np.fromiter(by_stream, np.int64, len(by_stream))))
+            if len(codes):
+                rows = np.flatnonzero(np.isin(batch.stream[scores.event], codes))
+                rows = rows[first + rows >= since]
+                stream = batch.stream[scores.event[rows]]
+                places = [place_of(*partition) for partition in batch.partitions]
+                for code in codes.tolist():
+                    mine = rows[stream == code]
+                    partition = batch.partition[scores.event[mine]]
+                    for follow in by_stream[int(streams[code])]:
+                        self._extend(follow, first + mine, partition, places)
+            self._add_older(fired, engine)
+            self._bound()
+
+    def _take_alerts(self, since: int, engine: Engine) -> list[_Follow]:
+        """Begin to follow what fires, and note what has ended; return what has begun."""
+        alerts, self._alerts = self._alerts, []
+        firing = [a for a in alerts if a.status == "firing" and a.id not in self._follows and not self._is_kept(a.id)]
+        left_out = firing[MAX_FOLLOWED - len(self._follows) :] if len(self._follows) < MAX_FOLLOWED else firing
+        if left_out:
+            self._drop(len(left_out), "too many alerts at once are followed")
+        begun = firing[: len(firing) - len(left_out)]
+        streams = [hash(alert.stream) for alert in begun]
+        most = self._settings.events_before
+        # enough to find the event itself among what came in the same batch
+        found = dict(zip(streams, self.ring.find(streams, self.ring.written), strict=True)) if begun else {}
+        fired = []
+        for alert, stream in zip(begun, streams, strict=True):
+            numbers = found[stream]
+            at = np.flatnonzero(
+                (self.ring.event("offset", numbers) == alert.offset)
+                & (self.ring.event("time", numbers) == alert.started_at)
+            )
+            end = int(at[-1]) if len(at) else int(np.searchsorted(numbers, since))
+            follow = _Follow(
+                *(alert.id, alert.stream, alert.started_at, alert_record(alert)[1]),
+                last={place_of(alert.topic, alert.partition): alert.offset - 1},
+            )
+            follow.before = self.ring.columns(numbers[max(end - most, 0) : end])
+            self._follows[alert.id] = follow
+            fired.append(follow)
+        self._note_ends(alerts)
+        return fired
+
+    def _note_ends(self, alerts: Sequence[Alert]) -> None:
+        for alert in alerts:
+            if alert.status == "resolved" and (ended := self._follows.get(alert.id)) is not None:
+                ended.record, ended.ended_at, ended.changed = alert_record(alert)[1], alert.ended_at, True
+
+    def _extend(self, follow: _Follow, numbers: Int64, partition: NDArray[np.int32], places: Sequence[str]) -> None:
+        """Take the events of a stream that the alert does not have yet, up to the end of its tail."""
+        if follow.done:
+            return
+        offset, time = self.ring.event("offset", numbers), self.ring.event("time", numbers)
+        last = np.array([follow.last.get(place, -1) for place in places])
+        kept = offset > last[partition]
+        if follow.ended_at is not None:
+            after = kept & (time > follow.ended_at)
+            kept &= ~after | (follow.tail + np.cumsum(after) <= TAIL)
+            follow.tail += int((kept & after).sum())
+        chosen = np.flatnonzero(kept)[: MAX_EVENTS - follow.events]
+        if not len(chosen):
+            return
+        follow.parts.append(joined([self.ring.columns(numbers[chosen])]))
+        follow.events += len(chosen)
+        follow.changed = True
+        for code in np.unique(partition[chosen]).tolist():
+            follow.last[places[code]] = int(offset[chosen][partition[chosen] == code].max())
+        follow.gaps |= follow.events >= MAX_EVENTS and follow.ended_at is None
+
+    def _add_older(self, fired: Sequence[_Follow], engine: Engine) -> None:
+        """Add what the ring does not have of the events before: what the stream's own windows have."""
+        for follow in fired[:REPLAYED]:
+            stream, before = follow.stream, follow.before
+            if before is None or len(before) >= self._settings.events_before:
+                continue
+            newer = joined([before, *follow.parts])
+            with suppress(StateError):  # a row that cannot be read is told where it is scored
+                row = engine.pack(stream)
+                slot = engine.streams.states.slots.get(stream)
+                if row is None or slot is None:
+                    continue
+                if int(engine.streams.states.streams.rows["lanes"][slot]) > REPLAYED_LANES:
+                    continue
+                older = StreamCopy(stream, row, engine.weights, engine.settings.timezone).older(
+                    counts_of(newer), self._settings.events_before - len(before)
+                )
+                follow.before = joined([older, before])
+
+    def _bound(self) -> None:
+        """Drop what waits for a disk that takes nothing, once that is too much."""
+        waiting = [f for f in self._follows.values() if f.parts or f.before is not None]
+        held = sum(p.observations for f in waiting for p in (*f.parts, *((f.before,) if f.before is not None else ())))
+        if held <= MAX_PENDING:
+            return
+        self._drop(len(waiting), self._problem or "too much of them waits for the next checkpoint")
+        for follow in waiting:
+            follow.parts.clear()
+            follow.before, follow.gaps, follow.changed = None, True, True
+
+    def _drop(self, alerts: int, why: str) -> None:
+        self._on_dropped(alerts)
+        logger.warning("history: of %d alerts not all surroundings are kept: %s", alerts, why)
+
+    def flush(self) -> None:
+        """Write what has come to the disk. Raises nothing: what cannot be written now is kept while there is room."""
+        if self._alerts:  # of streams that have fallen silent, which no batch follows
+            with self._lock:
+                self._note_ends(self._alerts)
+                self._alerts = []
+        changed = [follow for follow in self._follows.values() if follow.changed]
+        now = time.monotonic()
+        if not changed and now < self._forget_at:
+            return
+        store = self._opened()
+        if store is None:
+            return
+        try:
+            if changed:
+                self._save(store, changed)
+            if now >= self._forget_at:
+                oldest = self._clock() - self._settings.days * DAY
+                gone = store.forget(oldest, self._settings.max_bytes)
+                with self._lock:
+                    for alert_id in gone:
+                        self._follows.pop(alert_id, None)
+                self._forget_at = now if gone else now + FORGET_SECONDS  # there may be more
+        except HistoryError as error:
+            self._fail(error)
+            return
+        self._mend()
+
+    def _save(self, store: HistoryStore, changed: Sequence[_Follow]) -> None:
+        written = list[tuple[_Follow, int, int, list[Columns]]]()
+        with self._lock:  # who reads sees what is on disk, or in memory, not both
+            with store.changes():
+                for follow in changed:
+                    kept = Kept(
+                        id=follow.alert_id, stream=follow.stream, started_at=follow.started_at,
+                        ended_at=follow.ended_at, done=follow.done, gaps=follow.gaps, events=follow.events,
+                        tail=follow.tail, last=follow.last, written=self._clock(), record=follow.record,
+                    )  # fmt: skip
+                    number, chunk, held = store.save(kept), follow.chunk, follow.held
+                    if follow.before is not None:
+                        store.add(number, 0, joined([follow.before]))
+                    if follow.parts:
+                        rest = joined([*held, *follow.parts])
+                        while len(rest) >= CHUNK:
+                            store.add(number, chunk, joined([rest.rows(0, CHUNK)]))
+                            chunk, rest = chunk + 1, rest.rows(CHUNK, len(rest))
+                        held = [joined([rest])] if len(rest) else []
+                        if held:
+                            store.add(number, chunk, held[0])
+                    written.append((follow, number, chunk, held))
+            for follow, number, chunk, held in written:
+                follow.number, follow.chunk, follow.held = number, chunk, held
+                follow.parts, follow.before, follow.changed = [], None, False
+                if follow.done:
+                    del self._follows[follow.alert_id]
+
+    @property
+    def full(self) -> bool:
+        """Never: what a full disk does not take is dropped."""
+        return False
+
+    def position(self) -> dict[str, int]:
+        """Return how far the ring is: what is written again to the file after a crash is known by its offsets."""
+        return {"history": self.ring.written}
+
+    def restore(self, position: Mapping[str, int]) -> None:
+        """Go on as the file has it, and the ring had it: what came since will come again."""
+        self.ring.take_back(position.get("history", self.ring.written))
+        with self._lock:
+            self._alerts = []
+            self._follows = {}
+            if not self.enabled or (self._store is None and not (self._directory / "history.db").exists()):
+                return
+            store = self._opened()
+            if store is None:
+                return
+            try:
+                for number, chunk, kept in store.unfinished(MAX_FOLLOWED):
+                    self._follows[kept.id] = _Follow(
+                        *(kept.id, kept.stream, kept.started_at, kept.record, dict(kept.last)),
+                        number=number, chunk=chunk, ended_at=kept.ended_at, events=kept.events, tail=kept.tail,
+                        gaps=kept.gaps, changed=False,
+                    )  # fmt: skip
+            except HistoryError as error:
+                self._fail(error)
+
+    def close(self) -> None:
+        """Write what has come, and close the file."""
+        self.flush()
+        if self._store is not None:
+            with suppress(HistoryError):
+                self._store.close()
+            self._store = None
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def samples(self, alert_id: str) -> StreamWindow | None:
+        """Return what an alert's stream did around it; None: nothing is kept of it. Raises HistoryError."""
+        with self._lock:
+            follow = self._follows.get(alert_id)
+            parts = [] if follow is None or follow.before is None else [follow.before]
+            waiting = [] if follow is None else list(follow.parts)
+            stored = self._store.surroundings(alert_id) if self._store is not None else None
+        if stored is None and follow is None:
+            return None
+        gaps, done, stream = False, True, stored.alert.stream if stored is not None else ""
+        if stored is not None:
+            found, gaps = stored.decoded()
+            parts += found
+        if follow is not None:
+            gaps, done, stream = gaps or follow.gaps, follow.done, follow.stream
+        return window_of(stream, joined([*parts, *waiting]), gaps=gaps, done=done, changelog=self._changelog)
+
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    def _opened(self) -> HistoryStore | None:
+        """Return the file, opened or made; one that is damaged is put aside. None: not at present."""
+        if self._store is None and self.enabled and time.monotonic() >= self._retry_at:
+            for _ in range(2):
+                try:
+                    self._store = HistoryStore(self._directory)
+                    break
+                except HistoryError as error:
+                    self._fail(error)
+                    if error.fault is not Fault.DAMAGED or self._retry_at > time.monotonic():
+                        break
+        return self._store
+
+    def _is_kept(self, alert_id: str) -> bool:
+        """Whether an alert that fires fired before, and is done: a replay."""
+        store = self._opened() if (self._store or (self._directory / "history.db").exists()) else None
+        try:
+            return store is not None and store.alert(alert_id) is not None
+        except HistoryError as error:
+            self._fail(error)
+            return False
+
+    def _fail(self, error: HistoryError) -> None:
+        """Say what is wrong once; put a damaged file aside and begin a new one."""
+        if error.fault is Fault.DAMAGED:
+            if self._store is not None:
+                with suppress(UserError):
+                    self._store.close()
+            self._store = None
+            aside = _put_aside(self._directory / "history.db")
+            if aside is not None:
+                logger.error("history: %s. It was put aside as %s; alerts are remembered anew", error, aside.name)
+                for follow in self._follows.values():
+                    follow.number, follow.chunk, follow.held, follow.gaps, follow.changed = 0, 1, [], True, True
+                return
+        if self._store is None:
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+        if not self._problem:
+            logger.error("history: %s. Scoring continues; what alerts' streams do is kept in memory for a while", error)
+        self._problem = str(error)
+
+    def _mend(self) -> None:
+        if self._problem:
+            logger.info("history: %s can be written again", self._directory / "history.db")
+            self._problem = ""
+
+
+def counts_of(columns: Columns) -> dict[str, int]:
+    """Return how many numbers there are of each feature."""
+    values = columns.values
+    number = values["feature"][values["symbol"] < 0]
+    counts = np.bincount(number, minlength=len(columns.features))
+    return dict(zip(columns.features, counts.tolist(), strict=True))
+
+
+def window_of(stream: str, columns: Columns, *, gaps: bool, done: bool, changelog: bool) -> StreamWindow:
+    """Return an alert's surroundings with what is to be said of them."""
+    notes = [older_note(columns)]
+    if gaps:
+        notes.append("Some events are missing: the disk took none, there were too many, or the alert lasted too long.")
+    elif not done:
+        notes.append("What follows is added as it comes.")
+    if changelog:
+        notes.append(ELSEWHERE)
+    return StreamWindow(stream, columns, done and not gaps, " ".join(filter(None, notes)))
+
+
+def older_note(columns: Columns) -> str:
+    """Return what is to be said of events whose scores are not known; "": there are none."""
+    known = np.flatnonzero(~np.isnan(columns.values["score"]))
+    if len(known) == len(columns):
+        return ""
+    since = f"Before {rfc3339_of(int(columns.values['time'][known[0]]))} " if len(known) else "Of these events "
+    return (
+        f"{since}scores are not known: values are restored from the stream's own window, what was expected is what the"
+        " present model says, and times are estimates."
+    )
+
+
+def _put_aside(path: Path) -> Path | None:
+    """Rename a file, and its companions, to a name that is free; None: that cannot be done."""
+    try:
+        number = next(n for n in range(1, 1_000) if not path.with_name(f"{path.name}.damaged-{n}").exists())
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+        path.rename(aside)
+        for end in ("-wal", "-shm", "-journal"):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+    except (OSError, StopIteration):
+        return None
+    return aside
