@@ -135,7 +135,9 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
 
     def look(name: str) -> Look | None:
         with turns.look():
-            return look_at(engine, history.ring, name, lambda name: None if settings.changelog else store.load([name])[0])
+            return look_at(
+                engine, history.ring, name, lambda name: None if settings.changelog else store.load([name])[0]
+            )
 
     def make_page(ready: Check, access: Access) -> ASGIApp:
         from detector.web.app import make_app  # noqa: PLC0415 - a fifth of a second, which nobody may ever look at

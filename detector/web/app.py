@@ -20,9 +20,9 @@ from connectors.http_server.access import Access, Caller
 from connectors.http_server.server import index
 from connectors.notify.trial import try_receivers
 from detector.errors import BusyError
+from detector.history.recent import MAX_EVENTS, Look
 from detector.web import models
 from detector.web.events import Events
-from detector.history.recent import MAX_EVENTS, Look
 from detector.web.parts import Parts, fleet_series, forecast, hidden, incident, model_cards, status, stream_fields
 from detector.web.streams import MAX_OFFSET
 
@@ -155,13 +155,13 @@ class Api:
         return _json(await self._looked_at(name, lambda look: models.Window(**look.window(events).document())))
 
     async def stream_forecast(self, name: _StreamName) -> Response:
-        """What is expected next of each of its features that is a number, at the model's horizons."""
+        """Forecast each of its features that is a number, at the model's horizons."""
         return _json(await self._looked_at(name, forecast))
 
     async def stream_hidden(
         self, name: _StreamName, feature: Annotated[str, Query(min_length=1, max_length=4096)]
     ) -> Response:
-        """What the network remembered of a feature, over its window."""
+        """Show what the network remembered of a feature, over its window."""
         try:
             return _json(await self._looked_at(name, lambda look: hidden(look, feature)))
         except KeyError:
