@@ -24,8 +24,9 @@ _Name = TypeVar("_Name")
 
 # Scores.channel counts them: what can claim that an event is rare; docs/scoring.md
 CHANNELS = ("forecast", "level", "still", "coupling", "novel", "symbol")
-# Alert.resolved_by: the old level came back, the new one was taken as normal, the stream sends nothing any more
-BACK, ACCEPTED, SILENCE = "back", "accepted", "silence"
+# Alert.resolved_by: the old level came back, the new one was taken as normal, the stream sends nothing any more; a
+# person called it false, or had the stream begin anew
+BACK, ACCEPTED, SILENCE, FALSE, RESET = "back", "accepted", "silence", "false", "reset"
 # Scores.held_back counts them: why an event above its stream's threshold is no alert. The stream is too young to know
 # what is so rare, or it is not rare enough among those of the whole fleet
 HELD_BACK = ("", "young", "fleet")
@@ -309,7 +310,7 @@ class Alert:
     offset: int
     observed_probability: dict[str, float] = field(default_factory=dict)  # by feature that is a symbol
     expected_probability: dict[str, float] = field(default_factory=dict)  # likewise
-    resolved_by: str = ""  # BACK | ACCEPTED | SILENCE: what ended it; "" while it fires
+    resolved_by: str = ""  # BACK | ACCEPTED | SILENCE | FALSE | RESET: what ended it; "" while it fires
     features_left_out: int = 0  # for which the record had no room
     channel: str = ""  # of CHANNELS; "" and so on: an incident that began before alerts had it
     feature: str = ""  # that leads

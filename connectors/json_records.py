@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from connectors.batches import ACCEPTED, BACK, CHANNELS, HELD_BACK, SILENCE
+from connectors.batches import ACCEPTED, BACK, CHANNELS, FALSE, HELD_BACK, RESET, SILENCE
 
 EVIDENCE = (
     "the channel's own numbers, in the data's unit, of the leading feature. forecast: observed, expected, lower, upper."
@@ -147,9 +147,9 @@ class AlertRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     resolved_by: Annotated[
         str,
         _field(
-            'what ended it: the old level came "back", the new one was "accepted" as normal, or the "silence" of the'
-            " stream; absent while it fires",
-            enum=[BACK, ACCEPTED, SILENCE],
+            'what ended it: the old level came "back", the new one was "accepted" as normal, the "silence" of the'
+            ' stream, or a person who called it "false" or had the stream begin anew ("reset"); absent while it fires',
+            enum=[BACK, ACCEPTED, SILENCE, FALSE, RESET],
         ),
     ] = ""
     features_left_out: _FeaturesLeftOut = 0

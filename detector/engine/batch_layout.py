@@ -34,11 +34,13 @@ class Pass(NamedTuple):
     symbols: Symbols
 
 
-def sorted_pass(states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken, model: int, timezone: str) -> Pass:
+def sorted_pass(
+    states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken, muted_until: Int64, model: int, timezone: str
+) -> Pass:
     """Return the admitted events sorted by stream, each observation with its lane; lanes are added for what is new.
 
-    What a stream shows beyond MAX_LANES is left out. `model` is the number of the weights that new lanes belong to;
-    `timezone` names the zone whose clock streams follow.
+    What a stream shows beyond MAX_LANES is left out. `muted_until` [slots], ns, says which streams may alert when;
+    `model` is the number of the weights that new lanes belong to; `timezone` names the zone whose clock streams follow.
     """
     slot = ids.slot[taken.event]
     counts = (batch.start[1:] - batch.start[:-1])[taken.event]
@@ -65,6 +67,7 @@ def sorted_pass(states: StreamStates, batch: EventBatch, ids: Ids, taken: Taken,
         value=np.clip(batch.value[observation], -MAX_VALUE, MAX_VALUE),  # what is squared must stay finite
         symbol=ids.symbol[observation],
         local=local_time(time, timezone),
+        muted=time < muted_until[slot],
     )
     return Pass(sorted_batch, *_split_kinds(sorted_batch, states.lanes.rows["symbols"]))
 

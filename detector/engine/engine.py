@@ -157,9 +157,10 @@ class Engine:
         rows = self._states.streams.rows["admission"]
         admitted = admit_events(rows, batch, ids, duplicates=settings.keep_duplicates, late=settings.keep_late)
         taken = admitted.taken.event
-        one = sorted_pass(self._states, batch, ids, admitted.taken, streams.model_number, settings.timezone)
+        model = streams.model_number
+        one = sorted_pass(self._states, batch, ids, admitted.taken, streams.muted_until, model, settings.timezone)
         self._stages.on_stage("admit")
-        scored = self._stages.run(one, streams.model_number)
+        scored = self._stages.run(one, model)
         work = scored.batch
         self.latest.note(len(self._states.streams.rows), work.slot, work.time, scored.verdicts)
         scores = scores_of(batch, scored, streams.version, self._states.symbol_names)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from connectors.batches import EventBatch, Partition
+from connectors.batches import Alert, EventBatch, Partition
 from detector.engine.engine import Step
 from detector.scoring.admission import MIN_SILENCE
 from detector.state.names import partition_hash
@@ -143,6 +143,11 @@ class OpenIncidents:
             if seconds > one.allowed:
                 found[stream] = seconds
         return found
+
+    def ended(self, alerts: Iterable[Alert]) -> None:
+        """Forget the incidents that people have ended."""
+        for alert in alerts:
+            self._open.pop(alert.stream, None)
 
     def resolved(self, silent: Iterable[str], not_yet: Mapping[str, float]) -> None:
         """Forget the incidents of these streams but for those that may say nothing for longer."""

@@ -92,6 +92,9 @@ class FoundAlert(NamedTuple):
 
     record: bytes | None
     incident: str
+    stream: str
+    started_at: int  # ns
+    ended_at: int | None  # ns; None: it fires
 
 
 class IncidentStore:
@@ -269,7 +272,8 @@ class IncidentStore:
         """Return an alert, None if there is none of that id."""
         with self._lock, self._errors():
             row = self._db.execute(
-                "SELECT record, (SELECT id FROM incident WHERE sequence = incident) FROM alert WHERE id = ?",
+                "SELECT record, (SELECT id FROM incident WHERE sequence = incident), stream, started_at, ended_at"
+                " FROM alert WHERE id = ?",
                 (alert_id,),
             ).fetchone()
         return None if row is None else FoundAlert(*row)

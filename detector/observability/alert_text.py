@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 
-from connectors.batches import ACCEPTED, SILENCE, Alert
+from connectors.batches import ACCEPTED, FALSE, RESET, SILENCE, Alert
 from connectors.words import format_time
 from detector.observability.log_format import printable
 
 OTHERS = 2  # features named beside the one that leads ...
 MIN_SHARE = 0.1  # ... if they contribute so much
-_ENDED = {SILENCE: "silent for too long at", ACCEPTED: "the new level was taken as normal at"}
+_ENDED = {
+    SILENCE: "silent for too long at",
+    ACCEPTED: "the new level was taken as normal at",
+    FALSE: "called false at",
+    RESET: "the stream was reset at",
+}
 
 
 def log_alert(logger: logging.Logger, alert: Alert) -> None:

@@ -225,6 +225,11 @@ class Metrics:
             "incidents_total", "Incidents over streams that began, by the severity of the first alert.",
             severity=("warning", "critical"),
         )  # fmt: skip
+        self.feedback = counters(
+            "feedback_total", "What people have told the daemon, by kind.",
+            kind=("mute", "unmute", "acknowledge", "false", "right", "reset"),
+        )  # fmt: skip
+        self.mutes = gauge("mutes", "Mutes that people have made and that are in force.")
         self.incidents_open = gauge("incidents_open", "Incidents over streams that are open.")
         self.incident_firing = AskedGauge(
             "longwatch_incident_firing",

@@ -105,6 +105,7 @@ class SortedBatch(NamedTuple):
     value: Float64  # [observations] of a symbol its surprise, once that is known
     symbol: Int64  # [observations] hash; 0: a number
     local: Int64  # [events] time by the streams' clock, ns
+    muted: NDArray[np.bool_]  # [events] its stream is not to alert at its time
 
 
 class Numbers(NamedTuple):

@@ -51,7 +51,7 @@ from detector.scoring.news import newest
 from detector.scoring.recurrence import LARGE, OFTEN, TOGETHER, TOLD, WAYS, Bounds, recurring
 from detector.scoring.resolution import begin_change, ends, follow, is_back, lasts
 from detector.scoring.rules import RuleTable
-from detector.scoring.threshold import YOUTH, fleet_threshold, threshold_of, youth
+from detector.scoring.threshold import LIFT_STEP, YOUTH, fleet_threshold, threshold_of, youth
 from detector.scoring.units import LEVEL as LEVELS
 from detector.scoring.units import Record
 from training.network.compiled import compiled
@@ -95,7 +95,7 @@ def judge(
         q, incident, begun = s.score, s.incident, s.incident.begun
         a, b, time, local, interval = start[i], start[i + 1], times[i], batch.local[i], batch.interval[i]
         gap = q.events > GAP_WARM_UP_EVENTS and (time - q.time) * 1e-9 > GAP_INTERVALS * q.interval
-        q.time, q.interval = time, interval
+        q.time, q.interval, s.muted = time, interval, batch.muted[i]
         v.score = v.surprise = v.rank = 0.0
         v.warming, v.lead, v.channel = True, -1, -1
         silent = batch.lapse[i] != 0
@@ -105,22 +105,24 @@ def judge(
         if v.lapses:
             end_incident(s)
         if b == a:
-            v.threshold = max(threshold_of(interval, weekly, fixed, False), fleet)
+            v.threshold = max(threshold_of(interval, weekly, fixed, False) + LIFT_STEP * s.lift, fleet)
             v.alert, v.held_back, v.missing, v.accepted, v.change = False, FREE, 0, False, NONE
             continue
         q.width = b - a if q.events == 0 else q.width + WIDTH_WEIGHT * (b - a - q.width)
         several = q.width >= SEVERAL
         _measure(s, lanes, numbers, forecasts, i, gap, measured)
         limit = claim(q, measured[a:b], several, gap, claims, leads)
-        own = threshold_of(interval, weekly, fixed, several)
+        budget = threshold_of(interval, weekly, fixed, several)  # what is large, and comes often, goes by it alone
+        own = budget + LIFT_STEP * s.lift
         v.threshold, young, more = own, own, 0.0
         if math.isnan(fixed):
             lacks = youth(own, q.events)
             young = own + YOUTH * lacks
             v.threshold = max(young, fleet)
             more = min((1.0 - YOUTH) * lacks, max(FAR_AWAY - v.threshold, 0.0))  # no age knows of larger news
-        if max(claims[FORECAST], claims[LEVEL], claims[NOVEL]) >= own - LARGE:
-            _no_rarer_than_before(s, measured[a:b], lane[a:b], several, claims, leads, Bounds(own, young + TOLD))
+        if max(claims[FORECAST], claims[LEVEL], claims[NOVEL]) >= budget - LARGE:
+            bounds = Bounds(budget, young + TOLD)
+            _no_rarer_than_before(s, measured[a:b], lane[a:b], several, claims, leads, bounds)
         v.score, channel, above = newest(q, claims, v.threshold, is_active(incident), more)
         q.events += 1
         v.rank, v.channel, v.warming = q.rank, channel, q.events <= WARM_UP_EVENTS

@@ -14,6 +14,7 @@ from training.network.compiled import compiled
 WEEK_SECONDS, DAY_SECONDS = 604_800.0, 86_400.0
 MIN_THRESHOLD_SEVERAL = 2.8  # once in 630 events: rarer data than hourly would else alert on noise
 YOUTH = 0.2  # of the decades that a young stream's past lacks, added to its threshold: see `youth`
+LIFT_STEP = 1 / 32  # decades that a step of STREAM.lift adds: what verdicts on a stream's alerts have taught
 MIN_THRESHOLD_ONE = 3.0  # novelty's own anchor: see channels.novel.ALARMING
 
 

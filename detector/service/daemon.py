@@ -29,6 +29,7 @@ from detector.checkpointing.deadlines import BrokerWait
 from detector.checkpointing.store import DamagedRowError, SqliteStore
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
+from detector.feedback.feedback import Feedback
 from detector.history.history import History
 from detector.incidents.incidents import Incidents
 from detector.observability.metrics import Metrics
@@ -78,6 +79,7 @@ class Daemon:
     guard: PoisonGuard
     promotion: ModelPromotion
     reloading: Reloading
+    feedback: Feedback
     metrics: Metrics
     reporter: Reporter
     clock: StageClock
@@ -138,6 +140,7 @@ class Daemon:
         with self.turns.turn():
             if not self.checkpointer.commit() and self.checkpointer.last_error is not None:
                 raise self.checkpointer.last_error  # nothing has been read yet: better to fail at once than later
+            self.feedback.advance()  # what a crash left to be done, at the event at which it was to be done
         gc.collect()
         gc.freeze()  # all that is loaded: to look through it again and again took a sixth of all CPU time
         self.notifier.ready()
@@ -175,6 +178,7 @@ class Daemon:
                 except UndeliveredError as error:
                     logger.warning("events since the last checkpoint will be scored again: %s", error)
         finally:
+            self.feedback.close()
             parts = (self.source, self.sinks, self.checkpointer, self.engine, self.store)
             ended, left = wait([run_in_thread(part.close) for part in parts], STOP_CLOSING_SECONDS)
             if left:
@@ -247,6 +251,7 @@ class Daemon:
             self.reporter.look()
             self._lag_due = time.monotonic() + LAG_SECONDS
         self._resolve_silent()
+        self.feedback.advance()
         self.turns.run_calls()  # here all that was polled is accounted for: a call may make a checkpoint
         self.reloading.advance()
         if self.checkpointer.due:
@@ -256,6 +261,7 @@ class Daemon:
     def _roll_back(self, why: Exception) -> None:
         with self.turns.turn():
             self.checkpointer.roll_back(why)
+            self.feedback.rolled_back()
 
     def _poll(self) -> RawBatch:
         """Return the next records; none while there is no checkpoint and no more can be kept without one."""

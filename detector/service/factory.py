@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from connectors.batches import Partition
+from connectors.batches import Alert, Partition
 from connectors.common.background import OngoingProblem
 from connectors.common.private_files import Fingerprint, open_private
 from connectors.decode.decoder import Decoder
@@ -29,6 +29,8 @@ from detector.checkpointing.store import DamagedRowError, SqliteStore, StoredRow
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
+from detector.feedback.feedback import Feedback, Surroundings
+from detector.feedback.journal import AlertSpan
 from detector.history.history import History
 from detector.history.recent import Look, look_at
 from detector.incidents.incidents import Incidents
@@ -128,6 +130,19 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         checkpointer = Checkpointer(settings, parts, offsets, metadata)
     guard = PoisonGuard(engine, always=not source.rewinds)
     promotion = ModelPromotion(settings, model, registry, engine, checkpointer, reporter, metrics)
+    feedback = Feedback(
+        settings.state.directory,
+        engine,
+        checkpointer,
+        Surroundings(
+            find_alert=lambda alert: _span_of(incident_store, alert),
+            has_incident=lambda incident: incident_store.get(incident) is not None,
+            tell=lambda alerts: _tell(alerts, sinks, incidents, reporter),
+            newest=lambda: reporter.newest,
+            stored=lambda: store.meta() or {},
+        ),
+        metrics,
+    )
     problems = {"retraining": promotion.problem, **sinks.problems, **source.problems, **checkpointer.problems}
     streams = Streams(engine, store, turns.look, follows_changelog=settings.changelog)
     if settings.http.stream_scores:
@@ -183,6 +198,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         guard=guard,
         promotion=promotion,
         reloading=Reloading(settings, engine, checkpointer, incident_store, metrics, notifier),
+        feedback=feedback,
         metrics=metrics,
         reporter=reporter,
         clock=clock,
@@ -196,6 +212,19 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         fleet=fleet,
         notifier=notifier,
     )
+
+
+def _span_of(incidents: Incidents, alert_id: str) -> AlertSpan | None:
+    """Return what an alert was about; None for one that is not known."""
+    found = incidents.alert(alert_id)
+    return None if found is None else AlertSpan(found.stream, found.started_at, found.ended_at)
+
+
+def _tell(alerts: Sequence[Alert], sinks: SinkGroup, incidents: OpenIncidents, reporter: Reporter) -> None:
+    """Let all hear of alerts that people have ended."""
+    sinks.write_alerts(alerts)
+    incidents.ended(alerts)
+    reporter.alerts(alerts)
 
 
 def _build_engine(

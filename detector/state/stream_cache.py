@@ -26,6 +26,7 @@ from connectors.batches import Partition
 from detector.scoring.admission import BLOCKED, MIN_SILENCE, PAUSES
 from detector.scoring.claims import WARM_UP_EVENTS
 from detector.state.former import head_of
+from detector.state.mutes import MuteTable
 from detector.state.names import partition_hash
 from detector.state.stream_states import STREAM_OVERHEAD, StreamStates
 from training.network.history import WINDOW
@@ -152,6 +153,8 @@ class StreamCache:
         self.model_number = 1
         self._fetch = fetch or (lambda names: [None] * len(names))
         self.max_streams, self.memory_bytes, self._rules_of = max_streams, memory_bytes, rules_of
+        self._mutes = MuteTable()
+        self.muted_until = np.zeros(0, np.int64)  # by slot, event time, ns; 0: no person has muted the stream
         self._changed = np.zeros(0, np.bool_)  # by slot, as `_last_use`
         self.spill = SpillBuffer() if spill is None else spill  # evicted since the last drain
         self.has_evicted = False  # so that not all streams that speak are here
@@ -206,25 +209,40 @@ class StreamCache:
 
     def _add(self, names: list[str]) -> Int64:
         slots = self.states.add(names)
-        self._give_rule(names, slots)
+        self._name_tells(names, slots)
         return slots
 
     def _unpack(self, name: str, row: bytes) -> int:
         slot = self.states.unpack(name, row, self.model_number, self.version)
-        self._give_rule([name], np.array([slot]))
+        self._name_tells([name], np.array([slot]))
         return slot
 
-    def _give_rule(self, names: list[str], slots: Int64) -> None:
-        """Note what follows from streams' names, whatever a stored row says: it may be of former settings."""
+    def _name_tells(self, names: list[str], slots: Int64) -> None:
+        """Note what follows from streams' names, whatever a stored row says: it may be of former settings and mutes."""
+        self._fit()
         rows = self.states.streams.rows
         rows["rule"][slots] = self._rules_of(names)
-        rows["muted"][slots] = False  # no person has muted it; a rule's own mute is in the rule
+        self.muted_until[slots] = [self._mutes.until(name) for name in names] if self._mutes else 0
+        # by people; a rule's own mute is in the rule
+        rows["muted"][slots] = self.muted_until[slots] > rows["admission"]["time"][slots]
 
     def give_rules(self, rules_of: Callable[[Sequence[str]], NDArray[np.uint8]]) -> None:
         """Let other rules hold from now on, for the streams in memory and all that come."""
         self._rules_of = rules_of
-        names = list(self.states.slots)
-        self._give_rule(names, self.find(names))
+        self._name_tells([*self.states.slots], self._slots())
+
+    def mute(self, until: Mapping[str, int]) -> None:
+        """Let streams whose names are like these patterns not alert until the time of each, ns; all others may.
+
+        A stream's own events count, by their own time. What rules mute stays muted.
+        """
+        self._mutes.replace(until)
+        self._name_tells([*self.states.slots], self._slots())
+
+    def known(self, name: str) -> int:
+        """Return the slot of a stream, loaded where it is not in memory; -1 for one that was never seen."""
+        here = name in self.states.slots or name in self.spill or next(iter(self._fetch([name]))) is not None
+        return int(self.load([name])[0]) if here else -1
 
     def mark_changed(self, slots: Int64) -> None:
         """Let the states in these slots be part of the next drain."""
@@ -236,6 +254,7 @@ class StreamCache:
         more = len(self.states.streams.rows) - len(self._last_use)
         if more:
             self._last_use, self._changed = np.pad(self._last_use, (0, more)), np.pad(self._changed, (0, more))
+            self.muted_until = np.pad(self.muted_until, (0, more))
 
     def use(self, version: str) -> None:
         """Let hidden states belong to other weights from now on; those of before are marked by their number."""

@@ -35,6 +35,7 @@ WINDOW = 128  # events of a lane's ring: enough for a hidden state to warm up, a
 VALUE_STEP = LIMIT / 32767.0  # fine, since targets are made from the values: see `undo_normaliser`
 PROFILE_STEP, GAP_STEP = LIMIT / 127.0, GAP_LIMIT / 127.0
 DAY_STEPS = 256  # of the time of day: 6 minutes, an error of 0.012 in its sine
+NEAR = 4  # rows by which a run of masked ones may lie beside where it is looked for
 NOT_KNOWN = -128  # a profile's code
 DAY_PROFILE, WEEK_PROFILE = INPUTS.index("day_profile"), INPUTS.index("week_profile")  # each followed by its "known"
 SINE, GAP = INPUTS.index("sin_day"), INPUTS.index("gap")  # the cosine comes after the sine
@@ -183,3 +184,24 @@ def undo_normaliser(
             mean[:, t + 1] = mean[:, t] + weight * deviation[:, t] * increment
             deviation[:, t + 1] = deviation[:, t] * np.sqrt((1.0 - weight) * (1.0 + weight * increment**2))
     return value, mean, deviation
+
+
+def clear_masked(histories: NDArray[np.void], lanes: NDArray[np.int64], back: int) -> None:
+    """Let one run of masked rows of each of these lanes be learnt after all.
+
+    That whose last row is nearest to the one `back` rows before the newest, but for a quarter of that or a few rows:
+    rows have no times, and the intervals between events vary.
+    """
+    rows = np.arange(WINDOW)
+    for lane in lanes.tolist():
+        h = histories[lane]
+        count = min(int(h["events"]), WINDOW)
+        slots = (int(h["events"]) - 1 - rows[:count]) % WINDOW  # newest first
+        masked = (h["masked"][slots >> 3] >> (slots & 7)) & 1
+        edges = np.flatnonzero(np.diff(masked.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
+        if not len(edges):
+            continue
+        first, after = edges[np.argmin(np.abs(edges[:, 0] - back))]
+        if abs(first - back) <= max(back / 4, NEAR):
+            run = slots[first:after]
+            np.bitwise_and.at(h["masked"], run >> 3, ~(1 << (run & 7)).astype(np.uint8))

@@ -85,7 +85,7 @@ class Streams:
 
         events, none = np.arange(len(time)), np.zeros(len(lane), np.int64)
         interval = np.array([self._interval(k, t) for k, t in zip(slot.tolist(), time.tolist(), strict=True)])
-        batch = SortedBatch(events, slot, time, interval, 0 * time, start, at, lane, value, none, time)
+        batch = SortedBatch(events, slot, time, interval, 0 * time, start, at, lane, value, none, time, 0 * time > 0)
         numbers = Numbers(start, at, lane, times, value, times)
         out = Verdicts(np.zeros(len(lane), MEASURED), np.zeros(len(time), VERDICT), np.zeros(len(lane), np.bool_))
         forecasts = Forecasts(self.horizons, frames, outputs)

@@ -1,0 +1,176 @@
+"""`feedback.db` in the state directory: what people have asked for, in its order, durable before anything is done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from connectors.common.sqlite import ERRORS, Fault, fault_of, open_database, transaction
+from connectors.errors import UserError
+
+JOURNAL_FILE = "feedback.db"
+APPLICATION_ID = 0x6C776662  # "lwfb" in the file's header
+VERSION = 1
+MAX_ACTIONS = 100_000  # that are remembered; mutes are, however old
+KINDS = ("mute", "unmute", "acknowledge", "false", "right", "reset")
+VERDICTS = ("false", "right")
+
+_SCHEMA = """
+CREATE TABLE action (
+    sequence   INTEGER PRIMARY KEY AUTOINCREMENT, -- the order in which actions are applied
+    kind       TEXT NOT NULL,
+    target     TEXT NOT NULL,                     -- pattern, stream, or the id of an alert or an incident
+    until      INTEGER,                           -- of a mute: event time, ns; NULL: for ever
+    reason     TEXT NOT NULL,
+    author     TEXT NOT NULL,
+    created    REAL NOT NULL,                     -- Unix time, s
+    stream     TEXT NOT NULL,                     -- of a verdict's alert, as the next
+    started    INTEGER NOT NULL,                  -- ns
+    ended      INTEGER,                           -- ns; NULL: it fired as the verdict was given
+    refused    TEXT NOT NULL DEFAULT '',          -- why nothing was done; empty: it was
+    lift       INTEGER                            -- what a verdict has made of the stream's lift; NULL: nothing yet
+);
+CREATE INDEX action_target ON action (target, kind);
+"""
+_COLUMNS = "sequence, kind, target, until, reason, author, created, stream, started, ended, refused, lift"
+
+
+class FeedbackError(UserError):
+    """What was asked for cannot be done; one sentence says why, and what to do."""
+
+
+class UnknownTargetError(FeedbackError):
+    """There is no such alert, incident, stream or mute."""
+
+
+class Action(NamedTuple):
+    """What a person asks for.
+
+    `target`: a stream's name or a pattern (mute, unmute), a stream (reset), an alert's id (false, right) or an
+    incident's (acknowledge). `until`: of a mute, event time, ns; None: for ever.
+    """
+
+    kind: str  # KINDS
+    target: str
+    until: int | None = None
+    reason: str = ""
+    author: str = ""
+
+
+class AlertSpan(NamedTuple):
+    """What a verdict is about."""
+
+    stream: str
+    started_at: int  # ns
+    ended_at: int | None  # ns; None: it fires
+
+
+class Entry(NamedTuple):
+    """An action as the journal has it."""
+
+    sequence: int
+    kind: str
+    target: str
+    until: int | None
+    reason: str
+    author: str
+    created: float  # Unix time, s
+    stream: str
+    started: int
+    ended: int | None
+    refused: str
+    lift: int | None
+
+
+class Journal:
+    """The file, which this process has for itself. May be used from any thread."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open or make the file. Raises FeedbackError."""
+        self.path = directory / JOURNAL_FILE
+        self._lock = threading.Lock()
+        try:
+            with self._errors():
+                self._db, _ = open_database(
+                    self.path, (APPLICATION_ID, VERSION), _SCHEMA, self._refuse, timeout_seconds=1.0
+                )
+        except OSError as error:
+            raise FeedbackError(f"{self.path} cannot be made: {error.strerror}; see state.directory") from error
+
+    def _refuse(self, application_id: int, version: int) -> None:
+        if (application_id, version) != (APPLICATION_ID, VERSION):
+            what = f"has version {version}" if application_id == APPLICATION_ID else "is no journal of feedback"
+            raise FeedbackError(
+                f"{self.path} {what}, expected version {VERSION}: move it away, and mutes and verdicts begin anew"
+            )
+
+    def add(self, action: Action, span: AlertSpan | None) -> int:
+        """Write an action down, durably; return its sequence. Raises FeedbackError where that cannot be."""
+        about = span or AlertSpan("", 0, None)
+        with self._lock, self._errors(), transaction(self._db) as db:
+            added = db.execute(
+                "INSERT INTO action (kind, target, until, reason, author, created, stream, started, ended)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*action, time.time(), *about),
+            )
+            sequence = int(added.lastrowid or 0)
+            db.execute(
+                "DELETE FROM action WHERE sequence <= ? AND kind NOT IN ('mute', 'unmute')", (sequence - MAX_ACTIONS,)
+            )
+        return sequence
+
+    def decide(self, entry: Entry, *, refused: str = "", lift: int | None = None) -> None:
+        """Note what comes of an action, before it does: done again after a crash, it comes to the same."""
+        with self._lock, self._errors(), transaction(self._db) as db:
+            db.execute("UPDATE action SET refused = ?, lift = ? WHERE sequence = ?", (refused, lift, entry.sequence))
+
+    def after(self, sequence: int) -> list[Entry]:
+        """Return what was asked for after an action, in order."""
+        return self._found("sequence > ?", (sequence,))
+
+    def mutes(self, until: int) -> list[Entry]:
+        """Return the mutes and their ends up to an action, in order."""
+        return self._found("sequence <= ? AND kind IN ('mute', 'unmute')", (until,))
+
+    def said_of(self, target: str, kinds: Iterable[str], until: int) -> Entry | None:
+        """Return the last action of these kinds on a target, up to a sequence, that was not refused."""
+        marks = ", ".join("?" * len(kinds := tuple(kinds)))
+        found = self._found(
+            f"target = ? AND sequence <= ? AND refused = '' AND kind IN ({marks})", (target, until, *kinds), last=True
+        )
+        return found[0] if found else None
+
+    def last(self) -> int:
+        """Return the sequence of the last action, 0 where there was none."""
+        with self._lock, self._errors():
+            return int(self._db.execute("SELECT coalesce(max(sequence), 0) FROM action").fetchone()[0])
+
+    def _found(self, where: str, values: Iterable[Any], *, last: bool = False) -> list[Entry]:
+        order = "DESC LIMIT 1" if last else "ASC"
+        query = f"SELECT {_COLUMNS} FROM action WHERE {where} ORDER BY sequence {order}"  # noqa: S608 - ours
+        with self._lock, self._errors():
+            return [Entry(*row) for row in self._db.execute(query, tuple(values)).fetchall()]
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn SQLite's errors into FeedbackError."""
+        try:
+            yield
+        except ERRORS as error:
+            fault, found = fault_of(error), " ".join(str(error).split())
+            why = {
+                Fault.BUSY: "is in use: another longwatch runs with this state.directory; stop it first",
+                Fault.DAMAGED: f"is damaged ({found}): move it away together with {self.path.name}-wal and start again;"
+                " mutes and verdicts begin anew",
+                Fault.FULL: "cannot be written: the disk is full; make room in state.directory",
+            }.get(fault, f"cannot be used: {found}; see state.directory and its permissions")
+            raise FeedbackError(f"{self.path} {why}") from error
