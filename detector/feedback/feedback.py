@@ -29,6 +29,7 @@ from detector.feedback.journal import (
     Entry,
     FeedbackError,
     Journal,
+    UnavailableError,
     UnknownTargetError,
 )
 from detector.observability.log_format import printable
@@ -173,7 +174,7 @@ class Feedback:
         for future in futures.values():
             if future.set_running_or_notify_cancel():
                 future.set_exception(
-                    FeedbackError("the daemon stops: this is written down, and done when it runs again")
+                    UnavailableError("the daemon stops: this is written down, and done when it runs again")
                 )
         self._journal.close()
 
@@ -254,7 +255,7 @@ def _checked(action: Action) -> Action:
     if until is not None and kind != "mute":
         raise FeedbackError(f"{kind}: only a mute has an end")
     if until is not None and not 0 < until < FOREVER:
-        raise FeedbackError(f"mute: expected an end as a time of events since 1970, found {until!r:.50}")
+        raise FeedbackError(f"mute: expected an end between 1970 and 2262, found {until!r:.50}")
     return action
 
 

@@ -47,6 +47,10 @@ class UnknownTargetError(FeedbackError):
     """There is no such alert, incident, stream or mute."""
 
 
+class UnavailableError(FeedbackError):
+    """The journal cannot be used, or the daemon stops."""
+
+
 class Action(NamedTuple):
     """What a person asks for.
 
@@ -173,4 +177,4 @@ class Journal:
                 " mutes and verdicts begin anew",
                 Fault.FULL: "cannot be written: the disk is full; make room in state.directory",
             }.get(fault, f"cannot be used: {found}; see state.directory and its permissions")
-            raise FeedbackError(f"{self.path} {why}") from error
+            raise UnavailableError(f"{self.path} {why}") from error

@@ -165,6 +165,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
             live=live,
             fleet=fleet,
             incidents=incident_store,
+            feedback=feedback,
             history=history,
             look=look,
             registry=registry,

@@ -22,8 +22,19 @@ from connectors.notify.trial import try_receivers
 from detector.errors import BusyError
 from detector.history.recent import MAX_EVENTS, Look
 from detector.web import models
+from detector.web.commands import Commands
 from detector.web.events import Events
-from detector.web.parts import Parts, fleet_series, forecast, hidden, incident, model_cards, status, stream_fields
+from detector.web.parts import (
+    Parts,
+    fleet_series,
+    forecast,
+    hidden,
+    incident,
+    model_cards,
+    status,
+    stream_fields,
+    verdict_on,
+)
 from detector.web.streams import MAX_OFFSET
 
 API = "/api/v1"
@@ -75,6 +86,7 @@ class Api:
             response_class=StreamingResponse,
             responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
         )(self.events)
+        Commands(parts.feedback, router, writer, self._read, _json)
         router.post("/receivers/test", response_model=models.ReceiversTried, dependencies=writer)(self.try_receivers)
 
     # -- how the daemon is ---------------------------------------------------------------------------------------------
@@ -102,14 +114,15 @@ class Api:
     ) -> Response:
         """Incidents, newest first."""
         page = await self._read(lambda: self._parts.incidents.recent(limit, before, state))
-        return _json(models.Incidents(incidents=[incident(one) for one in page.incidents], next=page.next))
+        found = await self._read(lambda: [incident(self._parts, one) for one in page.incidents])
+        return _json(models.Incidents(incidents=found, next=page.next))
 
     async def incident(self, id: _Id) -> Response:  # noqa: A002 - its name in the path
         """One incident, with all its alerts, a thousand at most."""
         record = await self._read(lambda: self._parts.incidents.get(id))
         if record is None:
             raise HTTPException(404, f"there is no incident {id!r:.100}: it may have been forgotten")
-        return _json(incident(record, ALERTS_OF_ONE))
+        return _json(await self._read(lambda: incident(self._parts, record, ALERTS_OF_ONE)))
 
     async def alert(self, id: _Id) -> Response:  # noqa: A002 - its name in the path
         """One alert, with its evidence and what its stream did around it."""
@@ -122,7 +135,8 @@ class Api:
         def work() -> models.AlertDetail:
             samples = parts.history.samples(id)
             kept = None if samples is None else models.Window(**samples.document())
-            return models.AlertDetail(alert=record, incident=found.incident, verdict=None, samples=kept)
+            said = verdict_on(parts, id)
+            return models.AlertDetail(alert=record, incident=found.incident, verdict=said, samples=kept)
 
         return _json(await self._read(work))
 

@@ -102,7 +102,7 @@ class Events:
                 records.append(self._parts.incidents.get(name))
             except UserError as error:
                 logger.debug("incident %s could not be read: %s", name, error)
-        events = [event("incident", incident(record)) for record in records if record is not None]
+        events = [event("incident", incident(self._parts, record)) for record in records if record is not None]
         return event("status", status(self._parts, writable=False)), events
 
     def _on_change(self, ids: Sequence[str]) -> None:

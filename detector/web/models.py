@@ -5,6 +5,7 @@ Times are RFC 3339 in UTC; columns of times are Unix seconds. null stands for wh
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -267,3 +268,48 @@ class ReceiversTried(Model):
     """How test alerts went."""
 
     receivers: list[ReceiverTried]
+
+
+class Signed(Model):
+    """Who says something, and why."""
+
+    reason: str = Field("", max_length=1_000)
+    author: str = Field("", max_length=200)
+
+
+class MuteRequest(Signed):
+    """What to mute."""
+
+    pattern: str = Field(min_length=1, max_length=1_024, description="a stream's name; * stands for any characters")
+    until: datetime | None = Field(None, description="a time of the streams' own events; null: for good")
+
+
+class VerdictRequest(Signed):
+    """What to say of an alert."""
+
+    verdict: Literal["false", "right"]
+
+
+class Mute(Model):
+    """Streams that do not alert."""
+
+    id: int
+    pattern: str
+    until: str | None = Field(description="a time of the streams' own events; null: for good")
+    reason: str
+    author: str
+    created_at: str
+
+
+class Mutes(Model):
+    """The mutes in force."""
+
+    mutes: list[Mute]
+
+
+class Done(Model):
+    """What was done, and is durable."""
+
+    sequence: int
+    kind: str
+    target: str

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from connectors.encode import rfc3339_of
 from connectors.json_records import IncidentRecord
 from connectors.notify.settings import ReceiverSettings
 from detector.engine.engine import Engine
+from detector.feedback.feedback import Feedback
 from detector.history.history import History
 from detector.history.recent import Look
 from detector.incidents.incidents import ALERTS_SHOWN, Incidents
@@ -33,6 +35,7 @@ class Parts:
     live: LiveStreams
     fleet: Fleet
     incidents: Incidents
+    feedback: Feedback
     history: History
     look: Callable[[str], Look | None]  # at a stream between two turns; None: nobody knows it
     registry: Registry
@@ -105,8 +108,9 @@ def fleet_series(fleet: Fleet) -> models.FleetSeries:
     )
 
 
-def incident(record: IncidentRecord, most: int = ALERTS_SHOWN) -> models.Incident:
+def incident(parts: Parts, record: IncidentRecord, most: int = ALERTS_SHOWN) -> models.Incident:
     """Return an incident with so many of its alerts."""
+    taken = parts.feedback.acknowledged(record.id)
     return models.Incident(
         id=record.id,
         state=record.state,
@@ -126,12 +130,20 @@ def incident(record: IncidentRecord, most: int = ALERTS_SHOWN) -> models.Inciden
                 score=alert.score,
                 channel=alert.channel,
                 summary=alert.summary,
-                verdict=None,
+                verdict=verdict_on(parts, alert.id),
             )
             for alert in record.alerts[:most]
         ],
-        acknowledged=None,
+        acknowledged=None
+        if taken is None
+        else models.Acknowledged(by=taken.author, at=unix_text(taken.created), reason=taken.reason),
     )
+
+
+def verdict_on(parts: Parts, alert: str) -> Literal["false", "right"] | None:
+    """Return what was said of an alert last."""
+    entry = parts.feedback.verdicts(alert)
+    return None if entry is None else "false" if entry.kind == "false" else "right"
 
 
 def stream_fields(row: StreamRow) -> dict[str, object]:

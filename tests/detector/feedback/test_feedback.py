@@ -269,7 +269,7 @@ def test_a_rollback_before_the_second_checkpoint_takes_feedback_back_and_it_come
         (Action("mute", "  "), FeedbackError, "mute: say of what"),
         (Action("mute", "x" * 2_000), FeedbackError, "2000 characters; at most 1024"),
         (Action("mute", "a\0b"), FeedbackError, "a character that no text may have"),
-        (Action("mute", "a", -5), FeedbackError, "expected an end"),
+        (Action("mute", "a", -5), FeedbackError, "expected an end between 1970 and 2262"),
         (Action("reset", "a/x", 5), FeedbackError, "only a mute has an end"),
         (Action("praise", "a/x"), FeedbackError, "no feedback of kind 'praise': choose one of mute"),
     ],

@@ -39,6 +39,12 @@ OPERATIONS = [
     ("/stream/hidden", "get"),
     ("/models", "get"),
     ("/receivers/test", "post"),
+    ("/mutes", "get"),
+    ("/mutes", "post"),
+    ("/mutes/{id}", "delete"),
+    ("/incidents/{id}/acknowledge", "post"),
+    ("/alerts/{id}/verdict", "post"),
+    ("/stream/reset", "post"),
 ]
 STREAM_OF_EVENTS = ("/events", "get")  # which never ends: test_api.py has it
 
