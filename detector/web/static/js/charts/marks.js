@@ -66,9 +66,11 @@ function label(u, window, i) {
   const word = channelWord(window.channel[i]);
   ctx.font = `600 ${11 * devicePixelRatio}px sans-serif`;
   ctx.fillStyle = colour("ink");
-  const width = ctx.measureText(word).width;
-  const x = Math.min(Math.max(u.valToPos(window.time[i], "x", true) + 8 * devicePixelRatio, bbox.left), bbox.left + bbox.width - width);
-  ctx.fillText(word, x, bbox.top + 16 * devicePixelRatio);
+  const gap = 8 * devicePixelRatio;
+  const x = u.valToPos(window.time[i], "x", true);
+  const fits = x + gap + ctx.measureText(word).width <= bbox.left + bbox.width;
+  ctx.textAlign = fits ? "left" : "right"; // beside the mark, on the side that has the room
+  ctx.fillText(word, fits ? x + gap : x - gap, bbox.top + 16 * devicePixelRatio);
 }
 
 /** Draw a dotted line where another model began to score; `isNamed`: with its version. */
@@ -77,6 +79,7 @@ export function drawSwaps(u, window, isNamed = false) {
   ctx.save();
   ctx.strokeStyle = colour("strong");
   ctx.fillStyle = colour("soft");
+  ctx.textAlign = "left";
   ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
   ctx.font = `${11 * devicePixelRatio}px sans-serif`;
   for (const { time, version } of window.models.slice(1)) {

@@ -71,7 +71,7 @@ export function windowChart(area, { signal }) {
     const thin = { stroke: "transparent", points: { show: false } };
     const dots = symbols.length > 0;
     return add(visible(feature), FEATURE_HEIGHT, {
-      scales: dots ? { y: { range: () => [-0.6, symbols.length - 0.4] } } : { y: { range: (_, low, high) => room(low, high) } },
+      scales: dots ? { y: { range: () => [-0.6, symbols.length - 0.4] } } : { y: { range: () => room(shown.by_feature[feature]) } },
       axes: [timeAxis(false), valueAxis(dots ? { splits: () => symbols.slice(0, MOST_SYMBOLS).map((_, i) => i), values: (_, at) => at.map((i) => visible(symbols[i] ?? "").slice(0, 8)) } : {})],
       bands: [{ series: [2, 1], fill: colour("band") }],
       series: [{}, thin, thin,
@@ -163,8 +163,17 @@ function symbolsOf(columns) {
   return [...new Set([...columns.observed, ...columns.expected].filter((value) => typeof value === "string"))].sort();
 }
 
-function room(low, high) {
-  if (low === null || high === null) return [0, 1];
+const WIDEST = 0.05; // of a window's bands that may leave the chart: a young stream's first are far too wide
+
+/** The range of a feature's chart: all values, and all bands but the widest. */
+function room({ observed, expected, lower, upper } = { observed: [], expected: [], lower: [], upper: [] }) {
+  const values = [...observed, ...expected].filter((value) => value !== null);
+  const sorted = (bounds) => bounds.filter((value) => value !== null).sort((a, b) => a - b);
+  const [lowest, highest] = [sorted(lower), sorted(upper)];
+  const left = Math.floor(lowest.length * WIDEST);
+  const all = [...values, ...lowest.slice(left, left + 1), ...highest.slice(highest.length - 1 - left, highest.length - left)];
+  if (!all.length) return [0, 1];
+  const [low, high] = all.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
   const margin = (high - low || Math.abs(high) * 0.1 || 1) * 0.1;
   return [low - margin, high + margin];
 }

@@ -91,7 +91,7 @@ export async function showStream({ main, id, query, signal }) {
     const isEmpty = !shown.time.length;
     waiting.hidden = !isEmpty;
     area.hidden = isEmpty;
-    waiting.textContent = "Waiting for its next event: a stream's events are kept from when it is first looked at.";
+    waiting.textContent = "Waiting for its next event.";
     if (!isEmpty) chart.update(cut(shown, events), names().filter((one) => chosen.has(one)));
   }
 
@@ -127,10 +127,10 @@ async function offered() {
 function drawAhead(extra, { name, has, signal, features }) {
   if (has.forecast) extra.append(onDemand("Forecast", async (place) => {
     const found = await get("/stream/forecast", { name }, signal);
-    put(place, h("table", {}, h("thead", {}, h("tr", {}, ["feature", "events ahead", "expected", "band"].map((word) => h("th", { scope: "col" }, word)))),
+    put(place, h("table", { class: "shares" }, h("thead", {}, h("tr", {}, ["feature", "ahead", "expected", "band"].map((word, i) => h("th", { scope: "col", class: i ? "number" : "" }, word)))),
       h("tbody", {}, Object.entries(found.features).flatMap(([feature, one]) => one.horizons.map((ahead, i) => h("tr", {},
-        h("td", {}, h("bdi", {}, visible(feature))), h("td", { class: "number" }, count(ahead)), h("td", { class: "number" }, number(one.expected[i])),
-        h("td", { class: "nowrap" }, `${number(one.lower[i])} .. ${number(one.upper[i])}`)))))));
+        h("th", { scope: "row" }, h("bdi", {}, visible(feature))), h("td", { class: "number" }, count(ahead)), h("td", { class: "number" }, number(one.expected[i])),
+        h("td", { class: "number" }, `${number(one.lower[i])} .. ${number(one.upper[i])}`)))))));
   }));
   if (has.hidden) extra.append(onDemand("Hidden state", async (place) => {
     const pick = h("select", { "aria-label": "Feature" }, features().map((one) => h("option", { value: one }, visible(one))));
