@@ -67,6 +67,8 @@ echo "${COMPREPLY[@]}"
     assert completed("backtest", "--la") == ["--labels"]
     assert completed("completion", "z") == ["zsh"]
     assert "pyproject.toml" in completed("run", "--config", "pyproj")
+    assert completed("streams", "sh") == ["show"]
+    assert "pyproject.toml" in completed("alerts", "show", "--token-file", "pyproj")
 
 
 def test_an_unknown_shell_is_an_error_that_lists_the_known_ones() -> None:
