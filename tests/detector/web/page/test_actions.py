@@ -1,4 +1,4 @@
-"""What a person does on the page reaches the daemon."""
+"""What a person does on the page reaches the daemon, and what fired can be looked at after a restart."""
 
 from __future__ import annotations
 
@@ -65,4 +65,15 @@ def test_a_stream_is_muted(tmp_path: Path, visit: Visit) -> None:
         expect(page.locator(".lead .tag", has_text="muted")).to_be_visible()
         assert [one["pattern"] for one in daemon.get("/mutes")["mutes"]] == ["host-00/load"]
         assert daemon.get("/stream?name=host-00/load")["muted"]
+        page.close()
+
+
+def test_what_an_alert_looked_like_is_there_after_a_restart(tmp_path: Path, visit: Visit) -> None:
+    with watched(tmp_path) as daemon:
+        incident = fired(daemon)
+        daemon.daemon.terminate()
+    with watched(tmp_path) as daemon:
+        page = visit(f"{daemon.url}/#/incidents/{incident}")
+        expect(page.get_by_role("region", name="Around the alert").locator(".panel")).to_have_count(3)
+        expect(page.get_by_role("region", name="Around the alert")).to_contain_text("1 alert")
         page.close()
