@@ -150,13 +150,22 @@ class Longwatch:
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a page; EndedError where the process has ended."""
+        return self._ask("GET", path, None, {})
+
+    def post(self, path: str, body: object) -> tuple[int, str]:
+        """Change something by the API, with the daemon's own token; as `get`."""
+        token = (Path(self.settings["state.directory"]) / "api.token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        return self._ask("POST", path, json.dumps(body), headers)
+
+    def _ask(self, method: str, path: str, body: str | None, headers: Mapping[str, str]) -> tuple[int, str]:
         port = int(self.line(r"served on http://127\.0\.0\.1:(\d+)/")[1])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             if self.stops():
                 raise EndedError from None
             raise

@@ -18,7 +18,7 @@ from tests.brokers import Broker
 from tests.daemon.fleet import Fleet
 from tests.daemon.receiver import SECRET, Receiver
 from tests.daemon.records import Record, alerts_by_id, by_place, difference, open_producer, read_lines, read_topic
-from tests.daemon.support import PATIENCE, Longwatch, until
+from tests.daemon.support import PATIENCE, RUN, Longwatch, until
 
 PARTITIONS = 4
 SESSION = 6  # s without a heartbeat, after which the group gives a worker's partitions to others
@@ -43,6 +43,13 @@ class Topics:
         self.scores = broker.create_topic(f"scores-{name}", 2)
         self.alerts = broker.create_topic(f"alerts-{name}", 2)
         self.changelog = f"group-{name}-{self.events}-changelog"
+        self._config = folder / f"{name}.toml"
+        self.write_rules(0)
+
+    def write_rules(self, number: int) -> None:
+        """Write the file that workers read again: a rule that no stream of the test gets, another by each number."""
+        rule = f'[[rules]]\nname = "elsewhere"\nstreams = ["elsewhere-*"]\nthreshold = {5 + number % 7}\n'
+        self._config.write_text(rule)
 
     def settings(self, worker: str, **more: Any) -> dict[str, Any]:
         """Return a worker's settings; its state directory is its own."""
@@ -75,7 +82,8 @@ class Topics:
 
     def worker(self, name: str, **more: Any) -> Longwatch:
         """Start a worker."""
-        return Longwatch(self.folder, self.settings(name, **more))
+        program = (*RUN, "--config", str(self._config))
+        return Longwatch(self.folder, self.settings(name, **more), program=program)
 
     def scored(self) -> list[Record]:
         """Return the committed scores."""

@@ -38,11 +38,12 @@ class Size:
     burst: int  # of these in quick succession, once in the middle
     rejoins: int  # times that a worker stops in order and comes back later
     sleeps: int  # times that a worker is suspended beyond its session, then resumed
+    tells: int  # times that settings are read again and streams muted
     patience: float  # s, for the last events
 
 
-SHORT = Size(streams=12, rows=600, kills=3, burst=2, rejoins=1, sleeps=0, patience=300.0)
-LONG = Size(streams=40, rows=5_000, kills=100, burst=20, rejoins=12, sleeps=8, patience=600.0)
+SHORT = Size(streams=12, rows=600, kills=3, burst=2, rejoins=1, sleeps=0, tells=2, patience=300.0)
+LONG = Size(streams=40, rows=5_000, kills=100, burst=20, rejoins=12, sleeps=8, tells=20, patience=600.0)
 
 
 @pytest.mark.kafka
@@ -68,6 +69,7 @@ def chaos(size: Size, folder: Path, broker: Broker, capsys: pytest.CaptureFixtur
     with Receiver() as receiver:
         topics = Topics(broker, folder, uuid.uuid4().hex[:8], receiver)
         deeds = ["kill"] * (size.kills - size.burst) + ["rejoin"] * size.rejoins + ["sleep"] * size.sleeps
+        deeds += ["tell"] * size.tells
         rng.shuffle(deeds)
         deeds[len(deeds) // 2 : len(deeds) // 2] = ["burst"] * size.burst
         with Stream(topics, fleet) as stream, Workers(topics) as workers:
@@ -84,6 +86,8 @@ def chaos(size: Size, folder: Path, broker: Broker, capsys: pytest.CaptureFixtur
                     workers.start(name)
                 elif deed == "sleep":
                     workers.sleep(name)
+                elif deed == "tell":
+                    workers.tell(name)
                 else:
                     workers.kill(name)
                 # a start takes some seconds: long pauses kill workers that score, short ones such as just begin
@@ -102,6 +106,7 @@ def chaos(size: Size, folder: Path, broker: Broker, capsys: pytest.CaptureFixtur
     undisturbed = Undisturbed(folder, fleet)
     most = assert_once(found, undisturbed.scores(topics))
     assert reported, "there must be alerts to lose"
+    assert min(workers.muted, workers.reloaded) > 0, "some of what was told was done"
     assert_same_alerts(reported, undisturbed.alerts(topics))
     assert {d.id for d in delivered} == webhook_ids(undisturbed.alerts(topics)), "webhooks, by id"
     again = len(delivered) - len({d.id for d in delivered})
@@ -109,6 +114,7 @@ def chaos(size: Size, folder: Path, broker: Broker, capsys: pytest.CaptureFixtur
         print(
             f"\n  {size.kills} kills -9 ({size.burst} of them in a burst), {size.rejoins} leaves and joins,"
             f" {size.sleeps} sleeps of {SESSION + 3:.0f} s,"
+            f" {size.tells} times told ({workers.muted} mutes, {workers.reloaded} reloads),"
             f" {took / 60:.1f} minutes: {len(found):,} events, 0 lost, 0 twice, largest score difference {most:.1e};"
             f" {len(reported)} alerts, once each; {len(delivered)} webhooks, {again} of them again under the same id"
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from typing import Any
 
-from tests.daemon.support import EndedError, Longwatch
-from tests.faults.support import (
-    SESSION,
-    Topics,
-)
+from tests.daemon.support import EndedError, Longwatch, until
+from tests.faults.support import SESSION, Topics
+
+READ_AGAIN = "settings were read again: changed: rules"
 
 
 class Workers:
@@ -19,6 +19,7 @@ class Workers:
     def __init__(self, topics: Topics, **more: Any) -> None:
         self._topics, self._more = topics, more
         self.running: dict[str, Longwatch] = {}
+        self.told = self.muted = self.reloaded = 0  # times that it was asked, and that it was done
 
     def start(self, name: str) -> None:
         static = {"kafka__group_instance_id": name} if name != "c" else {}
@@ -45,6 +46,22 @@ class Workers:
         """Halt a worker, which wakes in the midst of a transaction whose partitions are others' by then."""
         with self.running[name].halted():
             time.sleep(SESSION + 3.0)
+
+    def tell(self, name: str) -> None:
+        """Let a worker read its settings again, with another rule, and mute streams; neither concerns a stream here."""
+        worker = self.running[name]
+        worker.line("running on")  # before, a signal ends it at once
+        before = worker.log.count(READ_AGAIN)
+        self.told += 1
+        self._topics.write_rules(self.told)
+        with contextlib.suppress(EndedError):
+            worker.process.send_signal(signal.SIGHUP)
+            mute = {"pattern": f"elsewhere-{self.told}-*", "until": None, "reason": "chaos", "author": "tests"}
+            status, answer = worker.post("/api/v1/mutes", mute)
+            assert status in {200, 201, 503, 504}, answer  # refused while states are restored
+            self.muted += status < 300
+            until(lambda: worker.process.poll() is not None or worker.log.count(READ_AGAIN) > before, "a reload")
+        self.reloaded += worker.log.count(READ_AGAIN) > before
 
     def stop(self) -> None:
         for name in list(self.running):
