@@ -10,7 +10,7 @@ import contextlib
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from connectors.errors import UserError
 from detector import __version__
 from detector.commands import LOOKAHEAD_NOTE
+from detector.commands.arguments import add_asking
 from detector.errors import UsageError
 from detector.observability.log_format import printable, set_up_logging
 from detector.service.signals import Signals, end_as_any_process, leave
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from detector.config.settings import Settings
 
 FAILED, USAGE = 1, 2
-
-_Add = Callable[..., argparse.ArgumentParser]  # of a group's actions
 
 _EXAMPLES = {
     "run": """examples:
@@ -58,10 +57,17 @@ _EXAMPLES = {
   longwatch alerts test --config longwatch.toml
   longwatch alerts test --config longwatch.toml --receiver pager
   longwatch alerts list --state open
-  longwatch alerts show ac133362c28049ca9ded75c7 --plot alert.png""",
+  longwatch alerts show ac133362c28049ca9ded75c7 --plot alert.png
+  longwatch alerts acknowledge ac133362c28049ca9ded75c7 --reason 'looking into it'
+  longwatch alerts false ac133362c28049ca9ded75c7 --reason 'the nightly backup'""",
     "streams": """examples:
   longwatch streams list --search web-
-  longwatch streams show web-1/cpu""",
+  longwatch streams show web-1/cpu
+  longwatch streams reset web-1/cpu --reason 'new hardware'""",
+    "mutes": """examples:
+  longwatch mutes list
+  longwatch mutes add 'web-*/cpu' --for 2h --reason 'load test'
+  longwatch mutes remove 'web-*/cpu'""",
     "config": """examples:
   longwatch config --config longwatch.toml
   longwatch config --schema > longwatch.schema.json
@@ -217,40 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     bench = add("bench", "Measure how much the engine scores on this machine, and what a stream takes.")
     bench.add_argument("--quick", action="store_true", help="a tenth of the work, with rough figures")
-    reach = argparse.ArgumentParser(add_help=False)
-    reach.add_argument(
-        "--token-file", **a_file, help="token to ask with (http.token, or api.token in the state folder)"
-    )
-
-    def add_group(name: str, text: str) -> _Add:
-        actions = add(name, text, with_settings=False).add_subparsers(
-            title="actions", metavar="ACTION", required=True, dest="action"
-        )
-
-        def add_action(action: str, help_text: str, *, asks: bool = True) -> argparse.ArgumentParser:
-            parents = [common, reach] if asks else [common]
-            return actions.add_parser(action, parents=parents, help=help_text, description=help_text)
-
-        return add_action
-
-    alerts = add_group("alerts", "Ask the running daemon for alerts, and try where they are told.")
-    test = alerts("test", "Send a test alert to each receiver, that opens and resolves at once; exit 1 if one fails.",
-                  asks=False)  # fmt: skip
-    test.add_argument("--receiver", metavar="NAME", help="only to this one of [receivers.NAME]")
-    listed = alerts("list", "List alerts, newest incident first; without a daemon those on disk.")
-    listed.add_argument("--state", choices=("open", "resolved", "all"), default="all", help="of incidents (all)")
-    listed.add_argument("--limit", type=_page, default=20, metavar="N", help="incidents, 1 to 100 (20)")
-    shown = alerts("show", "Show an alert with what its stream did around it; without a daemon as it is on disk.")
-    shown.add_argument("id", metavar="ID", help="as `alerts list` has it")
-    shown.add_argument("--plot", **a_file, help="also draw it, as a PNG")
-    streams = add_group("streams", "Ask the running daemon for streams.")
-    listed = streams("list", "List streams, the most anomalous first.")
-    listed.add_argument("--search", default="", metavar="TEXT", help="only those whose names hold this")
-    listed.add_argument("--sort", choices=("anomalous", "name"), default="anomalous", help="order (anomalous)")
-    listed.add_argument("--limit", type=_page, default=20, metavar="N", help="streams, 1 to 100 (20)")
-    shown = streams("show", "Show a stream as it is now, with its last events.")
-    shown.add_argument("name", metavar="NAME", help="the stream's name")
-    shown.add_argument("--feature", metavar="NAME", help="which feature to draw (the first)")
+    add_asking(add, common)
     config = add("config", "Show the settings in effect, with secrets masked.")
     config.add_argument("--schema", action="store_true", help="show the JSON Schema of the settings instead")
     config.add_argument(
@@ -265,12 +238,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh", "fish"), help="your shell")
     return parser
-
-
-def _page(text: str) -> int:
-    if not 1 <= (count := int(text)) <= 100:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1 to 100")
-    return count
 
 
 def _seed(text: str) -> int:

@@ -1,15 +1,16 @@
-"""`longwatch alerts`: what people ask of alerts, and whether they would be told."""
+"""`longwatch alerts`: what people ask of alerts and say of them, and whether they would be told."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from connectors.notify.trial import try_receivers
-from detector.commands.client import Client, ClientError, NoDaemonError
-from detector.commands.shown import alert_lines, show, table, window_lines
+from detector.commands.client import Client, ClientError, NoDaemonError, NotFoundError, signature
+from detector.commands.shown import alert_lines, as_json, show, show_done, table, window_lines
 from detector.config.settings import Settings
 from detector.errors import UsageError
 from detector.observability.log_format import printable
@@ -17,88 +18,122 @@ from detector.observability.log_format import printable
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
     """Do what `options.action` says."""
-    {"test": _test, "list": _list, "show": _show}[options.action](settings, options)
+    said: dict[str, Callable[[Settings, argparse.Namespace], None]] = {
+        "test": _test, "list": _list, "show": _show, "acknowledge": _acknowledge, "false": _judge, "right": _judge
+    }  # fmt: skip
+    said[options.action](settings, options)
 
 
 def _list(settings: Settings, options: argparse.Namespace) -> None:
-    """Print the alerts of the newest incidents, or those on disk where no daemon runs; a line each."""
+    """Print the newest incidents' alerts, or those on disk where no daemon runs; a line each."""
     try:
         found = Client(settings, options.token_file).get("/incidents", state=options.state, limit=options.limit)
-        alerts = [alert for incident in found["incidents"] for alert in incident["alerts"]]
     except NoDaemonError as error:
+        from detector.commands.alerts_on_disk import incidents_on_disk  # noqa: PLC0415 - with numpy
+
         _say_on_disk(error)
-        alerts = _alerts_on_disk(settings, options)
-    rows = [
-        (one["id"], one["severity"], one["started_at"], "ended" if one["ended_at"] else "firing",
-         f"{one['stream']}: {one.get('summary', '')}")
-        for one in alerts
-    ]  # fmt: skip
-    show(table(("ALERT", "SEVERITY", "SINCE", "STATE", "STREAM"), rows) if rows else ["There is no alert."])
+        found = incidents_on_disk(settings.state.directory, options.state, options.limit)
+    if options.json:
+        as_json(found)
+        return
+    heads, rows = list[str](), list[tuple[str, ...]]()
+    for incident in found["incidents"]:
+        heads += [_incident_line(incident), *([""] * (len(incident["alerts"]) - 1))]
+        rows += _alert_rows(incident)
+    if not rows:
+        show(["There is no alert." if options.state == "all" else f"There is no alert of this state: {options.state}."])
+        return
+    first, *lines = table(("ALERT", "SEVERITY", "SINCE", "STATE", "STREAM"), rows)
+    show([first, *(text for both in zip(heads, lines, strict=True) for text in both if text)])
+    if found["next"]:
+        show([f"There are more: --limit N has the last N incidents, 200 at most (now {options.limit})."])
+
+
+def _incident_line(incident: dict[str, Any]) -> str:
+    """Return what is said of an incident before its alerts; nothing where it is one alert's."""
+    alerts, streams = incident["alerts"], incident["streams"]
+    if len(alerts) < 2 and streams < 2:
+        return ""
+    until = f" to {incident['ended_at']}" if incident["state"] == "resolved" else ", open"
+    which = f"its worst {len(alerts)} alerts" if streams > len(alerts) else f"{len(alerts)} alerts"
+    return f"incident {incident['id']}, {incident['started_at']}{until}: {streams} streams, {which}:"
+
+
+def _alert_rows(incident: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    taken = incident["acknowledged"]
+    for alert in incident["alerts"]:
+        words = ["ended" if alert["ended_at"] else "firing"]
+        words += [f"called {alert['verdict']}"] if alert["verdict"] else []
+        words += [f"taken by {taken['by'] or 'somebody'}"] if taken else []
+        since, severity = alert["started_at"], alert["severity"]
+        yield alert["id"], severity, since, ", ".join(words), f"{alert['stream']}: {alert['summary']}"
 
 
 def _show(settings: Settings, options: argparse.Namespace) -> None:
     """Print an alert with its surroundings, from the daemon or, where none runs, from the disk."""
-    try:
-        found = Client(settings, options.token_file).get(f"/alerts/{_in_path(options.id)}")
-    except NoDaemonError as error:
-        _say_on_disk(error)
-        found = _alert_on_disk(settings, options.id)
-    alert, window = found["alert"], found["samples"]
-    show(alert_lines(alert, found["incident"], found["verdict"]))
-    if window is None:
-        show(["What its stream did around it is not kept (any more): history.days, history.max_bytes."])
-    else:
-        show(["", *window_lines(window, alert.get("feature", ""))])
     if options.plot is not None:
-        if window is None:
-            raise ClientError(f"there is nothing to draw in {options.plot}")
         from detector.commands.outputs import require_matplotlib  # noqa: PLC0415 - a second, where it is asked for
 
         require_matplotlib()
-        from detector.commands.window_plot import plot_window  # noqa: PLC0415 - likewise
+    try:
+        found = Client(settings, options.token_file).get(f"/alerts/{_in_path(options.id)}")
+    except NoDaemonError as error:
+        from detector.commands.alerts_on_disk import alert_on_disk  # noqa: PLC0415 - with numpy
 
-        plot_window(window, f"{alert['stream']}: {alert.get('summary', '')}", options.plot)
-        show([f"drawn: {options.plot}"])
+        _say_on_disk(error)
+        found = alert_on_disk(settings, options.id)
+    alert, window = found["alert"], found["samples"]
+    if options.json:
+        as_json(found)
+    else:
+        show(alert_lines(alert, found["incident"], found["verdict"]))
+        if window is None:
+            show(["What its stream did around it is not kept (any more): history.days, history.max_bytes."])
+        else:
+            show(["", *window_lines(window, alert.get("feature", ""))])
+    if options.plot is not None:
+        _draw(alert, window, options.plot)
+
+
+def _draw(alert: dict[str, Any], window: dict[str, Any] | None, path: Path) -> None:
+    if window is None or not window["time"]:
+        raise ClientError(f"there is nothing to draw in {path}: no event around this alert is kept")
+    from detector.commands.window_plot import plot_window  # noqa: PLC0415 - matplotlib takes a second
+
+    plot_window(window, f"{alert['stream']}: {alert.get('summary', '')}", path)
+    print(printable(f"longwatch: drawn in {path}"), file=sys.stderr)
+
+
+def _acknowledge(settings: Settings, options: argparse.Namespace) -> None:
+    """Acknowledge an incident, named by its own id or by that of one of its alerts."""
+    client, incident = Client(settings, options.token_file), _in_path(options.id)
+    try:
+        done = client.post(f"/incidents/{incident}/acknowledge", signature(options))
+    except NotFoundError:
+        incident = client.get(f"/alerts/{incident}")["incident"]
+        done = client.post(f"/incidents/{incident}/acknowledge", signature(options))
+    show_done(done, f"incident {incident} is acknowledged", as_document=options.json)
+
+
+def _judge(settings: Settings, options: argparse.Namespace) -> None:
+    client, verdict = Client(settings, options.token_file), options.action
+    body = {"verdict": verdict, **signature(options)}
+    done = client.post(f"/alerts/{_in_path(options.id)}/verdict", body)
+    learnt = {
+        "false": "its span counts as normal, and its stream's threshold has risen a little",
+        "right": "its span stays out of what is learnt, and its stream's threshold has sunk a little",
+    }[verdict]
+    show_done(done, f"alert {options.id} is called {verdict}: {learnt}", as_document=options.json)
 
 
 def _in_path(name: str) -> str:
     if not (name.isascii() and name.isalnum()):
-        raise UsageError(f"{printable(name)} is no alert's id: `longwatch alerts list` has them")
+        raise UsageError(f"{printable(name)!r:.100} is no id: `longwatch alerts list` has them")
     return name
 
 
 def _say_on_disk(error: Exception) -> None:
     print(printable(f"longwatch: {error} This is what is on disk."), file=sys.stderr)
-
-
-def _alerts_on_disk(settings: Settings, options: argparse.Namespace) -> list[Any]:
-    from detector.history.store import HistoryStore  # noqa: PLC0415 - with numpy
-
-    store = HistoryStore(settings.state.directory, read_only=True)
-    try:
-        alerts = [json.loads(kept.record) for kept in store.alerts(options.limit)]
-    finally:
-        store.close()
-    wanted = {"open": (False,), "resolved": (True,), "all": (False, True)}[options.state]
-    return [alert for alert in alerts if bool(alert["ended_at"]) in wanted]
-
-
-def _alert_on_disk(settings: Settings, alert_id: str) -> dict[str, Any]:
-    from detector.history.columns import joined  # noqa: PLC0415 - with numpy
-    from detector.history.history import window_of  # noqa: PLC0415 - likewise
-    from detector.history.store import HistoryStore  # noqa: PLC0415 - likewise
-
-    store = HistoryStore(settings.state.directory, read_only=True)
-    try:
-        found = store.surroundings(alert_id)
-    finally:
-        store.close()
-    if found is None:
-        raise ClientError(f"{store.path} has no alert {alert_id}: `longwatch alerts list` shows those it has")
-    parts, gaps = found.decoded()
-    kept = found.alert
-    window = window_of(kept.stream, joined(parts), gaps=gaps, done=kept.done, changelog=settings.changelog)
-    return {"alert": json.loads(kept.record), "incident": None, "verdict": None, "samples": window.document()}
 
 
 def _test(settings: Settings, options: argparse.Namespace) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import getpass
 import http.client
 import json
 import ssl
@@ -41,15 +43,17 @@ class Client:
             raise UsageError("http.port = 0 is any free port: say which, such as --set http.port=9464")
         self._host, self._port = ANY.get(at.host, at.host), at.port
         self._tls = _trusting(Path(at.ssl_certfile)) if at.ssl_certfile else None
-        self._token_file = token_file or settings.state.directory / TOKEN_FILE
-        self._token = ""
+        self._token, source = at.token.get_secret_value(), "http.token"
         try:
-            if token_file or not (token := at.token.get_secret_value()):
-                token = self._token_file.read_text(encoding="ascii").strip()
-            self._token = token
+            if token_file or not self._token:
+                source = str(token_file or settings.state.directory / TOKEN_FILE)
+                self._token = Path(source).read_text(encoding="ascii").strip()
+            self._unproven = f"the token of {source} is not that of the daemon at {self.url}"
         except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
             if token_file:
-                raise UsageError(f"--token-file {token_file} cannot be read: {error}") from None
+                raise UsageError(f"--token-file {token_file} cannot be read: {why}") from None
+            self._unproven = f"{source} cannot be read: {why}"
 
     @property
     def url(self) -> str:
@@ -65,9 +69,9 @@ class Client:
         """Have something done. Raises ClientError."""
         return self._ask("POST", path, query, body)
 
-    def delete(self, path: str) -> Any:
+    def delete(self, path: str, **query: object) -> Any:
         """Have something removed. Raises ClientError."""
-        return self._ask("DELETE", path, {})
+        return self._ask("DELETE", path, query)
 
     def _ask(self, method: str, path: str, query: dict[str, object], body: object = None) -> Any:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
@@ -95,10 +99,21 @@ class Client:
             raise ClientError(f"{self.url} is no longwatch of this version: it answers {status} without JSON") from None
         if status >= 300:
             problem = str(said.get("error", status)) if isinstance(said, dict) else str(status)
-            if status == 401 and not self._token:
-                problem += f"; {self._token_file} cannot be read by you: --token-file names another"
+            if status == 401:
+                problem = f"{self._unproven}: --token-file names another file"
             raise (NotFoundError if status == 404 else ClientError)(problem)
         return said
+
+
+def signature(options: argparse.Namespace) -> dict[str, str]:
+    """Return who says something, and why, as the API takes it."""
+    author = options.author
+    if author is None:
+        try:
+            author = getpass.getuser()
+        except (OSError, KeyError):  # a container's user may have no name
+            author = ""
+    return {"reason": options.reason, "author": author}
 
 
 def _trusting(certificate: Path) -> ssl.SSLContext:

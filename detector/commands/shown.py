@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from detector.commands.text_chart import ALERT, OBSERVED, PLAIN, chart
+from detector.commands.text_chart import ALERT, BAND, OBSERVED, PLAIN, chart, moment
 from detector.observability.log_format import printable
+
+CHANGES = 10  # that are shown of a feature whose values are words
 
 
 def show(lines: Iterable[str]) -> None:
@@ -20,6 +23,19 @@ def show(lines: Iterable[str]) -> None:
         except UnicodeEncodeError:
             line = line.translate(PLAIN).encode(encoding, "replace").decode(encoding)  # noqa: PLW2901
         print(printable(line))
+
+
+def as_json(document: object) -> None:
+    """Print JSON: ASCII only, so that nothing in it reaches the terminal as what it says."""
+    print(json.dumps(document, indent=2))
+
+
+def show_done(done: object, line: str, *, as_document: bool) -> None:
+    """Print what was done, in a line or as the API says it."""
+    if as_document:
+        as_json(done)
+    else:
+        show([line])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -55,5 +71,21 @@ def window_lines(window: Mapping[str, Any], feature: str) -> list[str]:
     if feature not in window["by_feature"]:
         feature = next(iter(window["features"]), "")
     drawn = chart(window, feature, width=shutil.get_terminal_size().columns) if feature else []
-    head = [f"{feature}: {len(window['time'])} events; {OBSERVED} observed, shaded: expected"] if drawn else []
-    return [*head, *drawn, *([window["note"]] if window["note"] else [])]
+    head = f"{feature}: {len(window['time'])} events; {OBSERVED} observed, {BAND} where it would be ordinary"
+    lines = [head, *drawn] if drawn else _symbol_lines(window, feature)
+    return [*lines, *([window["note"]] if window["note"] else [])]
+
+
+def _symbol_lines(window: Mapping[str, Any], feature: str) -> list[str]:
+    """Return the last changes of a feature whose values are words."""
+    if feature not in window["by_feature"]:
+        return []
+    columns = window["by_feature"][feature]
+    known = [
+        (time, value, expected)
+        for time, value, expected in zip(window["time"], columns["observed"], columns["expected"], strict=True)
+        if isinstance(value, str)
+    ]
+    changes = [now for before, now in zip([(0, None, None), *known], known, strict=False) if before[1] != now[1]]
+    rows = [(moment(time), str(expected or ""), value) for time, value, expected in changes[-CHANGES:]]
+    return [f"{feature}: its last changes", *table(("UTC", "EXPECTED", "OBSERVED"), rows)] if rows else []

@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from detector.commands.plot_style import ALERT, BAND, DASHES, PLAIN, SCORE, SOFT, VALUE, in_our_style, save_png
+from detector.commands.plot_style import (
+    ALERT,
+    BAND,
+    DASHES,
+    PLAIN,
+    SCORE,
+    SOFT,
+    VALUE,
+    in_our_style,
+    save_png,
+    time_axis,
+)
+from detector.commands.text_chart import room_of
 
 MAX_FEATURES = 6  # those that contribute most at the highest score
 WIDTH, ROW = 9.5, 1.9  # inches
@@ -30,9 +42,13 @@ def plot_window(window: Mapping[str, Any], title: str, path: Path) -> None:
         axes.plot(time, of["observed"], color=VALUE, linewidth=0.9)
         axes.plot(np.array(time)[alert], of["observed"][alert], ".", color=ALERT)
         axes.set_ylabel(feature, **PLAIN)
+        if (room := room_of(window["by_feature"][feature])) is not None:
+            margin = (room[1] - room[0] or 1.0) * 0.05
+            axes.set_ylim(room[0] - margin, room[1] + margin)
     rows[-1].plot(time, _column(window["score"]), color=SCORE, linewidth=0.9)
     rows[-1].plot(time, _column(window["threshold"]), color=SOFT, linestyle=DASHES, linewidth=0.9)
     rows[-1].set_ylabel("score")
+    time_axis(rows[-1], 4, 9)
     rows[0].set_title(title, **PLAIN)
     save_png(figure, path)
 

@@ -51,12 +51,17 @@ class Commands:
             until = round((asked.until - _EPOCH).total_seconds()) * 1_000_000_000
         return await self._done(Action("mute", asked.pattern, until, asked.reason, asked.author))
 
-    async def unmute(self, id: Annotated[int, "as the list of mutes has it"]) -> Response:  # noqa: A002 - as in the path
+    async def unmute(
+        self,
+        id: Annotated[int, "as the list of mutes has it"],  # noqa: A002 - its name in the path
+        reason: Annotated[str, Query(max_length=1_000)] = "",
+        author: Annotated[str, Query(max_length=200)] = "",
+    ) -> Response:
         """End a mute."""
         found = next((mute for mute in self._feedback.mutes() if mute.id == id), None)
         if found is None:
             raise HTTPException(404, f"there is no mute {id}: /api/v1/mutes lists those in force")
-        return await self._done(Action("unmute", found.pattern))
+        return await self._done(Action("unmute", found.pattern, None, reason, author))
 
     async def acknowledge(self, id: str, asked: models.Signed) -> Response:  # noqa: A002 - as in the path
         """Let others see who has taken an incident on."""
