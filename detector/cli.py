@@ -73,6 +73,8 @@ _EXAMPLES = {
   longwatch config --schema > longwatch.schema.json
   longwatch config --config longwatch.toml --check
   longwatch config --config longwatch.toml --stream web-1/cpu""",
+    "reload": """examples:
+  longwatch reload --config longwatch.toml""",
     "schema": """examples:
   longwatch schema alerts > alert.schema.json""",
     "completion": """examples:
@@ -231,6 +233,8 @@ def _parser() -> argparse.ArgumentParser:
         help="check directories, files, brokers, topics, permissions and ports instead; exit 2 if one fails",
     )  # fmt: skip
     config.add_argument("--stream", metavar="NAME", help="show which rule a stream of this name gets, and what holds")
+    reload = add("reload", "Have the running daemon read its settings again; exit 1 if it refuses them.")
+    reload.add_argument("--token-file", **a_file, help="file with its http.token (default: api.token in its directory)")
     schema = add("schema", "Print the JSON Schema of a record that longwatch writes (docs/formats.md).")
     schema.add_argument("record", choices=("scores", "alerts", "webhook", "incident", "rejected"), help="which record")
     completion = add(

@@ -150,7 +150,7 @@ class Daemon:
         """Take one turn; where it fails for now, go back to the last checkpoint."""
         self.health.beat()
         for name in self.signals.noted():
-            if name != "SIGHUP" or not self.reloading.ask():
+            if name != "SIGHUP" or self.reloading.ask() is None:
                 logger.info("%s is ignored: stop with SIGTERM", name)
         self.metrics.last_loop_timestamp.set_to_current_time()
         try:

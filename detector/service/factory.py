@@ -148,6 +148,8 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     if settings.http.stream_scores:
         metrics.stream_score.set_function(stream_scores(streams, settings.http.stream_scores))
 
+    reloading = Reloading(settings, engine, checkpointer, incident_store, metrics, notifier)
+
     def look(name: str) -> Look | None:
         with turns.look():
             return look_at(
@@ -169,6 +171,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
             history=history,
             look=look,
             registry=registry,
+            reload=reloading.ask,
             ready=ready,
             receivers=settings.receivers,
             external_url=settings.http.external_url,
@@ -198,7 +201,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         history=history,
         guard=guard,
         promotion=promotion,
-        reloading=Reloading(settings, engine, checkpointer, incident_store, metrics, notifier),
+        reloading=reloading,
         feedback=feedback,
         metrics=metrics,
         reporter=reporter,

@@ -1,6 +1,6 @@
 """Settings that change while the daemon runs: rules, what [alerting] asks, the log's form; between two turns.
 
-Asked for by SIGHUP, or by a file of settings that has changed. A checkpoint before and one after make the change a
+Asked for by SIGHUP, over the API, or by a file of settings that has changed. A checkpoint before and one after make the change a
 point in the stream. What cannot be used changes nothing, and what needs a restart is named.
 """
 
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
-from pydantic import BaseModel
-
-from connectors.common.section import Section
 from detector.checkpointing.checkpointer import Checkpointer
-from detector.config.rules import check_rules
+from detector.config.changes import Changes, merge
 from detector.config.settings import Settings, SettingsError
 from detector.engine.engine import Engine
 from detector.incidents.incidents import Incidents
@@ -26,7 +24,6 @@ from detector.service.health import Notifier
 
 logger = logging.getLogger(__name__)
 
-LIVE = "rules", "alerting", "logging"  # what changes without a restart
 _Mark = tuple[int, ...] | None
 LOOK_SECONDS = 1.0  # between two looks at the file, and two tries where no checkpoint can be made
 
@@ -47,7 +44,8 @@ class Reloading:
         self.file: Path | None = None  # that is looked at for changes
         self._settings, self._engine, self._checkpointer = settings, engine, checkpointer
         self._incidents, self._metrics, self._notifier = incidents, metrics, notifier
-        self._asked, self._due = False, 0.0  # monotonic, s
+        self._due = 0.0  # monotonic, s
+        self._asked: list[Future[Changes]] = []  # also by other threads
         self._read: _Mark = None  # of the file as it was read
         self._seen: _Mark = None  # at the last look
         metrics.config_last_reload_successful.set(1.0)
@@ -57,10 +55,15 @@ class Reloading:
         """Read settings with `load` when asked, and when `file` has changed."""
         self.load, self.file, self._read = load, file, _mark(file)
 
-    def ask(self) -> bool:
-        """Read the settings again at the next `advance`; False: they cannot be read again."""
-        self._asked = self.load is not None
-        return self._asked
+    def ask(self) -> Future[Changes] | None:
+        """Read the settings again within a turn, soon; for any thread. None: they cannot be read again.
+
+        The future has SettingsError or ValueError where the settings are refused.
+        """
+        if self.load is None:
+            return None
+        self._asked.append(future := Future[Changes]())
+        return future
 
     def advance(self) -> None:
         """Do what was asked for, within a turn; and see whether the file has changed."""
@@ -68,29 +71,29 @@ class Reloading:
             return
         before, self._seen = self._seen, _mark(self.file)
         # the same in two looks: it may be in the middle of being written, or of being replaced
-        self._asked |= self._seen is not None and self._seen == before != self._read
+        if self._seen is not None and self._seen == before != self._read and not self._asked:
+            self.ask()
         if not self._asked:
             self._due = now + LOOK_SECONDS
             return
         self._notifier.reloading()
-        self._read = self._seen
-        if self._reload(self.load):
-            self._asked = False
+        asked, self._read = self._asked.copy(), self._seen
+        if self._reload(self.load, asked):
+            del self._asked[: len(asked)]
         else:
             self._due = now + LOOK_SECONDS
         self._notifier.ready()
 
-    def _reload(self, load: Callable[[], Settings]) -> bool:
+    def _reload(self, load: Callable[[], Settings], asked: list[Future[Changes]]) -> bool:
         """Return whether that is done, with the new settings or the old ones; False: it has to be tried again."""
-        old = self._settings
         try:
-            read = load()
-            new = old.model_copy(update={name: getattr(read, name) for name in LIVE})
-            check_rules(new.rules, old.receivers)  # a new receiver needs a restart, so a rule cannot name it yet
+            new, changes = merge(self._settings, load())
         except (SettingsError, ValueError) as error:
             self._metrics.config_reloads["refused"].inc()
             self._metrics.config_last_reload_successful.set(0.0)
             logger.error("settings were read again and refused, the old ones hold: %s", error)  # noqa: TRY400
+            for future in asked:
+                future.set_exception(error)
             return True
         if not self._checkpointer.commit():
             logger.warning("settings are read again once a checkpoint can be made")
@@ -103,10 +106,12 @@ class Reloading:
         self._metrics.config_reloads["applied"].inc()
         self._metrics.config_last_reload_successful.set(1.0)
         self._metrics.config_last_reload_success_timestamp.set_to_current_time()
-        changed = [name for name in LIVE if getattr(new, name) != getattr(old, name)]
-        logger.info("settings were read again: %s", f"changed: {', '.join(changed)}" if changed else "nothing changed")
-        if waiting := sorted(_differences(new, read)):
-            logger.warning("changed as well, and needs a restart: %s", ", ".join(waiting))
+        changed = f"changed: {', '.join(changes.applied)}" if changes.applied else "nothing changed"
+        logger.info("settings were read again: %s", changed)
+        if changes.needs_restart:
+            logger.warning("changed as well, and needs a restart: %s", ", ".join(changes.needs_restart))
+        for future in asked:
+            future.set_result(changes)
         return True
 
 
@@ -117,16 +122,3 @@ def _mark(file: Path | None) -> _Mark:
     except OSError:
         return None
     return None if found is None else (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
-
-
-def _differences(one: BaseModel, two: BaseModel, prefix: str = "") -> Iterator[str]:
-    """Yield the names of settings that differ; of a receiver that only one has, its section's."""
-    for name, value in one:
-        other = getattr(two, name)
-        if isinstance(value, Section):
-            yield from _differences(value, other, f"{prefix}{name}.")
-        elif isinstance(value, dict) and isinstance(other, dict):
-            differ = (key for key in value.keys() | other.keys() if value.get(key) != other.get(key))
-            yield from (f"{prefix}{name}.{key}" for key in differ)
-        elif value != other:
-            yield f"{prefix}{name}"

@@ -19,6 +19,7 @@ from connectors.errors import UserError
 from connectors.http_server.access import Access, Caller
 from connectors.http_server.server import index
 from connectors.notify.trial import try_receivers
+from detector.config.settings import SettingsError
 from detector.errors import BusyError
 from detector.history.recent import MAX_EVENTS, Look
 from detector.web import models
@@ -87,6 +88,7 @@ class Api:
             responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
         )(self.events)
         Commands(parts.feedback, router, writer, self._read, _json)
+        router.post("/reload", response_model=models.Reloaded, dependencies=writer)(self.reload)
         router.post("/receivers/test", response_model=models.ReceiversTried, dependencies=writer)(self.try_receivers)
 
     # -- how the daemon is ---------------------------------------------------------------------------------------------
@@ -222,6 +224,21 @@ class Api:
             ) from None
         except ValueError as error:
             raise HTTPException(404, str(error)) from None
+
+    async def reload(self) -> Response:
+        """Read the settings again, as SIGHUP does; 422 with a line for each thing that is wrong: the old ones hold."""
+        if (asked := self._parts.reload()) is None:
+            raise HTTPException(503, "this daemon was started without settings that can be read again: restart it")
+        try:
+            async with asyncio.timeout(TRIAL_SECONDS):
+                changes = await asyncio.shield(asyncio.wrap_future(asked))
+        except TimeoutError:
+            raise HTTPException(
+                504, "settings are read again once a checkpoint can be made: /readyz says what that waits for"
+            ) from None
+        except (SettingsError, ValueError) as error:
+            raise HTTPException(422, str(error)) from None
+        return _json(models.Reloaded(applied=changes.applied, needs_restart=changes.needs_restart))
 
     def _is_writable(self, request: Request) -> bool:
         caller: Caller = request.state.caller

@@ -250,6 +250,13 @@ class Models(Model):
     models: list[ModelCard]
 
 
+class Reloaded(Model):
+    """What has changed as settings were read again."""
+
+    applied: list[str] = Field(description="sections whose changes hold now")
+    needs_restart: list[str] = Field(description="settings that have changed, and hold from the next start on")
+
+
 class ReceiverTest(Model):
     """Which receiver to try."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -11,6 +12,7 @@ from typing import Literal
 from connectors.encode import rfc3339_of
 from connectors.json_records import IncidentRecord
 from connectors.notify.settings import ReceiverSettings
+from detector.config.changes import Changes
 from detector.engine.engine import Engine
 from detector.feedback.feedback import Feedback
 from detector.history.history import History
@@ -39,6 +41,7 @@ class Parts:
     history: History
     look: Callable[[str], Look | None]  # at a stream between two turns; None: nobody knows it
     registry: Registry
+    reload: Callable[[], Future[Changes] | None]  # reads the settings again; None: it cannot
     ready: Callable[[], tuple[bool, str]]
     receivers: Mapping[str, ReceiverSettings]
     external_url: str

@@ -57,7 +57,17 @@ def test_rules_change_between_two_events_and_a_bad_file_changes_nothing(tmp_path
             daemon.line("refused, the old ones hold: ")
             until(lambda: daemon.metrics()("config_last_reload_successful") == 0)
             feed(daemon, 40, 60)
-            config.write_text(RULE.format(6.5))
+            port = daemon.line(r"served on http://127\.0\.0\.1:(\d+)/")[1]
+            known = tmp_path / "known.toml"  # what the daemon's own file cannot say now
+            known.write_text(f'[http]\nport = {port}\n[state]\ndirectory = "{tmp_path}/state"\n')
+            asking = [*RUN[:-1], "reload", "--config", str(known)]
+            refused = subprocess.run(asking, capture_output=True, text=True, check=False)
+            assert refused.returncode == 1
+            assert f"{config}:1: rules.0.streams is not set" in refused.stderr
+            config.write_text(RULE.format(6.5) + "[kafka]\ngroup_id = 'another'\n")
+            done = subprocess.run(asking, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.endswith("needs a restart: kafka.group_id\n")
             until(lambda: daemon.metrics()("config_last_reload_successful") == 1)
             daemon.process.send_signal(signal.SIGHUP)
             daemon.line("settings were read again: nothing changed")

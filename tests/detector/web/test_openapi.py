@@ -38,6 +38,7 @@ OPERATIONS = [
     ("/stream/forecast", "get"),
     ("/stream/hidden", "get"),
     ("/models", "get"),
+    ("/reload", "post"),
     ("/receivers/test", "post"),
     ("/mutes", "get"),
     ("/mutes", "post"),
