@@ -1,7 +1,7 @@
 """Settings that change while the daemon runs: rules, what [alerting] asks, the log's form; between two turns.
 
-Asked for by SIGHUP, over the API, or by a file of settings that has changed. A checkpoint before and one after make the change a
-point in the stream. What cannot be used changes nothing, and what needs a restart is named.
+Asked for by SIGHUP, over the API, or by a file of settings that has changed. A checkpoint before and one after make the
+change a point in the stream. What cannot be used changes nothing, and what needs a restart is named.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ class Reloading:
             self._metrics.config_last_reload_successful.set(0.0)
             logger.error("settings were read again and refused, the old ones hold: %s", error)  # noqa: TRY400
             for future in asked:
-                future.set_exception(error)
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
             return True
         if not self._checkpointer.commit():
             logger.warning("settings are read again once a checkpoint can be made")
@@ -111,7 +112,8 @@ class Reloading:
         if changes.needs_restart:
             logger.warning("changed as well, and needs a restart: %s", ", ".join(changes.needs_restart))
         for future in asked:
-            future.set_result(changes)
+            if future.set_running_or_notify_cancel():
+                future.set_result(changes)
         return True
 
 

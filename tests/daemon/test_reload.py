@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import signal
 import socket
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+from connectors.encode import rfc3339_of
 from tests.daemon.fleet import START, STEP
 from tests.daemon.records import read_lines
 from tests.daemon.support import PATIENCE, RUN, Longwatch, until
@@ -15,10 +22,10 @@ from tests.daemon.support import PATIENCE, RUN, Longwatch, until
 RULE = '[[rules]]\nname = "all"\nstreams = ["*"]\nthreshold = {}\n'
 
 
-def feed(daemon: Longwatch, first: int, last: int) -> None:
+def feed(daemon: Longwatch, first: int, last: int, spikes: Mapping[int, float] = MappingProxyType({})) -> None:
     assert daemon.process.stdin
     for row in range(first, last):
-        event = {"stream": "s", "timestamp": START + row * STEP, "values": {"x": row % 7}}
+        event = {"stream": "s", "timestamp": START + row * STEP, "values": {"x": row % 7 + spikes.get(row, 0.0)}}
         daemon.process.stdin.write(json.dumps(event).encode() + b"\n")
     daemon.process.stdin.flush()
     daemon.work_until(lambda found: found("events_scored_total") == last, "all are scored")
@@ -60,7 +67,7 @@ def test_rules_change_between_two_events_and_a_bad_file_changes_nothing(tmp_path
             port = daemon.line(r"served on http://127\.0\.0\.1:(\d+)/")[1]
             known = tmp_path / "known.toml"  # what the daemon's own file cannot say now
             known.write_text(f'[http]\nport = {port}\n[state]\ndirectory = "{tmp_path}/state"\n')
-            asking = [*RUN[:-1], "reload", "--config", str(known)]
+            asking = [sys.executable, *RUN[:-1], "reload", "--config", str(known)]
             refused = subprocess.run(asking, capture_output=True, text=True, check=False)
             assert refused.returncode == 1
             assert f"{config}:1: rules.0.streams is not set" in refused.stderr
@@ -78,3 +85,46 @@ def test_rules_change_between_two_events_and_a_bad_file_changes_nothing(tmp_path
         again.line("1 streams, resumed")
         assert again.wait() == 0
     assert len(read_lines(scores)) == 60
+
+
+def test_a_reload_leaves_what_people_have_muted_and_what_streams_have_learnt(tmp_path: Path) -> None:
+    config, alerts = tmp_path / "watched.toml", tmp_path / "alerts.jsonl"
+    config.write_text(RULE.format(4.5))
+    settings = {
+        "source.type": "file",
+        "source.paths": ["-"],
+        "state.directory": str(tmp_path / "state"),
+        "output.alerts_file": str(alerts),
+    }
+    with Longwatch(tmp_path, settings, program=(*RUN, "--config", str(config)), stdin=subprocess.PIPE) as daemon:
+        feed(daemon, 0, 200)
+
+        def ask(method: str, path: str, body: object = None) -> dict[str, Any]:
+            token = (tmp_path / "state" / "api.token").read_text().strip()
+            port = int(daemon.line(r"served on http://127\.0\.0\.1:(\d+)/")[1])
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            with contextlib.closing(connection):
+                connection.request(method, f"/api/v1{path}", json.dumps(body) if body else None, headers)
+                answer = connection.getresponse()
+                assert answer.status < 300, answer.read()
+                return dict(json.loads(answer.read() or b"{}"))
+
+        ask("POST", "/mutes", {"pattern": "s*", "until": None, "reason": "moving it", "author": "ann"})
+        config.write_text(RULE.format(6.5))
+        assert ask("POST", "/reload")["needs_restart"] == []
+        feed(daemon, 200, 300, spikes={250: 40.0})
+        stream = ask("GET", "/stream?name=s")
+        assert stream["events"] == 300
+        assert stream["muted"]
+        (mute,) = ask("GET", "/mutes")["mutes"]
+        assert mute["pattern"] == "s*"
+        config.write_text(RULE.format(5.5))
+        ask("POST", "/reload")
+        ask("DELETE", f"/mutes/{mute['id']}")
+        feed(daemon, 300, 400, spikes={350: 1e3})
+        assert daemon.terminate()[0] == 0
+    fired = [alert for alert in read_lines(alerts) if alert["status"] == "firing"]
+    assert [(alert["started_at"], alert["rule"], alert["threshold"]) for alert in fired] == [
+        (rfc3339_of((START + 350 * STEP) * 10**9), "all", 5.5)
+    ]
