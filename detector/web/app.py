@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -23,7 +24,7 @@ from detector.config.settings import SettingsError
 from detector.errors import BusyError
 from detector.history.recent import MAX_EVENTS, Look
 from detector.web import models
-from detector.web.commands import Commands
+from detector.web.commands import Commands, mute_of
 from detector.web.events import Events
 from detector.web.parts import (
     Parts,
@@ -32,6 +33,7 @@ from detector.web.parts import (
     hidden,
     incident,
     model_cards,
+    said,
     status,
     stream_fields,
     verdict_on,
@@ -43,6 +45,7 @@ STATIC = Path(__file__).with_name("static")
 THREADS = 4  # that read what blocks
 TRIAL_SECONDS = 8.0  # within the port's own time for a reply
 ALERTS_OF_ONE = 1_000  # of an incident that is asked for by itself
+INCIDENTS_CHANGE = {"acknowledge", "false", "right"}  # by these kinds of feedback
 
 _Result = TypeVar("_Result")
 _StreamName = Annotated[str, Query(min_length=1, max_length=4096, description="the stream's name")]
@@ -87,7 +90,7 @@ class Api:
             response_class=StreamingResponse,
             responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
         )(self.events)
-        Commands(parts.feedback, router, writer, self._read, _json)
+        Commands(parts.feedback, router, writer, self._read, self._done)
         router.post("/reload", response_model=models.Reloaded, dependencies=writer)(self.reload)
         router.post("/receivers/test", response_model=models.ReceiversTried, dependencies=writer)(self.try_receivers)
 
@@ -137,8 +140,13 @@ class Api:
         def work() -> models.AlertDetail:
             samples = parts.history.samples(id)
             kept = None if samples is None else models.Window(**samples.document())
-            said = verdict_on(parts, id)
-            return models.AlertDetail(alert=record, incident=found.incident, verdict=said, samples=kept)
+            return models.AlertDetail(
+                alert=record,
+                incident=found.incident,
+                verdict=verdict_on(parts, id),
+                judged=said(parts.feedback.verdicts(id)),
+                samples=kept,
+            )
 
         return _json(await self._read(work))
 
@@ -162,7 +170,10 @@ class Api:
         if found is None:
             raise _unknown(name)
         row, features = found
-        return _json(models.StreamDetail.model_validate({**stream_fields(row), "feature_names": features}))
+        mutes = [mute_of(mute) for mute in self._parts.feedback.mutes() if fnmatchcase(name, mute.pattern)]
+        return _json(
+            models.StreamDetail.model_validate({**stream_fields(row), "feature_names": features, "mutes": mutes})
+        )
 
     async def stream_window(
         self, name: _StreamName, events: Annotated[int, Query(ge=1, le=MAX_EVENTS, description="at most")] = 300
@@ -206,6 +217,17 @@ class Api:
         return StreamingResponse(listening, media_type="text/event-stream", headers=headers)
 
     # -- changes -------------------------------------------------------------------------------------------------------
+
+    async def _done(self, done: models.Done) -> Response:
+        """Answer that something was done, and tell those who look at an incident that this changes."""
+        if self._events is not None and done.kind in INCIDENTS_CHANGE:
+            name: str | None = done.target
+            if done.kind != "acknowledge":
+                found = await self._read(lambda: self._parts.incidents.alert(done.target))
+                name = None if found is None else found.incident
+            if name is not None:
+                self._events.changed([name])
+        return _json(done)
 
     async def try_receivers(self, asked: models.ReceiverTest) -> Response:
         """Send a test alert, and its end, to a receiver or all, and say how it went."""

@@ -19,7 +19,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Commands:
-    """The API's writing half. `read` runs what blocks on a thread; `answer` makes a response."""
+    """The API's writing half. `read` runs what blocks on a thread; `done` answers for what was done."""
 
     def __init__(
         self,
@@ -27,9 +27,9 @@ class Commands:
         router: APIRouter,
         writer: list[Any],
         read: Callable[[Callable[[], Any]], Awaitable[Any]],
-        answer: Callable[[models.Model], Response],
+        done: Callable[[models.Done], Awaitable[Response]],
     ) -> None:
-        self._feedback, self._read, self._answer = feedback, read, answer
+        self._feedback, self._read, self._answer = feedback, read, done
         router.get("/mutes", response_model=models.Mutes)(self.mutes)
         post: dict[str, Any] = {"response_model": models.Done, "dependencies": writer}
         router.post("/mutes", **post)(self.mute)
@@ -38,9 +38,10 @@ class Commands:
         router.post("/alerts/{id}/verdict", **post)(self.verdict)
         router.post("/stream/reset", **post)(self.reset)
 
-    async def mutes(self) -> Response:
+    async def mutes(self, response: Response) -> models.Mutes:
         """List the mutes that people have made and that are in force."""
-        return self._answer(models.Mutes(mutes=[mute_of(mute) for mute in self._feedback.mutes()]))
+        response.headers["Cache-Control"] = "no-store"
+        return models.Mutes(mutes=[mute_of(mute) for mute in self._feedback.mutes()])
 
     async def mute(self, asked: models.MuteRequest) -> Response:
         """Let streams of a pattern not alert until a time of their own events; of one pattern the last mute holds."""
@@ -94,7 +95,7 @@ class Commands:
             raise HTTPException(
                 504, "it is written down, and will be done at the next checkpoint: /readyz says what that waits for"
             ) from None
-        return self._answer(models.Done(sequence=applied.sequence, kind=applied.kind, target=applied.target))
+        return await self._answer(models.Done(sequence=applied.sequence, kind=applied.kind, target=applied.target))
 
 
 def mute_of(mute: Mute) -> models.Mute:

@@ -105,13 +105,14 @@ class Events:
         events = [event("incident", incident(self._parts, record)) for record in records if record is not None]
         return event("status", status(self._parts, writable=False)), events
 
+    def changed(self, ids: Sequence[str]) -> None:
+        """Note which incidents changed."""
+        if self._listeners:
+            self._changed.update(dict.fromkeys(ids[:MAX_CHANGES]))
+
     def _on_change(self, ids: Sequence[str]) -> None:
         """Note what changed, from any thread."""
         try:
-            self._loop.call_soon_threadsafe(self._note, list(ids))
+            self._loop.call_soon_threadsafe(self.changed, list(ids))
         except RuntimeError:  # the port is closed
             logger.debug("nobody is told of incidents any more")
-
-    def _note(self, ids: Sequence[str]) -> None:
-        if self._listeners:
-            self._changed.update(dict.fromkeys(ids[:MAX_CHANGES]))

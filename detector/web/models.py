@@ -108,8 +108,8 @@ class IncidentAlert(Model):
     verdict: Literal["false", "right"] | None
 
 
-class Acknowledged(Model):
-    """Who has taken an incident on."""
+class Said(Model):
+    """Who has taken an incident on, or judged an alert, and why."""
 
     by: str
     at: str
@@ -128,7 +128,7 @@ class Incident(Model):
     score: float
     streams: int
     alerts: list[IncidentAlert] = Field(description="the worst ones, by score")
-    acknowledged: Acknowledged | None
+    acknowledged: Said | None
 
 
 class Incidents(Model):
@@ -163,10 +163,22 @@ class Streams(Model):
     note: str = Field(description="what is not among them, for a person")
 
 
+class Mute(Model):
+    """Streams that do not alert."""
+
+    id: int
+    pattern: str
+    until: str | None = Field(description="a time of the streams' own events; null: for good")
+    reason: str
+    author: str
+    created_at: str
+
+
 class StreamDetail(Stream):
     """A stream and its features."""
 
     feature_names: list[str] = Field(description="in the order in which they appeared")
+    mutes: list[Mute] = Field(description="people's mutes in force whose patterns its name matches")
 
 
 class FeatureColumns(Model):
@@ -208,6 +220,7 @@ class AlertDetail(Model):
     alert: dict[str, Any] = Field(description="as on the alerts topic: docs/formats.md")
     incident: str = Field(description="the id of its incident")
     verdict: Literal["false", "right"] | None
+    judged: Said | None = Field(description="whose verdict it is")
     samples: Window | None = Field(description="what its stream did around it; null: nothing of it is kept here")
 
 
@@ -295,17 +308,6 @@ class VerdictRequest(Signed):
     """What to say of an alert."""
 
     verdict: Literal["false", "right"]
-
-
-class Mute(Model):
-    """Streams that do not alert."""
-
-    id: int
-    pattern: str
-    until: str | None = Field(description="a time of the streams' own events; null: for good")
-    reason: str
-    author: str
-    created_at: str
 
 
 class Mutes(Model):

@@ -15,6 +15,7 @@ from connectors.notify.settings import ReceiverSettings
 from detector.config.changes import Changes
 from detector.engine.engine import Engine
 from detector.feedback.feedback import Feedback
+from detector.feedback.journal import Entry
 from detector.history.history import History
 from detector.history.recent import Look
 from detector.incidents.incidents import ALERTS_SHOWN, Incidents
@@ -137,10 +138,13 @@ def incident(parts: Parts, record: IncidentRecord, most: int = ALERTS_SHOWN) -> 
             )
             for alert in record.alerts[:most]
         ],
-        acknowledged=None
-        if taken is None
-        else models.Acknowledged(by=taken.author, at=unix_text(taken.created), reason=taken.reason),
+        acknowledged=said(taken),
     )
+
+
+def said(entry: Entry | None) -> models.Said | None:
+    """Return who said it; None for what nobody said."""
+    return None if entry is None else models.Said(by=entry.author, at=unix_text(entry.created), reason=entry.reason)
 
 
 def verdict_on(parts: Parts, alert: str) -> Literal["false", "right"] | None:

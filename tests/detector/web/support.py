@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,13 +59,21 @@ class Watched:
     def token(self) -> str:
         return (self.state / "api.token").read_text().strip()
 
-    def feed(self, rows: int, streams: list[str] = STREAMS, *, spike: int = -1) -> None:
-        """Write so many events of each stream; at row `spike` each is far out."""
+    def feed(
+        self,
+        rows: int,
+        streams: Sequence[str] = STREAMS,
+        *,
+        spike: int = -1,
+        features: Sequence[str] = ("load", "free"),
+    ) -> None:
+        """Write so many events of each stream, of two features; at row `spike` the first is far out in each."""
         assert self.daemon.process.stdin is not None
         for _ in range(rows):
             time_of_row, far = self._start + self.row * STEP, 30.0 * (self.row == spike)
             for name in streams:
-                values = {"load": 20.0 + self._rng.normal() + far, "free": self._rng.normal()}
+                numbers = (20.0 + self._rng.normal() + far, self._rng.normal())
+                values = dict(zip(features, numbers, strict=True))
                 record = {"stream": name, "timestamp": time_of_row, "values": values}
                 self.daemon.process.stdin.write(json.dumps(record).encode() + b"\n")
             self.row += 1

@@ -2,7 +2,7 @@
 
 import { hasToken, send, useToken } from "./api.js";
 import { h, put, visible } from "./dom.js";
-import { remember, remembered } from "./format.js";
+import { moment, now, remember, remembered } from "./format.js";
 import { areOn } from "./keys.js";
 import { tell } from "./parts.js";
 import { session } from "./session.js";
@@ -61,18 +61,18 @@ function signed(values) {
   return { author: values.author.trim(), reason: (values.reason ?? "").trim() };
 }
 
-/** Ask for a token, or forget the one that is kept. */
+/** Ask for a token, or forget the one that is kept; return whether one may write now. */
 export async function askForToken() {
   if (session.writable && hasToken()) {
     await form("You may change things", h("p", { class: "soft" }, "The token is kept until this tab is closed."), "Forget the token", async () => {
       await useToken("");
       await session.refresh();
     });
-    return;
+    return session.writable;
   }
   if (session.writable) {
     open(h("div", { class: "inner" }, title("You may change things"), h("p", { class: "soft" }, "Your browser has given the password."), closer()));
-    return;
+    return true;
   }
   const done = await form("Give a token",
     [h("p", { class: "soft" }, "Reading needs none. Muting, acknowledging and marking alerts need the token of http.token, or the one in api.token in the daemon's state directory. It is kept until this tab is closed."),
@@ -83,21 +83,36 @@ export async function askForToken() {
       await session.refresh();
     });
   if (done) tell("You may change things now.");
+  return session.writable;
 }
 
-/** Mute a stream or a pattern. */
-export function mute(pattern) {
-  const until = (seconds) => new Date(Date.now() + seconds * 1000);
+/** A pattern that only this name matches. */
+export const literal = (name) => name.replace(/[[*?]/g, "[$&]");
+
+const FAR = 3600e3; // ms by which events are not of now: a replay's, or a clock's that is wrong
+
+/** Mute a stream or a pattern. `last`: when its last event was, by its own time. */
+export function mute(pattern, last = null) {
+  const at = last !== null && Math.abs(Date.parse(last) - now()) > FAR ? Date.parse(last) : now();
+  const until = (seconds) => new Date(at + seconds * 1000);
+  const end = h("p", { class: "note", role: "status" });
   const spans = { "1 hour": 3600, "4 hours": 14400, "1 day": 86400, "1 week": 604800, "for good": 0 };
   const choices = h("fieldset", {}, h("legend", {}, "For how long"),
     h("div", { class: "choices" }, Object.entries(spans).map(([word, seconds], i) =>
-      h("label", { class: "choice" }, h("input", { type: "radio", name: "span", value: seconds, checked: i === 1 }), word))));
+      h("label", { class: "choice" }, h("input", { type: "radio", name: "span", value: seconds, checked: i === 1 }), word))), end);
+  const told = () => {
+    const seconds = Number(choices.querySelector(":checked").value);
+    end.textContent = seconds ? `Until ${moment(until(seconds).getTime())}, by the time of the streams' own events.` : "Until somebody unmutes it.";
+  };
+  choices.addEventListener("change", told);
+  told();
   return form("Mute", [
-    field("Stream or pattern", h("input", { type: "text", name: "pattern", value: pattern, required: true, maxlength: "4096" }), "* stands for any characters. Events are scored and learnt as before; nobody is told."),
+    field("Stream or pattern", h("input", { type: "text", name: "pattern", value: pattern, required: true, maxlength: "4096" }), "* stands for any characters, ? for one. Events are scored and learnt as before; nobody is told."),
     choices, reason(), author()], "Mute", async (values) => {
+    if (!values.pattern) throw new Error("Which streams? * stands for any characters.");
     const seconds = Number(values.span);
     await send("POST", "/mutes", { pattern: values.pattern, until: seconds ? until(seconds).toISOString() : null, ...signed(values) });
-    tell("Muted.");
+    tell(seconds ? `Muted until ${moment(until(seconds).getTime())}.` : "Muted for good.");
   });
 }
 
@@ -135,7 +150,7 @@ const KEYS = [
   [["Esc"], "back"],
   [["/"], "search the streams"],
   [["n"], ["p"], "next and previous page"],
-  [["g", "i"], ["g", "s"], ["g", "f"], "incidents, streams, fleet"],
+  [["g", "i"], ["g", "s"], ["g", "m"], ["g", "f"], "incidents, streams, mutes, fleet"],
   [["a"], ["m"], "acknowledge, mute"],
   [["t"], "theme"],
   [["?"], "this help"],

@@ -49,7 +49,7 @@ export function number(value) {
 
 export const count = (value) => (value === null || value === undefined ? DASH : whole.format(value));
 export const score = (value) => (value === null || value === undefined ? DASH : value.toFixed(1));
-export const plural = (n, word) => `${whole.format(n)} ${word}${n === 1 ? "" : "s"}`;
+export const plural = (n, word, many = `${word}s`) => `${whole.format(n)} ${n === 1 ? word : many}`;
 
 export function share(value) {
   if (value === null || value === undefined) return DASH;

@@ -3,7 +3,7 @@
 import { remembered } from "./format.js";
 import { place } from "./router.js";
 
-const VIEWS = { i: "#/", s: "#/streams", f: "#/fleet" };
+const VIEWS = { i: "#/", s: "#/streams", m: "#/mutes", f: "#/fleet" };
 let waiting = 0; // until when a second key belongs to "g"
 
 export const areOn = () => remembered("longwatch.keys") !== "off";

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { askForToken, showHelp } from "./dialogs.js";
-import { count, learnNow, remember, remembered, zone } from "./format.js";
+import { count, learnNow, now, remember, remembered, secondOf, zone } from "./format.js";
 import { keys } from "./keys.js";
 import { live, on } from "./live.js";
 import { keepAges, sentence } from "./parts.js";
@@ -11,11 +11,13 @@ import { route, show } from "./router.js";
 import { session } from "./session.js";
 import { showAlert, showIncident } from "./views/incident.js";
 import { showIncidents } from "./views/incidents.js";
+import { showMutes } from "./views/mutes.js";
 import { showFleet } from "./views/fleet.js";
 import { showStream } from "./views/stream.js";
 import { showStreams } from "./views/streams.js";
 
 const $ = (id) => document.getElementById(id);
+const MISSED_SECONDS = 1.5;
 const HIDDEN_SECONDS = 30; // between two looks of a tab that nobody sees
 
 route("incidents", /^\/(?:incidents|alerts)?$/, showIncidents);
@@ -23,6 +25,7 @@ route("incidents", /^\/incidents\/([^/]+)$/, showIncident);
 route("incidents", /^\/alerts\/([^/]+)$/, showAlert);
 route("streams", /^\/streams?$/, (view) => (view.query.get("name") ? showStream : showStreams)(view));
 route("streams", /^\/streams?\/(.+)$/, showStream); // as one may write it by hand; names hold slashes
+route("mutes", /^\/mutes$/, showMutes);
 route("fleet", /^\/fleet$/, showFleet);
 
 function status(found) {
@@ -32,14 +35,36 @@ function status(found) {
   open.textContent = count(found.open_incidents);
   open.setAttribute("aria-label", `, ${found.open_incidents} open`);
   document.title = document.title.replace(/^(\(\d+\) )?/, found.open_incidents ? `(${found.open_incidents}) ` : "");
-  const banner = $("banner");
-  const trouble = found.ready ? "" : `Not ready: ${found.word}`;
-  if (banner.textContent !== trouble) banner.textContent = trouble;
-  banner.hidden = !trouble;
+  trouble = found.ready ? "" : `Not ready: ${found.word}`;
+  drawBanner();
   $("foot-version").textContent = `longwatch ${found.version}`;
 }
 
+let trouble = ""; // the daemon's own
+let lostAt = null; // ms; null: the connection is there, or not missed
+let missing = null;
+
+function drawBanner() {
+  const banner = $("banner");
+  const text = lostAt === null ? trouble : `No connection to the daemon since ${secondOf(lostAt)}. What you see is from before; this page tries again by itself.`;
+  if (banner.textContent !== text) banner.textContent = text;
+  banner.hidden = !text;
+}
+
+/** Say that the connection is lost where it does not come back at once. */
+function missed(state) {
+  clearTimeout(missing);
+  if (state === "lost") {
+    const at = lostAt ?? now();
+    missing = setTimeout(() => { lostAt = at; drawBanner(); }, MISSED_SECONDS * 1000);
+  } else if (lostAt !== null) {
+    lostAt = null;
+    drawBanner();
+  }
+}
+
 function pulse(state) {
+  missed(state);
   $("pulse").dataset.state = state;
   $("pulse").textContent = { live: "live", lost: "no connection", asleep: "paused", waiting: "connecting" }[state];
 }

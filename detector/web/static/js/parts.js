@@ -1,8 +1,8 @@
 // Small pieces that several views show.
 
 import { h, name, visible } from "./dom.js";
-import { dayOf, moment, now, since, span } from "./format.js";
-import { streamLink } from "./router.js";
+import { dayOf, moment, now, plural, since, span } from "./format.js";
+import { incidentLink, streamLink } from "./router.js";
 
 const LONG = 7 * 86400; // s, after which a day says more than an age
 const MAX_NAMES = 4;
@@ -56,13 +56,25 @@ function write(element, text) {
 /** A sentence of the daemon's: it holds names of streams, which may be written from right to left. */
 export const sentence = (text) => h("bdi", {}, visible(text));
 
+/** How many alerts of an open incident still fire, as far as they are all known here; null: all of them, or unknown. */
+export function stillFiring(incident) {
+  if (incident.ended_at || incident.alerts.length < incident.streams) return null;
+  const firing = incident.alerts.filter((alert) => !alert.ended_at).length;
+  if (firing === incident.alerts.length) return null;
+  return h("span", {}, firing ? `${firing} of ${plural(incident.alerts.length, "alert")} still fire${firing === 1 ? "s" : ""}` : "no alert fires any more: it ends soon, if none follows");
+}
+
 /** The names of an incident's streams, the worst first. */
 export function streamNames(incident, most = MAX_NAMES) {
   const names = [...new Set(incident.alerts.map((alert) => alert.stream))];
   const shown = names.slice(0, most).map((one) => h("a", { class: "tag name", href: streamLink(one), title: one }, h("bdi", {}, visible(one))));
   const more = incident.streams - shown.length;
-  return h("span", { class: "names" }, shown, more > 0 ? h("span", { class: "tag" }, `and ${more} more`) : null);
+  return h("span", { class: "names" }, shown, more > 0 ? h("a", { class: "tag", href: incidentLink(incident.id) }, `and ${more} more`) : null);
 }
+
+/** Who said something, and why. */
+export const signature = ({ by, reason, at }) =>
+  [h("b", {}, sentence(by || "somebody")), reason ? [": ", sentence(reason)] : null, ", ", when(at, { ago: true })];
 
 export { name };
 

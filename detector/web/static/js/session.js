@@ -15,4 +15,3 @@ class Session extends EventTarget {
 }
 
 export const session = new Session();
-export const WHY_NOT = "Read only: choose “Read only” above to give a token.";

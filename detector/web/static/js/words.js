@@ -33,6 +33,8 @@ export const ENDED = {
   back: "the old level came back",
   accepted: "the new level was taken as normal",
   silence: "the stream fell silent",
+  false: "a person called it false",
+  reset: "the stream was reset",
 };
 
 /** A score in words: it is log10 of a return period in events. */

@@ -11,10 +11,11 @@ from playwright.sync_api import Page, expect
 
 from tests.daemon.support import PATIENCE, until
 from tests.detector.web.page.conftest import Visit
-from tests.detector.web.support import HOSTILE, ROWS, STREAMS, Watched, scored, watched
+from tests.detector.web.support import HOSTILE, ROWS, SPIKE, STREAMS, Watched, scored, watched
+from tests.ports import own_port
 from tests.tools import NO_AXE, axe
 
-VIEWS = ["#/", "#/incidents/{id}", "#/streams", "#/stream?name=host-00%2Fload", "#/fleet"]
+VIEWS = ["#/", "#/incidents/{id}", "#/streams", "#/stream?name=host-00%2Fload", "#/mutes", "#/fleet"]
 
 expect.set_options(timeout=PATIENCE * 1e3)
 
@@ -253,6 +254,51 @@ def test_the_ticks_of_a_figure_differ_and_are_not_cut_off(
         words = [text for text, _ in written]
         assert len(set(words)) == len(words) > 1, words
         assert all(width <= 53 for _, width in written), written  # px of LEFT beside the gap
+
+
+def test_a_stream_that_is_not_there_is_searched_for(daemon: Watched, visit: Visit) -> None:
+    name = "<b>host-0"
+    page = visit(f"{daemon.url}/#/stream?name={quote(name)}", misses=["404"])
+    expect(page.locator("main h1")).to_have_text("No such stream is known")
+    expect(page.locator("main bdi")).to_have_text(name)
+    page.get_by_role("link", name="Search for it").click()
+    expect(page.locator("#search")).to_have_value(name)
+    expect(page.locator("main")).to_contain_text("No stream has this in its name.")
+
+
+def test_a_restart_of_the_daemon_is_told_and_survived(tmp_path: Path, visit: Visit) -> None:
+    port = own_port()
+    with watched(tmp_path, http__port=port) as daemon:
+        daemon.feed(ROWS)
+        scored(daemon, ROWS * len(STREAMS))
+        page = visit(daemon.url, misses=["net::ERR"])
+        expect(page.locator("#pulse")).to_have_text("live")
+        daemon.daemon.terminate()
+        expect(page.locator("#banner")).to_contain_text("No connection to the daemon since")
+        expect(page.locator("#pulse")).to_have_text("no connection")
+        row = daemon.row
+    with watched(tmp_path, http__port=port) as daemon:
+        expect(page.locator("#pulse")).to_have_text("live")
+        expect(page.locator("#banner")).to_be_hidden()
+        daemon.row = 2 * row  # later than all that came before
+        daemon.feed(3, spike=daemon.row + 1)
+        expect(page.locator(".incident").first).to_be_visible()
+        page.close()
+
+
+def test_hostile_features_are_shown_as_text(tmp_path: Path, visit: Visit) -> None:
+    with watched(tmp_path) as daemon:
+        daemon.feed(ROWS, HOSTILE[:2], spike=SPIKE, features=HOSTILE[:2])
+        scored(daemon, ROWS * 2)
+        until(lambda: daemon.get("/incidents")["incidents"], "there is an incident")
+        incident = daemon.get("/incidents")["incidents"][0]
+        page = visit(daemon.url, width=360)
+        expect(page.locator(".incident h2")).to_have_text(incident["summary"])
+        page.locator(".incident h2 a").click()
+        expect(page.locator(".shares tbody th").first).to_have_text(HOSTILE[0])
+        expect(page.locator(".panel figcaption").first).to_have_text(HOSTILE[0])
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.close()
 
 
 def test_what_is_not_there_is_said_in_words(daemon: Watched, visit: Visit) -> None:

@@ -11,7 +11,8 @@ export function heatStrip(area, { time, units, values }, signal) {
   const canvas = h("canvas", { class: "strip", width: Math.max(1, values.length), height: Math.max(1, units), role: "img" });
   canvas.style.height = `${Math.max(60, units * ROW)}px`;
   const readout = h("p", { class: "note" }, "Each row is a unit of the network's memory, each column an event; blue is below zero, orange above.");
-  put(area, canvas, readout);
+  const at = (time) => h("span", {}, time === undefined ? "" : moment(time * 1000));
+  put(area, canvas, h("p", { class: "strip-ends note", "aria-hidden": "true" }, at(time[0]), at(time.at(-1))), readout);
   const largest = values.reduce((most, row) => row.reduce((a, b) => Math.max(a, Math.abs(b)), most), 1e-9);
   canvas.setAttribute("aria-label", values.length
     ? `Hidden state: ${units} units over ${values.length} events from ${moment(time[0] * 1000)}; values up to ${largest.toFixed(2)}.`

@@ -2,14 +2,15 @@
 
 import { get, offers } from "../api.js";
 import { windowChart } from "../charts/window.js";
-import { mute, verdict } from "../dialogs.js";
+import { literal, mute, verdict } from "../dialogs.js";
 import { h, put, visible } from "../dom.js";
 import { number, score, share } from "../format.js";
-import { fact, sentence, severity, when } from "../parts.js";
+import { fact, sentence, severity, signature, when } from "../parts.js";
 import { streamLink } from "../router.js";
 import { CHANNELS, channelWord, ENDED } from "../words.js";
 import { evidenceFigure } from "./evidence.js";
 import { guarded } from "./guarded.js";
+import { mutesOf } from "./mutes.js";
 
 const SHARES = 8; // features shown
 const CHARTS = 3; // features drawn
@@ -18,6 +19,7 @@ export async function showDetail(area, id, { signal, changed }) {
   const [detail, canJudge, canMute] = await Promise.all([
     get(`/alerts/${encodeURIComponent(id)}`, {}, signal), offers("POST", "/alerts/{id}/verdict"), offers("POST", "/mutes")]);
   const { alert } = detail;
+  const stream = await now(alert.stream, signal);
   const act = async (done) => (await done) && changed();
   const chartArea = h("div", {});
   put(area,
@@ -27,15 +29,16 @@ export async function showDetail(area, id, { signal, changed }) {
       h("p", { class: "facts" }, h("span", {}, "since ", h("b", {}, when(alert.started_at))),
         alert.ended_at ? h("span", {}, "until ", h("b", {}, when(alert.ended_at)), alert.resolved_by ? `: ${ENDED[alert.resolved_by] ?? alert.resolved_by}` : "") : null,
         fact("score", `${score(alert.score)} of ${score(alert.threshold)}`), alert.return_period ? h("span", {}, alert.return_period) : null,
-        detail.verdict ? h("span", {}, "marked ", h("b", {}, detail.verdict)) : null),
+        detail.verdict ? h("span", {}, "marked ", h("b", {}, detail.verdict), " by ", signature(detail.judged)) : null),
       h("div", { class: "why-grid" },
         h("section", {}, h("h3", {}, `Why: ${channelWord(alert.channel)}`), h("p", { class: "note" }, CHANNELS[alert.channel]?.[1] ?? ""), evidenceFigure(alert)),
         features(alert)),
       h("div", { class: "actions after" },
-        canJudge ? guarded("False alarm", "false", () => act(verdict(alert, "false")), signal) : null,
-        canJudge ? guarded("Right", "right", () => act(verdict(alert, "right")), signal) : null,
-        canMute ? guarded("Mute the stream", "mute-stream", () => mute(alert.stream), signal) : null,
+        canJudge && detail.verdict !== "false" ? guarded(detail.verdict ? "False after all" : "False alarm", "false", () => act(verdict(alert, "false"))) : null,
+        canJudge && detail.verdict !== "right" ? guarded(detail.verdict ? "Right after all" : "Right", "right", () => act(verdict(alert, "right"))) : null,
+        canMute ? guarded("Mute the stream", "mute-stream", () => act(mute(literal(alert.stream), stream?.last_event_at))) : null,
         h("a", { class: "button", href: streamLink(alert.stream) }, "See the stream live"))),
+    mutesOf(stream, changed),
     chartArea,
     h("details", { class: "after" }, h("summary", {}, "Where it came from"), origin(alert)));
   const samples = detail.samples?.time.length ? detail.samples : await nearby(alert, signal);
@@ -44,6 +47,16 @@ export async function showDetail(area, id, { signal, changed }) {
   put(chartArea, h("section", { class: "card pad after", "aria-label": "Around the alert" }, chartPlace));
   const chart = windowChart(chartPlace, { signal });
   requestAnimationFrame(() => signal.aborted || chart.update(samples, leading(alert, samples)));
+}
+
+/** The alert's stream as it is now; null: it is not known here any more. */
+async function now(name, signal) {
+  try {
+    return await get("/stream", { name }, signal);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return null;
+  }
 }
 
 /** What the stream looked like then, where somebody was looking at it; null: nobody was. */

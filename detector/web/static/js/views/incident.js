@@ -1,11 +1,11 @@
 // One incident: what broke together, in which order, and why, alert by alert.
 
 import { get, offers } from "../api.js";
-import { acknowledge, mute } from "../dialogs.js";
+import { acknowledge, literal, mute } from "../dialogs.js";
 import { h, put, visible } from "../dom.js";
 import { plural, score } from "../format.js";
 import { on } from "../live.js";
-import { fact, lasting, sentence, severity, when } from "../parts.js";
+import { fact, lasting, sentence, severity, signature, stillFiring, when } from "../parts.js";
 import { incidentLink, readdress, setTitle } from "../router.js";
 import { channelWord, rarity } from "../words.js";
 import { showDetail } from "./alert.js";
@@ -43,11 +43,11 @@ export async function showIncident({ main, id, query, signal }) {
         h("span", {}, "since ", h("b", {}, when(incident.started_at))),
         incident.ended_at ? h("span", {}, "until ", h("b", {}, when(incident.ended_at))) : null,
         fact(incident.streams === 1 ? "stream" : "streams", String(incident.streams)), fact("score", score(incident.score)), h("span", {}, rarity(incident.score)),
-        acknowledged ? h("span", {}, "taken by ", h("b", {}, sentence(acknowledged.by)), acknowledged.reason ? [": ", sentence(acknowledged.reason)] : null) : null),
+        stillFiring(incident), acknowledged ? h("span", {}, "taken by ", signature(acknowledged)) : null),
       h("h1", {}, sentence(incident.summary)),
       h("div", { class: "actions after" },
-        canAcknowledge && !acknowledged ? guarded("Acknowledge", "acknowledge", async () => (await acknowledge(incident)) && reload(), signal) : null,
-        canMute ? guarded("Mute", "mute", () => mute(pattern(incident)), signal) : null));
+        canAcknowledge && !acknowledged ? guarded("Acknowledge", "acknowledge", async () => (await acknowledge(incident)) && reload()) : null,
+        canMute ? guarded("Mute", "mute", async () => (await mute(pattern(incident), incident.ended_at ?? incident.started_at)) && reload()) : null));
   }
 
   function drawList() {
@@ -107,9 +107,9 @@ export async function showIncident({ main, id, query, signal }) {
 /** What the names of an incident's streams begin with, as a pattern. */
 function pattern(incident) {
   const names = [...new Set(incident.alerts.map((alert) => alert.stream))];
-  if (names.length === 1) return names[0];
+  if (names.length === 1) return literal(names[0]);
   let n = 0;
   while (names.every((one) => n < one.length && one[n] === names[0][n])) n += 1;
   const start = names[0].slice(0, n);
-  return start.includes("/") ? `${start.slice(0, start.lastIndexOf("/") + 1)}*` : names[0];
+  return start.includes("/") ? `${literal(start.slice(0, start.lastIndexOf("/") + 1))}*` : literal(names[0]);
 }

@@ -5,10 +5,10 @@ import { acknowledge } from "../dialogs.js";
 import { h, keyed, put } from "../dom.js";
 import { count, dayOf, now, plural, score } from "../format.js";
 import { on } from "../live.js";
-import { age, fact, lasting, sentence, severity, streamNames, when } from "../parts.js";
+import { age, fact, lasting, sentence, severity, stillFiring, streamNames, when } from "../parts.js";
 import { incidentLink, readdress, setTitle } from "../router.js";
-import { session, WHY_NOT } from "../session.js";
 import { channelWord } from "../words.js";
+import { guarded } from "./guarded.js";
 
 const OPEN = 200;
 const RECENT = 30;
@@ -78,14 +78,11 @@ export async function showIncidents({ main, signal }) {
 
   function card(incident) {
     const { acknowledged } = incident;
-    const button = h("button", {
-      type: "button", class: "button", "data-key": "acknowledge", "aria-disabled": session.writable ? null : "true", title: session.writable ? null : WHY_NOT,
-      on: { click: async () => session.writable && (await acknowledge(incident)) && refresh() },
-    }, "Acknowledge");
+    const button = guarded("Acknowledge", "acknowledge", async () => (await acknowledge(incident)) && refresh());
     return h("li", { class: `card incident ${incident.severity}`, "data-item": true },
       h("div", { class: "incident-main" },
         h("p", { class: "facts" }, severity(incident), h("span", {}, "since ", when(incident.started_at)),
-          h("span", {}, plural(incident.streams, "stream")), channels(incident), fact("score", score(incident.score)),
+          h("span", {}, plural(incident.streams, "stream")), stillFiring(incident), channels(incident), fact("score", score(incident.score)),
           acknowledged ? h("span", {}, "taken by ", h("b", {}, sentence(acknowledged.by))) : null),
         h("h2", {}, h("a", { href: incidentLink(incident.id), "data-row": incident.id }, sentence(incident.summary))),
         streamNames(incident)),
@@ -113,7 +110,6 @@ export async function showIncidents({ main, signal }) {
     drawFacts(all.filter((one) => one.state === "open"), all.filter((one) => one.state !== "open"));
   });
   on("again", signal, () => refresh().catch(() => {}));
-  session.addEventListener("change", () => { openList.keyed?.clear(); put(openList); draw(); }, { signal });
   draw();
 }
 

@@ -3,14 +3,15 @@
 import { get, offers } from "../api.js";
 import { heatStrip } from "../charts/strip.js";
 import { windowChart } from "../charts/window.js";
-import { mute, reset } from "../dialogs.js";
+import { literal, mute, reset } from "../dialogs.js";
 import { h, put, visible } from "../dom.js";
 import { count, number, score, span } from "../format.js";
 import { live, on } from "../live.js";
-import { fact, sentence, when } from "../parts.js";
+import { fact, when } from "../parts.js";
 import { link, readdress, setTitle, streamLink } from "../router.js";
 import { guarded } from "./guarded.js";
 import { append } from "./columns.js";
+import { mutesOf } from "./mutes.js";
 
 const LENGTHS = [100, 300, 1000];
 const SHOWN = 3; // features at first
@@ -21,13 +22,17 @@ export async function showStream({ main, id, query, signal }) {
   const name = query.get("name") ?? id;
   readdress(streamLink(name));
   setTitle(visible(name).slice(0, 80));
-  const [stream, window, has] = await Promise.all([
-    get("/stream", { name }, signal), get("/stream/window", { name, events: LENGTHS.at(-1) }, signal), offered()]);
+  const [now, window, has] = await Promise.all([
+    get("/stream", { name }, signal).catch(nothing404), get("/stream/window", { name, events: LENGTHS.at(-1) }, signal).catch(nothing404), offered()]);
+  if (!now || !window) return unknown(main, name);
+  let stream = now;
   let events = LENGTHS[1];
   let shown = window;
   let chosen = new Set();
 
   const facts = h("p", { class: "facts" });
+  const mutes = h("div", {});
+  let drawn = "[]"; // the mutes that are shown
   const area = h("div", {});
   const chooser = h("fieldset", { class: "chooser" });
   const length = h("select", { "aria-label": "How many events" }, LENGTHS.map((n) => h("option", { value: n, selected: n === events }, `last ${count(n)} events`)));
@@ -35,13 +40,13 @@ export async function showStream({ main, id, query, signal }) {
   const extra = h("div", {});
   const chart = windowChart(area, { signal });
   put(main, h("a", { class: "back", href: "#/streams" }, "Streams"),
-    h("header", { class: "lead" }, h("h1", {}, h("bdi", { class: "name" }, visible(name))), facts, buttons()),
+    h("header", { class: "lead" }, h("h1", {}, h("bdi", { class: "name" }, visible(name))), facts, buttons(), mutes),
     h("section", { class: "section", "aria-label": "Events" }, h("div", { class: "filters" }, chooser, length), h("div", { class: "card pad" }, waiting, area)), extra);
 
   function buttons() {
     return h("div", { class: "actions after" },
-      has.mute ? guarded("Mute", "mute", () => mute(name), signal) : null,
-      has.reset ? guarded("Reset", "reset", () => reset(name), signal) : null);
+      has.mute ? guarded("Mute", "mute", async () => (await mute(literal(name), stream.last_event_at)) && reload()) : null,
+      has.reset ? guarded("Reset", "reset", async () => (await reset(name)) && reload()) : null);
   }
 
   function drawFacts(one) {
@@ -52,8 +57,15 @@ export async function showStream({ main, id, query, signal }) {
       one.score === null ? null : fact("score", `${score(one.score)} of ${score(one.threshold)}`),
       h("span", {}, "last event ", when(one.last_event_at, { ago: true })),
       one.interval_seconds === null ? null : fact("usual gap", span(one.interval_seconds)),
-      fact("events", count(one.events)), one.rule ? fact("rule", one.rule) : null,
-      ...(one.mutes ?? []).map((held) => h("span", {}, `muted by ${visible(held.author)}: `, sentence(held.reason))));
+      fact("events", count(one.events)), one.rule ? fact("rule", one.rule) : null);
+    const face = JSON.stringify(one.mutes);
+    if (face !== drawn) put(mutes, mutesOf(one, reload));
+    drawn = face;
+  }
+
+  async function reload() {
+    stream = await get("/stream", { name }, signal);
+    drawFacts(stream);
   }
 
   function names() {
@@ -108,11 +120,23 @@ export async function showStream({ main, id, query, signal }) {
   }, () => {}));
   live.watch(name);
   signal.addEventListener("abort", () => live.watch(""));
-  const timer = setInterval(() => document.hidden || get("/stream", { name }, signal).then(drawFacts, () => {}), REFRESH_SECONDS * 1000);
+  const timer = setInterval(() => document.hidden || reload().catch(() => {}), REFRESH_SECONDS * 1000);
   signal.addEventListener("abort", () => clearInterval(timer));
   drawFacts(stream);
   requestAnimationFrame(() => signal.aborted || draw());
   drawAhead(extra, { name, has, signal, features: names });
+}
+
+const nothing404 = (error) => {
+  if (error.status !== 404) throw error;
+  return null;
+};
+
+function unknown(main, name) {
+  put(main, h("a", { class: "back", href: "#/streams" }, "Streams"),
+    h("div", { class: "card fault" }, h("h1", {}, "No such stream is known"), h("p", {}, h("bdi", { class: "name" }, visible(name))),
+      h("p", { class: "soft" }, "It has sent nothing here, its name is another, or it has been forgotten."),
+      h("p", { class: "actions after" }, h("a", { class: "button", href: link("/streams", { q: name }) }, "Search for it"))));
 }
 
 const cut = (window, events) => append(window, null, events);
@@ -127,7 +151,7 @@ async function offered() {
 function drawAhead(extra, { name, has, signal, features }) {
   if (has.forecast) extra.append(onDemand("Forecast", async (place) => {
     const found = await get("/stream/forecast", { name }, signal);
-    put(place, h("table", { class: "shares" }, h("thead", {}, h("tr", {}, ["feature", "ahead", "expected", "band"].map((word, i) => h("th", { scope: "col", class: i ? "number" : "" }, word)))),
+    put(place, h("table", { class: "shares" }, h("thead", {}, h("tr", {}, ["feature", "events ahead", "expected", "band"].map((word, i) => h("th", { scope: "col", class: i ? "number" : "" }, word)))),
       h("tbody", {}, Object.entries(found.features).flatMap(([feature, one]) => one.horizons.map((ahead, i) => h("tr", {},
         h("th", { scope: "row" }, h("bdi", {}, visible(feature))), h("td", { class: "number" }, count(ahead)), h("td", { class: "number" }, number(one.expected[i])),
         h("td", { class: "number" }, `${number(one.lower[i])} .. ${number(one.upper[i])}`)))))));
@@ -153,6 +177,7 @@ function onDemand(title, load) {
   const element = h("details", { class: "section" }, h("summary", {}, title), place);
   element.addEventListener("toggle", async () => {
     if (!element.open) return;
+    if (!place.hasChildNodes()) put(place, h("p", { class: "soft" }, "Loading …"));
     try {
       await load(place);
     } catch (error) {

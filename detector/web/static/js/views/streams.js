@@ -49,7 +49,8 @@ export async function showStreams({ main, query, signal }) {
     note.textContent = page.note;
     before.disabled = asked.offset === 0;
     next.disabled = asked.offset + LIMIT >= page.total;
-    table.hidden = !page.streams.length;
+    table.parentElement.hidden = !page.streams.length;
+    before.parentElement.hidden = page.total <= LIMIT && asked.offset === 0;
     main.dataset.answered = asked.q; // for whoever waits for it
   }
 
