@@ -52,13 +52,8 @@ function muted(one, changed, own = null) {
 
 function unmute(one, row, changed) {
   const button = guarded("Unmute", "unmute", async () => {
-    try {
-      await send("DELETE", `/mutes/${one.id}`);
-      tell("No longer muted.");
-    } catch (error) {
-      tell(error.message);
-    }
-    changed();
+    await send("DELETE", `/mutes/${one.id}`).finally(changed);
+    tell("No longer muted.");
   });
   button.setAttribute("aria-label", `Unmute ${visible(one.pattern)}`);
   if (row !== null) button.dataset.row = row;
