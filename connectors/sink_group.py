@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from connectors.batches import Alert, Rejected, Scores
@@ -22,13 +22,17 @@ class SinkGroup:
     dead_letters: Sequence[DeadLetterSink]
     writer: KafkaWriter | None = None  # of those that write to Kafka outside of transactions
     feed: AlertFeed | None = None
-    problems: Mapping[str, OngoingProblem] = field(default_factory=dict)  # of those with background threads
 
     def __iter__(self) -> Iterator[Sink[Any]]:
         """Yield every sink."""
         yield from self.scores
         yield from self.alerts
         yield from self.dead_letters
+
+    @property
+    def problems(self) -> dict[str, OngoingProblem]:
+        """What fails in the feed's thread, by the name that metrics give it."""
+        return {} if self.feed is None else {"alert_feed": self.feed.problem}
 
     def start(self) -> None:
         """Start the feed."""

@@ -27,6 +27,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from connectors.common.background import OngoingProblem
 from connectors.notify.client import DeliveryResult
 from connectors.notify.outbox import Message, Outbox, OutboxError, OutboxFullError
@@ -62,12 +64,16 @@ class Courier:
         take: Callable[[], None],
         on_delivery: Callable[[str], object],
         on_pending: Callable[[int], object],
+        former: Courier | None = None,
     ) -> None:
         """Begin to deliver what waits.
 
         `take` brings what is in memory into the outbox. `on_delivery` and `on_pending` are called from any thread.
+        `former` is the one that had this receiver before, and was asked to `retire`: it ends first, so that nothing is
+        sent twice.
         """
-        self._take = take
+        self._take, self._former = take, former
+        self._memory = f"{name} {settings.type}"  # what one type remembers, another cannot read
         self.name, self._settings, self._receiver, self._outbox = name, settings, receiver, outbox
         self._what = f"receiver {name} at {receiver.place.partition(', signed')[0].partition(', unsigned')[0]}"
         self._on_delivery, self._on_pending = on_delivery, on_pending
@@ -84,7 +90,7 @@ class Courier:
         self._wake = threading.Event()
         waiting = outbox.pending(name)
         on_pending(waiting)
-        logger.info("receiver %s: %s at %s; %d pending from the last run", name, settings.type, receiver.place, waiting)
+        logger.info("receiver %s: %s at %s; %d pending from before", name, settings.type, receiver.place, waiting)
         self._thread = threading.Thread(target=self._run, name=f"notify-{name}", daemon=True)
         self._thread.start()
 
@@ -92,11 +98,11 @@ class Courier:
 
     def recall(self) -> Mapping[str, bytes]:
         """Return what the receiver remembers, by incident."""
-        return self._outbox.recall(self.name, self._now())
+        return self._outbox.recall(self._memory, self._now())
 
     def remember(self, incident: str, value: bytes, seconds: float) -> None:
         """Keep something for the receiver for so long."""
-        self._outbox.remember(self.name, incident, value, self._now() + seconds)
+        self._outbox.remember(self._memory, incident, value, self._now() + seconds)
 
     # -- from outside --------------------------------------------------------------------------------------------------
 
@@ -113,14 +119,20 @@ class Courier:
         """Report how many messages wait, `more` that are not in the outbox yet."""
         self._on_pending(self._outbox.pending(self.name) + more)
 
-    def stop(self) -> None:
-        """Ask the thread to end, and end the attempt in progress."""
+    def retire(self) -> None:
+        """Ask the thread to end once the attempt in progress is over, and its outcome recorded."""
         self._stop.set()
         self._wake.set()
-        self._receiver.end()
 
-    def join(self, seconds: float) -> None:
-        """Wait for the thread's end for so long, and record what it has done."""
+    def stop(self) -> None:
+        """Ask the thread to end, and end the attempt in progress."""
+        self.retire()
+        self._receiver.end()
+        if self._former is not None:
+            self._former.stop()
+
+    def join(self, seconds: float | None = None) -> None:
+        """Wait for the thread's end for so long, None: for as long as it takes; and record what it has done."""
         self._thread.join(seconds)
         with contextlib.suppress(OutboxError):
             self._record_outcomes()
@@ -133,6 +145,9 @@ class Courier:
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        if self._former is not None:
+            self._succeed(self._former)
+            self._former = None
         while not self._stop.is_set():
             try:
                 wait = self._step()
@@ -148,6 +163,13 @@ class Courier:
                 wait = self._settings.retry_base_seconds
             self._wake.wait(wait)
             self._wake.clear()
+
+    def _succeed(self, former: Courier) -> None:
+        """Wait for the former one's end, and try all that waits anew: what kept it there may be mended."""
+        former.join()
+        self._unrecorded = former._unrecorded
+        with contextlib.suppress(OutboxError):
+            self._outbox.renew(self.name)
 
     def _step(self) -> float:
         """Take what was written into the outbox, and deliver what is due. Returns how long nothing is to be done, in s.
@@ -169,7 +191,12 @@ class Courier:
         if not messages:
             return max(min(self._outbox.next_due(self.name, now) - now, self._remind_due - now, IDLE_SECONDS), 0.0)
         for message in messages:
-            answer = self._receiver.deliver(message, self)
+            try:
+                answer = self._receiver.deliver(message, self)
+            except msgspec.MsgspecError:
+                self._unrecorded.append((message.sequence, "dropped"))
+                self.dropped(message.id, f"it waited for a receiver of another type than {self._settings.type}")
+                continue
             if not answer.status and self._stop.is_set():
                 break  # interrupted by close(): says nothing about the receiver
             if not 200 <= answer.status < 300:

@@ -246,6 +246,24 @@ class Outbox:
                 (receiver, attempts),
             )
 
+    def knows(self, receiver: str, ids: Sequence[str]) -> bool:
+        """Whether a receiver was told, or is to be told, one of these messages; the oldest are forgotten."""
+        with self._lock, self._errors():
+            marks = ", ".join("?" * len(ids))
+            found = self._db.execute(
+                f"SELECT 1 FROM message WHERE receiver = ? AND id IN ({marks}) LIMIT 1",  # noqa: S608 - marks only
+                (receiver, *ids),
+            ).fetchone()
+        return found is not None
+
+    def renew(self, receiver: str) -> None:
+        """Make every pending message of a receiver due now, as if it had never been tried."""
+        with self._lock, self._errors():
+            self._db.execute(
+                "UPDATE message SET attempts = 0, due = 0, aside = 0 WHERE outcome IS NULL AND receiver = ?",
+                (receiver,),
+            )
+
     def remember(self, receiver: str, incident: str, value: bytes, until: float) -> None:
         """Keep what a receiver has to know of an incident until Unix time `until`, s."""
         with self._lock, self._errors():

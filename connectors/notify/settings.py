@@ -18,6 +18,7 @@ MIN_SECRET_BYTES = 24  # Standard Webhooks' least
 MAX_RECEIVERS = 20  # each has a thread and labels of metrics
 MAX_REPLICAS = 10
 MAX_HEADERS = 20
+MAX_AGE_SECONDS = 259_200.0  # by default: an alert of before a long weekend still says what happened
 
 PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
 SLACK_URL = "https://slack.com/api"
@@ -73,7 +74,7 @@ class ReceiverSettings(Section):
     """Time limit of one delivery."""
     retry_base_seconds: float = Field(default=5.0, gt=0, le=3600)
     """Longest wait before the first retry; four times as long before each next one, up to half an hour."""
-    max_age_seconds: float = Field(default=259_200.0, gt=0, le=MAX_SECONDS)
+    max_age_seconds: float = Field(default=MAX_AGE_SECONDS, gt=0, le=MAX_SECONDS)
     """What could not be delivered for this long is dropped."""
 
     @field_validator("url")

@@ -95,9 +95,6 @@ class Incidents:
         self.firing: tuple[Firing, ...] = ()  # of the open incidents, the newest first
         self.changes = 0  # rises with each change, for those who show incidents live
         self.problem = OngoingProblem(2 * IDLE_SECONDS)
-        self.problems = {"incidents": self.problem}  # by the name that metrics give it
-        if dispatcher is not None:
-            self.problems |= {f"receiver {name}": problem for name, problem in dispatcher.problems.items()}
         self._stop, self._wake = threading.Event(), threading.Event()
         self._stale = True  # memory has to be read from the store
         with self._working:
@@ -126,6 +123,12 @@ class Incidents:
             self._take_kept()
         if self._dispatcher is not None:
             self._dispatcher.flush()
+
+    @property
+    def problems(self) -> dict[str, OngoingProblem]:
+        """What stops incidents from being grouped, or told; by the name that metrics give it."""
+        of_receivers = {} if self._dispatcher is None else self._dispatcher.problems
+        return {"incidents": self.problem, **{f"receiver {name}": problem for name, problem in of_receivers.items()}}
 
     @property
     def full(self) -> bool:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import product
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import ArrayLike
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -20,12 +16,11 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from connectors.batches import CHANNELS, HELD_BACK, Partition
 from connectors.decode.settings import REASONS
 from connectors.notify.courier import OUTCOMES
+from detector.observability.metric_kinds import ArrayHistogram, AskedGauge, OptionalGauge
 
 ENGINE_ERROR = "engine_error"  # the reason for rejecting an event on which the engine raised
 REJECTED_REASONS = (*REASONS, ENGINE_ERROR)
@@ -40,83 +35,6 @@ STEP_BUCKETS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 LATENCY_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 300, 900, 3_600, 21_600, 86_400)
 CHECKPOINT_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 RETRAIN_BUCKETS = (1, 3, 10, 30, 60, 180, 600, 1_800, 3_600)
-
-
-class ArrayHistogram(Collector):
-    """A histogram that takes a whole column at once: one event at a time would cost more than scoring it."""
-
-    def __init__(self, name: str, documentation: str, registry: CollectorRegistry, buckets: Sequence[float]) -> None:
-        """Count values up to and including each of `buckets` (ascending), and those beyond."""
-        self._name = name
-        self._documentation = documentation
-        self._bounds = np.asarray(buckets, np.float64)  # [buckets]
-        self._labels = [str(float(bound)) for bound in buckets] + ["+Inf"]
-        self._counts = np.zeros(len(buckets) + 1, np.int64)  # [buckets + 1] not cumulative
-        self._sum = 0.0
-        self._lock = threading.Lock()
-        registry.register(self)
-
-    def observe(self, values: ArrayLike) -> None:
-        """Count values, a number or an array of any shape; they must be finite."""
-        column = np.asarray(values, np.float64).ravel()
-        counts = np.bincount(np.searchsorted(self._bounds, column), minlength=len(self._counts))
-        with self._lock:
-            self._counts += counts
-            self._sum += float(column.sum())
-
-    @property
-    def bounds(self) -> list[float]:
-        """Return the buckets' upper bounds, ascending; the last bucket, beyond them, has none."""
-        return [float(bound) for bound in self._bounds]
-
-    def counts(self) -> list[int]:
-        """Return how many values each bucket has, the last one beyond all bounds."""
-        with self._lock:
-            return [int(count) for count in self._counts]
-
-    def collect(self) -> Iterator[Metric]:
-        """Give Prometheus what was counted."""
-        with self._lock:
-            cumulative, total = self._counts.cumsum(), self._sum
-        buckets = [(label, float(count)) for label, count in zip(self._labels, cumulative, strict=True)]
-        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=total)
-
-
-class OptionalGauge(Collector):
-    """A gauge that is not there before its first value: 0 would be read as one."""
-
-    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
-        self._name, self._documentation = name, documentation
-        self._value: float | None = None
-        registry.register(self)
-
-    def set(self, value: float) -> None:
-        """Take a value; one that is not finite takes the gauge away again."""
-        self._value = value if math.isfinite(value) else None
-
-    def collect(self) -> Iterator[Metric]:
-        """Give Prometheus the value, if there is one."""
-        yield GaugeMetricFamily(self._name, self._documentation, value=self._value)
-
-
-class AskedGauge(Collector):
-    """A gauge whose labels and values are asked for at each scrape: those of what is no longer there are gone."""
-
-    def __init__(self, name: str, documentation: str, registry: CollectorRegistry, labels: Sequence[str]) -> None:
-        self._name, self._documentation, self._labels = name, documentation, labels
-        self._values: Callable[[], Iterable[tuple[Sequence[str], float]]] = tuple
-        registry.register(self)
-
-    def set_function(self, values: Callable[[], Iterable[tuple[Sequence[str], float]]]) -> None:
-        """Ask this for labels and values, on the thread that scrapes."""
-        self._values = values
-
-    def collect(self) -> Iterator[Metric]:
-        """Give Prometheus what there is."""
-        family = GaugeMetricFamily(self._name, self._documentation, labels=self._labels)
-        for labels, value in self._values():
-            family.add_metric(labels, value)
-        yield family
 
 
 _Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
@@ -301,13 +219,13 @@ class Metrics:
             "Alerts of whose surroundings something is not kept: a full disk, or too many alerts at once.",
         )
 
-        failing = gauge(
+        self._failing = gauge(
             "part_failing",
             "1 while a part that works in the background fails and tries again; the log says why.",
             "part",
         )
         parts = ("alert_feed", "changelog", "incidents", "kafka", "retraining")
-        self.part_failing = _children(failing, (*parts, *(f"receiver {name}" for name in receivers)))
+        self.part_failing = _children(self._failing, parts)
 
         # States that follow their partitions
         self.partitions_restoring = gauge(
@@ -364,16 +282,35 @@ class Metrics:
             "Results and rejected records larger than their topic takes: cut to what fits, or left out, by outcome.",
             outcome=("cut", "left_out"),
         )
-        deliveries = counter(
+        self._deliveries = counter(
             "deliveries_total",
             "Attempts to tell a receiver, by outcome: delivered; retried (receiver away); failed (receiver refused); "
             "dropped (given up).",
             "receiver",
             "outcome",
         )
-        self.deliveries = {labels: deliveries.labels(*labels) for labels in product(receivers, OUTCOMES)}
-        pending = gauge("outbox_pending", "Messages that wait in the outbox to be delivered, by receiver.", "receiver")
-        self.outbox_pending = _children(pending, receivers)
+        self.deliveries: dict[tuple[str, str], Counter] = {}
+        self._pending = gauge(
+            "outbox_pending", "Messages that wait in the outbox to be delivered, by receiver.", "receiver"
+        )
+        self.outbox_pending: dict[str, Gauge] = {}
+        self.use_receivers(receivers)
+
+    def use_receivers(self, names: Collection[str]) -> None:
+        """Have series for these receivers; those of others disappear, but for what was delivered."""
+        for name in self.outbox_pending.keys() - names:
+            self._pending.remove(name)
+            self._failing.remove(part := f"receiver {name}")
+            del self.outbox_pending[name], self.part_failing[part]
+        for name in names:
+            self.outbox_pending[name] = self._pending.labels(name)
+            self.part_failing[f"receiver {name}"] = self._failing.labels(f"receiver {name}")
+            self.deliveries |= {(name, outcome): self._deliveries.labels(name, outcome) for outcome in OUTCOMES}
+
+    def set_pending(self, receiver: str, messages: int) -> None:
+        """Set how many messages wait for a receiver, where it is one still; from any thread."""
+        if (pending := self.outbox_pending.get(receiver)) is not None:
+            pending.set(messages)
 
     def set_model(self, version: str, cell: str, trained_at: float) -> None:
         """Set which model scores from now on; `trained_at` is a Unix time in s, NaN for the model that is shipped."""

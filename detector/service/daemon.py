@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -83,7 +83,6 @@ class Daemon:
     metrics: Metrics
     reporter: Reporter
     clock: StageClock
-    problems: Mapping[str, OngoingProblem]  # of parts with threads of their own
     health: Health
     http_settings: HttpSettings
     make_page: Callable[
@@ -116,6 +115,13 @@ class Daemon:
         self._paused = False  # nothing is read, since no more can be kept without a checkpoint
         self._moves = 0  # times that reading has got on
         self._lag_due = 0.0  # monotonic, s
+
+    @property
+    def problems(self) -> dict[str, OngoingProblem]:
+        """What fails in parts with threads of their own, by the names that metrics give them."""
+        parts = self.incident_store, self.sinks, self.source, self.checkpointer
+        found = {name: problem for part in parts for name, problem in part.problems.items()}
+        return {"retraining": self.promotion.problem, **found}
 
     # -- from outside --------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from connectors.batches import Alert, Partition
-from connectors.common.background import OngoingProblem
 from connectors.common.private_files import Fingerprint, open_private
 from connectors.decode.decoder import Decoder
 from connectors.files.sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
@@ -34,10 +33,19 @@ from detector.feedback.journal import AlertSpan
 from detector.history.history import History
 from detector.history.recent import Look, look_at
 from detector.incidents.incidents import Incidents
+from detector.observability.log_format import set_up_logging
 from detector.observability.metrics import Metrics
 from detector.service.api_token import write_token
 from detector.service.daemon import Daemon
-from detector.service.engine_setup import device_of, engine_settings, log_capacity, memory_limit, routes
+from detector.service.engine_setup import (
+    alert_rules,
+    device_of,
+    engine_settings,
+    log_capacity,
+    memory_limit,
+    routes,
+    stream_rules,
+)
 from detector.service.fleet_rate import FLEET_EVENTS, FleetRate
 from detector.service.health import Health, Notifier
 from detector.service.model_choice import MODELS_DIR, resumed_model
@@ -94,10 +102,13 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     writer: KafkaWriter | None = None
     if settings.source.type == "kafka" and not settings.exactly_once:
         writer = KafkaWriter(settings.kafka, broker_wait.check)
+    dispatcher: Dispatcher | None = None
+    if settings.receivers or not settings.exactly_once:  # else nothing feeds them, until there are some at a start
+        dispatcher = _make_dispatcher(settings, metrics)
     incident_store = Incidents(
         settings.state.directory,
         settings.incidents,
-        _make_dispatcher(settings, metrics) if settings.receivers else None,
+        dispatcher,
         routes=routes(settings),
         on_opened=lambda severity: metrics.incidents[severity].inc(),
     )
@@ -143,12 +154,20 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         ),
         metrics,
     )
-    problems = {"retraining": promotion.problem, **sinks.problems, **source.problems, **checkpointer.problems}
     streams = Streams(engine, store, turns.look, follows_changelog=settings.changelog)
     if settings.http.stream_scores:
         metrics.stream_score.set_function(stream_scores(streams, settings.http.stream_scores))
 
-    reloading = Reloading(settings, engine, checkpointer, incident_store, metrics, notifier)
+    def hold(new: Settings) -> None:
+        metrics.use_receivers(new.receivers)  # first: receivers say at once what waits for them
+        if dispatcher is not None:
+            dispatcher.use(new.receivers)
+        set_up_logging(new.logging.level, new.logging.format)
+        engine.use_rules(alert_rules(new.alerting), stream_rules(new))
+        incident_store.routes = routes(new)
+        promotion.training = new.training
+
+    reloading = Reloading(settings, hold, checkpointer, metrics, notifier)
 
     def look(name: str) -> Look | None:
         with turns.look():
@@ -173,7 +192,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
             registry=registry,
             reload=reloading.ask,
             ready=ready,
-            receivers=settings.receivers,
+            receivers=lambda: reloading.settings.receivers,
             external_url=settings.http.external_url,
             cell=settings.model.cell,
             state_limit_bytes=engine.settings.memory_bytes,
@@ -206,7 +225,6 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         metrics=metrics,
         reporter=reporter,
         clock=clock,
-        problems=problems,
         health=health,
         http_settings=settings.http,
         make_page=make_page,
@@ -272,7 +290,6 @@ def _make_sinks(
     if output.dead_letter_file:
         dead_letters.append(FileDeadLetterSink(output.dead_letter_file))
     feed: AlertFeed | None = None
-    problems: dict[str, OngoingProblem] = dict(incident_store.problems)
 
     def too_large(outcome: str) -> None:
         metrics.records_too_large[outcome].inc()
@@ -286,14 +303,13 @@ def _make_sinks(
             dead_letters.append(KafkaDeadLetterSink(results, too_large))
     if settings.exactly_once and settings.receivers:  # people are told of what is committed only
         feed = AlertFeed(kafka, incident_store)
-        problems["alert_feed"] = feed.problem
     else:
         alerts.append(incident_store)
     alerts.append(history)
     if extra_sinks:
         scores, alerts = [*scores, *extra_sinks.scores], [*alerts, *extra_sinks.alerts]
         dead_letters = [*dead_letters, *extra_sinks.dead_letters]
-    return SinkGroup(scores, alerts, dead_letters, writer, feed, problems)
+    return SinkGroup(scores, alerts, dead_letters, writer, feed)
 
 
 def _make_dispatcher(settings: Settings, metrics: Metrics) -> Dispatcher:
@@ -302,7 +318,7 @@ def _make_dispatcher(settings: Settings, metrics: Metrics) -> Dispatcher:
         settings.state.directory,
         settings.http.external_url,
         on_delivery=lambda receiver, outcome: metrics.deliveries[receiver, outcome].inc(),
-        on_pending=lambda receiver, count: metrics.outbox_pending[receiver].set(count),
+        on_pending=metrics.set_pending,
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings that change while the daemon runs: rules, what [alerting] asks, the log's form; between two turns.
+"""Settings that change while the daemon runs: rules, receivers, what [alerting] asks; between two turns.
 
 Asked for by SIGHUP, over the API, or by a file of settings that has changed. A checkpoint before and one after make the
 change a point in the stream. What cannot be used changes nothing, and what needs a restart is named.
@@ -15,11 +15,7 @@ from pathlib import Path
 from detector.checkpointing.checkpointer import Checkpointer
 from detector.config.changes import Changes, merge
 from detector.config.settings import Settings, SettingsError
-from detector.engine.engine import Engine
-from detector.incidents.incidents import Incidents
-from detector.observability.log_format import set_up_logging
 from detector.observability.metrics import Metrics
-from detector.service.engine_setup import alert_rules, routes, stream_rules
 from detector.service.health import Notifier
 
 logger = logging.getLogger(__name__)
@@ -34,16 +30,17 @@ class Reloading:
     def __init__(
         self,
         settings: Settings,
-        engine: Engine,
+        hold: Callable[[Settings], None],
         checkpointer: Checkpointer,
-        incidents: Incidents,
         metrics: Metrics,
         notifier: Notifier,
     ) -> None:
+        """Begin with `settings`; `hold` lets others hold, as far as they may."""
         self.load: Callable[[], Settings] | None = None  # reads the settings again; None: they cannot be
         self.file: Path | None = None  # that is looked at for changes
-        self._settings, self._engine, self._checkpointer = settings, engine, checkpointer
-        self._incidents, self._metrics, self._notifier = incidents, metrics, notifier
+        self.settings = settings  # that hold; for any thread
+        self._hold, self._checkpointer = hold, checkpointer
+        self._metrics, self._notifier = metrics, notifier
         self._due = 0.0  # monotonic, s
         self._asked: list[Future[Changes]] = []  # also by other threads
         self._read: _Mark = None  # of the file as it was read
@@ -87,7 +84,7 @@ class Reloading:
     def _reload(self, load: Callable[[], Settings], asked: list[Future[Changes]]) -> bool:
         """Return whether that is done, with the new settings or the old ones; False: it has to be tried again."""
         try:
-            new, changes = merge(self._settings, load())
+            new, changes = merge(self.settings, load())
         except (SettingsError, ValueError) as error:
             self._metrics.config_reloads["refused"].inc()
             self._metrics.config_last_reload_successful.set(0.0)
@@ -99,10 +96,8 @@ class Reloading:
         if not self._checkpointer.commit():
             logger.warning("settings are read again once a checkpoint can be made")
             return False
-        self._settings = new
-        set_up_logging(new.logging.level, new.logging.format)
-        self._engine.use_rules(alert_rules(new.alerting), stream_rules(new))
-        self._incidents.routes = routes(new)
+        self._hold(new)
+        self.settings = new
         self._checkpointer.commit()
         self._metrics.config_reloads["applied"].inc()
         self._metrics.config_last_reload_successful.set(1.0)

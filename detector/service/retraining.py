@@ -159,7 +159,8 @@ class ModelPromotion:
         reporter: Reporter,
         metrics: Metrics,
     ) -> None:
-        self._settings, self._model, self._registry = settings, model, registry
+        self.training = settings.training  # may be replaced at any time
+        self._model, self._registry = model, registry
         self._engine, self._checkpointer = engine, checkpointer
         self._reporter, self._metrics = reporter, metrics
         self.retrainer = Retrainer()
@@ -170,7 +171,7 @@ class ModelPromotion:
 
     def advance(self) -> None:
         """Start a retraining when it is time; when one is over, promote its model if it is the better one."""
-        training = self._settings.training
+        training = self.training
         if (outcome := self.retrainer.result()) is not None:
             self._reporter.retraining(outcome)
             self.problem.clear()

@@ -234,7 +234,7 @@ class Api:
         parts = self._parts
 
         def work() -> list[models.ReceiverTried]:
-            tried = try_receivers(parts.receivers, asked.receiver, parts.external_url)
+            tried = try_receivers(parts.receivers(), asked.receiver, parts.external_url)
             return [models.ReceiverTried(receiver=t.receiver, place=t.place, problem=t.problem) for t in tried]
 
         try:

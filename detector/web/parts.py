@@ -44,7 +44,7 @@ class Parts:
     registry: Registry
     reload: Callable[[], Future[Changes] | None]  # reads the settings again; None: it cannot
     ready: Callable[[], tuple[bool, str]]
-    receivers: Mapping[str, ReceiverSettings]
+    receivers: Callable[[], Mapping[str, ReceiverSettings]]  # as they are now
     external_url: str
     cell: str
     state_limit_bytes: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,8 +15,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import pytest
+
 from connectors.encode import rfc3339_of
 from tests.daemon.fleet import START, STEP
+from tests.daemon.receiver import SECRET, Receiver
 from tests.daemon.records import read_lines
 from tests.daemon.support import PATIENCE, RUN, Longwatch, until
 
@@ -128,3 +132,49 @@ def test_a_reload_leaves_what_people_have_muted_and_what_streams_have_learnt(tmp
     assert [(alert["started_at"], alert["rule"], alert["threshold"]) for alert in fired] == [
         (rfc3339_of((START + 350 * STEP) * 10**9), "all", 5.5)
     ]
+
+
+def mount(folder: Path, version: str, text: str) -> Path:
+    """Put a version of a ConfigMap where a container sees it, as the kubelet does; return the file's path."""
+    data, former = folder / "..data", (folder / "..data").resolve()
+    (folder / version).mkdir(parents=True)
+    (folder / version / "longwatch.toml").write_text(text)
+    (folder / "..data_tmp").symlink_to(version)
+    (folder / "..data_tmp").rename(data)
+    if former != data:
+        shutil.rmtree(former)
+    file = folder / "longwatch.toml"
+    if not file.is_symlink():
+        file.symlink_to("..data/longwatch.toml")
+    return file
+
+
+def test_a_configmap_that_is_swapped_brings_a_receiver_which_is_told_of_the_next_incident(tmp_path: Path) -> None:
+    settings = {
+        "source.type": "file",
+        "source.paths": ["-"],
+        "state.directory": str(tmp_path / "state"),
+        "incidents.wait_seconds": 0,
+        "training.enabled": False,
+    }
+    config = mount(tmp_path / "etc", "..first", RULE.format(5.5))
+    with (
+        Receiver() as hook,
+        Longwatch(tmp_path, settings, program=(*RUN, "--config", str(config)), stdin=subprocess.PIPE) as daemon,
+    ):
+        feed(daemon, 0, 200)
+        section = f'[receivers.hook]\nurl = "{hook.url}"\nsecret = "{SECRET}"\nallowed_hosts = ["127.0.0.1"]\n'
+        named = RULE.format(5.5) + 'receivers = ["hook"]\n'
+        mount(tmp_path / "etc", "..second", named)
+        daemon.line(r"refused, the old ones hold: .*there is no section \[receivers.hook\]")
+        mount(tmp_path / "etc", "..third", named + section)
+        daemon.line("settings were read again: changed: rules, receivers$")
+        feed(daemon, 200, 300, spikes={250: 1e3})
+        daemon.work_until(lambda found: found("deliveries_total", receiver="hook", outcome="delivered"), "it is told")
+        assert daemon.metrics()("outbox_pending", receiver="hook") == 0
+        mount(tmp_path / "etc", "..fourth", RULE.format(5.5))
+        daemon.line("settings were read again: changed: rules, receivers$(?s:.*)changed: rules, receivers$")
+        with pytest.raises(KeyError):
+            daemon.metrics()("outbox_pending", receiver="hook")
+        assert daemon.terminate()[0] == 0
+    assert json.loads(hook.taken[0].body)["type"] == "incident.opened"

@@ -119,7 +119,7 @@ def test_readiness_reports_rejected_records_while_retraining_fails(tmp_path: Pat
     try:
         assert daemon.ready() == (True, "scoring")
         clock = Clock()
-        problem = daemon.problems["retraining"] = OngoingProblem(math.inf, clock)
+        problem = daemon.promotion.problem = OngoingProblem(math.inf, clock)
         problem.report("retraining fails: no torch")
         clock.now += 100.0
         assert daemon.ready() == (True, "scoring; retraining fails: no torch (for 100 s)")

@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 
 from connectors.batches import CHANNELS, Partition
-from detector.observability.metrics import REJECTED_REASONS, ArrayHistogram, Metrics
+from detector.observability.metric_kinds import ArrayHistogram
+from detector.observability.metrics import REJECTED_REASONS, Metrics
 from docs.references.metrics import reference
 from tests.brokers import CHECKOUT
 from tests.tools import NO_PROMTOOL, promtool
