@@ -28,8 +28,8 @@ CHANNELS = ("forecast", "level", "still", "coupling", "novel", "symbol")
 # person called it false, or had the stream begin anew
 BACK, ACCEPTED, SILENCE, FALSE, RESET = "back", "accepted", "silence", "false", "reset"
 # Scores.held_back counts them: why an event above its stream's threshold is no alert. The stream is too young to know
-# what is so rare, or it is not rare enough among those of the whole fleet
-HELD_BACK = ("", "young", "fleet")
+# what is so rare, or it is not rare enough among those of the whole fleet, or a person has called one like it false
+HELD_BACK = ("", "young", "fleet", "false")
 
 _no_codes = lambda: np.zeros(0, np.int32)
 _no_numbers = lambda: np.zeros(0)

@@ -94,7 +94,8 @@ class ScoreRecord(msgspec.Struct, omit_defaults=True, gc=False):
         _field(
             "why an event above the threshold of its stream's own budget is no alert."
             ' "young": the stream has seen too little to know what is so rare.'
-            ' "fleet": alerting.fleet_alerts_per_day; events of other streams are rarer',
+            ' "fleet": alerting.fleet_alerts_per_day; events of other streams are rarer.'
+            ' "false": a person has called an alert on such an error of the stream false',
             enum=[name for name in HELD_BACK if name],
         ),
     ] = ""

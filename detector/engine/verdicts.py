@@ -6,11 +6,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from connectors.batches import FALSE, RESET, Alert
+from connectors.batches import CHANNELS, FALSE, RESET, Alert
 from detector.engine.engine import Engine
 from detector.engine.results import resolved
+from detector.scoring.called_false import call_false, has_kinds, take_back
+from detector.scoring.claims import SEVERAL
 from detector.scoring.incidents import end_incident
 from training.network.history import WINDOW, clear_masked
+
+
+class ToldError(NamedTuple):
+    """The error that an alert told."""
+
+    channel: str  # of CHANNELS
+    feature: str
+    size: float  # observed - expected; 0: it has none, as a symbol's
 
 
 class Said(NamedTuple):
@@ -20,6 +30,7 @@ class Said(NamedTuple):
     alert: str  # id
     ended_at: int | None  # ns; None: it may fire still
     lift: int  # what becomes of the stream's
+    error: ToldError
 
 
 def lift_of(engine: Engine, stream: str) -> int | None:
@@ -28,13 +39,21 @@ def lift_of(engine: Engine, stream: str) -> int | None:
     return None if slot < 0 else int(engine.streams.states.streams.rows["lift"][slot])
 
 
+def is_of_a_kind(engine: Engine, stream: str, error: ToldError) -> bool:
+    """Whether such an error can be called false by itself: it has a size, and the stream one feature."""
+    slot = engine.streams.known(stream)
+    return slot >= 0 and _place(engine, slot, error) >= 0 and has_kinds(CHANNELS.index(error.channel), error.size)
+
+
 def learn_false(engine: Engine, said: Said) -> list[Alert]:
-    """Take an alert's span as normal, end it if it fires, and lift the stream's threshold; return how it ended.
+    """Take an alert's span as normal, end it if it fires, and tell no more of its kind; return how it ended.
 
     Once more comes to the same: the lift is what it is to be, not what is added.
     """
     slot = _teach(engine, said)
     states = engine.streams.states
+    if is_of_a_kind(engine, said.stream, said.error):
+        call_false(*_kind(engine, slot, said.error), int(states.streams.rows["admission"]["time"][slot]))
     stream, alert = states.streams.rows[slot], states.open_alerts.get(slot)
     ended: list[Alert] = []
     rows = states.lanes.rows["history"]
@@ -55,7 +74,9 @@ def learn_false(engine: Engine, said: Said) -> list[Alert]:
 
 def learn_right(engine: Engine, said: Said) -> None:
     """Let the stream's threshold be what a verdict makes of it; the alert's span stays out of what is learnt."""
-    _teach(engine, said)
+    slot = _teach(engine, said)
+    if is_of_a_kind(engine, said.stream, said.error):
+        take_back(*_kind(engine, slot, said.error))
 
 
 def reset(engine: Engine, stream: str) -> list[Alert] | None:
@@ -71,6 +92,20 @@ def reset(engine: Engine, stream: str) -> list[Alert] | None:
     # its place stays what it is: a checkpoint saves it with its partition
     states.streams.rows["admission"]["partition"][states.slots[stream]] = before["partition"]
     return ended
+
+
+def _place(engine: Engine, slot: int, error: ToldError) -> int:
+    """Return which of the stream's lanes an alert told of; -1: it has several, or none of that name."""
+    states = engine.streams.states
+    if error.channel not in CHANNELS or states.streams.rows["score"]["width"][slot] >= SEVERAL:
+        return -1
+    features = states.features_of(slot)
+    return features.index(error.feature) if error.feature in features else -1
+
+
+def _kind(engine: Engine, slot: int, error: ToldError) -> tuple[np.void, int, float, int]:
+    recurrence = engine.streams.states.streams.rows["score"]["recurrence"][slot]
+    return recurrence, _place(engine, slot, error), error.size, CHANNELS.index(error.channel)
 
 
 def _teach(engine: Engine, said: Said) -> int:

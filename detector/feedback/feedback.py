@@ -20,7 +20,7 @@ from connectors.batches import Alert
 from detector.checkpointing.checkpointer import Checkpointer
 from detector.checkpointing.state_directory import UnsavedError
 from detector.engine.engine import Engine
-from detector.engine.verdicts import Said, learn_false, learn_right, lift_of, reset
+from detector.engine.verdicts import Said, is_of_a_kind, learn_false, learn_right, lift_of, reset
 from detector.feedback.journal import (
     KINDS,
     VERDICTS,
@@ -219,9 +219,10 @@ class Feedback:
             lift = entry.lift
         else:
             former = self._journal.said_of(entry.target, VERDICTS, entry.sequence - 1)
-            lift = taught(lift, entry.kind, former.kind if former else "")
+            of_a_kind = is_of_a_kind(self._engine, entry.stream, entry.error)
+            lift = taught(lift, entry.kind, former.kind if former else "", of_a_kind=of_a_kind)
             self._journal.decide(entry, lift=lift)
-        said = Said(entry.stream, entry.target, entry.ended, lift)
+        said = Said(entry.stream, entry.target, entry.ended, lift, entry.error)
         if entry.kind == "false":
             self._around.tell(learn_false(self._engine, said))
         else:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from connectors.common.sqlite import ERRORS, Fault, fault_of, open_database, transaction
 from connectors.errors import UserError
+from detector.engine.verdicts import ToldError
 
 JOURNAL_FILE = "feedback.db"
 APPLICATION_ID = 0x6C776662  # "lwfb" in the file's header
-VERSION = 1
+VERSION = 2
 MAX_ACTIONS = 100_000  # that are remembered; mutes are, however old
 KINDS = ("mute", "unmute", "acknowledge", "false", "right", "reset")
 VERDICTS = ("false", "right")
@@ -31,12 +32,18 @@ CREATE TABLE action (
     stream     TEXT NOT NULL,                     -- of a verdict's alert, as the next
     started    INTEGER NOT NULL,                  -- ns
     ended      INTEGER,                           -- ns; NULL: it fired as the verdict was given
+    channel    TEXT NOT NULL,                     -- that told it
+    feature    TEXT NOT NULL,                     -- that led
+    size       REAL NOT NULL,                     -- of that feature's error: observed - expected; 0: it has none
     refused    TEXT NOT NULL DEFAULT '',          -- why nothing was done; empty: it was
     lift       INTEGER                            -- what a verdict has made of the stream's lift; NULL: nothing yet
 );
 CREATE INDEX action_target ON action (target, kind);
 """
-_COLUMNS = "sequence, kind, target, until, reason, author, created, stream, started, ended, refused, lift"
+_COLUMNS = (
+    "sequence, kind, target, until, reason, author, created, stream, started, ended, channel, feature, size, refused,"
+    " lift"
+)
 
 
 class FeedbackError(UserError):
@@ -71,6 +78,7 @@ class AlertSpan(NamedTuple):
     stream: str
     started_at: int  # ns
     ended_at: int | None  # ns; None: it fires
+    error: ToldError
 
 
 class Entry(NamedTuple):
@@ -86,8 +94,16 @@ class Entry(NamedTuple):
     stream: str
     started: int
     ended: int | None
+    channel: str
+    feature: str
+    size: float
     refused: str
     lift: int | None
+
+    @property
+    def error(self) -> ToldError:
+        """Return what a verdict's alert told."""
+        return ToldError(self.channel, self.feature, self.size)
 
 
 class Journal:
@@ -114,12 +130,12 @@ class Journal:
 
     def add(self, action: Action, span: AlertSpan | None) -> int:
         """Write an action down, durably; return its sequence. Raises FeedbackError where that cannot be."""
-        about = span or AlertSpan("", 0, None)
+        stream, started, ended, error = span or AlertSpan("", 0, None, ToldError("", "", 0.0))
         with self._lock, self._errors(), transaction(self._db) as db:
             added = db.execute(
-                "INSERT INTO action (kind, target, until, reason, author, created, stream, started, ended)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (*action, time.time(), *about),
+                "INSERT INTO action (kind, target, until, reason, author, created, stream, started, ended,"
+                " channel, feature, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*action, time.time(), stream, started, ended, *error),
             )
             sequence = int(added.lastrowid or 0)
             db.execute(

@@ -24,6 +24,7 @@ FORECAST, LEVEL, STILL, COUPLING, NOVEL, SYMBOL = range(len(CHANNELS))
 PRICES = np.array([0.1, 1.1, 1.4, 1.5, 0.0, 0.3])
 NETWORK_PRICE = 0.65  # of the network's own word, the second witness of a stream of one feature
 WITNESS = 0.5  # its weight beside the errors in the data's unit
+SEVERAL = 1.5  # features of a usual event from which on a stream counts as one of several
 SEVERAL_PRICE = 1.5  # what novelty costs a stream of several features besides
 
 WARM_UP_EVENTS = 60  # of a stream before severities mean something

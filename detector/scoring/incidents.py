@@ -22,7 +22,7 @@ from training.network.compiled import compiled
 
 NONE, FIRES, PEAKS, RESOLVES, RENEWS = range(5)  # VERDICT.change: what becomes of the stream's incident; the last one
 # ends it and fires another
-FREE, YOUNG, FLEET = range(len(HELD_BACK))  # VERDICT.held_back
+FREE, YOUNG, FLEET, FALSE = range(len(HELD_BACK))  # VERDICT.held_back
 
 REFRACTORY = 20  # events without news after which an incident is over: a lasting condition must not blind the stream
 RECENT = 0b11111  # confirmation, for several features: two of the last five events ...
@@ -66,6 +66,7 @@ class Case(NamedTuple):
     ends: bool  # it is only the end of what an open incident told, or goes on with it
     deviation: float  # observed - expected of the feature that contributes most
     expected: float
+    false: bool = False  # a person called an alert on such an error false
 
 
 class Limits(NamedTuple):
@@ -82,12 +83,12 @@ def watch(s: Record, v: Record, case: Case, limits: Limits, rule: Record) -> Non
     `s` is its STREAM record, `v` the event's VERDICT: score, threshold, channel in; alert, held_back, change out.
     `rule` is the RULE that holds for the stream.
     """
-    time, above, several, lasts, ends, deviation, expected = case
+    time, above, several, lasts, ends, deviation, expected, false = case
     own, fleet = limits
     i = s.incident
     v.alert, v.change = False, NONE
     wanted = (
-        not (s.muted or rule.muted)
+        not (s.muted or rule.muted or false)
         and (rule.direction == 0 or deviation * rule.direction >= 0.0)
         and abs(deviation) >= rule.min_deviation_absolute
         and abs(deviation) >= rule.min_deviation_relative * abs(expected)
@@ -95,6 +96,8 @@ def watch(s: Record, v: Record, case: Case, limits: Limits, rule: Record) -> Non
     v.held_back = FREE
     if wanted and own < v.score <= v.threshold and s.score.told[v.channel] == 0.0:  # else it is told already
         v.held_back = FLEET if v.score <= fleet else YOUNG
+    elif false:
+        v.held_back = FALSE
     news = wanted and v.score > v.threshold
     i.recent = ((i.recent << 1) | above) & RECENT
     if above and (not i.on or time < i.since):  # the stream's time may have moved back
@@ -115,7 +118,7 @@ def watch(s: Record, v: Record, case: Case, limits: Limits, rule: Record) -> Non
     elif confirmed:
         v.alert, v.change = True, RENEWS if i.open else FIRES
         i.open, i.peak, i.calm = True, v.score, 0
-    elif v.score > v.threshold:  # not told after all, so it is news still
+    elif v.score > v.threshold and not false:  # not told after all, so it is news still
         s.score.told[v.channel] = 0.0
     if i.open and not is_active(i) and not lasts:
         i.open, i.peak = False, 0.0

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from connectors.batches import CHANNELS
 from detector.scoring.batch import Forecasts, Numbers, SortedBatch, Tables, Verdicts
+from detector.scoring.called_false import was_called_false
 from detector.scoring.channels.coupling import measure_coupling
 from detector.scoring.channels.forecast import largest_error, network_band
 from detector.scoring.channels.level import excuse_changed_clock
@@ -24,6 +25,7 @@ from detector.scoring.claims import (
     LEVEL,
     NOVEL,
     PRICES,
+    SEVERAL,
     WARM_UP_EVENTS,
     WIDTH_WEIGHT,
     claim,
@@ -58,7 +60,6 @@ from training.network.compiled import compiled
 from training.network.memory import prefetch, unowned
 
 GAP_INTERVALS, GAP_WARM_UP_EVENTS = 5.0, 20  # a pause of so many usual intervals is a gap, once they are known
-SEVERAL = 1.5  # features of a usual event from which on a stream counts as one of several
 AHEAD = 4  # observations whose lanes are on their way to the cache
 
 
@@ -143,13 +144,20 @@ def judge(
                 measured[j].contribution /= total
             if not m.known:  # a symbol: neither above nor below, nor by how much
                 deviation, expected = math.inf if rule.direction >= 0 else -math.inf, 0.0
+        false = not several and channel >= 0 and v.score > v.threshold
+        if false:
+            false = was_called_false(q.recurrence, lane[v.lead] - s.first_lane, measured[v.lead].error, channel)
         led = lanes[s.first_lane + max(begun.lead, 0)].score
         waits = goes_on = False
         if incident.open and incident.calm >= REFRACTORY - 1:
             waits = lasts(begun, q.told, led, local)
             if channel >= 0 and lane[v.lead] - s.first_lane == begun.lead:
                 goes_on = ends(begun, v, led, value[v.lead], time, local)
-        watch(s, v, Case(time, above, several, waits, goes_on, deviation, expected), Limits(own, fleet), rule)
+        case = Case(
+            time=time, above=above, several=several, lasts=waits, ends=goes_on, deviation=deviation, expected=expected,
+            false=false,
+        )  # fmt: skip
+        watch(s, v, case, Limits(own, fleet), rule)
         v.missing = math.ceil(10.0**own - q.events) if v.held_back == YOUNG else 0
         v.accepted = v.change in (RESOLVES, RENEWS) and begun.lead >= 0 and not is_back(begun, q.told, led.level, local)
         if v.change in (FIRES, PEAKS, RENEWS):

@@ -36,13 +36,15 @@ DAY, CLOCK = 1440, 15  # min; by which two errors at the same time of day may di
 DAILY = 0.8  # of a day: mean time between errors from which on the time of day tells something
 WEEKLY = 5.0  # days: mean time between errors from which on the day of the week must be the same, too
 HABIT = 2048  # added to a time of day: what came then came by the clock
+CALLED = 4096  # and from here on, a bit for each channel whose alert of this kind was called false: called_false.py
+KEPT = 16  # times as long as others a kind that was called false keeps its place
 CYCLE = 2**32  # s
 
 RECURRENCE = np.dtype(
     [
         ("first", np.uint32, KINDS),  # s since 1970, in cycles of CYCLE
         ("last", np.uint32, KINDS),
-        ("clock", np.uint16, KINDS),  # min of the day at which the last began, and HABIT
+        ("clock", np.uint16, KINDS),  # min of the day at which the last began, with HABIT and CALLED
         ("size", np.int16, KINDS),  # log size, mean, in steps
         ("key", np.uint8, KINDS),  # the lane, the channel and the sign
         ("count", np.uint8, KINDS),  # errors; 0: no kind is here
@@ -80,14 +82,15 @@ def recurring(r: Record, key: int, size: float, time: int, interval: float) -> t
                 place, unused = k, math.inf
             continue
         since = (now - int(r.last[k])) % CYCLE
-        if since > unused * r.count[k]:
-            place, unused = k, since / r.count[k]
+        weight = int(r.count[k]) * (KEPT if r.clock[k] >= CALLED else 1)
+        if since > unused * weight:
+            place, unused = k, since / weight
         wake = since <= apart and r.key[k] // WAYS == key // WAYS and r.size[k] >= step - alike
         if not wake and (r.key[k] != key or not step - alike <= r.size[k] <= step + far):
             continue
         before = int(r.count[k]) - wake
         if wake:
-            mine, follows, habit = k, True, bool(r.clock[k] >= HABIT)
+            mine, follows, habit = k, True, bool(r.clock[k] & HABIT)
         elif not follows:
             if r.size[k] <= step + alike:
                 mine = k
@@ -97,20 +100,23 @@ def recurring(r: Record, key: int, size: float, time: int, interval: float) -> t
             count, span = count + before, max(span, (now - int(r.first[k])) % CYCLE)
     if not follows and span >= WEEKLY * 60 * DAY * count:  # what comes on Mondays may be news on a Sunday
         habit = habit and (nearest // 60 + DAY // 2) // DAY % 7 == 0
+    called = r.clock[mine] // CALLED * CALLED if mine >= 0 else 0
     if follows:
-        r.size[mine] = max(r.size[mine], np.int16(step))
+        if not called:
+            r.size[mine] = max(r.size[mine], np.int16(step))
     elif mine < 0:
         mine = place
         r.key[mine], r.size[mine], r.count[mine], r.first[mine] = key, step, 1, now
     else:
         r.count[mine] += 1
-        r.size[mine] += np.int16((step - r.size[mine]) / min(r.count[mine], 8))
+        if not called:
+            r.size[mine] += np.int16((step - r.size[mine]) / min(r.count[mine], 8))
         if r.count[mine] >= MOST:  # half of them, and half of their time, are forgotten
             r.count[mine] = MOST // 2
             r.first[mine] = (now - (now - int(r.first[mine])) % CYCLE // 2) % CYCLE
     r.last[mine] = now
     if not follows:
-        r.clock[mine] = clock + HABIT * habit
+        r.clock[mine] = clock + HABIT * habit + called
     if count == 0:
         return math.inf, False
     period = math.log10(max(span / interval, 1.0) / (count * min(count / DOUBT, 1.0)))

@@ -7,11 +7,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from connectors.batches import Alert, Partition
 from connectors.common.private_files import Fingerprint, open_private
 from connectors.decode.decoder import Decoder
 from connectors.files.sinks import FileAlertSink, FileDeadLetterSink, FileScoreSink
 from connectors.files.source import FileSource
+from connectors.json_records import AlertRecord
 from connectors.kafka.alert_feed import AlertFeed
 from connectors.kafka.sinks import KafkaAlertSink, KafkaDeadLetterSink, KafkaScoreSink
 from connectors.kafka.source import KafkaSource
@@ -28,6 +31,7 @@ from detector.checkpointing.store import DamagedRowError, SqliteStore, StoredRow
 from detector.config.settings import Settings
 from detector.engine.engine import Engine
 from detector.engine.open_incidents import OpenIncidents
+from detector.engine.verdicts import ToldError
 from detector.feedback.feedback import Feedback, Surroundings
 from detector.feedback.journal import AlertSpan
 from detector.history.history import History
@@ -239,7 +243,15 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
 def _span_of(incidents: Incidents, alert_id: str) -> AlertSpan | None:
     """Return what an alert was about; None for one that is not known."""
     found = incidents.alert(alert_id)
-    return None if found is None else AlertSpan(found.stream, found.started_at, found.ended_at)
+    if found is None:
+        return None
+    error = ToldError("", "", 0.0)
+    if found.record is not None:
+        told = msgspec.json.decode(found.record, type=AlertRecord)
+        observed, expected = told.observed.get(told.feature), told.expected.get(told.feature)
+        if isinstance(observed, float | int) and isinstance(expected, float | int):
+            error = ToldError(told.channel, told.feature, observed - expected)
+    return AlertSpan(found.stream, found.started_at, found.ended_at, error)
 
 
 def _tell(alerts: Sequence[Alert], sinks: SinkGroup, incidents: OpenIncidents, reporter: Reporter) -> None:

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.scoring.batch import MEASURED, VERDICT, Forecasts, Numbers, SortedBatch, Tables, Verdicts
+from detector.scoring.called_false import call_false, has_kinds
+from detector.scoring.claims import SEVERAL
 from detector.scoring.incidents import FIRES, RENEWS, AlertRules, end_incident
 from detector.scoring.judge import judge
 from detector.scoring.rules import StreamRules
@@ -104,7 +106,7 @@ class Stream:
                 streams[:], lanes[:] = before
                 end = int(wrong[0]) + 1
                 run(at, end)
-                streams["lift"] = taught(int(streams["lift"][0]), "false", "")
+                self._teach(streams, out, end - 1)
                 end_incident(streams[0])
             at = end
         run(at, rows)
@@ -116,6 +118,16 @@ class Stream:
             sum(later),
             len(later),
         )
+
+    def _teach(self, streams: NDArray[np.void], out: Verdicts, at: int) -> None:
+        stream, verdict = streams[0], out.verdicts[at]
+        channel = int(verdict["channel"])
+        lead = max(int(verdict["lead"]), 0)
+        place, error = int(self._batch.lane[lead]), float(out.measured["error"][lead])
+        of_a_kind = bool(stream["score"]["width"] < SEVERAL and has_kinds(channel, error))
+        if of_a_kind:
+            call_false(stream["score"]["recurrence"], place, error, channel, int(self._batch.time[at]))
+        streams["lift"] = taught(int(streams["lift"][0]), "false", "", of_a_kind=of_a_kind)
 
     def _false(self, verdicts: NDArray[np.void], at: int) -> NDArray[np.int64]:
         fired = at + np.flatnonzero(np.isin(verdicts["change"], (FIRES, RENEWS)))

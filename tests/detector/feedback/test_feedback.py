@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,27 +14,31 @@ import pytest
 from detector.config.settings import load_settings
 from detector.feedback.feedback import Action, Applied
 from detector.feedback.journal import FeedbackError, UnknownTargetError
+from detector.scoring.recurrence import CALLED
 from detector.service.daemon import Daemon
 from detector.service.factory import build_daemon
 
 STREAMS = "a/x", "b/x"
-ROWS, SPIKES = 600, (300, 450)  # events of each stream, a minute apart, and where both are far out
+ROWS = 600  # events of each stream, a minute apart
+SPIKES = {300: 40.0, 450: 120.0}  # where both are far out, and how far
 STEP = 60
 TURN = 50  # rows
 MANY = TURN * len(STREAMS)
 
 
 @contextmanager
-def started(folder: Path, name: str, at_a_time: int = MANY) -> Iterator[Daemon]:
+def started(
+    folder: Path, name: str, at_a_time: int = MANY, spikes: Mapping[int, float] = SPIKES, rows: int = ROWS
+) -> Iterator[Daemon]:
     """Start a daemon on the streams' events; it stops orderly unless the block raises."""
     events = folder / "events.jsonl"
     rng = np.random.default_rng(3)
-    values = rng.normal(size=(ROWS, len(STREAMS)))
-    for nth, row in enumerate(SPIKES):
-        values[row : row + 3] += 40.0 * 3**nth
+    values = rng.normal(size=(rows, len(STREAMS)))
+    for row, height in spikes.items():
+        values[row : row + 3] += height
     lines = (
         {"stream": stream, "timestamp": row * STEP, "value": float(values[row, k])}
-        for row in range(ROWS)
+        for row in range(rows)
         for k, stream in enumerate(STREAMS)
     )
     events.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -73,6 +77,11 @@ def said(daemon: Daemon, action: Action) -> Applied:
     future = daemon.feedback.submit(action)
     daemon.feedback.advance()
     return future.result(0)
+
+
+def kinds_called(daemon: Daemon, slot: int) -> int:
+    """Return how many kinds of errors of a stream were called false."""
+    return int((daemon.engine.streams.states.streams.rows["score"]["recurrence"][slot]["clock"] >= CALLED).sum())
 
 
 def alerts(folder: Path, name: str) -> list[dict[str, object]]:
@@ -124,7 +133,7 @@ def test_a_mute_that_is_ended_holds_no_longer_and_one_survives_a_restart(tmp_pat
     assert {alert["stream"] for alert in alerts(tmp_path, "ended")} == {"b/x"}
 
 
-def test_an_alert_called_false_resolves_at_once_and_lifts_its_streams_threshold(tmp_path: Path) -> None:
+def test_an_alert_called_false_resolves_at_once_and_its_kind_is_told_no_more(tmp_path: Path) -> None:
     with started(tmp_path, "false", at_a_time=20) as daemon:
         read_until(daemon, 310)
         alert = first_alert(daemon, tmp_path, "false", "a/x")
@@ -133,20 +142,37 @@ def test_an_alert_called_false_resolves_at_once_and_lifts_its_streams_threshold(
         lane = int(states.streams.rows["first_lane"][slot])
         assert states.lanes.rows["history"]["masked"][lane].any()
         said(daemon, Action("false", alert, reason="a backup", author="bob"))
-        lift = int(states.streams.rows["lift"][slot])
-        assert lift > 0
+        assert kinds_called(daemon, slot) == 1
+        assert states.streams.rows["lift"][slot] == 0, "nothing else is told less"
         assert not states.lanes.rows["history"]["masked"][lane].any(), "its span is learnt"
         assert slot not in states.open_alerts
         assert daemon.feedback.verdicts(alert).kind == "false"  # type: ignore[union-attr]
         said(daemon, Action("false", alert, reason="again", author="bob"))
-        assert states.streams.rows["lift"][slot] == lift, "the same verdict twice is one"
+        assert kinds_called(daemon, slot) == 1, "the same verdict twice is one"
         said(daemon, Action("right", alert, reason="it was the disk", author="eve"))
-        assert states.streams.rows["lift"][slot] == 0, "a verdict that is changed takes back what it did"
+        assert kinds_called(daemon, slot) == 0, "a verdict that is changed takes back what it did"
         finish(daemon)
     resolved = [a for a in alerts(tmp_path, "false") if a["stream"] == "a/x" and a["status"] == "resolved"]
     assert resolved[0]["id"] == alert
     assert resolved[0]["resolved_by"] == "false"
     assert resolved[0]["ended_at"] == "1970-01-01T05:09:00Z", "at the newest event of its stream"
+
+
+def test_what_is_as_large_as_a_false_alarm_is_held_back_and_what_is_larger_is_not(tmp_path: Path) -> None:
+    """Far enough apart that each would be news."""
+    with started(tmp_path, "kinds", spikes={300: 40.0, 900: 42.0, 1500: 120.0}, rows=1600) as daemon:
+        read_until(daemon, 350)
+        said(daemon, Action("false", first_alert(daemon, tmp_path, "kinds", "a/x"), reason="a backup", author="bob"))
+        finish(daemon)
+    firing = [a for a in alerts(tmp_path, "kinds") if a["status"] == "firing"]
+    fired = {stream: [a["started_at"] for a in firing if a["stream"] == stream] for stream in STREAMS}
+    at = {row: f"1970-01-0{1 + row // 1440}T{row // 60 % 24:02}:{row % 60:02}:00Z" for row in (300, 900, 1500)}
+    assert fired["b/x"][-3:] == [at[300], at[900], at[1500]]
+    assert at[900] not in fired["a/x"]
+    assert at[1500] in fired["a/x"]
+    scores = [json.loads(line) for line in (tmp_path / "kinds.scores.jsonl").read_text().splitlines()]
+    held_back = [s["timestamp"] for s in scores if s["stream"] == "a/x" and s.get("held_back") == "false"]
+    assert held_back[:1] == [at[900]]
 
 
 def test_a_verdict_on_an_alert_that_is_over_lets_its_span_be_learnt(tmp_path: Path) -> None:
@@ -251,12 +277,12 @@ def test_a_rollback_before_the_second_checkpoint_takes_feedback_back_and_it_come
         daemon.feedback.advance()
         assert [future.result(0).kind for future in futures] == ["mute", "false", "reset"]
         slot = daemon.engine.streams.states.slots["a/x"]
-        lift = int(daemon.engine.streams.states.streams.rows["lift"][slot])
+        learnt = kinds_called(daemon, slot)
         daemon.checkpointer.roll_back(RuntimeError("later"))
         daemon.feedback.rolled_back()
         daemon.tick()
         slot = daemon.engine.streams.states.slots["a/x"]
-        assert daemon.engine.streams.states.streams.rows["lift"][slot] == lift, "once"
+        assert kinds_called(daemon, slot) == learnt == 1, "once"
         assert len(daemon.feedback.mutes()) == 1
 
 

@@ -11,6 +11,7 @@ from detector.scoring.batch import VERDICT
 from detector.scoring.claims import CHANNELS, FORECAST, NOVEL, STILL
 from detector.scoring.incidents import (
     CLEAR,
+    FALSE,
     FIRES,
     FLEET,
     FREE,
@@ -194,6 +195,16 @@ def test_what_only_youth_or_the_fleet_holds_back_is_marked(fleet: float, by: int
 
     assert watched(scores, own=THRESHOLD - 1.0, fleet=fleet)[1]["held_back"].tolist() == [by, FREE, FREE]
     assert not watched(scores, own=THRESHOLD - 1.0, fleet=fleet, muted=True)[1]["held_back"].any()
+
+
+def test_what_was_called_false_is_held_back_as_what_was_told() -> None:
+    s, v = np.zeros(1, STREAM), np.zeros(1, VERDICT)
+    s["score"]["told"] = v["score"] = HIGH
+    v["threshold"] = THRESHOLD
+    watch(s[0], v[0], Case(0, True, False, False, False, 5.0, 10.0, false=True), Limits(THRESHOLD, 0.0), rule_of())
+
+    assert (v["change"], v["held_back"]) == (NONE, FALSE)
+    assert (s["score"]["told"] == np.float32(HIGH)).all(), "what it leaves behind is no news either"
 
 
 def test_what_lasts_keeps_an_incident_open_and_what_is_news_meanwhile_is_another() -> None:
