@@ -19,6 +19,7 @@ from connectors.errors import UserError
 from detector import __version__
 from detector.commands import LOOKAHEAD_NOTE
 from detector.commands.arguments import add_asking
+from detector.config import CONFIG_VARIABLE
 from detector.errors import UsageError
 from detector.observability.log_format import printable, set_up_logging
 from detector.service.signals import Signals, end_as_any_process, leave
@@ -152,7 +153,11 @@ def _parser() -> argparse.ArgumentParser:
 
     common = argparse.ArgumentParser(add_help=False)
     settings = common.add_argument_group("settings")
-    settings.add_argument("--config", **a_file, help="file to read, such as longwatch.toml")
+    file = os.environ.get(CONFIG_VARIABLE)
+    settings.add_argument(
+        "--config", **a_file, default=Path(file) if file else None,
+        help=f"file to read, such as longwatch.toml (default: what {CONFIG_VARIABLE} names)",
+    )  # fmt: skip
     settings.add_argument(
         "--set", action="append", default=[], metavar="SECTION.NAME=VALUE",
         help="one setting, which wins over all others; may be repeated",

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 SETTINGS = [text for kind, text in BLOCKS if kind == "toml" and text.startswith("# longwatch.toml")]
+ADDED = [text for kind, text in BLOCKS if kind == "toml" and text.startswith("# at the end of longwatch.toml")]
 RECORDS = [json.loads(text) for kind, text in BLOCKS if kind == "json"]
 
 
@@ -37,6 +38,11 @@ def decode(record, text, tmp_path):
 def test_the_readmes_settings_are_accepted(text, tmp_path):
     (tmp_path / "longwatch.toml").write_text(text)
     load_settings(tmp_path / "longwatch.toml", environment={})
+
+
+def test_what_the_readme_adds_to_its_settings_is_accepted(tmp_path):
+    (tmp_path / "longwatch.toml").write_text(SETTINGS[0] + "".join(ADDED))
+    assert list(load_settings(tmp_path / "longwatch.toml", environment={}).receivers) == ["alertmanager"]
 
 
 def test_the_readmes_event_is_decoded(tmp_path):

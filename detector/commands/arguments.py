@@ -55,8 +55,8 @@ def _add_alerts(
     shown.add_argument("--plot", type=Path, metavar="FILE", help="also draw it, as a PNG")
     for action, text in (
         ("acknowledge", "Let others see that you have taken an incident on."),
-        ("false", "Say that an alert was false: it ends, its span is learnt as normal, its stream's threshold rises."),
-        ("right", "Say that an alert was right: its span stays out of what is learnt, the threshold sinks a little."),
+        ("false", "Say that an alert was false: it ends, its span is learnt as normal, its kind is told no more."),
+        ("right", "Say that an alert was right: its span stays out of what is learnt."),
     ):
         of = "of an incident, or of any of its alerts" if action == "acknowledge" else an_id["help"]
         alerts(action, text, signed).add_argument("id", metavar="ID", help=of)

@@ -2,3 +2,5 @@
 
 Touches the settings of `connectors` and `training` only: reading them loads neither numpy nor a client.
 """
+
+CONFIG_VARIABLE = "LONGWATCH_CONFIG"  # names the file where --config does not

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from connectors.errors import UserError
+from detector.config import CONFIG_VARIABLE
 from detector.config.names import NAME, PREFIX, Name, Names, dotted, is_secret, parsed, variable
 
 SECRETS = Path("/run/secrets")  # where Docker puts them, and Kubernetes by custom
@@ -171,6 +172,8 @@ def environment_variables(settings: type[BaseModel], environment: Mapping[str, s
     layer = Layer(settings)
     for name, text in sorted(environment.items()):
         upper, origin = name.upper(), f"environment {name}"
+        if upper == CONFIG_VARIABLE:
+            continue
         known = not upper.startswith(PREFIX) or layer.add_text(_path(name), text, origin)
         if not known and not _is_service_link(upper, text):
             layer.add_unknown(origin, upper, variable)

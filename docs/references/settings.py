@@ -19,12 +19,13 @@ _HEAD = """# Settings
 Every setting of longwatch, made from the code (`make references`; a test compares). `longwatch config` prints them with
 the values in effect and checks them.
 
-A setting's value comes from, each winning over those before it: its default; the file given with `--config`; the
-secrets directory, files named `longwatch_section__name`; the environment, `LONGWATCH_SECTION__NAME`; the command line,
-`--set section.name=value`. Lists are written `["a", "b"]`, and outside the file also `a,b`. A name that does not exist
-is an error. `[receivers.NAME]` is a section for each receiver, by any name of small letters: `[receivers.pager]`,
-`LONGWATCH_RECEIVERS__PAGER__TYPE`. `[[rules]]` is a table for each rule, in their order, and outside the file a list of
-tables: `LONGWATCH_RULES=[{name = "tests", streams = ["test-*"], mute = true}]`.
+A setting's value comes from, each winning over those before it: its default; the file that `--config`, or the variable
+`LONGWATCH_CONFIG`, names; the secrets directory, files named `longwatch_section__name`; the environment,
+`LONGWATCH_SECTION__NAME`; the command line, `--set section.name=value`. Lists are written `["a", "b"]`, and outside the
+file also `a,b`. A name that does not exist is an error. `[receivers.NAME]` is a section for each receiver, by any name
+of small letters: `[receivers.pager]`, `LONGWATCH_RECEIVERS__PAGER__TYPE`. `[[rules]]` is a table for each rule, in
+their order, and outside the file a list of tables: `LONGWATCH_RULES=[{name = "tests", streams = ["test-*"], mute =
+true}]`.
 
 The secrets directory is `/run/secrets`, where Docker puts secrets, or what `--secrets` names: the file
 `longwatch_http__password` holds `http.password`. Files that do not begin with `longwatch_` are left alone. A secret

@@ -12,6 +12,7 @@ import pytest
 
 from connectors.errors import UserError
 from detector.cli import main
+from detector.config import CONFIG_VARIABLE
 from detector.service.engine_setup import _driver_is_there
 from tests.brokers import CHECKOUT
 from training.errors import UserError as TrainingUserError
@@ -33,6 +34,22 @@ def test_short_commands_do_not_import_heavy_modules(arguments: list[str]) -> Non
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "argparse" in loaded
     assert not loaded & (HEAVY if arguments == ["config"] else HEAVY | {"pydantic", "pydantic_settings"})
+
+
+def test_a_variable_names_the_file_where_the_command_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for port in (1, 2):
+        (tmp_path / f"{port}.toml").write_text(f"http.port = {port}\n")
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "1.toml"))
+    main(["config"])
+    assert f"port = 1  # {tmp_path}/1.toml:1\n" in capsys.readouterr().out
+    main(["config", "--config", str(tmp_path / "2.toml")])
+    assert "port = 2" in capsys.readouterr().out
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "none.toml"))
+    with pytest.raises(SystemExit):
+        main(["config"])
+    assert "none.toml" in capsys.readouterr().err
 
 
 def test_trains_help_lists_every_learning_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,6 +121,7 @@ def test_user_errors_are_printed_by_the_command_line(name: str) -> None:
 AND_TORCH = """
 import sys
 from detector.cli import main
+from detector.config import CONFIG_VARIABLE
 main(sys.argv[1:])
 print("loaded:", [name for name in sys.modules if name.partition(".")[0] == "torch"])
 """
