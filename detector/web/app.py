@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -38,7 +39,7 @@ from detector.web.parts import (
     stream_fields,
     verdict_on,
 )
-from detector.web.streams import MAX_OFFSET
+from detector.web.streams import MAX_OFFSET, StreamPage
 
 API = "/api/v1"
 STATIC = Path(__file__).with_name("static")
@@ -160,9 +161,7 @@ class Api:
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
     ) -> Response:
         """Streams, those that fire and are least usual first, or by name."""
-        page = await self._read(lambda: self._parts.streams.page(q, sort, offset, limit))
-        rows = [models.Stream.model_validate(stream_fields(row)) for row in page.streams]
-        return _json(models.Streams(streams=rows, total=page.total, note=page.note))
+        return _encoded(await self._read(lambda: _stream_page(self._parts.streams.page(q, sort, offset, limit))))
 
     async def stream(self, name: _StreamName) -> Response:
         """One stream and its features."""
@@ -308,7 +307,18 @@ class _Files(StaticFiles):
 
 def _json(answer: models.Model) -> Response:
     """Return an answer; it was checked as it was made. NaN becomes null."""
-    return Response(answer.model_dump_json(), media_type="application/json", headers={"Cache-Control": "no-store"})
+    return _encoded(answer.model_dump_json())
+
+
+def _encoded(answer: str) -> Response:
+    return Response(answer, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+@lru_cache(maxsize=16)
+def _stream_page(page: StreamPage) -> str:
+    """Return a page of streams as JSON; once for all who look at the same one."""
+    rows = [models.Stream.model_validate(stream_fields(row)) for row in page.streams]
+    return models.Streams(streams=rows, total=page.total, note=page.note).model_dump_json()
 
 
 def _unknown(name: str) -> HTTPException:

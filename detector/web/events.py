@@ -48,6 +48,7 @@ class Events:
         self._changed: dict[str, None] = {}  # incidents since the last tick
         self._changes: deque[tuple[int, bytes]] = deque(maxlen=MAX_CHANGES)  # with their numbers
         self._number = 0
+        self._points: dict[tuple[str, int], tuple[int, bytes]] = {}  # of this tick, by stream and what came before
         parts.incidents.on_change(self._on_change)
 
     async def listen(self, stream: str, *, writable: bool) -> AsyncIterator[bytes]:
@@ -67,9 +68,8 @@ class Events:
                 parts += [change for at, change in self._changes if at > number]
                 number = self._number
                 if stream:
-                    after, points = self._parts.live.points(stream, after)
-                    if points:
-                        parts.append(event("points", window(stream, points)))
+                    after, points = self._new_points(stream, after)
+                    parts.append(points)
                 quiet += 1
                 if quiet >= KEEP_ALIVE_TICKS:
                     quiet = 0
@@ -77,6 +77,14 @@ class Events:
                 yield b"".join(parts)
         finally:
             self._listeners -= 1
+
+    def _new_points(self, stream: str, after: int) -> tuple[int, bytes]:
+        """Return a stream's new points as an event, and the number to ask for next; made once for all who look."""
+        key = (stream, after)
+        if key not in self._points:
+            number, points = self._parts.live.points(stream, after)
+            self._points[key] = number, event("points", window(stream, points)) if points else b""
+        return self._points[key]
 
     async def _run(self) -> None:
         """Make a tick a second while anyone listens."""
@@ -91,6 +99,7 @@ class Events:
                 for change in changes:
                     self._number += 1
                     self._changes.append((self._number, change))
+            self._points.clear()
             tick, self._tick = self._tick, self._loop.create_future()
             tick.set_result(None)
             await asyncio.sleep(max(TICK_SECONDS - (self._loop.time() - began), TICK_SECONDS / 10))

@@ -21,13 +21,14 @@ from detector.scoring.claims import WARM_UP_EVENTS
 from detector.state.names import SYMBOLIC
 
 FRESH_SECONDS = 1.0  # for so long what was read is shown again ...
-SHARE = 0.05  # ... and for longer where reading takes long: at most this share of the time goes into it
+SHARE = 0.02  # ... and for longer where reading takes long: at most this share of the time goes into it
 LOOK_SECONDS = 2.0  # to wait for the engine ...
 SHORT_LOOK_SECONDS = 0.05  # ... while what was read is not old: a checkpoint may take a second
 OLD_SECONDS = 10.0
 COUNT_SECONDS = 60.0  # between two counts of the streams on disk
 MAX_OFFSET = 10_000_000
 MAX_STORED = 20_000  # streams on disk that a search goes through
+MAX_SHARED = 100  # pages that are made once for all who look
 MAX_STREAM_SCORES = 200  # streams that a metric names
 
 Int64 = NDArray[np.int64]
@@ -54,7 +55,7 @@ class StreamRow(NamedTuple):
 class StreamPage(NamedTuple):
     """Some of the streams that were asked for."""
 
-    streams: list[StreamRow]
+    streams: tuple[StreamRow, ...]
     total: int  # of all that were asked for, as far as they are known
     note: str  # for a person: what is not among them
 
@@ -81,6 +82,7 @@ class _Table:
         self.has_evicted = engine.streams.has_evicted
         self._folded: list[str] | None = None
         self._order: dict[str, Int64] = {}
+        self._rows: dict[tuple[str, int, int], tuple[StreamRow, ...]] = {}
 
     def order(self, sort: str) -> Int64:
         """Return all rows in an order: "name", or "anomalous", what fires and what is least usual first."""
@@ -104,8 +106,17 @@ class _Table:
         wanted = text.casefold()
         return np.fromiter((wanted in name for name in self._folded), np.bool_, len(self._folded))
 
-    def rows(self, chosen: Sequence[int]) -> list[StreamRow]:
-        return [self._row(i) for i in chosen]
+    def first(self, sort: str, offset: int, limit: int) -> tuple[StreamRow, ...]:
+        """Return some of all streams, made once for all who look at the same ones."""
+        key = (sort, offset, limit)
+        if (known := self._rows.get(key)) is None:
+            known = self.rows(self.order(sort)[offset : offset + limit].tolist())
+            if len(self._rows) < MAX_SHARED:
+                self._rows[key] = known
+        return known
+
+    def rows(self, chosen: Sequence[int]) -> tuple[StreamRow, ...]:
+        return tuple(self._row(i) for i in chosen)
 
     def _row(self, i: int) -> StreamRow:
         latest, interval, rule = self.latest[i], float(self.interval[i]), self.rules[self.rule[i]]
@@ -145,12 +156,13 @@ class Streams:
         Raises BusyError.
         """
         table = self._read()
+        note = self._note(table)
+        if not text:
+            return StreamPage(table.first(sort, offset, limit), len(table.names), note)
         order = table.order(sort)
-        if text:
-            order = order[table.matching(text)[order]]
-        found = table.rows(order[offset : offset + limit].tolist())
-        total, note = len(order), self._note(table)
-        if text and not self._follows_changelog and len(found) < limit and offset + limit + total < MAX_STORED:
+        order = order[table.matching(text)[order]]
+        found, total = table.rows(order[offset : offset + limit].tolist()), len(order)
+        if not self._follows_changelog and len(found) < limit and offset + limit + total < MAX_STORED:
             try:
                 # one more than is shown, and those in memory that begin so may be among them
                 names = self._store.names_beginning(text, offset + limit + total + 1)
@@ -159,7 +171,7 @@ class Streams:
             held = {table.names[i] for i in order.tolist()}
             stored = [name for name in names if name not in held]
             at = max(offset - total, 0)
-            found += [_on_disk(name) for name in stored[at : at + limit - len(found)]]
+            found += tuple(_on_disk(name) for name in stored[at : at + limit - len(found)])
             total += len(stored)
         return StreamPage(found, total, note)
 

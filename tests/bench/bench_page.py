@@ -2,8 +2,10 @@
 
     python -m tests.bench.bench_page [STREAMS] [PAGES]
 
-The daemon reads a file as fast as it can. A page listens to server-sent events, with the points of one stream, and asks
-once a second for the streams' list and for that stream's window. Then a search among the streams is timed, by the
+The daemon reads a file as fast as it can. A page asks what its two busiest views do, both at once: it listens to
+server-sent events with the points of a stream of its own, whose window it has asked for as it was opened and whose
+figures it asks for every five seconds, and every two seconds it asks for the streams' list. Pages are opened once
+before anything is counted, as the first one loads the web framework. Then a search among the streams is timed, by the
 client's clock, while scoring goes on.
 """
 
@@ -27,8 +29,9 @@ import numpy as np
 
 from tests.daemon.support import PATIENCE, Longwatch
 
-ROUNDS, SECONDS, SETTLE_SECONDS = 4, 3.0, 1.5
-EVENTS = 30_000_000  # 1.3 GB
+ROUNDS, SECONDS, SETTLE_SECONDS = 12, 3.0, 1.0
+LIST_SECONDS, STREAM_SECONDS = 2, 5  # as in detector/web/static/js/views
+EVENTS = 40_000_000  # 1.7 GB
 YOUNG_ROWS = 600  # events of a stream that cost less than those after them: not all is learnt and asked yet
 SEARCHES = 30
 
@@ -57,13 +60,21 @@ class Page(threading.Thread):
         listening = threading.Thread(target=self._listen, daemon=True)
         listening.start()
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        self._ask(connection, f"stream/window?name={self._stream}&events=1000")
+        second = 0
         while not self.over.wait(1.0):
-            for path in ("streams?limit=50", f"stream/window?name={self._stream}&events=300"):
-                connection.request("GET", f"/api/v1/{path}")
-                connection.getresponse().read()
-                self.answers += 1
+            second += 1
+            if second % LIST_SECONDS == 0:
+                self._ask(connection, "streams?limit=50")
+            if second % STREAM_SECONDS == 0:
+                self._ask(connection, f"stream?name={self._stream}")
         connection.close()
         listening.join(PATIENCE)
+
+    def _ask(self, connection: http.client.HTTPConnection, path: str) -> None:
+        connection.request("GET", f"/api/v1/{path}")
+        connection.getresponse().read()
+        self.answers += 1
 
     def _listen(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
@@ -75,31 +86,43 @@ class Page(threading.Thread):
 
 
 def look(port: int, pages: int) -> None:
-    """Be so many people, in a process of its own, until standard input ends; then print what they saw."""
+    """Be so many people, in a process of its own, from each line of standard input to the next; print what they saw."""
     os.nice(19)  # they would be on machines of their own
-    people = [Page(port, f"rack-{n:02d}/host-{n:06d}/load") for n in range(pages)]
-    for page in people:
-        page.start()
-    sys.stdin.read()
-    for page in people:
-        page.over.set()
-    for page in people:
-        page.join(PATIENCE)
-    print(sum(page.events for page in people), sum(page.answers for page in people))
+    for _ in sys.stdin:
+        people = [Page(port, f"rack-{n:02d}/host-{n:06d}/load") for n in range(pages)]
+        for page in people:
+            page.start()
+        sys.stdin.readline()
+        for page in people:
+            page.over.set()
+        for page in people:
+            page.join(PATIENCE)
+        print(sum(page.events for page in people), sum(page.answers for page in people), flush=True)
 
 
-@contextlib.contextmanager
-def looking(port: int, pages: int) -> Iterator[list[int]]:
-    """Have so many people look; what is yielded holds, at the end, how many events and answers they have seen."""
-    seen: list[int] = []
-    if not pages:
-        yield seen
-        return
-    command = [sys.executable, "-m", "tests.bench.bench_page", "look", str(port), str(pages)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield seen
-        out, _ = process.communicate("")
-        seen += map(int, out.split())
+class People:
+    """The process of those who look; `seen`: the events and answers that they have had."""
+
+    def __init__(self, port: int, pages: int) -> None:
+        command = [sys.executable, "-m", "tests.bench.bench_page", "look", str(port), str(pages)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seen = np.zeros(2, np.int64)
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Have them look."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        for word in ("open", "close"):
+            self._process.stdin.write(f"{word}\n")
+            self._process.stdin.flush()
+            if word == "open":
+                yield
+        self.seen += np.fromstring(self._process.stdout.readline(), np.int64, sep=" ")
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.communicate("")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -144,14 +167,16 @@ def main() -> None:
         with Longwatch(Path(folder), settings) as daemon:
             port = int(daemon.line(r"served on http://127\.0\.0\.1:(\d+)/")[1])
             daemon.work_until(lambda m: m("events_scored_total") > YOUNG_ROWS * streams, "no stream is young")
+            people = People(port, pages)
+            with people.looking():
+                time.sleep(2 * LIST_SECONDS)
             found: dict[int, list[Rate]] = {0: [], pages: []}
-            total = np.zeros(2, np.int64)
             for turn in range(2 * ROUNDS):
                 # none, ten, ten, none ...: what drifts meets both
                 count = pages if turn % 4 in {1, 2} else 0
-                with looking(port, count) as seen:
+                with people.looking() if count else contextlib.nullcontext():
                     found[count].append(rate(daemon))
-                total += seen or [0, 0]
+            people.end()
             searches = []
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
             for number in range(SEARCHES):
@@ -163,12 +188,16 @@ def main() -> None:
                 time.sleep(0.2)
             scored = daemon.metrics()("events_scored_total")
     print(f"{streams} streams, {ROUNDS} rounds each, medians (least, most);", end=" ")
-    print(f"pages saw {total[0]} events and {total[1]} answers")
+    print(f"pages saw {people.seen[0]} events and {people.seen[1]} answers")
     for name, place in (("second", 0), ("CPU second of the daemon", 1)):
         rates = {count: [one[place] for one in all_found] for count, all_found in found.items()}
         for count, some in rates.items():
             print(f"  {count:2} pages: {median(some):,.0f} events a {name} ({min(some):,.0f}, {max(some):,.0f})")
-        print(f"            {median(rates[pages]) / median(rates[0]):.3f}")
+        pairs = sorted(some / none for some, none in zip(rates[pages], rates[0], strict=True))
+        print(
+            f"            {median(pairs):.3f}, of those next to each other ({pairs[0]:.3f}, {pairs[-1]:.3f});", end=" "
+        )
+        print(f"{median(rates[pages]) / median(rates[0]):.3f} of the medians")
     while_scoring = "while scoring" if scored < EVENTS else "while nothing was scored"
     print(f"  search {while_scoring}: {1e3 * median(searches):.0f} ms, at most {1e3 * max(searches):.0f}")
 

@@ -27,15 +27,22 @@ export const EVIDENCE = {
   nearest_seconds_ago: "seen at most",
   observed_probability: "probability of what came",
   expected_probability: "probability of the likeliest",
+  silent_seconds: "no event for",
+  usual_seconds: "usual gap",
 };
 
-export const ENDED = {
+const ENDED = {
   back: "the old level came back",
   accepted: "the new level was taken as normal",
   silence: "the stream fell silent",
   false: "a person called it false",
   reset: "the stream was reset",
+  gone: "the stream is taken to be gone",
+  muted: "nobody wants to know any more",
 };
+
+/** What ended an alert. */
+export const endedBy = ({ channel, resolved_by: by }) => (channel === "silence" && by === "back" ? "it sends again" : ENDED[by] ?? by);
 
 /** A score in words: it is log10 of a return period in events. */
 export function rarity(score) {

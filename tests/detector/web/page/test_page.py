@@ -24,6 +24,16 @@ def address(daemon: Watched, view: str = "#/") -> str:
     return f"{daemon.url}/{view.format(id=daemon.get('/incidents')['incidents'][0]['id'])}"
 
 
+def look(page: Page, where: str) -> None:
+    """See that axe-core finds nothing, and that nothing is wider than the screen."""
+    if (path := axe()) is None:
+        pytest.skip(NO_AXE)
+    page.evaluate(path.read_text())
+    found = page.evaluate("axe.run()")["violations"]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], where
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), where
+
+
 def focused(page: Page) -> str:
     """Return which row has the focus."""
     return str(page.evaluate("document.activeElement.dataset.row ?? ''"))
@@ -144,17 +154,44 @@ def test_the_list_is_walked_by_j_k_and_arrows(daemon: Watched, visit: Visit) -> 
 @pytest.mark.parametrize("width", [360, 1440])
 def test_no_view_keeps_anybody_out(daemon: Watched, visit: Visit, width: int, theme: str) -> None:
     """axe-core finds nothing, and nothing is wider than the screen."""
-    if (path := axe()) is None:
-        pytest.skip(NO_AXE)
-    script = path.read_text()
     for view in VIEWS:
         page = visit(address(daemon, view), width=width, theme=theme)
         expect(page.locator("html")).to_have_attribute("data-theme", theme)
-        page.evaluate(script)
-        found = page.evaluate("axe.run()")["violations"]
-        assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], view
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
+        look(page, view)
         page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_opens_over_a_view_keeps_nobody_out(daemon: Watched, visit: Visit, theme: str) -> None:
+    pattern = f"nobody-{theme}/*"
+    page = visit(address(daemon, "#/mutes"), width=360, theme=theme)
+    page.get_by_role("button", name="Help and keys").click()
+    look(page, "help")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Mute streams").click()
+    look(page, "token")
+    page.get_by_role("textbox", name="Token").fill(daemon.token)
+    page.get_by_role("button", name="Use it").click()
+    page.get_by_role("textbox", name="Stream or pattern").fill(pattern)
+    page.get_by_role("dialog").get_by_role("button", name="Mute").click()
+    expect(page.get_by_role("alert")).to_contain_text("Your name is missing")
+    look(page, "mute")
+    page.get_by_role("textbox", name="Your name").fill("ann")
+    page.get_by_role("dialog").get_by_role("button", name="Mute").click()
+    expect(page.get_by_role("button", name=f"Unmute {pattern}")).to_be_visible()
+    look(page, "mutes")
+    page.get_by_role("button", name=f"Unmute {pattern}").click()
+    expect(page.get_by_role("button", name=f"Unmute {pattern}")).to_have_count(0)
+
+
+def test_the_first_tab_leads_past_the_head(daemon: Watched, visit: Visit) -> None:
+    page = visit(f"{daemon.url}/#/fleet")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    assert page.url.endswith("#/fleet")
 
 
 def test_the_theme_can_be_chosen_and_is_kept(daemon: Watched, visit: Visit) -> None:

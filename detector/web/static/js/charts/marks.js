@@ -14,16 +14,18 @@ export function alertSpans(window) {
   return spans;
 }
 
-/** Shade spans that alert, and say on top which channel led. */
+/** Shade the span of the alert that a window is of, and within it the events that crossed the threshold. */
 export function drawAlerts(u, window) {
   const { ctx, bbox } = u;
   ctx.save();
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
   ctx.clip();
-  for (const [first, last] of alertSpans(window)) {
-    const left = u.valToPos(window.time[first], "x", true);
-    const right = u.valToPos(window.time[last], "x", true);
+  const at = (time) => u.valToPos(time, "x", true);
+  const spans = alertSpans(window).map(([first, last]) => [at(window.time[first]), at(window.time[last])]);
+  const [from, to] = window.span ?? [];
+  if (from !== undefined) spans.push([Math.max(at(from), bbox.left), Math.min(at(Math.min(to, window.time.at(-1))), bbox.left + bbox.width)]);
+  for (const [left, right] of spans) {
     const width = Math.max(right - left, 6 * devicePixelRatio);
     ctx.fillStyle = colour("alerting");
     ctx.fillRect(left - 2 * devicePixelRatio, bbox.top, width + 4 * devicePixelRatio, bbox.height);

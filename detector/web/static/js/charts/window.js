@@ -179,7 +179,7 @@ function room({ observed, expected, lower, upper } = { observed: [], expected: [
 }
 
 function summaryOf(shown) {
-  const n = shown.time.length;
+  const n = shown.time.length - (shown.silent ? 1 : 0); // the last is no event, but the end of what is silent
   if (!n) return "No events yet.";
   const spans = alertSpans(shown);
   const peak = shown.score.reduce((best, value, i) => (value > (shown.score[best] ?? -1) ? i : best), 0);

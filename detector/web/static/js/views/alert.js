@@ -4,10 +4,11 @@ import { get, offers } from "../api.js";
 import { windowChart } from "../charts/window.js";
 import { literal, mute, verdict } from "../dialogs.js";
 import { h, put, visible } from "../dom.js";
-import { number, score, share } from "../format.js";
+import { now as shownNow, number, score, share } from "../format.js";
 import { fact, sentence, severity, signature, when } from "../parts.js";
 import { streamLink } from "../router.js";
-import { CHANNELS, channelWord, ENDED } from "../words.js";
+import { CHANNELS, channelWord, endedBy } from "../words.js";
+import { append } from "./columns.js";
 import { evidenceFigure } from "./evidence.js";
 import { guarded } from "./guarded.js";
 import { mutesOf } from "./mutes.js";
@@ -27,8 +28,8 @@ export async function showDetail(area, id, { signal, changed }) {
       h("div", { class: "detail-head" }, h("h2", {}, h("a", { class: "name stream-link", href: streamLink(alert.stream) }, h("bdi", {}, visible(alert.stream)))), severity(alert)),
       h("p", { class: "finding" }, sentence(alert.summary ?? "")),
       h("p", { class: "facts" }, h("span", {}, "since ", h("b", {}, when(alert.started_at))),
-        alert.ended_at ? h("span", {}, "until ", h("b", {}, when(alert.ended_at)), alert.resolved_by ? `: ${ENDED[alert.resolved_by] ?? alert.resolved_by}` : "") : null,
-        fact("score", `${score(alert.score)} of ${score(alert.threshold)}`), alert.return_period ? h("span", {}, alert.return_period) : null,
+        alert.ended_at ? h("span", {}, "until ", h("b", {}, when(alert.ended_at)), alert.resolved_by ? `: ${endedBy(alert)}` : "") : null,
+        isSilence(alert) ? null : fact("score", `${score(alert.score)} of ${score(alert.threshold)}`), alert.return_period ? h("span", {}, alert.return_period) : null,
         detail.verdict ? h("span", {}, "marked ", h("b", {}, detail.verdict), " by ", signature(detail.judged)) : null),
       h("div", { class: "why-grid" },
         h("section", {}, h("h3", {}, `Why: ${channelWord(alert.channel)}`), h("p", { class: "note" }, CHANNELS[alert.channel]?.[1] ?? ""), evidenceFigure(alert)),
@@ -41,8 +42,12 @@ export async function showDetail(area, id, { signal, changed }) {
     mutesOf(stream, changed),
     chartArea,
     h("details", { class: "after" }, h("summary", {}, "Where it came from"), origin(alert)));
-  const samples = detail.samples?.time.length ? detail.samples : await nearby(alert, signal);
-  if (!samples) return;
+  const around = detail.samples?.time.length ? detail.samples : await nearby(alert, signal);
+  const samples = around && marked(around, alert);
+  if (!samples) {
+    put(chartArea, h("p", { class: "card empty after" }, "What its stream did around it is not kept here any more: the settings history.days and history.max_bytes say how much is."));
+    return;
+  }
   const chartPlace = h("div", {});
   put(chartArea, h("section", { class: "card pad after", "aria-label": "Around the alert" }, chartPlace));
   const chart = windowChart(chartPlace, { signal });
@@ -64,12 +69,27 @@ async function nearby(alert, signal) {
   try {
     const window = await get("/stream/window", { name: alert.stream, events: 1000 }, signal);
     const at = Date.parse(alert.started_at) / 1000;
-    return window.time.length && window.time[0] <= at && at <= window.time.at(-1) ? window : null;
+    return window.time.length && window.time[0] <= at && at <= window.time.at(-1) + 1e-3 ? window : null;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     return null; // the stream is not known here any more
   }
 }
+
+const isSilence = (alert) => alert.channel === "silence";
+
+/** A window with the time in which an alert fired, which is drawn; where nothing came since, it goes on up to the end. */
+function marked(window, alert) {
+  const [from, to] = [alert.started_at, alert.ended_at].map((at) => (at ? Date.parse(at) / 1000 : null));
+  const last = window.time.at(-1);
+  const end = to ?? shownNow() / 1000;
+  const shown = { ...window, span: [from, to ?? Infinity] };
+  if (!isSilence(alert) || last > from + 1 || end <= last) return shown;
+  const nothing = { ...EMPTY, time: [end], score: [null], threshold: [null], channel: [""], alert: [false] };
+  return { ...append(shown, nothing, window.time.length + 1), silent: true };
+}
+
+const EMPTY = { features: [], models: [], by_feature: {} };
 
 function leading(alert, samples) {
   const part = (feature) => alert.contributions?.[feature] ?? 0;

@@ -12,7 +12,9 @@ const PLACES = { // by channel: which number is the value, which the centre it i
   novel: ["observed", "nearest"],
   still: ["seconds", "usual_longest_seconds"],
   symbol: ["observed_probability", "expected_probability"],
+  silence: ["silent_seconds", "usual_seconds"],
 };
+const FROM_ZERO = ["still", "symbol", "silence"];
 
 export function evidenceFigure(alert) {
   const evidence = alert.evidence ?? {};
@@ -28,8 +30,7 @@ export function evidenceFigure(alert) {
 
 function bullet(evidence, value, centre, alert) {
   const known = [evidence[value], evidence[centre], evidence.lower, evidence.upper].filter(Number.isFinite);
-  const isAmount = alert.channel === "still" || alert.channel === "symbol";
-  const low = isAmount ? 0 : Math.min(...known);
+  const low = FROM_ZERO.includes(alert.channel) ? 0 : Math.min(...known);
   const high = Math.max(...known);
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   const x = (at) => ((at - low + room) / (high - low + 2 * room)) * WIDTH;
