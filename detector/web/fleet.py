@@ -17,7 +17,8 @@ from training.retrain.result import RetrainResult
 
 POINT_SECONDS = 10.0
 POINTS = 360
-RECENT = 6  # looks, a second apart, that a present rate is the mean of
+RECENT = 60  # looks, a second apart, that a present rate is the mean of: events come in gusts, up to a minute apart
+LATENCIES = 6  # points that present latencies are of
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -57,7 +58,7 @@ class Fleet:
         self._lock = threading.Lock()
         self._points: deque[Point] = deque(maxlen=POINTS)
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # time, events
-        self._latencies: deque[list[int]] = deque(maxlen=RECENT)  # counts by bucket, a point apart
+        self._latencies: deque[list[int]] = deque(maxlen=LATENCIES)  # counts by bucket, a point apart
         self._at, self._events, self._lag = 0.0, 0.0, 0
         self.last_retraining: Retraining | None = None
 
