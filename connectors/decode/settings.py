@@ -71,11 +71,7 @@ class DecodeSettings(Section):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f'{name!r} is no time zone that this machine knows, such as "Europe/Berlin"') from error
-        return name
+        return check_timezone(name)
 
     @field_validator("stream")
     @classmethod
@@ -84,3 +80,12 @@ class DecodeSettings(Section):
         if not fields or not all(fields) or re.search(r"[{}]", TEMPLATE_FIELD.sub("", template)):
             raise ValueError(f'{template!r} names no field; write paths in braces, such as "{{tags.host}}/{{name}}"')
         return template
+
+
+def check_timezone(name: str) -> str:
+    """Return the name of a time zone; raises ValueError where this machine knows none of that name."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f'{name!r} is no time zone that this machine knows, such as "Europe/Berlin"') from error
+    return name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
@@ -23,7 +22,6 @@ MAX_AGE_SECONDS = 259_200.0  # by default: an alert of before a long weekend sti
 PAGERDUTY_URL = "https://events.pagerduty.com/v2/enqueue"
 SLACK_URL = "https://slack.com/api"
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?")
 _HEADER = re.compile(r"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ \t]*([!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?)")
 _OURS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 # What only some types take
@@ -144,17 +142,6 @@ class ReceiverSettings(Section):
         if not found and self.type == "pagerduty":
             return [PAGERDUTY_URL]
         return found or [SLACK_URL]
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Raise ValueError for names of receivers that cannot be used, or too many."""
-    for name in names:
-        if not _NAME.fullmatch(name) or "__" in name:
-            raise ValueError(
-                f"receivers.{name:.40}: expected small letters, digits, - and _, 32 at most, no two _ in a row"
-            )
-    if len(names) > MAX_RECEIVERS:
-        raise ValueError(f"receivers: {len(names)} sections, at most {MAX_RECEIVERS} are expected")
 
 
 def split_urls(url: SecretStr, kind: str | None) -> list[str]:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import SecretStr
 
 from connectors.common.section import Section
-from detector.config.rules import in_effect
+from detector.config.rules import RuleSettings, in_effect
 from detector.config.settings import Settings
 from detector.observability.log_format import printable
+
+WINDOWS_SHOWN = 3  # of each calendar
 
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
@@ -50,8 +55,22 @@ def of_stream(settings: Settings, stream: str) -> str:
         by_rule = rule is not None and getattr(rule, name, None) is not None
         lines.append(f"{line}  # by the rule" if by_rule else line)
     if rule is not None:
-        lines += [f"{name} = {toml(getattr(rule, name))}" for name in ("severity", "receivers", "mute")]
+        lines += [f"{name} = {toml(getattr(rule, name))}" for name in ("severity", "receivers", "quiet", "mute")]
+        lines += _quiet_times(settings, rule)
     return "\n".join(lines) + "\n"
+
+
+def _quiet_times(settings: Settings, rule: RuleSettings) -> list[str]:
+    """Return the next windows in which a rule's streams are quiet, as comments."""
+    lines = []
+    for name in rule.quiet:
+        of = settings.calendars[name]
+        timezone = of.timezone or settings.decode.timezone
+        windows = of.calendar(name, settings.decode.timezone).next(time.time_ns(), WINDOWS_SHOWN)
+        for begin, end in zip(windows.begin.tolist(), windows.end.tolist(), strict=True):
+            shown = (datetime.fromtimestamp(at // 10**9, ZoneInfo(timezone)).isoformat() for at in (begin, end))
+            lines.append(f"# quiet from {' to '.join(shown)}  # calendars.{name}")
+    return lines
 
 
 def effective(settings: Settings) -> str:
@@ -59,6 +78,7 @@ def effective(settings: Settings) -> str:
     lines = []
     sections = [(name, f"[{name}]", values) for name, values in settings if isinstance(values, Section)]
     sections += [(f"receivers.{name}", f"[receivers.{name}]", of) for name, of in settings.receivers.items()]
+    sections += [(f"calendars.{name}", f"[calendars.{name}]", of) for name, of in settings.calendars.items()]
     sections += [(f"rules.{number}", "[[rules]]", rule) for number, rule in enumerate(settings.rules)]
     for section, header, values in sections:
         lines.append(header)

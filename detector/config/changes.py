@@ -11,7 +11,7 @@ from connectors.common.section import Section
 from detector.config.rules import check_rules
 from detector.config.settings import Settings
 
-LIVE = "rules", "alerting", "receivers", "training", "logging"  # what changes without a restart
+LIVE = "rules", "alerting", "calendars", "receivers", "training", "logging"  # what changes without a restart
 
 
 class Changes(NamedTuple):
@@ -29,7 +29,7 @@ def merge(old: Settings, read: Settings) -> tuple[Settings, Changes]:
     # with exactly_once a consumer of the alerts' topic feeds receivers, and is there only where they are
     held = {"receivers"} if old.exactly_once and bool(old.receivers) != bool(read.receivers) else set[str]()
     new = old.model_copy(update={name: getattr(read, name) for name in LIVE if name not in held})
-    check_rules(new.rules, new.receivers)
+    check_rules(new.rules, new.receivers, new.calendars)
     applied = [name for name in LIVE if getattr(new, name) != getattr(old, name)]
     return new, Changes(applied, sorted(_differences(new, read)))
 

@@ -45,21 +45,24 @@ class RuleSettings(Section):
     """Of these streams' alerts: by their score, or always the same."""
     receivers: tuple[str, ...] = ()
     """Names of the receivers that are told; empty: those that take all."""
+    quiet: tuple[str, ...] = ()
+    """Names of calendars: by their own events' time, no alert of these streams begins in one of their windows."""
     mute: bool = False
     """Score these streams, and never alert on them."""
 
 
-def check_rules(rules: Sequence[RuleSettings], receivers: Collection[str]) -> None:
-    """Raise ValueError where names are given twice, or a receiver is named that there is not."""
+def check_rules(rules: Sequence[RuleSettings], receivers: Collection[str], calendars: Collection[str]) -> None:
+    """Raise ValueError where names are given twice, or a receiver or calendar is named that there is not."""
     seen = {DEFAULT_RULE}
     for number, rule in enumerate(rules):
         if rule.name in seen:
             raise ValueError(f"rules.{number}.name {rule.name!r} is taken already: give each rule its own name")
         seen.add(rule.name)
-        if unknown := sorted(set(rule.receivers) - set(receivers)):
-            raise ValueError(
-                f"rules.{number}.receivers names {unknown[0]!r}, and there is no section [receivers.{unknown[0]}]"
-            )
+        for field, section, known in (("receivers", "receivers", receivers), ("quiet", "calendars", calendars)):
+            if unknown := sorted(set(getattr(rule, field)) - set(known)):
+                raise ValueError(
+                    f"rules.{number}.{field} names {unknown[0]!r}, and there is no section [{section}.{unknown[0]}]"
+                )
 
 
 def in_effect(rule: RuleSettings, alerting: AlertingSettings) -> AlertingSettings:

@@ -14,12 +14,13 @@ from typing import Any, cast
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from connectors.common.section import Section
+from connectors.common.section import Section, check_names
 from connectors.decode.settings import DecodeSettings
 from connectors.http_server.settings import HttpSettings
 from connectors.kafka.settings import KafkaSettings, topic_problem
-from connectors.notify.settings import ReceiverSettings, check_names
+from connectors.notify.settings import MAX_RECEIVERS, ReceiverSettings
 from detector.config import sections
+from detector.config.calendars import MAX_CALENDARS, CalendarSettings
 from detector.config.rules import MAX_RULES, RuleSettings, check_rules
 from detector.config.sources import (
     Found,
@@ -60,6 +61,8 @@ class Settings(BaseSettings):
     incidents: sections.IncidentsSettings = _section(sections.IncidentsSettings)
     history: sections.HistorySettings = _section(sections.HistorySettings)
     output: sections.OutputSettings = _section(sections.OutputSettings)
+    calendars: dict[str, CalendarSettings] = Field(default_factory=dict)
+    """Windows of time that come again, as rules' quiet times: a section [calendars.NAME] each."""
     receivers: dict[str, ReceiverSettings] = Field(default_factory=dict)
     """Where incidents are told: a section [receivers.NAME] each."""
     http: HttpSettings = _section(HttpSettings)
@@ -69,12 +72,18 @@ class Settings(BaseSettings):
     @field_validator("receivers")
     @classmethod
     def _receivers_are_named(cls, receivers: dict[str, ReceiverSettings]) -> dict[str, ReceiverSettings]:
-        check_names(list(receivers))
+        check_names("receivers", receivers, MAX_RECEIVERS)
         return receivers
+
+    @field_validator("calendars")
+    @classmethod
+    def _calendars_are_named(cls, calendars: dict[str, CalendarSettings]) -> dict[str, CalendarSettings]:
+        check_names("calendars", calendars, MAX_CALENDARS)
+        return calendars
 
     @model_validator(mode="after")
     def _rules_fit(self) -> Settings:
-        check_rules(self.rules, self.receivers)
+        check_rules(self.rules, self.receivers, self.calendars)
         return self
 
     @model_validator(mode="after")

@@ -159,6 +159,7 @@ class Engine:
         taken = admitted.taken.event
         model = streams.model_number
         one = sorted_pass(self._states, batch, ids, admitted.taken, streams.muted_until, model, settings.timezone)
+        self.rules.quieten(one.batch.muted, self._states.streams.rows["rule"][one.batch.slot], one.batch.time)
         self._stages.on_stage("admit")
         scored = self._stages.run(one, model)
         work = scored.batch

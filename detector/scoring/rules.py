@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.calendars.windows import Calendar
 from detector.scoring.incidents import AlertRules
 
 RULE = np.dtype(
@@ -38,6 +39,7 @@ class StreamRule(NamedTuple):
     alerts: AlertRules = AlertRules()  # but for the fleet's budget, which is all streams'
     severity: str = ""  # "warning" | "critical": of every alert; "": by its score
     muted: bool = False  # scored, and never alerted on
+    quiet: tuple[Calendar, ...] = ()  # while one has a window, no alert begins
 
 
 class RuleTable(NamedTuple):
@@ -53,6 +55,7 @@ class StreamRules:
 
     def __init__(self, default: AlertRules, rules: Sequence[StreamRule] = ()) -> None:
         self.all = (StreamRule("", (), default), *rules)
+        self._quiet = {number: rule for number, rule in enumerate(self.all) if rule.quiet}
         # one alternative for each rule, in their order: the group that matched is the rule's number
         parts = [f"({'|'.join(map(translate, rule.patterns))})" for rule in rules]
         self._pattern = re.compile("|".join(parts)) if parts else None
@@ -63,6 +66,14 @@ class StreamRules:
             return np.zeros(len(streams), np.uint8)
         found = map(self._pattern.match, streams)
         return np.array([match.lastindex if match else 0 for match in found], np.uint8)
+
+    def quieten(self, muted: NDArray[np.bool_], number: NDArray[np.uint8], time: NDArray[np.int64]) -> None:
+        """Mute those events, [events], that lie in a window of their streams' rules; `time` in ns."""
+        for quiet, rule in self._quiet.items():
+            here = number == quiet
+            if here.any():
+                for calendar in rule.quiet:
+                    muted[here] |= calendar.hold(time[here])
 
     def critical_above(self, number: int) -> float:
         """Return how far above the threshold a score must be for an alert by a rule to be critical."""

@@ -63,6 +63,8 @@ def alert_rules(alerting: AlertingSettings) -> AlertRules:
 
 def stream_rules(settings: Settings) -> tuple[StreamRule, ...]:
     """Return the rules as the engine takes them, each with all that holds for its streams."""
+    timezone = settings.decode.timezone
+    calendars = {name: of.calendar(name, timezone) for name, of in settings.calendars.items()}
     return tuple(
         StreamRule(
             rule.name,
@@ -70,6 +72,7 @@ def stream_rules(settings: Settings) -> tuple[StreamRule, ...]:
             alert_rules(in_effect(rule, settings.alerting)),
             "" if rule.severity == "score" else rule.severity,
             rule.mute,
+            tuple(calendars[name] for name in rule.quiet),
         )
         for rule in settings.rules
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
@@ -23,9 +24,9 @@ A setting's value comes from, each winning over those before it: its default; th
 `LONGWATCH_CONFIG`, names; the secrets directory, files named `longwatch_section__name`; the environment,
 `LONGWATCH_SECTION__NAME`; the command line, `--set section.name=value`. Lists are written `["a", "b"]`, and outside the
 file also `a,b`. A name that does not exist is an error. `[receivers.NAME]` is a section for each receiver, by any name
-of small letters: `[receivers.pager]`, `LONGWATCH_RECEIVERS__PAGER__TYPE`. `[[rules]]` is a table for each rule, in
-their order, and outside the file a list of tables: `LONGWATCH_RULES=[{name = "tests", streams = ["test-*"], mute =
-true}]`.
+of small letters: `[receivers.pager]`, `LONGWATCH_RECEIVERS__PAGER__TYPE`; `[calendars.NAME]` is one for each calendar.
+`[[rules]]` is a table for each rule, in their order, and outside the file a list of tables:
+`LONGWATCH_RULES=[{name = "tests", streams = ["test-*"], mute = true}]`.
 
 The secrets directory is `/run/secrets`, where Docker puts secrets, or what `--secrets` names: the file
 `longwatch_http__password` holds `http.password`. Files that do not begin with `longwatch_` are left alone. A secret
@@ -117,7 +118,8 @@ def _kind(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if get_origin(annotation) in (list, tuple):
         return "list of " + _kind(get_args(annotation)[0])
-    kinds = {bool: "true, false", int: "whole number", float: "number", str: "text", Path: "path", SecretStr: "secret"}
+    kinds: dict[Any, str] = {bool: "true, false", int: "whole number", float: "number", str: "text"}
+    kinds |= {Path: "path", SecretStr: "secret", datetime: "date and time"}
     if annotation in kinds:
         return kinds[annotation]
     return " or ".join(_kind(part) for part in get_args(annotation) if part is not type(None)) or str(annotation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,63 @@ def test_a_name_is_taken_once_and_a_receiver_is_there(tmp_path: Path) -> None:
         settings_of(tmp_path, '[[rules]]\nname = "a"\nstreams = ["*"]\n' * 2)
     with pytest.raises(SettingsError, match=r"no section \[receivers.nobody\]"):
         settings_of(tmp_path, '[[rules]]\nname = "a"\nstreams = ["*"]\nreceivers = ["nobody"]\n')
+
+
+CALENDARS = """
+[calendars.backups]
+cron = "0 2 * * sun"
+duration_seconds = 10800
+timezone = "Europe/Berlin"
+
+[calendars.patches]
+rrule = "FREQ=MONTHLY;BYDAY=2TU"
+start = 2026-01-13T22:00:00
+duration_seconds = 3600
+
+[calendars.off]
+holidays = "DE-BY"
+
+[[rules]]
+name = "db"
+streams = ["db-*"]
+quiet = ["backups", "patches", "off"]
+"""
+
+
+def test_calendars_are_read_and_shown_with_their_next_windows(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, CALENDARS)
+    (rule,) = stream_rules(settings)
+    assert [calendar.name for calendar in rule.quiet] == ["backups", "patches", "off"]
+    shown = of_stream(settings, "db-1")
+    assert 'quiet = ["backups", "patches", "off"]\n' in shown
+    assert (
+        len(re.findall(r"^# quiet from 20\d\d-\S+T02:00:00\+0[12]:00 to \S+  # calendars.backups$", shown, re.M)) == 3
+    )
+    assert len(re.findall(r"^# quiet from 20\d\d-\S+T22:00:00\+00:00 to \S+  # calendars.patches$", shown, re.M)) == 3
+    assert len(re.findall(r"^# quiet from 20\d\d-\S+T00:00:00\+00:00 to \S+  # calendars.off$", shown, re.M)) == 3
+    (tmp_path / "longwatch.toml").write_text(effective(settings))
+    assert load_settings(tmp_path / "longwatch.toml", {}).model_dump() == settings.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ('cron = "0 2 * * sun"', 'cron = "0 2 * sun"', r"toml:3: calendars.backups.cron is .*: no cron expression"),
+        ("FREQ=MONTHLY;BYDAY=2TU", "FREQ=MINUTELY", r"toml:8: calendars.patches.rrule is .*: FREQ must be DAILY"),
+        ('"DE-BY"', '"XX"', r"toml:13: calendars.off.holidays is .*: no country whose holidays are known"),
+        ('"Europe/Berlin"', '"Berlin"', r"toml:5: calendars.backups.timezone is \"Berlin\": 'Berlin' is no time zone"),
+        ("22:00:00", "22:00:00Z", r"toml:9: calendars.patches.start is .*: expected a time without a zone"),
+        ("duration_seconds = 10800\n", "", "calendars.backups.duration_seconds is how long"),
+        ('"DE-BY"', '"DE-BY"\nduration_seconds = 60', "calendars.off.duration_seconds is how long"),
+        ('holidays = "DE-BY"', 'timezone = "UTC"', "calendars.off has none of cron, rrule and holidays"),
+        ('holidays = "DE-BY"', 'holidays = "DE-BY"\ncron = "0 2 * * *"', "calendars.off has cron and holidays of"),
+        ("start = 2026-01-13T22:00:00", "", "calendars.patches.start is where"),
+        ('"off"]', '"of"]', r"rules.0.quiet names 'of', and there is no section \[calendars.of\]"),
+        ("[calendars.off]", "[calendars.Off__]", "calendars.off__: expected small letters"),
+        ("timezone", "zone", "unknown setting calendars.backups.zone; did you mean calendars.backups.timezone"),
+    ],
+)
+def test_a_calendar_that_cannot_be_used_is_named_with_its_field(tmp_path: Path, old: str, new: str, error: str) -> None:
+    assert old in CALENDARS
+    with pytest.raises(SettingsError, match=error):
+        settings_of(tmp_path, CALENDARS.replace(old, new, 1))

@@ -125,6 +125,8 @@ def test_the_daemon_works_with_every_number_at_its_bounds(end: str, tmp_path: Pa
         "receivers.hook.url": "http://127.0.0.1:9/",
         "receivers.hook.tell": "alerts",
         "receivers.hook.allowed_hosts": "127.0.0.1",
+        "calendars.hook.cron": "0 2 * * *",
+        "rules": '[{name = "quiet", streams = ["a"], quiet = ["hook"]}]',
         "alerting.threshold": 0.5,
         "http.port": 0,
         **exact,

@@ -80,5 +80,7 @@ def test_the_reference_states_every_default_as_toml_would_give_it() -> None:
         ("state", "changelog"),
         ("source", "max_poll_records"),
         ("rules",),
+        ("calendars", "NAME", "start"),
+        ("calendars", "NAME", "duration_seconds"),
     }  # what they are follows from other settings
     assert len(defaults) == len({path for path, _ in leaves(Settings)} - unset)
