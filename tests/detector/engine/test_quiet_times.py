@@ -76,3 +76,11 @@ def test_what_still_stands_out_as_the_window_ends_is_told_then(model: Weights) -
     events = wide("q/a", clock(2000), value)
     rows = rows_of(fired(outcome_of(model, events, quiet_from(1490, 1505))))
     assert [row for row in rows if 1490 <= row < 1600] == [1505]
+
+
+@pytest.mark.parametrize(("last", "told"), [(1900, False), (1502, True)])
+def test_a_new_level_is_told_after_a_window_only_where_it_is_news_still(model: Weights, last: int, told: bool) -> None:
+    value = noisy(2000)
+    value[1500:, 0] += 4.0
+    rows = rows_of(fired(outcome_of(model, wide("q/a", clock(2000), value), quiet_from(1490, last))))
+    assert bool([row for row in rows if row >= 1490]) == told
