@@ -197,7 +197,7 @@ class IncidentRecord(msgspec.Struct, kw_only=True):
     score: _Score
     streams: Annotated[int, _field("how many streams have an alert in it", minimum=1)]
     firing: Annotated[int, _field("how many of its alerts fire at present", minimum=0)]
-    revision: Annotated[int, _field("how often its state has been told; 0: not yet", minimum=0)]
+    revision: Annotated[int, _field("rises each time that its state is told; 0: it has not been", minimum=0)]
     alerts: Annotated[list[IncidentAlert], _field("the worst of its alerts, by score")]
     alerts_left_out: Annotated[int, _field("how many more alerts it has", minimum=0)] = 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from pathlib import Path
 
@@ -82,6 +82,20 @@ def open_database(
         db.close()
         raise
     return db, new
+
+
+def put_aside(path: Path) -> Path | None:
+    """Rename a damaged file, and what belongs to it, to a name that is free; None: that cannot be done."""
+    try:
+        number = next(n for n in range(1, 1_000) if not path.with_name(f"{path.name}.damaged-{n}").exists())
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+        path.rename(aside)
+        for end in ("-wal", "-shm", "-journal"):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+    except (OSError, StopIteration):
+        return None
+    return aside
 
 
 @contextmanager

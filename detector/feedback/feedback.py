@@ -9,7 +9,9 @@ goes back to the first, which lies at the same event, and the action waits.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from connectors.batches import Alert
+from connectors.common.background import OngoingProblem
+from connectors.common.sqlite import Fault
 from detector.checkpointing.checkpointer import Checkpointer
 from detector.checkpointing.state_directory import UnsavedError
 from detector.engine.engine import Engine
@@ -40,6 +44,7 @@ from detector.state.mutes import FOREVER
 logger = logging.getLogger(__name__)
 
 FEEDBACK = "feedback"  # the checkpoint's word for the last action that it covers
+RETRY_SECONDS = 5.0  # before a journal that failed is tried again
 MAX_MUTES = 1_000  # in force: each pattern is held against each stream that is loaded
 MAX_TARGET, MAX_REASON, MAX_AUTHOR = 1_024, 1_000, 200  # characters
 
@@ -88,6 +93,10 @@ class Feedback:
         self._mutes: dict[str, Mute] = {}  # by pattern; replaced, never changed
         self._done = 0  # the last action that is applied
         self._waiting = False  # whether there may be others
+        self._stale = True  # `_done` and `_mutes` have to be read again
+        self._retry_at = 0.0  # monotonic, s: when a journal that failed is tried again
+        self._damage: UnavailableError | None = None  # of the journal
+        self.problem = OngoingProblem(math.inf)
         self.rolled_back()
         metrics.mutes.set_function(lambda: len(self.mutes()))
 
@@ -108,12 +117,16 @@ class Feedback:
             raise UnknownTargetError(f"there is no incident {action.target!r:.100}: it may have been forgotten")
         elif action.kind == "unmute" and action.target not in self._mutes:
             raise UnknownTargetError(f"there is no mute {action.target!r:.100}: `longwatch mutes` lists them")
-        elif action.kind == "mute" and action.target not in self._mutes and len(self._mutes) >= MAX_MUTES:
+        elif action.kind == "mute" and action.target not in self._mutes and len(self.mutes()) >= MAX_MUTES:
             raise FeedbackError(f"{MAX_MUTES} mutes are in force, which is the most: end some, or use a wider pattern")
         future: Future[Applied] = Future()
-        with self._lock:
-            self._futures[self._journal.add(action, span)] = future
-            self._waiting = True
+        try:
+            with self._lock:
+                self._futures[self._journal.add(action, span)] = future
+                self._waiting = True
+        except UnavailableError as error:
+            self._fail(error)
+            raise
         return future
 
     def mutes(self) -> list[Mute]:
@@ -122,29 +135,58 @@ class Feedback:
         return [mute for mute in self._mutes.values() if mute.until is None or mute.until > newest]
 
     def verdicts(self, alert_id: str) -> Entry | None:
-        """Return the last verdict on an alert; None: nobody gave one."""
-        return self._journal.said_of(alert_id, VERDICTS, self._done)
+        """Return the last verdict on an alert; None: nobody gave one, or the journal cannot be read."""
+        return self._said_of(alert_id, VERDICTS)
 
     def acknowledged(self, incident_id: str) -> Entry | None:
-        """Return who has acknowledged an incident last; None: nobody has."""
-        return self._journal.said_of(incident_id, ("acknowledge",), self._done)
+        """Return who has acknowledged an incident last; None: nobody has, or the journal cannot be read."""
+        return self._said_of(incident_id, ("acknowledge",))
+
+    def _said_of(self, target: str, kinds: Sequence[str]) -> Entry | None:
+        try:
+            return self._journal.said_of(target, kinds, self._done)
+        except UnavailableError as error:  # what it is about can be shown all the same
+            self._fail(error)
+            return None
+
+    def _fail(self, error: UnavailableError) -> None:
+        """Note what is wrong with the journal; the daemon's thread sees to it."""
+        if error.fault is Fault.DAMAGED:
+            self._damage = error
+        self._waiting = True
+        if self.problem.report(str(error)):
+            logger.error("feedback waits: %s. Scoring continues", error)
 
     # -- the daemon's thread -------------------------------------------------------------------------------------------
 
     def advance(self) -> None:
         """Apply what waits, between two checkpoints.
 
-        Nothing is done while states are restored or no checkpoint can be made. Raises what a checkpoint raises: then
-        roll back, and call `rolled_back`.
+        Nothing is done while states are restored, no checkpoint can be made, or the journal fails. Raises what a
+        checkpoint raises: then roll back, and call `rolled_back`.
         """
         checkpointer = self._checkpointer
         if not self._waiting or checkpointer.restoring or checkpointer.last_error is not None:
             return
-        if not checkpointer.commit():
+        if time.monotonic() < self._retry_at or not checkpointer.commit():
             return
-        with self._lock:
-            waiting = self._journal.after(self._done)
-        outcomes = [self._apply(entry) for entry in waiting]
+        try:
+            waiting = self._found()
+            if waiting:
+                self._journal.try_to_write(waiting[0])  # rather than to find out in the middle of them
+        except UnavailableError as error:
+            self._put_off(error)
+            return
+        if self.problem.current:
+            logger.info("feedback: its journal can be used again")
+            self.problem.clear()
+        try:
+            outcomes = [self._apply(entry) for entry in waiting]
+        except UnavailableError as error:  # in the middle of them
+            self._put_off(error)
+            checkpointer.roll_back(error)
+            self.rolled_back()
+            return
         if waiting:
             checkpointer.metadata[FEEDBACK] = self._done = waiting[-1].sequence
             if not checkpointer.commit():
@@ -152,7 +194,7 @@ class Feedback:
                 self.rolled_back()
                 return
         with self._lock:
-            self._waiting = self._journal.last() > self._done
+            self._waiting = any(sequence > self._done for sequence in self._futures)
             futures = [self._futures.pop(entry.sequence, None) for entry in waiting]
         for entry, refused, future in zip(waiting, outcomes, futures, strict=True):
             self._tell(entry, refused)
@@ -164,8 +206,37 @@ class Feedback:
 
     def rolled_back(self) -> None:
         """Take note that all is as the last checkpoint left it: what it does not cover is applied again."""
-        self._load()
-        self._waiting = bool(self._journal.after(self._done))
+        self._stale = self._waiting = True
+        try:
+            self._waiting = bool(self._found())
+        except UnavailableError as error:  # what holds is what held, until it can be read again
+            self._put_off(error)
+
+    def _put_off(self, error: UnavailableError) -> None:
+        self._fail(error)
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+
+    def _found(self) -> list[Entry]:
+        """Return what waits in the journal, which is mended and read again where that is due."""
+        if self._damage is not None:
+            self._begin_anew(self._damage)
+        if self._stale:
+            self._load()
+            self._stale = False
+        with self._lock:
+            return self._journal.after(self._done)
+
+    def _begin_anew(self, why: UnavailableError) -> None:
+        """Put a damaged journal aside, and write the mutes that hold to a new one."""
+        with self._lock:
+            self._journal.begin_anew(why)
+            self._journal.number_from(self._done)
+            for mute in self._mutes.values():
+                self._journal.add(Action("mute", mute.pattern, mute.until, mute.reason, mute.author), None)
+            futures, self._futures, self._damage = self._futures, {}, None
+        for future in futures.values():
+            if future.set_running_or_notify_cancel():
+                future.set_exception(UnavailableError(f"{why}: what you asked for is lost; ask again"))
 
     def close(self) -> None:
         """Close the journal; what waits is applied after the next start, and whoever waits for it is told so."""
@@ -180,12 +251,13 @@ class Feedback:
 
     def _load(self) -> None:
         """Let what the last checkpoint covers hold."""
-        done = self._around.stored().get(FEEDBACK, 0)
-        self._done = done if isinstance(done, int) else 0
-        self._checkpointer.metadata[FEEDBACK] = self._done
+        found = self._around.stored().get(FEEDBACK, 0)
+        done = self._done = self._checkpointer.metadata[FEEDBACK] = found if isinstance(found, int) else 0
         mutes: dict[str, Mute] = {}
-        for entry in self._journal.mutes(self._done):
+        for entry in self._journal.mutes(done):
             mutes = _muted(mutes, entry)
+        if self._journal.last() < done:  # another file than that of the checkpoint: what comes is not done yet
+            self._journal.number_from(done)
         self._use(mutes)
 
     def _use(self, mutes: dict[str, Mute]) -> None:
@@ -206,6 +278,8 @@ class Feedback:
                 self._around.tell(ended)
             elif entry.kind in VERDICTS:
                 self._judge(entry)
+        except UnavailableError:
+            raise
         except FeedbackError as error:
             self._journal.decide(entry, refused=str(error))
             return error
@@ -265,6 +339,8 @@ def _muted(mutes: dict[str, Mute], entry: Entry) -> dict[str, Mute]:
     others = {pattern: mute for pattern, mute in mutes.items() if pattern != entry.target}
     if entry.kind == "mute":
         made = Mute(entry.sequence, entry.target, entry.until, entry.reason, entry.author, entry.created)
+        if len(others) >= MAX_MUTES:  # one of them is over, as no more are taken that hold
+            del others[min(others, key=lambda pattern: others[pattern].until or FOREVER)]
         others[entry.target] = made
     return others
 

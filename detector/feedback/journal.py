@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from connectors.common.sqlite import ERRORS, Fault, fault_of, open_database, transaction
+from connectors.common.sqlite import ERRORS, Fault, fault_of, open_database, put_aside, transaction
 from connectors.errors import UserError
 from detector.engine.verdicts import ToldError
+
+logger = logging.getLogger(__name__)
 
 JOURNAL_FILE = "feedback.db"
 APPLICATION_ID = 0x6C776662  # "lwfb" in the file's header
 VERSION = 2
-MAX_ACTIONS = 100_000  # that are remembered; mutes are, however old
+MAX_ACTIONS = 100_000  # that are remembered; the last mute of each pattern is, however old
 KINDS = ("mute", "unmute", "acknowledge", "false", "right", "reset")
 VERDICTS = ("false", "right")
 
@@ -55,7 +58,11 @@ class UnknownTargetError(FeedbackError):
 
 
 class UnavailableError(FeedbackError):
-    """The journal cannot be used, or the daemon stops."""
+    """The journal cannot be used, or the daemon stops. `fault` says to a program what is wrong with the file."""
+
+    def __init__(self, text: str, fault: Fault = Fault.OTHER) -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 class Action(NamedTuple):
@@ -110,16 +117,42 @@ class Journal:
     """The file, which this process has for itself. May be used from any thread."""
 
     def __init__(self, directory: Path) -> None:
-        """Open or make the file. Raises FeedbackError."""
+        """Open or make the file; one that is damaged is put aside. Raises FeedbackError."""
         self.path = directory / JOURNAL_FILE
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        try:
+            self._open()
+        except UnavailableError as error:
+            if error.fault is not Fault.DAMAGED:
+                raise
+            self.begin_anew(error)
+
+    def begin_anew(self, why: UnavailableError) -> None:
+        """Put the file aside and make another. Raises UnavailableError, then again."""
+        with self._lock:
+            if self.path.exists():  # as it does not where this has failed in the middle
+                if (aside := put_aside(self.path)) is None:
+                    raise UnavailableError(f"{why}, and cannot be renamed: move it away", why.fault)
+                logger.error("%s. It was put aside as %s: verdicts and mutes begin anew", why, aside.name)
+            with suppress(AttributeError, *ERRORS):  # there is none where it could not be opened
+                self._db.close()
+            self._open()
+
+    def number_from(self, sequence: int) -> None:
+        """Let actions that are yet to come have higher numbers: those up to it are done, though not in this file."""
+        with self._lock, self._errors(), transaction(self._db) as db:
+            db.execute("DELETE FROM sqlite_sequence WHERE name = 'action' AND seq < ?", (sequence,))
+            if db.execute("SELECT count(*) FROM sqlite_sequence WHERE name = 'action'").fetchone() == (0,):
+                db.execute("INSERT INTO sqlite_sequence VALUES ('action', ?)", (sequence,))
+
+    def _open(self) -> None:
         try:
             with self._errors():
                 self._db, _ = open_database(
                     self.path, (APPLICATION_ID, VERSION), _SCHEMA, self._refuse, timeout_seconds=1.0
                 )
         except OSError as error:
-            raise FeedbackError(f"{self.path} cannot be made: {error.strerror}; see state.directory") from error
+            raise UnavailableError(f"{self.path} cannot be made: {error.strerror}; see state.directory") from error
 
     def _refuse(self, application_id: int, version: int) -> None:
         if (application_id, version) != (APPLICATION_ID, VERSION):
@@ -139,7 +172,10 @@ class Journal:
             )
             sequence = int(added.lastrowid or 0)
             db.execute(
-                "DELETE FROM action WHERE sequence <= ? AND kind NOT IN ('mute', 'unmute')", (sequence - MAX_ACTIONS,)
+                "DELETE FROM action WHERE sequence <= ? AND (kind NOT IN ('mute', 'unmute') OR EXISTS ("
+                "SELECT 1 FROM action AS later WHERE later.target = action.target AND later.kind IN ('mute', 'unmute')"
+                " AND later.sequence > action.sequence))",
+                (sequence - MAX_ACTIONS,),
             )
         return sequence
 
@@ -147,6 +183,11 @@ class Journal:
         """Note what comes of an action, before it does: done again after a crash, it comes to the same."""
         with self._lock, self._errors(), transaction(self._db) as db:
             db.execute("UPDATE action SET refused = ?, lift = ? WHERE sequence = ?", (refused, lift, entry.sequence))
+
+    def try_to_write(self, entry: Entry) -> None:
+        """Raise UnavailableError where nothing can be written at present."""
+        with self._lock, self._errors(), transaction(self._db) as db:
+            db.execute("UPDATE action SET refused = refused WHERE sequence = ?", (entry.sequence,))
 
     def after(self, sequence: int) -> list[Entry]:
         """Return what was asked for after an action, in order."""
@@ -189,8 +230,7 @@ class Journal:
             fault, found = fault_of(error), " ".join(str(error).split())
             why = {
                 Fault.BUSY: "is in use: another longwatch runs with this state.directory; stop it first",
-                Fault.DAMAGED: f"is damaged ({found}): move it away together with {self.path.name}-wal and start again;"
-                " mutes and verdicts begin anew",
+                Fault.DAMAGED: f"is damaged ({found})",
                 Fault.FULL: "cannot be written: the disk is full; make room in state.directory",
             }.get(fault, f"cannot be used: {found}; see state.directory and its permissions")
-            raise UnavailableError(f"{self.path} {why}") from error
+            raise UnavailableError(f"{self.path} {why}", fault) from error

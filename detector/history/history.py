@@ -7,6 +7,7 @@ what it can hold, and then drops it, counted.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import defaultdict
@@ -19,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.batches import Alert, EventBatch
-from connectors.common.sqlite import Fault
+from connectors.common.background import OngoingProblem
+from connectors.common.sqlite import Fault, put_aside
 from connectors.encode import alert_record, rfc3339_of
 from connectors.errors import UserError
 from detector.config.sections import HistorySettings
@@ -28,7 +30,7 @@ from detector.errors import StateError
 from detector.history.columns import Columns, StreamWindow, joined
 from detector.history.replay import StreamCopy
 from detector.history.ring import Ring, hashes_of
-from detector.history.store import HistoryError, HistoryStore, Kept, place_of
+from detector.history.store import HISTORY_FILE, HistoryError, HistoryStore, Kept, Surroundings, place_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +44,9 @@ CHUNK = 256  # events of a chunk
 REPLAYED = 100  # alerts of one turn whose older events are looked up ...
 REPLAYED_LANES = 64  # ... and features that their streams may have: 0.1 s
 FORGET_SECONDS = 60.0  # between two looks for what is too old
-RETRY_SECONDS = 30.0  # before a file that could not be opened is tried again
+RETRY_SECONDS = 5.0  # before a file that could not be opened is tried again
 DAY = 86_400.0
+OF_ANOTHER = "Not kept here: what a stream did around an alert stays with the worker that recorded it."
 ELSEWHERE = "Kept by the worker that recorded it: what another worker scored of the stream is not here."
 
 
@@ -56,6 +59,7 @@ class _Follow:
     started_at: int  # ns
     record: bytes  # as on the alerts topic
     last: dict[str, int]  # offset of the last event, by partition
+    newest: int  # ns: time of the newest event
     number: int = 0  # in the file; 0: it is not there yet
     chunk: int = 1  # the next one
     before: Columns | None = None  # that are not in the file yet
@@ -96,7 +100,7 @@ class History:
         self._follows: dict[str, _Follow] = {}  # by the alert's id
         self._store: HistoryStore | None = None
         self._alerts: list[Alert] = []  # written, and not looked at yet
-        self._problem = ""
+        self.problem = OngoingProblem(math.inf)
         self._retry_at = self._forget_at = 0.0  # monotonic, s
 
     @property
@@ -112,7 +116,14 @@ class History:
             self._alerts += alerts
 
     def step(self, batch: EventBatch, step: Step, engine: Engine) -> None:
-        """Take a batch's scores, whose alerts have been written."""
+        """Take a batch's scores, whose alerts have been written. Raises nothing."""
+        try:
+            self._step(batch, step, engine)
+        except Exception:  # whatever fails here, scoring goes on
+            logger.exception("history failed unexpectedly")
+            self._give_up()
+
+    def _step(self, batch: EventBatch, step: Step, engine: Engine) -> None:
         scores, streams = step.scores, hashes_of(batch.streams)
         since = self.ring.written
         first = self.ring.append(scores, streams)
@@ -160,6 +171,7 @@ class History:
             follow = _Follow(
                 *(alert.id, alert.stream, alert.started_at, alert_record(alert)[1]),
                 last={place_of(alert.topic, alert.partition): alert.offset - 1},
+                newest=alert.started_at - 1,
             )
             follow.before = self.ring.columns(numbers[max(end - most, 0) : end])
             self._follows[alert.id] = follow
@@ -178,7 +190,8 @@ class History:
             return
         offset, time = self.ring.event("offset", numbers), self.ring.event("time", numbers)
         last = np.array([follow.last.get(place, -1) for place in places])
-        kept = offset > last[partition]
+        # what comes again is older in both; what is read from a pipe begins at offset 0 in each life
+        kept = (offset > last[partition]) | (time > follow.newest)
         if follow.ended_at is not None:
             after = kept & (time > follow.ended_at)
             kept &= ~after | (follow.tail + np.cumsum(after) <= TAIL)
@@ -189,6 +202,7 @@ class History:
         follow.parts.append(joined([self.ring.columns(numbers[chosen])]))
         follow.events += len(chosen)
         follow.changed = True
+        follow.newest = max(follow.newest, int(time[chosen].max()))
         for code in np.unique(partition[chosen]).tolist():
             follow.last[places[code]] = int(offset[chosen][partition[chosen] == code].max())
         follow.gaps |= follow.events >= MAX_EVENTS and follow.ended_at is None
@@ -218,10 +232,16 @@ class History:
         held = sum(p.observations for f in waiting for p in (*f.parts, *((f.before,) if f.before is not None else ())))
         if held <= MAX_PENDING:
             return
-        self._drop(len(waiting), self._problem or "too much of them waits for the next checkpoint")
+        self._drop(len(waiting), self.problem.current or "too much of them waits for the next checkpoint")
         for follow in waiting:
             follow.parts.clear()
             follow.before, follow.gaps, follow.changed = None, True, True
+
+    def _give_up(self) -> None:
+        """Drop what is in memory: something that nobody has thought of fails with it."""
+        self._drop(len(self._follows), "what follows is left out")
+        with self._lock:
+            self._alerts, self._follows = [], {}
 
     def _drop(self, alerts: int, why: str) -> None:
         self._on_dropped(alerts)
@@ -229,6 +249,13 @@ class History:
 
     def flush(self) -> None:
         """Write what has come to the disk. Raises nothing: what cannot be written now is kept while there is room."""
+        try:
+            self._flush()
+        except Exception:  # likewise
+            logger.exception("history failed unexpectedly as it was written")
+            self._give_up()
+
+    def _flush(self) -> None:
         if self._alerts:  # of streams that have fallen silent, which no batch follows
             with self._lock:
                 self._note_ends(self._alerts)
@@ -263,7 +290,8 @@ class History:
                     kept = Kept(
                         id=follow.alert_id, stream=follow.stream, started_at=follow.started_at,
                         ended_at=follow.ended_at, done=follow.done, gaps=follow.gaps, events=follow.events,
-                        tail=follow.tail, last=follow.last, written=self._clock(), record=follow.record,
+                        tail=follow.tail, last=follow.last, newest=follow.newest,
+                        written=self._clock(), record=follow.record,
                     )  # fmt: skip
                     number, chunk, held = store.save(kept), follow.chunk, follow.held
                     if follow.before is not None:
@@ -298,7 +326,7 @@ class History:
         with self._lock:
             self._alerts = []
             self._follows = {}
-            if not self.enabled or (self._store is None and not (self._directory / "history.db").exists()):
+            if not self.enabled or (self._store is None and not (self._directory / HISTORY_FILE).exists()):
                 return
             store = self._opened()
             if store is None:
@@ -306,7 +334,7 @@ class History:
             try:
                 for number, chunk, kept in store.unfinished(MAX_FOLLOWED):
                     self._follows[kept.id] = _Follow(
-                        *(kept.id, kept.stream, kept.started_at, kept.record, dict(kept.last)),
+                        *(kept.id, kept.stream, kept.started_at, kept.record, dict(kept.last), kept.newest),
                         number=number, chunk=chunk, ended_at=kept.ended_at, events=kept.events, tail=kept.tail,
                         gaps=kept.gaps, changed=False,
                     )  # fmt: skip
@@ -324,14 +352,20 @@ class History:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def samples(self, alert_id: str) -> StreamWindow | None:
-        """Return what an alert's stream did around it; None: nothing is kept of it. Raises HistoryError."""
+        """Return what an alert's stream did around it; None: nothing is kept of it.
+
+        Where the file cannot be read there is what memory has, and the note says why.
+        """
         with self._lock:
             follow = self._follows.get(alert_id)
             parts = [] if follow is None or follow.before is None else [follow.before]
             waiting = [] if follow is None else list(follow.parts)
-            stored = self._store.surroundings(alert_id) if self._store is not None else None
+            stored, problem = self._stored(alert_id)
+        if problem and (follow is None or follow.number):
+            stream, columns = "" if follow is None else follow.stream, joined([*parts, *waiting])
+            return StreamWindow(stream, columns, complete=False, note=f"{problem}.")
         if stored is None and follow is None:
-            return None
+            return StreamWindow("", joined([]), complete=False, note=OF_ANOTHER) if self._changelog else None
         gaps, done, stream = False, True, stored.alert.stream if stored is not None else ""
         if stored is not None:
             found, gaps = stored.decoded()
@@ -339,6 +373,23 @@ class History:
         if follow is not None:
             gaps, done, stream = gaps or follow.gaps, follow.done, follow.stream
         return window_of(stream, joined([*parts, *waiting]), gaps=gaps, done=done, changelog=self._changelog)
+
+    def record(self, alert_id: str) -> bytes | None:
+        """Return an alert's record, JSON as on the alerts topic; None: it is not known, or cannot be read."""
+        with self._lock:
+            if (follow := self._follows.get(alert_id)) is not None:
+                return follow.record
+            stored, _ = self._stored(alert_id)
+        return None if stored is None else stored.alert.record
+
+    def _stored(self, alert_id: str) -> tuple[Surroundings | None, str]:
+        """Return what the file has of an alert, and why it cannot be asked."""
+        if self._store is None:
+            return None, self.problem.current
+        try:
+            return self._store.surroundings(alert_id), ""
+        except HistoryError as error:
+            return None, str(error)
 
     # -- the file ------------------------------------------------------------------------------------------------------
 
@@ -357,7 +408,7 @@ class History:
 
     def _is_kept(self, alert_id: str) -> bool:
         """Whether an alert that fires fired before, and is done: a replay."""
-        store = self._opened() if (self._store or (self._directory / "history.db").exists()) else None
+        store = self._opened() if (self._store or (self._directory / HISTORY_FILE).exists()) else None
         try:
             return store is not None and store.alert(alert_id) is not None
         except HistoryError as error:
@@ -371,22 +422,22 @@ class History:
                 with suppress(UserError):
                     self._store.close()
             self._store = None
-            aside = _put_aside(self._directory / "history.db")
+            aside = put_aside(self._directory / HISTORY_FILE)
             if aside is not None:
                 logger.error("history: %s. It was put aside as %s; alerts are remembered anew", error, aside.name)
                 for follow in self._follows.values():
                     follow.number, follow.chunk, follow.held, follow.gaps, follow.changed = 0, 1, [], True, True
                 return
+            error = HistoryError(f"{error}, and cannot be renamed: move it away", error.fault)
         if self._store is None:
             self._retry_at = time.monotonic() + RETRY_SECONDS
-        if not self._problem:
+        if self.problem.report(str(error)):
             logger.error("history: %s. Scoring continues; what alerts' streams do is kept in memory for a while", error)
-        self._problem = str(error)
 
     def _mend(self) -> None:
-        if self._problem:
-            logger.info("history: %s can be written again", self._directory / "history.db")
-            self._problem = ""
+        if self.problem.current:
+            logger.info("history: %s can be written again", self._directory / HISTORY_FILE)
+            self.problem.clear()
 
 
 def counts_of(columns: Columns) -> dict[str, int]:
@@ -419,17 +470,3 @@ def older_note(columns: Columns) -> str:
         f"{since}scores are not known: values are restored from the stream's own window, what was expected is what the"
         " present model says, and times are estimates."
     )
-
-
-def _put_aside(path: Path) -> Path | None:
-    """Rename a file, and its companions, to a name that is free; None: that cannot be done."""
-    try:
-        number = next(n for n in range(1, 1_000) if not path.with_name(f"{path.name}.damaged-{n}").exists())
-        aside = path.with_name(f"{path.name}.damaged-{number}")
-        path.rename(aside)
-        for end in ("-wal", "-shm", "-journal"):
-            with suppress(FileNotFoundError):
-                path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
-    except (OSError, StopIteration):
-        return None
-    return aside

@@ -35,6 +35,7 @@ CREATE TABLE alert (
     events     INTEGER NOT NULL DEFAULT 0,  -- from the one that fired on
     tail       INTEGER NOT NULL DEFAULT 0,  -- of them, after its end
     last       TEXT NOT NULL,               -- JSON: offset of the last event, by topic and partition
+    newest     INTEGER NOT NULL,            -- ns: time of the newest event
     written    REAL NOT NULL,               -- Unix time, s
     record     BLOB NOT NULL                -- JSON, as on the alerts topic
 );
@@ -69,6 +70,7 @@ class Kept(NamedTuple):
     events: int
     tail: int
     last: Mapping[str, int]  # offset by partition, as `place_of` names it
+    newest: int  # ns
     written: float  # Unix time, s
     record: bytes
 
@@ -219,7 +221,7 @@ class HistoryStore:
             fault, found = fault_of(error), " ".join(str(error).split())
             why = {
                 Fault.BUSY: "is in use: by the running daemon, which the HTTP port asks, or by another longwatch",
-                Fault.DAMAGED: f"is damaged ({found}): move it away together with {self.path.name}-wal",
+                Fault.DAMAGED: f"is damaged ({found})",
                 Fault.FULL: "cannot be written: the disk is full; make room in state.directory",
             }.get(fault, f"cannot be used: {found}; see state.directory and its permissions")
             raise HistoryError(f"{self.path} {why}", fault) from error

@@ -27,7 +27,7 @@ from connectors.json_records import IncidentRecord
 from connectors.notify.dispatcher import Dispatcher, Told
 from detector.config.sections import IncidentsSettings
 from detector.incidents.grouping import Grouping, Incident, Member
-from detector.incidents.store import FoundAlert, IncidentStore, Page
+from detector.incidents.store import FoundAlert, IncidentsError, IncidentStore, Page
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,9 @@ class Incidents:
         """
         self._settings, self._dispatcher, self._on_opened, self._clock = settings, dispatcher, on_opened, clock
         self.routes = routes  # may be replaced at any time
-        self._store = IncidentStore(directory)
+        self._stop, self._wake = threading.Event(), threading.Event()
+        self._damage: IncidentsError | None = None  # of the file, found while it was read or written
+        self._store = IncidentStore(directory, self._damaged)
         self._kept: list[Alert] = []  # not in the store yet
         self._keeping = threading.Lock()  # for a moment
         self._working = threading.Lock()  # while the disk is written
@@ -95,10 +97,9 @@ class Incidents:
         self.firing: tuple[Firing, ...] = ()  # of the open incidents, the newest first
         self.changes = 0  # rises with each change, for those who show incidents live
         self.problem = OngoingProblem(2 * IDLE_SECONDS)
-        self._stop, self._wake = threading.Event(), threading.Event()
         self._stale = True  # memory has to be read from the store
         with self._working:
-            self._load()
+            self._keep_up()
         self._thread = threading.Thread(target=self._run, name="incidents", daemon=True)
         self._thread.start()
 
@@ -120,7 +121,7 @@ class Incidents:
         It is a NotWrittenError where they cannot be written at present; they are kept then.
         """
         with self._working:
-            self._take_kept()
+            self._keep_up()
         if self._dispatcher is not None:
             self._dispatcher.flush()
 
@@ -201,7 +202,7 @@ class Incidents:
         while not self._stop.is_set():
             try:
                 with self._working:
-                    self._take_kept()
+                    self._keep_up()
                     wait = self._look()
             except UserError as error:  # the store's, or the outbox's
                 if self.problem.report(str(error)):
@@ -214,13 +215,36 @@ class Incidents:
             self._wake.wait(wait)
             self._wake.clear()
 
+    def _damaged(self, why: IncidentsError) -> None:
+        """Have the thread mend the file; whoever has found the damage may be any thread."""
+        self._damage = why
+        self._wake.set()
+
+    def _keep_up(self) -> None:
+        """Group what was written; a file that is damaged is put aside for a new one first. Raises IncidentsError."""
+        for last in (False, True):
+            try:
+                self._mend()
+                self._load()
+                self._take_kept()
+            except IncidentsError:
+                if last or self._damage is None:
+                    raise
+            else:
+                return
+
+    def _mend(self) -> None:
+        if self._damage is not None:
+            self._stale = True
+            self._store.begin_anew(self._damage)
+            self._damage = None
+
     def _take_kept(self) -> None:
         """Group what was written. What is in memory is as the store has it, or `_stale`."""
         with self._keeping:
             alerts = self._kept.copy()
         if not alerts:
             return
-        self._load()
         now, changed, begun, grown = self._clock(), dict[str, Incident](), list[Incident](), set[str]()
         self._stale = True
         with self._store.changes():
@@ -266,6 +290,8 @@ class Incidents:
         if incident is None:
             incident = self._grouping.begin(member)
             self._store.save(incident, time.time())
+            if alert.status == "resolved":  # it fired before this file began, and may have been told of then
+                self._store.continue_from(incident.id, int(time.time()))
         else:
             incident.take(member)
         self._store.add(incident, member, record)

@@ -5,18 +5,21 @@ An alert's id is in one incident for good, so alerts that come again after a cra
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from connectors.common.sqlite import ERRORS, Fault, fault_of, open_database, transaction
+from connectors.common.sqlite import ERRORS, Fault, fault_of, open_database, put_aside, transaction
 from connectors.encode import rfc3339_of
 from connectors.errors import UserError
 from connectors.json_records import IncidentAlert, IncidentRecord
 from connectors.protocols import NotWrittenError
 from detector.incidents.grouping import Incident, Member
+
+logger = logging.getLogger(__name__)
 
 INCIDENTS_FILE = "incidents.db"
 APPLICATION_ID = 0x6C776963  # "lwic" in the file's header
@@ -72,12 +75,15 @@ _INCIDENT = (
 )
 
 
-class IncidentsError(UserError):
-    """The incidents' file cannot be opened, read or written; the text says which, why, and what to do."""
+class IncidentsError(UserError, NotWrittenError):
+    """The file cannot be opened, read or written at present; the text says which, why, and what to do.
 
+    Nothing of what was to be written is in it. `fault` says to a program what is wrong.
+    """
 
-class IncidentsFullError(IncidentsError, NotWrittenError):
-    """The file cannot be written at present; nothing of what was to be written is in it."""
+    def __init__(self, text: str, fault: Fault = Fault.OTHER) -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 class Page(NamedTuple):
@@ -100,10 +106,34 @@ class FoundAlert(NamedTuple):
 class IncidentStore:
     """The file, which this process has for itself. May be used from several threads."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open or make the file. Raises IncidentsError."""
+    def __init__(self, directory: Path, on_damaged: Callable[[IncidentsError], object] = lambda why: None) -> None:
+        """Open or make the file; one that is damaged is put aside. Raises IncidentsError.
+
+        `on_damaged` is called, from any thread, where damage shows only later: then `begin_anew` with what it is told.
+        """
         self.path = directory / INCIDENTS_FILE
         self._lock = threading.RLock()
+        self._on_damaged: Callable[[IncidentsError], object] = lambda why: None
+        try:
+            self._open()
+        except IncidentsError as error:
+            if error.fault is not Fault.DAMAGED:
+                raise
+            self.begin_anew(error)
+        self._on_damaged = on_damaged
+
+    def begin_anew(self, why: IncidentsError) -> None:
+        """Put the file aside and make another. Raises IncidentsError, then again."""
+        with self._lock:
+            if self.path.exists():  # as it does not where this has failed in the middle
+                if (aside := put_aside(self.path)) is None:
+                    raise IncidentsError(f"{why}, and cannot be renamed: move it away", why.fault)
+                logger.error("%s. It was put aside as %s: incidents are remembered anew", why, aside.name)
+            with suppress(AttributeError, *ERRORS):  # there is none where it could not be opened
+                self._db.close()
+            self._open()
+
+    def _open(self) -> None:
         try:
             with self._errors():
                 self._db, _ = open_database(
@@ -177,6 +207,10 @@ class IncidentStore:
             (*(member.status, member.severity, member.ended_at, member.score), *(member.channel, member.summary),
              record, member.id),
         )  # fmt: skip
+
+    def continue_from(self, incident_id: str, revision: int) -> None:
+        """Let what is told of an incident be numbered from there on."""
+        self._db.execute("UPDATE incident SET revision = ? WHERE id = ?", (revision, incident_id))
 
     def tell(self, ids: Sequence[str]) -> None:
         """Note that these incidents' present states are being told, each the next revision."""
@@ -307,14 +341,15 @@ class IncidentStore:
             yield
         except ERRORS as error:
             fault, found = fault_of(error), " ".join(str(error).split())
-            kind = IncidentsFullError if fault in (Fault.FULL, Fault.IO) else IncidentsError
             why = {
                 Fault.BUSY: "is in use: another longwatch runs with this state.directory; stop it first",
-                Fault.DAMAGED: f"is damaged ({found}): move it away together with {self.path.name}-wal and start again;"
-                " incidents are remembered from then on",
+                Fault.DAMAGED: f"is damaged ({found})",
                 Fault.FULL: "cannot be written: the disk is full; make room in state.directory",
             }.get(fault, f"cannot be used: {found}; see state.directory and its permissions")
-            raise kind(f"{self.path} {why}") from error
+            problem = IncidentsError(f"{self.path} {why}", fault)
+            if fault is Fault.DAMAGED:
+                self._on_damaged(problem)
+            raise problem from error
 
 
 def incident_alert(member: Member) -> IncidentAlert:

@@ -224,7 +224,7 @@ class Metrics:
             "1 while a part that works in the background fails and tries again; the log says why.",
             "part",
         )
-        parts = ("alert_feed", "changelog", "incidents", "kafka", "retraining")
+        parts = ("alert_feed", "changelog", "feedback", "history", "incidents", "kafka", "retraining")
         self.part_failing = _children(self._failing, parts)
 
         # States that follow their partitions

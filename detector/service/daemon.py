@@ -55,6 +55,7 @@ LAG_SECONDS = 1.0  # between two looks at the lag, also while nothing comes: it 
 # A stop must be over in 10 s, broker or not: half a second for the turn under way, then 2 for a retraining, and these
 STOP_SAVING_SECONDS = 4.0
 STOP_CLOSING_SECONDS = 3.0
+SIDE_PARTS = ("retraining", "history", "feedback")  # scoring and alerts go on without them
 
 
 @dataclass(kw_only=True)
@@ -121,7 +122,8 @@ class Daemon:
         """What fails in parts with threads of their own, by the names that metrics give them."""
         parts = self.incident_store, self.sinks, self.source, self.checkpointer
         found = {name: problem for part in parts for name, problem in part.problems.items()}
-        return {"retraining": self.promotion.problem, **found}
+        aside = self.promotion.problem, self.history.problem, self.feedback.problem
+        return {**dict(zip(SIDE_PARTS, aside, strict=True)), **found}
 
     # -- from outside --------------------------------------------------------------------------------------------------
 
@@ -216,15 +218,15 @@ class Daemon:
         if restoring := len(self.checkpointer.restoring):
             return False, f"restoring the states of {restoring} partitions"
         problems = {part: problem.persistent() for part, problem in self.problems.items()}
-        if failing := "; ".join(text for part, text in problems.items() if text and part != "retraining"):
+        if failing := "; ".join(text for part, text in problems.items() if text and part not in SIDE_PARTS):
             return False, failing
         if (standby := self.checkpointer.standby) is not None:
             return standby
         if not self.assigned:
             return False, "waiting for partitions"
-        # ready all the same: a restart would not help, and others would get no more of what cannot be read; without a
-        # retraining scoring continues with the model as it is
-        return True, "; ".join(filter(None, (self.reporter.refusals.nothing_read or "scoring", problems["retraining"])))
+        # ready all the same: a restart would not help, and others would get no more of what cannot be read
+        aside = [problems.get(part) for part in SIDE_PARTS]
+        return True, "; ".join(filter(None, (self.reporter.refusals.nothing_read or "scoring", *aside)))
 
     # -- a turn's parts ------------------------------------------------------------------------------------------------
 

@@ -133,23 +133,24 @@ class Api:
     async def alert(self, id: _Id) -> Response:  # noqa: A002 - its name in the path
         """One alert, with its evidence and what its stream did around it."""
         parts = self._parts
-        found = await self._read(lambda: parts.incidents.alert(id))
-        if found is None or found.record is None:
-            raise HTTPException(404, f"there is no record of alert {id!r:.100}: it may have been forgotten")
-        record = msgspec.json.decode(found.record)
 
-        def work() -> models.AlertDetail:
+        def work() -> models.AlertDetail | None:
+            found = parts.incidents.alert(id)
+            record = (None if found is None else found.record) or parts.history.record(id)
+            if record is None:
+                return None
             samples = parts.history.samples(id)
-            kept = None if samples is None else models.Window(**samples.document())
             return models.AlertDetail(
-                alert=record,
-                incident=found.incident,
+                alert=msgspec.json.decode(record),
+                incident=None if found is None else found.incident,
                 verdict=verdict_on(parts, id),
                 judged=said(parts.feedback.verdicts(id)),
-                samples=kept,
+                samples=None if samples is None else models.Window(**samples.document()),
             )
 
-        return _json(await self._read(work))
+        if (detail := await self._read(work)) is None:
+            raise HTTPException(404, f"there is no record of alert {id!r:.100}: it may have been forgotten")
+        return _json(detail)
 
     # -- streams -------------------------------------------------------------------------------------------------------
 

@@ -218,7 +218,7 @@ class AlertDetail(Model):
     """An alert."""
 
     alert: dict[str, Any] = Field(description="as on the alerts topic: docs/formats.md")
-    incident: str = Field(description="the id of its incident")
+    incident: str | None = Field(description="the id of its incident; null: that is not known any more")
     verdict: Literal["false", "right"] | None
     judged: Said | None = Field(description="whose verdict it is")
     samples: Window | None = Field(description="what its stream did around it; null: nothing of it is kept here")

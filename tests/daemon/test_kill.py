@@ -13,10 +13,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pytest
 
 from connectors.notify.courier import MAX_TOGETHER
 from detector.checkpointing.store import SqliteStore
+from detector.history.columns import Columns, joined
+from detector.history.store import HistoryStore, Kept
 from tests.brokers import Broker
 from tests.daemon.fleet import STEP, make_fleet
 from tests.daemon.receiver import SECRET, Receiver
@@ -149,6 +152,28 @@ def assert_same_alerts(found: Sequence[Record], expected: Sequence[Record]) -> N
         assert not (reported := difference(record, wanted[name])), f"{name}: {reported}"
 
 
+def surroundings_in(directory: Path) -> dict[str, tuple[Kept, Columns]]:
+    """Return what a dead daemon has kept of each alert."""
+    with closing(HistoryStore(directory, read_only=True)) as store:
+        found = [store.surroundings(kept.id) for kept in store.alerts(1_000)]
+    return {one.alert.id: (one.alert, joined(one.decoded()[0])) for one in found if one is not None}
+
+
+def assert_same_surroundings(mine: Path, undisturbed: Path) -> None:
+    """Check that each alert has each event that followed once and as it was scored; what was before may be shorter."""
+    found, wanted = surroundings_in(mine), surroundings_in(undisturbed)
+    assert found.keys() == wanted.keys()
+    for name, (kept, columns) in found.items():
+        expected, all_of_it = wanted[name]
+        assert kept._replace(written=0.0, last={}) == expected._replace(written=0.0, last={})
+        time = columns.values["time"]
+        assert (np.diff(time) > 0).all(), f"{name}: an event is there twice"
+        since, of = np.searchsorted(time, kept.started_at), np.searchsorted(all_of_it.values["time"], kept.started_at)
+        assert since > min(of, 100), "what the kill took from memory is restored from the stream's own window"
+        for part in ("time", "score", "threshold", "channel", "alert"):
+            assert np.array_equal(columns.values[part][since:], all_of_it.values[part][of:], equal_nan=True), part
+
+
 def test_kills_do_not_change_a_files_scores_and_each_event_is_scored_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +215,7 @@ def test_kills_do_not_change_a_files_scores_and_each_event_is_scored_once(
     alerts = read_lines(tmp_path / "killed-alerts.jsonl")
     assert_same_alerts(alerts, read_lines(tmp_path / "undisturbed-alerts.jsonl"))
     assert len(alerts) == len(alerts_by_id(alerts)), "each reported once"
+    assert_same_surroundings(tmp_path / "killed", tmp_path / "undisturbed")
     with capsys.disabled():
         print(
             f"\n  {len(MOMENTS)} kills: {len(scores)} events scored once each, {len(alerts)} alerts reported once each"

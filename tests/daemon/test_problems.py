@@ -11,7 +11,7 @@ import pytest
 
 from connectors.common.background import CALM_SECONDS, LASTING_SECONDS, OngoingProblem
 from detector.config.settings import load_settings
-from detector.service.daemon import Daemon
+from detector.service.daemon import SIDE_PARTS, Daemon
 from detector.service.factory import build_daemon
 from tests.daemon.support import until
 
@@ -45,7 +45,10 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     made.shutdown(orderly=False)
 
 
-@pytest.mark.parametrize("part", ["alert_feed", "changelog", "kafka", "receiver hook", "incidents", "retraining"])
+PARTS = "alert_feed", "changelog", "kafka", "receiver hook", "incidents", "retraining", "history", "feedback"
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_a_failing_part_shows_in_its_metric_at_once_and_in_readyz_if_it_lasts(
     daemon: Daemon, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +60,7 @@ def test_a_failing_part_shows_in_its_metric_at_once_and_in_readyz_if_it_lasts(
     assert daemon.ready() == (True, "scoring")
     monkeypatch.setattr("connectors.common.background.LASTING_SECONDS", 0.0)
     ready, reported = daemon.ready()
-    assert ready == (part == "retraining"), "scoring goes on with the model as it is"
+    assert ready == (part in SIDE_PARTS), "scoring and alerts go on without it"
     assert re.search(r"no way in \(for \d+ s\)", reported), reported
     daemon.problems[part].clear()
     daemon._watch({})

@@ -13,7 +13,7 @@ import pytest
 
 from detector.config.settings import load_settings
 from detector.feedback.feedback import Action, Applied
-from detector.feedback.journal import FeedbackError, UnknownTargetError
+from detector.feedback.journal import Entry, FeedbackError, UnavailableError, UnknownTargetError
 from detector.scoring.recurrence import CALLED
 from detector.service.daemon import Daemon
 from detector.service.factory import build_daemon
@@ -284,6 +284,131 @@ def test_a_rollback_before_the_second_checkpoint_takes_feedback_back_and_it_come
         slot = daemon.engine.streams.states.slots["a/x"]
         assert kinds_called(daemon, slot) == learnt == 1, "once"
         assert len(daemon.feedback.mutes()) == 1
+
+
+def test_a_damaged_journal_is_put_aside_and_what_comes_then_is_done(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with started(tmp_path, "damaged") as daemon:
+        read_until(daemon, 100)
+        for pattern in ("a/*", "c/*", "d/*"):
+            said(daemon, Action("mute", pattern))
+    (tmp_path / "damaged" / "feedback.db").write_bytes(b"this is no database" * 100)
+    with started(tmp_path, "damaged") as daemon:
+        assert "It was put aside as feedback.db.damaged-1: verdicts and mutes begin anew" in caplog.text
+        assert daemon.feedback.mutes() == []
+        assert said(daemon, Action("mute", "b/*")).sequence == 4, "after those that the checkpoint has"
+        finish(daemon)
+    with started(tmp_path, "damaged") as daemon:
+        assert [mute.pattern for mute in daemon.feedback.mutes()] == ["b/*"]
+
+
+def test_a_journal_that_breaks_while_it_is_used_keeps_its_mutes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with started(tmp_path, "breaks") as daemon:
+        read_until(daemon, 100)
+        said(daemon, Action("mute", "a/*", None, "moved", "ann"))
+        journal = tmp_path / "breaks" / "feedback.db"
+        database = daemon.feedback._journal._db
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        database.execute("PRAGMA cache_size = 0")
+        database.execute("PRAGMA shrink_memory")
+        with journal.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xa5" * (journal.stat().st_size - 4096))
+        assert daemon.feedback.verdicts("some alert") is None, "whoever looks sees the rest"
+        assert "is damaged" in daemon.feedback.problem.current
+        read_until(daemon, 200)
+        assert (tmp_path / "breaks" / "feedback.db.damaged-1").exists()
+        assert daemon.feedback.problem.current == ""
+        (mute,) = daemon.feedback.mutes()
+        assert (mute.pattern, mute.reason, mute.author) == ("a/*", "moved", "ann")
+        said(daemon, Action("unmute", "a/*"))
+        finish(daemon)
+    assert caplog.text.count("verdicts and mutes begin anew") == 1
+
+
+@pytest.mark.parametrize("when", ["as it is asked for", "as it is applied"])
+def test_a_journal_that_cannot_be_written_stops_no_scoring_and_what_was_asked_for_is_done_later(
+    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("detector.feedback.feedback.RETRY_SECONDS", 0.0)
+    with started(tmp_path, "undisturbed", 20) as daemon:
+        read_until(daemon, 350)
+        for action in actions(first_alert(daemon, tmp_path, "undisturbed", "a/x")):
+            said(daemon, action)
+        finish(daemon)
+    with started(tmp_path, "full", 20) as daemon:
+        read_until(daemon, 350)
+        alert = first_alert(daemon, tmp_path, "full", "a/x")
+        database = daemon.feedback._journal._db
+        futures = [] if when == "as it is asked for" else [daemon.feedback.submit(one) for one in actions(alert)]
+        database.execute("PRAGMA query_only = 1")
+        if futures:
+            for _ in range(30):
+                daemon.feedback.advance()
+            assert daemon.feedback.mutes() == []
+            assert not any(future.done() for future in futures)
+            assert caplog.text.count("feedback waits") == 1
+            assert "rolling back" not in caplog.text
+        else:
+            for one in actions(alert):
+                with pytest.raises(UnavailableError, match=r"feedback\.db cannot be used: .*readonly"):
+                    daemon.feedback.submit(one)
+        assert "readonly" in daemon.feedback.problem.current
+        database.execute("PRAGMA query_only = 0")
+        futures = futures or [daemon.feedback.submit(one) for one in actions(alert)]
+        daemon.feedback.advance()
+        assert [future.result(0).kind for future in futures] == ["mute", "false", "reset"]
+        assert daemon.feedback.problem.current == ""
+        finish(daemon)
+    assert outcome(tmp_path, "full")[0] == outcome(tmp_path, "undisturbed")[0]
+
+
+def test_a_disk_that_is_full_in_the_middle_of_what_is_applied_takes_all_of_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detector.feedback.feedback.RETRY_SECONDS", 0.0)
+    play(tmp_path, "undisturbed")
+    with started(tmp_path, "middle") as daemon:
+        read_until(daemon, 350)
+        futures = [daemon.feedback.submit(one) for one in actions(first_alert(daemon, tmp_path, "middle", "a/x"))]
+        database, tell = daemon.feedback._journal._db, daemon.feedback._journal.try_to_write
+
+        def full_from_here(entry: Entry) -> None:
+            tell(entry)
+            database.execute("PRAGMA query_only = 1")
+
+        monkeypatch.setattr(daemon.feedback._journal, "try_to_write", full_from_here)
+        daemon.feedback.advance()
+        assert daemon.feedback.mutes() == [], "all goes back to the checkpoint before"
+        assert not any(future.done() for future in futures)
+        assert "readonly" in daemon.feedback.problem.current
+        monkeypatch.undo()
+        database.execute("PRAGMA query_only = 0")
+        daemon.feedback._retry_at = 0.0
+        daemon.feedback.advance()
+        assert [future.result(0).kind for future in futures] == ["mute", "false", "reset"]
+        finish(daemon)
+    assert outcome(tmp_path, "middle")[0] == outcome(tmp_path, "undisturbed")[0]
+
+
+def test_mutes_that_are_over_make_room_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.feedback.feedback.MAX_MUTES", 3)
+    with started(tmp_path, "many") as daemon:
+        read_until(daemon, 100)
+        said(daemon, Action("mute", "for good"))
+        for number in range(5):
+            said(daemon, Action("mute", f"over-{number}", (50 + number) * STEP * 10**9))
+        for number in range(2):
+            said(daemon, Action("mute", f"holds-{number}", 10**18))
+        holding = ["for good", "holds-0", "holds-1"]
+        assert [mute.pattern for mute in daemon.feedback.mutes()] == holding
+        with pytest.raises(FeedbackError, match="3 mutes are in force"):
+            daemon.feedback.submit(Action("mute", "one more"))
+    with started(tmp_path, "many") as daemon:
+        assert [mute.pattern for mute in daemon.feedback.mutes()] == holding
 
 
 @pytest.mark.parametrize(

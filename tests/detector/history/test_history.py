@@ -219,6 +219,13 @@ def test_what_is_old_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert kept == recorded.fired[-3:]
 
 
+def test_alerts_of_events_of_long_ago_are_kept_as_long_as_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded(tmp_path, HistorySettings(days=2.5), clock=START * 1e-9 + 20 * 365 * 86_400)
+    many_alerts(recorded, monkeypatch, 4)
+    kept = [alert_id for alert_id in recorded.fired if recorded.history.samples(alert_id)]
+    assert kept == recorded.fired[-3:], "by when they were recorded: a replay of old data is kept"
+
+
 def test_the_file_stays_within_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 100_000
     recorded = Recorded(tmp_path, HistorySettings(max_bytes=most))
@@ -282,6 +289,64 @@ def test_a_chunk_that_is_damaged_is_left_out_and_told(tmp_path: Path) -> None:
     assert rows(found)[0] == FIRED
     assert not found["complete"]
     assert "missing" in found["note"]
+
+
+def test_a_file_that_breaks_under_a_running_daemon_leaves_what_memory_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded = Recorded(tmp_path)
+    recorded.feed(events_of(rows=FIRED + 5))
+    database = recorded.history._store._db
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    database.execute("PRAGMA cache_size = 0")
+    database.execute("PRAGMA shrink_memory")
+    path = tmp_path / "history.db"
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (path.stat().st_size - 4096))
+    found = document(recorded)
+    assert not found["complete"]
+    assert "is damaged" in found["note"], "reading says what is wrong"
+    with caplog.at_level(logging.ERROR):
+        recorded.feed(events_of()[FIRED + 5 :])
+    assert caplog.text.count("put aside as history.db.damaged-1; alerts are remembered anew") == 1
+    found = document(recorded)
+    assert rows(found)[-1] > FIRED + 50, "what follows is kept in the new file"
+    assert "missing" in found["note"]
+
+
+def test_a_file_that_cannot_be_opened_is_told_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with caplog.at_level(logging.ERROR):
+            recorded = Recorded(tmp_path)
+            recorded.feed(events_of(rows=FIRED + 5))
+        assert caplog.text.count("is in use") == 1
+        assert "is in use" in recorded.history.problem.current
+        assert rows(document(recorded))[-1] == FIRED + 4, "it is in memory"
+        assert "is in use" in recorded.history.samples("another").note
+        other.execute("COMMIT")
+    recorded.feed(events_of()[FIRED + 5 :])
+    assert recorded.history.problem.current == ""
+    assert document(recorded)["complete"]
+
+
+def test_what_nobody_has_thought_of_stops_no_scoring(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = Recorded(tmp_path)
+    recorded.feed(events_of(rows=FIRED + 5))
+    monkeypatch.setattr(module, "joined", lambda parts: 1 / 0)
+    recorded.feed(events_of()[FIRED + 5 : FIRED + 10], 1)
+    monkeypatch.undo()
+    assert "history failed unexpectedly" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert recorded.dropped == 1
+    recorded.feed(events_of("other", rows=900, fired=700))
+    assert document(recorded, -1)["complete"]
 
 
 def test_a_disk_that_takes_nothing_stops_no_scoring_and_what_fits_is_written_later(
@@ -356,6 +421,7 @@ def test_with_a_changelog_the_note_says_where_it_is(tmp_path: Path) -> None:
     recorded.history = History(tmp_path, HistorySettings(), changelog=True)
     recorded.feed(events_of())
     assert "worker that recorded it" in document(recorded)["note"]
+    assert "stays with the worker that recorded it" in recorded.history.samples("of another").note
 
 
 def test_a_file_in_use_is_told_in_a_line(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from connectors.json_records import AlertRecord
+from connectors.protocols import NotWrittenError
 from detector.config.sections import IncidentsSettings
 from detector.incidents import incidents as module
 from detector.incidents import store
@@ -240,10 +241,94 @@ def incidents_of(directory: Path) -> list[tuple[str, int, int]]:
     return found
 
 
-def test_a_damaged_file_is_refused_with_advice(tmp_path: Path, make: Make) -> None:
+def test_a_damaged_file_is_put_aside_and_incidents_are_remembered_anew(
+    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / INCIDENTS_FILE).write_bytes(b"this is no database" * 100)
-    with pytest.raises(IncidentsError, match=r"is damaged .*: move it away"):
+    incidents = make()
+    assert "It was put aside as incidents.db.damaged-1" in caplog.text
+    incidents.write([alert(1, "web-1/cpu")])
+    incidents.flush()
+    assert [one.id for one in incidents.open()] == ["a1"]
+    assert (tmp_path / "incidents.db.damaged-1").read_bytes().startswith(b"this is no database")
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_whole(tmp_path: Path, make: Make) -> None:
+    make().close()
+    with sqlite3.connect(tmp_path / INCIDENTS_FILE) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(IncidentsError, match="has version 99"):
         make()
+    assert not list(tmp_path.glob("*.damaged-*"))
+
+
+def scribbled(path: Path) -> None:
+    """Overwrite all pages of a file but the first."""
+    with path.open("r+b") as file:
+        size = file.seek(0, 2)
+        assert size > 4096
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+
+
+def test_pages_that_are_damaged_are_found_at_the_start_too(tmp_path: Path, make: Make) -> None:
+    first = make()
+    first.write([alert(n, f"web-{n}/cpu") for n in range(50)])
+    first.flush()
+    first.close()
+    scribbled(tmp_path / INCIDENTS_FILE)
+    second = make()
+    second.write([alert(99, "db/cpu")])
+    second.flush()
+    assert [one.id for one in second.open()] == ["a99"]
+    assert (tmp_path / "incidents.db.damaged-1").exists()
+
+
+def test_a_file_that_breaks_under_a_running_daemon_is_put_aside_whoever_finds_it(
+    tmp_path: Path, make: Make, told: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    incidents = make()
+    incidents.write([alert(1, "web-1/cpu")])
+    until(lambda: len(told.incidents) == 1)
+    with incidents._working:  # what SQLite has cached would hide it
+        incidents._store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        scribbled(tmp_path / INCIDENTS_FILE)
+        incidents._store._db.execute("PRAGMA shrink_memory")
+        incidents._store._db.execute("PRAGMA cache_size = 0")
+    with pytest.raises(IncidentsError, match="is damaged"):
+        incidents.recent()
+    until((tmp_path / "incidents.db.damaged-1").exists, "it is put aside")
+    until(lambda: incidents.recent().incidents == [], "there is another file")
+    assert caplog.text.count("incidents are remembered anew") == 1
+    incidents.write([alert(1, "web-1/cpu", 0, 60)])
+    until(lambda: len(told.incidents) == 2, "the end of what was told of is told, too: its number is a higher one")
+    (record,) = incidents.recent().incidents
+    assert (record.id, record.firing) == ("a1", 0)
+    assert record.revision > 2
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_a_file_that_cannot_be_written_makes_alerts_wait(make: Make, told: Kept, fault: str) -> None:
+    incidents = make()
+    incidents.write([alert(1, "web-1/cpu")])
+    until(lambda: len(told.incidents) == 1)
+    with incidents._working:
+        database = incidents._store._db
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {pages}" if fault == "full" else "PRAGMA query_only = 1")
+    many = [alert(n, f"web-{n}/cpu", summary="x" * 4000) for n in range(2, 40)]
+    incidents.write(many)
+    with pytest.raises(NotWrittenError, match=r"disk is full" if fault == "full" else "see state.directory"):
+        incidents.flush()
+    until(lambda: incidents.problem.current)
+    assert [one.id for one in incidents.open()] == ["a1"], "what is there can be read"
+    with incidents._working:
+        database.execute("PRAGMA max_page_count = 1000000" if fault == "full" else "PRAGMA query_only = 0")
+    incidents.flush()
+    found = incidents.get("a1")
+    assert found is not None
+    assert found.streams == 39
 
 
 def test_a_second_daemon_is_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ export async function showDetail(area, id, { signal, changed }) {
   const around = detail.samples?.time.length ? detail.samples : await nearby(alert, signal);
   const samples = around && marked(around, alert);
   if (!samples) {
-    put(chartArea, h("p", { class: "card empty after" }, "What its stream did around it is not kept here any more: the settings history.days and history.max_bytes say how much is."));
+    put(chartArea, h("p", { class: "card empty after" }, detail.samples?.note || "What its stream did around it is not kept here any more: the settings history.days and history.max_bytes say how much is."));
     return;
   }
   const chartPlace = h("div", {});

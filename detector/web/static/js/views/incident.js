@@ -17,6 +17,11 @@ const MOST = 200; // alerts in the list
 /** An alert's own address leads to its incident. */
 export async function showAlert({ main, id, signal }) {
   const found = await get(`/alerts/${encodeURIComponent(id)}`, {}, signal);
+  if (found.incident === null) {
+    const alone = h("article", { class: "detail", "aria-label": "Alert" });
+    put(main, h("a", { class: "back", href: "#/" }, "Incidents"), h("p", { class: "note" }, "Its incident is not known any more."), alone);
+    return showDetail(alone, id, { signal, changed: () => showAlert({ main, id, signal }) });
+  }
   readdress(incidentLink(found.incident, id));
   return showIncident({ main, id: found.incident, query: new URLSearchParams({ alert: id }), signal });
 }
