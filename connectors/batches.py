@@ -24,9 +24,14 @@ _Name = TypeVar("_Name")
 
 # Scores.channel counts them: what can claim that an event is rare; docs/scoring.md
 CHANNELS = ("forecast", "level", "still", "coupling", "novel", "symbol")
+# An alert's channel: besides those of events, that there are none
+SILENT = "silence"
+ALERT_CHANNELS = *CHANNELS, SILENT
 # Alert.resolved_by: the old level came back, the new one was taken as normal, the stream sends nothing any more; a
-# person called it false, or had the stream begin anew
+# person called it false, or had the stream begin anew. A stream that stopped sends again ("back"), is taken to be gone
+# for good, or nobody wants to know any more
 BACK, ACCEPTED, SILENCE, FALSE, RESET = "back", "accepted", "silence", "false", "reset"
+GONE, MUTED = "gone", "muted"
 # Scores.held_back counts them: why an event above its stream's threshold is no alert. The stream is too young to know
 # what is so rare, or it is not rare enough among those of the whole fleet, or a person has called one like it false
 HELD_BACK = ("", "young", "fleet", "false")
@@ -307,12 +312,12 @@ class Alert:
     model_version: str
     topic: str
     partition: int
-    offset: int
+    offset: int  # -1: of no event, but of silence
     observed_probability: dict[str, float] = field(default_factory=dict)  # by feature that is a symbol
     expected_probability: dict[str, float] = field(default_factory=dict)  # likewise
-    resolved_by: str = ""  # BACK | ACCEPTED | SILENCE | FALSE | RESET: what ended it; "" while it fires
+    resolved_by: str = ""  # BACK | ACCEPTED | SILENCE | FALSE | RESET | GONE | MUTED: what ended it; "" while it fires
     features_left_out: int = 0  # for which the record had no room
-    channel: str = ""  # of CHANNELS; "" and so on: an incident that began before alerts had it
+    channel: str = ""  # of ALERT_CHANNELS; "" and so on: an incident that began before alerts had it
     feature: str = ""  # that leads
     rank: float = 0.0
     return_period: str = ""  # in words

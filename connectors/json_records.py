@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from connectors.batches import ACCEPTED, BACK, CHANNELS, FALSE, HELD_BACK, RESET, SILENCE
+from connectors.batches import ACCEPTED, ALERT_CHANNELS, BACK, CHANNELS, FALSE, GONE, HELD_BACK, MUTED, RESET, SILENCE
 
 EVIDENCE = (
     "the channel's own numbers, in the data's unit, of the leading feature. forecast: observed, expected, lower, upper."
     " level: level, usual (of this hour), lower, upper. still: seconds, usual_longest_seconds. coupling: observed,"
     " expected (what the other features let expect). novel: observed, nearest, nearest_seconds_ago (at most); where"
     " only the forecast's error is new, observed and expected. symbol: observed_probability, expected_probability."
+    " silence: silent_seconds, usual_seconds (between events), usual_longest_seconds."
     " What is not known is left out"
 )
 
@@ -122,7 +123,11 @@ class AlertRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     ]
     summary: Annotated[str, _field("what was found, as a sentence made of the evidence")] = ""
     channel: Annotated[
-        str, _field("what claims that the event is rare: docs/scoring.md explains each", enum=list(CHANNELS))
+        str,
+        _field(
+            "what claims that the event is rare, docs/scoring.md explains each; silence: the stream has stopped",
+            enum=list(ALERT_CHANNELS),
+        ),
     ] = ""
     feature: Annotated[str, _field("the feature that leads: it contributes most")] = ""
     return_period: _ReturnPeriod = ""
@@ -142,15 +147,22 @@ class AlertRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     model_version: _ModelVersion
     topic: _Topic
     partition: _Partition
-    offset: _Offset
+    offset: Annotated[
+        int,
+        _field(
+            "offset in the partition; of a file the record's number, from 0; -1: of no record, but of silence",
+            minimum=-1,
+        ),
+    ]
     observed_probability: _ObservedProbability = {}
     expected_probability: _ExpectedProbability = {}
     resolved_by: Annotated[
         str,
         _field(
             'what ended it: the old level came "back", the new one was "accepted" as normal, the "silence" of the'
-            ' stream, or a person who called it "false" or had the stream begin anew ("reset"); absent while it fires',
-            enum=[BACK, ACCEPTED, SILENCE, FALSE, RESET],
+            ' stream, or a person who called it "false" or had the stream begin anew ("reset"). A stream that stopped'
+            ' is "back", "gone" for good, or nobody wants to know any more ("muted"); absent while it fires',
+            enum=[BACK, ACCEPTED, SILENCE, FALSE, RESET, GONE, MUTED],
         ),
     ] = ""
     features_left_out: _FeaturesLeftOut = 0

@@ -137,6 +137,19 @@ def _sentence(
     return f"observed {value}, expected {forecast}" + (f" [{' .. '.join(ends)}]" if ends else "")
 
 
+def silence_summary(seconds: float, usual: float, longest: float) -> str:
+    """Return for how long a stream has sent nothing, beside its usual interval and its longest pause; 0: not known."""
+    found = f"no event for {_about(seconds)}"
+    if usual > 0.0:
+        found += f", usual {_about(usual)}"
+    return found if longest < 2.0 * usual else f"{found}; the longest usual pause is {_about(longest)}"
+
+
+def _about(seconds: float) -> str:
+    """Return a time with a minute's precision where there are many."""
+    return format_duration(MINUTE * round(seconds / MINUTE) if seconds >= 10 * MINUTE else seconds)
+
+
 def _at_most(seconds: float) -> str:
     """Return a rough time that is no less, as it follows "the last": "hour", "3 days"."""
     text = _TEXTS[min(bisect_left(_SIZES, seconds), len(_TEXTS) - 1)]

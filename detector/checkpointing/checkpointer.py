@@ -29,6 +29,7 @@ from detector.state.stream_cache import StreamCache
 logger = logging.getLogger(__name__)
 
 META_VERSION = 1
+CLOCKS = "clocks"  # in a checkpoint's meta document: those of partitions, that silence is told by
 FORCED_CHECKPOINT = 20_000  # evicted streams that wait for a checkpoint in memory: at most so many
 MAX_ROLL_BACKS = 10  # without a checkpoint in between: it does not mend itself
 UNSAVED_SECONDS = 60.0  # without a checkpoint that is due, after which /readyz says so
@@ -242,6 +243,7 @@ class Checkpointer:
             "offsets": [[*partition, offset] for partition, offset in sorted(self.offsets.items())],
             "beginnings": self._parts.source.fingerprints(),
             "sinks": self._parts.sinks.position(),
+            CLOCKS: self._parts.streams.silence.document(),
             **self.metadata,
         }
 
@@ -292,6 +294,7 @@ class Checkpointer:
         self._restore(why)
         if (writer := self._parts.sinks.writer) is not None:
             self._parts.broker_wait.until_brokers_answer(writer.reopen)
+        self._parts.streams.silence.restore((self._parts.store.meta() or {}).get(CLOCKS, ()))
         self._start_offsets = {}
         self.dirty = False
 

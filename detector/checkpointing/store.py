@@ -251,6 +251,11 @@ class SqliteStore:
             query += " AND place = (SELECT id FROM places WHERE topic = ? AND partition = ?)"
         return {_decode(key): incident for key, incident in self._asked(query, partition or ())}
 
+    def names_after(self, name: str, limit: int) -> list[str]:
+        """Return the names of streams after one, in order; at most `limit`."""
+        query = "SELECT name FROM streams WHERE name > ? ORDER BY name LIMIT ?"
+        return [_decode(key) for (key,) in self._asked(query, (_encode(name), limit))]
+
     def upgrade(self) -> None:
         """Bring a database of the former format into the present one, in one transaction: find open incidents."""
         with self._mutex:

@@ -18,6 +18,9 @@ SHARED = (  # what a rule may set instead of [alerting]
     "min_deviation_absolute",
     "min_deviation_relative",
     "min_duration_seconds",
+    "silence",
+    "min_silence_seconds",
+    "max_silence_seconds",
 )
 DEFAULT_RULE = "default"  # the name of what [alerting] says
 
@@ -41,6 +44,12 @@ class RuleSettings(Section):
     """As alerting.min_deviation_relative."""
     min_duration_seconds: float | None = Field(None, ge=0, le=MAX_SECONDS)
     """As alerting.min_duration_seconds."""
+    silence: bool | None = None
+    """As alerting.silence: whether to tell that one of these streams has stopped."""
+    min_silence_seconds: float | None = Field(None, gt=0, le=MAX_SECONDS)
+    """As alerting.min_silence_seconds."""
+    max_silence_seconds: float | None = Field(None, gt=0, le=MAX_SECONDS)
+    """As alerting.max_silence_seconds."""
     severity: Literal["score", "warning", "critical"] = "score"
     """Of these streams' alerts: by their score, or always the same."""
     receivers: tuple[str, ...] = ()

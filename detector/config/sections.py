@@ -148,6 +148,14 @@ class AlertingSettings(Section):
     """Alert only once an anomaly has lasted this long, in event time."""
     critical_above_threshold: float = Field(1.0, ge=0, le=300)
     """An alert is critical if its score is this far above the threshold; 1 is ten times as rare."""
+    silence: bool = False
+    """Whether to tell that a stream has stopped, once its rhythm makes that likely. Known for a week, it is told after
+    two to five of its longest pauses."""
+    min_silence_seconds: float = Field(300.0, gt=0, le=MAX_SECONDS)
+    """With silence: the least time without events after which a stream may have stopped, whatever its rhythm."""
+    max_silence_seconds: float | None = Field(None, gt=0, le=MAX_SECONDS)
+    """With silence: the time without events after which any stream has stopped, however young and whatever its
+    rhythm."""
 
 
 class IncidentsSettings(Section):

@@ -16,13 +16,15 @@ from connectors.batches import SILENCE, Alert, EventBatch, Scores
 from detector.engine.batch_layout import events_within_lanes, shown, sorted_pass
 from detector.engine.latest import Latest
 from detector.engine.results import alerts_of, resolved, scores_of
+from detector.engine.silence import Silence
 from detector.engine.stages import Stages
 from detector.scoring.admission import MovedBack, admit_events, silence_of
 from detector.scoring.incidents import AlertRules, end_incident
 from detector.scoring.rules import StreamRule, StreamRules
 from detector.scoring.symbols import SYMBOL_ROW
 from detector.state.lane_network import lanes_on
-from detector.state.stream_cache import PACK_BATCH, PORTION, SpillBuffer, StreamCache
+from detector.state.spill_buffer import SpillBuffer
+from detector.state.stream_cache import PACK_BATCH, PORTION, StreamCache
 from detector.state.stream_states import StreamStates
 from training.network.weights import Weights, load_prior
 
@@ -90,6 +92,7 @@ class Engine:
             memory_bytes=self.settings.memory_bytes,
             rules_of=self.rules.numbers_of,
         )
+        self.silence = Silence(self.streams, self.rules)
         self.latest = Latest()
         self.weights = model  # that score
         self._states = self.streams.states
@@ -160,6 +163,7 @@ class Engine:
         model = streams.model_number
         one = sorted_pass(self._states, batch, ids, admitted.taken, streams.muted_until, model, settings.timezone)
         self.rules.quieten(one.batch.muted, self._states.streams.rows["rule"][one.batch.slot], one.batch.time)
+        silent = self.silence.hear(batch, ids, admitted.taken)
         self._stages.on_stage("admit")
         scored = self._stages.run(one, model)
         work = scored.batch
@@ -171,7 +175,7 @@ class Engine:
         return Step(
             scores=scores,
             slot=ids.slot[scores.event],
-            alerts=alerts,
+            alerts=[*silent, *alerts],
             duplicates=admitted.duplicates,
             late=admitted.late,
             features_dropped=int((batch.start[taken + 1] - batch.start[taken]).sum()) - len(scored.batch.observation),
@@ -242,6 +246,7 @@ class Engine:
         self.rules = StreamRules(default, by_pattern)
         self.streams.give_rules(self.rules.numbers_of)
         self._stages.rules = self.rules.table(self.fleet_events_per_day)
+        self.silence.use_rules(self.rules)
 
     @property
     def version(self) -> str:

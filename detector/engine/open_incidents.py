@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from connectors.batches import Alert, EventBatch, Partition
+from connectors.batches import SILENT, Alert, EventBatch, Partition
 from detector.engine.engine import Step
 from detector.scoring.admission import MIN_SILENCE
 from detector.state.names import partition_hash
@@ -90,6 +90,8 @@ class OpenIncidents:
         """Note which incidents opened and ended, which streams had events, and how time advances."""
         now, scored = self._clock(), step.scores.event
         for alert in step.alerts:
+            if alert.channel == SILENT:
+                continue
             if alert.status == "firing":
                 self._open[alert.stream] = _Open(partition_hash(alert.topic, alert.partition), now)
             else:
@@ -147,7 +149,8 @@ class OpenIncidents:
     def ended(self, alerts: Iterable[Alert]) -> None:
         """Forget the incidents that people have ended."""
         for alert in alerts:
-            self._open.pop(alert.stream, None)
+            if alert.channel != SILENT:
+                self._open.pop(alert.stream, None)
 
     def resolved(self, silent: Iterable[str], not_yet: Mapping[str, float]) -> None:
         """Forget the incidents of these streams but for those that may say nothing for longer."""

@@ -72,6 +72,12 @@ def learn_false(engine: Engine, said: Said) -> list[Alert]:
     return ended
 
 
+def learn_pause(engine: Engine, stream: str, seconds: float) -> list[Alert]:
+    """Take a pause that was told as silence for a usual one; return how its alert ended, if it fired."""
+    slot = engine.streams.known(stream)
+    return [] if slot < 0 else engine.silence.learn_false(slot, seconds)
+
+
 def learn_right(engine: Engine, said: Said) -> None:
     """Let the stream's threshold be what a verdict makes of it; the alert's span stays out of what is learnt."""
     slot = _teach(engine, said)
@@ -88,6 +94,7 @@ def reset(engine: Engine, stream: str) -> list[Alert] | None:
     before = states.streams.rows["admission"][slot].copy()
     alert = states.open_alerts.pop(slot, None)
     ended = [] if alert is None else [resolved(alert, int(before["time"]), RESET)]
+    ended += engine.silence.begin_anew(slot)
     engine.streams.replace(stream, None)
     # its place stays what it is: a checkpoint saves it with its partition
     states.streams.rows["admission"]["partition"][states.slots[stream]] = before["partition"]

@@ -24,7 +24,8 @@ from connectors.common.sqlite import Fault
 from detector.checkpointing.checkpointer import Checkpointer
 from detector.checkpointing.state_directory import UnsavedError
 from detector.engine.engine import Engine
-from detector.engine.verdicts import Said, is_of_a_kind, learn_false, learn_right, lift_of, reset
+from detector.engine.silence import silence_id
+from detector.engine.verdicts import Said, is_of_a_kind, learn_false, learn_pause, learn_right, lift_of, reset
 from detector.feedback.journal import (
     KINDS,
     VERDICTS,
@@ -289,6 +290,11 @@ class Feedback:
         lift = lift_of(self._engine, entry.stream)
         if lift is None:
             raise _unknown(entry.stream)
+        if entry.target == silence_id(entry.stream, entry.started):  # it has nothing to do with a threshold
+            if entry.kind == "false":
+                seconds = ((entry.ended or entry.started) - entry.started) * 1e-9
+                self._around.tell(learn_pause(self._engine, entry.stream, seconds))
+            return
         if entry.lift is not None:  # a crash came between this and the checkpoint
             lift = entry.lift
         else:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.batches import Alert, EventBatch
+from connectors.batches import SILENT, Alert, EventBatch
 from connectors.common.background import OngoingProblem
 from connectors.common.sqlite import Fault, put_aside
 from connectors.encode import alert_record, rfc3339_of
@@ -113,7 +113,7 @@ class History:
     def write(self, alerts: Sequence[Alert]) -> None:
         """Take alerts; a batch's before its `step`."""
         if self.enabled:
-            self._alerts += alerts
+            self._alerts += [alert for alert in alerts if alert.channel != SILENT]  # nothing surrounds silence
 
     def step(self, batch: EventBatch, step: Step, engine: Engine) -> None:
         """Take a batch's scores, whose alerts have been written. Raises nothing."""

@@ -16,12 +16,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from connectors.batches import SILENT
+
 RELATED_SECONDS = 86_400.0  # an alert that fires for days must not swallow all that its host does later
 UNRELATED = 0.2  # windows
 MAX_MEMBERS = 100_000  # alerts of one incident; then another begins
 MAX_WORDS = 1_000  # of names, that an incident remembers to compare with
 MAX_OPEN = 10_000  # incidents; then the oldest is over
-SILENT = "silence"  # the channel of alerts for streams that stopped
 
 _SEPARATOR = re.compile(r"[/:|.]")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
@@ -40,6 +41,7 @@ class Member(NamedTuple):
     score: float
     channel: str
     summary: str
+    topic: str = ""
 
 
 def parent_of(stream: str) -> str:
@@ -82,6 +84,7 @@ class Incident:
     streams: set[str] = field(default_factory=set)
     parents: set[str] = field(default_factory=set)
     words: set[str] = field(default_factory=set)
+    topics: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, member: Member) -> Incident:
@@ -95,6 +98,8 @@ class Incident:
         self.members += 1
         self.firing += member.status == "firing"
         self.silent += member.channel == SILENT
+        if member.topic and len(self.topics) < MAX_WORDS:
+            self.topics.add(member.topic)
         self.started_at = min(self.started_at, member.started_at)
         self.last_start = max(self.last_start, member.started_at)
         if member.stream not in self.streams:
@@ -124,6 +129,8 @@ class Incident:
         if len(self.streams) == 1:
             return f"{self.worst}: {self.finding}" if self.finding else self.worst
         start = common_start(self.streams)
+        if not start and len(self.topics) == 1:
+            start = f"topic {next(iter(self.topics))}"
         which = f"{len(self.streams):,} streams" + (f" of {start}" if start else "")
         if self.silent == self.members:
             return f"{which} send nothing any more, such as {self.worst}"

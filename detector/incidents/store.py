@@ -69,6 +69,7 @@ CREATE TABLE alert (
 CREATE INDEX alert_incident ON alert (incident, score);
 """
 _MEMBER = "id, stream, status, severity, started_at, ended_at, score, channel, summary"
+_TOPIC = "coalesce(json_extract(CAST(record AS TEXT), '$.topic'), '')"
 _INCIDENT = (
     "sequence, id, open, severity, first_severity, summary, stream, started_at, ended_at, score, streams, members,"
     " firing, revision"
@@ -196,7 +197,7 @@ class IncidentStore:
         self._db.execute(
             f"INSERT INTO alert ({_MEMBER}, record, incident)"  # noqa: S608 - ours
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT sequence FROM incident WHERE id = ?))",
-            (*member, kept, incident.id),
+            (*member[:-1], kept, incident.id),  # the topic is in the record
         )
 
     def update(self, member: Member, record: bytes) -> None:
@@ -259,7 +260,7 @@ class IncidentStore:
             ).fetchall()
             return [
                 (changed, [Member(*row) for row in self._db.execute(
-                    f"SELECT {_MEMBER} FROM alert WHERE incident = ? ORDER BY rowid", (sequence,))])  # noqa: S608
+                    f"SELECT {_MEMBER}, {_TOPIC} FROM alert WHERE incident = ? ORDER BY rowid", (sequence,))])  # noqa: S608
                 for sequence, changed in incidents
             ]  # fmt: skip
 

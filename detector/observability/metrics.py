@@ -17,7 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from connectors.batches import CHANNELS, HELD_BACK, Partition
+from connectors.batches import ALERT_CHANNELS, HELD_BACK, Partition
 from connectors.decode.settings import REASONS
 from connectors.notify.courier import OUTCOMES
 from detector.observability.metric_kinds import ArrayHistogram, AskedGauge, OptionalGauge
@@ -128,7 +128,7 @@ class Metrics:
         alerts = counter(
             "alerts_total", "Alerts that fired, by severity and by the channel that found them.", "severity", "channel"
         )
-        self.alerts = {labels: alerts.labels(*labels) for labels in product(("warning", "critical"), CHANNELS)}
+        self.alerts = {labels: alerts.labels(*labels) for labels in product(("warning", "critical"), ALERT_CHANNELS)}
         self.events_held_back = counters(
             "events_held_back_total",
             "Events above the threshold of their stream's budget that were no alert, by reason.",

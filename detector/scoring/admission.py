@@ -195,10 +195,11 @@ class Taken(NamedTuple):
     event: Int64  # index into the batch
     interval: NDArray[np.float64]  # its stream's, by then; seconds
     lapse: Int64  # as in Fates
+    before: Int64  # likewise
 
     def at(self, rows: NDArray[np.bool_] | slice) -> Taken:
         """Return some of them."""
-        return Taken(self.event[rows], self.interval[rows], self.lapse[rows])
+        return Taken(self.event[rows], self.interval[rows], self.lapse[rows], self.before[rows])
 
 
 class Admitted(NamedTuple):
@@ -226,7 +227,7 @@ def admit_events(rows: Record, batch: EventBatch, ids: Ids, *, duplicates: bool,
 
     back = fates.fate == MOVED_BACK
     return Admitted(
-        Taken(order[fates.keep], fates.interval[fates.keep], fates.lapse[fates.keep]),
+        Taken(order[fates.keep], fates.interval[fates.keep], fates.lapse[fates.keep], fates.before[fates.keep]),
         duplicates=int((fates.fate == DUPLICATE).sum()),
         late=int((fates.fate == LATE).sum()),
         repartitioned=named(fates.repartitioned),

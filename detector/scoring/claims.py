@@ -54,6 +54,7 @@ STREAM_SCORE = np.dtype(
         ("told", np.float32, len(CHANNELS)),  # score of the peak that was told; 0: none
         ("quiet", np.uint8, len(CHANNELS)),  # events below the threshold since
         ("recurrence", RECURRENCE),
+        ("pauses", np.uint8, 4),  # what silence.py knows of its rhythm
     ],
     align=True,
 )

@@ -54,6 +54,9 @@ class AlertRules(NamedTuple):
     min_deviation_relative: float = 0.0  # share of the expected value
     min_duration_seconds: float = 0.0
     critical_above_threshold: float = 1.0  # a score so far above the threshold is critical: ten times as rare
+    silence: bool = False  # whether a stream that stops is told
+    min_silence_seconds: float = 300.0  # that it must say nothing, whatever its rhythm
+    max_silence_seconds: float = math.inf  # after which it has stopped, whatever its rhythm
 
 
 class Case(NamedTuple):

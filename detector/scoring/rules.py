@@ -25,6 +25,9 @@ RULE = np.dtype(
         ("min_deviation_absolute", np.float64),
         ("min_deviation_relative", np.float64),
         ("min_duration_seconds", np.float64),
+        ("silence", np.bool_),
+        ("min_silence_seconds", np.float64),
+        ("max_silence_seconds", np.float64),  # infinite: none
         ("muted", np.bool_),
     ],
     align=True,
@@ -79,6 +82,11 @@ class StreamRules:
         """Return how far above the threshold a score must be for an alert by a rule to be critical."""
         rule = self.all[number]
         return {"critical": -math.inf, "warning": math.inf}.get(rule.severity, rule.alerts.critical_above_threshold)
+
+    @property
+    def tell_silence(self) -> bool:
+        """Whether any rule wants to know of streams that stop."""
+        return any(rule.alerts.silence and not rule.muted for rule in self.all)
 
     def table(self, fleet_events_per_day: float = 0.0) -> RuleTable:
         """Return all rules for `judge`, at a rate of all streams' events; 0: not known."""

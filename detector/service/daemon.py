@@ -15,7 +15,7 @@ from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from connectors.batches import Partition, RawBatch
+from connectors.batches import Alert, Partition, RawBatch
 from connectors.common.background import OngoingProblem, run_in_thread
 from connectors.decode.decoder import Decoder
 from connectors.http_server.access import Access
@@ -40,6 +40,7 @@ from detector.service.reloading import Reloading
 from detector.service.reporter import Reporter, StageClock
 from detector.service.retraining import ModelPromotion
 from detector.service.signals import Signals
+from detector.service.silence_watch import SilenceWatch
 from detector.service.turns import Turns
 from detector.web.fleet import Fleet
 from detector.web.live import LiveStreams
@@ -75,6 +76,7 @@ class Daemon:
     fleet_rate: FleetRate
     broker_wait: BrokerWait
     incidents: OpenIncidents  # of single streams: alerts that fire
+    silence: SilenceWatch
     incident_store: Incidents  # over streams: what people are told of
     history: History  # of alerts' surroundings; one of `sinks`
     guard: PoisonGuard
@@ -245,6 +247,7 @@ class Daemon:
                     self.checkpointer.record_repartitioned(step.repartitioned)
                     self.history.step(part, step, self.engine)
                     self.incidents.step(part, step)
+                    self.silence.step(part)
                     self.live.step(step.scores, step.slot, self.engine.streams.states.slots)
                     self.reporter.step(part, step, reset=reset)
                 rejected += refused
@@ -280,14 +283,22 @@ class Daemon:
         return self.source.poll(RESTORING_POLL_SECONDS if self.checkpointer.restoring else POLL_SECONDS)
 
     def _resolve_silent(self) -> None:
-        """End the incidents of streams that have fallen silent: a part of the next checkpoint, as what events bring."""
+        """End the incidents of streams that have fallen silent, and tell of those that have stopped.
+
+        That is a part of the next checkpoint, as what events bring.
+        """
+        alerts: list[Alert] = []
         if silent := self.incidents.silent():
             alerts, patient = self.engine.resolve_silent(silent)
             self.incidents.resolved(silent, patient)
+        if stopped := self.silence.advance():
+            alerts += stopped
+            self.checkpointer.commit_soon()  # until then a crash has another worker tell it once more
+        if alerts:
             self.sinks.write_alerts(alerts)
             self.reporter.alerts(alerts)
-            self.checkpointer.dirty |= len(alerts) > 0
-        self.metrics.alerts_firing.set(len(self.incidents))
+            self.checkpointer.dirty = True
+        self.metrics.alerts_firing.set(len(self.incidents) + len(self.engine.streams.silence))
 
     def _watch(self, lag: dict[Partition, int]) -> None:
         """Show the lag, and see whether there is progress, nothing to do, or nobody to ask."""
@@ -302,6 +313,8 @@ class Daemon:
         # nothing of a file waits: it is read as fast as it goes
         waits = lag if self.source.grouped else dict.fromkeys(self.checkpointer.offsets, 0)
         self.incidents.look(waits, reading=reading)
+        if self.source.grouped:  # of a file nobody knows whether it has ended
+            self.silence.look(lag, reading=reading and not self.checkpointer.restoring)
 
     # -- as the group gives partitions and takes them away -------------------------------------------------------------
 

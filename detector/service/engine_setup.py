@@ -58,6 +58,9 @@ def alert_rules(alerting: AlertingSettings) -> AlertRules:
         min_deviation_relative=alerting.min_deviation_relative,
         min_duration_seconds=alerting.min_duration_seconds,
         critical_above_threshold=alerting.critical_above_threshold,
+        silence=alerting.silence,
+        min_silence_seconds=alerting.min_silence_seconds,
+        max_silence_seconds=math.inf if alerting.max_silence_seconds is None else alerting.max_silence_seconds,
     )
 
 

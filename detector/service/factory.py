@@ -25,7 +25,7 @@ from connectors.protocols import AlertSink, DaemonSource, DeadLetterSink, ScoreS
 from connectors.sink_group import SinkGroup
 from detector import __version__
 from detector.checkpointing.changelog_checkpoint import ChangelogCheckpointer
-from detector.checkpointing.checkpointer import Checkpointer, CheckpointParts, check_layout
+from detector.checkpointing.checkpointer import CLOCKS, Checkpointer, CheckpointParts, check_layout
 from detector.checkpointing.deadlines import BrokerWait
 from detector.checkpointing.store import DamagedRowError, SqliteStore, StoredRows
 from detector.config.settings import Settings
@@ -57,8 +57,10 @@ from detector.service.poison_events import FaultError, PoisonGuard
 from detector.service.reloading import Reloading
 from detector.service.reporter import Reporter, StageClock
 from detector.service.retraining import ModelPromotion
+from detector.service.silence_watch import SilenceWatch
 from detector.service.turns import Turns
-from detector.state.stream_cache import PORTION, SpillBuffer
+from detector.state.spill_buffer import SpillBuffer
+from detector.state.stream_cache import PORTION
 from detector.web.fleet import Fleet
 from detector.web.live import LiveStreams
 from detector.web.streams import Streams, stream_scores
@@ -93,6 +95,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
     device = device_of(settings)
     engine = _build_engine(settings, model, device, stored, clock, metrics)
     check_layout(meta, settings, engine.streams.states.layouts, __version__)
+    engine.streams.silence.restore(meta.get(CLOCKS, ()))
     newest = meta.get("newest", 0.0)
     turns, live, fleet = Turns(alarming=(FaultError, DamagedRowError, UndeliveredError)), LiveStreams(), Fleet(metrics)
     reporter = Reporter(metrics, settings, engine.streams, newest, on_retraining=fleet.retrained)
@@ -220,6 +223,7 @@ def build_daemon(settings: Settings, extra_sinks: SinkGroup | None = None) -> Da
         fleet_rate=FleetRate(engine, checkpointer, source, store, metrics),
         broker_wait=broker_wait,
         incidents=incidents,
+        silence=SilenceWatch(engine, store.names_after, store.load, checkpointer.commit),
         incident_store=incident_store,
         history=history,
         guard=guard,

@@ -82,6 +82,8 @@ class Reporter:
         """Tell of incidents that begin or end."""
         for alert in alerts:
             log_alert(logger, alert)
+            if alert.status == "firing":
+                self._metrics.alerts[alert.severity, alert.channel].inc()
 
     def look(self) -> None:
         """Tell what had to wait; to be called every second or so."""
@@ -111,8 +113,6 @@ class Reporter:
         m.rank.observe(scores.rank)
         for code, reason in enumerate(HELD_BACK[1:], 1):
             m.events_held_back[reason].inc(int((scores.held_back == code).sum()))
-        for alert in firing:
-            m.alerts[alert.severity, alert.channel].inc()
         m.streams.set(len(self._streams))
         if len(batch):
             # a clock that is ahead must not hide that nothing comes any more

@@ -35,7 +35,7 @@ STREAM = np.dtype(
 )
 
 # Fields in what was padding, where 0 says what a row without them does: they make no other layout
-ADDED = "rule", "lift", "silent"
+ADDED = "rule", "lift", "silent", "pauses"
 
 
 def lane_row(horizons: Sequence[int]) -> np.dtype[Any]:
@@ -74,5 +74,20 @@ class Head(NamedTuple):
 
 def layout_of(*records: np.dtype[Any]) -> bytes:
     """Return what a row of these records begins with."""
-    records = tuple(record[[name for name in record.names or () if name not in ADDED]] for record in records)
-    return ROWS + hashlib.sha256(repr(tuple(record.descr for record in records)).encode()).digest()[:4]
+    descriptions = tuple(_without_added(record).descr for record in records)
+    return ROWS + hashlib.sha256(repr(descriptions).encode()).digest()[:4]
+
+
+def _without_added(record: np.dtype[Any]) -> np.dtype[Any]:
+    """Return a record, and those within it, as they were before there was what was ADDED."""
+    fields = {name: field for name, field in (record.fields or {}).items() if name not in ADDED}
+    if record.fields is None:
+        return record
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [_without_added(field[0]) for field in fields.values()],
+            "offsets": [field[1] for field in fields.values()],
+            "itemsize": record.itemsize,
+        }
+    )

@@ -7,17 +7,13 @@ be undone: back to the last drain (`roll_back`), or to before a step (`snapshot`
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from operator import itemgetter
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +24,10 @@ from detector.scoring.claims import WARM_UP_EVENTS
 from detector.state.former import head_of
 from detector.state.mutes import MuteTable
 from detector.state.names import partition_hash
+from detector.state.silence import SilenceTable
+from detector.state.spill_buffer import SpillBuffer
 from detector.state.stream_states import STREAM_OVERHEAD, StreamStates
 from training.network.history import WINDOW
-
-logger = logging.getLogger(__name__)
 
 Int64 = NDArray[np.int64]
 
@@ -40,84 +36,6 @@ PACK_BATCH = 256  # streams whose hidden states are read together: 0.1 MB, of th
 PORTION = 1 / 16
 SECONDS_PER_DAY = 86_400.0
 KNOWN_INTERVAL_EVENTS = 10  # of a stream before its mean interval says how many events a day it has
-
-
-class _Place(NamedTuple):
-    """Where a row lies in the file, in bytes."""
-
-    at: int
-    size: int
-
-
-class SpillBuffer(MutableMapping[str, bytes]):
-    """Rows of bytes by name, on their way to the store: some in memory, the rest in a file without a name.
-
-    What a flood evicts between two checkpoints has no bound but the disk's; where that is full it stays in memory.
-    """
-
-    def __init__(self, directory: Path | None = None, most_bytes: int = 0) -> None:
-        """Hold up to `most_bytes` in memory, the rest in `directory`; without one, everything in memory."""
-        self._directory, self._most_bytes = directory, most_bytes
-        self._held: dict[str, bytes | _Place] = {}
-        self._file: Any = None
-        self._warned = False
-        self.nbytes = 0  # in memory
-        self.written_bytes = 0  # in the file, still wanted
-
-    def empty_copy(self) -> SpillBuffer:
-        """Return an empty one of the same kind."""
-        return SpillBuffer(self._directory, self._most_bytes)
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._held
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
-
-    def __getitem__(self, name: str) -> bytes:
-        held = self._held[name]
-        if isinstance(held, bytes):
-            return held
-        row = os.pread(self._file.fileno(), held.size, held.at)
-        if len(row) != held.size:
-            raise OSError(f"{self._directory}: a file of evicted states breaks off at {held.at + len(row)}")
-        return row
-
-    def __delitem__(self, name: str) -> None:
-        held = self._held.pop(name)
-        if isinstance(held, bytes):
-            self.nbytes -= len(held)
-        else:
-            self.written_bytes -= held.size
-
-    def __setitem__(self, name: str, row: bytes) -> None:
-        if name in self._held:
-            del self[name]
-        if self._directory is not None and self.nbytes + len(row) > self._most_bytes:
-            try:
-                self._held[name] = _Place(self._write(row), len(row))
-            except OSError as error:
-                if not self._warned:
-                    logger.warning("%s: evicted states stay in memory: %s", self._directory, error)
-                self._warned = True
-            else:
-                self.written_bytes += len(row)
-                return
-        self._held[name] = row
-        self.nbytes += len(row)
-
-    def _write(self, row: bytes) -> int:
-        """Append a row to the file; return where it begins."""
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 - closed with us
-        at: int = self._file.seek(0, os.SEEK_END)
-        written = 0
-        while written < len(row):
-            written += self._file.write(memoryview(row)[written:])
-        return at
 
 
 class Census(NamedTuple):
@@ -154,6 +72,7 @@ class StreamCache:
         self._fetch = fetch or (lambda names: [None] * len(names))
         self.max_streams, self.memory_bytes, self._rules_of = max_streams, memory_bytes, rules_of
         self._mutes = MuteTable()
+        self.silence = SilenceTable()
         self.muted_until = np.zeros(0, np.int64)  # by slot, event time, ns; 0: no person has muted the stream
         self._changed = np.zeros(0, np.bool_)  # by slot, as `_last_use`
         self.spill = SpillBuffer() if spill is None else spill  # evicted since the last drain
@@ -209,13 +128,17 @@ class StreamCache:
 
     def _add(self, names: list[str]) -> Int64:
         slots = self.states.add(names)
-        self._name_tells(names, slots)
+        self._come(names, slots)
         return slots
 
     def _unpack(self, name: str, row: bytes) -> int:
         slot = self.states.unpack(name, row, self.model_number, self.version)
-        self._name_tells([name], np.array([slot]))
+        self._come([name], np.array([slot]))
         return slot
+
+    def _come(self, names: list[str], slots: Int64) -> None:
+        self._name_tells(names, slots)
+        self.silence.enter(names, slots, self.states.streams.rows["silent"][slots])
 
     def _name_tells(self, names: list[str], slots: Int64) -> None:
         """Note what follows from streams' names, whatever a stored row says: it may be of former settings and mutes."""
@@ -239,6 +162,10 @@ class StreamCache:
         self._mutes.replace(until)
         self._name_tells([*self.states.slots], self._slots())
 
+    def is_muted(self, name: str, time: int) -> bool:
+        """Whether people have muted a stream, here or not, at an event time, ns."""
+        return bool(self._mutes) and self._mutes.until(name) > time
+
     def known(self, name: str) -> int:
         """Return the slot of a stream, loaded where it is not in memory; -1 for one that was never seen."""
         here = name in self.states.slots or name in self.spill or next(iter(self._fetch([name]))) is not None
@@ -255,6 +182,7 @@ class StreamCache:
         if more:
             self._last_use, self._changed = np.pad(self._last_use, (0, more)), np.pad(self._changed, (0, more))
             self.muted_until = np.pad(self.muted_until, (0, more))
+            self.silence.fit(len(self._last_use))
 
     def use(self, version: str) -> None:
         """Let hidden states belong to other weights from now on; those of before are marked by their number."""
@@ -294,6 +222,7 @@ class StreamCache:
             self.spill.update(self.states.pack(some, self.model_number, self.version))
         self._changed[idle] = False
         for slot in idle.tolist():
+            self.silence.leave(self.states.names[slot], slot)
             self.states.remove(slot)
         return len(idle)
 
@@ -332,9 +261,11 @@ class StreamCache:
         """Drop these streams' states, saved or not: their next events load what was saved."""
         for name in names:
             self.spill.pop(name, None)
+            self.silence.drop(name)
             slot = self.states.slots.get(name, -1)
             if slot >= 0:
                 self._changed[slot] = False
+                self.silence.forget(slot)
                 self.states.remove(slot)
 
     def replace(self, name: str, row: bytes | None) -> None:

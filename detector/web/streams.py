@@ -75,10 +75,10 @@ class _Table:
         self.events, self.rank = admission["arrived"][slot], score["rank"][slot]
         self.warming = score["events"][slot] <= WARM_UP_EVENTS
         self.latest = engine.latest.of(slot, score["time"][slot])
-        self.open, self.muted = rows["incident"]["open"][slot], rows["muted"][slot]
+        self.open, self.muted = rows["incident"]["open"][slot] | rows["silent"][slot], rows["muted"][slot]
         self.rule, self.lanes = rows["rule"][slot], rows["lanes"][slot]
         self.rules = engine.rules.all
-        self.alerts = {slot: alert.id for slot, alert in states.open_alerts.items()}
+        self.alerts = {**engine.silence.ids(), **{slot: alert.id for slot, alert in states.open_alerts.items()}}
         self.has_evicted = engine.streams.has_evicted
         self._folded: list[str] | None = None
         self._order: dict[str, Int64] = {}

@@ -18,7 +18,7 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
-from connectors.batches import CHANNELS
+from connectors.batches import ALERT_CHANNELS
 from tests.brokers import Broker
 from tests.daemon.fleet import Fleet, make_fleet
 from tests.daemon.receiver import SECRET, Delivery, Receiver
@@ -316,7 +316,7 @@ def test_every_metric_of_the_design_is_served_and_known_labels_start_at_zero(don
     assert not missing
     begun = done.begun
     assert set(begun.by("alerts_total", "severity")) == {"warning", "critical"}
-    assert set(begun.by("alerts_total", "channel")) == set(CHANNELS)
+    assert set(begun.by("alerts_total", "channel")) == set(ALERT_CHANNELS)
     assert GARBAGE.keys() <= begun.by("events_rejected_total", "reason").keys()
     assert set(begun.by("retrain_total", "outcome")) == {"promoted", "rejected", "failed", "skipped"}
     assert set(begun.by("deliveries_total", "outcome")) == {"delivered", "retried", "failed", "dropped"}

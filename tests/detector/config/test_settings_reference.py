@@ -77,6 +77,7 @@ def test_the_reference_states_every_default_as_toml_would_give_it() -> None:
     assert defaults["state.directory"] == "/var/lib/longwatch"
     unset = {
         ("alerting", "threshold"),
+        ("alerting", "max_silence_seconds"),
         ("state", "changelog"),
         ("source", "max_poll_records"),
         ("rules",),

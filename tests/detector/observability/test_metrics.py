@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
-from connectors.batches import CHANNELS, Partition
+from connectors.batches import ALERT_CHANNELS, Partition
 from detector.observability.metric_kinds import ArrayHistogram
 from detector.observability.metrics import REJECTED_REASONS, Metrics
 from docs.references.metrics import reference
@@ -117,7 +117,7 @@ def test_known_labels_start_at_zero(metrics: Metrics) -> None:
     ):
         for known in values:
             assert value(metrics, f"longwatch_{name}", **{label: known}) == 0
-    for severity, channel in product(("warning", "critical"), CHANNELS):
+    for severity, channel in product(("warning", "critical"), ALERT_CHANNELS):
         assert value(metrics, "longwatch_alerts_total", severity=severity, channel=channel) == 0
     for outcome in ("delivered", "retried", "failed", "dropped"):
         assert value(metrics, "longwatch_deliveries_total", receiver="hook", outcome=outcome) == 0

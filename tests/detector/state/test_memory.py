@@ -18,7 +18,8 @@ from detector.config.sections import MIN_STATE_BYTES
 from detector.engine import engine as engine_module
 from detector.engine.engine import Engine, EngineSettings
 from detector.service.engine_setup import BASE_BYTES, SHARE, log_capacity, memory_limit
-from detector.state.stream_cache import PORTION, SpillBuffer
+from detector.state.spill_buffer import SpillBuffer
+from detector.state.stream_cache import PORTION
 from detector.state.tables import PAGE, GrowableArray, Table, machine_bytes
 from tests.detector.engine.restarts import assert_same
 from tests.streams import MINUTE, START, Event, batch_of, in_batches, numbered, run

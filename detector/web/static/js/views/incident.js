@@ -47,7 +47,7 @@ export async function showIncident({ main, id, query, signal }) {
       h("p", { class: "facts" }, severity(incident), h("span", {}, incident.ended_at ? "lasted " : "for ", h("b", {}, lasting(incident))),
         h("span", {}, "since ", h("b", {}, when(incident.started_at))),
         incident.ended_at ? h("span", {}, "until ", h("b", {}, when(incident.ended_at))) : null,
-        fact(incident.streams === 1 ? "stream" : "streams", String(incident.streams)), fact("score", score(incident.score)), h("span", {}, rarity(incident.score)),
+        fact(incident.streams === 1 ? "stream" : "streams", String(incident.streams)), fact("score", score(incident.score)), incident.alerts?.[0]?.channel === "silence" ? null : h("span", {}, rarity(incident.score)),
         stillFiring(incident), acknowledged ? h("span", {}, "taken by ", signature(acknowledged)) : null),
       h("h1", {}, sentence(incident.summary)),
       h("div", { class: "actions after" },
