@@ -155,7 +155,7 @@ def test_once_all_is_read_the_clock_tells_that_all_have_stopped(broker: Broker, 
         until(lambda: is_told(daemon.metrics()), "they still are", every=0.1)
         topic.send(streams, 60, 70)
         until(lambda: daemon.metrics()("alerts_firing") == 0, "they are back", every=0.1)
-        daemon.kill()
+        assert daemon.terminate()[0] == 0
     found = counts(topic.told())
     assert set(found) == set(streams)
     for told in found.values():  # on a slow machine they have stopped once more by now
