@@ -131,6 +131,9 @@ class Silence:
             measures = float(out.after[i]), float(out.interval[i]), float(out.longest[i])
             one = Stopped(batch.streams[batch.stream[e]], batch.partitions[batch.partition[e]], last, *measures)
             if out.kind[i] == silence.FOUND:
+                number = int(rows["rule"][slot[i]])
+                if rule.quiet and self._rules.longest_awake(number, last, came) < one.after:
+                    continue
                 alerts.append(silence_alert(one, rule, self._streams.version))
             passed = max(came - last, 0) * 1e-9
             alerts.append(silence_alert(one, rule, self._streams.version, came, BACK, passed))
@@ -151,10 +154,11 @@ class Silence:
             self._streams.load(away[at : at + PACK_BATCH])
         slots = table.due()
         silent = table.silent[slots]
-        stopped = slots[~silent & self._is_wanted(slots)]
+        due = slots[~silent]
+        stopped = due[self._is_wanted(due) & self._is_awake(due)]
         alerts += [self._end(slot, GONE) for slot in slots[silent][:MAX_TOLD].tolist()]
         alerts += [self._tell(slot) for slot in stopped[:MAX_TOLD].tolist()]
-        if max(len(away), len(stopped)) < MAX_TOLD:
+        if len(away) < MAX_TOLD and len(due) == len(stopped) <= MAX_TOLD:
             table.looked()
         self._streams.evict()
         return alerts
@@ -196,6 +200,18 @@ class Silence:
         time = self._table.clocks["time"][self._table.heard.clock[slots]]
         wanted: NDArray[np.bool_] = of["silence"] & ~of["muted"] & (self._streams.muted_until[slots] <= time)
         return wanted
+
+    def _is_awake(self, slots: Int64) -> NDArray[np.bool_]:
+        """Whether these streams, [slots], would have stopped without the quiet times of their rules as well."""
+        awake, heard = np.ones(len(slots), np.bool_), self._table.heard
+        rules, clocks = self._states.streams.rows["rule"][slots], heard.clock[slots]
+        for number in self._rules.with_quiet_times:
+            for clock in np.unique(clocks[rules == number]).tolist():
+                here = (rules == number) & (clocks == clock)
+                time = int(self._table.clocks["time"][clock])
+                seconds = (time - self._rules.awake_since(number, time)) * 1e-9
+                awake[here] = seconds >= (heard.due - heard.at)[slots[here]]
+        return awake
 
     def _newest(self) -> int:
         return int(self._table.clocks["time"].max(initial=0))

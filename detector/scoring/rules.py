@@ -14,8 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.calendars.windows import Calendar
+from detector.calendars.windows import Calendar, Windows, merged
 from detector.scoring.incidents import AlertRules
+
+LOOKED_BACK = 14 * 86_400_000_000_000  # ns, for the last window of a rule
+WINDOWS_LOOKED_AT = 1_000
 
 RULE = np.dtype(
     [
@@ -77,6 +80,28 @@ class StreamRules:
             if here.any():
                 for calendar in rule.quiet:
                     muted[here] |= calendar.hold(time[here])
+
+    @property
+    def with_quiet_times(self) -> list[int]:
+        """Numbers of the rules that have windows."""
+        return list(self._quiet)
+
+    def awake_since(self, number: int, time: int) -> int:
+        """Return since when a rule has no window, ns; `time` while it has one, 0 where it had none for two weeks."""
+        windows = self._windows(number, time - LOOKED_BACK)
+        return min(int(windows.end[windows.begin <= time].max(initial=0)), time)
+
+    def longest_awake(self, number: int, first: int, last: int) -> float:
+        """Return the longest time between two times, ns, in which a rule has no window; seconds."""
+        windows = self._windows(number, first)
+        begin, end = windows.begin[windows.begin < last], windows.end[windows.begin < last]
+        since, until = np.append(first, end), np.append(begin, last)
+        return float(max((until - since).max(), 0)) * 1e-9
+
+    def _windows(self, number: int, first: int) -> Windows:
+        """Return a rule's windows that end after a time, ns, the next ones."""
+        found = [calendar.next(first, WINDOWS_LOOKED_AT) for calendar in self._quiet[number].quiet]
+        return merged(span for some in found for span in zip(some.begin.tolist(), some.end.tolist(), strict=True))
 
     def critical_above(self, number: int) -> float:
         """Return how far above the threshold a score must be for an alert by a rule to be critical."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from connectors.batches import Alert, Partition
+from detector.calendars.windows import Calendar
 from detector.engine.engine import Engine, EngineSettings
 from detector.scoring.incidents import AlertRules
 from detector.scoring.rules import StreamRule
@@ -314,6 +315,21 @@ def test_a_muted_stream_is_not_told_and_a_mute_ends_what_fires(model: Weights) -
     assert w.told() == [FIRES, ("resolved", "muted")]
     w.come(beats("other", WEEK + 8 * HOUR, WEEK + 3 * DAY))
     assert w.told() == [FIRES, ("resolved", "muted")]
+
+
+@pytest.mark.parametrize("look", [True, False])
+def test_in_quiet_times_nobody_is_told_and_they_do_not_count(model: Weights, look: bool) -> None:
+    """Office hours with quiet nights: told within the hour by day, never at night nor as the day begins."""
+    nights = [(START + day * DAY + 17 * HOUR + 45 * MINUTE, START + day * DAY + 32 * HOUR) for day in range(-1, 20)]
+    rule = StreamRule("office", ("office", "gone"), EVER, quiet=(Calendar("nights", lambda a, b: nights),))
+    w = Watched(model, ALL._replace(silence=False), by_pattern=(rule,))
+    days = [beats("office", d * DAY + 8 * HOUR + 20 * MINUTE, d * DAY + 18 * HOUR) for d in range(5)]
+    gone = [*beats("gone", 8 * HOUR, 17 * HOUR), *beats("gone", DAY + 10 * HOUR, DAY + 12 * HOUR)]
+    others = [beats(name, 0, 4 * DAY + 15 * HOUR) for name in ("other", "another")]
+    w.come(merged(*days, gone, *others), 300, look=look)
+    w.alerts += w.engine.silence.stopped()
+    assert w.told("office") == []
+    assert w.told() == [FIRES, BACK, FIRES]
 
 
 def test_rules_may_begin_and_end_to_ask(model: Weights) -> None:
