@@ -40,7 +40,7 @@ KNOWN_EVENTS = 20
 MANY_EVENTS = 60  # from which on its longest pause says much
 REGULAR = 1.5  # usual intervals that the longest pause has of a stream that keeps time
 RESTS = 20.0  # usual intervals from which on a pause is no accident: at random, one in e^20 is as long
-ALIKE = 2  # steps by which the longest pauses of two fortnights may differ, a fifth, to be the same rest
+ALIKE = 1  # step by which the longest pauses of two fortnights may differ, a tenth, to be the same rest
 TWICE, RANDOM, UNSURE = 2.0, 3.0, 5.0  # longest pauses after which a stream has stopped
 GONE_SECONDS = 7 * 86_400.0  # after which one that was told is taken to be gone for good
 
@@ -131,7 +131,7 @@ def stops_after(q: Record, rule: Record, interval: float, events: int) -> float:
         return math.inf
     after, longest = math.inf, longest_pause(q)
     if q.pauses[DAYS] >= KNOWN_DAYS and events >= KNOWN_EVENTS and longest > 0.0 and interval > 0.0:
-        apart = abs(int(q.pauses[PRESENT]) - int(q.pauses[FORMER]))
+        apart = abs(np.int64(q.pauses[PRESENT]) - np.int64(q.pauses[FORMER]))  # bytes know no less than 0
         if longest <= REGULAR * interval or (longest > RESTS * interval and apart <= ALIKE):
             times = TWICE
         else:
