@@ -56,20 +56,20 @@ def annotations_of(record: IncidentRecord) -> dict[str, str]:
 def posted(record: IncidentRecord, link: str, now: float, ended: float | None = None) -> list[dict[str, Any]]:
     """Return an incident as the API takes it; `now` and when it was told to be over are Unix times, s."""
     resolved = record.state == "resolved"
-    ends = (ended or now) if resolved else now + ENDS_SECONDS
+    over = _rfc3339((ended or now) if resolved else now)
     alert: dict[str, Any] = {
         "labels": labels_of(record, record.severity),
         "annotations": annotations_of(record),
-        "startsAt": record.started_at,
-        # never before it began: the API refuses that
-        "endsAt": max(_rfc3339(ends), record.started_at) if resolved else _rfc3339(ends),
+        # the API refuses what ends before it begins: the events' clock may be ahead of ours
+        "startsAt": min(record.started_at, over),
+        "endsAt": over if resolved else _rfc3339(now + ENDS_SECONDS),
     }
     if link:
         alert["generatorURL"] = link
     if record.severity == record.first_severity:
         return [alert]
     former = alert | {"labels": labels_of(record, record.first_severity)}
-    former["endsAt"] = max(_rfc3339(ended or now), record.started_at)
+    former["endsAt"] = over
     return [alert, former]
 
 

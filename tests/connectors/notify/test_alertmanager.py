@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import threading
-import urllib.request
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -22,77 +17,11 @@ from connectors.notify.dispatcher import Dispatcher
 from connectors.notify.settings import ReceiverSettings
 from detector.observability.metrics import Metrics
 from tests.connectors.notify.incidents import incident, told
+from tests.connectors.notify.real_alertmanager import Alertmanager, Pager
 from tests.daemon.support import until
 from tests.deploy.paths import RULES
 from tests.ports import own_port
-from tests.tools import ALERTMANAGER_FOLDER, NO_ALERTMANAGER, NO_PROMETHEUS, alertmanager, prometheus
-
-
-class Pager:
-    """What Alertmanager notifies: the groups that it sends."""
-
-    def __init__(self) -> None:
-        self.groups: list[dict[str, Any]] = []
-        pager = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                pager.groups.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-
-class Alertmanager:
-    """One replica, on its own; it notifies a pager soon."""
-
-    def __init__(self, program: Path, folder: Path, pager: Pager) -> None:
-        self.port = own_port()
-        configuration = {
-            "route": {
-                "receiver": "pager", "group_by": ["alertname", "incident"], "group_wait": "0s",
-                "group_interval": "1s", "repeat_interval": "1h",
-            },
-            "receivers": [{
-                "name": "pager",
-                "webhook_configs": [{"url": f"http://127.0.0.1:{pager.server.server_port}/", "send_resolved": True}],
-            }],
-        }  # fmt: skip
-        folder.mkdir()
-        (folder / "alertmanager.yml").write_text(yaml.safe_dump(configuration))
-        self.log = folder / "log"
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    program, f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder / 'data'}",
-                    f"--web.listen-address=127.0.0.1:{self.port}", "--cluster.listen-address=",
-                ],
-                stdout=log, stderr=subprocess.STDOUT,
-                cwd=ALERTMANAGER_FOLDER if ALERTMANAGER_FOLDER.is_dir() else None,
-            )  # fmt: skip
-
-    def alerts(self) -> list[dict[str, Any]]:
-        """Return what it believes is active."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v2/alerts", timeout=60) as answer:
-            found: list[dict[str, Any]] = json.load(answer)
-        return found
-
-    def is_ready(self) -> bool:
-        if self._process.poll() is not None:
-            pytest.fail(f"Alertmanager ended: {self.log.read_text()}")
-        try:
-            return self.alerts() == []
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
+from tests.tools import NO_ALERTMANAGER, NO_PROMETHEUS, alertmanager, prometheus
 
 
 @pytest.fixture
@@ -148,6 +77,22 @@ def test_alertmanager_notifies_once_as_an_incident_opens_and_once_as_it_is_over(
     assert first[0]["generatorURL"] == "https://longwatch.example.com/#/incidents/a0"
     assert first[0]["startsAt"].startswith(began.removesuffix("Z"))
     assert [group["status"] for group in pager.groups].count("firing") == 2, "it grew, and nobody was woken again"
+
+
+def test_events_ahead_of_our_clock_are_told_at_once_and_end_with_the_rest(
+    replicas: list[Alertmanager], tmp_path: Path
+) -> None:
+    url = f"http://127.0.0.1:{replicas[0].port}"
+    settings = ReceiverSettings.model_validate({"type": "alertmanager", "url": url, "allowed_hosts": ["127.0.0.1"]})
+    dispatcher = Dispatcher({"am": settings}, tmp_path, "")
+    ahead = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        dispatcher.tell([told(incident(started_at=ahead))])
+        until(lambda: len(replicas[0].alerts()) == 1)
+        dispatcher.tell([told(msgspec.structs.replace(incident(2, "resolved"), started_at=ahead))])
+        until(lambda: replicas[0].alerts() == [])
+    finally:
+        dispatcher.close()
 
 
 def test_prometheus_with_the_rules_that_ship_tells_alertmanager_which_streams(
