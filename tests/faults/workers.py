@@ -61,7 +61,7 @@ class Workers:
             status, answer = 504, ""
             with contextlib.suppress(
                 http.client.RemoteDisconnected
-            ):  # the port's bound on an answer, on a busy machine
+            ):  # the port's own bound, where much else is done
                 status, answer = worker.post("/api/v1/mutes", mute)
             assert status in {200, 201, 503, 504}, answer  # refused while states are restored
             self.muted += status < 300
