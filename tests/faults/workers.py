@@ -59,9 +59,7 @@ class Workers:
             worker.process.send_signal(signal.SIGHUP)
             mute = {"pattern": f"elsewhere-{self.told}-*", "until": None, "reason": "chaos", "author": "tests"}
             status, answer = 504, ""
-            with contextlib.suppress(
-                http.client.RemoteDisconnected
-            ):  # the port's own bound, where much else is done
+            with contextlib.suppress(http.client.RemoteDisconnected):  # the port's own bound, where much else is done
                 status, answer = worker.post("/api/v1/mutes", mute)
             assert status in {200, 201, 503, 504}, answer  # refused while states are restored
             self.muted += status < 300
