@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -30,6 +31,7 @@ import numpy as np
 from tests.daemon.support import PATIENCE, Longwatch
 
 ROUNDS, SECONDS, SETTLE_SECONDS = 12, 3.0, 1.0
+IDLE_SHARE = 0.002  # of the CPU time while nobody looks: a thread below it serves those who look
 LIST_SECONDS, STREAM_SECONDS = 2, 5  # as in detector/web/static/js/views
 EVENTS = 40_000_000  # 1.7 GB
 YOUNG_ROWS = 600  # events of a stream that cost less than those after them: not all is learnt and asked yet
@@ -125,26 +127,42 @@ class People:
         self._process.communicate("")
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return what a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_time(pid: int) -> Counter[int]:
+    """Return what each thread of a process has used so far, in ns."""
+    used = Counter[int]()
+    for path in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            used[int(path.name)] = int((path / "schedstat").read_text().split()[0])
+    return used
 
 
 class Rate(NamedTuple):
     by_clock: float  # events a second
     by_cpu: float  # events for each second of CPU time that the daemon used, pages and all
+    seconds: float
+    used: Counter[int]  # CPU time in ns, by thread
 
 
 def rate(daemon: Longwatch) -> Rate:
     """Return how fast events are scored, over SECONDS."""
     time.sleep(SETTLE_SECONDS)
-    before, used, began = daemon.metrics()("events_scored_total"), cpu_seconds(daemon.process.pid), time.monotonic()
+    before, used, began = daemon.metrics()("events_scored_total"), cpu_time(daemon.process.pid), time.monotonic()
     time.sleep(SECONDS)
     after = daemon.metrics()("events_scored_total")
     assert after < EVENTS, "the file was too short"
-    seconds, used = time.monotonic() - began, cpu_seconds(daemon.process.pid) - used
-    return Rate((after - before) / seconds, (after - before) / used)
+    seconds, spent = time.monotonic() - began, cpu_time(daemon.process.pid) - used
+    return Rate((after - before) / seconds, (after - before) / spent.total() * 1e9, seconds, spent)
+
+
+def told_for_pages(none: list[Rate], some: list[Rate]) -> str:
+    """Return what the threads use that are idle while nobody looks: all that pages cost but their turns of the engine.
+
+    Others who use the machine move every rate by more than that; not this.
+    """
+    idle, busy = (sum((one.used for one in rates), Counter[int]()) for rates in (none, some))
+    own = sum(used for thread, used in busy.items() if idle[thread] < IDLE_SHARE * idle.total())
+    seconds = sum(one.seconds for one in some)
+    return f"{100 * own / busy.total():.2f} % of the daemon's CPU time, {own / seconds / 1e6:.1f} ms a second"
 
 
 def main() -> None:
@@ -189,8 +207,9 @@ def main() -> None:
             scored = daemon.metrics()("events_scored_total")
     print(f"{streams} streams, {ROUNDS} rounds each, medians (least, most);", end=" ")
     print(f"pages saw {people.seen[0]} events and {people.seen[1]} answers")
-    for name, place in (("second", 0), ("CPU second of the daemon", 1)):
-        rates = {count: [one[place] for one in all_found] for count, all_found in found.items()}
+    by_clock = {count: [one.by_clock for one in rates] for count, rates in found.items()}
+    by_cpu = {count: [one.by_cpu for one in rates] for count, rates in found.items()}
+    for name, rates in (("second", by_clock), ("CPU second of the daemon", by_cpu)):
         for count, some in rates.items():
             print(f"  {count:2} pages: {median(some):,.0f} events a {name} ({min(some):,.0f}, {max(some):,.0f})")
         pairs = sorted(some / none for some, none in zip(rates[pages], rates[0], strict=True))
@@ -199,6 +218,7 @@ def main() -> None:
         )
         print(f"{median(rates[pages]) / median(rates[0]):.3f} of the medians")
     while_scoring = "while scoring" if scored < EVENTS else "while nothing was scored"
+    print(f"  threads that serve the pages: {told_for_pages(found[0], found[pages])}")
     print(f"  search {while_scoring}: {1e3 * median(searches):.0f} ms, at most {1e3 * max(searches):.0f}")
 
 

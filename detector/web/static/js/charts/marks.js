@@ -24,7 +24,7 @@ export function drawAlerts(u, window) {
   const at = (time) => u.valToPos(time, "x", true);
   const spans = alertSpans(window).map(([first, last]) => [at(window.time[first]), at(window.time[last])]);
   const [from, to] = window.span ?? [];
-  if (from !== undefined) spans.push([Math.max(at(from), bbox.left), Math.min(at(Math.min(to, window.time.at(-1))), bbox.left + bbox.width)]);
+  if (from !== undefined && to >= window.time[0]) spans.push([Math.max(at(from), bbox.left), at(Math.min(to, window.time.at(-1)))]);
   for (const [left, right] of spans) {
     const width = Math.max(right - left, 6 * devicePixelRatio);
     ctx.fillStyle = colour("alerting");

@@ -2,13 +2,13 @@
 
 import { get, offers } from "../api.js";
 import { windowChart } from "../charts/window.js";
-import { literal, mute, verdict } from "../dialogs.js";
+import { literal, mute, reset, verdict } from "../dialogs.js";
 import { h, put, visible } from "../dom.js";
 import { now as shownNow, number, score, share } from "../format.js";
 import { fact, sentence, severity, signature, when } from "../parts.js";
 import { streamLink } from "../router.js";
 import { CHANNELS, channelWord, endedBy } from "../words.js";
-import { append } from "./columns.js";
+import { append, spanOf } from "./columns.js";
 import { evidenceFigure } from "./evidence.js";
 import { guarded } from "./guarded.js";
 import { mutesOf } from "./mutes.js";
@@ -17,8 +17,9 @@ const SHARES = 8; // features shown
 const CHARTS = 3; // features drawn
 
 export async function showDetail(area, id, { signal, changed }) {
-  const [detail, canJudge, canMute] = await Promise.all([
-    get(`/alerts/${encodeURIComponent(id)}`, {}, signal), offers("POST", "/alerts/{id}/verdict"), offers("POST", "/mutes")]);
+  const [detail, canJudge, canMute, canReset] = await Promise.all([
+    get(`/alerts/${encodeURIComponent(id)}`, {}, signal),
+    offers("POST", "/alerts/{id}/verdict"), offers("POST", "/mutes"), offers("POST", "/stream/reset")]);
   const { alert } = detail;
   const stream = await now(alert.stream, signal);
   const act = async (done) => (await done) && changed();
@@ -38,6 +39,7 @@ export async function showDetail(area, id, { signal, changed }) {
         canJudge && detail.verdict !== "false" ? guarded(detail.verdict ? "False after all" : "False alarm", "false", () => act(verdict(alert, "false"))) : null,
         canJudge && detail.verdict !== "right" ? guarded(detail.verdict ? "Right after all" : "Right", "right", () => act(verdict(alert, "right"))) : null,
         canMute ? guarded("Mute the stream", "mute-stream", () => act(mute(literal(alert.stream), stream?.last_event_at))) : null,
+        canReset ? guarded("Reset the stream", "reset", () => act(reset(alert.stream))) : null,
         h("a", { class: "button", href: streamLink(alert.stream) }, "See the stream live"))),
     mutesOf(stream, changed),
     chartArea,
@@ -80,10 +82,10 @@ const isSilence = (alert) => alert.channel === "silence";
 
 /** A window with the time in which an alert fired, which is drawn; where nothing came since, it goes on up to the end. */
 function marked(window, alert) {
-  const [from, to] = [alert.started_at, alert.ended_at].map((at) => (at ? Date.parse(at) / 1000 : null));
+  const [from, to] = spanOf(alert);
   const last = window.time.at(-1);
-  const end = to ?? shownNow() / 1000;
-  const shown = { ...window, span: [from, to ?? Infinity] };
+  const end = Math.min(to, shownNow() / 1000);
+  const shown = { ...window, span: [from, to] };
   if (!isSilence(alert) || last > from + 1 || end <= last) return shown;
   const nothing = { ...EMPTY, time: [end], score: [null], threshold: [null], channel: [""], alert: [false] };
   return { ...append(shown, nothing, window.time.length + 1), silent: true };

@@ -3,6 +3,9 @@
 const FLAT = ["time", "score", "threshold", "channel", "alert"];
 const OF_FEATURE = ["observed", "expected", "lower", "upper", "contribution"];
 
+/** Return from when to when an alert fired, Unix s; without an end while it does. */
+export const spanOf = ({ started_at: from, ended_at: to }) => [Date.parse(from) / 1000, to ? Date.parse(to) / 1000 : Infinity];
+
 /** Return a window with the points of another behind its own, of both at most the last `most` events. */
 export function append(window, points, most) {
   const fresh = points ? points.time.findIndex((at) => !(at <= (window.time.at(-1) ?? -Infinity))) : -1;

@@ -10,7 +10,7 @@ import { live, on } from "../live.js";
 import { fact, when } from "../parts.js";
 import { link, readdress, setTitle, streamLink } from "../router.js";
 import { guarded } from "./guarded.js";
-import { append } from "./columns.js";
+import { append, spanOf } from "./columns.js";
 import { mutesOf } from "./mutes.js";
 
 const LENGTHS = [100, 300, 1000];
@@ -26,6 +26,8 @@ export async function showStream({ main, id, query, signal }) {
     get("/stream", { name }, signal).catch(nothing404), get("/stream/window", { name, events: LENGTHS.at(-1) }, signal).catch(nothing404), offered()]);
   if (!now || !window) return unknown(main, name);
   let stream = now;
+  let firing = null; // the alert that is shaded as it goes on
+  let shade = null; // from when to when it fires
   let events = LENGTHS[1];
   let shown = window;
   let chosen = new Set();
@@ -66,6 +68,16 @@ export async function showStream({ main, id, query, signal }) {
   async function reload() {
     stream = await get("/stream", { name }, signal);
     drawFacts(stream);
+    await markAlert();
+  }
+
+  /** Find from when to when the stream's last alert fires, to shade it. */
+  async function markAlert() {
+    if (stream.firing === firing) return;
+    const id = stream.firing ?? firing; // one that has ended meanwhile
+    firing = stream.firing;
+    shade = spanOf((await get(`/alerts/${encodeURIComponent(id)}`, {}, signal)).alert);
+    draw();
   }
 
   function names() {
@@ -104,7 +116,7 @@ export async function showStream({ main, id, query, signal }) {
     waiting.hidden = !isEmpty;
     area.hidden = isEmpty;
     waiting.textContent = "Waiting for its next event.";
-    if (!isEmpty) chart.update(cut(shown, events), names().filter((one) => chosen.has(one)));
+    if (!isEmpty) chart.update({ ...cut(shown, events), span: shade }, names().filter((one) => chosen.has(one)));
   }
 
   length.addEventListener("change", () => { events = Number(length.value); draw(); });
@@ -123,6 +135,7 @@ export async function showStream({ main, id, query, signal }) {
   const timer = setInterval(() => document.hidden || reload().catch(() => {}), REFRESH_SECONDS * 1000);
   signal.addEventListener("abort", () => clearInterval(timer));
   drawFacts(stream);
+  markAlert().catch(() => {});
   requestAnimationFrame(() => signal.aborted || draw());
   drawAhead(extra, { name, has, signal, features: names });
 }
