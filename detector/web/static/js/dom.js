@@ -33,6 +33,8 @@ export function name(text, attributes = {}) {
   return h("bdi", { class: "name", ...attributes }, visible(text));
 }
 
+const PRESSED_MS = 100; // between two looks whether a list is still pressed
+
 const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 
 /** Replace control characters, and those that turn the order of others around, by their code points. */
@@ -42,6 +44,11 @@ export function visible(text) {
 
 /** Bring a list's elements in step with items, keeping those that did not change and where the keyboard was. */
 export function keyed(list, items, keyOf, make) {
+  clearTimeout(list.waiting);
+  if (list.matches(":active")) { // what is pressed must still be there as it is let go, or the click is lost
+    list.waiting = setTimeout(() => keyed(list, items, keyOf, make), PRESSED_MS);
+    return;
+  }
   const kept = (list.keyed ??= new Map());
   const held = document.activeElement?.closest?.("[data-row]");
   const focused = held && list.contains(held) ? held.dataset.row : null;
