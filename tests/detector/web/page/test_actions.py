@@ -117,3 +117,21 @@ def test_what_an_alert_looked_like_is_there_after_a_restart(tmp_path: Path, visi
         expect(page.get_by_role("region", name="Around the alert").locator(".panel")).to_have_count(3)
         expect(page.get_by_role("region", name="Around the alert")).to_contain_text("1 alert")
         page.close()
+
+
+def test_a_stream_that_stopped_is_told_with_the_gap_that_follows_its_last_event(tmp_path: Path, visit: Visit) -> None:
+    names = ["host-00/load", "host-01/load"]
+    with watched(tmp_path, alerting__silence=True, alerting__max_silence_seconds=600) as daemon:
+        daemon.feed(ROWS, names)
+        daemon.feed(90, names[:1])
+        until(lambda: daemon.get("/incidents")["incidents"], "there is an incident")
+        incident = daemon.get("/incidents")["incidents"][0]
+        page = visit(f"{daemon.url}/#/incidents/{incident['id']}")
+        expect(page.locator("main h1")).to_contain_text(f"{names[1]}: no event for")
+        expect(page.locator(".detail h3").first).to_have_text("Why: silent")
+        expect(page.locator(".evidence dt").first).to_have_text("no event for")
+        around = page.get_by_role("region", name="Around the alert")
+        expect(around.locator(".panel")).to_have_count(3)
+        expect(around).to_contain_text(f"{ROWS} events from")
+        expect(around).to_contain_text("and none since")
+        page.close()

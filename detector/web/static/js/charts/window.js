@@ -117,6 +117,7 @@ export function windowChart(area, { signal }) {
   }
 
   function spoken(i) {
+    if (shown.silent && i === shown.time.length - 1) return ["no event"];
     const words = features.filter((feature) => shown.by_feature[feature]).map((feature) => {
       const own = shown.by_feature[feature];
       const band = own.lower[i] === null ? "" : ` [${number(own.lower[i])} .. ${number(own.upper[i])}]`;
@@ -181,6 +182,7 @@ function room({ observed, expected, lower, upper } = { observed: [], expected: [
 function summaryOf(shown) {
   const n = shown.time.length - (shown.silent ? 1 : 0); // the last is no event, but the end of what is silent
   if (!n) return "No events yet.";
+  if (shown.silent) return `${plural(n, "event")} from ${moment(shown.time[0] * 1000)} to ${moment(shown.time[n - 1] * 1000)}, and none since.`;
   const spans = alertSpans(shown);
   const peak = shown.score.reduce((best, value, i) => (value > (shown.score[best] ?? -1) ? i : best), 0);
   const alerts = spans.length ? `${plural(spans.length, "alert")}; the` : "No alert; the";

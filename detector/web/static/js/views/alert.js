@@ -84,7 +84,7 @@ const isSilence = (alert) => alert.channel === "silence";
 function marked(window, alert) {
   const [from, to] = spanOf(alert);
   const last = window.time.at(-1);
-  const end = Math.min(to, shownNow() / 1000);
+  const end = Math.min(to, Math.max(shownNow() / 1000, from + (alert.evidence?.silent_seconds ?? 0)));
   const shown = { ...window, span: [from, to] };
   if (!isSilence(alert) || last > from + 1 || end <= last) return shown;
   const nothing = { ...EMPTY, time: [end], score: [null], threshold: [null], channel: [""], alert: [false] };
