@@ -14,6 +14,7 @@ from connectors.common.private_files import make_database_private
 logger = logging.getLogger(__name__)
 
 ERRORS = (sqlite3.Error, UnicodeDecodeError)  # the second if a damaged file makes SQLite quote invalid UTF-8
+IN_USE = "another longwatch runs with this state.directory; stop it first"
 
 
 class Fault(Enum):
@@ -46,6 +47,17 @@ def fault_of(error: sqlite3.Error | UnicodeDecodeError) -> Fault:
         return Fault.DAMAGED
     code = getattr(error, "sqlite_errorcode", None)
     return Fault.OTHER if code is None else _FAULTS.get(code & 0xFF, Fault.OTHER)
+
+
+def explain(error: sqlite3.Error | UnicodeDecodeError, in_use: str = IN_USE) -> tuple[Fault, str]:
+    """Return what an error means, and in words what is wrong with the file and what to do, to follow its path."""
+    fault, found = fault_of(error), " ".join(str(error).split())  # in one line
+    words = {
+        Fault.BUSY: f"is in use: {in_use}",
+        Fault.DAMAGED: f"is damaged ({found})",
+        Fault.FULL: "cannot be written: the disk is full; make room in state.directory",
+    }
+    return fault, words.get(fault, f"cannot be used: {found}; see state.directory and its permissions")
 
 
 def open_database(

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from connectors.common.sqlite import ERRORS, Fault, fault_of, open_database, transaction
+from connectors.common.sqlite import ERRORS, Fault, explain, open_database, transaction
 from connectors.errors import UserError
 from connectors.protocols import NotWrittenError
 
@@ -136,7 +136,7 @@ class Outbox:
     def _prepare(self) -> None:
         (check,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
         if check != "ok":
-            raise OutboxError(f"the outbox {self.path} {self._damaged(' '.join(check.split()))}")
+            raise OutboxError(f"the outbox {self.path} {self._damaged(check)}")
         if self._db.execute("PRAGMA user_version").fetchone() == (1,):
             self._db.executescript(_UPGRADE)
         with self._counted():  # also takes the lock
@@ -297,19 +297,14 @@ class Outbox:
         try:
             yield
         except ERRORS as error:
-            fault, found = fault_of(error), " ".join(str(error).split())  # in one line
+            fault, why = explain(error)
             kind = OutboxFullError if fault in (Fault.FULL, Fault.IO) else OutboxError
-            why = f"cannot be used: {found}; see state.directory and its permissions"
-            if fault is Fault.BUSY:
-                why = "is in use: another longwatch runs with this state.directory; stop it first"
-            elif fault is Fault.DAMAGED:
-                why = self._damaged(found)
-            elif fault is Fault.FULL:
-                why = "cannot be written: the disk is full; make room in state.directory"
+            if fault is Fault.DAMAGED:
+                why = self._damaged(str(error))
             raise kind(f"the outbox {self.path} {why}") from error
 
     def _damaged(self, found: str) -> str:
         return (
-            f"is damaged ({found}): move it away together with {self.path.name}-wal and start again; alerts in it that"
-            " were not yet delivered will not reach their receivers"
+            f"is damaged ({' '.join(found.split())}): move it away together with {self.path.name}-wal and start again;"
+            " alerts in it that were not yet delivered will not reach their receivers"
         )

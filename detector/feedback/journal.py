@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from connectors.common.sqlite import ERRORS, Fault, fault_of, open_database, put_aside, transaction
+from connectors.common.sqlite import ERRORS, Fault, explain, open_database, put_aside, transaction
 from connectors.errors import UserError
 from detector.engine.verdicts import ToldError
 
@@ -227,10 +227,5 @@ class Journal:
         try:
             yield
         except ERRORS as error:
-            fault, found = fault_of(error), " ".join(str(error).split())
-            why = {
-                Fault.BUSY: "is in use: another longwatch runs with this state.directory; stop it first",
-                Fault.DAMAGED: f"is damaged ({found})",
-                Fault.FULL: "cannot be written: the disk is full; make room in state.directory",
-            }.get(fault, f"cannot be used: {found}; see state.directory and its permissions")
+            fault, why = explain(error)
             raise UnavailableError(f"{self.path} {why}", fault) from error

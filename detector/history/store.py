@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from connectors.common.sqlite import ERRORS, Fault, fault_of, open_database, transaction
+from connectors.common.sqlite import ERRORS, Fault, explain, open_database, transaction
 from connectors.errors import UserError
 from detector.history.columns import Columns, DamagedChunkError, of_bytes, to_bytes
 
@@ -218,12 +218,7 @@ class HistoryStore:
         try:
             yield
         except ERRORS as error:
-            fault, found = fault_of(error), " ".join(str(error).split())
-            why = {
-                Fault.BUSY: "is in use: by the running daemon, which the HTTP port asks, or by another longwatch",
-                Fault.DAMAGED: f"is damaged ({found})",
-                Fault.FULL: "cannot be written: the disk is full; make room in state.directory",
-            }.get(fault, f"cannot be used: {found}; see state.directory and its permissions")
+            fault, why = explain(error, "by the running daemon, which the HTTP port asks, or by another longwatch")
             raise HistoryError(f"{self.path} {why}", fault) from error
 
 
