@@ -86,6 +86,16 @@ class Ring:
         self._observations_written += len(observation)
         return number
 
+    def place(self) -> tuple[int, int]:
+        """Return how many events and observations there have been."""
+        return self.written, self._observations_written
+
+    def has_room(self, scores: Scores, since: tuple[int, int]) -> bool:
+        """Whether scores can be appended without taking the place of what came since a `place`."""
+        events, observations = self.written - since[0], self._observations_written - since[1]
+        fits = events + len(scores) <= self._room
+        return fits and observations + len(scores.observation) <= self._observation_room
+
     def take_back(self, number: int) -> None:
         """Forget the events from this number on: they will come again."""
         gone = np.arange(max(number, self.written - self._room, 0), self.written)
