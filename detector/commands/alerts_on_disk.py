@@ -11,7 +11,7 @@ from typing import Any
 from detector.commands.client import NotFoundError
 from detector.config.settings import Settings
 from detector.history.columns import joined
-from detector.history.history import window_of
+from detector.history.notes import window_of
 from detector.history.store import HistoryStore
 
 _SHOWN = ("id", "stream", "severity", "started_at", "ended_at", "score", "channel", "summary")

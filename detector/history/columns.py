@@ -237,3 +237,11 @@ def _known(column: NDArray[Any]) -> list[float | None]:
     """Return numbers, None for those that are not finite."""
     finite = np.isfinite(column)
     return [value if known else None for value, known in zip(column.tolist(), finite.tolist(), strict=True)]
+
+
+def counts_of(columns: Columns) -> dict[str, int]:
+    """Return how many numbers there are of each feature."""
+    values = columns.values
+    number = values["feature"][values["symbol"] < 0]
+    counts = np.bincount(number, minlength=len(columns.features))
+    return dict(zip(columns.features, counts.tolist(), strict=True))

@@ -13,7 +13,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,14 @@ from numpy.typing import NDArray
 from connectors.batches import SILENT, Alert, EventBatch
 from connectors.common.background import OngoingProblem
 from connectors.common.sqlite import Fault, put_aside
-from connectors.encode import alert_record, rfc3339_of
+from connectors.encode import alert_record
 from connectors.errors import UserError
 from detector.config.sections import HistorySettings
 from detector.engine.engine import Engine, Step
 from detector.errors import StateError
-from detector.history.columns import Columns, StreamWindow, joined
+from detector.history.columns import Columns, StreamWindow, counts_of, joined
+from detector.history.follow import MAX_EVENTS, TAIL, Follow
+from detector.history.notes import window_of
 from detector.history.replay import StreamCopy
 from detector.history.ring import Ring, hashes_of
 from detector.history.store import HISTORY_FILE, HistoryError, HistoryStore, Kept, Surroundings, place_of
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 Int64 = NDArray[np.int64]
 
-TAIL = 50  # events after an alert's end
-MAX_EVENTS = 20_000  # from an alert's first event on; what follows is not kept: some 0.5 MB
 MAX_FOLLOWED = 1_000  # alerts at once
 MAX_PENDING = 500_000  # observations that wait in memory for the disk: 30 MB
 CHUNK = 256  # events of a chunk
@@ -47,34 +46,6 @@ FORGET_SECONDS = 60.0  # between two looks for what is too old
 RETRY_SECONDS = 5.0  # before a file that could not be opened is tried again
 DAY = 86_400.0
 OF_ANOTHER = "Not kept here: what a stream did around an alert stays with the worker that recorded it."
-ELSEWHERE = "Kept by the worker that recorded it: what another worker scored of the stream is not here."
-
-
-@dataclass(slots=True, eq=False)
-class _Follow:
-    """An alert whose stream is followed."""
-
-    alert_id: str
-    stream: str
-    started_at: int  # ns
-    record: bytes  # as on the alerts topic
-    last: dict[str, int]  # offset of the last event, by partition
-    newest: int  # ns: time of the newest event
-    number: int = 0  # in the file; 0: it is not there yet
-    chunk: int = 1  # the next one
-    before: Columns | None = None  # that are not in the file yet
-    held: list[Columns] = field(default_factory=list)  # of the chunk before, while it has room
-    parts: list[Columns] = field(default_factory=list)  # that are not in the file yet
-    in_ring: list[Int64] = field(default_factory=list)  # numbers of events that are to become a part
-    ended_at: int | None = None  # ns
-    events: int = 0
-    tail: int = 0
-    gaps: bool = False
-    changed: bool = True
-
-    @property
-    def done(self) -> bool:
-        return self.tail >= TAIL or self.events >= MAX_EVENTS
 
 
 class History:
@@ -99,7 +70,7 @@ class History:
         self.ring = Ring()
         self._collected = self.ring.place()  # where it was as the follows had all that is in it
         self._lock = threading.Lock()  # for a moment: what is below
-        self._follows: dict[str, _Follow] = {}  # by the alert's id
+        self._follows: dict[str, Follow] = {}  # by the alert's id
         self._store: HistoryStore | None = None
         self._alerts: list[Alert] = []  # written, and not looked at yet
         self.problem = OngoingProblem(math.inf)
@@ -136,7 +107,7 @@ class History:
             if not self._alerts and not self._follows:
                 return
             fired = self._take_alerts(since, engine)
-            by_stream = defaultdict[int, list[_Follow]](list)
+            by_stream = defaultdict[int, list[Follow]](list)
             for follow in self._follows.values():
                 by_stream[hash(follow.stream)].append(follow)
             codes = np.flatnonzero(np.isin(streams, np.fromiter(by_stream, np.int64, len(by_stream))))
@@ -155,7 +126,7 @@ class History:
             self._add_older(fired, engine)
             self._bound()
 
-    def _take_alerts(self, since: int, engine: Engine) -> list[_Follow]:
+    def _take_alerts(self, since: int, engine: Engine) -> list[Follow]:
         """Begin to follow what fires, and note what has ended; return what has begun."""
         alerts, self._alerts = self._alerts, []
         firing = [a for a in alerts if a.status == "firing" and a.id not in self._follows and not self._is_kept(a.id)]
@@ -175,7 +146,7 @@ class History:
                 & (self.ring.event("time", numbers) == alert.started_at)
             )
             end = int(at[-1]) if len(at) else int(np.searchsorted(numbers, since))
-            follow = _Follow(
+            follow = Follow(
                 *(alert.id, alert.stream, alert.started_at, alert_record(alert)[1]),
                 last={place_of(alert.topic, alert.partition): alert.offset - 1},
                 newest=alert.started_at - 1,
@@ -191,7 +162,7 @@ class History:
             if alert.status == "resolved" and (ended := self._follows.get(alert.id)) is not None:
                 ended.record, ended.ended_at, ended.changed = alert_record(alert)[1], alert.ended_at, True
 
-    def _extend(self, follow: _Follow, numbers: Int64, partition: NDArray[np.int32], places: Sequence[str]) -> None:
+    def _extend(self, follow: Follow, numbers: Int64, partition: NDArray[np.int32], places: Sequence[str]) -> None:
         """Take the events of a stream that the alert does not have yet, up to the end of its tail."""
         if follow.done:
             return
@@ -214,14 +185,14 @@ class History:
             follow.last[places[code]] = int(offset[chosen][partition[chosen] == code].max())
         follow.gaps |= follow.events >= MAX_EVENTS and follow.ended_at is None
 
-    def _collect(self, follows: Iterable[_Follow]) -> None:
+    def _collect(self, follows: Iterable[Follow]) -> None:
         """Take what is in the ring only, many events at once: for each micro-batch's few that would cost ten times."""
         for follow in follows:
             if follow.in_ring:
                 follow.parts.append(joined([self.ring.columns(np.concatenate(follow.in_ring))]))
                 follow.in_ring.clear()
 
-    def _add_older(self, fired: Sequence[_Follow], engine: Engine) -> None:
+    def _add_older(self, fired: Sequence[Follow], engine: Engine) -> None:
         """Add what the ring does not have of the events before: what the stream's own windows have."""
         for follow in fired[:REPLAYED]:
             stream, before = follow.stream, follow.before
@@ -298,8 +269,8 @@ class History:
             return
         self._mend()
 
-    def _save(self, store: HistoryStore, changed: Sequence[_Follow]) -> None:
-        written = list[tuple[_Follow, int, int, list[Columns]]]()
+    def _save(self, store: HistoryStore, changed: Sequence[Follow]) -> None:
+        written = list[tuple[Follow, int, int, list[Columns]]]()
         with self._lock:  # who reads sees what is on disk, or in memory, not both
             self._collect(changed)
             with store.changes():
@@ -350,7 +321,7 @@ class History:
                 return
             try:
                 for number, chunk, kept in store.unfinished(MAX_FOLLOWED):
-                    self._follows[kept.id] = _Follow(
+                    self._follows[kept.id] = Follow(
                         *(kept.id, kept.stream, kept.started_at, kept.record, dict(kept.last), kept.newest),
                         number=number, chunk=chunk, ended_at=kept.ended_at, events=kept.events, tail=kept.tail,
                         gaps=kept.gaps, changed=False,
@@ -456,35 +427,3 @@ class History:
         if self.problem.current:
             logger.info("history: %s can be written again", self._directory / HISTORY_FILE)
             self.problem.clear()
-
-
-def counts_of(columns: Columns) -> dict[str, int]:
-    """Return how many numbers there are of each feature."""
-    values = columns.values
-    number = values["feature"][values["symbol"] < 0]
-    counts = np.bincount(number, minlength=len(columns.features))
-    return dict(zip(columns.features, counts.tolist(), strict=True))
-
-
-def window_of(stream: str, columns: Columns, *, gaps: bool, done: bool, changelog: bool) -> StreamWindow:
-    """Return an alert's surroundings with what is to be said of them."""
-    notes = [older_note(columns)]
-    if gaps:
-        notes.append("Some events are missing: the disk took none, there were too many, or the alert lasted too long.")
-    elif not done:
-        notes.append("What follows is added as it comes.")
-    if changelog:
-        notes.append(ELSEWHERE)
-    return StreamWindow(stream, columns, done and not gaps, " ".join(filter(None, notes)))
-
-
-def older_note(columns: Columns) -> str:
-    """Return what is to be said of events whose scores are not known; "": there are none."""
-    known = np.flatnonzero(~np.isnan(columns.values["score"]))
-    if len(known) == len(columns):
-        return ""
-    since = f"Before {rfc3339_of(int(columns.values['time'][known[0]]))} " if len(known) else "Of these events "
-    return (
-        f"{since}scores are not known: values are restored from the stream's own window, what was expected is what the"
-        " present model says, and times are estimates."
-    )

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import cached_property
 
 from detector.engine.engine import Engine
-from detector.history.columns import Columns, StreamWindow, joined
-from detector.history.history import counts_of, older_note
+from detector.history.columns import Columns, StreamWindow, counts_of, joined
+from detector.history.notes import older_note
 from detector.history.replay import Band, HiddenStates, StreamCopy
 from detector.history.ring import Ring
 from training.network.weights import Weights
