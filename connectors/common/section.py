@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict
 
 MAX_SECONDS = 9_000_000_000  # 285 years: what nanoseconds in 64 bits hold
 MAX_DAYS = 100_000  # likewise
-
-
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9])?")
 
 

@@ -10,6 +10,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from connectors.common.private_files import make_database_private
+from connectors.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,17 @@ _FAULTS = {
     sqlite3.SQLITE_BUSY: Fault.BUSY,
     sqlite3.SQLITE_LOCKED: Fault.BUSY,
 }
+
+
+class FileError(UserError):
+    """A file cannot be used at present, or at all; the text says which, why, and what to do.
+
+    `fault` says to a program what is wrong.
+    """
+
+    def __init__(self, text: str, fault: Fault = Fault.OTHER) -> None:
+        super().__init__(text)
+        self.fault = fault
 
 
 def fault_of(error: sqlite3.Error | UnicodeDecodeError) -> Fault:

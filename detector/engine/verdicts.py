@@ -42,7 +42,7 @@ def lift_of(engine: Engine, stream: str) -> int | None:
 def is_of_a_kind(engine: Engine, stream: str, error: ToldError) -> bool:
     """Whether such an error can be called false by itself: it has a size, and the stream one feature."""
     slot = engine.streams.known(stream)
-    return slot >= 0 and _place(engine, slot, error) >= 0 and has_kinds(CHANNELS.index(error.channel), error.size)
+    return slot >= 0 and _kind(engine, slot, error) is not None
 
 
 def learn_false(engine: Engine, said: Said) -> list[Alert]:
@@ -52,8 +52,8 @@ def learn_false(engine: Engine, said: Said) -> list[Alert]:
     """
     slot = _teach(engine, said)
     states = engine.streams.states
-    if is_of_a_kind(engine, said.stream, said.error):
-        call_false(*_kind(engine, slot, said.error), int(states.streams.rows["admission"]["time"][slot]))
+    if (kind := _kind(engine, slot, said.error)) is not None:
+        call_false(*kind, int(states.streams.rows["admission"]["time"][slot]))
     stream, alert = states.streams.rows[slot], states.open_alerts.get(slot)
     ended: list[Alert] = []
     rows = states.lanes.rows["history"]
@@ -81,8 +81,8 @@ def learn_pause(engine: Engine, stream: str, seconds: float) -> list[Alert]:
 def learn_right(engine: Engine, said: Said) -> None:
     """Let the stream's threshold be what a verdict makes of it; the alert's span stays out of what is learnt."""
     slot = _teach(engine, said)
-    if is_of_a_kind(engine, said.stream, said.error):
-        take_back(*_kind(engine, slot, said.error))
+    if (kind := _kind(engine, slot, said.error)) is not None:
+        take_back(*kind)
 
 
 def reset(engine: Engine, stream: str) -> list[Alert] | None:
@@ -101,18 +101,15 @@ def reset(engine: Engine, stream: str) -> list[Alert] | None:
     return ended
 
 
-def _place(engine: Engine, slot: int, error: ToldError) -> int:
-    """Return which of the stream's lanes an alert told of; -1: it has several, or none of that name."""
+def _kind(engine: Engine, slot: int, error: ToldError) -> tuple[np.void, int, float, int] | None:
+    """Return what names a kind of errors to called_false.py; None: this one is of none."""
     states = engine.streams.states
-    if error.channel not in CHANNELS or states.streams.rows["score"]["width"][slot] >= SEVERAL:
-        return -1
-    features = states.features_of(slot)
-    return features.index(error.feature) if error.feature in features else -1
-
-
-def _kind(engine: Engine, slot: int, error: ToldError) -> tuple[np.void, int, float, int]:
-    recurrence = engine.streams.states.streams.rows["score"]["recurrence"][slot]
-    return recurrence, _place(engine, slot, error), error.size, CHANNELS.index(error.channel)
+    score, features = states.streams.rows["score"][slot], states.features_of(slot)
+    if error.channel not in CHANNELS or error.feature not in features or score["width"] >= SEVERAL:
+        return None
+    channel = CHANNELS.index(error.channel)
+    kind = score["recurrence"], features.index(error.feature), error.size, channel
+    return kind if has_kinds(channel, error.size) else None
 
 
 def _teach(engine: Engine, said: Said) -> int:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from connectors.common.sqlite import ERRORS, Fault, explain, open_database, put_aside, transaction
+from connectors.common.renewable import Kind, RenewableDatabase
+from connectors.common.sqlite import FileError, transaction
 from connectors.errors import UserError
 from detector.engine.verdicts import ToldError
-
-logger = logging.getLogger(__name__)
 
 JOURNAL_FILE = "feedback.db"
 APPLICATION_ID = 0x6C776662  # "lwfb" in the file's header
@@ -57,12 +53,8 @@ class UnknownTargetError(FeedbackError):
     """There is no such alert, incident, stream or mute."""
 
 
-class UnavailableError(FeedbackError):
-    """The journal cannot be used, or the daemon stops. `fault` says to a program what is wrong with the file."""
-
-    def __init__(self, text: str, fault: Fault = Fault.OTHER) -> None:
-        super().__init__(text)
-        self.fault = fault
+class UnavailableError(FeedbackError, FileError):
+    """The journal cannot be used, or the daemon stops."""
 
 
 class Action(NamedTuple):
@@ -113,30 +105,16 @@ class Entry(NamedTuple):
         return ToldError(self.channel, self.feature, self.size)
 
 
-class Journal:
+class Journal(RenewableDatabase):
     """The file, which this process has for itself. May be used from any thread."""
+
+    kind = Kind(
+        "journal of feedback", "verdicts and mutes begin anew", APPLICATION_ID, VERSION, _SCHEMA, UnavailableError
+    )
 
     def __init__(self, directory: Path) -> None:
         """Open or make the file; one that is damaged is put aside. Raises FeedbackError."""
-        self.path = directory / JOURNAL_FILE
-        self._lock = threading.RLock()
-        try:
-            self._open()
-        except UnavailableError as error:
-            if error.fault is not Fault.DAMAGED:
-                raise
-            self.begin_anew(error)
-
-    def begin_anew(self, why: UnavailableError) -> None:
-        """Put the file aside and make another. Raises UnavailableError, then again."""
-        with self._lock:
-            if self.path.exists():  # as it does not where this has failed in the middle
-                if (aside := put_aside(self.path)) is None:
-                    raise UnavailableError(f"{why}, and cannot be renamed: move it away", why.fault)
-                logger.error("%s. It was put aside as %s: verdicts and mutes begin anew", why, aside.name)
-            with suppress(AttributeError, *ERRORS):  # there is none where it could not be opened
-                self._db.close()
-            self._open()
+        super().__init__(directory / JOURNAL_FILE)
 
     def number_from(self, sequence: int) -> None:
         """Let actions that are yet to come have higher numbers: those up to it are done, though not in this file."""
@@ -144,22 +122,6 @@ class Journal:
             db.execute("DELETE FROM sqlite_sequence WHERE name = 'action' AND seq < ?", (sequence,))
             if db.execute("SELECT count(*) FROM sqlite_sequence WHERE name = 'action'").fetchone() == (0,):
                 db.execute("INSERT INTO sqlite_sequence VALUES ('action', ?)", (sequence,))
-
-    def _open(self) -> None:
-        try:
-            with self._errors():
-                self._db, _ = open_database(
-                    self.path, (APPLICATION_ID, VERSION), _SCHEMA, self._refuse, timeout_seconds=1.0
-                )
-        except OSError as error:
-            raise UnavailableError(f"{self.path} cannot be made: {error.strerror}; see state.directory") from error
-
-    def _refuse(self, application_id: int, version: int) -> None:
-        if (application_id, version) != (APPLICATION_ID, VERSION):
-            what = f"has version {version}" if application_id == APPLICATION_ID else "is no journal of feedback"
-            raise FeedbackError(
-                f"{self.path} {what}, expected version {VERSION}: move it away, and mutes and verdicts begin anew"
-            )
 
     def add(self, action: Action, span: AlertSpan | None) -> int:
         """Write an action down, durably; return its sequence. Raises FeedbackError where that cannot be."""
@@ -220,12 +182,3 @@ class Journal:
         """Close the file."""
         with self._lock:
             self._db.close()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn SQLite's errors into FeedbackError."""
-        try:
-            yield
-        except ERRORS as error:
-            fault, why = explain(error)
-            raise UnavailableError(f"{self.path} {why}", fault) from error

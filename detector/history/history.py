@@ -7,7 +7,6 @@ what it can hold, and then drops it, counted.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import defaultdict
@@ -20,18 +19,17 @@ from numpy.typing import NDArray
 
 from connectors.batches import SILENT, Alert, EventBatch
 from connectors.common.background import OngoingProblem
-from connectors.common.sqlite import Fault, put_aside
 from connectors.encode import alert_record
-from connectors.errors import UserError
 from detector.config.sections import HistorySettings
 from detector.engine.engine import Engine, Step
 from detector.errors import StateError
 from detector.history.columns import Columns, StreamWindow, counts_of, joined
+from detector.history.file import HistoryFile
 from detector.history.follow import MAX_EVENTS, TAIL, Follow
 from detector.history.notes import window_of
 from detector.history.replay import StreamCopy
 from detector.history.ring import Ring, hashes_of
-from detector.history.store import HISTORY_FILE, HistoryError, HistoryStore, Kept, Surroundings, place_of
+from detector.history.store import HistoryError, HistoryStore, Kept, Surroundings, place_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +41,6 @@ CHUNK = 256  # events of a chunk
 REPLAYED = 100  # alerts of one turn whose older events are looked up ...
 REPLAYED_LANES = 64  # ... and features that their streams may have: 0.1 s
 FORGET_SECONDS = 60.0  # between two looks for what is too old
-RETRY_SECONDS = 5.0  # before a file that could not be opened is tried again
 DAY = 86_400.0
 OF_ANOTHER = "Not kept here: what a stream did around an alert stays with the worker that recorded it."
 
@@ -65,16 +62,20 @@ class History:
         changelog: states follow partitions to other workers, which alerts' surroundings do not. `on_dropped` is called
         with the number of alerts of which something is not kept.
         """
-        self._directory, self._settings, self._on_dropped, self._clock = directory, settings, on_dropped, clock
+        self._settings, self._on_dropped, self._clock = settings, on_dropped, clock
         self._changelog = changelog
         self.ring = Ring()
         self._collected = self.ring.place()  # where it was as the follows had all that is in it
         self._lock = threading.Lock()  # for a moment: what is below
         self._follows: dict[str, Follow] = {}  # by the alert's id
-        self._store: HistoryStore | None = None
         self._alerts: list[Alert] = []  # written, and not looked at yet
-        self.problem = OngoingProblem(math.inf)
-        self._retry_at = self._forget_at = 0.0  # monotonic, s
+        self._forget_at = 0.0  # monotonic, s
+        self.file = HistoryFile(directory, self._begin_anew)
+
+    @property
+    def problem(self) -> OngoingProblem:
+        """What keeps surroundings from the disk."""
+        return self.file.problem
 
     @property
     def enabled(self) -> bool:
@@ -129,7 +130,7 @@ class History:
     def _take_alerts(self, since: int, engine: Engine) -> list[Follow]:
         """Begin to follow what fires, and note what has ended; return what has begun."""
         alerts, self._alerts = self._alerts, []
-        firing = [a for a in alerts if a.status == "firing" and a.id not in self._follows and not self._is_kept(a.id)]
+        firing = [a for a in alerts if a.status == "firing" and a.id not in self._follows and not self.file.has(a.id)]
         left_out = firing[MAX_FOLLOWED - len(self._follows) :] if len(self._follows) < MAX_FOLLOWED else firing
         if left_out:
             self._drop(len(left_out), "too many alerts at once are followed")
@@ -224,6 +225,11 @@ class History:
             follow.in_ring.clear()
             follow.before, follow.gaps, follow.changed = None, True, True
 
+    def _begin_anew(self) -> None:
+        """Note that the file is a new one."""
+        for follow in self._follows.values():
+            follow.number, follow.chunk, follow.held, follow.gaps, follow.changed = 0, 1, [], True, True
+
     def _give_up(self) -> None:
         """Drop what is in memory: something that nobody has thought of fails with it."""
         self._drop(len(self._follows), "what follows is left out")
@@ -251,7 +257,7 @@ class History:
         now = time.monotonic()
         if not changed and now < self._forget_at:
             return
-        store = self._opened()
+        store = self.file.opened() if self.enabled else None
         if store is None:
             return
         try:
@@ -265,9 +271,9 @@ class History:
                         self._follows.pop(alert_id, None)
                 self._forget_at = now if gone else now + FORGET_SECONDS  # there may be more
         except HistoryError as error:
-            self._fail(error)
+            self.file.fail(error)
             return
-        self._mend()
+        self.file.mend()
 
     def _save(self, store: HistoryStore, changed: Sequence[Follow]) -> None:
         written = list[tuple[Follow, int, int, list[Columns]]]()
@@ -314,9 +320,7 @@ class History:
         with self._lock:
             self._alerts = []
             self._follows = {}
-            if not self.enabled or (self._store is None and not (self._directory / HISTORY_FILE).exists()):
-                return
-            store = self._opened()
+            store = self.file.opened() if self.enabled and self.file.is_there else None
             if store is None:
                 return
             try:
@@ -327,15 +331,12 @@ class History:
                         gaps=kept.gaps, changed=False,
                     )  # fmt: skip
             except HistoryError as error:
-                self._fail(error)
+                self.file.fail(error)
 
     def close(self) -> None:
         """Write what has come, and close the file."""
         self.flush()
-        if self._store is not None:
-            with suppress(HistoryError):
-                self._store.close()
-            self._store = None
+        self.file.close()
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -373,57 +374,9 @@ class History:
 
     def _stored(self, alert_id: str) -> tuple[Surroundings | None, str]:
         """Return what the file has of an alert, and why it cannot be asked."""
-        if self._store is None:
+        if self.file.store is None:
             return None, self.problem.current
         try:
-            return self._store.surroundings(alert_id), ""
+            return self.file.store.surroundings(alert_id), ""
         except HistoryError as error:
             return None, str(error)
-
-    # -- the file ------------------------------------------------------------------------------------------------------
-
-    def _opened(self) -> HistoryStore | None:
-        """Return the file, opened or made; one that is damaged is put aside. None: not at present."""
-        if self._store is None and self.enabled and time.monotonic() >= self._retry_at:
-            for _ in range(2):
-                try:
-                    self._store = HistoryStore(self._directory)
-                    break
-                except HistoryError as error:
-                    self._fail(error)
-                    if error.fault is not Fault.DAMAGED or self._retry_at > time.monotonic():
-                        break
-        return self._store
-
-    def _is_kept(self, alert_id: str) -> bool:
-        """Whether an alert that fires fired before, and is done: a replay."""
-        store = self._opened() if (self._store or (self._directory / HISTORY_FILE).exists()) else None
-        try:
-            return store is not None and store.alert(alert_id) is not None
-        except HistoryError as error:
-            self._fail(error)
-            return False
-
-    def _fail(self, error: HistoryError) -> None:
-        """Say what is wrong once; put a damaged file aside and begin a new one."""
-        if error.fault is Fault.DAMAGED:
-            if self._store is not None:
-                with suppress(UserError):
-                    self._store.close()
-            self._store = None
-            aside = put_aside(self._directory / HISTORY_FILE)
-            if aside is not None:
-                logger.error("history: %s. It was put aside as %s; alerts are remembered anew", error, aside.name)
-                for follow in self._follows.values():
-                    follow.number, follow.chunk, follow.held, follow.gaps, follow.changed = 0, 1, [], True, True
-                return
-            error = HistoryError(f"{error}, and cannot be renamed: move it away", error.fault)
-        if self._store is None:
-            self._retry_at = time.monotonic() + RETRY_SECONDS
-        if self.problem.report(str(error)):
-            logger.error("history: %s. Scoring continues; what alerts' streams do is kept in memory for a while", error)
-
-    def _mend(self) -> None:
-        if self.problem.current:
-            logger.info("history: %s can be written again", self._directory / HISTORY_FILE)
-            self.problem.clear()

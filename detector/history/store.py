@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from connectors.common.sqlite import ERRORS, Fault, explain, open_database, transaction
-from connectors.errors import UserError
+from connectors.common.sqlite import ERRORS, Fault, FileError, explain, open_database, transaction
 from detector.history.columns import Columns, DamagedChunkError, of_bytes, to_bytes
 
 HISTORY_FILE = "history.db"
@@ -50,12 +49,8 @@ CREATE TABLE chunk (
 """
 
 
-class HistoryError(UserError):
-    """The file cannot be used; the text says which, why, and what to do. `fault` says it to a program."""
-
-    def __init__(self, text: str, fault: Fault) -> None:
-        super().__init__(text)
-        self.fault = fault
+class HistoryError(FileError):
+    """The file cannot be used."""
 
 
 class Kept(NamedTuple):

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from connectors.batches import Alert
 from connectors.common.background import OngoingProblem
+from connectors.common.sqlite import FileError
 from connectors.encode import alert_record
 from connectors.errors import UserError
 from connectors.json_records import IncidentRecord
@@ -83,7 +84,7 @@ class Incidents:
         self._settings, self._dispatcher, self._on_opened, self._clock = settings, dispatcher, on_opened, clock
         self.routes = routes  # may be replaced at any time
         self._stop, self._wake = threading.Event(), threading.Event()
-        self._damage: IncidentsError | None = None  # of the file, found while it was read or written
+        self._damage: FileError | None = None  # of the file, found while it was read or written
         self._store = IncidentStore(directory, self._damaged)
         self._kept: list[Alert] = []  # not in the store yet
         self._keeping = threading.Lock()  # for a moment
@@ -215,7 +216,7 @@ class Incidents:
             self._wake.wait(wait)
             self._wake.clear()
 
-    def _damaged(self, why: IncidentsError) -> None:
+    def _damaged(self, why: FileError) -> None:
         """Have the thread mend the file; whoever has found the damage may be any thread."""
         self._damage = why
         self._wake.set()

@@ -5,21 +5,17 @@ An alert's id is in one incident for good, so alerts that come again after a cra
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from connectors.common.sqlite import ERRORS, Fault, explain, open_database, put_aside, transaction
+from connectors.common.renewable import Kind, RenewableDatabase
+from connectors.common.sqlite import Fault, FileError, transaction
 from connectors.encode import rfc3339_of
-from connectors.errors import UserError
 from connectors.json_records import IncidentAlert, IncidentRecord
 from connectors.protocols import NotWrittenError
 from detector.incidents.grouping import Incident, Member
-
-logger = logging.getLogger(__name__)
 
 INCIDENTS_FILE = "incidents.db"
 APPLICATION_ID = 0x6C776963  # "lwic" in the file's header
@@ -76,15 +72,8 @@ _INCIDENT = (
 )
 
 
-class IncidentsError(UserError, NotWrittenError):
-    """The file cannot be opened, read or written at present; the text says which, why, and what to do.
-
-    Nothing of what was to be written is in it. `fault` says to a program what is wrong.
-    """
-
-    def __init__(self, text: str, fault: Fault = Fault.OTHER) -> None:
-        super().__init__(text)
-        self.fault = fault
+class IncidentsError(FileError, NotWrittenError):
+    """The file cannot be opened, read or written at present: nothing of what was to be written is in it."""
 
 
 class Page(NamedTuple):
@@ -104,51 +93,19 @@ class FoundAlert(NamedTuple):
     ended_at: int | None  # ns; None: it fires
 
 
-class IncidentStore:
+class IncidentStore(RenewableDatabase):
     """The file, which this process has for itself. May be used from several threads."""
 
-    def __init__(self, directory: Path, on_damaged: Callable[[IncidentsError], object] = lambda why: None) -> None:
+    kind = Kind("file of incidents", "incidents are remembered anew", APPLICATION_ID, VERSION, _SCHEMA, IncidentsError)
+
+    def __init__(self, directory: Path, on_damaged: Callable[[FileError], object] = lambda why: None) -> None:
         """Open or make the file; one that is damaged is put aside. Raises IncidentsError.
 
         `on_damaged` is called, from any thread, where damage shows only later: then `begin_anew` with what it is told.
         """
-        self.path = directory / INCIDENTS_FILE
-        self._lock = threading.RLock()
-        self._on_damaged: Callable[[IncidentsError], object] = lambda why: None
-        try:
-            self._open()
-        except IncidentsError as error:
-            if error.fault is not Fault.DAMAGED:
-                raise
-            self.begin_anew(error)
+        self._on_damaged: Callable[[FileError], object] = lambda why: None
+        super().__init__(directory / INCIDENTS_FILE)
         self._on_damaged = on_damaged
-
-    def begin_anew(self, why: IncidentsError) -> None:
-        """Put the file aside and make another. Raises IncidentsError, then again."""
-        with self._lock:
-            if self.path.exists():  # as it does not where this has failed in the middle
-                if (aside := put_aside(self.path)) is None:
-                    raise IncidentsError(f"{why}, and cannot be renamed: move it away", why.fault)
-                logger.error("%s. It was put aside as %s: incidents are remembered anew", why, aside.name)
-            with suppress(AttributeError, *ERRORS):  # there is none where it could not be opened
-                self._db.close()
-            self._open()
-
-    def _open(self) -> None:
-        try:
-            with self._errors():
-                self._db, _ = open_database(
-                    self.path, (APPLICATION_ID, VERSION), _SCHEMA, self._refuse, timeout_seconds=1.0
-                )
-        except OSError as error:
-            raise IncidentsError(f"{self.path} cannot be made: {error.strerror}; see state.directory") from error
-
-    def _refuse(self, application_id: int, version: int) -> None:
-        if (application_id, version) != (APPLICATION_ID, VERSION):
-            what = f"has version {version}" if application_id == APPLICATION_ID else "is no file of incidents"
-            raise IncidentsError(
-                f"{self.path} {what}, expected version {VERSION}: move it away, and incidents are remembered anew"
-            )
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -337,15 +294,14 @@ class IncidentStore:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn SQLite's errors into IncidentsError."""
+        """Turn SQLite's errors into IncidentsError, and tell of damage."""
         try:
-            yield
-        except ERRORS as error:
-            fault, why = explain(error)
-            problem = IncidentsError(f"{self.path} {why}", fault)
-            if fault is Fault.DAMAGED:
-                self._on_damaged(problem)
-            raise problem from error
+            with super()._errors():
+                yield
+        except IncidentsError as error:
+            if error.fault is Fault.DAMAGED:
+                self._on_damaged(error)
+            raise
 
 
 def incident_alert(member: Member) -> IncidentAlert:

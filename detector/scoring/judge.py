@@ -144,9 +144,12 @@ def judge(
                 measured[j].contribution /= total
             if not m.known:  # a symbol: neither above nor below, nor by how much
                 deviation, expected = math.inf if rule.direction >= 0 else -math.inf, 0.0
-        false = not several and channel >= 0 and v.score > v.threshold
-        if false:
-            false = was_called_false(q.recurrence, lane[v.lead] - s.first_lane, measured[v.lead].error, channel)
+        false = (
+            not several
+            and channel >= 0
+            and v.score > v.threshold
+            and was_called_false(q.recurrence, lane[v.lead] - s.first_lane, measured[v.lead].error, channel)
+        )
         led = lanes[s.first_lane + max(begun.lead, 0)].score
         waits = goes_on = False
         if incident.open and incident.calm >= REFRACTORY - 1:

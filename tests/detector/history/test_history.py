@@ -13,6 +13,7 @@ import pytest
 
 from detector.config.sections import HistorySettings
 from detector.engine.engine import Engine
+from detector.history import file as file_module
 from detector.history import history as module
 from detector.history.history import MAX_FOLLOWED, TAIL, History
 from detector.history.store import HistoryError, HistoryStore
@@ -83,8 +84,8 @@ def test_a_replay_after_a_kill_loses_and_doubles_nothing(tmp_path: Path) -> None
         first.feed(events_of()[: killed_at - 20], 10)
         row = first.engine.pack("a/b")  # the last checkpoint's
         first.feed(events_of()[killed_at - 20 : killed_at], 10)  # written, and no checkpoint covers it
-        if first.history._store is not None:
-            first.history._store.close()  # a kill: nothing else is written
+        if first.history.file.store is not None:
+            first.history.file.store.close()  # a kill: nothing else is written
         second = Recorded(directory)
         second.engine.unpack("a/b", row)
         second.feed(events_of()[killed_at - 20 :], 33)
@@ -284,7 +285,7 @@ def test_a_chunk_that_is_damaged_is_left_out_and_told(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "history.db")) as db, db:
         db.execute("UPDATE chunk SET columns = x'00' WHERE number = 0")
     recorded.history = recorded.opened()
-    recorded.history._opened()
+    recorded.history.file.opened()
     found = document(recorded)
     assert rows(found)[0] == FIRED
     assert not found["complete"]
@@ -296,7 +297,7 @@ def test_a_file_that_breaks_under_a_running_daemon_leaves_what_memory_has(
 ) -> None:
     recorded = Recorded(tmp_path)
     recorded.feed(events_of(rows=FIRED + 5))
-    database = recorded.history._store._db
+    database = recorded.history.file.store._db
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     database.execute("PRAGMA cache_size = 0")
     database.execute("PRAGMA shrink_memory")
@@ -318,7 +319,7 @@ def test_a_file_that_breaks_under_a_running_daemon_leaves_what_memory_has(
 def test_a_file_that_cannot_be_opened_is_told_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(file_module, "RETRY_SECONDS", 0.0)
     with closing(sqlite3.connect(tmp_path / "history.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with caplog.at_level(logging.ERROR):
@@ -354,8 +355,8 @@ def test_a_disk_that_takes_nothing_stops_no_scoring_and_what_fits_is_written_lat
 ) -> None:
     recorded = Recorded(tmp_path)
     recorded.feed(events_of()[: FIRED + 1])
-    assert recorded.history._store is not None
-    full = recorded.history._store._db
+    assert recorded.history.file.store is not None
+    full = recorded.history.file.store._db
     pages = full.execute("PRAGMA page_count").fetchone()[0]
     full.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to have a full disk
     with caplog.at_level(logging.ERROR):
