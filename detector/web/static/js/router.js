@@ -5,6 +5,7 @@ import { h, put } from "./dom.js";
 const routes = [];
 let ending = null;
 let first = true;
+let shown = null; // the address that is
 
 /** Add a view: `show({main, id, query, signal, title})` fills main. */
 export function route(view, pattern, show) {
@@ -25,9 +26,11 @@ export function link(path, query = {}) {
 export const incidentLink = (id, alert = "") => link(`/incidents/${encodeURIComponent(id)}`, { alert });
 export const streamLink = (stream) => link("/stream", { name: stream });
 
-/** Change the address without showing the view anew. */
+/** Change the address without showing the view anew; not once somebody has gone on, though that is not shown yet. */
 export function readdress(hash) {
+  if (location.hash !== shown) return;
   history.replaceState(null, "", hash);
+  shown = location.hash;
 }
 
 export function setTitle(text) {
@@ -47,6 +50,7 @@ export async function show() {
   ending?.abort();
   ending = new AbortController();
   const { signal } = ending;
+  shown = location.hash;
   const { path, query } = place();
   const main = document.getElementById("main");
   const found = routes.map((one) => ({ ...one, match: one.pattern.exec(path) })).find((one) => one.match);

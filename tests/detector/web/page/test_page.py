@@ -107,6 +107,24 @@ def test_a_hostile_name_is_shown_as_text(daemon: Watched, visit: Visit, name: st
     assert page.locator("main img, main script").count() == 0
 
 
+def test_who_goes_on_while_a_search_waits_is_not_called_back(daemon: Watched, visit: Visit) -> None:
+    """The address of the search, and that of the link, in one turn of the browser: before it shows what was chosen."""
+    page = visit(f"{daemon.url}/#/streams")
+    expect(page.locator("main tbody [data-row]").first).to_be_visible()
+    script = page.locator("script[type=module]").get_attribute("src")
+    assert script is not None
+    router = script.rpartition("/")[0] + "/router.js"
+    page.evaluate(
+        """async (router) => {
+            const { readdress, link } = await import(new URL(router, document.baseURI));
+            location.hash = "#/fleet";
+            readdress(link("/streams", { q: "a" }));
+        }""",
+        router,
+    )
+    expect(page.locator("main h1")).to_have_text("Fleet")
+
+
 def test_all_can_be_reached_by_keys(daemon: Watched, visit: Visit) -> None:
     page = visit(address(daemon))
     page.keyboard.press("Tab")

@@ -71,7 +71,10 @@ export async function showStreams({ main, query, signal }) {
   });
   sort.addEventListener("change", () => go({ sort: sort.value, offset: 0 }));
   const timer = setInterval(() => document.hidden || load(), REFRESH_SECONDS * 1000);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  signal.addEventListener("abort", () => {
+    clearInterval(timer);
+    clearTimeout(typing);
+  });
   await load();
 }
 
